@@ -1,0 +1,201 @@
+using System.Reflection;
+using System.Runtime.CompilerServices;
+using System.Runtime.InteropServices;
+using System.Text;
+using TorchSharp;
+
+namespace XlstmLab.Native;
+
+/// <summary>Finds and loads libtorch before TorchSharp first needs it.</summary>
+/// <remarks>
+/// Looked at in this order: the folder that the environment variable <c>XLSTM_LIBTORCH</c> names, the program's own
+/// folder (a published program), the package folder of this build, and the user's NuGet cache. Nothing is copied but, where
+/// the system's C++ runtime is older than TorchSharp's build, TorchSharp's own small library, into the user's cache folder.
+/// </remarks>
+public static class NativeTorch
+{
+    /// <summary>The environment variable that names a folder with another libtorch.</summary>
+    public const string FolderVariable = "XLSTM_LIBTORCH";
+
+    private static readonly Lock Gate = new();
+    private static NativeTorchException? _failure;
+    private static string? _folder;
+
+    /// <summary>The folder libtorch was loaded from.</summary>
+    /// <exception cref="NativeTorchException">libtorch could not be loaded.</exception>
+    public static string Folder
+    {
+        get
+        {
+            EnsureLoaded();
+            return _folder!;
+        }
+    }
+
+    /// <summary>Whether the libtorch in use came with CUDA and sees a device.</summary>
+    public static bool IsCudaAvailable { get; private set; }
+
+    /// <summary>Loads libtorch, once. The library does this by itself when it is first touched.</summary>
+    /// <exception cref="NativeTorchException">libtorch could not be loaded; the message lists what was tried.</exception>
+    public static void EnsureLoaded()
+    {
+        lock (Gate)
+        {
+            if (_folder is null && _failure is null)
+            {
+                try
+                {
+                    _folder = Load();
+                }
+                catch (NativeTorchException e)
+                {
+                    _failure = e;
+                }
+            }
+        }
+
+        if (_failure is not null)
+        {
+            throw _failure;
+        }
+    }
+
+#pragma warning disable CA2255 // A tensor may be a user's first touch of the library: nothing else runs before it.
+    [ModuleInitializer]
+    internal static void LoadWithLibrary()
+    {
+        try
+        {
+            EnsureLoaded();
+        }
+        catch (NativeTorchException)
+        {
+            // Programs that need no tensor go on; the first that does is told by EnsureLoaded.
+        }
+    }
+#pragma warning restore CA2255
+
+    /// <summary>The folders that may hold libtorch, best first.</summary>
+    internal static IEnumerable<string> CandidateFolders(string rid)
+    {
+        if (Environment.GetEnvironmentVariable(FolderVariable) is { Length: > 0 } chosen)
+        {
+            // A folder named by the user is meant: falling back would hide a typing error.
+            yield return chosen;
+            yield break;
+        }
+
+        foreach (var home in ProgramFolders())
+        {
+            yield return home;
+            yield return Path.Combine(home, "runtimes", rid, "native");
+        }
+
+        if (BuildMetadata("LibTorchPackageFolder") is { } package)
+        {
+            yield return Path.Combine(package, "runtimes", rid, "native");
+        }
+
+        if (BuildMetadata("LibTorchPackage") is { } name)
+        {
+            var cache = Environment.GetEnvironmentVariable("NUGET_PACKAGES") is { Length: > 0 } set
+                ? set
+                : Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".nuget", "packages");
+            yield return Path.Combine(cache, name, "runtimes", rid, "native");
+        }
+    }
+
+    private static string Load()
+    {
+        var platform = NativePlatform.Current;
+        var trace = new StringBuilder();
+        foreach (var folder in CandidateFolders(platform.Rid).Select(Path.GetFullPath).Distinct())
+        {
+            var torch = Path.Combine(folder, platform.FileName("torch_cpu"));
+            if (!File.Exists(torch))
+            {
+                trace.AppendLine($"  {folder}: no {Path.GetFileName(torch)}");
+                continue;
+            }
+
+            if (TryLoadFrom(folder, platform, trace))
+            {
+                return folder;
+            }
+        }
+
+        throw new NativeTorchException(
+            $"libtorch could not be loaded on {platform.Rid}. Tried:{Environment.NewLine}{trace}"
+            + $"Run 'dotnet restore' so that the package {BuildMetadata("LibTorchPackage") ?? "libtorch-cpu"} is there, or set {FolderVariable} "
+            + "to the folder of another libtorch 2.10 or newer, such as site-packages/torch/lib of a PyTorch installed by pip.");
+    }
+
+    private static bool TryLoadFrom(string folder, NativePlatform platform, StringBuilder trace)
+    {
+        try
+        {
+            foreach (var name in platform.LoadOrder)
+            {
+                var file = Path.Combine(folder, platform.FileName(name));
+                if (File.Exists(file))
+                {
+                    NativeLibrary.Load(file);
+                }
+            }
+
+            LoadBridge(platform, trace);
+            var cuda = File.Exists(Path.Combine(folder, platform.FileName("torch_cuda")));
+            torch.InitializeDeviceType(DeviceType.CPU);
+            IsCudaAvailable = cuda && torch.TryInitializeDeviceType(DeviceType.CUDA);
+            return true;
+        }
+        catch (Exception e) when (e is DllNotFoundException or BadImageFormatException or NotSupportedException or IOException
+                                      or UnauthorizedAccessException or EntryPointNotFoundException)
+        {
+            trace.AppendLine($"  {folder}: {e.Message.Split('\n')[0]}");
+            return false;
+        }
+    }
+
+    /// <summary>Loads TorchSharp's own library, the bridge between C# and libtorch.</summary>
+    private static void LoadBridge(NativePlatform platform, StringBuilder trace)
+    {
+        var name = platform.FileName("LibTorchSharp");
+        var bridge = ProgramFolders()
+            .SelectMany(home => new[] { Path.Combine(home, name), Path.Combine(home, "runtimes", platform.Rid, "native", name) })
+            .FirstOrDefault(File.Exists)
+            ?? throw new DllNotFoundException($"{name} of the package TorchSharp is not beside the program ({AppContext.BaseDirectory}).");
+
+        nint handle;
+        try
+        {
+            handle = NativeLibrary.Load(bridge);
+        }
+        catch (DllNotFoundException e) when (platform.MayWeakenSymbolVersions && e.Message.Contains("GLIBCXX_", StringComparison.Ordinal))
+        {
+            var weakened = ElfSymbolVersions.WeakenedCopy(bridge, "GLIBCXX_3.4.32");
+            trace.AppendLine($"  {bridge}: {e.Message.Split('\n')[0]}; a copy that does not insist on it: {weakened}");
+            handle = NativeLibrary.Load(weakened);
+        }
+
+        // TorchSharp asks for the library by its bare name: hand it the one that is loaded.
+        NativeLibrary.SetDllImportResolver(
+            typeof(torch).Assembly,
+            (library, _, _) => library == "LibTorchSharp" ? handle : 0);
+    }
+
+    private static IEnumerable<string> ProgramFolders()
+    {
+        yield return AppContext.BaseDirectory;
+        if (Path.GetDirectoryName(typeof(NativeTorch).Assembly.Location) is { Length: > 0 } library)
+        {
+            yield return library;
+        }
+    }
+
+    private static string? BuildMetadata(string key) =>
+        typeof(NativeTorch).Assembly.GetCustomAttributes<AssemblyMetadataAttribute>().FirstOrDefault(a => a.Key == key)?.Value;
+}
+
+/// <summary>libtorch could not be found or loaded; the message says what was tried and what to do.</summary>
+public sealed class NativeTorchException(string message) : Exception(message);

@@ -1,0 +1,21 @@
+using System.Reflection;
+using System.Runtime.CompilerServices;
+using XlstmLab.Native;
+
+namespace XlstmLab.Tests;
+
+/// <summary>What every test relies on: libtorch is loaded before the first tensor, and files of the clone are found.</summary>
+internal static class TestSetup
+{
+    /// <summary>The root of the clone.</summary>
+    public static string RepositoryRoot { get; } = Path.GetFullPath(
+        typeof(TestSetup).Assembly.GetCustomAttributes<AssemblyMetadataAttribute>().First(a => a.Key == "RepositoryRoot").Value!);
+
+    /// <summary>A path inside <c>tests/golden</c>.</summary>
+    public static string Golden(params string[] parts) => Path.Combine([RepositoryRoot, "tests", "golden", .. parts]);
+
+#pragma warning disable CA2255 // A test assembly is a program: nothing else runs before its first test.
+    [ModuleInitializer]
+    internal static void LoadTorch() => NativeTorch.EnsureLoaded();
+#pragma warning restore CA2255
+}
