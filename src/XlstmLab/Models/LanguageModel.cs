@@ -24,6 +24,12 @@ public abstract class LanguageModel(string name) : nn.Module(name)
     /// <summary>The number of blocks, L.</summary>
     public abstract int BlockCount { get; }
 
+    /// <summary>
+    /// The type of the activations; null is the weights' own. With bfloat16 the weights stay as they are, float32 masters, and
+    /// gates, norms' sums, states and logits stay float32.
+    /// </summary>
+    public ScalarType? ComputeType { get; set; }
+
     /// <summary>Sees gates and other activations of every forward pass while it is set; null costs nothing.</summary>
     public ActivationObserver? Observer { get; set; }
 

@@ -24,4 +24,11 @@ internal static class GoldenTensors
         }
         return result;
     }
+
+    public static JsonNode About(string path)
+    {
+        var bytes = File.ReadAllBytes(path);
+        var header = JsonNode.Parse(bytes.AsSpan(8, (int)BitConverter.ToInt64(bytes)))!;
+        return JsonNode.Parse((string)header["__metadata__"]!["about"]!)!;
+    }
 }
