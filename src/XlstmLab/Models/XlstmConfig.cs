@@ -133,4 +133,49 @@ public sealed record XlstmConfig
         ChunkSize = ChunkSize,
         NormalizerGradient = NormalizerGradient,
     };
+
+    /// <summary>Checks that a model of these values can be built.</summary>
+    /// <exception cref="ConfigException">It cannot; the message names every value that is wrong.</exception>
+    public void Validate()
+    {
+        List<string> faults = [];
+        void Require(bool holds, FormattableString fault)
+        {
+            if (!holds)
+            {
+                faults.Add(FormattableString.Invariant(fault));
+            }
+        }
+
+        Require(VocabularySize >= 1, $"vocab_size is {VocabularySize}; expected at least 1");
+        Require(EmbeddingDim >= 1, $"embedding_dim is {EmbeddingDim}; expected at least 1");
+        Require(BlockCount >= 1, $"num_blocks is {BlockCount}; expected at least 1");
+        Require(HeadCount >= 1, $"num_heads is {HeadCount}; expected at least 1");
+        Require(ChunkSize >= 1, $"chunk_size is {ChunkSize}; expected at least 1");
+        Require(FeedForwardRoundUpTo >= 1, $"ffn_round_up_to_multiple_of is {FeedForwardRoundUpTo}; expected at least 1");
+        Require(NormEpsilon >= 0 && double.IsFinite(NormEpsilon), $"norm_eps is {NormEpsilon}; expected a finite number of at least 0");
+        Require(Epsilon >= 0 && double.IsFinite(Epsilon), $"eps is {Epsilon}; expected a finite number of at least 0");
+        Require(GateSoftCap is not { } gateCap || (gateCap > 0 && double.IsFinite(gateCap)), $"gate_soft_cap is {GateSoftCap}; expected a finite number above 0, or null");
+        Require(OutputLogitSoftCap is not { } logitCap || (logitCap > 0 && double.IsFinite(logitCap)), $"output_logit_soft_cap is {OutputLogitSoftCap}; expected a finite number above 0, or null");
+        Require(Enum.IsDefined(WeightMode), $"weight_mode is {(int)WeightMode}; expected single or fused");
+        Require(Enum.IsDefined(InputGate), $"input_gate is {(int)InputGate}; expected exponential or sigmoid");
+
+        // What is left speaks of products of the values above.
+        if (EmbeddingDim >= 1 && HeadCount >= 1 && FeedForwardRoundUpTo >= 1)
+        {
+            RequireHeads("qk_dim_factor", QkDimFactor, QkDim);
+            RequireHeads("v_dim_factor", VDimFactor, VDim);
+            Require(FeedForwardFactor > 0 && EmbeddingDim * FeedForwardFactor + FeedForwardRoundUpTo < int.MaxValue && FeedForwardDim >= 1,
+                $"ffn_proj_factor is {FeedForwardFactor}; expected a number above 0 with which embedding_dim {EmbeddingDim} gives an inner width of 1 to 2^31");
+        }
+
+        if (faults.Count > 0)
+        {
+            throw new ConfigException(string.Join("; ", faults) + ".");
+        }
+
+        void RequireHeads(string name, double factor, int dim) =>
+            Require(factor > 0 && EmbeddingDim * factor < int.MaxValue && dim >= HeadCount && dim % HeadCount == 0,
+                $"{name} is {factor}, which with embedding_dim {EmbeddingDim} gives a width of {dim}; expected a multiple of num_heads {HeadCount}");
+    }
 }

@@ -1,0 +1,21 @@
+namespace XlstmLab.Tests.Checkpoints;
+
+/// <summary>An empty folder for one test, deleted after it.</summary>
+internal sealed class TempFolder : IDisposable
+{
+    private readonly string _path = Directory.CreateTempSubdirectory("xlstm-test-").FullName;
+
+    /// <summary>A path inside the folder.</summary>
+    public string this[params string[] parts] => Path.Combine([_path, .. parts]);
+
+    /// <summary>The names of all that is in the folder.</summary>
+    public string[] Entries => [.. Directory.EnumerateFileSystemEntries(_path).Select(e => Path.GetFileName(e)!).Order(StringComparer.Ordinal)];
+
+    public void Dispose() => Directory.Delete(_path, recursive: true);
+}
+
+/// <summary>A progress that runs its action at once, on the reporting thread.</summary>
+internal sealed class ImmediateProgress<T>(Action<T> action) : IProgress<T>
+{
+    public void Report(T value) => action(value);
+}
