@@ -53,8 +53,8 @@ public static class AtomicFile
     /// <param name="write">Fills the empty folder whose path it is given.</param>
     /// <param name="replace">Whether a folder of that name that is not empty is replaced, with everything in it.</param>
     /// <remarks>
-    /// A replaced folder is moved aside, not deleted, until the new one is in its place. A process killed between those two renames leaves no
-    /// folder of that name; <see cref="Recover"/> brings the old one back.
+    /// A replaced folder is moved aside, not deleted, until the new one is in its place. A process killed between those two renames
+    /// leaves no folder of that name; <see cref="Recover"/> brings the old one back.
     /// </remarks>
     /// <exception cref="IOException">The folder cannot be written, or has content and is not to be replaced.</exception>
     public static void WriteFolder(string path, Action<string> write, bool replace = false)

@@ -41,7 +41,7 @@ public sealed class HuggingFaceFolder : IDisposable
     public IReadOnlyList<string> Names { get; }
 
     /// <summary>Opens a folder; no weights are read yet.</summary>
-    /// <exception cref="CheckpointException">A file is missing, cannot be read or is damaged, or the embedding's shape is not the config's.</exception>
+    /// <exception cref="CheckpointException">A file is missing or damaged, or the embedding's shape is not the config's.</exception>
     /// <exception cref="ConfigException">The configuration is no xLSTM's, or one that cannot be.</exception>
     public static HuggingFaceFolder Open(string folder)
     {
@@ -96,7 +96,9 @@ public sealed class HuggingFaceFolder : IDisposable
     /// <exception cref="CheckpointException">Names or shapes differ; the message lists all, and nothing has been read.</exception>
     /// <exception cref="OperationCanceledException">It was stopped.</exception>
     public void Load(
-        IReadOnlyDictionary<string, Tensor> parameters, IProgress<ByteProgress>? progress = null, CancellationToken cancellationToken = default)
+        IReadOnlyDictionary<string, Tensor> parameters,
+        IProgress<ByteProgress>? progress = null,
+        CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(parameters);
         var sources = new Dictionary<string, string>(_stored, StringComparer.Ordinal);
@@ -190,7 +192,8 @@ public sealed class HuggingFaceFolder : IDisposable
         var missing = parameters.Keys.Where(name => !sources.ContainsKey(name)).Order(StringComparer.Ordinal).ToList();
         var unexpected = sources.Keys.Where(name => !parameters.ContainsKey(name)).Order(StringComparer.Ordinal).ToList();
         var misfits = sources
-            .Where(pair => parameters.TryGetValue(pair.Key, out var target) && !_weights.Info(pair.Value).Shape.AsSpan().SequenceEqual(target.shape))
+            .Where(pair => parameters.TryGetValue(pair.Key, out var target)
+                && !_weights.Info(pair.Value).Shape.AsSpan().SequenceEqual(target.shape))
             .OrderBy(pair => pair.Key, StringComparer.Ordinal)
             .Select(pair => $"{pair.Key} is {Text(_weights.Info(pair.Value).Shape)} and the model's {Text(parameters[pair.Key].shape)}")
             .ToList();

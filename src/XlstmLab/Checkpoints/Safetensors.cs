@@ -8,8 +8,8 @@ namespace XlstmLab.Checkpoints;
 
 /// <summary>Writes safetensors files, in the bytes that the format's reference implementation would write.</summary>
 /// <remarks>
-/// A file is whole or absent: see <see cref="AtomicFile"/>. Tensors may be on any device, of any stride and part of a gradient graph; they are
-/// copied and cast piece by piece.
+/// A file is whole or absent: see <see cref="AtomicFile"/>. Tensors may be on any device, of any stride and part of a gradient
+/// graph; they are copied and cast piece by piece.
 /// </remarks>
 public static class Safetensors
 {
@@ -32,7 +32,7 @@ public static class Safetensors
     /// <param name="dtype">The type that floating-point tensors are cast to; null leaves them as they are. Others are never cast.</param>
     /// <param name="progress">Told after each piece.</param>
     /// <param name="cancellationToken">Stops the writing; no file is left.</param>
-    /// <exception cref="ArgumentException">A name occurs twice or is reserved, or a tensor is of a kind that the format does not know.</exception>
+    /// <exception cref="ArgumentException">A name occurs twice or is reserved, or a tensor is of a kind that the format lacks.</exception>
     /// <exception cref="IOException">The file cannot be written.</exception>
     /// <exception cref="OperationCanceledException">It was stopped.</exception>
     public static void Write(
@@ -44,7 +44,7 @@ public static class Safetensors
         CancellationToken cancellationToken = default) =>
         Write(path, tensors, metadata, dtype, progress, SafetensorsFile.DefaultPieceBytes, cancellationToken);
 
-    /// <inheritdoc cref="Write(string, IEnumerable{KeyValuePair{string, Tensor}}, IEnumerable{KeyValuePair{string, string}}, ScalarType?, IProgress{ByteProgress}, CancellationToken)"/>
+    /// <summary>As the public one, with another number of bytes copied at a time.</summary>
     internal static void Write(
         string path,
         IEnumerable<KeyValuePair<string, Tensor>> tensors,
@@ -68,7 +68,7 @@ public static class Safetensors
     /// <param name="dtype">The type that floating-point tensors are cast to; null leaves them as they are.</param>
     /// <param name="progress">Told after each piece, of all files together.</param>
     /// <param name="cancellationToken">Stops the writing; no file of it is left.</param>
-    /// <exception cref="ArgumentException">As <see cref="Write(string, IEnumerable{KeyValuePair{string, Tensor}}, IEnumerable{KeyValuePair{string, string}}, ScalarType?, IProgress{ByteProgress}, CancellationToken)"/>.</exception>
+    /// <exception cref="ArgumentException">A name occurs twice or is reserved, or a tensor is of a kind that the format lacks.</exception>
     /// <exception cref="IOException">The folder holds weights already, or cannot be written.</exception>
     /// <exception cref="OperationCanceledException">It was stopped.</exception>
     public static void WriteSharded(

@@ -59,7 +59,8 @@ public sealed class SafetensorsFile : IDisposable
             var text = new byte[SafetensorsHeader.ParseLength(prefix[..got], stream.Length, path)];
             stream.ReadExactly(text);
             var header = SafetensorsHeader.Parse(text, stream.Length, path);
-            var map = MemoryMappedFile.CreateFromFile(stream, null, 0, MemoryMappedFileAccess.Read, HandleInheritability.None, leaveOpen: true);
+            var map = MemoryMappedFile.CreateFromFile(
+                stream, null, 0, MemoryMappedFileAccess.Read, HandleInheritability.None, leaveOpen: true);
             try
             {
                 return new SafetensorsFile(path, header, map, pieceBytes);
@@ -147,7 +148,7 @@ public sealed class SafetensorsFile : IDisposable
         _map.Dispose();
     }
 
-    /// <summary>Copies a tensor's elements into a contiguous vector, piece by piece: one tensor may be larger than an array can be.</summary>
+    /// <summary>Copies a tensor's elements into a contiguous vector, piece by piece: it may be larger than a span can be.</summary>
     private void Fill(SafetensorsEntry entry, Tensor vector)
     {
         // Any byte but zero means true in a file; libtorch relies on zero and one, which a cast from bytes gives.

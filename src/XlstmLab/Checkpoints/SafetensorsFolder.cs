@@ -3,7 +3,7 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Checkpoints;
 
-/// <summary>A folder's weights as one set of tensors: <c>model.safetensors</c>, or the shards of <c>model.safetensors.index.json</c>.</summary>
+/// <summary>A folder's weights as one set: <c>model.safetensors</c>, or the shards of <c>model.safetensors.index.json</c>.</summary>
 /// <remarks>Where both are there the single file counts, as in Hugging Face's tools.</remarks>
 public sealed class SafetensorsFolder : IDisposable
 {
@@ -88,7 +88,8 @@ public sealed class SafetensorsFolder : IDisposable
     private static Dictionary<string, SafetensorsFile> OpenShards(string folder, string index, List<SafetensorsFile> files)
     {
         var map = ReadWeightMap(index);
-        var absent = map.Values.Distinct(StringComparer.Ordinal).Where(name => !File.Exists(System.IO.Path.Combine(folder, name))).Order(StringComparer.Ordinal).ToList();
+        var shards = map.Values.Distinct(StringComparer.Ordinal).Order(StringComparer.Ordinal).ToList();
+        var absent = shards.FindAll(name => !File.Exists(System.IO.Path.Combine(folder, name)));
         if (absent.Count > 0)
         {
             throw new CheckpointException(
@@ -96,12 +97,16 @@ public sealed class SafetensorsFolder : IDisposable
         }
 
         var byName = new Dictionary<string, SafetensorsFile>(StringComparer.Ordinal);
-        foreach (var name in map.Values.Distinct(StringComparer.Ordinal).Order(StringComparer.Ordinal))
+        foreach (var name in shards)
         {
             files.Add(byName[name] = SafetensorsFile.Open(System.IO.Path.Combine(folder, name)));
         }
 
-        var lost = map.Where(pair => !byName[pair.Value].Contains(pair.Key)).Select(pair => $"{pair.Key} in {pair.Value}").Order(StringComparer.Ordinal).ToList();
+        var lost = map
+            .Where(pair => !byName[pair.Value].Contains(pair.Key))
+            .Select(pair => $"{pair.Key} in {pair.Value}")
+            .Order(StringComparer.Ordinal)
+            .ToList();
         return lost.Count == 0
             ? map.ToDictionary(pair => pair.Key, pair => byName[pair.Value], StringComparer.Ordinal)
             : throw new CheckpointException(

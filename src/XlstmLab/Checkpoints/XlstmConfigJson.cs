@@ -33,7 +33,7 @@ public static class XlstmConfigJson
         return Parse(text, path);
     }
 
-    /// <summary>Reads a text. Fields that are absent have the values of <see cref="XlstmConfig"/>; those it does not know are ignored.</summary>
+    /// <summary>Reads a text. Absent fields have the defaults of <see cref="XlstmConfig"/>, and unknown ones are ignored.</summary>
     /// <param name="json">The text of a <c>config.json</c>.</param>
     /// <param name="source">Where it comes from, for messages.</param>
     /// <exception cref="ConfigException">The text is no configuration of an xLSTM, or one that cannot be.</exception>
@@ -119,7 +119,9 @@ public static class XlstmConfigJson
         json["eos_token_id"] = null;
         json["pad_token_id"] = null;
 
-        var sorted = new JsonObject(json.OrderBy(pair => pair.Key, StringComparer.Ordinal).Select(pair => KeyValuePair.Create(pair.Key, pair.Value?.DeepClone())));
+        var sorted = new JsonObject(json
+            .OrderBy(pair => pair.Key, StringComparer.Ordinal)
+            .Select(pair => KeyValuePair.Create(pair.Key, pair.Value?.DeepClone())));
         return sorted.ToJsonString(Indented) + "\n";
     }
 
