@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
@@ -79,6 +80,10 @@ public static class XlstmConfigJson
     /// <summary>The text of a <c>config.json</c> that this library and the xLSTM of Hugging Face's transformers read.</summary>
     /// <param name="config">The configuration.</param>
     /// <param name="dtype">The type that the weights are stored in.</param>
+    /// <remarks>
+    /// transformers 5 declares the soft caps as floats and refuses null, and it knows neither a sigmoid input gate nor an mLSTM without
+    /// normaliser: such models are for this library only.
+    /// </remarks>
     /// <exception cref="ConfigException">The configuration cannot be.</exception>
     public static string Text(XlstmConfig config, ScalarType dtype = ScalarType.Float32)
     {
@@ -184,6 +189,19 @@ public static class XlstmConfigJson
 internal sealed class SnakeCaseConverter<T>() : JsonStringEnumConverter<T>(JsonNamingPolicy.SnakeCaseLower, allowIntegerValues: false)
     where T : struct, Enum;
 
-[JsonSourceGenerationOptions(Converters = [typeof(SnakeCaseConverter<WeightMode>), typeof(SnakeCaseConverter<InputGate>)])]
+/// <summary>Writes whole numbers as 15.0: transformers checks types, and to Python 15 is no float.</summary>
+internal sealed class FloatConverter : JsonConverter<double>
+{
+    public override double Read(ref Utf8JsonReader reader, Type typeToConvert, JsonSerializerOptions options) => reader.GetDouble();
+
+    public override void Write(Utf8JsonWriter writer, double value, JsonSerializerOptions options)
+    {
+        var text = value.ToString("R", CultureInfo.InvariantCulture);
+        writer.WriteRawValue(text.AsSpan().IndexOfAny(".E") >= 0 ? text : text + ".0");
+    }
+}
+
+[JsonSourceGenerationOptions(
+    Converters = [typeof(SnakeCaseConverter<WeightMode>), typeof(SnakeCaseConverter<InputGate>), typeof(FloatConverter)])]
 [JsonSerializable(typeof(XlstmConfig))]
 internal sealed partial class XlstmConfigContext : JsonSerializerContext;
