@@ -1,0 +1,227 @@
+using System.Text;
+using System.Text.Json;
+
+namespace XlstmLab.Text;
+
+/// <summary>How a corpus is read.</summary>
+public sealed record CorpusOptions
+{
+    /// <summary>The field of a .jsonl line that holds the text.</summary>
+    public string TextField { get; init; } = "text";
+
+    /// <summary>How documents are split; null is a dataset's own rule, or for other sources the default rule.</summary>
+    public SplitRule? Rule { get; init; }
+}
+
+/// <summary>Documents in three parts: to train on, to validate on, to test on.</summary>
+/// <remarks>
+/// Documents are split by <see cref="SplitRule"/>. Where that would leave a wanted part empty, as with a single
+/// document, every document is cut by position instead: its first characters are for training, then validation, then test, in the
+/// rule's shares, each cut moved forward to the next line if a line begins before the following cut. <see cref="SplitMethod"/>
+/// says which it was. Empty documents are left out; texts are left as they are but for a byte order mark.
+/// </remarks>
+public sealed class Corpus
+{
+    private static readonly UTF8Encoding StrictUtf8 = new(encoderShouldEmitUTF8Identifier: false, throwOnInvalidBytes: true);
+
+    private readonly Dictionary<Split, List<Document>> _parts = Enum.GetValues<Split>().ToDictionary(s => s, _ => new List<Document>());
+
+    /// <summary>Splits documents.</summary>
+    /// <exception cref="InvalidDataException">There is no text, two documents have one name, or the parts cannot all be filled.</exception>
+    public Corpus(string name, IEnumerable<Document> documents, SplitRule? rule = null)
+    {
+        Name = name;
+        Rule = rule ?? new SplitRule();
+        Rule.Check();
+        var names = new HashSet<string>();
+        var all = documents.Where(d => d.Text.Length > 0).ToList();
+        if (all.Count == 0)
+        {
+            throw new InvalidDataException($"'{name}' holds no text.");
+        }
+
+        if (all.Find(d => !names.Add(d.Name)) is { } twin)
+        {
+            throw new InvalidDataException($"'{name}' has two documents named '{twin.Name}'.");
+        }
+
+        foreach (var document in all)
+        {
+            _parts[Rule.Of(document.Name)].Add(document);
+        }
+
+        SplitMethod = FormattableString.Invariant(
+            $"by document: SHA-256 of seed {Rule.Seed} and name, shares {Rule.Share(Split.Train):0.###}/{Rule.Validation:0.###}/{Rule.Test:0.###}");
+        if (_parts.Any(p => p.Value.Count == 0 && Rule.Share(p.Key) > 0))
+        {
+            CutByPosition(all);
+        }
+    }
+
+    /// <summary>The name of the dataset, or the path.</summary>
+    public string Name { get; }
+
+    /// <summary>The rule in force.</summary>
+    public SplitRule Rule { get; }
+
+    /// <summary>How the parts came about, in words for a log.</summary>
+    public string SplitMethod { get; private set; }
+
+    /// <summary>The documents of a part, in the order of the source.</summary>
+    public IReadOnlyList<Document> this[Split split] => _parts[split];
+
+    /// <summary>The UTF-8 bytes of a part's texts: what bits per byte are divided by.</summary>
+    public long Bytes(Split split) => _parts[split].Sum(d => (long)Encoding.UTF8.GetByteCount(d.Text));
+
+    /// <summary>Reads a dataset by name, or a .txt file, a .jsonl file, or a folder of them by path.</summary>
+    /// <remarks>
+    /// A .txt file is one document, a line of a .jsonl file is one. A folder is read with all folders below it, in ordinal order of
+    /// the paths. Of a path and a dataset of the same name the path is taken.
+    /// </remarks>
+    /// <exception cref="FileNotFoundException">There is neither a path nor a dataset of that name; the message lists the datasets.</exception>
+    /// <exception cref="InvalidDataException">The data are damaged, not UTF-8 or empty; the message says where.</exception>
+    public static Corpus Open(string source, CorpusOptions? options = null, CancellationToken cancellationToken = default)
+    {
+        options ??= new CorpusOptions();
+        if (File.Exists(source))
+        {
+            return new Corpus(source, ReadFile(source, Path.GetFileName(source), options.TextField, cancellationToken), options.Rule);
+        }
+
+        if (Directory.Exists(source) && !File.Exists(Path.Combine(source, DatasetCard.FileName)))
+        {
+            return new Corpus(source, ReadFolder(source, options.TextField, cancellationToken), options.Rule);
+        }
+
+        var (card, documents) = DatasetArchive.Read(Directory.Exists(source) ? source : Datasets.FolderOf(source));
+        return new Corpus(card.Name, documents, options.Rule ?? card.Split);
+    }
+
+    private static List<Document> ReadFolder(string folder, string textField, CancellationToken cancellationToken)
+    {
+        var files = Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories)
+            .Where(f => IsText(f) || IsJsonLines(f))
+            .Select(f => (Path: f, Name: Path.GetRelativePath(folder, f).Replace('\\', '/')))
+            .OrderBy(f => f.Name, StringComparer.Ordinal)
+            .ToList();
+        return files.Count > 0
+            ? [.. files.SelectMany(f => ReadFile(f.Path, f.Name, textField, cancellationToken))]
+            : throw new InvalidDataException($"The folder '{folder}' holds no .txt and no .jsonl file.");
+    }
+
+    private static List<Document> ReadFile(string path, string name, string textField, CancellationToken cancellationToken)
+    {
+        cancellationToken.ThrowIfCancellationRequested();
+        return IsText(path) ? [new Document(name, ReadText(path))]
+            : IsJsonLines(path) ? ReadJsonLines(File.ReadAllBytes(path), path, name, textField, cancellationToken)
+            : throw new InvalidDataException($"'{path}' is neither a .txt nor a .jsonl file; those are what text can be read from.");
+    }
+
+    private static bool IsText(string path) => Path.GetExtension(path).Equals(".txt", StringComparison.OrdinalIgnoreCase);
+
+    private static bool IsJsonLines(string path) => Path.GetExtension(path).Equals(".jsonl", StringComparison.OrdinalIgnoreCase);
+
+    private static string ReadText(string path)
+    {
+        var bytes = File.ReadAllBytes(path).AsSpan();
+        try
+        {
+            return StrictUtf8.GetString(WithoutMark(bytes));
+        }
+        catch (DecoderFallbackException e)
+        {
+            throw new InvalidDataException($"'{path}' is not UTF-8 at byte {e.Index}; convert it first, for example with iconv.", e);
+        }
+    }
+
+    /// <summary>Reads documents from JSON lines; blank lines are skipped.</summary>
+    /// <param name="content">The lines.</param>
+    /// <param name="path">What messages call them.</param>
+    /// <param name="name">What documents are named after, with the number of their line; null takes each line's field "name".</param>
+    /// <param name="textField">The field of the text.</param>
+    /// <param name="cancellationToken">Stops between lines.</param>
+    /// <exception cref="InvalidDataException">A line is not what was expected; the message gives its number.</exception>
+    internal static List<Document> ReadJsonLines(
+        ReadOnlySpan<byte> content, string path, string? name, string textField, CancellationToken cancellationToken = default)
+    {
+        var documents = new List<Document>();
+        content = WithoutMark(content);
+        var line = 0;
+        foreach (var range in content.Split((byte)'\n'))
+        {
+            line++;
+            cancellationToken.ThrowIfCancellationRequested();
+            var bytes = content[range].Trim(" \t\r"u8);
+            if (bytes.IsEmpty)
+            {
+                continue;
+            }
+
+            try
+            {
+                var fields = JsonSerializer.Deserialize<Dictionary<string, JsonElement>>(bytes) ?? throw new JsonException("It is null.");
+                documents.Add(new Document(name is null ? Field(fields, "name") : $"{name}:{line}", Field(fields, textField))
+                {
+                    Fields = fields.Where(f => f.Key != textField && f.Key != "name").ToDictionary(f => f.Key, f => f.Value.ToString()),
+                });
+            }
+            catch (Exception e) when (e is JsonException or InvalidOperationException)
+            {
+                throw new InvalidDataException($"'{path}', line {line}: expected a JSON object with the text field '{textField}': {e.Message}", e);
+            }
+        }
+
+        return documents;
+    }
+
+    private static string Field(Dictionary<string, JsonElement> fields, string name) =>
+        !fields.TryGetValue(name, out var value) ? throw new JsonException($"There is no field '{name}'; there are: {string.Join(", ", fields.Keys)}.")
+        : value.ValueKind != JsonValueKind.String ? throw new JsonException($"The field '{name}' is no string but a {value.ValueKind}.")
+        : value.GetString()!;
+
+    private static ReadOnlySpan<byte> WithoutMark(ReadOnlySpan<byte> bytes) => bytes.StartsWith(Encoding.UTF8.Preamble) ? bytes[3..] : bytes;
+
+    private void CutByPosition(List<Document> documents)
+    {
+        foreach (var part in _parts.Values)
+        {
+            part.Clear();
+        }
+
+        foreach (var document in documents)
+        {
+            var text = document.Text;
+            var nominal = (int)(text.Length * Rule.Share(Split.Train));
+            var end = (int)(text.Length * (1 - Rule.Test));
+            var validation = Cut(text, nominal, end);
+            var test = Cut(text, end, text.Length);
+            Add(Split.Train, 0, validation);
+            Add(Split.Validation, validation, test);
+            Add(Split.Test, test, text.Length);
+
+            void Add(Split split, int start, int stop)
+            {
+                if (stop > start)
+                {
+                    _parts[split].Add(document with { Name = $"{document.Name}#{split}", Text = text[start..stop] });
+                }
+            }
+        }
+
+        if (_parts.FirstOrDefault(p => p.Value.Count == 0 && Rule.Share(p.Key) > 0) is { Value: not null } empty)
+        {
+            throw new InvalidDataException($"'{Name}' is too short to be split: nothing is left for {empty.Key}.");
+        }
+
+        SplitMethod = FormattableString.Invariant(
+            $"by position in each document, shares {Rule.Share(Split.Train):0.###}/{Rule.Validation:0.###}/{Rule.Test:0.###}");
+    }
+
+    private static int Cut(string text, int position, int limit)
+    {
+        var newline = text.AsSpan(position, limit - position).IndexOf('\n');
+        return newline >= 0 && position + newline + 1 < limit ? position + newline + 1
+            : position > 0 && position < text.Length && char.IsLowSurrogate(text[position]) && char.IsHighSurrogate(text[position - 1]) ? position + 1
+            : position;
+    }
+}

@@ -1,0 +1,249 @@
+using System.Runtime.InteropServices;
+using System.Security.Cryptography;
+
+namespace XlstmLab.Text;
+
+/// <summary>Where a loader stands, to be saved with a checkpoint.</summary>
+/// <param name="Epoch">The epoch, from 0.</param>
+/// <param name="Window">The next window of the epoch's order.</param>
+/// <param name="Seed">The seed of the order.</param>
+/// <param name="ContextLength">The number of tokens a model reads of a window, S.</param>
+/// <param name="Fingerprint">A hash of all tokens.</param>
+public sealed record PackedPosition(int Epoch, int Window, long Seed, int ContextLength, string Fingerprint);
+
+/// <summary>Cuts tokenised documents into windows of one length and hands them out in batches, epoch after epoch.</summary>
+/// <remarks>
+/// An epoch's stream is all documents in an order drawn from seed and epoch. Its windows are S + 1 tokens at a stride of S: the
+/// last token of one is the first of the next, so that each token is read once and is a target once; what is left at the end, fewer
+/// than S + 1 tokens, is dropped. The windows are handed out in an order that is drawn too. The same documents, context
+/// length and seed give the same batches on every machine. No tensors are held. Not thread-safe.
+/// </remarks>
+public sealed class PackedTokens
+{
+    private readonly IReadOnlyList<int[]> _documents;
+    private readonly int _endOfDocument;
+    private readonly int[] _inOrder;
+    private readonly long[] _startsInOrder;
+    private readonly int[] _order;
+    private readonly long[] _starts;
+    private readonly int[] _windows;
+    private int _preparedEpoch = -1;
+
+    /// <summary>Starts at the first batch.</summary>
+    /// <param name="documents">The tokens of each document; each begins with the end of document. They are kept, not copied.</param>
+    /// <param name="endOfDocument">The end of document; where it stands inside a document, another one starts.</param>
+    /// <param name="contextLength">The number of tokens a model reads of a window, S, at least 1.</param>
+    /// <param name="seed">The seed of all shuffling.</param>
+    /// <exception cref="ArgumentException">A document does not begin with the end of document, or not one window can be filled.</exception>
+    public PackedTokens(IReadOnlyList<int[]> documents, int endOfDocument, int contextLength, long seed = 0)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(contextLength, 1);
+        for (var k = 0; k < documents.Count; k++)
+        {
+            if (documents[k].Length == 0 || documents[k][0] != endOfDocument)
+            {
+                throw new ArgumentException($"Document {k} does not begin with the end of document, {endOfDocument}.", nameof(documents));
+            }
+        }
+
+        TokenCount = documents.Sum(d => (long)d.Length);
+        var windows = (TokenCount - 1) / contextLength;
+        if (windows < 1)
+        {
+            throw new ArgumentException(
+                $"The {documents.Count} documents have {TokenCount} tokens, fewer than the {contextLength + 1L} of one window: give more text or a "
+                + "shorter context.",
+                nameof(contextLength));
+        }
+
+        if (windows > Array.MaxLength)
+        {
+            throw new ArgumentException(
+                $"{windows} windows are more than a loader can order; give a longer context or load the documents in parts.", nameof(contextLength));
+        }
+
+        _documents = documents;
+        _endOfDocument = endOfDocument;
+        ContextLength = contextLength;
+        Seed = seed;
+        WindowsPerEpoch = (int)windows;
+        Fingerprint = Hash(documents);
+        _inOrder = [.. Enumerable.Range(0, documents.Count)];
+        _order = [.. _inOrder];
+        _startsInOrder = new long[documents.Count];
+        _starts = new long[documents.Count];
+        _windows = new int[WindowsPerEpoch];
+        FillStarts(_inOrder, _startsInOrder);
+    }
+
+    /// <summary>The number of tokens a model reads of a window, S.</summary>
+    public int ContextLength { get; }
+
+    /// <summary>The seed of all shuffling.</summary>
+    public long Seed { get; }
+
+    /// <summary>The number of tokens of all documents.</summary>
+    public long TokenCount { get; }
+
+    /// <summary>The number of windows in each epoch.</summary>
+    public int WindowsPerEpoch { get; }
+
+    /// <summary>A hash of all tokens, in hexadecimal.</summary>
+    public string Fingerprint { get; }
+
+    /// <summary>Where the next batch begins.</summary>
+    public PackedPosition Position => new(Epoch, Window, Seed, ContextLength, Fingerprint);
+
+    private int Epoch { get; set; }
+
+    private int Window { get; set; }
+
+    /// <summary>The next windows; past the end of an epoch the batch goes on with the next.</summary>
+    /// <param name="rows">The number of windows, B.</param>
+    /// <returns>[B, S + 1].</returns>
+    public TokenBatch Next(int rows)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(rows, 1);
+        var tokens = new int[checked(rows * (ContextLength + 1))];
+        for (var row = 0; row < rows; row++)
+        {
+            Prepare();
+            Copy((long)_windows[Window] * ContextLength, Row(tokens, row), _order, _starts);
+            Window++;
+            if (Window == WindowsPerEpoch)
+            {
+                (Epoch, Window) = (Epoch + 1, 0);
+            }
+        }
+
+        return Batch(tokens, rows);
+    }
+
+    /// <summary>Goes to a position: the batches that follow are those that followed there.</summary>
+    /// <exception cref="ArgumentException">The position is of other data, another context length or another seed.</exception>
+    public void Resume(PackedPosition position)
+    {
+        var difference =
+            position.Fingerprint != Fingerprint ? $"other data (fingerprint {position.Fingerprint}, here {Fingerprint})"
+            : position.ContextLength != ContextLength ? $"a context of {position.ContextLength} tokens, here {ContextLength}"
+            : position.Seed != Seed ? $"the seed {position.Seed}, here {Seed}"
+            : position.Epoch < 0 || position.Window < 0 || position.Window >= WindowsPerEpoch
+                ? $"window {position.Window} of epoch {position.Epoch}, where an epoch has {WindowsPerEpoch} windows"
+            : null;
+        if (difference is not null)
+        {
+            throw new ArgumentException($"Loading cannot go on from this position: it is of {difference}.", nameof(position));
+        }
+
+        (Epoch, Window) = (position.Epoch, position.Window);
+    }
+
+    /// <summary>All windows once, documents in their given order and nothing shuffled, as validation needs them.</summary>
+    /// <param name="rows">The number of windows of a batch; the last batch may have fewer.</param>
+    /// <remarks>It leaves <see cref="Position"/> as it is.</remarks>
+    public IEnumerable<TokenBatch> Sequential(int rows)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(rows, 1);
+        return Batches();
+
+        IEnumerable<TokenBatch> Batches()
+        {
+            for (var first = 0; first < WindowsPerEpoch; first += rows)
+            {
+                var count = Math.Min(rows, WindowsPerEpoch - first);
+                var tokens = new int[checked(count * (ContextLength + 1))];
+                for (var row = 0; row < count; row++)
+                {
+                    Copy((long)(first + row) * ContextLength, Row(tokens, row), _inOrder, _startsInOrder);
+                }
+
+                yield return Batch(tokens, count);
+            }
+        }
+    }
+
+    private void Prepare()
+    {
+        if (_preparedEpoch == Epoch)
+        {
+            return;
+        }
+
+        var random = new SplitMix64(Seed, Epoch);
+        _inOrder.CopyTo(_order, 0);
+        random.Shuffle(_order);
+        FillStarts(_order, _starts);
+        for (var k = 0; k < _windows.Length; k++)
+        {
+            _windows[k] = k;
+        }
+
+        random.Shuffle(_windows);
+        _preparedEpoch = Epoch;
+    }
+
+    private void FillStarts(int[] order, long[] starts)
+    {
+        var start = 0L;
+        for (var k = 0; k < order.Length; k++)
+        {
+            starts[k] = start;
+            start += _documents[order[k]].Length;
+        }
+    }
+
+    private Span<int> Row(int[] tokens, int row) => tokens.AsSpan(row * (ContextLength + 1), ContextLength + 1);
+
+    private void Copy(long position, Span<int> target, int[] order, long[] starts)
+    {
+        var found = Array.BinarySearch(starts, position);
+        var k = found >= 0 ? found : ~found - 1;
+        var offset = (int)(position - starts[k]);
+        while (!target.IsEmpty)
+        {
+            var source = _documents[order[k++]].AsSpan(offset);
+            offset = 0;
+            var count = Math.Min(source.Length, target.Length);
+            source[..count].CopyTo(target);
+            target = target[count..];
+        }
+    }
+
+    private TokenBatch Batch(int[] tokens, int rows) =>
+        new(tokens, Array.ConvertAll(tokens, t => t == _endOfDocument), rows, ContextLength + 1);
+
+    private static string Hash(IReadOnlyList<int[]> documents)
+    {
+        using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+        foreach (var document in documents)
+        {
+            hash.AppendData(MemoryMarshal.AsBytes(document.AsSpan()));
+        }
+
+        return Convert.ToHexStringLower(hash.GetHashAndReset().AsSpan(0, 8));
+    }
+
+    /// <summary>Random numbers that no version of .NET will change (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").</summary>
+    private struct SplitMix64(long seed, long stream)
+    {
+        private ulong _state = Mix((ulong)seed + 0x9E3779B97F4A7C15) ^ (ulong)stream * 0xD1B54A32D192ED03;
+
+        public void Shuffle(Span<int> values)
+        {
+            for (var k = values.Length - 1; k > 0; k--)
+            {
+                var other = (int)Math.BigMul(Next(), (ulong)k + 1, out _);
+                (values[k], values[other]) = (values[other], values[k]);
+            }
+        }
+
+        private ulong Next() => Mix(_state += 0x9E3779B97F4A7C15);
+
+        private static ulong Mix(ulong z)
+        {
+            z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
+            z = (z ^ (z >> 27)) * 0x94D049BB133111EB;
+            return z ^ (z >> 31);
+        }
+    }
+}
