@@ -1,5 +1,5 @@
 using System.Numerics;
-using System.Runtime.CompilerServices;
+using static XlstmLab.Cells.VectorFunctions;
 
 namespace XlstmLab.Cells;
 
@@ -55,7 +55,7 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
     /// <param name="bias">[4, NH, D].</param>
     /// <param name="raw">Room for [NH, B, 4*D].</param>
     /// <param name="output">Is given h, [B, NH, S, D].</param>
-    /// <param name="activations">Is given what backward needs, [B, NH, S, 7, D]; or null.</param>
+    /// <param name="activations">Is given what backward needs, [NH, S, B, 7, D]; or null.</param>
     /// <param name="h">The initial, then the last state: [B, NH, D], as for the following three.</param>
     /// <param name="c">The cell state.</param>
     /// <param name="n">The normaliser.</param>
@@ -100,14 +100,14 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
                     var unit = State(row, head);
                     StepForward(
                         gates + (nint)r * 4 * _size, h + unit, c + unit, n + unit, m + unit,
-                        activations is null ? null : activations + at * ActivationCount);
+                        activations is null ? null : activations + Activation(row, head, t));
                     Copy(h + unit, output + at);
                 }
             }
         });
 
     /// <summary>All tokens backward, without the parameters.</summary>
-    /// <param name="activations">[B, NH, S, 7, D] of the forward pass.</param>
+    /// <param name="activations">[NH, S, B, 7, D] of the forward pass.</param>
     /// <param name="panels">The recurrent kernel as [NH, D/Panel, 4*D (written), Panel (read)].</param>
     /// <param name="initialC">[B, NH, D], or null if there was no initial state.</param>
     /// <param name="initialN">The same.</param>
@@ -139,9 +139,9 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
                     {
                         var unit = State(row, head);
                         var at = Output(row, head, t);
-                        var before = predecessor >= 0 ? activations + Output(row, head, predecessor) * ActivationCount : null;
+                        var before = predecessor >= 0 ? activations + Activation(row, head, predecessor) : null;
                         StepBackward(
-                            activations + at * ActivationCount,
+                            activations + Activation(row, head, t),
                             predecessor switch { >= 0 => before + 5 * _size, Predecessor.Initial => initialC + unit, _ => null },
                             predecessor switch { >= 0 => before + 6 * _size, Predecessor.Initial => initialN + unit, _ => null },
                             gradOutput + at,
@@ -241,6 +241,8 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
 
     private nint Output(int row, int head, int t) => (((nint)row * _heads + head) * _length + t) * _size;
 
+    private nint Activation(int row, int head, int t) => (((nint)head * _length + t) * batch + row) * ActivationCount * _size;
+
     private nint Token(int row, int t, int head) => ((nint)row * _length + t) * _tokenStride + (nint)head * _size;
 
     private delegate void RowsBody(int head, int firstRow, int rows);
@@ -282,26 +284,26 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
             var i = Vector.Load(gates + d);
             var f = Vector.Load(gates + _size + d);
             var z = Tanh(Vector.Load(gates + 2 * _size + d));
-            var o = Vector<T>.One / (Vector<T>.One + Exp(-Vector.Load(gates + 3 * _size + d)));
+            var o = Vector.Load(gates + 3 * _size + d);
             var (cOld, nOld) = (Vector.Load(c + d), Vector.Load(n + d));
-
-            // logsig(f) = min(f, 0) - log(1 + e^-|f|); the quotient takes back the rounding of 1 + e^-|f|.
-            var e = Exp(-Vector.Abs(f));
-            var onePlus = Vector<T>.One + e;
-            var rounded = onePlus - Vector<T>.One;
-            var log1p = Vector.ConditionalSelect(Vector.Equals(rounded, Vector<T>.Zero), e, Log(onePlus) * e / rounded);
-            var logForget = Vector.Min(f, Vector<T>.Zero) - log1p + Vector.Load(m + d);
+            var eForget = ExpOfNegative(-Vector.Abs(f));
+            var eOutput = ExpOfNegative(-Vector.Abs(o));
+            var logForget = Vector.Min(f, Vector<T>.Zero) - LogOfOnePlus(eForget) + Vector.Load(m + d);
 
             // One of i', f' is 1, the other the exponential of the distance; an empty unit keeps nothing.
             var isEmpty = Vector.Equals(nOld, Vector<T>.Zero);
             var inputWins = Vector.BitwiseOr(isEmpty, Vector.GreaterThanOrEqual(i, logForget));
-            var smaller = Exp(-Vector.Abs(i - logForget));
+            var smaller = ExpOfNegative(-Vector.Abs(i - logForget));
             var igate = Vector.ConditionalSelect(inputWins, Vector<T>.One, smaller);
             var fgate = Vector.ConditionalSelect(isEmpty, Vector<T>.Zero, Vector.ConditionalSelect(inputWins, smaller, Vector<T>.One));
 
             var cNew = fgate * cOld + igate * z;
             var nNew = fgate * nOld + igate;
-            Vector.Store(o * cNew / nNew, h + d);
+
+            // sigmoid(o~) = above / (1 + e^-|o~|), and one division for it and for c / n.
+            var above = Vector.ConditionalSelect(Vector.LessThan(o, Vector<T>.Zero), eOutput, Vector<T>.One);
+            var scale = above / ((Vector<T>.One + eOutput) * nNew);
+            Vector.Store(scale * cNew, h + d);
             Vector.Store(cNew, c + d);
             Vector.Store(nNew, n + d);
             Vector.Store(Vector.ConditionalSelect(inputWins, i, logForget), m + d);
@@ -310,8 +312,8 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
                 Vector.Store(igate, activations + d);
                 Vector.Store(fgate, activations + _size + d);
                 Vector.Store(z, activations + 2 * _size + d);
-                Vector.Store(o, activations + 3 * _size + d);
-                Vector.Store(Vector.ConditionalSelect(Vector.LessThan(f, Vector<T>.Zero), Vector<T>.One, e) / onePlus, activations + 4 * _size + d);
+                Vector.Store(scale * nNew, activations + 3 * _size + d);
+                Vector.Store(Vector.ConditionalSelect(Vector.LessThan(f, Vector<T>.Zero), Vector<T>.One, eForget) / (Vector<T>.One + eForget), activations + 4 * _size + d);
                 Vector.Store(cNew, activations + 5 * _size + d);
                 Vector.Store(nNew, activations + 6 * _size + d);
             }
@@ -449,36 +451,4 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
     private void Clear(T* values) => new Span<T>(values, _size).Clear();
 
     private void Copy(T* source, T* target) => new ReadOnlySpan<T>(source, _size).CopyTo(new Span<T>(target, _size));
-
-    /// <summary>tanh to a few units in the last place, also near zero, where 1 - 2 / (e^2x + 1) loses all digits.</summary>
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector<T> Tanh(Vector<T> x)
-    {
-        var magnitude = Vector.Abs(x);
-        var large = Vector<T>.One - Number(2) / (Exp(magnitude + magnitude) + Vector<T>.One);
-
-        // The continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ... x^2 / 13))), as a quotient of polynomials.
-        var square = x * x;
-        var above = magnitude * (((square + Number(378)) * square + Number(17325)) * square + Number(135135));
-        var below = ((Number(28) * square + Number(3150)) * square + Number(62370)) * square + Number(135135);
-        var unsigned = Vector.ConditionalSelect(Vector.LessThan(magnitude, Number(0.55)), above / below, large);
-        return Vector.CopySign(unsigned, x);
-    }
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector<T> Number(double value) => new(T.CreateTruncating(value));
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector<T> MultiplyAdd(Vector<T> left, Vector<T> right, Vector<T> sum) =>
-        typeof(T) == typeof(float)
-            ? Vector.MultiplyAddEstimate(left.As<T, float>(), right.As<T, float>(), sum.As<T, float>()).As<float, T>()
-            : Vector.MultiplyAddEstimate(left.As<T, double>(), right.As<T, double>(), sum.As<T, double>()).As<double, T>();
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector<T> Exp(Vector<T> x) =>
-        typeof(T) == typeof(float) ? Vector.Exp(x.As<T, float>()).As<float, T>() : Vector.Exp(x.As<T, double>()).As<double, T>();
-
-    [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static Vector<T> Log(Vector<T> x) =>
-        typeof(T) == typeof(float) ? Vector.Log(x.As<T, float>()).As<float, T>() : Vector.Log(x.As<T, double>()).As<double, T>();
 }
