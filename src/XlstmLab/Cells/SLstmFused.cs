@@ -175,22 +175,24 @@ public static class SLstmFused
                 .Select(index => gradResults.narrow(0, stateCount * (call.Length + index), stateCount).view(stateShape).clone())
                 .ToArray();
             var gradInputs = empty([call.Batch, call.Length, 4, call.Heads, call.Size], type);
-            var gradRecurrentKernel = zeros(recurrentKernel.shape, type);
-            var gradBias = zeros([4, call.Heads, call.Size], type);
+            var kernel = Kernel<T>(call);
+            var gradRecurrentKernel = zeros([kernel.Pieces, .. recurrentKernel.shape], type);
+            var gradBias = zeros([kernel.Pieces, 4, call.Heads, call.Size], type);
             var raw = empty([4 * stateCount], type);
-            var gathered = empty([call.Heads * 4, 2, SLstmKernel<T>.TokenBlock, call.Size], type);
+            var blocks = empty([kernel.Pieces, call.Heads, 5, SLstmKernel<T>.TokenBlock, call.Size], type);
 
             // [NH, D/panel, 4*D (written), panel (read)]
             var panels = recurrentKernel.reshape(call.Heads, 4 * call.Size, call.Size / panel, panel).transpose(1, 2).contiguous();
-            var kernel = Kernel<T>(call);
             kernel.Backward(
-                Data<T>(activations), Data<T>(panels), Data<T>(initial.ElementAtOrDefault(1)), Data<T>(initial.ElementAtOrDefault(2)),
-                Data<T>(gradResults), Data<T>(raw), Data<T>(gradInputs),
+                Data<T>(activations), Data<T>(results), Data<T>(panels),
+                Data<T>(initial.ElementAtOrDefault(0)), Data<T>(initial.ElementAtOrDefault(1)), Data<T>(initial.ElementAtOrDefault(2)),
+                Data<T>(gradResults), Data<T>(raw), Data<T>(blocks), Data<T>(gradInputs), Data<T>(gradRecurrentKernel), Data<T>(gradBias),
                 Data<T>(gradState[0]), Data<T>(gradState[1]), Data<T>(gradState[2]), Data<T>(gradState[3]));
-            kernel.BackwardParameters(
-                Data<T>(results), Data<T>(initial.ElementAtOrDefault(0)), Data<T>(gradInputs), Data<T>(gathered), Data<T>(gradRecurrentKernel), Data<T>(gradBias));
-            return [gradInputs, gradRecurrentKernel, gradBias, .. initial.Length == 0 ? new Tensor?[4] : gradState, null];
+            return [gradInputs, SumInOrder(gradRecurrentKernel), SumInOrder(gradBias), .. initial.Length == 0 ? new Tensor?[4] : gradState, null];
         }
+
+        /// <summary>The sum over the first dimension, whose rounding no number of threads changes.</summary>
+        private static Tensor SumInOrder(Tensor parts) => parts.unbind(0).Aggregate((sum, part) => sum + part);
 
         private static SLstmKernel<T> Kernel<T>(Call call)
             where T : unmanaged, IBinaryFloatingPointIeee754<T> =>

@@ -18,7 +18,7 @@ internal static class Predecessor
 
 /// <summary>The loops of <see cref="SLstmFused"/>, over contiguous memory.</summary>
 /// <remarks>
-/// Work is shared out by heads and rows of the batch, or by heads and gates. Each sum is taken by one thread in an order that
+/// Work is shared out by heads and rows of the batch. Each sum is taken by one thread in an order that
 /// depends on the shapes alone, so that the number of threads changes no bit of the results.
 /// </remarks>
 /// <param name="batch">B.</param>
@@ -41,7 +41,14 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
     public static readonly int Panel = 2 * Vector<T>.Count;
 
     private const int RowBlock = 4;
+    private const int WantedUnits = 16;
     private const long SmallestSharedWork = 1 << 17;
+
+    /// <summary>How many parts the rows of the batch are worked on in, for each head.</summary>
+    public int Pieces => (batch + RowsOfPiece - 1) / RowsOfPiece;
+
+    // Whole row blocks, since half-filled ones cost as much; pieces for some sixteen threads, however many there are.
+    private int RowsOfPiece { get; } = RowsOfEachPiece(batch, heads);
 
     private readonly int _heads = heads;
     private readonly int _size = size;
@@ -106,24 +113,38 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
             }
         });
 
-    /// <summary>All tokens backward, without the parameters.</summary>
+    /// <summary>All tokens backward.</summary>
     /// <param name="activations">[NH, S, B, 7, D] of the forward pass.</param>
+    /// <param name="output">h, [B, NH, S, D].</param>
     /// <param name="panels">The recurrent kernel as [NH, D/Panel, 4*D (written), Panel (read)].</param>
-    /// <param name="initialC">[B, NH, D], or null if there was no initial state.</param>
-    /// <param name="initialN">The same.</param>
+    /// <param name="initialH">[B, NH, D], or null if there was no initial state; so the following two.</param>
+    /// <param name="initialC">The initial cell state.</param>
+    /// <param name="initialN">The initial normaliser.</param>
     /// <param name="gradOutput">[B, NH, S, D].</param>
     /// <param name="raw">Room for [NH, B, 4*D].</param>
+    /// <param name="blocks">Room for [<see cref="Pieces"/>, NH, 5, TokenBlock, D].</param>
     /// <param name="gradX">Is given the gradient of x, [B, S, 4, NH, D].</param>
+    /// <param name="gradKernel">Zeros; is given the recurrent kernel's gradient in parts to be added up, [<see cref="Pieces"/>, NH, 4, D, D].</param>
+    /// <param name="gradBias">The same of the bias, [<see cref="Pieces"/>, 4, NH, D].</param>
     /// <param name="h">The gradient of the last, then of the initial state's h: [B, NH, D], as for the following three.</param>
     /// <param name="c">That of c.</param>
     /// <param name="n">That of n.</param>
     /// <param name="m">That of m.</param>
     public void Backward(
-        T* activations, T* panels, T* initialC, T* initialN, T* gradOutput, T* raw, T* gradX, T* h, T* c, T* n, T* m) =>
+        T* activations, T* output, T* panels, T* initialH, T* initialC, T* initialN, T* gradOutput, T* raw, T* blocks,
+        T* gradX, T* gradKernel, T* gradBias, T* h, T* c, T* n, T* m) =>
         ShareRows((head, firstRow, rows) =>
         {
             var gates = raw + ((nint)head * batch + firstRow) * 4 * _size;
             var headPanels = panels + (nint)head * 4 * _size * _size;
+
+            // The kernel's gradient is a sum of outer products: it is added to in blocks of tokens, which then is a matrix product.
+            var piece = (nint)(firstRow / RowsOfPiece);
+            var block = blocks + (piece * _heads + head) * 5 * TokenBlock * _size;       // [4, TokenBlock, D]
+            var blockPanels = block + (nint)4 * TokenBlock * _size;                     // [D/Panel, TokenBlock, Panel]
+            var kernelSum = gradKernel + (piece * _heads + head) * 4 * _size * _size;
+            var biasSum = gradBias + (piece * 4 * _heads + head) * _size;
+            var tokens = 0;
             for (var t = _length - 1; t >= 0; t--)
             {
                 for (var r = 0; r < rows; r++)
@@ -146,6 +167,21 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
                             predecessor switch { >= 0 => before + 6 * _size, Predecessor.Initial => initialN + unit, _ => null },
                             gradOutput + at,
                             rowGates, h + unit, c + unit, n + unit, m + unit);
+                        for (var g = 0; g < 4; g++)
+                        {
+                            Add(biasSum + g * _gateStride, rowGates + (nint)g * _size, biasSum + g * _gateStride);
+                        }
+
+                        if (predecessor != Predecessor.Empty)
+                        {
+                            TakeToken(rowGates, predecessor >= 0 ? output + Output(row, head, predecessor) : initialH + unit, block, blockPanels, tokens++);
+                        }
+
+                        if (tokens == TokenBlock)
+                        {
+                            AddOuterProducts(block, blockPanels, tokens, kernelSum);
+                            tokens = 0;
+                        }
                     }
 
                     for (var g = 0; g < 4; g++)
@@ -173,69 +209,39 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
                     }
                 }
             }
+
+            AddOuterProducts(block, blockPanels, tokens, kernelSum);
         });
 
-    /// <summary>The parameters' gradients: sums over all tokens of what came before each token, times its gates' gradients.</summary>
-    /// <param name="output">h, [B, NH, S, D].</param>
-    /// <param name="initialH">[B, NH, D], or null if there was no initial state.</param>
-    /// <param name="gradX">[B, S, 4, NH, D].</param>
-    /// <param name="gathered">Room for [NH, 4, 2, TokenBlock, D].</param>
-    /// <param name="gradKernel">Zeros; is given [NH, 4, D, D].</param>
-    /// <param name="gradBias">Zeros; is given [4, NH, D].</param>
-    public void BackwardParameters(T* output, T* initialH, T* gradX, T* gathered, T* gradKernel, T* gradBias) =>
-        Share(_heads * 4, unit =>
+    private void TakeToken(T* gates, T* before, T* block, T* panels, int slot)
+    {
+        for (var g = 0; g < 4; g++)
         {
-            var (head, gate) = (unit / 4, unit % 4);
-            var gates = gathered + (nint)unit * 2 * TokenBlock * _size;     // [TokenBlock, D]
-            var panels = gates + (nint)TokenBlock * _size;                  // [D/Panel, TokenBlock, Panel]
-            var biasSum = gradBias + gate * _gateStride + (nint)head * _size;
-            var kernelSum = gradKernel + (nint)unit * _size * _size;
-            var count = 0;
-            for (var row = 0; row < batch; row++)
-            {
-                for (var t = 0; t < _length; t++)
-                {
-                    var predecessor = predecessors[row * _length + t];
-                    if (predecessor == Predecessor.Padding)
-                    {
-                        continue;
-                    }
+            Copy(gates + (nint)g * _size, block + ((nint)g * TokenBlock + slot) * _size);
+        }
 
-                    var gradient = gradX + Token(row, t, head) + gate * _gateStride;
-                    Add(biasSum, gradient, biasSum);
-                    if (predecessor == Predecessor.Empty)
-                    {
-                        continue;
-                    }
+        for (var d = 0; d < _size; d += Panel)
+        {
+            var target = panels + (nint)d * TokenBlock + (nint)slot * Panel;
+            Vector.Store(Vector.Load(before + d), target);
+            Vector.Store(Vector.Load(before + d + Vector<T>.Count), target + Vector<T>.Count);
+        }
+    }
 
-                    var before = predecessor >= 0 ? output + Output(row, head, predecessor) : initialH + State(row, head);
-                    Copy(gradient, gates + (nint)count * _size);
-                    for (var d = 0; d < _size; d += Panel)
-                    {
-                        var target = panels + (nint)d * TokenBlock + (nint)count * Panel;
-                        Vector.Store(Vector.Load(before + d), target);
-                        Vector.Store(Vector.Load(before + d + Vector<T>.Count), target + Vector<T>.Count);
-                    }
+    private void AddOuterProducts(T* block, T* panels, int tokens, T* kernelSum)
+    {
+        for (var d = 0; tokens < TokenBlock && d < _size; d += Panel)
+        {
+            new Span<T>(panels + (nint)d * TokenBlock + (nint)tokens * Panel, (TokenBlock - tokens) * Panel).Clear();
+        }
 
-                    if (++count == TokenBlock)
-                    {
-                        Multiply(gates, _size, 1, _size, panels, TokenBlock, _size, kernelSum, _size);
-                        count = 0;
-                    }
-                }
-            }
-
-            if (count > 0)
-            {
-                new Span<T>(gates + (nint)count * _size, (TokenBlock - count) * _size).Clear();
-                for (var d = 0; d < _size; d += Panel)
-                {
-                    new Span<T>(panels + (nint)d * TokenBlock + (nint)count * Panel, (TokenBlock - count) * Panel).Clear();
-                }
-
-                Multiply(gates, _size, 1, _size, panels, TokenBlock, _size, kernelSum, _size);
-            }
-        });
+        for (var g = 0; g < 4; g++)
+        {
+            var gateBlock = block + (nint)g * TokenBlock * _size;
+            new Span<T>(gateBlock + (nint)tokens * _size, (TokenBlock - tokens) * _size).Clear();
+            Multiply(gateBlock, _size, 1, _size, panels, TokenBlock, _size, kernelSum + (nint)g * _size * _size, _size);
+        }
+    }
 
     private nint State(int row, int head) => ((nint)row * _heads + head) * _size;
 
@@ -245,19 +251,21 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
 
     private nint Token(int row, int t, int head) => ((nint)row * _length + t) * _tokenStride + (nint)head * _size;
 
+    private static int RowsOfEachPiece(int batch, int heads)
+    {
+        var blocks = (batch + RowBlock - 1) / RowBlock;
+        var pieces = Math.Clamp((WantedUnits + heads - 1) / heads, 1, blocks);
+        return (blocks + pieces - 1) / pieces * RowBlock;
+    }
+
     private delegate void RowsBody(int head, int firstRow, int rows);
 
     private void ShareRows(RowsBody body)
     {
-        // Two pieces a thread where rows allow it; whole row blocks, since half-filled ones cost as much.
-        var blocks = (batch + RowBlock - 1) / RowBlock;
-        var pieces = Math.Clamp((2 * threads + _heads - 1) / _heads, 1, blocks);
-        var rowsOfPiece = (blocks + pieces - 1) / pieces * RowBlock;
-        var piecesOfHead = (batch + rowsOfPiece - 1) / rowsOfPiece;
-        Share(_heads * piecesOfHead, unit =>
+        Share(_heads * Pieces, unit =>
         {
-            var firstRow = unit % piecesOfHead * rowsOfPiece;
-            body(unit / piecesOfHead, firstRow, Math.Min(rowsOfPiece, batch - firstRow));
+            var firstRow = unit % Pieces * RowsOfPiece;
+            body(unit / Pieces, firstRow, Math.Min(RowsOfPiece, batch - firstRow));
         });
     }
 
