@@ -20,7 +20,7 @@ namespace XlstmLab.Cells;
 /// </remarks>
 public static class SLstmCell
 {
-    /// <summary>Reads the tokens: by <see cref="SLstmFused"/> on the CPU, by <see cref="SLstmRecurrent"/> elsewhere.</summary>
+    /// <summary>Reads the tokens: by <see cref="SLstmFused"/> on the CPU; a single token, and any on other devices, by <see cref="SLstmRecurrent"/>.</summary>
     /// <param name="gatePreacts">
     /// x, [B, S, 4, NH, D] in the gates' order i, f, z, o; float32, float64 or bfloat16; S at least 1. A projection's output
     /// [B, S, 4*NH*D] has this layout already.
@@ -30,7 +30,7 @@ public static class SLstmCell
     /// <param name="initial">The state before the first token, left as it is; null is the empty state.</param>
     /// <param name="layout">
     /// Document starts and padding. A document start makes the state exactly empty before that token; padding leaves the
-    /// state as it is even where it is marked as a start, its output is zero, and its inputs may hold anything.
+    /// state as it is, its output is zero, and its inputs may hold anything.
     /// </param>
     /// <param name="options">Null for the defaults.</param>
     /// <returns>
@@ -45,7 +45,7 @@ public static class SLstmCell
         SLstmState? initial = null,
         SequenceLayout? layout = null,
         SLstmOptions? options = null) =>
-        gatePreacts.device_type == DeviceType.CPU
+        gatePreacts.device_type == DeviceType.CPU && gatePreacts.shape is not [_, 1, ..] // arranging the kernel pays from two tokens on
             ? SLstmFused.Forward(gatePreacts, recurrentKernel, bias, initial, layout, options)
             : SLstmRecurrent.Forward(gatePreacts, recurrentKernel, bias, initial, layout, options);
 

@@ -80,13 +80,15 @@ public static class SLstmFused
             for (var t = 0; t < length; t++)
             {
                 var at = row * length + t;
+                var isStart = starts is not null && starts[at];
+                last = isStart ? Predecessor.Empty : last;
                 if (padding is not null && padding[at])
                 {
-                    predecessors[at] = Predecessor.Padding;
+                    predecessors[at] = isStart ? Predecessor.EmptyPadding : Predecessor.Padding;
                 }
                 else
                 {
-                    predecessors[at] = starts is not null && starts[at] ? Predecessor.Empty : last;
+                    predecessors[at] = last;
                     last = t;
                 }
             }

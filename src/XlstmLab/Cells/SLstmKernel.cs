@@ -14,6 +14,15 @@ internal static class Predecessor
 
     /// <summary>Nothing: there is no token here.</summary>
     public const int Padding = -3;
+
+    /// <summary>Nothing, but a document starts: the state becomes empty.</summary>
+    public const int EmptyPadding = -4;
+
+    /// <summary>Whether the state is emptied before this position.</summary>
+    public static bool Resets(int predecessor) => predecessor is Empty or EmptyPadding;
+
+    /// <summary>Whether there is no token.</summary>
+    public static bool IsPadding(int predecessor) => predecessor is Padding or EmptyPadding;
 }
 
 /// <summary>The loops of <see cref="SLstmFused"/>, over contiguous memory.</summary>
@@ -77,7 +86,7 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
                 for (var r = 0; r < rows; r++)
                 {
                     var row = firstRow + r;
-                    if (predecessors[row * _length + t] == Predecessor.Empty)
+                    if (Predecessor.Resets(predecessors[row * _length + t]))
                     {
                         var unit = State(row, head);
                         Clear(h + unit);
@@ -98,7 +107,7 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
                 {
                     var row = firstRow + r;
                     var at = Output(row, head, t);
-                    if (predecessors[row * _length + t] == Predecessor.Padding)
+                    if (Predecessor.IsPadding(predecessors[row * _length + t]))
                     {
                         Clear(output + at);
                         continue;
@@ -152,7 +161,7 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
                     var row = firstRow + r;
                     var predecessor = predecessors[row * _length + t];
                     var rowGates = gates + (nint)r * 4 * _size;
-                    if (predecessor == Predecessor.Padding)
+                    if (Predecessor.IsPadding(predecessor))
                     {
                         new Span<T>(rowGates, 4 * _size).Clear();
                     }
@@ -196,7 +205,7 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
                 {
                     var row = firstRow + r;
                     var unit = State(row, head);
-                    if (predecessors[row * _length + t] == Predecessor.Empty)
+                    if (Predecessor.Resets(predecessors[row * _length + t]))
                     {
                         Clear(h + unit);
                         Clear(c + unit);

@@ -21,16 +21,14 @@ public static class SLstmRecurrent
         var (batch, heads, size) = (gatePreacts.shape[0], gatePreacts.shape[3], gatePreacts.shape[4]);
 
         var x = gatePreacts.to(type);
-        var (startMask, padding) = (layout?.DocumentStarts, layout?.Padding);
-        if (padding is not null)
+        if (layout?.Padding is { } padding)
         {
             x = x.masked_fill(padding.reshape(batch, -1, 1, 1, 1), 0); // what lies under padding must not reach a gradient
-            startMask = startMask?.logical_and(padding.logical_not());
         }
 
         var tokens = (x + bias.to(type)).unbind(1);                                              // S of [B, 4, NH, D]
-        var starts = startMask?.reshape(batch, -1, 1, 1).unbind(1);                 // S of [B, 1, 1]
-        var pads = padding?.reshape(batch, -1, 1, 1).unbind(1);                          // S of [B, 1, 1]
+        var starts = layout?.DocumentStarts?.reshape(batch, -1, 1, 1).unbind(1);                 // S of [B, 1, 1]
+        var pads = layout?.Padding?.reshape(batch, -1, 1, 1).unbind(1);                          // S of [B, 1, 1]
         var kernel = recurrentKernel.to(type).reshape(heads, 4 * size, size).transpose(1, 2);    // [NH, D, 4*D]
         var state = initial?.Map(t => t.to(type)) ?? SLstmState.Empty(batch, heads, size, type, gatePreacts.device);
 

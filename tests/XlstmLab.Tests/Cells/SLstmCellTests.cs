@@ -8,8 +8,15 @@ namespace XlstmLab.Tests.Cells;
 
 [CollectionDefinition(nameof(SLstmCellTests), DisableParallelization = true)]
 [Collection(nameof(SLstmCellTests))]
-public sealed class SLstmCellTests
+public sealed class SLstmCellTests : IDisposable
 {
+    private readonly int _threads = get_num_threads();
+
+    // Threads that wait for each other over a few numbers are slow where other work runs.
+    public SLstmCellTests() => set_num_threads(1);
+
+    public void Dispose() => set_num_threads(_threads);
+
     private delegate (Tensor H, SLstmState Last) Implementation(
         Tensor gatePreacts, Tensor recurrentKernel, Tensor bias, SLstmState? initial = null, SequenceLayout? layout = null, SLstmOptions? options = null);
 
@@ -49,7 +56,7 @@ public sealed class SLstmCellTests
                 foreach (var (name, value) in expected)
                 {
                     AssertClose(value, exact[name], 1e-11, $"{name} of {c} in float64");
-                    AssertClose(value, single[name], 2e-4, $"{name} of {c} in float32");
+                    AssertClose(value, single[name], 2e-5, $"{name} of {c} in float32");
                 }
             },
             iter: 60,
@@ -205,19 +212,10 @@ public sealed class SLstmCellTests
     {
         using var scope = NewDisposeScope();
         var c = new Case(7, 33, 3, 16, 8, HasInitial: true, Starts: true, Padding: true);
-        var threads = get_num_threads();
-        try
-        {
-            set_num_threads(1);
-            var one = RunWithGradients(SLstmFused.Forward, c, ScalarType.Float32);
-            set_num_threads(4);
-            var four = RunWithGradients(SLstmFused.Forward, c, ScalarType.Float32);
-            Assert.All(one, pair => Assert.True(pair.Value.eq(four[pair.Key]).all().ToBoolean(), pair.Key));
-        }
-        finally
-        {
-            set_num_threads(threads);
-        }
+        var one = RunWithGradients(SLstmFused.Forward, c, ScalarType.Float32);
+        set_num_threads(4);
+        var four = RunWithGradients(SLstmFused.Forward, c, ScalarType.Float32);
+        Assert.All(one, pair => Assert.True(pair.Value.eq(four[pair.Key]).all().ToBoolean(), pair.Key));
     }
 
     [Theory]
@@ -246,6 +244,16 @@ public sealed class SLstmCellTests
         }
 
         Assert.Equal(scoped, DisposeScopeManager.Statistics.ThreadTotalLiveCount);
+    }
+
+    [Theory]
+    [InlineData(1)]
+    [InlineData(2)]
+    public void Forward_OfTheCell_EqualsTheReference(int length)
+    {
+        using var scope = NewDisposeScope();
+        var (x, kernel, bias, initial) = Inputs(new Case(2, length, 2, 6, 9));
+        AssertClose(SLstmRecurrent.Forward(x, kernel, bias, initial).H, SLstmCell.Forward(x, kernel, bias, initial).H, 1e-13);
     }
 
     [Fact]
