@@ -1,3 +1,4 @@
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Cells;
@@ -60,6 +61,12 @@ public static class MLstmCell
 
         initial ??= MLstmState.Empty(q.shape[0], q.shape[1], q.shape[3], v.shape[3], type, q.device);
         var starts = layout?.DocumentStarts;
+        if (starts is not null && starts.device_type == DeviceType.CPU && !starts.any().item<bool>())
+        {
+            // Most batches of long documents have no border; on a device the look would wait for it.
+            starts = null;
+        }
+
         var form = q.shape[2] == 1 ? MLstmForm.Recurrent : options.Form;
         (Tensor h, MLstmState? last) = form switch
         {
