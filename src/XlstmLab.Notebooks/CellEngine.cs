@@ -1,0 +1,279 @@
+using System.Collections.Immutable;
+using System.Diagnostics;
+using System.Globalization;
+using System.Runtime;
+using System.Text;
+using Microsoft.CodeAnalysis;
+using Microsoft.CodeAnalysis.CSharp;
+using Microsoft.CodeAnalysis.CSharp.Syntax;
+using Microsoft.CodeAnalysis.Emit;
+using Microsoft.CodeAnalysis.Text;
+
+namespace XlstmLab.Notebooks;
+
+/// <summary>
+/// Runs C# cells one after the other: variables, types, methods and usings of a cell are there in the cells after it.
+/// </summary>
+/// <remarks>
+/// <para>Cells may use top-level <c>await</c>, <c>#r</c>, <c>#load</c>, the magics <c>#!csharp</c> and <c>#!time</c>, and the members of
+/// <see cref="NotebookApi"/>; the value of a last expression without semicolon is shown. Everything the host program
+/// references can be used without <c>#r</c>. The imports are those of .NET Interactive.</para>
+/// <para>Cells of one engine run one at a time; several engines may run at once.</para>
+/// </remarks>
+public sealed class CellEngine
+{
+    private static readonly string[] Imports =
+    [
+        "System", "System.Text", "System.Collections", "System.Collections.Generic", "System.Threading.Tasks", "System.Linq",
+        typeof(NotebookApi).FullName!,
+    ];
+
+    private static readonly CSharpParseOptions Script = new(LanguageVersion.Latest, DocumentationMode.None, SourceCodeKind.Script);
+
+    private readonly string _folder;
+    private readonly HostReferences _references;
+    private CSharpCompilation? _previous;
+    private int _running;
+    private object?[] _submissions = new object?[2];
+
+    /// <summary>Creates an engine without state and registers <see cref="LabFormatters"/>.</summary>
+    /// <param name="folder">What relative paths of <c>#r</c> and <c>#load</c> start from; by default the working directory.</param>
+    public CellEngine(string? folder = null)
+    {
+        _folder = Path.GetFullPath(folder ?? Environment.CurrentDirectory);
+        _references = new HostReferences(_folder);
+        LabFormatters.Register();
+    }
+
+    /// <summary>How many cells have been run.</summary>
+    public int ExecutionCount { get; private set; }
+
+    /// <summary>Whether a chart of this notebook has already brought the drawing library along.</summary>
+    internal bool HasChartLibrary { get; set; }
+
+    /// <summary>Runs a cell. Errors of the cell are part of the result; nothing but misuse throws.</summary>
+    /// <param name="source">The cell's text.</param>
+    /// <param name="live">Told of console text as it comes: stream name (<c>stdout</c> or <c>stderr</c>), text.</param>
+    /// <param name="cancellationToken">
+    /// Interrupts the cell, an endless loop too; what was declared before stays. Work that an awaited task does on other threads is left to
+    /// itself unless the cell passes <see cref="NotebookApi.CellCancellation"/> on.
+    /// </param>
+    /// <returns>The outputs, and how the cell ended.</returns>
+    /// <exception cref="InvalidOperationException">Another cell of this engine is still running.</exception>
+    public async Task<CellResult> RunAsync(string source, Action<string, string>? live = null, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(source);
+        if (Interlocked.Exchange(ref _running, 1) != 0)
+        {
+            throw new InvalidOperationException("A cell of this engine is still running: await it before the next one.");
+        }
+
+        try
+        {
+            int number = ++ExecutionCount;
+            CellOutputs outputs = new(live is null ? null : (stream, text) => CellContext.Outside(() => live(stream, text)));
+            CellContext context = new(outputs, this, cancellationToken);
+            TaskCompletionSource<(CellStatus, CellError?)> done = new(TaskCreationOptions.RunContinuationsAsynchronously);
+            long start = Stopwatch.GetTimestamp();
+
+            // A thread of its own can be aborted without harm to a pool, and has room for deep recursion.
+            Thread thread = new(() => done.SetResult(RunOnThread(source, number, context)), 16 << 20)
+            {
+                IsBackground = true,
+                Name = $"cell {number}",
+            };
+            thread.Start();
+            var (status, error) = await done.Task.ConfigureAwait(false);
+            return new CellResult(status, number, outputs.ToJson(), error, Stopwatch.GetElapsedTime(start));
+        }
+        finally
+        {
+            Volatile.Write(ref _running, 0);
+        }
+    }
+
+    private (CellStatus Status, CellError? Error) RunOnThread(string source, int number, CellContext context)
+    {
+        CellContext.Current = context;
+        CellConsole.Attach();
+        CellStatus status = CellStatus.Succeeded;
+        CellError? error = null;
+        try
+        {
+            Run(source, number, context);
+        }
+        catch (OperationCanceledException) when (context.Cancellation.IsCancellationRequested)
+        {
+            const string message = "The cell was interrupted.";
+            status = CellStatus.Interrupted;
+            error = new CellError(number, null, "Interrupted", message, [message]);
+        }
+        catch (CompilationException e)
+        {
+            status = CellStatus.Failed;
+            error = new CellError(number, e.Line, "CompilationError", e.Message, e.Details);
+        }
+        catch (Exception e)
+        {
+            status = CellStatus.Failed;
+            error = CellTrace.Describe(e, number);
+        }
+        finally
+        {
+            CellConsole.Detach();
+        }
+
+        if (error is not null)
+        {
+            context.Outputs.Error(error);
+        }
+
+        return (status, error);
+    }
+
+    private void Run(string source, int number, CellContext context)
+    {
+        string path = CellTrace.PathOf(number);
+        var (code, timed) = TakeMagics(source, path);
+        long start = Stopwatch.GetTimestamp();
+        var (entry, hasValue) = Compile(code, path, context.Cancellation);
+        object? value = Execute(entry, context.Cancellation);
+        var elapsed = Stopwatch.GetElapsedTime(start);
+        if (hasValue && value is not DisplayedValue)
+        {
+            context.Outputs.Result(MimeBundle.Of(value), number);
+        }
+
+        if (timed)
+        {
+            context.Outputs.Display(MimeBundle.Of(string.Create(CultureInfo.InvariantCulture, $"Wall time: {elapsed.TotalMilliseconds:0.#} ms")));
+        }
+    }
+
+    /// <summary>Blanks the magics this engine knows, line for line, and refuses others. Text in strings and comments is no magic.</summary>
+    private static (string Code, bool Timed) TakeMagics(string source, string path)
+    {
+        if (!source.Contains("#!", StringComparison.Ordinal))
+        {
+            return (source, false);
+        }
+
+        StringBuilder code = new(source);
+        bool timed = false;
+        while (true)
+        {
+            var tree = CSharpSyntaxTree.ParseText(code.ToString(), Script, path);
+            var magic = tree.GetRoot().DescendantTrivia().FirstOrDefault(trivia =>
+                trivia.IsDirective && tree.GetText().ToString(trivia.Span).StartsWith("#!", StringComparison.Ordinal));
+            if (magic == default)
+            {
+                return (code.ToString(), timed);
+            }
+
+            var line = tree.GetText().Lines.GetLineFromPosition(magic.SpanStart);
+            string text = line.ToString().Trim();
+            switch (text.Split(' ')[0])
+            {
+                case "#!csharp" or "#!c#" or "#!C#":
+                    break;
+                case "#!time":
+                    timed = true;
+                    break;
+                default:
+                    throw new CompilationException(
+                        line.LineNumber + 1,
+                        $"'{text}' is not supported: cells are C# here, with the magics #!csharp and #!time.",
+                        []);
+            }
+
+            for (int i = line.Start; i < line.End; i++)
+            {
+                code[i] = ' ';
+            }
+        }
+    }
+
+    private (Func<object?[], Task<object?>> Entry, bool HasValue) Compile(string code, string path, CancellationToken cancellationToken)
+    {
+        var tree = CSharpSyntaxTree.ParseText(SourceText.From(code, Encoding.UTF8), Script, path, cancellationToken);
+        _references.Failures.Clear();
+        CSharpCompilationOptions options = new(
+            OutputKind.DynamicallyLinkedLibrary,
+            usings: Imports,
+            optimizationLevel: OptimizationLevel.Release,
+            allowUnsafe: true,
+            sourceReferenceResolver: new SourceFileResolver(ImmutableArray<string>.Empty, _folder),
+            metadataReferenceResolver: _references,
+            assemblyIdentityComparer: DesktopAssemblyIdentityComparer.Default);
+        var compilation = CSharpCompilation.CreateScriptCompilation(
+            $"Cell{ExecutionCount}", tree, HostReferences.Host, options, _previous, typeof(object));
+
+        var errors = compilation.GetDiagnostics(cancellationToken).Where(d => d.Severity == DiagnosticSeverity.Error).ToArray();
+        Refuse(errors);
+        using MemoryStream image = new(), symbols = new();
+        var emitted = compilation.Emit(
+            image, symbols, options: new EmitOptions(debugInformationFormat: DebugInformationFormat.PortablePdb), cancellationToken: cancellationToken);
+        Refuse(emitted.Diagnostics.Where(d => d.Severity == DiagnosticSeverity.Error).ToArray());
+
+        image.Position = symbols.Position = 0;
+        var entry = compilation.GetEntryPoint(cancellationToken)!;
+        var method = _references.Load(image, symbols)
+            .GetType(entry.ContainingType.MetadataName, throwOnError: true)!
+            .GetMethod(entry.MetadataName, System.Reflection.BindingFlags.Static | System.Reflection.BindingFlags.Public | System.Reflection.BindingFlags.NonPublic)!;
+
+        _previous = compilation;
+        return (method.CreateDelegate<Func<object?[], Task<object?>>>(), HasValue(compilation, tree));
+    }
+
+    private void Refuse(Diagnostic[] errors)
+    {
+        if (errors.Length == 0)
+        {
+            return;
+        }
+
+        if (_references.Failures.Count > 0)
+        {
+            var directive = errors.FirstOrDefault(error => error.Id == "CS0006") ?? errors[0];
+            throw new CompilationException(LineOf(directive), string.Join("\n", _references.Failures.Distinct()), []);
+        }
+
+        const int shown = 10;
+        List<string> details = [.. errors.Take(shown).SelectMany(CellTrace.Describe)];
+        if (errors.Length > shown)
+        {
+            details.Add($"... and {errors.Length - shown} more errors");
+        }
+
+        throw new CompilationException(LineOf(errors[0]), $"{errors[0].Id}: {errors[0].GetMessage(CultureInfo.InvariantCulture)}", details);
+    }
+
+    private static int? LineOf(Diagnostic error) => error.Location.IsInSource ? error.Location.GetMappedLineSpan().StartLinePosition.Line + 1 : null;
+
+    /// <summary>A submission has a value if it ends in an expression without semicolon that is not void.</summary>
+    private static bool HasValue(CSharpCompilation compilation, SyntaxTree tree) =>
+        tree.GetRoot() is CompilationUnitSyntax { Members: [.., GlobalStatementSyntax { Statement: ExpressionStatementSyntax { SemicolonToken.IsMissing: true } last }] }
+        && compilation.GetSemanticModel(tree).GetTypeInfo(last.Expression) is var type
+        && (type.ConvertedType ?? type.Type) is { SpecialType: not SpecialType.System_Void };
+
+    private object? Execute(Func<object?[], Task<object?>> entry, CancellationToken cancellationToken)
+    {
+        // Each submission finds those before it in this array and puts itself at its end.
+        Array.Resize(ref _submissions, _submissions.Length + 1);
+        Task<object?>? task = null;
+#pragma warning disable SYSLIB0046 // The only way to stop a loop that asks nobody; the thread ends with the cell.
+        ControlledExecution.Run(() => task = entry(_submissions), cancellationToken);
+#pragma warning restore SYSLIB0046
+        Task.WaitAny([task!], cancellationToken);
+        return task!.GetAwaiter().GetResult();
+    }
+}
+
+/// <summary>A cell that does not compile.</summary>
+internal sealed class CompilationException(int? line, string message, IReadOnlyList<string> details) : Exception(message)
+{
+    public int? Line => line;
+
+    /// <summary>What the output shows: the errors with their source lines.</summary>
+    public IReadOnlyList<string> Details => details.Count > 0 ? details : Message.Split('\n');
+}
