@@ -1,6 +1,7 @@
 using System.Collections.Immutable;
 using System.Diagnostics;
 using System.Globalization;
+using System.Reflection;
 using System.Runtime;
 using System.Text;
 using Microsoft.CodeAnalysis;
@@ -8,6 +9,7 @@ using Microsoft.CodeAnalysis.CSharp;
 using Microsoft.CodeAnalysis.CSharp.Syntax;
 using Microsoft.CodeAnalysis.Emit;
 using Microsoft.CodeAnalysis.Text;
+using XlstmLab.Native;
 
 namespace XlstmLab.Notebooks;
 
@@ -199,6 +201,7 @@ public sealed class CellEngine
         _references.Failures.Clear();
         CSharpCompilationOptions options = new(
             OutputKind.DynamicallyLinkedLibrary,
+            scriptClassName: CellTrace.ScriptClass + ExecutionCount.ToString(CultureInfo.InvariantCulture),
             usings: Imports,
             optimizationLevel: OptimizationLevel.Release,
             allowUnsafe: true,
@@ -215,13 +218,24 @@ public sealed class CellEngine
             image, symbols, options: new EmitOptions(debugInformationFormat: DebugInformationFormat.PortablePdb), cancellationToken: cancellationToken);
         Refuse(emitted.Diagnostics.Where(d => d.Severity == DiagnosticSeverity.Error).ToArray());
 
+        _previous = compilation;
+        if (image.Length == 0)
+        {
+            // A cell of usings, references or comments only.
+            return (_ => Task.FromResult<object?>(null), false);
+        }
+
         image.Position = symbols.Position = 0;
         var entry = compilation.GetEntryPoint(cancellationToken)!;
-        var method = _references.Load(image, symbols)
-            .GetType(entry.ContainingType.MetadataName, throwOnError: true)!
-            .GetMethod(entry.MetadataName, System.Reflection.BindingFlags.Static | System.Reflection.BindingFlags.Public | System.Reflection.BindingFlags.NonPublic)!;
+        var assembly = _references.Load(image, symbols);
+        if (assembly.GetReferencedAssemblies().Any(reference => reference.Name == "TorchSharp"))
+        {
+            // TorchSharp's own search would come first otherwise, and copies half a gigabyte before it fails.
+            NativeTorch.EnsureLoaded();
+        }
 
-        _previous = compilation;
+        var method = assembly.GetType(entry.ContainingType.MetadataName, throwOnError: true)!
+            .GetMethod(entry.MetadataName, BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic)!;
         return (method.CreateDelegate<Func<object?[], Task<object?>>>(), HasValue(compilation, tree));
     }
 

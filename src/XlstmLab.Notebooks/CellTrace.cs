@@ -11,10 +11,13 @@ internal static partial class CellTrace
     /// <summary>The name under which the compiler and stack traces know a cell.</summary>
     public static string PathOf(int cell) => $"cell {cell}";
 
+    /// <summary>What the compiler calls the class around a cell's code, but for the cell's number; no C# name can be the same.</summary>
+    public const string ScriptClass = "Submission#";
+
     /// <summary>The error of an exception thrown by a cell, without the frames of the engine below the cell.</summary>
     public static CellError Describe(Exception exception, int cell)
     {
-        if (exception is TargetInvocationException or AggregateException { InnerExceptions.Count: 1 } && exception.InnerException is { } inner)
+        if (exception is TargetInvocationException or TypeInitializationException or AggregateException { InnerExceptions.Count: 1 } && exception.InnerException is { } inner)
         {
             exception = inner;
         }
@@ -58,7 +61,7 @@ internal static partial class CellTrace
     {
         var frames = (exception.StackTrace ?? "").Split('\n').Select(frame => frame.TrimEnd())
             .Where(frame => frame.StartsWith("   at ", StringComparison.Ordinal)).ToList();
-        int last = frames.FindLastIndex(frame => frame.Contains("Submission#", StringComparison.Ordinal));
+        int last = frames.FindLastIndex(frame => frame.Contains(ScriptClass, StringComparison.Ordinal));
         return frames.Take(last + 1).Select(frame => Statement().Replace(Submission().Replace(frame, ""), "${where}"))
             .Select(frame => CellLine().Replace(frame, "cell ${cell}, line ${line}"));
     }

@@ -25,7 +25,7 @@ public sealed record ChartStyle
     /// <param name="hasTitle">Whether room for a title is needed.</param>
     internal JsonObject ToTemplate(bool hasTitle)
     {
-        static JsonObject Axis() => new()
+        JsonObject Axis() => new()
         {
             ["automargin"] = true,
             ["gridcolor"] = "#e9ebee",
@@ -34,7 +34,7 @@ public sealed record ChartStyle
             ["tickcolor"] = "#8a9099",
             ["ticklen"] = 4,
             ["ticks"] = "outside",
-            ["title"] = new JsonObject { ["standoff"] = 10 },
+            ["title"] = new JsonObject { ["font"] = new JsonObject { ["size"] = FontSize + 1 }, ["standoff"] = 10 },
             ["zeroline"] = false,
         };
         static JsonArray Heat() =>

@@ -22,13 +22,19 @@ internal static class TableHtml
     public static string Render(Table table)
     {
         StringBuilder html = new(Style);
-        html.Append("<div style=\"overflow-x:auto\"><table class=\"xlstm-table\"><thead><tr>");
-        foreach (var column in table.Columns)
+        html.Append("<div style=\"overflow-x:auto\"><table class=\"xlstm-table\">");
+        if (table.Columns.Any(column => column.Name.Length > 0))
         {
-            html.Append(IsNumeric(column) ? "<th class=\"n\">" : "<th>").Append(WebUtility.HtmlEncode(column.Name)).Append("</th>");
+            html.Append("<thead><tr>");
+            foreach (var column in table.Columns)
+            {
+                html.Append(IsNumeric(column) ? "<th class=\"n\">" : "<th>").Append(WebUtility.HtmlEncode(column.Name)).Append("</th>");
+            }
+
+            html.Append("</tr></thead>");
         }
 
-        html.Append("</tr></thead>\n<tbody>\n");
+        html.Append("\n<tbody>\n");
         var cells = table.Columns.Select(Format).ToList();
         int shown = table.Columns.Count == 0 ? 0 : table.Columns[0].Values.Count;
         for (int row = 0; row < shown; row++)
@@ -37,7 +43,13 @@ internal static class TableHtml
             for (int i = 0; i < cells.Count; i++)
             {
                 string tag = table.Columns[i].IsKey ? "th" : "td";
-                string kind = table.Columns[i].Values[row] is null ? " class=\"m\"" : IsNumeric(table.Columns[i]) ? " class=\"n\"" : "";
+                string kind = (IsNumeric(table.Columns[i]), table.Columns[i].Values[row] is null) switch
+                {
+                    (true, true) => " class=\"n m\"",
+                    (true, false) => " class=\"n\"",
+                    (false, true) => " class=\"m\"",
+                    _ => "",
+                };
                 html.Append('<').Append(tag).Append(kind).Append('>').Append(WebUtility.HtmlEncode(cells[i][row])).Append("</").Append(tag).Append('>');
             }
 
@@ -66,7 +78,7 @@ internal static class TableHtml
         int decimals = Decimals(reals);
         return [.. column.Values.Select(value => value switch
         {
-            null => "missing",
+            null => "\u2013",
             Half half => Real((double)half, decimals),
             float or double => Real(Convert.ToDouble(value, CultureInfo.InvariantCulture), decimals),
             string text => text.Length <= TextShown ? text : text[..TextShown] + "...",

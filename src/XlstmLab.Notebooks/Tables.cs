@@ -72,12 +72,9 @@ internal static class Tables
     {
         public Table Invoke<TRow, TColumn>(Frame<TRow, TColumn> frame)
         {
-            var names = frame.ColumnKeys.ToList();
-            return new Table(frame.RowCount, [Keys(frame.RowKeys), .. names.Select((name, i) =>
-            {
-                IVector values = frame.Columns.GetAt(i).Vector;
-                return new TableColumn(name?.ToString() ?? "", Name(values.ElementType), Head(values));
-            })]);
+            var types = frame.ColumnTypes.ToList();
+            return new Table(frame.RowCount, [Keys(frame.RowKeys), .. frame.ColumnKeys.Select((name, i) =>
+                new TableColumn(name?.ToString() ?? "", Name(types[i]), Head(frame.Columns.GetAt(i).Vector)))]);
         }
     }
 }

@@ -30,8 +30,14 @@ internal static class TensorText
             return ("disposed tensor", "");
         }
 
+        string type = tensor.dtype switch
+        {
+            ScalarType.ComplexFloat32 => "complex64",
+            ScalarType.ComplexFloat64 => "complex128",
+            var other => other.ToString().ToLowerInvariant(),
+        };
         string shape = string.Join(", ", tensor.shape);
-        string kind = $"{tensor.dtype.ToString().ToLowerInvariant()} [{shape}] on {tensor.device}{(tensor.requires_grad ? ", requires grad" : "")}";
+        string kind = $"{type} [{shape}] on {tensor.device}{(tensor.requires_grad ? ", requires grad" : "")}";
         if (tensor.device_type == DeviceType.META || tensor.is_sparse)
         {
             return (kind, "");

@@ -1,0 +1,211 @@
+using System.Diagnostics;
+using XlstmLab.Notebooks;
+using Xunit;
+
+namespace XlstmLab.Tests.Notebooks;
+
+[Collection(NotebookTestSetup.Name)]
+public sealed class CellEngineTests
+{
+    [Fact]
+    public async Task RunAsync_SeveralCells_KeepsStateUsingsAndTypes()
+    {
+        CellEngine engine = new();
+        await Succeed(engine, "using System.Globalization;\nint x = 40;\nrecord Point(int X, int Y);\nint Twice(int n) => 2 * n;");
+        await Succeed(engine, "x += 2;");
+        var result = await Succeed(engine, "var p = new Point(x, Twice(x)); $\"{p} {CultureInfo.InvariantCulture.Name.Length}\"");
+
+        Assert.Equal(3, result.ExecutionCount);
+        Assert.Equal("execute_result", result.Outputs[0].Type());
+        Assert.Equal("Point { X = 42, Y = 84 } 0", result.Outputs[0].Text("text/plain"));
+    }
+
+    [Fact]
+    public async Task RunAsync_AwaitAtTopLevel_ShowsTheResult()
+    {
+        var result = await Succeed(new CellEngine(), "await Task.Delay(5);\nint y = await Task.FromResult(7);\ny * 6");
+
+        Assert.Equal("42", result.Outputs[0].Text("text/plain"));
+    }
+
+    [Fact]
+    public async Task RunAsync_ConsoleAndDisplay_KeepTheirOrder()
+    {
+        List<string> live = [];
+        var result = await new CellEngine().RunAsync(
+            "Console.Write(1); Console.WriteLine(\"a\");\ndisplay(2);\nConsole.Error.WriteLine(\"e\");\nConsole.WriteLine(\"b\");\nawait Task.Run(() => Console.WriteLine(\"c\"));\n\"x\".Display();\nHTML(\"<b>h</b>\")",
+            (stream, text) => live.Add($"{stream}:{text}"),
+            TestContext.Current.CancellationToken);
+
+        Assert.Equal(CellStatus.Succeeded, result.Status);
+        Assert.Equal(
+            ["stream", "display_data", "stream", "stream", "display_data", "execute_result"], result.Outputs.Select(output => output.Type()));
+        Assert.Equal("1a\n", result.Outputs[0].Text());
+        Assert.Equal("stderr", (string)result.Outputs[2]!["name"]!);
+        Assert.Equal("b\nc\n", result.Outputs[3].Text());
+        Assert.Equal("<b>h</b>", result.Outputs[5].Text("text/html"));
+        Assert.Equal("stdout:1stdout:a\nstderr:e\nstdout:b\nstdout:c\n", string.Concat(live));
+    }
+
+    [Fact]
+    public async Task RunAsync_LiveCallbackThatWrites_ReachesTheHostsConsole()
+    {
+        var host = Console.Out;
+        using StringWriter console = new();
+        Console.SetOut(console);
+        try
+        {
+            var result = await new CellEngine().RunAsync("Console.Write(\"cell\");", (_, text) => Console.Write($"<{text}>"), TestContext.Current.CancellationToken);
+
+            Assert.Equal("cell", result.Outputs[0].Text());
+            Assert.Equal("<cell>", console.ToString());
+            Assert.NotNull(Console.Out);
+        }
+        finally
+        {
+            Console.SetOut(host);
+        }
+    }
+
+    [Fact]
+    public async Task RunAsync_DisplayUpdated_ShowsTheLastValueOnly()
+    {
+        var result = await Succeed(new CellEngine(), "var shown = display(\"before\");\nshown.Update(\"after\");\ndisplay(\"last\")");
+
+        Assert.Equal(["after", "last"], result.Outputs.Select(output => output.Text("text/plain")));
+    }
+
+    [Theory]
+    [InlineData("Math.Abs(-1);", 0)]
+    [InlineData("// nothing", 0)]
+    [InlineData("Console.Write(\"\")", 0)]
+    [InlineData("int z = 1;", 0)]
+    [InlineData("1", 1)]
+    [InlineData("(string)null", 1)]
+    public async Task RunAsync_LastStatement_IsShownIfItHasAValue(string source, int outputs) =>
+        Assert.Equal(outputs, (await Succeed(new CellEngine(), source)).Outputs.Count);
+
+    [Fact]
+    public async Task RunAsync_CompileError_NamesCellLineAndPlace()
+    {
+        CellEngine engine = new();
+        await Succeed(engine, "int a = 1;");
+        var result = await engine.RunAsync("a = 2;\n  a = missing;", cancellationToken: TestContext.Current.CancellationToken);
+
+        Assert.Equal(CellStatus.Failed, result.Status);
+        Assert.Equal((2, 2, "CompilationError"), (result.Error!.Cell, result.Error.Line, result.Error.Kind));
+        Assert.Equal("cell 2, line 2: CS0103: The name 'missing' does not exist in the current context", result.Error.ToString());
+        Assert.Equal(["      a = missing;", "          ^^^^^^^"], result.Error.Traceback.Skip(1));
+        Assert.Equal("error", result.Outputs[0].Type());
+        Assert.Equal("1", (await Succeed(engine, "a")).Outputs[0].Text("text/plain"));
+    }
+
+    [Fact]
+    public async Task RunAsync_Exception_ShowsLinesOfCellsOnlyAndKeepsWhatWasDeclared()
+    {
+        CellEngine engine = new();
+        await Succeed(engine, "\nvoid Fail() => throw new InvalidOperationException(\"broken\");");
+        var result = await engine.RunAsync("int kept = 5;\nawait Task.Yield();\nFail();", cancellationToken: TestContext.Current.CancellationToken);
+
+        Assert.Equal(CellStatus.Failed, result.Status);
+        Assert.Equal("cell 2, line 3: broken", result.Error!.ToString());
+        Assert.Equal(
+            ["System.InvalidOperationException: broken", "   at Fail() in cell 1, line 2", "   at cell 2, line 3"], result.Error.Traceback);
+        Assert.Equal("5", (await Succeed(engine, "kept")).Outputs[0].Text("text/plain"));
+    }
+
+    [Fact]
+    public async Task RunAsync_ReferenceToCarriedLibrary_IsNoOpWhateverThePath()
+    {
+        CellEngine engine = new();
+        await Succeed(engine, "#r \"../no/such/folder/XlstmLab.dll\"\n#r \"nuget: TorchSharp-cpu, 0.107.0\"\n#r \"nuget: Plotly.NET, 6.0.0\"\n#r \"System.Text.Json\"\nusing XlstmLab.Models;");
+        var result = await Succeed(engine, "typeof(XlstmConfig).Assembly == Type.GetType(\"XlstmLab.Models.XlstmConfig, XlstmLab\").Assembly");
+
+        Assert.Equal("True", result.Outputs[0].Text("text/plain"));
+    }
+
+    [Theory]
+    [InlineData("#r \"nuget: No.Such.Package, 1.0\"", "does not carry 'No.Such.Package'")]
+    [InlineData("#r \"missing/My.dll\"", "there is no file")]
+    [InlineData("#r \"text.dll\"", "no .NET assembly")]
+    [InlineData("#!fsharp\nlet x = 1", "'#!fsharp' is not supported")]
+    public async Task RunAsync_ReferenceOrMagicItCannotServe_SaysWhatToDo(string source, string message)
+    {
+        using ScratchFolder folder = new();
+        File.WriteAllText(folder.File("text.dll"), "no assembly");
+        var result = await new CellEngine(folder.Path).RunAsync(source, cancellationToken: TestContext.Current.CancellationToken);
+
+        Assert.Equal(CellStatus.Failed, result.Status);
+        Assert.Contains(message, result.Error!.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task RunAsync_ReferenceByPath_LoadsTheFileOnce()
+    {
+        using ScratchFolder folder = new();
+        var library = Microsoft.CodeAnalysis.CSharp.CSharpCompilation.Create(
+            "Lib",
+            [Microsoft.CodeAnalysis.CSharp.CSharpSyntaxTree.ParseText(
+                "public static class Lib { public static int Count; public static int Next() => ++Count; }", cancellationToken: TestContext.Current.CancellationToken)],
+            [Microsoft.CodeAnalysis.MetadataReference.CreateFromFile(typeof(object).Assembly.Location)],
+            new(Microsoft.CodeAnalysis.OutputKind.DynamicallyLinkedLibrary));
+        using (var image = File.Create(folder.File("Lib.dll")))
+        {
+            Assert.True(library.Emit(image, cancellationToken: TestContext.Current.CancellationToken).Success);
+        }
+
+        File.WriteAllText(folder.File("setup.csx"), "#r \"Lib.dll\"\nint fromSetup = Lib.Next();");
+
+        CellEngine engine = new(folder.Path);
+        await Succeed(engine, "#load \"setup.csx\"");
+        await Succeed(engine, "#r \"Lib.dll\"\nLib.Next();");
+        Assert.Equal("1 3", (await Succeed(engine, "$\"{fromSetup} {Lib.Next()}\"")).Outputs[0].Text("text/plain"));
+    }
+
+    [Fact]
+    public async Task RunAsync_Magics_AreTakenOutsideOfTextOnly()
+    {
+        var result = await Succeed(new CellEngine(), "#!csharp\n#!time\nvar s = @\"\n#!fsharp\n\";\ns.Trim()");
+
+        Assert.Equal("#!fsharp", result.Outputs[0].Text("text/plain"));
+        Assert.StartsWith("Wall time: ", result.Outputs[1].Text("text/plain"), StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("while (true) { }")]
+    [InlineData("await Task.Delay(-1);")]
+    [InlineData("await Task.Delay(60000, CellCancellation);")]
+    public async Task RunAsync_EndlessCell_IsInterruptedAndStateSurvives(string source)
+    {
+        CellEngine engine = new();
+        await Succeed(engine, "int before = 1;");
+        using CancellationTokenSource cancellation = new(300);
+        long start = Stopwatch.GetTimestamp();
+        var result = await engine.RunAsync("Console.Write(\"x\");\n" + source, cancellationToken: cancellation.Token);
+
+        Assert.Equal(CellStatus.Interrupted, result.Status);
+        Assert.InRange(Stopwatch.GetElapsedTime(start).TotalSeconds, 0, 20);
+        Assert.Equal("x", result.Outputs[0].Text());
+        Assert.Equal("1", (await Succeed(engine, "before")).Outputs[0].Text("text/plain"));
+    }
+
+    [Fact]
+    public async Task RunAsync_TensorInCell_FindsLibtorch() =>
+        Assert.Equal("float32 [] on cpu: 6", (await Succeed(new CellEngine(), "using static TorchSharp.torch;\nones(2, 3).sum()")).Outputs[0].Text("text/plain"));
+
+    [Fact]
+    public async Task RunAsync_RunawayOutput_IsCut()
+    {
+        var result = await Succeed(new CellEngine(), "var line = new string('x', 1_000_000);\nfor (int i = 0; i < 50; i++) Console.Write(line);");
+
+        Assert.InRange(result.Outputs[0].Text().Length, 1_000_000, 4_000_000);
+        Assert.Contains("left out", result.Outputs[0].Text(), StringComparison.Ordinal);
+    }
+
+    private static async Task<CellResult> Succeed(CellEngine engine, string source)
+    {
+        var result = await engine.RunAsync(source, cancellationToken: TestContext.Current.CancellationToken);
+        Assert.True(result.Status == CellStatus.Succeeded, string.Join("\n", result.Error?.Traceback ?? []));
+        return result;
+    }
+}

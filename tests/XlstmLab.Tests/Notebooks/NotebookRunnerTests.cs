@@ -1,0 +1,157 @@
+using System.Diagnostics;
+using XlstmLab.Notebooks;
+using Xunit;
+
+namespace XlstmLab.Tests.Notebooks;
+
+[Collection(NotebookTestSetup.Name)]
+public sealed class NotebookRunnerTests
+{
+    private const string Declarations = "[parameters]int steps = 10;\nvar rate = 1e-3;\nstring name = \"a\", path = null;\nbool fast = false;\nfloat? scale = null;\nconst int Fixed = 1;\nvar list = new[] { 1 };";
+
+    [Fact]
+    public async Task RunAsync_ValidNotebook_WritesOutputsAfterEachCell()
+    {
+        using ScratchFolder folder = new();
+        string input = folder.Notebook("Console.WriteLine(Environment.CurrentDirectory);", "int a = 2;", "a + 1");
+        string before = Environment.CurrentDirectory;
+        List<(CellEvent, int, int)> events = [];
+        Recorder progress = new(report =>
+        {
+            // At every moment the file is a whole notebook with the outputs so far.
+            var soFar = Notebook.Load(folder.File("out.ipynb"));
+            int done = soFar.CodeCells.Count(cell => cell.ExecutionCount is not null);
+            Assert.Equal(report.Event == CellEvent.Finished ? report.Index : report.Index - 1, done);
+            events.Add((report.Event, report.Index, report.Count));
+        });
+        var result = await NotebookRunner.RunAsync(input, folder.File("out.ipynb"), progress: progress, cancellationToken: TestContext.Current.CancellationToken);
+
+        Assert.Equal((NotebookOutcome.Succeeded, 3, 3), (result.Outcome, result.CodeCells, result.Executed));
+        Assert.Null(result.FirstError);
+        Assert.Equal(before, Environment.CurrentDirectory);
+        Assert.Equal(7, events.Count);
+        Assert.Equal((CellEvent.Output, 1, 3), events[1]);
+        var cells = Notebook.Load(result.OutputPath).Cells;
+        Assert.Equal(Path.GetFileName(folder.Path), Path.GetFileName(cells[0].Outputs.Single().Text().Trim()));
+        Assert.Equal("3", cells[2].Outputs.Single().Text("text/plain"));
+        Assert.NotNull(cells[1].Metadata["execution"]!["shell.execute_reply"]);
+        Assert.Equal(["in.ipynb", "out.ipynb"], Directory.EnumerateFiles(folder.Path).Select(Path.GetFileName).Order());
+    }
+
+    [Fact]
+    public async Task RunAsync_FailingCell_StopsAndKeepsOutputs()
+    {
+        using ScratchFolder folder = new();
+        string input = folder.Notebook("1", "[raises-exception]throw new Exception(\"meant\");", "Console.Write(\"so far\");\nthrow new Exception(\"bad\");", "4");
+        var result = await NotebookRunner.RunAsync(input, folder.File("out.ipynb"), cancellationToken: TestContext.Current.CancellationToken);
+
+        Assert.Equal((NotebookOutcome.Failed, 4, 3), (result.Outcome, result.CodeCells, result.Executed));
+        Assert.Equal("cell 3, line 2: bad", result.FirstError!.ToString());
+        var cells = Notebook.Load(result.OutputPath).Cells;
+        Assert.Equal(["stream", "error"], cells[2].Outputs.Select(output => output.Type()));
+        Assert.Empty(cells[3].Outputs);
+        Assert.Null(cells[3].ExecutionCount);
+    }
+
+    [Fact]
+    public async Task RunAsync_Parameters_AreInjectedAndReplacedOnTheNextRun()
+    {
+        using ScratchFolder folder = new();
+        string input = folder.Notebook(Declarations, "FormattableString.Invariant($\"{steps} {rate} {name} {path} {fast} {scale}\")");
+        string output = folder.File("out.ipynb");
+        Dictionary<string, object?> first = new() { ["steps"] = "20", ["rate"] = -0.5, ["name"] = "a \"b\"\\", ["path"] = "c:\\d", ["fast"] = true, ["scale"] = "1.5" };
+        await NotebookRunner.RunAsync(input, output, first, cancellationToken: TestContext.Current.CancellationToken);
+        var cells = Notebook.Load(output).Cells;
+        Assert.Equal(3, cells.Count);
+        Assert.Equal(["injected-parameters"], cells[1].Tags);
+        Assert.Equal("20 -0.5 a \"b\"\\ c:\\d True 1.5", cells[2].Outputs.Single().Text("text/plain"));
+
+        await NotebookRunner.RunAsync(output, output, new Dictionary<string, object?> { ["steps"] = 7 }, cancellationToken: TestContext.Current.CancellationToken);
+        cells = Notebook.Load(output).Cells;
+        Assert.Equal(3, cells.Count);
+        Assert.Equal("// Parameters\nsteps = 7;", cells[1].Source);
+        Assert.Equal("7 0.001 a  False ", cells[2].Outputs.Single().Text("text/plain"));
+    }
+
+    [Theory]
+    [InlineData("stps", "5", "does not declare 'stps'; it declares steps, rate")]
+    [InlineData("steps", "1e3", "'steps' is declared as int; '1e3'")]
+    [InlineData("steps", "99999999999", "declared as int")]
+    [InlineData("rate", "fast", "declared as double")]
+    [InlineData("fast", "yes", "declared as bool")]
+    [InlineData("Fixed", "2", "const")]
+    [InlineData("list", "2", "cannot be set from outside")]
+    [InlineData("steps", null, "declared as int")]
+    public async Task RunAsync_ParameterThatDoesNotFit_SaysWhy(string name, string? value, string message)
+    {
+        using ScratchFolder folder = new();
+        string input = folder.Notebook(Declarations);
+        var error = await Assert.ThrowsAsync<NotebookException>(() => NotebookRunner.RunAsync(
+            input, folder.File("out.ipynb"), new Dictionary<string, object?> { [name] = value }, cancellationToken: TestContext.Current.CancellationToken));
+
+        Assert.Contains(message, error.Message, StringComparison.Ordinal);
+        Assert.False(File.Exists(folder.File("out.ipynb")));
+    }
+
+    [Fact]
+    public void Inject_NoParametersCell_SaysSo()
+    {
+        var error = Assert.Throws<NotebookException>(() => NotebookParameters.Inject(new Notebook(), new Dictionary<string, object?> { ["a"] = 1 }));
+
+        Assert.Contains("tagged 'parameters'", error.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task RunAsync_TimeLimit_InterruptsTheCellAndKeepsAValidFile()
+    {
+        using ScratchFolder folder = new();
+        string input = folder.Notebook("1", "while (true) { }", "3");
+        var result = await NotebookRunner.RunAsync(
+            input, folder.File("out.ipynb"), timeout: TimeSpan.FromSeconds(2), cancellationToken: TestContext.Current.CancellationToken);
+
+        Assert.Equal((NotebookOutcome.TimedOut, 2), (result.Outcome, result.Executed));
+        Assert.Contains("time limit of 00:00:02", result.FirstError!.Message, StringComparison.Ordinal);
+        Assert.Equal("1", Notebook.Load(result.OutputPath).Cells[0].Outputs.Single().Text("text/plain"));
+    }
+
+    [Fact]
+    public async Task RunAsync_Cancelled_ThrowsAfterWritingAValidFile()
+    {
+        using ScratchFolder folder = new();
+        string input = folder.Notebook("Console.WriteLine(\"going\"); while (true) { }");
+        using CancellationTokenSource cancellation = new();
+        Recorder progress = new(report =>
+        {
+            if (report.Event == CellEvent.Output)
+            {
+                Assert.Equal("going\n", report.Text);
+                cancellation.CancelAfter(50);
+            }
+        });
+        long start = Stopwatch.GetTimestamp();
+        await Assert.ThrowsAnyAsync<OperationCanceledException>(() =>
+            NotebookRunner.RunAsync(input, folder.File("out.ipynb"), progress: progress, cancellationToken: cancellation.Token));
+
+        Assert.InRange(Stopwatch.GetElapsedTime(start).TotalSeconds, 0, 20);
+        Assert.Equal(["stream", "error"], Notebook.Load(folder.File("out.ipynb")).Cells[0].Outputs.Select(output => output.Type()));
+    }
+
+    [Fact]
+    public async Task RunAsync_CellInAnotherLanguage_IsRefused()
+    {
+        using ScratchFolder folder = new();
+        Notebook notebook = new();
+        notebook.Cells.Add(new NotebookCell(CellKind.Code, "let x = 1"));
+        notebook.Cells[0].Metadata["polyglot_notebook"] = new System.Text.Json.Nodes.JsonObject { ["kernelName"] = "fsharp" };
+        notebook.Save(folder.File("in.ipynb"));
+
+        var error = await Assert.ThrowsAsync<NotebookException>(() =>
+            NotebookRunner.RunAsync(folder.File("in.ipynb"), folder.File("out.ipynb"), cancellationToken: TestContext.Current.CancellationToken));
+        Assert.Contains("'fsharp'", error.Message, StringComparison.Ordinal);
+    }
+
+    private sealed class Recorder(Action<CellProgress> action) : IProgress<CellProgress>
+    {
+        public void Report(CellProgress value) => action(value);
+    }
+}

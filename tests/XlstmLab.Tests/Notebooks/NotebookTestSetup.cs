@@ -1,0 +1,56 @@
+using System.Text.Json.Nodes;
+using XlstmLab.Notebooks;
+using Xunit;
+
+namespace XlstmLab.Tests.Notebooks;
+
+/// <summary>Tests that share the process's console, working directory or formatters run one after the other.</summary>
+[CollectionDefinition(Name, DisableParallelization = true)]
+public sealed class NotebookTestSetup
+{
+    public const string Name = "notebooks";
+}
+
+/// <summary>A folder that goes with the test.</summary>
+internal sealed class ScratchFolder : IDisposable
+{
+    private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("xlstm-notebook-");
+
+    public string Path => _folder.FullName;
+
+    public string File(string name) => System.IO.Path.Combine(Path, name);
+
+    /// <summary>Saves a notebook of code cells; a cell may start with a tag in the form <c>[tag]</c>.</summary>
+    public string Notebook(params string[] cells)
+    {
+        Notebook notebook = new();
+        foreach (string text in cells)
+        {
+            bool tagged = text.StartsWith('[');
+            NotebookCell cell = new(CellKind.Code, tagged ? text[(text.IndexOf(']', StringComparison.Ordinal) + 1)..] : text);
+            if (tagged)
+            {
+                cell.Metadata["tags"] = new JsonArray(text[1..text.IndexOf(']', StringComparison.Ordinal)]);
+            }
+
+            notebook.Cells.Add(cell);
+        }
+
+        notebook.Save(File("in.ipynb"));
+        return File("in.ipynb");
+    }
+
+    public void Dispose() => _folder.Delete(recursive: true);
+}
+
+/// <summary>Reads outputs.</summary>
+internal static class OutputExtensions
+{
+    public static string Type(this JsonNode? output) => (string)output!["output_type"]!;
+
+    public static string Text(this JsonNode? output, string? mimeType = null)
+    {
+        var node = mimeType is null ? output!["text"] : output!["data"]![mimeType];
+        return string.Concat(node!.AsArray().Select(line => (string)line!));
+    }
+}
