@@ -69,10 +69,10 @@ internal static partial class CellTrace
     [GeneratedRegex(@"Submission#\d+\.")]
     private static partial Regex Submission();
 
-    [GeneratedRegex(@"<<Initialize>>d__\d+\.MoveNext\(\) in (?<where>cell \d+:line \d+)$")]
+    [GeneratedRegex(@"<<Initialize>>d__\d+\.MoveNext\(\) in (?:.*[/\\])?(?<where>cell \d+:line \d+)$")]
     private static partial Regex Statement();
 
-    [GeneratedRegex(@"cell (?<cell>\d+):line (?<line>\d+)$")]
+    [GeneratedRegex(@"(?:(?<= in )(?:.*[/\\])?|(?<=^   at ))cell (?<cell>\d+):line (?<line>\d+)$")]
     private static partial Regex CellLine();
 
     [GeneratedRegex(@"^   at .*\bcell (?<cell>\d+), line (?<line>\d+)$")]
