@@ -58,7 +58,7 @@ public static partial class NotebookHtml
             {{body}}</main>
             <script>
             window.addEventListener("beforeprint", function () {
-              document.querySelectorAll("details").forEach(function (d) { d.open = true; });
+              document.querySelectorAll(".cell > details").forEach(function (d) { d.open = true; });
               if (window.Plotly) document.querySelectorAll(".js-plotly-plot").forEach(function (c) { window.Plotly.Plots.resize(c); });
             });
             </script>
