@@ -78,7 +78,7 @@ public sealed class Notebook
     /// <summary>Saves the notebook: whole, or not at all.</summary>
     /// <param name="path">The file to write; a file of that name is replaced.</param>
     /// <exception cref="NotebookException">The file cannot be written.</exception>
-    public void Save(string path) => AtomicFile.Write(path, ToUtf8());
+    public void Save(string path) => NotebookFile.Write(path, ToUtf8());
 
     private byte[] ToUtf8()
     {

@@ -24,7 +24,7 @@ public static partial class NotebookHtml
     public static void Export(Notebook notebook, string path, string? pictures = null)
     {
         ArgumentNullException.ThrowIfNull(notebook);
-        AtomicFile.Write(path, Encoding.UTF8.GetBytes(Render(notebook, Path.GetFileNameWithoutExtension(path), pictures)));
+        NotebookFile.Write(path, Encoding.UTF8.GetBytes(Render(notebook, Path.GetFileNameWithoutExtension(path), pictures)));
     }
 
     /// <summary>The page that <see cref="Export"/> writes. Source, console text and plain text are escaped; HTML outputs are taken as they are.</summary>
