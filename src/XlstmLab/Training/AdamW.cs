@@ -1,0 +1,254 @@
+using System.Numerics;
+using TorchSharp;
+using TorchSharp.Modules;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Training;
+
+/// <summary>AdamW (Loshchilov and Hutter 2019) over float32 master weights, with weight decay on dense weights only.</summary>
+/// <remarks>
+/// On a CPU one pass over the memory of weights, gradients and moments does the whole update, in parallel and without an order that could
+/// change its result; other devices take libtorch's operations. The two agree to rounding.
+/// </remarks>
+public sealed class AdamW : IDisposable
+{
+    private const int BlockLength = 1 << 14;
+
+    private readonly (string Name, Parameter Weight, bool Decays)[] _parameters;
+    private readonly Tensor[] _means;
+    private readonly Tensor[] _squares;
+    private readonly Tensor _steps;
+    private readonly MemoryBlock[] _blocks;
+    private readonly double _beta1;
+    private readonly double _beta2;
+    private readonly double _epsilon;
+    private readonly double _weightDecay;
+
+    /// <summary>Moments for each parameter, on its device.</summary>
+    /// <param name="parameters">Names as in the state dict, and parameters: float32, contiguous, on one device for good.</param>
+    /// <param name="beta1">The decay of the mean of gradients.</param>
+    /// <param name="beta2">The decay of the mean of squared gradients.</param>
+    /// <param name="epsilon">Added to the root of the mean of squares.</param>
+    /// <param name="weightDecay">The decay, multiplied by the learning rate, of the weights for which <see cref="Decays"/> is true.</param>
+    /// <exception cref="ArgumentException">A parameter is not float32 or not contiguous, or they are on several devices.</exception>
+    public AdamW(
+        IEnumerable<(string Name, Parameter Parameter)> parameters,
+        double beta1 = 0.9,
+        double beta2 = 0.95,
+        double epsilon = 1e-8,
+        double weightDecay = 0.1)
+    {
+        _parameters =
+        [
+            .. parameters.Where(p => p.Parameter.requires_grad).Select(p => (p.Name, p.Parameter, Decays(p.Name, p.Parameter.shape))),
+        ];
+        foreach (var (name, weight, _) in _parameters)
+        {
+            var first = _parameters[0].Weight;
+            if (weight.dtype != ScalarType.Float32 || !weight.is_contiguous()
+                || weight.device_type != first.device_type || weight.device_index != first.device_index)
+            {
+                throw new ArgumentException(
+                    $"The parameter {name} is {weight.dtype} on {weight.device}{(weight.is_contiguous() ? "" : ", not contiguous")}; "
+                    + $"the optimiser needs contiguous float32 parameters, all on {first.device}. "
+                    + "Move the model as a whole before training, and compute in bfloat16 by ComputeType.");
+            }
+        }
+
+        (_beta1, _beta2, _epsilon, _weightDecay) = (beta1, beta2, epsilon, weightDecay);
+        using var noGrad = no_grad();
+        _means = [.. _parameters.Select(p => zeros_like(p.Weight).DetachFromDisposeScope())];
+        _squares = [.. _parameters.Select(p => zeros_like(p.Weight).DetachFromDisposeScope())];
+        _steps = zeros(1, ScalarType.Int64).DetachFromDisposeScope();
+        _blocks = MemoryBlock.Cut([.. _parameters.Select(p => p.Weight.NumberOfElements)], BlockLength);
+    }
+
+    /// <summary>The number of updates so far.</summary>
+    public long Steps => _steps.item<long>();
+
+    /// <summary>
+    /// Whether weight decay acts on a parameter: on those with two dimensions or more, the head's and the gates' weights among
+    /// them, but not on embedding tables, norms and biases of any shape.
+    /// </summary>
+    /// <param name="name">
+    /// The name in the state dict. A part between dots tells an embedding (<c>embedding</c>, <c>embeddings</c>, <c>wte</c>), a norm
+    /// (it contains <c>norm</c>) or a bias (it ends in <c>bias</c>). A head tied to the embedding goes by the embedding's name.
+    /// </param>
+    /// <param name="shape">The shape.</param>
+    public static bool Decays(string name, IReadOnlyCollection<long> shape) =>
+        shape.Count >= 2
+        && !name.Split('.').Any(part =>
+            part is "embedding" or "embeddings" or "wte"
+            || part.Contains("norm", StringComparison.OrdinalIgnoreCase)
+            || part.EndsWith("bias", StringComparison.Ordinal));
+
+    /// <summary>One update from the parameters' gradients; a parameter without one is left as it is.</summary>
+    /// <param name="learningRate">The learning rate.</param>
+    /// <param name="gradientScale">What every gradient is multiplied by, such as the factor of clipping.</param>
+    public void Step(double learningRate, double gradientScale = 1)
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        if (_parameters.Length > 0 && _parameters[0].Weight.device_type == DeviceType.CPU)
+        {
+            StepOnCpu(learningRate, gradientScale);
+        }
+        else
+        {
+            StepAnywhere(learningRate, gradientScale);
+        }
+    }
+
+    /// <summary>The moments and the number of updates, by name: <c>exp_avg.NAME</c>, <c>exp_avg_sq.NAME</c> and <c>step</c>.</summary>
+    /// <returns>The optimiser's own tensors, not copies: what is written into them counts.</returns>
+    public IReadOnlyDictionary<string, Tensor> StateDict()
+    {
+        var state = new Dictionary<string, Tensor> { ["step"] = _steps };
+        for (var p = 0; p < _parameters.Length; p++)
+        {
+            state.Add($"exp_avg.{_parameters[p].Name}", _means[p]);
+            state.Add($"exp_avg_sq.{_parameters[p].Name}", _squares[p]);
+        }
+
+        return state;
+    }
+
+    /// <summary>Takes over what <see cref="StateDict"/> gave.</summary>
+    /// <exception cref="ArgumentException">A tensor is missing or has another shape: the state belongs to another model.</exception>
+    public void LoadStateDict(IReadOnlyDictionary<string, Tensor> state)
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        foreach (var (name, target) in StateDict())
+        {
+            if (!state.TryGetValue(name, out var source) || !source.shape.SequenceEqual(target.shape))
+            {
+                var found = source is null ? "no" : $"the shape [{string.Join(", ", source.shape)}] for";
+                throw new ArgumentException(
+                    $"The optimiser's state has {found} '{name}', and the model needs [{string.Join(", ", target.shape)}]: "
+                    + "it was saved by the training of another model.");
+            }
+
+            target.copy_(source);
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (var moment in _means.Concat(_squares).Append(_steps))
+        {
+            moment.Dispose();
+        }
+    }
+
+    /// <summary>The update in libtorch's operations.</summary>
+    internal void StepAnywhere(double learningRate, double gradientScale)
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        var (stepSize, root) = NextCorrections(learningRate);
+        for (var p = 0; p < _parameters.Length; p++)
+        {
+            var (_, weight, decays) = _parameters[p];
+            if (weight.grad is not { } gradient)
+            {
+                continue;
+            }
+
+            using var inner = NewDisposeScope();
+            gradient = gradient * gradientScale;
+            weight.mul_(Retained(learningRate, decays));
+            _means[p].lerp_(gradient, 1 - _beta1);
+            _squares[p].mul_(_beta2).addcmul_(gradient, gradient, 1 - _beta2);
+            weight.addcdiv_(_means[p], (_squares[p].sqrt() / root).add_(_epsilon), -stepSize);
+        }
+    }
+
+    /// <summary>The update in one pass over memory.</summary>
+    internal unsafe void StepOnCpu(double learningRate, double gradientScale)
+    {
+        using var scope = NewDisposeScope();
+        var (stepSize, root) = NextCorrections(learningRate);
+        var weights = _parameters.Select(p => MemoryBlock.Pointer(p.Weight)).ToArray();
+        var gradients = _parameters.Select(p => p.Weight.grad is { } g ? MemoryBlock.Pointer(g.contiguous()) : 0).ToArray();
+        var means = _means.Select(MemoryBlock.Pointer).ToArray();
+        var squares = _squares.Select(MemoryBlock.Pointer).ToArray();
+        var rule = new Rule
+        {
+            Scale = (float)gradientScale,
+            MeanShare = (float)(1 - _beta1),
+            Beta2 = (float)_beta2,
+            SquareShare = (float)(1 - _beta2),
+            Epsilon = (float)_epsilon,
+            InverseRoot = (float)(1 / root),
+            StepSize = (float)stepSize,
+        };
+        Parallel.For(0, _blocks.Length, MemoryBlock.Threads, b =>
+        {
+            var (p, start, length) = _blocks[b];
+            if (gradients[p] != 0)
+            {
+                rule.Apply(
+                    (float*)weights[p] + start,
+                    (float*)gradients[p] + start,
+                    (float*)means[p] + start,
+                    (float*)squares[p] + start,
+                    length,
+                    (float)Retained(learningRate, _parameters[p].Decays));
+            }
+        });
+    }
+
+    private double Retained(double learningRate, bool decays) => decays ? 1 - learningRate * _weightDecay : 1;
+
+    /// <summary>Counts the update; its step size and the root of the second moment's bias correction.</summary>
+    private (double StepSize, double Root) NextCorrections(double learningRate)
+    {
+        _steps.add_(1);
+        var steps = Steps;
+        return (learningRate / (1 - Math.Pow(_beta1, steps)), Math.Sqrt(1 - Math.Pow(_beta2, steps)));
+    }
+
+    /// <summary>The numbers of one update, and the update of one stretch of memory.</summary>
+    private readonly record struct Rule
+    {
+        public float Scale { get; init; }
+
+        public float MeanShare { get; init; }
+
+        public float Beta2 { get; init; }
+
+        public float SquareShare { get; init; }
+
+        public float Epsilon { get; init; }
+
+        public float InverseRoot { get; init; }
+
+        public float StepSize { get; init; }
+
+        public unsafe void Apply(float* weights, float* gradients, float* means, float* squares, int length, float retained)
+        {
+            var i = 0;
+            for (; i <= length - Vector<float>.Count; i += Vector<float>.Count)
+            {
+                var g = Vector.Load(gradients + i) * Scale;
+                var m = Vector.Load(means + i);
+                m += (g - m) * MeanShare;
+                var v = Vector.Load(squares + i) * Beta2 + g * g * SquareShare;
+                Vector.Store(m, means + i);
+                Vector.Store(v, squares + i);
+                var denominator = Vector.SquareRoot(v) * InverseRoot + new Vector<float>(Epsilon);
+                Vector.Store(Vector.Load(weights + i) * retained - m / denominator * StepSize, weights + i);
+            }
+
+            for (; i < length; i++)
+            {
+                var g = gradients[i] * Scale;
+                means[i] += (g - means[i]) * MeanShare;
+                squares[i] = squares[i] * Beta2 + g * g * SquareShare;
+                weights[i] = weights[i] * retained - means[i] / (MathF.Sqrt(squares[i]) * InverseRoot + Epsilon) * StepSize;
+            }
+        }
+    }
+}

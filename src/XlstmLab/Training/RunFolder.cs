@@ -1,0 +1,315 @@
+using System.Globalization;
+using System.Text;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using TorchSharp;
+using TorchSharp.Modules;
+using XlstmLab.Checkpoints;
+using XlstmLab.Models;
+
+namespace XlstmLab.Training;
+
+/// <summary>The folder of a training run, and all that is written into it.</summary>
+/// <remarks>
+/// It holds <c>config.json</c> (model, training and data), <c>metrics.jsonl</c> (a <see cref="TrainingMetrics"/> a line, appended),
+/// <c>meta.json</c> (<see cref="RunMetadata"/>), <c>log.txt</c>, <c>checkpoints/step-000500</c> and TensorBoard's event files.
+/// </remarks>
+public sealed class RunFolder : IDisposable
+{
+    private const string ConfigName = "config.json";
+    private const string MetricsName = "metrics.jsonl";
+    private const string MetadataName = "meta.json";
+    private const string LogName = "log.txt";
+    private const string LockName = ".lock";
+    private const string EventPattern = "events.out.tfevents.*";
+
+    /// <summary>What a run may change when it goes on: none of it touches weights or data.</summary>
+    private static readonly string[] HarmlessSettings =
+    [
+        "training.log_every", "training.statistics_every", "training.validate_every", "training.checkpoint_every",
+        "training.keep_checkpoints", "training.max_bad_steps", "training.tensor_board",
+    ];
+
+    private readonly FileStream _lock;
+    private StreamWriter? _metrics;
+    private StreamWriter? _log;
+    private SummaryWriter? _events;
+
+    private RunFolder(string folder, FileStream @lock)
+    {
+        Folder = folder;
+        _lock = @lock;
+    }
+
+    /// <summary>The path.</summary>
+    public string Folder { get; }
+
+    /// <summary>The metrics of a run, whether it has ended or not.</summary>
+    /// <param name="folder">The run's folder.</param>
+    /// <returns>The complete lines; a last line that is being written is left out.</returns>
+    /// <exception cref="InvalidDataException">A line is not one of metrics.</exception>
+    public static IReadOnlyList<TrainingMetrics> ReadMetrics(string folder) =>
+        [.. ReadMetricLines(folder).Select(line => line.Metrics)];
+
+    /// <summary>The run's metadata.</summary>
+    /// <param name="folder">The run's folder.</param>
+    /// <exception cref="FileNotFoundException">The folder has none.</exception>
+    public static RunMetadata ReadMetadata(string folder) =>
+        JsonSerializer.Deserialize<RunMetadata>(File.ReadAllText(Path.Combine(folder, MetadataName)), RunJson.Indented)
+        ?? throw new InvalidDataException($"{Path.Combine(folder, MetadataName)} holds null.");
+
+    /// <summary>The run's training configuration.</summary>
+    /// <param name="folder">The run's folder.</param>
+    /// <exception cref="InvalidDataException">config.json does not hold one.</exception>
+    public static TrainingConfig ReadTrainingConfig(string folder)
+    {
+        var path = Path.Combine(folder, ConfigName);
+        try
+        {
+            return JsonNode.Parse(File.ReadAllText(path))?["training"].Deserialize<TrainingConfig>(RunJson.Indented)
+                ?? throw new JsonException("it has no 'training'");
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException)
+        {
+            throw new InvalidDataException($"{path} cannot be read as a run's configuration: {e.Message}", e);
+        }
+    }
+
+    /// <summary>The folder of the latest complete checkpoint; null if there is none.</summary>
+    /// <param name="folder">The run's folder.</param>
+    public static string? LatestCheckpoint(string folder) =>
+        TrainingCheckpoint.List(folder) is { Count: > 0 } checkpoints ? checkpoints[^1].Folder : null;
+
+    /// <summary>When the run that is continued first started; null for a new one.</summary>
+    internal DateTimeOffset? StartedAt => File.Exists(Path.Combine(Folder, MetadataName)) ? ReadMetadata(Folder).StartedAt : null;
+
+    /// <summary>Opens a new or an existing run, for this process alone.</summary>
+    /// <param name="folder">The folder; it is made if need be.</param>
+    /// <param name="config">The training configuration.</param>
+    /// <param name="model">The model's configuration, any object that JSON can hold.</param>
+    /// <param name="data">A description of the data, likewise.</param>
+    /// <param name="startOver">Whether an earlier run in the folder is deleted.</param>
+    /// <exception cref="InvalidOperationException">
+    /// Another process trains in it, it is some other folder, or its run has another configuration.
+    /// </exception>
+    internal static RunFolder Open(string folder, TrainingConfig config, object? model, object? data, bool startOver)
+    {
+        folder = Path.GetFullPath(folder);
+        Directory.CreateDirectory(folder);
+        var run = new RunFolder(folder, Lock(folder));
+        try
+        {
+            run.Prepare(config, model, data, startOver);
+            return run;
+        }
+        catch
+        {
+            run.Dispose();
+            throw;
+        }
+    }
+
+    /// <summary>Drops the metrics of steps that a checkpoint does not cover, since they will be made again.</summary>
+    internal void TruncateMetrics(int lastStep)
+    {
+        var path = Path.Combine(Folder, MetricsName);
+        var kept = ReadMetricLines(Folder).TakeWhile(line => line.Metrics.Step <= lastStep).Select(line => line.Text + "\n");
+        AtomicFile.WriteText(path, string.Concat(kept));
+    }
+
+    /// <summary>Appends a line of metrics, to the event file too if there is one.</summary>
+    internal void Append(TrainingMetrics metrics, bool tensorBoard)
+    {
+        _metrics ??= Appender(MetricsName);
+        _metrics.Write(JsonSerializer.Serialize(metrics, RunJson.Line) + "\n");
+        _metrics.Flush();
+        if (tensorBoard)
+        {
+            AppendEvents(metrics);
+        }
+    }
+
+    /// <summary>Brings the metrics to the disk, so that no checkpoint is ahead of them.</summary>
+    internal void FlushMetrics() => (_metrics?.BaseStream as FileStream)?.Flush(flushToDisk: true);
+
+    /// <summary>Appends a line to <c>log.txt</c>.</summary>
+    internal void Log(string message)
+    {
+        _log ??= Appender(LogName);
+        _log.Write(string.Create(CultureInfo.InvariantCulture, $"{DateTime.UtcNow:yyyy-MM-dd HH:mm:ss}Z {message}\n"));
+        _log.Flush();
+    }
+
+    /// <summary>Writes <c>meta.json</c>.</summary>
+    internal void WriteMetadata(RunMetadata metadata) =>
+        AtomicFile.WriteText(
+            Path.Combine(Folder, MetadataName),
+            JsonSerializer.Serialize(metadata with { UpdatedAt = DateTimeOffset.UtcNow }, RunJson.Indented) + "\n");
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _metrics?.Dispose();
+        _log?.Dispose();
+        _lock.Dispose();
+    }
+
+    private static FileStream Lock(string folder)
+    {
+        try
+        {
+            return new(
+                Path.Combine(folder, LockName), FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
+        }
+        catch (IOException e) when (e is not (DirectoryNotFoundException or FileNotFoundException or PathTooLongException))
+        {
+            throw new InvalidOperationException(
+                $"Another process trains in {folder}: {e.Message} Wait for it to end, or choose another folder.", e);
+        }
+    }
+
+    private void Prepare(TrainingConfig config, object? model, object? data, bool startOver)
+    {
+        var path = Path.Combine(Folder, ConfigName);
+        var description = new JsonObject
+        {
+            ["model"] = model is XlstmConfig xlstm
+                ? JsonNode.Parse(XlstmConfigJson.Text(xlstm))
+                : JsonSerializer.SerializeToNode(model, RunJson.Indented),
+            ["training"] = JsonSerializer.SerializeToNode(config, RunJson.Indented),
+            ["data"] = JsonSerializer.SerializeToNode(data, RunJson.Indented),
+        };
+        if (!File.Exists(path))
+        {
+            var others = Directory.EnumerateFileSystemEntries(Folder)
+                .Select(Path.GetFileName)
+                .Where(name => name != LockName && !name!.Contains(".tmp-", StringComparison.Ordinal))
+                .ToArray();
+            if (others.Length > 0)
+            {
+                throw new InvalidOperationException(
+                    $"{Folder} is not a run's folder: it has no {ConfigName}, but {string.Join(", ", others.Take(5))}. "
+                    + "Choose a new or an empty folder.");
+            }
+        }
+        else if (startOver)
+        {
+            DeleteRun();
+        }
+        else
+        {
+            RefuseOtherConfig(path, description, config);
+        }
+
+        AtomicFile.WriteText(path, description.ToJsonString(RunJson.Indented) + "\n");
+        TrainingCheckpoint.RemoveLeftovers(Folder);
+        foreach (var leftover in Directory.EnumerateFiles(Folder, "*.tmp-*"))
+        {
+            File.Delete(leftover);
+        }
+    }
+
+    private void DeleteRun()
+    {
+        // The configuration goes last: without it the rest would be no run's folder, and a killed deletion could not be repeated.
+        string[] written = [MetricsName, MetadataName, LogName];
+        foreach (var file in Directory.EnumerateFiles(Folder, EventPattern).Concat(written.Select(name => Path.Combine(Folder, name))))
+        {
+            File.Delete(file);
+        }
+
+        var checkpoints = Path.Combine(Folder, "checkpoints");
+        if (Directory.Exists(checkpoints))
+        {
+            Directory.Delete(checkpoints, recursive: true);
+        }
+
+        File.Delete(Path.Combine(Folder, ConfigName));
+    }
+
+    private void RefuseOtherConfig(string path, JsonNode description, TrainingConfig config)
+    {
+        // A setting that the old file lacks had today's default: it goes through the record.
+        var earlier = ReadTrainingConfig(Folder);
+        var old = JsonNode.Parse(File.ReadAllText(path))!;
+        old["training"] = JsonSerializer.SerializeToNode(earlier, RunJson.Indented);
+        var before = RunJson.Leaves(JsonNode.Parse(old.ToJsonString()));
+        var now = RunJson.Leaves(JsonNode.Parse(description.ToJsonString()));
+        var done = TrainingCheckpoint.List(Folder) is { Count: > 0 } checkpoints ? checkpoints[^1].Step : 0;
+        var sameRates = config.Steps >= done
+            && Enumerable.Range(1, done).All(step => earlier.LearningRate(step) == config.LearningRate(step));
+        var differences = before.Keys.Union(now.Keys)
+            .Where(key => !HarmlessSettings.Contains(key) && !(key == "training.steps" && sameRates))
+            .Where(key => before.GetValueOrDefault(key) != now.GetValueOrDefault(key))
+            .Select(key => $"  {key}: {before.GetValueOrDefault(key, "absent")} before, {now.GetValueOrDefault(key, "absent")} now")
+            .ToArray();
+        if (differences.Length > 0)
+        {
+            throw new InvalidOperationException(
+                $"The run in {Folder} was started with another configuration:\n{string.Join("\n", differences)}\n"
+                + "Go on with the old one, choose another folder, or ask explicitly to start over (that deletes the old run)."
+                + (earlier.Steps != config.Steps && !sameRates
+                    ? $" The number of steps may change only if that leaves the learning rates of the {done} steps done as they were."
+                    : ""));
+        }
+    }
+
+    private static IEnumerable<(string Text, TrainingMetrics Metrics)> ReadMetricLines(string folder)
+    {
+        var path = Path.Combine(folder, MetricsName);
+        if (!File.Exists(path))
+        {
+            yield break;
+        }
+
+        using var file = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite | FileShare.Delete);
+        using var reader = new StreamReader(file);
+        var text = reader.ReadToEnd();
+        var number = 0;
+        for (int start = 0, end; (end = text.IndexOf('\n', start)) >= 0; start = end + 1)
+        {
+            number++;
+            TrainingMetrics? metrics;
+            try
+            {
+                metrics = JsonSerializer.Deserialize<TrainingMetrics>(text.AsSpan(start, end - start), RunJson.Line);
+            }
+            catch (JsonException e)
+            {
+                throw new InvalidDataException($"Line {number} of {path} is not a line of metrics: {e.Message}", e);
+            }
+
+            yield return (text[start..end], metrics ?? throw new InvalidDataException($"Line {number} of {path} holds null."));
+        }
+    }
+
+    private void AppendEvents(TrainingMetrics metrics)
+    {
+        _events ??= torch.utils.tensorboard.SummaryWriter(Folder);
+        foreach (var (name, value) in new (string, double?)[]
+        {
+            ("train/loss", metrics.Loss),
+            ("train/learning_rate", metrics.LearningRate),
+            ("train/gradient_norm", metrics.GradientNorm),
+            ("train/tokens_per_second", metrics.TokensPerSecond),
+            ("train/parameter_norm", metrics.ParameterNorm),
+            ("validation/loss", metrics.ValidationLoss),
+            ("validation/bits_per_byte", metrics.ValidationBitsPerByte),
+            ("validation/ema_loss", metrics.EmaValidationLoss),
+        })
+        {
+            if (value is { } number)
+            {
+                _events.add_scalar(name, (float)number, metrics.Step);
+            }
+        }
+
+        foreach (var gate in metrics.Gates ?? [])
+        {
+            _events.add_scalar($"{gate.Name}/block{gate.Block:D2}_mean", (float)gate.Mean, metrics.Step);
+        }
+    }
+
+    private StreamWriter Appender(string name) =>
+        new(new FileStream(Path.Combine(Folder, name), FileMode.Append, FileAccess.Write, FileShare.ReadWrite), new UTF8Encoding(false));
+}

@@ -1,0 +1,115 @@
+using System.ComponentModel;
+using System.Diagnostics;
+using System.Reflection;
+using System.Runtime.InteropServices;
+using TorchSharp;
+
+namespace XlstmLab.Training;
+
+/// <summary>What a run ran on and how far it came: <c>meta.json</c>.</summary>
+public sealed record RunMetadata
+{
+    /// <summary>The commit checked out in the working folder, or null.</summary>
+    public string? GitCommit { get; init; }
+
+    /// <summary>Whether tracked files differed from that commit; null where there is none.</summary>
+    public bool? GitDirty { get; init; }
+
+    /// <summary>The version of this library, with the commit it was built from where the build knew it.</summary>
+    public string LibraryVersion { get; init; } = "";
+
+    /// <summary>The version of TorchSharp.</summary>
+    public string TorchSharpVersion { get; init; } = "";
+
+    /// <summary>The version of libtorch.</summary>
+    public string LibtorchVersion { get; init; } = "";
+
+    /// <summary>The operating system, the processor's architecture and the version of .NET.</summary>
+    public string Platform { get; init; } = "";
+
+    /// <summary>The device of the parameters.</summary>
+    public string Device { get; init; } = "";
+
+    /// <summary>libtorch's threads. Runs repeat bit for bit only with as many.</summary>
+    public int Threads { get; init; }
+
+    /// <summary>The seed of the training configuration.</summary>
+    public int Seed { get; init; }
+
+    /// <summary>The number of trainable numbers in the model.</summary>
+    public long Parameters { get; init; }
+
+    /// <summary>When the run first started, in UTC.</summary>
+    public DateTimeOffset StartedAt { get; init; }
+
+    /// <summary>When this file was written last, in UTC.</summary>
+    public DateTimeOffset UpdatedAt { get; init; }
+
+    /// <summary>How the run ended, or that it has not.</summary>
+    public TrainingStatus Status { get; init; }
+
+    /// <summary>What made it fail.</summary>
+    public string? Error { get; init; }
+
+    /// <summary>The updates done.</summary>
+    public int Step { get; init; }
+
+    /// <summary>The tokens predicted in training.</summary>
+    public long Tokens { get; init; }
+
+    /// <summary>The seconds of training.</summary>
+    public double Seconds { get; init; }
+
+    /// <summary>What can be known before the first step.</summary>
+    internal static RunMetadata Collect(torch.Device device, int seed, long parameters)
+    {
+        var commit = Git("rev-parse", "HEAD");
+        return new()
+        {
+            GitCommit = commit,
+            GitDirty = commit is null ? null : Git("status", "--porcelain", "--untracked-files=no") is { Length: > 0 },
+            LibraryVersion = Version(typeof(RunMetadata).Assembly),
+            TorchSharpVersion = Version(typeof(torch).Assembly),
+            LibtorchVersion = torch.__version__,
+            Platform = string.Join(
+                ", ", RuntimeInformation.OSDescription, RuntimeInformation.ProcessArchitecture, RuntimeInformation.FrameworkDescription),
+            Device = device.ToString(),
+            Threads = torch.get_num_threads(),
+            Seed = seed,
+            Parameters = parameters,
+            StartedAt = DateTimeOffset.UtcNow,
+        };
+    }
+
+    private static string Version(Assembly assembly) =>
+        assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion
+        ?? assembly.GetName().Version?.ToString()
+        ?? "";
+
+    /// <summary>What git answers about the working folder; null where there is no git, no repository or no answer in time.</summary>
+    private static string? Git(params string[] arguments)
+    {
+        try
+        {
+            using var git = Process.Start(new ProcessStartInfo("git", arguments)
+            {
+                RedirectStandardOutput = true,
+                RedirectStandardError = true,
+            });
+            var answer = git!.StandardOutput.ReadToEndAsync();
+            var errors = git.StandardError.ReadToEndAsync();
+            if (!git.WaitForExit(TimeSpan.FromSeconds(5)))
+            {
+                git.Kill();
+                return null;
+            }
+
+            _ = errors.Result;
+            return git.ExitCode == 0 ? answer.Result.Trim() : null;
+        }
+        catch (Win32Exception)
+        {
+            return null;
+        }
+    }
+}

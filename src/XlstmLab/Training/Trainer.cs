@@ -1,0 +1,391 @@
+using System.Diagnostics;
+using Microsoft.Extensions.Logging;
+using Microsoft.Extensions.Logging.Abstractions;
+using TorchSharp.Modules;
+using XlstmLab.Cells;
+using XlstmLab.Checkpoints;
+using XlstmLab.Models;
+using XlstmLab.Text;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Training;
+
+/// <summary>Trains a language model in a run folder, from where an earlier call stopped if there was one.</summary>
+/// <remarks>
+/// The same configuration, data and number of threads on the same CPU give the same losses bit for bit, however often the run was
+/// stopped or killed in between. Training sets the seed of torch's global generator.
+/// </remarks>
+/// <param name="model">The model: float32, on the device it trains on.</param>
+/// <param name="config">The configuration of the training.</param>
+/// <param name="training">The training text, at its first batch, cut for the configuration's context length.</param>
+/// <param name="validation">The batches a validation takes, each row from an empty state; may be empty.</param>
+/// <param name="runFolder">The run's folder: a new or an empty one, or that of the run to go on with.</param>
+/// <param name="progress">Told the metrics of every update.</param>
+/// <param name="logger">Told what also goes to the run's <c>log.txt</c>.</param>
+public sealed class Trainer(
+    LanguageModel model,
+    TrainingConfig config,
+    PackedTokens training,
+    IReadOnlyList<TokenBatch> validation,
+    string runFolder,
+    IProgress<TrainingMetrics>? progress = null,
+    ILogger? logger = null)
+{
+    private readonly ILogger _logger = logger ?? NullLogger.Instance;
+    private (string Name, Parameter Parameter)[] _parameters = [];
+
+    /// <summary>
+    /// The model's configuration, for <c>config.json</c> in the run folder and in every checkpoint. An xLSTM's own need not be given.
+    /// </summary>
+    public object? ModelConfig { get; init; } = (model as XlstmLanguageModel)?.Config;
+
+    /// <summary>What the data is, for <c>config.json</c>; a run goes on only with the same.</summary>
+    public string? DataDescription { get; init; }
+
+    /// <summary>Counts the bytes that validation targets spell, for bits per byte.</summary>
+    public ITokenizer? Tokenizer { get; init; }
+
+    /// <summary>Whether a run that is in the folder already is deleted, instead of continued.</summary>
+    public bool StartOver { get; init; }
+
+    /// <summary>Told each path of a checkpoint as it is written.</summary>
+    internal Action<string>? CheckpointWritten { get; init; }
+
+    /// <summary>Trains to the last step, or until cancelled: then it finishes the step it is in, writes a checkpoint and returns.</summary>
+    /// <param name="cancellationToken">Stops the run.</param>
+    /// <exception cref="ArgumentException">The configuration cannot be used, or does not fit the model or the loader.</exception>
+    /// <exception cref="InvalidOperationException">The folder is in use, is not a run's, or has a run of another configuration.</exception>
+    /// <exception cref="CheckpointException">The checkpoint to go on from is damaged or belongs to another model.</exception>
+    /// <exception cref="TrainingDivergedException"><see cref="TrainingConfig.MaxBadSteps"/> updates in a row could not be made.</exception>
+    public TrainingResult Run(CancellationToken cancellationToken = default)
+    {
+        config.Validate();
+        if (training.ContextLength != config.ContextLength)
+        {
+            throw new ArgumentException(
+                $"The text is cut for a context of {training.ContextLength} tokens, the configuration's is {config.ContextLength}: "
+                + "cut it for the same length.");
+        }
+
+        var data = new { Description = DataDescription, training.Fingerprint, training.TokenCount, training.Seed };
+        using var run = RunFolder.Open(runFolder, config, ModelConfig, data, StartOver);
+        _parameters = [.. model.named_parameters()];
+        using var optimizer = new AdamW(_parameters, config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay);
+        using var average = config.EmaDecay is { } decay ? new WeightAverage(_parameters, decay) : null;
+        var position = new TrainingPosition();
+        var metadata = Begin(run, optimizer, average, position);
+        var (computeType, mode) = (model.ComputeType, model.training);
+        model.ComputeType = config.ComputeType == ScalarType.BFloat16 ? ScalarType.BFloat16 : null;
+        try
+        {
+            var result = Train(run, optimizer, average, position, cancellationToken);
+            run.WriteMetadata(position.Describe(metadata, result.Status));
+            return result;
+        }
+        catch (Exception e)
+        {
+            RecordFailure(run, position.Describe(metadata, TrainingStatus.Failed) with { Error = e.Message });
+            throw;
+        }
+        finally
+        {
+            model.ComputeType = computeType;
+            model.train(mode);
+            model.zero_grad();
+        }
+    }
+
+    /// <summary>Brings everything to where the run stands: its start, or its last complete checkpoint.</summary>
+    private RunMetadata Begin(RunFolder run, AdamW optimizer, WeightAverage? average, TrainingPosition position)
+    {
+        var count = _parameters.Sum(p => p.Parameter.NumberOfElements);
+        var metadata = RunMetadata.Collect(_parameters[0].Parameter.device, config.Seed, count);
+        if (RunFolder.LatestCheckpoint(run.Folder) is { } folder)
+        {
+            Restore(folder, optimizer, average, position);
+            metadata = metadata with { StartedAt = run.StartedAt ?? metadata.StartedAt };
+            Log(run, LogLevel.Information, $"Going on after step {position.Step} of {config.Steps}, from {folder}.");
+            if (position.ThreadsBefore != metadata.Threads)
+            {
+                Log(
+                    run,
+                    LogLevel.Warning,
+                    $"{metadata.Threads} threads now, {position.ThreadsBefore} before: "
+                    + "losses may differ in their last digits from those of an uninterrupted run.");
+            }
+        }
+        else
+        {
+            random.manual_seed(config.Seed).Dispose();
+            Log(
+                run,
+                LogLevel.Information,
+                $"Starting: {count:N0} parameters on {metadata.Device}, {metadata.Threads} threads, {config.Steps} steps.");
+        }
+
+        run.TruncateMetrics(position.Step);
+        run.WriteMetadata(position.Describe(metadata, TrainingStatus.Running));
+        return metadata;
+    }
+
+    private TrainingResult Train(
+        RunFolder run, AdamW optimizer, WeightAverage? average, TrainingPosition position, CancellationToken cancellationToken)
+    {
+        var (validationBatches, validationBytes) = ChooseValidation();
+        var earlier = RunFolder.ReadMetrics(run.Folder);
+        var last = earlier.Count > 0 ? earlier[^1] : null;
+        var lastValidated = earlier.LastOrDefault(m => m.IsValidated);
+        var checkpoint = RunFolder.LatestCheckpoint(run.Folder);
+        var savedStep = position.Step;
+        var secondsBefore = position.Seconds;
+        var watch = Stopwatch.StartNew();
+        model.train();
+        while (position.Step < config.Steps && !cancellationToken.IsCancellationRequested)
+        {
+            var step = position.Step + 1;
+            var rows = config.BatchSizeAt(step);
+            var rate = config.LearningRate(step);
+            var measures = config.StatisticsEvery > 0 && step % config.StatisticsEvery == 0;
+            var stepStart = watch.Elapsed;
+
+            var gates = measures ? new GateRecorder() : null;
+            var loss = AccumulateGradients(rows, gates);
+            var norm = GradientNorm();
+            var scale = config.GradientClip is { } clip && norm > clip ? clip / norm : 1;
+            var spike = position.Spike(loss, norm, config.Spikes);
+            var skipped = Unusable(loss, norm) ?? (config.Spikes is { SkipUpdate: true } ? spike : null);
+            if (skipped is null)
+            {
+                optimizer.Step(rate, scale);
+                average?.Update();
+            }
+
+            model.zero_grad();
+            position.Advance(rows * (long)config.ContextLength, loss, norm, skipped is not null, config.Spikes?.Window);
+            var seconds = (watch.Elapsed - stepStart).TotalSeconds;
+            if ((skipped ?? spike) is { } remark)
+            {
+                Log(run, LogLevel.Warning, $"Step {step}: {remark}; the update was {(skipped is null ? "made" : "left out")}.");
+            }
+
+            var metrics = new TrainingMetrics
+            {
+                Step = step,
+                Tokens = position.Tokens,
+                Loss = loss,
+                LearningRate = rate,
+                GradientNorm = norm,
+                ClippedShare = position.ClippedShare(config.GradientClip),
+                BatchSize = rows,
+                TokensPerSecond = rows * (long)config.ContextLength / seconds,
+                Seconds = 0,
+                Skipped = skipped,
+                ParameterNorm = measures ? GlobalNorm.Of([.. _parameters.Select(p => p.Parameter)]) : null,
+                Gates = gates?.Statistics(),
+            };
+            if (validationBatches.Length > 0 && (step % config.ValidateEvery == 0 || step == config.Steps))
+            {
+                metrics = Validate(metrics, validationBatches, validationBytes, average);
+                Log(run, LogLevel.Information, $"Step {step}: loss {loss:F4}, validation {metrics.ValidationLoss:F4} nats a token.");
+            }
+
+            position.Seconds = secondsBefore + watch.Elapsed.TotalSeconds;
+            metrics = metrics with { Seconds = position.Seconds };
+            if (step % config.LogEvery == 0 || step == config.Steps || measures || metrics.IsValidated || (skipped ?? spike) is not null)
+            {
+                run.Append(metrics, config.TensorBoard);
+            }
+
+            last = metrics;
+            lastValidated = metrics.IsValidated ? metrics : lastValidated;
+            progress?.Report(metrics);
+            if (position.BadSteps >= config.MaxBadSteps)
+            {
+                throw new TrainingDivergedException(
+                    $"{position.BadSteps} updates in a row could not be made, the last, of step {step}, because {skipped}. "
+                    + $"The last checkpoint is {checkpoint ?? "the start of the run"}. "
+                    + "A lower learning rate, a longer warm-up or a smaller clipping norm may help.");
+            }
+
+            if (step % config.CheckpointEvery == 0)
+            {
+                (checkpoint, savedStep) = (Save(run, optimizer, average, position), step);
+            }
+        }
+
+        if (position.Step > savedStep)
+        {
+            checkpoint = Save(run, optimizer, average, position);
+        }
+
+        var status = position.Step == config.Steps ? TrainingStatus.Completed : TrainingStatus.Stopped;
+        Log(
+            run,
+            LogLevel.Information,
+            $"{status} after step {position.Step} of {config.Steps}, {position.Tokens:N0} tokens and {position.Seconds:F0} s.");
+        return new(status, position.Step, position.Tokens, position.Seconds, last, lastValidated, checkpoint);
+    }
+
+    /// <summary>Adds up the gradients of a whole batch, in pieces that fit the memory.</summary>
+    /// <returns>The mean loss over the batch's targets.</returns>
+    private double AccumulateGradients(int rows, GateRecorder? gates)
+    {
+        using var scope = NewDisposeScope();
+        var observer = model.Observer;
+        model.Observer += gates is null ? null : gates.Observe;
+        try
+        {
+            var total = zeros(1, ScalarType.Float64, _parameters[0].Parameter.device);
+            var targets = rows * (double)config.ContextLength;
+            for (var done = 0; done < rows;)
+            {
+                using var micro = NewDisposeScope();
+                var batch = training.Next(Math.Min(config.MicroBatchSize ?? rows, rows - done));
+                var loss = SummedLoss(batch, 0, batch.Rows) / targets;
+                loss.backward();
+                total.add_(loss.detach());
+                done += batch.Rows;
+            }
+
+            return total.item<double>();
+        }
+        finally
+        {
+            model.Observer = observer;
+        }
+    }
+
+    /// <summary>The cross-entropy of the next token, summed over all targets of some rows.</summary>
+    private Tensor SummedLoss(TokenBatch batch, long firstRow, long rows)
+    {
+        var device = _parameters[0].Parameter.device;
+        var tokens = batch.ToTokenTensor(device).narrow(0, firstRow, rows);
+        var starts = batch.ToDocumentStartTensor(device).narrow(0, firstRow, rows);
+        var length = batch.Columns - 1;
+        var layout = new SequenceLayout(starts.narrow(1, 0, length));
+        var logits = model.Forward(tokens.narrow(1, 0, length), layout: layout).Logits; // [B, S, V]
+        return nn.functional.cross_entropy(
+            logits.to(ScalarType.Float32).reshape(-1, logits.shape[2]),
+            tokens.narrow(1, 1, length).reshape(-1),
+            reduction: nn.Reduction.Sum);
+    }
+
+    private double GradientNorm()
+    {
+        using var scope = NewDisposeScope();
+        return GlobalNorm.Of([.. _parameters.Select(p => p.Parameter.grad).OfType<Tensor>()]);
+    }
+
+    /// <summary>Why no update can be made of these gradients; null if one can.</summary>
+    private string? Unusable(double loss, double norm)
+    {
+        if (double.IsFinite(loss) && double.IsFinite(norm))
+        {
+            return null;
+        }
+
+        using var scope = NewDisposeScope();
+        var names = _parameters.Where(p => p.Parameter.grad is { } g && !g.isfinite().all().item<bool>()).Select(p => p.Name).ToArray();
+        var first = string.Join(", ", names.Take(3)) + (names.Length > 3 ? ", ..." : "");
+        return names.Length == 0
+            ? $"the loss is {loss}, though every gradient is finite"
+            : $"the loss is {loss} and the gradient is not finite in {names.Length} of {_parameters.Length} parameters ({first})";
+    }
+
+    private TrainingMetrics Validate(TrainingMetrics metrics, TokenBatch[] batches, long? bytes, WeightAverage? average)
+    {
+        model.eval();
+        var tokens = batches.Sum(b => b.Rows * (b.Columns - 1L));
+        var nats = ValidationNats(batches);
+        average?.Swap();
+        var averageNats = average is null ? (double?)null : ValidationNats(batches);
+        average?.Swap();
+        model.train();
+        return metrics with
+        {
+            ValidationLoss = nats / tokens,
+            ValidationPerplexity = Math.Exp(nats / tokens),
+            ValidationBitsPerByte = nats / Math.Log(2) / bytes,
+            ValidationTokens = tokens,
+            EmaValidationLoss = averageNats / tokens,
+        };
+    }
+
+    private double ValidationNats(TokenBatch[] batches)
+    {
+        using var noGrad = no_grad();
+        var sum = 0.0;
+        foreach (var batch in batches)
+        {
+            for (var row = 0; row < batch.Rows;)
+            {
+                using var scope = NewDisposeScope();
+                var rows = Math.Min(config.MicroBatchSize ?? config.BatchSize, batch.Rows - row);
+                sum += SummedLoss(batch, row, rows).item<float>();
+                row += rows;
+            }
+        }
+
+        return sum;
+    }
+
+    /// <summary>The batches that the configuration asks for, and the bytes of text that their targets spell.</summary>
+    private (TokenBatch[] Batches, long? Bytes) ChooseValidation()
+    {
+        var chosen = new List<TokenBatch>();
+        var tokens = 0L;
+        foreach (var batch in validation.TakeWhile(_ => config.ValidationTokens is not { } wanted || tokens < wanted))
+        {
+            chosen.Add(batch);
+            tokens += batch.Rows * (batch.Columns - 1L);
+        }
+
+        var targets = chosen.SelectMany(batch => batch.Tokens.Where((_, i) => i % batch.Columns > 0));
+        long? bytes = Tokenizer is null ? null : targets.Sum(id => (long)Tokenizer.Bytes(id).Length);
+        return ([.. chosen], bytes > 0 ? bytes : null);
+    }
+
+    private string Save(RunFolder run, AdamW optimizer, WeightAverage? average, TrainingPosition position)
+    {
+        using var random = get_rng_state();
+        run.FlushMetrics();
+        var state = position.ToState(training.Position, random.bytes.ToArray(), get_num_threads());
+        var moments = OptimizerTensors(optimizer, average);
+        var folder = TrainingCheckpoint.Write(
+            run.Folder, state, model.state_dict(), ModelConfig, moments, config.KeepCheckpoints, CheckpointWritten);
+        Log(run, LogLevel.Information, $"Step {position.Step}: wrote {folder}.");
+        return folder;
+    }
+
+    private void Restore(string folder, AdamW optimizer, WeightAverage? average, TrainingPosition position)
+    {
+        var state = TrainingCheckpoint.Read(folder, model.state_dict(), OptimizerTensors(optimizer, average));
+        using var random = tensor(state.RandomState, ScalarType.Byte);
+        set_rng_state(random);
+        training.Resume(state.Loader);
+        position.Restore(state);
+    }
+
+    private static Dictionary<string, Tensor> OptimizerTensors(AdamW optimizer, WeightAverage? average) =>
+        new(optimizer.StateDict().Concat(average?.StateDict() ?? new Dictionary<string, Tensor>()));
+
+    /// <summary>Notes what ended the run, unless that is what keeps it from being noted: a full disk must not hide behind itself.</summary>
+    private void RecordFailure(RunFolder run, RunMetadata metadata)
+    {
+        try
+        {
+            Log(run, LogLevel.Error, $"The run failed: {metadata.Error}");
+            run.WriteMetadata(metadata);
+        }
+        catch (IOException e)
+        {
+            _logger.LogError(e, "The failure of the run could not be noted in its folder.");
+        }
+    }
+
+    private void Log(RunFolder run, LogLevel level, string message)
+    {
+        run.Log(level >= LogLevel.Warning ? $"{level}: {message}" : message);
+        _logger.Log(level, "{Message}", message);
+    }
+}

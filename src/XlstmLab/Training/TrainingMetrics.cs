@@ -1,0 +1,106 @@
+using System.Text.Json.Serialization;
+
+namespace XlstmLab.Training;
+
+/// <summary>The pre-activations of one gate of one block, over all tokens and heads of an update.</summary>
+/// <param name="Block">The block, from 0.</param>
+/// <param name="Name">The gate, such as <c>igate_preact</c>.</param>
+/// <param name="Minimum">The least value.</param>
+/// <param name="Mean">The mean.</param>
+/// <param name="Maximum">The greatest value.</param>
+public sealed record GateStatistics(int Block, string Name, double Minimum, double Mean, double Maximum);
+
+/// <summary>What one update measured: a line of <c>metrics.jsonl</c>.</summary>
+public sealed record TrainingMetrics
+{
+    /// <summary>The update, from 1.</summary>
+    public required int Step { get; init; }
+
+    /// <summary>Tokens predicted since the start of the run, this update's included.</summary>
+    public required long Tokens { get; init; }
+
+    /// <summary>The mean cross-entropy of the next token over all targets of the update, in nats.</summary>
+    public required double Loss { get; init; }
+
+    /// <summary>The learning rate.</summary>
+    public required double LearningRate { get; init; }
+
+    /// <summary>The global norm of the gradient before clipping.</summary>
+    public required double GradientNorm { get; init; }
+
+    /// <summary>The share of the latest updates, as many as the spike rule looks back on, whose gradient was clipped.</summary>
+    public required double ClippedShare { get; init; }
+
+    /// <summary>The sequences of the update.</summary>
+    public required int BatchSize { get; init; }
+
+    /// <summary>Predicted tokens a second of this update, without validation and checkpoints.</summary>
+    public required double TokensPerSecond { get; init; }
+
+    /// <summary>Seconds of training since the start of the run, without the time it was stopped.</summary>
+    public required double Seconds { get; init; }
+
+    /// <summary>Why the update was left out; null if it was made.</summary>
+    public string? Skipped { get; init; }
+
+    /// <summary>The mean loss over the validation tokens, in nats, each sequence from an empty state.</summary>
+    public double? ValidationLoss { get; init; }
+
+    /// <summary>exp of the validation loss.</summary>
+    public double? ValidationPerplexity { get; init; }
+
+    /// <summary>The validation loss in bits, over the bytes of text that the targets spell; null without a tokenizer.</summary>
+    public double? ValidationBitsPerByte { get; init; }
+
+    /// <summary>The tokens the validation predicted.</summary>
+    public long? ValidationTokens { get; init; }
+
+    /// <summary>The validation loss of the averaged weights, in nats.</summary>
+    public double? EmaValidationLoss { get; init; }
+
+    /// <summary>The global norm of the parameters after the update.</summary>
+    public double? ParameterNorm { get; init; }
+
+    /// <summary>The gates' pre-activations during the update.</summary>
+    public IReadOnlyList<GateStatistics>? Gates { get; init; }
+
+    /// <summary>Whether this update was validated.</summary>
+    [JsonIgnore]
+    public bool IsValidated => ValidationLoss is not null;
+}
+
+/// <summary>How a run came to its end.</summary>
+public enum TrainingStatus
+{
+    /// <summary>It goes on, or was killed.</summary>
+    Running,
+
+    /// <summary>All its steps are done.</summary>
+    Completed,
+
+    /// <summary>It was cancelled after a step, with a checkpoint to go on from.</summary>
+    Stopped,
+
+    /// <summary>An error ended it.</summary>
+    Failed,
+}
+
+/// <summary>What a run came to.</summary>
+/// <param name="Status">Completed or stopped.</param>
+/// <param name="Step">The updates done, since the start of the run.</param>
+/// <param name="Tokens">The tokens predicted, since the start of the run.</param>
+/// <param name="Seconds">The seconds of training, since the start of the run.</param>
+/// <param name="Last">The latest metrics; null if no step was done.</param>
+/// <param name="Validation">The latest metrics with a validation; null if there was none.</param>
+/// <param name="Checkpoint">The folder of the latest checkpoint; null if no step was done.</param>
+public sealed record TrainingResult(
+    TrainingStatus Status,
+    int Step,
+    long Tokens,
+    double Seconds,
+    TrainingMetrics? Last,
+    TrainingMetrics? Validation,
+    string? Checkpoint);
+
+/// <summary>A run was given up because too many updates in a row could not be made; the message says which and why.</summary>
+public sealed class TrainingDivergedException(string message) : Exception(message);
