@@ -1,0 +1,100 @@
+namespace XlstmLab.Analysis;
+
+/// <summary>What the gates of one head add up to, over all sequences and tokens of a recording.</summary>
+/// <param name="Layer">The block, from 0.</param>
+/// <param name="Head">The head, from 0.</param>
+/// <param name="MeanInputGate">The mean of the input gate.</param>
+/// <param name="MeanForgetGate">The mean of the forget gate.</param>
+/// <param name="MeanOutputGate">The mean of the output gate.</param>
+/// <param name="HalfLife">
+/// The tokens after which a trace has halved, ln 2 / -mean(log f): infinite where no gate ever closes. It may exceed the sequence's length.
+/// </param>
+/// <param name="OpenInputShare">The share of tokens whose input gate exceeds the threshold, from 0 to 1.</param>
+/// <param name="MemoryLength">
+/// The tokens that the forget gate keeps, mean over t of l_t = 1 + f_t l_(t-1), with l = 1 at a document's first token: 1 / (1 - f) for a
+/// constant gate in a long text, and never more than the tokens read.
+/// </param>
+/// <param name="EffectiveTokens">
+/// The tokens that make up the memory, mean over t of (sum_j w_j)^2 / sum_j w_j^2 with the weight w_j = i_j f_(j+1) ... f_t of token j:
+/// 1 where a single token dominates, t where all weigh alike.
+/// </param>
+public sealed record GateSummary(
+    int Layer,
+    int Head,
+    double MeanInputGate,
+    double MeanForgetGate,
+    double MeanOutputGate,
+    double HalfLife,
+    double OpenInputShare,
+    double MemoryLength,
+    double EffectiveTokens);
+
+/// <summary>Sums recordings up.</summary>
+public static class GateSummaries
+{
+    /// <summary>A summary for each block and head.</summary>
+    /// <param name="recording">The recording.</param>
+    /// <param name="openInputThreshold">The input gate above which a token counts as written, in units of the gate.</param>
+    /// <exception cref="ArgumentException">The recording is all padding.</exception>
+    public static IReadOnlyList<GateSummary> Summarize(this GateRecording recording, double openInputThreshold = 0.5) =>
+        [.. recording.Layers.SelectMany(
+            layer => Enumerable.Range(0, layer.HeadCount).Select(head => Summarize(recording, layer, head, openInputThreshold)))];
+
+    private static GateSummary Summarize(GateRecording recording, LayerRecording layer, int head, double threshold)
+    {
+        var (count, open) = (0, 0);
+        double input = 0, forget = 0, output = 0, logForget = 0, memoryLength = 0, effectiveTokens = 0;
+        for (var sequence = 0; sequence < recording.SequenceCount; sequence++)
+        {
+            // The weights are kept relative to exp(scale), like the cell's.
+            double length = 0, sum = 0, squares = 0, scale = 0;
+            for (var token = 0; token < recording.Length; token++)
+            {
+                if (recording.IsDocumentStart(sequence, token))
+                {
+                    (length, sum, squares, scale) = (0, 0, 0, double.NegativeInfinity);
+                }
+
+                if (recording.IsPadding(sequence, token))
+                {
+                    continue;
+                }
+
+                var at = (sequence * layer.HeadCount + head) * recording.Length + token;
+                var logF = MemoryOfHead.LogSigmoid(layer[GateQuantity.ForgetPreactivation][at]);
+                var logI = (double)layer[GateQuantity.InputPreactivation][at];
+                logI = layer.InputGate == Cells.InputGate.Exponential ? logI : MemoryOfHead.LogSigmoid(logI);
+
+                var next = Math.Max(logF + scale, logI);
+                var (kept, written) = (Math.Exp(logF + scale - next), Math.Exp(logI - next));
+                (sum, squares, scale) = (kept * sum + written, kept * kept * squares + written * written, next);
+                length = 1 + Math.Exp(logF) * length;
+
+                count++;
+                open += layer[GateQuantity.InputGate][at] > threshold ? 1 : 0;
+                input += layer[GateQuantity.InputGate][at];
+                forget += layer[GateQuantity.ForgetGate][at];
+                output += layer[GateQuantity.OutputGate][at];
+                logForget += logF;
+                memoryLength += length;
+                effectiveTokens += sum * sum / squares;
+            }
+        }
+
+        if (count == 0)
+        {
+            throw new ArgumentException("The recording holds no token, only padding.", nameof(recording));
+        }
+
+        return new(
+            layer.Layer,
+            head,
+            input / count,
+            forget / count,
+            output / count,
+            logForget < 0 ? Math.Log(2) * count / -logForget : double.PositiveInfinity,
+            (double)open / count,
+            memoryLength / count,
+            effectiveTokens / count);
+    }
+}
