@@ -1,0 +1,161 @@
+using Plotly.NET;
+
+namespace XlstmLab.Visualization;
+
+/// <summary>The laboratory's plots: Plotly charts in the style of <see cref="PlotStyle"/>.</summary>
+/// <remarks>They have no titles, which belong to the text around them.</remarks>
+public static partial class Plots
+{
+    /// <summary>Training curves, and validation curves where the runs have any.</summary>
+    /// <param name="runs">One or several runs.</param>
+    /// <param name="metric">What is shown.</param>
+    /// <param name="axis">What it is shown against.</param>
+    /// <param name="smoothing">
+    /// The weight of the past, a, from 0 to below 1, in s_t = a s_(t-1) + (1 - a) y_t, divided by 1 - a^t; the raw training curve stays
+    /// visible, paler. Validation is never smoothed.
+    /// </param>
+    /// <param name="logX">Whether the horizontal axis is logarithmic.</param>
+    /// <param name="logY">Whether the vertical axis is logarithmic.</param>
+    /// <exception cref="ArgumentException">There is no run, a run has no rows, or lacks what the axes need.</exception>
+    public static GenericChart LearningCurves(
+        IReadOnlyList<PlotRun> runs,
+        CurveMetric metric = CurveMetric.Loss,
+        CurveAxis axis = CurveAxis.Steps,
+        double smoothing = 0,
+        bool logX = false,
+        bool logY = false)
+    {
+        RequireSome(runs, "run");
+        if (smoothing is not (>= 0 and < 1))
+        {
+            throw new ArgumentOutOfRangeException(nameof(smoothing), smoothing, "Expected a weight from 0 to below 1.");
+        }
+
+        var traces = new List<Trace>();
+        var (allX, allY) = (new List<double>(), new List<double>());
+        for (var r = 0; r < runs.Count; r++)
+        {
+            var (run, color) = (runs[r], PlotStyle.Color(r));
+            var prefix = runs.Count > 1 ? run.Name + ", " : "";
+            var x = Position(run, axis);
+            var training = Loss(run, metric, "loss");
+            allX.AddRange(x);
+            allY.AddRange(training);
+            if (smoothing > 0)
+            {
+                traces.Add(Line(prefix + "training, raw", x, training, PlotStyle.Translucent(color, 0.22), width: 1, inLegend: false));
+                training = Smoothed(training, smoothing);
+            }
+
+            traces.Add(Line(prefix + "training", x, training, color));
+            if (HasValidation(run, metric))
+            {
+                var validation = Loss(run, metric, "validation_loss");
+                var at = Enumerable.Range(0, x.Length).Where(i => double.IsFinite(validation[i])).ToArray();
+                allY.AddRange(validation);
+                var validationColor = runs.Count > 1 ? color : PlotStyle.Color(1);
+                traces.Add(PlotStyle.Trace(
+                    "scatter",
+                    ("name", prefix + "validation"),
+                    ("mode", "lines+markers"),
+                    ("x", PlotStyle.Gaps(at.Select(i => x[i]))),
+                    ("y", PlotStyle.Gaps(at.Select(i => validation[i]))),
+                    ("line", PlotStyle.Obj(("color", validationColor), ("width", 2), ("dash", "dash"))),
+                    ("marker", PlotStyle.Obj(
+                        ("size", 7), ("color", "white"), ("line", PlotStyle.Obj(("color", validationColor), ("width", 2)))))));
+            }
+        }
+
+        var xTitle = axis switch { CurveAxis.Steps => "Training step", CurveAxis.Tokens => "Training tokens", _ => "Training compute (FLOPs)" };
+        var yTitle = metric == CurveMetric.Loss ? "Cross-entropy (nats per token)" : "Cross-entropy (bits per byte)";
+        return PlotStyle.Chart(traces, LinearOrLog(xTitle, allX, logX), LinearOrLog(yTitle, allY, logY));
+    }
+
+    /// <summary>Learning rate and gradient norm of runs against the step, one above the other.</summary>
+    /// <param name="runs">One or several runs.</param>
+    /// <param name="logNorm">Whether the gradient norm's axis is logarithmic.</param>
+    /// <exception cref="ArgumentException">There is no run, a run has no rows, or lacks <c>learning_rate</c> or <c>gradient_norm</c>.</exception>
+    public static GenericChart Optimization(IReadOnlyList<PlotRun> runs, bool logNorm = true)
+    {
+        RequireSome(runs, "run");
+        var traces = new List<Trace>();
+        var norms = new List<double>();
+        for (var r = 0; r < runs.Count; r++)
+        {
+            var x = Position(runs[r], CurveAxis.Steps);
+            var norm = runs[r].Metrics.Numbers("gradient_norm");
+            norms.AddRange(norm);
+            var several = runs.Count > 1;
+            traces.Add(Line(runs[r].Name, x, runs[r].Metrics.Numbers("learning_rate"), PlotStyle.Color(r), inLegend: several));
+            var below = Line(runs[r].Name, x, norm, PlotStyle.Color(r), width: 1.3, inLegend: false);
+            below.SetProperty("yaxis", "y2");
+            traces.Add(below);
+        }
+
+        var bottom = LinearOrLog("Gradient norm", norms, logNorm);
+        bottom.SetProperty("domain", new[] { 0, 0.46 });
+        return PlotStyle.Chart(
+            traces,
+            PlotStyle.Axis("Training step", ("anchor", "y2")),
+            PlotStyle.Axis("Learning rate", ("domain", new[] { 0.54, 1 }), ("rangemode", "tozero")),
+            PlotStyle.Height + 60,
+            ("yaxis2", bottom));
+    }
+
+    private static double[] Position(PlotRun run, CurveAxis axis)
+    {
+        if (run.Metrics.RowCount == 0)
+        {
+            throw new ArgumentException($"Run '{run.Name}' has no metrics yet.");
+        }
+
+        if (axis == CurveAxis.Steps)
+        {
+            return run.Metrics.Numbers("step");
+        }
+
+        var tokens = run.Metrics.Numbers("tokens");
+        if (axis == CurveAxis.Tokens)
+        {
+            return tokens;
+        }
+
+        var flops = run.FlopsPerToken ?? throw new ArgumentException($"Set FlopsPerToken of run '{run.Name}' to plot it against compute.");
+        return Array.ConvertAll(tokens, t => t * flops);
+    }
+
+    private static bool HasValidation(PlotRun run, CurveMetric metric) =>
+        run.Metrics.Has("validation_loss") || (metric == CurveMetric.BitsPerByte && run.Metrics.Has("validation_bits_per_byte"));
+
+    private static double[] Loss(PlotRun run, CurveMetric metric, string column)
+    {
+        if (metric == CurveMetric.Loss)
+        {
+            return run.Metrics.Numbers(column);
+        }
+
+        if (column == "validation_loss" && run.Metrics.Has("validation_bits_per_byte"))
+        {
+            return run.Metrics.Numbers("validation_bits_per_byte");
+        }
+
+        var bytes = run.BytesPerToken ?? throw new ArgumentException($"Set BytesPerToken of run '{run.Name}' to plot bits per byte.");
+        return Array.ConvertAll(run.Metrics.Numbers(column), loss => loss / Math.Log(2) / bytes);
+    }
+
+    /// <summary>The exponential mean, free of the bias towards its start; gaps stay gaps.</summary>
+    private static double[] Smoothed(double[] values, double weight)
+    {
+        var (mean, total) = (0.0, 0.0);
+        return Array.ConvertAll(values, value =>
+        {
+            if (!double.IsFinite(value))
+            {
+                return double.NaN;
+            }
+
+            (mean, total) = (weight * mean + (1 - weight) * value, weight * total + (1 - weight));
+            return mean / total;
+        });
+    }
+}
