@@ -20,7 +20,16 @@ public sealed class PerplexityEvaluatorTests : IDisposable
 
     private readonly XlstmLanguageModel _model = Model(ScalarType.Float64);
 
-    public void Dispose() => _model.Dispose();
+    private int[]? _document;
+    private int _start;
+    private int _read;
+    private ModelState? _state;
+
+    public void Dispose()
+    {
+        _state?.Dispose();
+        _model.Dispose();
+    }
 
     [Theory]
     [InlineData(ContextPolicy.Fresh, 8, 0)]
@@ -46,7 +55,7 @@ public sealed class PerplexityEvaluatorTests : IDisposable
                     _ => p < length ? 0 : (p - length) / stride * stride + stride,
                 };
                 var target = p + 1 < document.Length ? document[p + 1] : End;
-                var loss = BruteForce(document[start..(p + 1)], target);
+                var loss = BruteForce(document, start, p, target);
                 nats += loss;
                 buckets[Array.FindLastIndex([0, 1, 4, 10, 1000], edge => edge <= p - start)] += loss;
             }
@@ -181,20 +190,25 @@ public sealed class PerplexityEvaluatorTests : IDisposable
         return model;
     }
 
-    private double BruteForce(int[] context, int target)
+    /// <summary>The loss of a target after the tokens of a document from start to p, read one by one from the empty state.</summary>
+    private double BruteForce(int[] document, int start, int p, int target)
     {
         using var scope = NewDisposeScope();
         using var grad = no_grad();
-        ModelState? state = null;
-        Tensor logits = null!;
-        foreach (var id in context)
+        if (start != _start || document != _document || _read > p)
         {
-            var before = state;
-            (logits, state) = _model.Forward(full([1, 1], id, dtype: ScalarType.Int64), before, returnState: true);
+            _state?.Dispose();
+            (_document, _start, _read, _state) = (document, start, start, null);
+        }
+
+        Tensor logits = null!;
+        for (; _read <= p; _read++)
+        {
+            var before = _state;
+            (logits, _state) = _model.Forward(full([1, 1], document[_read], dtype: ScalarType.Int64), before, returnState: true);
             before?.Dispose();
         }
 
-        state!.Dispose();
         return -nn.functional.log_softmax(logits[0, 0], 0)[target].item<double>();
     }
 }
