@@ -33,7 +33,10 @@ internal sealed class Decoding : IDisposable
         _active = [.. _rows];
     }
 
-    /// <summary>The rows that are not finished.</summary>
+    /// <summary>The number of ids that can be drawn; no tokenizer has more than its model.</summary>
+    private int KnownIds => _tokenizer.VocabularySize;
+
+    /// <summary>The number of rows that are not finished.</summary>
     public int ActiveCount => _active.Count;
 
     /// <summary>What each row holds so far, in the order of the prompts.</summary>
@@ -65,7 +68,7 @@ internal sealed class Decoding : IDisposable
     /// <summary>Adds a token to each active row; rows that finish with it are active no more.</summary>
     public void Step()
     {
-        if (_active[0].Logits is null)
+        if (!_active[0].HasLogits)
         {
             ReadLastTokens();
         }
@@ -130,7 +133,7 @@ internal sealed class Decoding : IDisposable
                 var last = prompts[r].Length - 1 - start;
                 if (last >= 0 && last < length)
                 {
-                    _rows[r].Logits = ToArray(logits[r, last]);
+                    _rows[r].SetLogits(MemoryMarshal.Cast<byte, double>(Known(logits[r, last]).bytes));
                 }
             }
         }
@@ -139,13 +142,15 @@ internal sealed class Decoding : IDisposable
     private void ReadLastTokens()
     {
         using var scope = NewDisposeScope();
-        using var gradient = no_grad();
+
+        // A fifth faster than no_grad with a small model. Such a state cannot be trained from, but what TakeState gives is computed outside.
+        using var inference = inference_mode();
         var tokens = _active.Select(row => (long)row.Tokens[^1]).ToArray();
-        var logits = ToArray(Forward(tensor(tokens, [tokens.Length, 1], device: _device), layout: null));
-        var width = logits.Length / tokens.Length;
+        var logits = Known(Forward(tensor(tokens, [tokens.Length, 1], device: _device), layout: null));
+        var values = MemoryMarshal.Cast<byte, double>(logits.bytes);
         for (var r = 0; r < tokens.Length; r++)
         {
-            _active[r].Logits = logits.AsMemory(r * width, width);
+            _active[r].SetLogits(values.Slice(r * KnownIds, KnownIds));
         }
     }
 
@@ -182,17 +187,9 @@ internal sealed class Decoding : IDisposable
         _active = [.. rest.Select(r => _active[r])];
     }
 
-    /// <summary>Logits of ids that the tokenizer knows not were never trained: they are left out.</summary>
-    private double[] ToArray(Tensor logits)
-    {
-        var known = Math.Min(_tokenizer.VocabularySize, _model.VocabularySize);
-        if (known < _model.VocabularySize)
-        {
-            logits = logits.narrow(-1, 0, known);
-        }
-
-        return MemoryMarshal.Cast<byte, double>(logits.to(ScalarType.Float64).cpu().contiguous().bytes).ToArray();
-    }
+    /// <summary>On the CPU in double precision, without ids that the tokenizer does not know: those were never trained.</summary>
+    private Tensor Known(Tensor logits) =>
+        (KnownIds < _model.VocabularySize ? logits.narrow(-1, 0, KnownIds) : logits).to(ScalarType.Float64).cpu().contiguous();
 }
 
 /// <summary>One text in the making.</summary>
@@ -201,6 +198,7 @@ internal sealed class RowInProgress(GenerationOptions options, int row, int[] pr
     private readonly TokenSampler _sampler = new(options, options.Seed + row, prompt);
     private readonly StopStringFilter _filter = new(options.StopStrings);
     private readonly Utf8StreamDecoder _decoder = new(tokenizer);
+    private readonly double[] _logits = new double[tokenizer.VocabularySize];
 
     /// <summary>The ids so far.</summary>
     public List<int> Tokens { get; } = [];
@@ -217,17 +215,24 @@ internal sealed class RowInProgress(GenerationOptions options, int row, int[] pr
     /// <summary>The sum over all tokens.</summary>
     public double LogProbability { get; private set; }
 
-    /// <summary>What the model makes of all that was read; null after a token was chosen from it.</summary>
-    public Memory<double>? Logits { get; set; }
+    /// <summary>Whether the model has read the last token.</summary>
+    public bool HasLogits { get; private set; }
 
     /// <summary>The state after the row finished, where it is wanted.</summary>
     public ModelState? State { get; set; }
 
+    /// <summary>Takes what the model makes of all that was read, [V].</summary>
+    public void SetLogits(ReadOnlySpan<double> logits)
+    {
+        logits.CopyTo(_logits);
+        HasLogits = true;
+    }
+
     /// <summary>Chooses a token; returns why it is the last, if it is.</summary>
     public FinishReason? Add(GenerationOptions options, ITokenizer tokenizer)
     {
-        var (id, logProbability) = _sampler.Next(Logits!.Value.Span);
-        Logits = null;
+        var (id, logProbability) = _sampler.Next(_logits);
+        HasLogits = false;
         Tokens.Add(id);
         LogProbability += logProbability;
         Piece = _filter.Push(_decoder.Push(id));

@@ -1,3 +1,4 @@
+using System.Buffers;
 using System.Numerics.Tensors;
 
 namespace XlstmLab.Inference;
@@ -29,19 +30,22 @@ public static class Sampling
         }
 
         var largest = new PriorityQueue<double, double>(k);
-        foreach (var logit in logits)
+        foreach (var logit in logits[..k])
         {
-            if (largest.Count < k)
-            {
-                largest.Enqueue(logit, logit);
-            }
-            else if (logit > largest.Peek())
+            largest.Enqueue(logit, logit);
+        }
+
+        var least = largest.Peek();
+        foreach (var logit in logits[k..])
+        {
+            if (logit > least)
             {
                 largest.DequeueEnqueue(logit, logit);
+                least = largest.Peek();
             }
         }
 
-        RemoveBelow(logits, largest.Peek());
+        RemoveBelow(logits, least);
     }
 
     /// <summary>Keeps the smallest set of likeliest tokens whose probabilities sum to p at least; of equals, low ids come first.</summary>
@@ -54,40 +58,38 @@ public static class Sampling
             return;
         }
 
-        var probabilities = new double[logits.Length];
-        TensorPrimitives.SoftMax(logits, probabilities);
+        var probabilities = ArrayPool<double>.Shared.Rent(logits.Length);
+        var total = Exponentials(logits, probabilities.AsSpan(0, logits.Length));
 
         // Tokens of a probability up to (1 - p) / V sum to 1 - p at most, so that all others reach p: only those need an order.
-        var floor = (1 - p) / logits.Length;
-        var ids = new List<int>();
-        for (var id = 0; id < logits.Length; id++)
+        var floor = (1 - p) / logits.Length * total;
+        var candidates = new List<double>();
+        foreach (var probability in probabilities.AsSpan(0, logits.Length))
         {
-            if (probabilities[id] > floor)
+            if (probability > floor)
             {
-                ids.Add(id);
+                candidates.Add(probability);
             }
         }
 
-        ids.Sort((a, b) => probabilities[a] != probabilities[b] ? probabilities[b].CompareTo(probabilities[a]) : a.CompareTo(b));
-        var kept = new bool[logits.Length];
-        var sum = 0.0;
-        foreach (var id in ids)
+        candidates.Sort();
+        var (sum, least, equals) = (0.0, double.PositiveInfinity, 0);
+        for (var k = candidates.Count - 1; k >= 0 && sum < p * total; k--)
         {
-            kept[id] = true;
-            sum += probabilities[id];
-            if (sum >= p)
-            {
-                break;
-            }
+            equals = candidates[k] == least ? equals + 1 : 1;
+            least = candidates[k];
+            sum += least;
         }
 
         for (var id = 0; id < logits.Length; id++)
         {
-            if (!kept[id])
+            if (probabilities[id] < least || (probabilities[id] == least && --equals < 0))
             {
                 logits[id] = double.NegativeInfinity;
             }
         }
+
+        ArrayPool<double>.Shared.Return(probabilities);
     }
 
     /// <summary>Keeps tokens whose probability is at least p times the likeliest token's.</summary>
@@ -101,25 +103,21 @@ public static class Sampling
     /// <param name="u">From 0 to 1, 1 excluded.</param>
     public static int Draw(ReadOnlySpan<double> logits, double u)
     {
-        var weights = new double[logits.Length];
-        TensorPrimitives.Subtract(logits, TensorPrimitives.Max(logits), weights);
-        TensorPrimitives.Exp<double>(weights, weights);
-        var rest = u * TensorPrimitives.Sum<double>(weights);
+        var rented = ArrayPool<double>.Shared.Rent(logits.Length);
+        var weights = rented.AsSpan(0, logits.Length);
+        var rest = u * Exponentials(logits, weights);
         var last = 0;
-        for (var id = 0; id < weights.Length; id++)
+        for (var id = 0; id < weights.Length && rest >= 0; id++)
         {
             if (weights[id] > 0)
             {
+                // Rounding can leave a trace of u at the end: then the last token that can be drawn is.
                 last = id;
                 rest -= weights[id];
-                if (rest < 0)
-                {
-                    return id;
-                }
             }
         }
 
-        // Rounding can leave a trace of u at the end.
+        ArrayPool<double>.Shared.Return(rented);
         return last;
     }
 
@@ -129,11 +127,18 @@ public static class Sampling
     /// <summary>log softmax(logits)[id].</summary>
     public static double LogProbability(ReadOnlySpan<double> logits, int id)
     {
-        var max = TensorPrimitives.Max(logits);
-        var shifted = new double[logits.Length];
-        TensorPrimitives.Subtract(logits, max, shifted);
-        TensorPrimitives.Exp<double>(shifted, shifted);
-        return logits[id] - max - Math.Log(TensorPrimitives.Sum<double>(shifted));
+        var rented = ArrayPool<double>.Shared.Rent(logits.Length);
+        var sum = Exponentials(logits, rented.AsSpan(0, logits.Length));
+        ArrayPool<double>.Shared.Return(rented);
+        return logits[id] - TensorPrimitives.Max(logits) - Math.Log(sum);
+    }
+
+    /// <summary>exp(logits - max), and their sum.</summary>
+    private static double Exponentials(ReadOnlySpan<double> logits, Span<double> values)
+    {
+        TensorPrimitives.Subtract(logits, TensorPrimitives.Max(logits), values);
+        TensorPrimitives.Exp(values, values);
+        return TensorPrimitives.Sum<double>(values);
     }
 
     private static void RemoveBelow(Span<double> logits, double threshold)

@@ -8,6 +8,7 @@ internal sealed class TokenSampler(GenerationOptions options, long seed, IEnumer
 {
     private readonly HashSet<int>? _occurred = options.RepetitionPenalty == 1 ? null : [.. prompt];
     private SplitMix64 _random = new(seed, 0);
+    private double[] _scores = [];
 
     /// <summary>The next token and its logarithm of probability.</summary>
     /// <param name="logits">[V].</param>
@@ -19,13 +20,18 @@ internal sealed class TokenSampler(GenerationOptions options, long seed, IEnumer
             throw new InvalidOperationException("The model's logits are not all numbers: its weights or the state are damaged, or its training had diverged.");
         }
 
-        var scores = logits.ToArray();
-        if (_occurred is not null)
+        if (_scores.Length != logits.Length)
         {
-            Sampling.Penalize(scores, _occurred, options.RepetitionPenalty);
+            _scores = new double[logits.Length];
         }
 
-        var id = options.Temperature == 0 ? Sampling.Greedy(scores) : Draw(scores);
+        logits.CopyTo(_scores);
+        if (_occurred is not null)
+        {
+            Sampling.Penalize(_scores, _occurred, options.RepetitionPenalty);
+        }
+
+        var id = options.Temperature == 0 ? Sampling.Greedy(_scores) : Draw(_scores);
         _occurred?.Add(id);
         return (id, Sampling.LogProbability(logits, id));
     }

@@ -77,6 +77,16 @@ public sealed class TextGeneratorTests : IDisposable
     }
 
     [Fact]
+    public void Generate_ReturnedState_CanBeTrainedFrom()
+    {
+        using var scope = NewDisposeScope();
+        var (_, state) = Generator.Generate([[1], [2, 3]], Greedy with { StopStrings = ["\u0003"] }, returnState: true);
+        using var owned = state;
+        _model.Forward(ones(2, 3, dtype: ScalarType.Int64), owned).Logits.sum().backward();
+        Assert.All(_model.parameters(), p => Assert.NotNull(p.grad));
+    }
+
+    [Fact]
     public void Generate_ForkedStates_DivergeAndDoNotDisturbEachOther()
     {
         using var state = Generator.Read([256, 10, 20, 30]);
