@@ -68,7 +68,8 @@ public static class PerplexityEvaluator
 
     /// <summary>Documents side by side, a window's length at a time; those that end are left behind.</summary>
     private static void ReadCarried(
-        LanguageModel model, Segment[] rows, EvaluationOptions options, Device device, int endOfDocument, Tally tally, CancellationToken cancellationToken)
+        LanguageModel model, Segment[] rows, EvaluationOptions options, Device device, int endOfDocument, Tally tally,
+        CancellationToken cancellationToken)
     {
         ModelState? state = null;
         try
@@ -153,7 +154,9 @@ public static class PerplexityEvaluator
                 if (tokens[t] < 0 || tokens[t] >= model.VocabularySize)
                 {
                     throw new ArgumentException(
-                        $"Expected token ids from 0 to {model.VocabularySize - 1}, got {tokens[t]} in document {d}: the tokenizer is another model's.", nameof(documents));
+                        $"Expected token ids from 0 to {model.VocabularySize - 1}, got {tokens[t]} in document {d}: the tokenizer is another "
+                        + "model's.",
+                        nameof(documents));
                 }
 
                 if (t > 0 && tokens[t] == tokenizer.EndOfDocument)

@@ -46,10 +46,12 @@ public sealed record GenerationOptions
         Require(TopK is null or >= 1, nameof(TopK), "at least 1, or null to keep all", TopK);
         Require(TopP is null or (> 0 and <= 1), nameof(TopP), "more than 0 and at most 1, or null to keep all", TopP);
         Require(MinP is null or (>= 0 and <= 1), nameof(MinP), "from 0 to 1, or null to keep all", MinP);
-        Require(double.IsFinite(RepetitionPenalty) && RepetitionPenalty > 0, nameof(RepetitionPenalty), "more than 0, 1 for none", RepetitionPenalty);
+        var penalty = double.IsFinite(RepetitionPenalty) && RepetitionPenalty > 0;
+        Require(penalty, nameof(RepetitionPenalty), "more than 0, 1 for none", RepetitionPenalty);
         if (StopStrings is null || StopStrings.Any(string.IsNullOrEmpty))
         {
-            throw new ArgumentException($"Expected {nameof(StopStrings)} of at least one character each: an empty one would stop before anything is generated.");
+            throw new ArgumentException(
+                $"Expected {nameof(StopStrings)} of at least one character each: an empty one would stop before anything is generated.");
         }
     }
 

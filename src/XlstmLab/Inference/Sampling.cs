@@ -109,7 +109,7 @@ public static class Sampling
         var last = 0;
         for (var id = 0; id < weights.Length && rest >= 0; id++)
         {
-            if (weights[id] > 0)
+            if (!double.IsNegativeInfinity(logits[id]))
             {
                 // Rounding can leave a trace of u at the end: then the last token that can be drawn is.
                 last = id;
@@ -133,10 +133,13 @@ public static class Sampling
         return logits[id] - TensorPrimitives.Max(logits) - Math.Log(sum);
     }
 
-    /// <summary>exp(logits - max), and their sum.</summary>
+    /// <summary>exp(logits - max), and their sum; no value is 0.</summary>
     private static double Exponentials(ReadOnlySpan<double> logits, Span<double> values)
     {
         TensorPrimitives.Subtract(logits, TensorPrimitives.Max(logits), values);
+
+        // Below -708 the exponential leaves its vector code; what is left of such logits is lost in the sum.
+        TensorPrimitives.Max(values, -700.0, values);
         TensorPrimitives.Exp(values, values);
         return TensorPrimitives.Sum<double>(values);
     }

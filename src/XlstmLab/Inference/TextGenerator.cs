@@ -22,7 +22,8 @@ public sealed class TextGenerator
         if (tokenizer.VocabularySize > model.VocabularySize)
         {
             throw new ArgumentException(
-                $"The tokenizer has {tokenizer.VocabularySize} ids and the model only {model.VocabularySize}: give the tokenizer that the model was trained with.",
+                $"The tokenizer has {tokenizer.VocabularySize} ids and the model only {model.VocabularySize}: give the tokenizer that the model "
+                + "was trained with.",
                 nameof(tokenizer));
         }
 
@@ -181,18 +182,22 @@ public sealed class TextGenerator
         if (state is not null && state.BatchSize != prompts.Length)
         {
             throw new ArgumentException(
-                $"Expected a state of {prompts.Length} sequences, one for each prompt, got one of {state.BatchSize}: SelectRows repeats or picks rows.", nameof(state));
+                $"Expected a state of {prompts.Length} sequences, one for each prompt, got one of {state.BatchSize}: SelectRows repeats or "
+                + "picks rows.",
+                nameof(state));
         }
 
         var read = prompts.Select((prompt, r) => prompt.Length > 0 ? prompt
             : state is null ? [_tokenizer.EndOfDocument]
-            : throw new ArgumentException($"Prompt {r} is empty: going on from a state takes at least one token that it has not read.", nameof(prompts)));
+            : throw new ArgumentException(
+                $"Prompt {r} is empty: going on from a state takes at least one token that it has not read.", nameof(prompts)));
         var ids = read.ToArray();
         foreach (var id in ids.SelectMany(prompt => prompt))
         {
             if (id < 0 || id >= _model.VocabularySize)
             {
-                throw new ArgumentException($"Expected token ids from 0 to {_model.VocabularySize - 1}, got {id}: the tokenizer is another model's.", nameof(prompts));
+                throw new ArgumentException(
+                    $"Expected token ids from 0 to {_model.VocabularySize - 1}, got {id}: the tokenizer is another model's.", nameof(prompts));
             }
         }
 

@@ -17,7 +17,8 @@ internal sealed class TokenSampler(GenerationOptions options, long seed, IEnumer
     {
         if (!double.IsFinite(TensorPrimitives.Max(logits)))
         {
-            throw new InvalidOperationException("The model's logits are not all numbers: its weights or the state are damaged, or its training had diverged.");
+            throw new InvalidOperationException(
+                "The model's logits are not all numbers: its weights or the state are damaged, or its training had diverged.");
         }
 
         if (_scores.Length != logits.Length)
