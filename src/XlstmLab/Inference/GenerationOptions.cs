@@ -1,0 +1,65 @@
+namespace XlstmLab.Inference;
+
+/// <summary>How the next token is chosen, and when to stop.</summary>
+/// <remarks>
+/// The order is that of Hugging Face transformers: repetition penalty, temperature, top-k, top-p, min-p; then a token is drawn from
+/// what is left.
+/// </remarks>
+public sealed record GenerationOptions
+{
+    /// <summary>The largest number of tokens to generate; 0 only reads the prompt.</summary>
+    public int MaxNewTokens { get; init; } = 256;
+
+    /// <summary>What logits are divided by; 0 takes the likeliest token, of equals the lowest id, and skips every filter.</summary>
+    public double Temperature { get; init; } = 1.0;
+
+    /// <summary>Keeps the k likeliest tokens, and those as likely as the k-th; null keeps all.</summary>
+    public int? TopK { get; init; }
+
+    /// <summary>Keeps the smallest set of likeliest tokens whose probabilities sum to p at least; null keeps all.</summary>
+    public double? TopP { get; init; }
+
+    /// <summary>Keeps tokens whose probability is at least this share of the likeliest token's; null keeps all.</summary>
+    public double? MinP { get; init; }
+
+    /// <summary>
+    /// Divides positive logits, and multiplies negative ones, of tokens that the prompt or the generated text holds; 1 changes nothing. What
+    /// was read into a given state before is not known any more and not penalised.
+    /// </summary>
+    public double RepetitionPenalty { get; init; } = 1.0;
+
+    /// <summary>The seed of the draws. Row r of a batch draws from seed + r, so that equal prompts give different texts.</summary>
+    public long Seed { get; init; }
+
+    /// <summary>Generation stops once the generated text holds one of these.</summary>
+    public IReadOnlyList<string> StopStrings { get; init; } = [];
+
+    /// <summary>Whether generation stops with the end of document; else the end of document is a token like others, without text.</summary>
+    public bool StopAtEndOfDocument { get; init; } = true;
+
+    /// <summary>Looks at every option.</summary>
+    /// <exception cref="ArgumentException">An option makes no sense; the message says which and what is expected.</exception>
+    public void Validate()
+    {
+        Require(MaxNewTokens >= 0, nameof(MaxNewTokens), "0 or more", MaxNewTokens);
+        Require(double.IsFinite(Temperature) && Temperature >= 0, nameof(Temperature), "0 (greedy) or more", Temperature);
+        Require(TopK is null or >= 1, nameof(TopK), "at least 1, or null to keep all", TopK);
+        Require(TopP is null or (> 0 and <= 1), nameof(TopP), "more than 0 and at most 1, or null to keep all", TopP);
+        Require(MinP is null or (>= 0 and <= 1), nameof(MinP), "from 0 to 1, or null to keep all", MinP);
+        var penalty = double.IsFinite(RepetitionPenalty) && RepetitionPenalty > 0;
+        Require(penalty, nameof(RepetitionPenalty), "more than 0, 1 for none", RepetitionPenalty);
+        if (StopStrings is null || StopStrings.Any(string.IsNullOrEmpty))
+        {
+            throw new ArgumentException(
+                $"Expected {nameof(StopStrings)} of at least one character each: an empty one would stop before anything is generated.");
+        }
+    }
+
+    private static void Require(bool holds, string name, string expected, object? value)
+    {
+        if (!holds)
+        {
+            throw new ArgumentException(FormattableString.Invariant($"Expected {name} to be {expected}, got {value}."));
+        }
+    }
+}
