@@ -13,9 +13,3 @@ internal sealed class TempFolder : IDisposable
 
     public void Dispose() => Directory.Delete(_path, recursive: true);
 }
-
-/// <summary>A progress that runs its action at once, on the reporting thread.</summary>
-internal sealed class ImmediateProgress<T>(Action<T> action) : IProgress<T>
-{
-    public void Report(T value) => action(value);
-}

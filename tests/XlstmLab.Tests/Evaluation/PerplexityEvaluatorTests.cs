@@ -1,7 +1,6 @@
 using TorchSharp;
 using XlstmLab.Evaluation;
 using XlstmLab.Models;
-using XlstmLab.Tests.Checkpoints;
 using XlstmLab.Text;
 using Xunit;
 using static TorchSharp.torch;

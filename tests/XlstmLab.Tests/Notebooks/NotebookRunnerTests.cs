@@ -16,7 +16,7 @@ public sealed class NotebookRunnerTests
         string input = folder.Notebook("Console.WriteLine(Environment.CurrentDirectory);", "int a = 2;", "a + 1");
         string before = Environment.CurrentDirectory;
         List<(CellEvent, int, int)> events = [];
-        Recorder progress = new(report =>
+        ImmediateProgress<CellProgress> progress = new(report =>
         {
             // At every moment the file is a whole notebook with the outputs so far.
             var soFar = Notebook.Load(folder.File("out.ipynb"));
@@ -120,7 +120,7 @@ public sealed class NotebookRunnerTests
         using ScratchFolder folder = new();
         string input = folder.Notebook("Console.WriteLine(\"going\"); while (true) { }");
         using CancellationTokenSource cancellation = new();
-        Recorder progress = new(report =>
+        ImmediateProgress<CellProgress> progress = new(report =>
         {
             if (report.Event == CellEvent.Output)
             {
@@ -148,10 +148,5 @@ public sealed class NotebookRunnerTests
         var error = await Assert.ThrowsAsync<NotebookException>(() =>
             NotebookRunner.RunAsync(folder.File("in.ipynb"), folder.File("out.ipynb"), cancellationToken: TestContext.Current.CancellationToken));
         Assert.Contains("'fsharp'", error.Message, StringComparison.Ordinal);
-    }
-
-    private sealed class Recorder(Action<CellProgress> action) : IProgress<CellProgress>
-    {
-        public void Report(CellProgress value) => action(value);
     }
 }

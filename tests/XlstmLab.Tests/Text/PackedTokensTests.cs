@@ -122,20 +122,13 @@ public sealed class PackedTokensTests
     public void EncodeDocuments_Parallel_KeepsOrderAndReports()
     {
         var documents = Enumerable.Range(0, 100).Select(k => new Document($"{k}", new string('x', k))).ToList();
-        var reports = new Reports();
-        var encoded = new ByteTokenizer().EncodeDocuments(documents, reports);
+        var reports = new System.Collections.Concurrent.ConcurrentBag<TokenizingProgress>();
+        var encoded = new ByteTokenizer().EncodeDocuments(documents, new ImmediateProgress<TokenizingProgress>(reports.Add));
         Assert.Equal(Enumerable.Range(1, 100), encoded.Select(d => d.Length));
         Assert.All(encoded, d => Assert.Equal(256, d[0]));
-        Assert.Contains(reports.All, r => r is { Documents: 100, TotalDocuments: 100 });
+        Assert.Contains(reports, r => r is { Documents: 100, TotalDocuments: 100 });
         Assert.Throws<OperationCanceledException>(() => new ByteTokenizer().EncodeDocuments(documents, null, new CancellationToken(true)));
     }
 
     private static IEnumerable<int> Inputs(TokenBatch batch) => batch.Tokens.Where((_, k) => k % batch.Columns != batch.Columns - 1);
-
-    private sealed class Reports : IProgress<TokenizingProgress>
-    {
-        public System.Collections.Concurrent.ConcurrentBag<TokenizingProgress> All { get; } = [];
-
-        public void Report(TokenizingProgress value) => All.Add(value);
-    }
 }

@@ -67,7 +67,7 @@ public sealed class TrainerTests
             model,
             Config with { BatchRamp = [new(0, 2), new(5, 4)], GradientClip = 0.3, EmaDecay = 0.9, LogEvery = 3, ValidationTokens = 10 },
             folder.Path,
-            progress: new Immediate(reported),
+            progress: new ImmediateProgress<TrainingMetrics>(reported.Add),
             tokenizer: new TwoByteTokenizer());
         var metrics = RunFolder.ReadMetrics(folder.Path);
         Assert.Equal(Enumerable.Range(1, 30), reported.Select(m => m.Step));
@@ -171,7 +171,7 @@ public sealed class TrainerTests
         using (var second = new TinyModel(dropout: 0.2))
         {
             using var cancellation = new CancellationTokenSource();
-            var cancel = new Immediate(m => Cancel(m, stopAfter, cancellation));
+            var cancel = new ImmediateProgress<TrainingMetrics>(m => Cancel(m, stopAfter, cancellation));
             var stopped = Train(second, config, broken, progress: cancel, cancellation: cancellation);
             Assert.Equal((TrainingStatus.Stopped, stopAfter), (stopped.Status, stopped.Step));
             Assert.Equal(TrainingStatus.Stopped, RunFolder.ReadMetadata(broken).Status);
@@ -226,7 +226,7 @@ public sealed class TrainerTests
         var result = Train(1, straight, TestContext.Current.CancellationToken);
         using (var cancellation = new CancellationTokenSource())
         {
-            Train(1, broken, cancellation.Token, new Immediate(m => Cancel(m, 7, cancellation)));
+            Train(1, broken, cancellation.Token, new ImmediateProgress<TrainingMetrics>(m => Cancel(m, 7, cancellation)));
         }
 
         Train(2, broken, TestContext.Current.CancellationToken);
@@ -353,7 +353,7 @@ public sealed class TrainerTests
         using var folder = new TemporaryFolder();
         using var model = new TinyModel();
         Exception? error = null;
-        Train(model, Config, folder.Path, progress: new Immediate(m =>
+        Train(model, Config, folder.Path, progress: new ImmediateProgress<TrainingMetrics>(m =>
         {
             if (m.Step == 2)
             {
@@ -449,7 +449,7 @@ public sealed class TrainerTests
         GC.Collect();
         GC.WaitForPendingFinalizers();
         var before = Tensor.TotalCount;
-        Train(model, config, folder.Path, progress: new Immediate(m =>
+        Train(model, config, folder.Path, progress: new ImmediateProgress<TrainingMetrics>(m =>
         {
             if (m.Step % 50 == 0)
             {
@@ -498,17 +498,6 @@ public sealed class TrainerTests
         {
             cancellation.Cancel();
         }
-    }
-
-    /// <summary>Reports in the training's thread.</summary>
-    private sealed class Immediate(Action<TrainingMetrics> report) : IProgress<TrainingMetrics>
-    {
-        public Immediate(List<TrainingMetrics> list)
-            : this(list.Add)
-        {
-        }
-
-        public void Report(TrainingMetrics value) => report(value);
     }
 
     /// <summary>Every token spells two bytes.</summary>
