@@ -1,6 +1,134 @@
-using System.Diagnostics;
+using System.CommandLine;
+using System.CommandLine.Help;
+using System.CommandLine.Invocation;
+using System.Reflection;
+using XlstmLab.Cli.Commands;
+using XlstmLab.Cli.Terminals;
 
-var watch = Stopwatch.StartNew();
-Console.WriteLine(XlstmLab.Native.NativeTorch.Folder);
-Console.WriteLine(watch.ElapsedMilliseconds);
-Console.WriteLine(TorchSharp.torch.ones(2, 3).sum().item<float>());
+namespace XlstmLab.Cli;
+
+/// <summary>The <c>xlstm</c> command.</summary>
+/// <remarks>
+/// Building and parsing the commands must not touch a method of the library: its first one loads libtorch, which help does not need.
+/// </remarks>
+internal static class Program
+{
+    private static readonly Option<bool> Verbose = new("--verbose")
+    {
+        Description = "Show where in the program an error arose.",
+        Recursive = true,
+    };
+
+    /// <summary>Runs a command line in this process.</summary>
+    /// <returns>0 for success, 1 for a failure, 2 for wrong usage, 130 if it was interrupted.</returns>
+    public static async Task<int> Main(string[] args)
+    {
+        if (OperatingSystem.IsWindows())
+        {
+            Console.OutputEncoding = System.Text.Encoding.UTF8;
+        }
+
+        using var interrupts = new Interrupts(Console.Error);
+        return await InvokeAsync(args, Console.Out, Console.Error, interrupts.Token);
+    }
+
+    /// <summary>Runs a command line with its results in <paramref name="stdout"/>, and progress and errors in <paramref name="stderr"/>.</summary>
+    internal static async Task<int> InvokeAsync(
+        IReadOnlyList<string> args, TextWriter stdout, TextWriter stderr, CancellationToken cancellationToken = default)
+    {
+        var parsed = CreateRoot().Parse(args);
+        var configuration = new InvocationConfiguration
+        {
+            Output = stdout,
+            Error = stderr,
+            EnableDefaultExceptionHandler = false,
+            ProcessTerminationTimeout = null,
+        };
+        try
+        {
+            if (parsed.Action is not ParseErrorAction error)
+            {
+                return await parsed.InvokeAsync(configuration, cancellationToken);
+            }
+
+            configuration.Output = stderr;
+            error.ShowHelp = parsed.CommandResult.Command.Subcommands.Any(c => !c.Hidden) && parsed.Tokens.All(t => t.Value[0] != '-');
+            await parsed.InvokeAsync(configuration, cancellationToken);
+            if (!error.ShowHelp)
+            {
+                await stderr.WriteLineAsync($"'{PathOf(parsed.CommandResult)} --help' shows what it takes.");
+            }
+
+            return ExitCode.WrongUsage;
+        }
+        catch (UsageException e)
+        {
+            await stderr.WriteLineAsync($"error: {e.Message}");
+            await stderr.WriteLineAsync($"'{PathOf(parsed.CommandResult)} --help' shows what it takes.");
+            return ExitCode.WrongUsage;
+        }
+        catch (OperationCanceledException) when (cancellationToken.IsCancellationRequested)
+        {
+            await stderr.WriteLineAsync("Interrupted.");
+            return ExitCode.Interrupted;
+        }
+#pragma warning disable CA1031 // Whatever went wrong is told in one place, in one way.
+        catch (Exception e)
+        {
+            await stderr.WriteLineAsync(parsed.GetValue(Verbose) ? $"error: {e}" : $"error: {Message(e)}");
+            return ExitCode.Failure;
+        }
+#pragma warning restore CA1031
+    }
+
+    /// <summary>All commands.</summary>
+    internal static RootCommand CreateRoot()
+    {
+        var root = new RootCommand("A laboratory for recurrent language models: trains, evaluates, measures and shows xLSTMs.")
+        {
+            DoctorCommand.Create(),
+            DataCommand.Create(),
+            TrainCommand.Create(),
+            EvalCommand.Create(),
+            GenerateCommand.Create(),
+            VerifyCommand.Create(),
+            NotebookCommand.Create(),
+            BenchCommand.Create(),
+            Verbose,
+        };
+        foreach (var option in root.Options)
+        {
+            if (option is VersionOption)
+            {
+                option.Action = new PrintVersion();
+            }
+            else if (option is HelpOption { Action: HelpAction help })
+            {
+                option.Action = new HelpWithExamples(help);
+            }
+        }
+
+        return root;
+    }
+
+    /// <summary>The first sentence of what went wrong; libtorch's own stack is for --verbose.</summary>
+    private static string Message(Exception error)
+    {
+        var cause = error is TypeInitializationException or TargetInvocationException or AggregateException && error.InnerException is { } inner ? inner : error;
+        var native = cause.Message.IndexOf("\nException raised from", StringComparison.Ordinal);
+        return (native < 0 ? cause.Message : cause.Message[..native]).TrimEnd();
+    }
+
+    private static string PathOf(System.CommandLine.Parsing.CommandResult result) =>
+        result.Parent is System.CommandLine.Parsing.CommandResult parent ? $"{PathOf(parent)} {result.Command.Name}" : "xlstm";
+
+    private sealed class PrintVersion : SynchronousCommandLineAction
+    {
+        public override int Invoke(ParseResult parseResult)
+        {
+            var version = typeof(Program).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()!.InformationalVersion;
+            parseResult.InvocationConfiguration.Output.WriteLine($"xlstm {version}");
+            return ExitCode.Success;
+        }
+    }
+}

@@ -1,0 +1,103 @@
+using System.Text.Json.Serialization;
+
+namespace XlstmLab.Cli.Benchmarks;
+
+/// <summary>One measurement, which a process of its own makes: its memory is then its own too, and its end ends nothing else.</summary>
+[JsonPolymorphic(TypeDiscriminatorPropertyName = "kind")]
+[JsonDerivedType(typeof(MatrixProductTask), "matrix-product")]
+[JsonDerivedType(typeof(MLstmTask), "mlstm")]
+[JsonDerivedType(typeof(SLstmTask), "slstm")]
+[JsonDerivedType(typeof(TrainingTask), "training")]
+internal abstract record BenchTask
+{
+    /// <summary>libtorch's threads.</summary>
+    public required int Threads { get; init; }
+
+    /// <summary>The seconds to measure for, at least.</summary>
+    public required double MinSeconds { get; init; }
+
+    /// <summary>The repetitions to measure, at least.</summary>
+    public required int Repetitions { get; init; }
+}
+
+/// <summary>The product of two float32 matrices of 1024 x 1024: the rate that others are held against.</summary>
+internal sealed record MatrixProductTask : BenchTask;
+
+/// <summary>An mLSTM cell.</summary>
+internal sealed record MLstmTask : BenchTask
+{
+    /// <summary>Chunkwise, recurrent or parallel.</summary>
+    public required string Form { get; init; }
+
+    /// <summary>Tokens of a chunk.</summary>
+    public required int ChunkSize { get; init; }
+
+    /// <summary>S.</summary>
+    public required int Length { get; init; }
+
+    /// <summary>B.</summary>
+    public required int Batch { get; init; }
+
+    /// <summary>NH.</summary>
+    public required int Heads { get; init; }
+
+    /// <summary>DK.</summary>
+    public required int QkHeadDim { get; init; }
+
+    /// <summary>DV.</summary>
+    public required int VHeadDim { get; init; }
+}
+
+/// <summary>An sLSTM cell.</summary>
+internal sealed record SLstmTask : BenchTask
+{
+    /// <summary>Whether it is the fused operation; otherwise a chain of libtorch's.</summary>
+    public required bool Fused { get; init; }
+
+    /// <summary>S.</summary>
+    public required int Length { get; init; }
+
+    /// <summary>B.</summary>
+    public required int Batch { get; init; }
+
+    /// <summary>NH.</summary>
+    public required int Heads { get; init; }
+
+    /// <summary>D.</summary>
+    public required int HeadDim { get; init; }
+}
+
+/// <summary>Training steps of a preset on random tokens.</summary>
+internal sealed record TrainingTask : BenchTask
+{
+    /// <summary>The preset.</summary>
+    public required string Preset { get; init; }
+
+    /// <summary>S.</summary>
+    public required int Context { get; init; }
+
+    /// <summary>B.</summary>
+    public required int Batch { get; init; }
+
+    /// <summary>bf16 or float32.</summary>
+    public required string ComputeType { get; init; }
+}
+
+/// <summary>What a measurement came to. Absent numbers were not asked for.</summary>
+internal sealed record BenchResult
+{
+    /// <summary>The median seconds of a forward pass or, for a matrix product, of the product.</summary>
+    public double? ForwardSeconds { get; init; }
+
+    /// <summary>The median seconds of a forward and a backward pass or, for training, of a step.</summary>
+    public double? TrainingSeconds { get; init; }
+
+    /// <summary>Memory that the first forward pass added at its peak, in bytes.</summary>
+    public long? ForwardPeak { get; init; }
+
+    /// <summary>Memory that forward and backward or, for training, model and steps added at their peak, in bytes.</summary>
+    public long? TrainingPeak { get; init; }
+
+    /// <summary>Repetitions measured of the slower of both.</summary>
+    public int Repetitions { get; init; }
+}

@@ -1,0 +1,93 @@
+using System.Globalization;
+using TorchSharp;
+using XlstmLab.Cli.Machine;
+using XlstmLab.Cli.Terminals;
+using XlstmLab.Inference;
+using XlstmLab.Models;
+using XlstmLab.Text;
+using XlstmLab.Training;
+
+namespace XlstmLab.Cli.Benchmarks;
+
+/// <summary>What is alive at one moment of training or generation.</summary>
+internal sealed record MemoryRow(string Work, int Count, long Tensors, double ResidentMiB, bool AfterWarmUp);
+
+/// <summary>Whether training and generation hold on to tensors or memory.</summary>
+internal sealed record MemoryBench
+{
+    private const int Samples = 10;
+    private const double WarmUp = 0.2;
+    private const double Tolerance = 1.05;
+
+    /// <summary>The training steps.</summary>
+    public required int Steps { get; init; }
+
+    /// <summary>The tokens to generate.</summary>
+    public required int Tokens { get; init; }
+
+    private static IReadOnlyList<BenchColumn<MemoryRow>> Columns { get; } =
+    [
+        new("work", r => r.Work),
+        new("done", r => r.Count),
+        new("live tensors", r => r.Tensors),
+        new("resident MiB", r => r.ResidentMiB, 1),
+        new("", r => r.AfterWarmUp ? "" : "warm-up"),
+    ];
+
+    /// <summary>Whether nothing grew after the warm-up: live tensors not at all, memory by 5 % at most.</summary>
+    public static bool IsConstant(IReadOnlyList<MemoryRow> rows) =>
+        rows.Where(r => r.AfterWarmUp).GroupBy(r => r.Work).All(work =>
+            work.All(r => r.Tensors <= work.First().Tensors && r.ResidentMiB <= Tolerance * work.First().ResidentMiB));
+
+    /// <summary>Trains, generates and looks.</summary>
+    public BenchReport<MemoryRow> Run(string command, ProgressTracker tracker, CancellationToken cancellationToken)
+    {
+        var rows = new List<MemoryRow>();
+        var config = new XlstmConfig { VocabularySize = 257, EmbeddingDim = 64, BlockCount = 2, HeadCount = 2 };
+        using var model = new XlstmLanguageModel(config);
+        void Sample(string work, int done, int all)
+        {
+            tracker.Report((work == "training" ? 0 : 0.5) + 0.5 * done / all, $"{work}, {done:N0} of {all:N0}");
+            if (done % Math.Max(1, all / Samples) == 0)
+            {
+                rows.Add(new(work, done, torch.Tensor.TotalCount, SystemMemory.Resident / 1048576.0, done >= WarmUp * all));
+            }
+        }
+
+        Train(model, done => Sample("training", done, Steps), cancellationToken);
+        var generated = new ImmediateProgress<long>(done => Sample("generation", (int)done, Tokens));
+        var options = new GenerationOptions { MaxNewTokens = Tokens, StopAtEndOfDocument = false };
+        new TextGenerator(model, new ByteTokenizer()).Generate([[256]], options, null, false, generated, cancellationToken);
+
+        var findings = rows.Where(r => r.AfterWarmUp).GroupBy(r => r.Work).Select(work => string.Create(
+            CultureInfo.InvariantCulture,
+            $"{work.Key}: {work.First().Tensors} live tensors after the warm-up, at most {work.Max(r => r.Tensors)} later; resident memory at most {100 * (work.Max(r => r.ResidentMiB) / work.First().ResidentMiB - 1):+0.0;-0.0;0.0} %."));
+        return new(
+            string.Create(CultureInfo.InvariantCulture, $"Memory: {Steps:N0} training steps and {Tokens:N0} generated tokens of a model with {XlstmAccounting.ParameterCount(config):N0} parameters"),
+            command,
+            "Tensors that are alive and the process's resident set, in the middle of a step; the first fifth is warm-up.",
+            Columns,
+            rows,
+            [.. findings, IsConstant(rows) ? "Nothing grows." : "It GROWS: live tensors must not, resident memory by 5 % at most."]);
+    }
+
+    private void Train(XlstmLanguageModel model, Action<int> sample, CancellationToken cancellationToken)
+    {
+        const int context = 64;
+        var draw = new Random(1);
+        var document = Enumerable.Range(0, 20_000).Select(t => t == 0 ? 256 : draw.Next(256)).ToArray();
+        var folder = Directory.CreateTempSubdirectory("xlstm-bench-").FullName;
+        try
+        {
+            var training = new TrainingConfig { Steps = Steps, BatchSize = 4, ContextLength = context, CheckpointEvery = Math.Max(1, Steps / 4), ValidateEvery = Math.Max(1, Steps / 5) };
+            var validation = new PackedTokens([document], 256, context).Sequential(4).Take(4).ToArray();
+            var progress = new ImmediateProgress<TrainingMetrics>(metrics => sample(metrics.Step));
+            new Trainer(model, training, new([document], 256, context), validation, folder, progress).Run(cancellationToken);
+            cancellationToken.ThrowIfCancellationRequested();
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+}

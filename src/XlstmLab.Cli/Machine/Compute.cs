@@ -1,0 +1,83 @@
+using System.CommandLine;
+using System.Globalization;
+using TorchSharp;
+using XlstmLab.Native;
+
+namespace XlstmLab.Cli.Machine;
+
+/// <summary>What commands that compute have in common: threads and device.</summary>
+internal static class Compute
+{
+    /// <summary>The option for libtorch's threads.</summary>
+    public static Option<int?> ThreadsOption() => Positive(new Option<int?>("--threads")
+    {
+        Description = "Threads of one operation. Default: OMP_NUM_THREADS, else the physical cores.",
+        HelpName = "N",
+    });
+
+    /// <summary>The option for the device.</summary>
+    public static Option<string> DeviceOption() => new("--device")
+    {
+        Description = "Where to compute: cpu, cuda or cuda:1.",
+        HelpName = "DEVICE",
+        DefaultValueFactory = _ => "cpu",
+    };
+
+    /// <summary>Refuses numbers below one.</summary>
+    public static Option<T> Positive<T>(Option<T> option)
+    {
+        option.Validators.Add(result =>
+        {
+            // What is no number has its own message.
+            if (result.Tokens.Any(t => double.TryParse(t.Value, NumberStyles.Float, CultureInfo.InvariantCulture, out var number) && number < 1))
+            {
+                result.AddError($"{option.Name} must be at least 1.");
+            }
+        });
+        return option;
+    }
+
+    /// <summary>Loads libtorch and sets its threads, once for the process.</summary>
+    /// <exception cref="NativeTorchException">libtorch cannot be loaded.</exception>
+    public static void Begin(int? threads)
+    {
+        NativeTorch.EnsureLoaded();
+        if (threads is not null || Environment.GetEnvironmentVariable("OMP_NUM_THREADS") is null or "")
+        {
+            torch.set_num_threads(threads ?? Processor.Current.PhysicalCores);
+        }
+    }
+
+    /// <summary>The type of that name; null for none.</summary>
+    public static torch.ScalarType? Type(string? name) => name switch
+    {
+        "bf16" => torch.ScalarType.BFloat16,
+        "float32" => torch.ScalarType.Float32,
+        _ => null,
+    };
+
+    /// <summary>The device of that name.</summary>
+    /// <exception cref="UsageException">There is no device of such a name.</exception>
+    /// <exception cref="NotSupportedException">The libtorch in use has no such device.</exception>
+    public static torch.Device Device(string name)
+    {
+        if (name == "cpu")
+        {
+            return torch.CPU;
+        }
+
+        var index = 0;
+        if (name != "cuda" && !(name.StartsWith("cuda:", StringComparison.Ordinal) && int.TryParse(name.AsSpan(5), out index) && index >= 0))
+        {
+            throw new UsageException($"There is no device '{name}'; expected cpu, cuda or cuda:1.");
+        }
+
+        return !NativeTorch.IsCudaAvailable
+            ? throw new NotSupportedException(
+                $"The libtorch in {NativeTorch.Folder} sees no CUDA device. Set {NativeTorch.FolderVariable} to the folder of one that does, "
+                + "such as site-packages/torch/lib of a PyTorch with CUDA; 'xlstm doctor' shows what there is.")
+            : index >= torch.cuda.device_count()
+                ? throw new NotSupportedException($"There is no CUDA device {index}; there are {torch.cuda.device_count()}.")
+                : torch.device(DeviceType.CUDA, index);
+    }
+}

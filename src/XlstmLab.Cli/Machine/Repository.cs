@@ -1,0 +1,37 @@
+using System.ComponentModel;
+using System.Diagnostics;
+
+namespace XlstmLab.Cli.Machine;
+
+/// <summary>The clone that the program was built from.</summary>
+internal static class Repository
+{
+    /// <summary>The commit checked out beside the program, marked if files differ from it; null where there is none.</summary>
+    public static string? Commit()
+    {
+        var commit = Git("rev-parse", "--short=12", "HEAD");
+        return commit is null ? null : Git("status", "--porcelain", "--untracked-files=no") is { Length: > 0 } ? commit + ", changed" : commit;
+    }
+
+    private static string? Git(params string[] arguments)
+    {
+        try
+        {
+            using var git = Process.Start(new ProcessStartInfo("git", arguments)
+            {
+                WorkingDirectory = AppContext.BaseDirectory,
+                RedirectStandardOutput = true,
+                RedirectStandardError = true,
+            })!;
+            git.ErrorDataReceived += (_, _) => { };
+            git.BeginErrorReadLine();
+            var answer = git.StandardOutput.ReadToEnd().Trim();
+            git.WaitForExit();
+            return git.ExitCode == 0 ? answer : null;
+        }
+        catch (Win32Exception)
+        {
+            return null;
+        }
+    }
+}

@@ -1,0 +1,42 @@
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using XlstmLab.Cli;
+
+namespace XlstmLab.Tests.Cli;
+
+/// <summary>What a command line came to.</summary>
+internal sealed record CommandResult(int Code, string Out, string Error)
+{
+    /// <summary>The result as JSON, which must be all there is on stdout.</summary>
+    public JsonNode Json => JsonNode.Parse(Out, documentOptions: new JsonDocumentOptions())!;
+}
+
+/// <summary>Runs command lines in this process.</summary>
+internal static class CommandLine
+{
+    /// <summary>Runs one.</summary>
+    public static Task<CommandResult> RunAsync(params string[] args) => RunAsync(CancellationToken.None, args);
+
+    /// <summary>Runs one that can be stopped.</summary>
+    public static async Task<CommandResult> RunAsync(CancellationToken cancellationToken, params string[] args)
+    {
+        using var stdout = new StringWriter();
+        using var stderr = new StringWriter();
+        var code = await Program.InvokeAsync(args, TextWriter.Synchronized(stdout), TextWriter.Synchronized(stderr), cancellationToken);
+        return new(code, stdout.ToString(), stderr.ToString());
+    }
+
+    /// <summary>A folder of a test's own, deleted with it.</summary>
+    public static TemporaryFolder Folder() => new();
+}
+
+/// <summary>A folder that is deleted with its owner.</summary>
+internal sealed class TemporaryFolder : IDisposable
+{
+    private readonly string _path = Directory.CreateTempSubdirectory("xlstm-cli-").FullName;
+
+    /// <summary>A path inside.</summary>
+    public string this[string name] => Path.Combine(_path, name);
+
+    public void Dispose() => Directory.Delete(_path, recursive: true);
+}
