@@ -28,7 +28,7 @@ internal static class BenchCommand
     private static ExampleCommand Cells()
     {
         var lengths = List("--lengths", "256,512,1024,2048,4096,8192", "Lengths S in tokens.");
-        var chunks = List("--chunks", "32,64,128", "Chunk sizes of the chunkwise form.");
+        var chunks = List("--chunks", "64", "Chunk sizes of the chunkwise form.");
         var forms = new Option<string>("--forms") { Description = "Forms of the mLSTM, and slstm.", HelpName = "LIST", DefaultValueFactory = _ => "chunkwise,parallel,recurrent,slstm" };
         forms.Validators.Add(result =>
         {
@@ -45,7 +45,7 @@ internal static class BenchCommand
         {
             Description = "Leave out what would take longer than this many seconds for one forward and backward pass.",
             HelpName = "SECONDS",
-            DefaultValueFactory = _ => 20,
+            DefaultValueFactory = _ => 5,
         };
         var common = new CommonOptions(1, 5);
         var command = new ExampleCommand(
