@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using TorchSharp;
 using XlstmLab.Training;
 using Xunit;
 
@@ -6,8 +7,15 @@ namespace XlstmLab.Tests.Training;
 
 /// <summary>Training in a process that dies without any chance to clean up, in the middle of a checkpoint.</summary>
 [Collection(nameof(AloneCollection))]
-public sealed class KilledRunTests
+public sealed class KilledRunTests : IDisposable
 {
+    private readonly int _threads = torch.get_num_threads();
+
+    /// <summary>Sums depend on the number of threads, and other tests leave threads with other numbers: parent and child take one.</summary>
+    public KilledRunTests() => torch.set_num_threads(1);
+
+    public void Dispose() => torch.set_num_threads(_threads);
+
     private const string FolderVariable = "XLSTM_TEST_KILLED_RUN";
     private const string StageVariable = "XLSTM_TEST_KILLED_AT";
 
