@@ -12,7 +12,7 @@ namespace XlstmLab.Cli;
 /// <param name="Tokenizer">The tokenizer.</param>
 /// <param name="Checkpoint">The folder of its weights.</param>
 /// <param name="Text">What its run was trained on; null for a folder that is no run's.</param>
-internal sealed record LoadedModel(XlstmLanguageModel Model, ITokenizer Tokenizer, string Checkpoint, RunText? Text) : IDisposable
+internal sealed record LoadedModel(LanguageModel Model, ITokenizer Tokenizer, string Checkpoint, RunText? Text) : IDisposable
 {
     /// <summary>Loads the last checkpoint of a run, a checkpoint of a run, or a Hugging Face folder.</summary>
     /// <param name="folder">The folder.</param>
@@ -42,7 +42,7 @@ internal sealed record LoadedModel(XlstmLanguageModel Model, ITokenizer Tokenize
         var text = RunText.Read(run);
         using var weights = HuggingFaceFolder.Open(checkpoint);
         var found = FindTokenizer(folder, run, text, weights.Config.VocabularySize, tokenizer, endOfDocument);
-        var model = new XlstmLanguageModel(weights.Config);
+        var model = weights.Config.CreateModel();
         try
         {
             await terminal.TrackAsync("Loading", tracker =>

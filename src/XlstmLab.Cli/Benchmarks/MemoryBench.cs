@@ -82,7 +82,7 @@ internal sealed record MemoryBench
             var training = new TrainingConfig { Steps = Steps, BatchSize = 4, ContextLength = context, CheckpointEvery = Math.Max(1, Steps / 4), ValidateEvery = Math.Max(1, Steps / 5) };
             var validation = new PackedTokens([document], 256, context).Sequential(4).Take(4).ToArray();
             var progress = new ImmediateProgress<TrainingMetrics>(metrics => sample(metrics.Step));
-            new Trainer(model, training, new([document], 256, context), validation, folder, progress).Run(cancellationToken);
+            new Trainer(model, training, new PackedTokens([document], 256, context), validation, folder, progress).Run(cancellationToken);
             cancellationToken.ThrowIfCancellationRequested();
         }
         finally

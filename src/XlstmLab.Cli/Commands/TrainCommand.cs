@@ -1,7 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
 using System.Text.Json;
-using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
 using Microsoft.Extensions.Logging;
 using TorchSharp;
@@ -116,7 +115,7 @@ internal static class TrainCommand
         var tokenizer = tokenizerFile is null ? text.OpenTokenizer(folder) : TextOptions.Tokenizer(tokenizerFile, text.EndOfDocument);
         var config = Training(parsed, resume ? RunFolder.ReadTrainingConfig(folder) : null);
         config.Validate();
-        var architecture = resume ? ReadModelConfig(folder) : Architecture(parsed, tokenizer);
+        var architecture = resume ? RunFolder.ReadModelConfig(folder) : Architecture(parsed, tokenizer);
         var corpus = Corpus.Open(text.Data, new CorpusOptions { TextField = text.TextField }, cancellationToken);
         int[][] training = [], validation = [];
         await terminal.TrackAsync("Tokenizing", tracker =>
@@ -129,11 +128,11 @@ internal static class TrainCommand
         var packed = new PackedTokens(training, tokenizer.EndOfDocument, config.ContextLength, config.Seed);
         var validationBatches = new PackedTokens(validation, tokenizer.EndOfDocument, config.ContextLength).Sequential(config.BatchSize).ToArray();
 
-        using var model = new XlstmLanguageModel(architecture, config.Seed);
+        using var model = architecture.CreateModel(config.Seed);
         model.to(device);
         terminal.Note(string.Create(
             CultureInfo.InvariantCulture,
-            $"{XlstmAccounting.ParameterCount(architecture):N0} parameters, {packed.TokenCount:N0} tokens of {corpus.Name}, {config.Steps:N0} steps of {config.BatchSize} x {config.ContextLength} tokens, {torch.get_num_threads()} threads."));
+            $"{architecture.CountParameters():N0} parameters, {packed.TokenCount:N0} tokens of {corpus.Name}, {config.Steps:N0} steps of {config.BatchSize} x {config.ContextLength} tokens, {torch.get_num_threads()} threads."));
         TrainingResult? result = null;
         await terminal.TrackAsync("Training", tracker =>
         {
@@ -226,11 +225,11 @@ internal static class TrainCommand
         };
     }
 
-    private static XlstmConfig Architecture(ParseResult parsed, ITokenizer tokenizer)
+    private static LanguageModelConfig Architecture(ParseResult parsed, ITokenizer tokenizer)
     {
         if (parsed.GetValue(Model) is { } file)
         {
-            var config = XlstmConfigJson.Read(file);
+            var config = ModelConfigJson.Read(file);
             return config.VocabularySize >= tokenizer.VocabularySize
                 ? config
                 : throw new UsageException($"{file} has a vocab_size of {config.VocabularySize}, and the tokenizer has {tokenizer.VocabularySize} ids: they do not fit together.");
@@ -240,20 +239,6 @@ internal static class TrainCommand
         return XlstmPresets.All.TryGetValue(name, out var preset)
             ? preset with { VocabularySize = tokenizer.VocabularySize }
             : throw new UsageException($"There is no preset '{name}'; there are: {Presets}.");
-    }
-
-    private static XlstmConfig ReadModelConfig(string run)
-    {
-        var path = Path.Combine(run, "config.json");
-        try
-        {
-            var model = JsonNode.Parse(File.ReadAllText(path))?["model"] ?? throw new JsonException("it has no 'model'");
-            return XlstmConfigJson.Parse(model.ToJsonString(), path);
-        }
-        catch (Exception e) when (e is JsonException or InvalidOperationException)
-        {
-            throw new InvalidDataException($"{path} cannot be read as a run's configuration: {e.Message}", e);
-        }
     }
 
     private static TrainingConfig ReadTrainingConfig(string file)

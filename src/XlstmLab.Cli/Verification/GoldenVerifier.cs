@@ -174,7 +174,7 @@ public static partial class GoldenVerifier
         config["norm_eps"] = golden.About["norm_eps"]?.DeepClone() ?? 1e-6;
         config["eps"] = golden.About["eps"]?.DeepClone() ?? 1e-6;
         config["ffn_proj_factor"] ??= 2.6667;
-        using var model = new XlstmLanguageModel(XlstmConfigJson.Parse(config.ToJsonString(), golden.Name));
+        using var model = ModelConfigJson.Parse(config.ToJsonString(), golden.Name).CreateModel();
         using (no_grad())
         {
             foreach (var (parameter, value) in model.named_parameters())
@@ -218,7 +218,7 @@ public static partial class GoldenVerifier
     {
         var checkpoint = (string?)golden.About["checkpoint"] ?? golden.Name.Replace("_io", "", StringComparison.Ordinal);
         using var files = HuggingFaceFolder.Open(Path.Combine(folder, checkpoint));
-        using var model = new XlstmLanguageModel(files.Config);
+        using var model = files.Config.CreateModel();
         files.LoadInto(model);
         using var grad = no_grad();
         yield return GoldenRow.Compare(
@@ -239,7 +239,7 @@ public static partial class GoldenVerifier
     }
 
     /// <summary>The share of greedy tokens that differ; the prompt's length stands in the case's note.</summary>
-    private static GoldenRow Greedy(XlstmLanguageModel model, GoldenCase golden, int defaultPrompt)
+    private static GoldenRow Greedy(LanguageModel model, GoldenCase golden, int defaultPrompt)
     {
         var note = $"{golden.About["note"]} {golden.About["kind"]}";
         var prompt = PromptLength().Match(note) is { Success: true } match

@@ -49,7 +49,7 @@ public static class GateCapture
             throw new ArgumentException($"Expected tokens of shape [B, S], at least one, got [{string.Join(", ", tokens.shape)}].", nameof(tokens));
         }
 
-        cell ??= (model as XlstmLanguageModel)?.Config.Cell ?? new();
+        cell ??= (model.Config as XlstmConfig)?.Cell ?? new();
         using var scope = NewDisposeScope();
         using var grad = no_grad();
         var (sequences, length) = ((int)tokens.shape[0], (int)tokens.shape[1]);

@@ -8,6 +8,22 @@ public enum InputGate
 
     /// <summary>sigmoid(i~), which needs no maximum (mLSTMsig, Beck et al. 2025b).</summary>
     Sigmoid,
+
+    /// <summary>1, whatever the pre-activation: everything is let in (xLSTM, table 2).</summary>
+    None,
+}
+
+/// <summary>What makes the forget gate out of its pre-activation.</summary>
+public enum ForgetGate
+{
+    /// <summary>sigmoid(f~) (xLSTM 7B, eq. 5).</summary>
+    Sigmoid,
+
+    /// <summary>exp(f~), stabilised by the running maximum (xLSTM, eqs. 14 and 26).</summary>
+    Exponential,
+
+    /// <summary>1, whatever the pre-activation: nothing is forgotten (xLSTM, table 2).</summary>
+    None,
 }
 
 /// <summary>The three ways to compute one and the same mLSTM.</summary>
@@ -41,6 +57,9 @@ public sealed record MLstmOptions
 {
     /// <summary>The input gate.</summary>
     public InputGate InputGate { get; init; }
+
+    /// <summary>The forget gate.</summary>
+    public ForgetGate ForgetGate { get; init; }
 
     /// <summary>Whether h is divided by max(|n q|, exp(-m)) + epsilon.</summary>
     public bool Normalize { get; init; } = true;

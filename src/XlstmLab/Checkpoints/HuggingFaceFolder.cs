@@ -3,9 +3,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Checkpoints;
 
-/// <summary>A Hugging Face folder with an xLSTM: <c>config.json</c> and its weights under the names of the state dict.</summary>
+/// <summary>A Hugging Face folder with a language model: <c>config.json</c> and its weights under the names of the state dict.</summary>
 /// <remarks>
-/// The names are <c>backbone.embeddings.weight</c>, <c>backbone.blocks.N...</c>, <c>backbone.out_norm.weight</c> and <c>lm_head.weight</c>;
+/// An xLSTM's names are <c>backbone.embeddings.weight</c>, <c>backbone.blocks.N...</c>, <c>backbone.out_norm.weight</c> and <c>lm_head.weight</c>;
 /// <c>embedding.weight</c>, as NX-AI's own package calls the first of them, is understood. Where the config ties the head to the
 /// embedding, the folder may lack <c>lm_head.weight</c>.
 /// </remarks>
@@ -14,20 +14,19 @@ public sealed class HuggingFaceFolder : IDisposable
     /// <summary>The name of the file with the configuration.</summary>
     public const string ConfigFileName = "config.json";
 
-    private const string Embedding = "backbone.embeddings.weight";
     private const string OriginalEmbedding = "embedding.weight";
     private const string Head = "lm_head.weight";
 
     private readonly SafetensorsFolder _weights;
     private readonly Dictionary<string, string> _stored;
 
-    private HuggingFaceFolder(string path, XlstmConfig config, SafetensorsFolder weights)
+    private HuggingFaceFolder(string path, LanguageModelConfig config, SafetensorsFolder weights)
     {
         Path = path;
         Config = config;
         _weights = weights;
         _stored = weights.Names.ToDictionary(
-            name => name == OriginalEmbedding && !weights.Contains(Embedding) ? Embedding : name, StringComparer.Ordinal);
+            name => name == OriginalEmbedding && !weights.Contains(config.EmbeddingName) ? config.EmbeddingName : name, StringComparer.Ordinal);
         Names = [.. _stored.Keys.Order(StringComparer.Ordinal)];
     }
 
@@ -35,14 +34,14 @@ public sealed class HuggingFaceFolder : IDisposable
     public string Path { get; }
 
     /// <summary>The architecture.</summary>
-    public XlstmConfig Config { get; }
+    public LanguageModelConfig Config { get; }
 
     /// <summary>The names of all tensors in the spelling of the state dict, in ordinal order.</summary>
     public IReadOnlyList<string> Names { get; }
 
     /// <summary>Opens a folder; no weights are read yet.</summary>
     /// <exception cref="CheckpointException">A file is missing or damaged, or the embedding's shape is not the config's.</exception>
-    /// <exception cref="ConfigException">The configuration is no xLSTM's, or one that cannot be.</exception>
+    /// <exception cref="ConfigException">The configuration is of a kind that this library does not know, or cannot be.</exception>
     public static HuggingFaceFolder Open(string folder)
     {
         ArgumentException.ThrowIfNullOrWhiteSpace(folder);
@@ -51,17 +50,17 @@ public sealed class HuggingFaceFolder : IDisposable
             throw new CheckpointException($"{folder}: there is no such folder.");
         }
 
-        var config = XlstmConfigJson.Read(System.IO.Path.Combine(folder, ConfigFileName));
+        var config = ModelConfigJson.Read(System.IO.Path.Combine(folder, ConfigFileName));
         var opened = new HuggingFaceFolder(folder, config, SafetensorsFolder.Open(folder));
         try
         {
             // A config that lies about sizes is found here, before a model is built that does not fit into memory.
-            if (opened._stored.ContainsKey(Embedding)
-                && opened.Info(Embedding).Shape is var shape
+            if (opened._stored.ContainsKey(config.EmbeddingName)
+                && opened.Info(config.EmbeddingName).Shape is var shape
                 && !shape.AsSpan().SequenceEqual([config.VocabularySize, config.EmbeddingDim]))
             {
                 throw new CheckpointException(
-                    $"{folder}: {Embedding} has shape [{string.Join(", ", shape)}], but {ConfigFileName} says [{config.VocabularySize}, {config.EmbeddingDim}] (vocab_size, embedding_dim).");
+                    $"{folder}: {config.EmbeddingName} has shape [{string.Join(", ", shape)}], but {ConfigFileName} says [{config.VocabularySize}, {config.EmbeddingDim}] (vocabulary, width).");
             }
 
             return opened;
@@ -108,7 +107,7 @@ public sealed class HuggingFaceFolder : IDisposable
             {
                 sources.Remove(Head);
             }
-            else if (!sources.ContainsKey(Head) && sources.TryGetValue(Embedding, out var embedding))
+            else if (!sources.ContainsKey(Head) && sources.TryGetValue(Config.EmbeddingName, out var embedding))
             {
                 sources.Add(Head, embedding);
             }
@@ -140,7 +139,7 @@ public sealed class HuggingFaceFolder : IDisposable
     /// <exception cref="OperationCanceledException">It was stopped.</exception>
     public static void Save(
         string folder,
-        XlstmConfig config,
+        LanguageModelConfig config,
         IReadOnlyDictionary<string, Tensor> stateDict,
         ScalarType? dtype = null,
         long maxShardBytes = Safetensors.DefaultShardBytes,
@@ -162,7 +161,7 @@ public sealed class HuggingFaceFolder : IDisposable
     /// <inheritdoc cref="Save"/>
     public static void WriteInto(
         string folder,
-        XlstmConfig config,
+        LanguageModelConfig config,
         IReadOnlyDictionary<string, Tensor> stateDict,
         ScalarType? dtype = null,
         long maxShardBytes = Safetensors.DefaultShardBytes,
@@ -173,9 +172,9 @@ public sealed class HuggingFaceFolder : IDisposable
         ArgumentNullException.ThrowIfNull(stateDict);
 
         // transformers stores a tied matrix once.
-        var tensors = stateDict.Where(pair => !(config.TieWordEmbeddings && pair.Key == Head && stateDict.ContainsKey(Embedding))).ToList();
+        var tensors = stateDict.Where(pair => !(config.TieWordEmbeddings && pair.Key == Head && stateDict.ContainsKey(config.EmbeddingName))).ToList();
         var stored = dtype ?? (tensors.Count > 0 ? tensors.MaxBy(pair => pair.Value.NumberOfElements).Value.dtype : ScalarType.Float32);
-        AtomicFile.WriteText(System.IO.Path.Combine(folder, ConfigFileName), XlstmConfigJson.Text(config, stored));
+        AtomicFile.WriteText(System.IO.Path.Combine(folder, ConfigFileName), ModelConfigJson.Text(config, stored));
 
         // transformers asks for this text before it reads a file.
         Safetensors.WriteSharded(

@@ -1,3 +1,4 @@
+using TorchSharp;
 using XlstmLab.Cells;
 using static TorchSharp.torch;
 
@@ -10,19 +11,24 @@ namespace XlstmLab.Models;
 public delegate void ActivationObserver(int block, string name, Tensor value);
 
 /// <summary>What a model makes of a batch of tokens.</summary>
-/// <param name="Logits">[B, S, V] float32, of the token after each position.</param>
+/// <param name="Logits">[B, S, V] float32, of the token after each position; [N, V] where N positions were asked for.</param>
 /// <param name="State">The state after the last token, if it was asked for; the caller owns it.</param>
 public sealed record ModelOutput(Tensor Logits, ModelState? State);
 
 /// <summary>A causal language model: tokens and a state in, logits and a state out.</summary>
 /// <remarks>Trainer, evaluators and generator know models by this contract only.</remarks>
-public abstract class LanguageModel(string name) : nn.Module(name)
+/// <param name="name">The model's name.</param>
+/// <param name="config">The architecture.</param>
+public abstract class LanguageModel(string name, LanguageModelConfig config) : nn.Module(name)
 {
+    /// <summary>The architecture.</summary>
+    public LanguageModelConfig Config { get; } = config;
+
     /// <summary>The number of token ids the logits cover, V.</summary>
-    public abstract int VocabularySize { get; }
+    public int VocabularySize => Config.VocabularySize;
 
     /// <summary>The number of blocks, L.</summary>
-    public abstract int BlockCount { get; }
+    public int BlockCount => Config.BlockCount;
 
     /// <summary>
     /// The type of the activations; null is the weights' own. With bfloat16 the weights stay as they are, float32 masters, and
@@ -38,6 +44,67 @@ public abstract class LanguageModel(string name) : nn.Module(name)
     /// <param name="state">The state to start from, left as it is; null is the empty state.</param>
     /// <param name="layout">Document starts and padding.</param>
     /// <param name="returnState">Whether the state after the last token is wanted.</param>
+    /// <param name="positions">
+    /// [N] int64, the positions b S + s whose logits are wanted; null for all. Where the vocabulary is large and few positions count,
+    /// it saves most of the work.
+    /// </param>
     /// <returns>Logits in the caller's dispose scope, and the state outside of every scope.</returns>
-    public abstract ModelOutput Forward(Tensor tokens, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false);
+    /// <exception cref="ArgumentException">The tokens are no [B, S] of int64, or the positions no [N] of int64.</exception>
+    /// <exception cref="ArgumentOutOfRangeException">A token id is none of the model's.</exception>
+    public ModelOutput Forward(
+        Tensor tokens, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false, Tensor? positions = null)
+    {
+        CheckTokens(tokens);
+        if (positions is not null && (positions.dim() != 1 || positions.dtype != ScalarType.Int64))
+        {
+            throw new ArgumentException(
+                $"Expected positions of shape [N] and type int64, got [{string.Join(", ", positions.shape)}] {positions.dtype}.", nameof(positions));
+        }
+
+        using var scope = NewDisposeScope();
+        var embedded = Embed(tokens); // (B, S, d)
+        var (hidden, last) = ForwardHidden(ComputeType is { } type ? embedded.to(type) : embedded, state, layout, returnState);
+        if (positions is not null)
+        {
+            hidden = hidden.flatten(0, 1).index_select(0, positions); // (N, d)
+        }
+
+        return new(Logits(hidden).MoveToOuterDisposeScope(), last);
+    }
+
+    /// <summary>The embedding: [B, S] int64 to [B, S, d], in the weights' type.</summary>
+    public abstract Tensor Embed(Tensor tokens);
+
+    /// <summary>All blocks and the last norm.</summary>
+    /// <param name="embedded">[B, S, d], S at least 1: embedded tokens, or anything else that a model is to read.</param>
+    /// <param name="state">The state to start from, left as it is; null is the empty state.</param>
+    /// <param name="layout">Document starts and padding.</param>
+    /// <param name="returnState">Whether the state after the last position is wanted.</param>
+    /// <returns>[B, S, d] in the type of <paramref name="embedded"/> and the caller's dispose scope, and the state outside of every scope.</returns>
+    public abstract (Tensor Hidden, ModelState? State) ForwardHidden(
+        Tensor embedded, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false);
+
+    /// <summary>The head: [..., d] to [..., V] float32, or wider where the weights are.</summary>
+    public abstract Tensor Logits(Tensor hidden);
+
+    private void CheckTokens(Tensor tokens)
+    {
+        if (tokens.dim() != 2 || tokens.shape[1] < 1 || tokens.dtype != ScalarType.Int64)
+        {
+            throw new ArgumentException(
+                $"Expected tokens of shape [B, S] with S at least 1 and type int64, got [{string.Join(", ", tokens.shape)}] {tokens.dtype}.", nameof(tokens));
+        }
+
+        // On a device the look would wait for it.
+        if (tokens.device_type == DeviceType.CPU && tokens.NumberOfElements > 0)
+        {
+            using var scope = NewDisposeScope();
+            var (least, greatest) = (tokens.min().item<long>(), tokens.max().item<long>());
+            if (least < 0 || greatest >= VocabularySize)
+            {
+                throw new ArgumentOutOfRangeException(
+                    nameof(tokens), $"Expected token ids from 0 to {VocabularySize - 1}, got {(least < 0 ? least : greatest)}: the tokenizer is another model's.");
+            }
+        }
+    }
 }

@@ -3,31 +3,28 @@ using XlstmLab.Cells;
 
 namespace XlstmLab.Models;
 
-/// <summary>How a layer's projections are stored.</summary>
-public enum WeightMode
+/// <summary>The architecture of an xLSTM language model, as a record to vary by <c>with</c>: as it is made, that of xLSTM 7B.</summary>
+/// <remarks>
+/// Sections named below are of <i>xLSTM 7B</i> (Beck et al. 2025), unless it says the first paper, <i>xLSTM</i> (Beck et al. 2024). The JSON
+/// names are those of a Hugging Face <c>config.json</c>; what the 7B model does not have is written only where it is used.
+/// </remarks>
+public sealed record XlstmConfig : LanguageModelConfig
 {
-    /// <summary>One matrix for each of q, k, v, o, the two gates and the two halves of the SwiGLU.</summary>
-    Single,
+    /// <inheritdoc/>
+    [JsonIgnore]
+    public override string ModelType => "xlstm";
 
-    /// <summary>One matrix for q, k, v and o, one for both gates, one for the SwiGLU's input side.</summary>
-    Fused,
-}
-
-/// <summary>The architecture of an xLSTM language model (Beck et al. 2025, section 3), as a record to vary by <c>with</c>.</summary>
-/// <remarks>The JSON names are those of a Hugging Face <c>config.json</c>.</remarks>
-public sealed record XlstmConfig
-{
     /// <summary>The number of token ids, V.</summary>
     [JsonPropertyName("vocab_size")]
-    public int VocabularySize { get; init; } = 50304;
+    public override int VocabularySize { get; init; } = 50304;
 
     /// <summary>The width of the residual stream, d.</summary>
     [JsonPropertyName("embedding_dim")]
-    public int EmbeddingDim { get; init; } = 4096;
+    public override int EmbeddingDim { get; init; } = 4096;
 
     /// <summary>The number of blocks, L.</summary>
     [JsonPropertyName("num_blocks")]
-    public int BlockCount { get; init; } = 32;
+    public override int BlockCount { get; init; } = 32;
 
     /// <summary>The number of heads of an mLSTM layer, NH.</summary>
     [JsonPropertyName("num_heads")]
@@ -75,7 +72,7 @@ public sealed record XlstmConfig
 
     /// <summary>Whether the head uses the embedding's matrix.</summary>
     [JsonPropertyName("tie_word_embeddings")]
-    public bool TieWordEmbeddings { get; init; }
+    public override bool TieWordEmbeddings { get; init; }
 
     /// <summary>How projections are stored.</summary>
     [JsonPropertyName("weight_mode")]
@@ -85,13 +82,151 @@ public sealed record XlstmConfig
     [JsonPropertyName("chunk_size")]
     public int ChunkSize { get; init; } = 64;
 
-    /// <summary>The input gate: exponential as in the 7B model, or sigmoid (mLSTMsig).</summary>
+    /// <summary>Where a block widens the stream (section 3.2, table 2).</summary>
+    [JsonPropertyName("block_style")]
+    public BlockStyle BlockStyle { get; init; }
+
+    /// <summary>
+    /// The blocks that mix by an sLSTM, the others do by an mLSTM: xLSTM[a:b] has a mLSTM blocks for b sLSTM blocks (first paper,
+    /// section 2.4).
+    /// </summary>
+    [JsonPropertyName("slstm_at")]
+    public BlockList SLstmAt { get; init; } = BlockList.None;
+
+    /// <summary>The input gate: exponential (eq. 4), sigmoid (mLSTMsig), or none, which lets everything in.</summary>
     [JsonPropertyName("input_gate")]
     public InputGate InputGate { get; init; }
+
+    /// <summary>The forget gate: sigmoid, exponential (first paper, eq. 26), or none, which forgets nothing.</summary>
+    [JsonPropertyName("forget_gate")]
+    public ForgetGate ForgetGate { get; init; }
+
+    /// <summary>Whether a learned gate of each channel stands behind the head norm (eq. 9); pre-up blocks have SiLU(z) in its place.</summary>
+    [JsonPropertyName("output_gate")]
+    public bool OutputGate { get; init; } = true;
+
+    /// <summary>What the input gate's pre-activation is made of (figure 13: fixed at 0 or -10).</summary>
+    [JsonPropertyName("igate_preactivation")]
+    public GatePreactivation InputGatePreactivation { get; init; }
+
+    /// <summary>What the forget gate's pre-activation is made of (first paper, table 2).</summary>
+    [JsonPropertyName("fgate_preactivation")]
+    public GatePreactivation ForgetGatePreactivation { get; init; }
+
+    /// <summary>What the gates look at; null for the block style's own: x in post-up blocks, q k v in pre-up ones.</summary>
+    [JsonPropertyName("gate_source")]
+    public GateSource? GateSource { get; init; }
+
+    /// <summary>The input gate's bias at the start (figure 11), or for ever if the gate is fixed.</summary>
+    [JsonPropertyName("igate_bias_init")]
+    public double InputGateBias { get; init; } = -10;
+
+    /// <summary>The standard deviation of the input gate's bias around its start; the first paper's code has 0.1 around 0.</summary>
+    [JsonPropertyName("igate_bias_init_std")]
+    public double InputGateBiasStd { get; init; }
+
+    /// <summary>The first head's forget-gate bias at the start; the others' lie evenly up to the last head's.</summary>
+    [JsonPropertyName("fgate_bias_init_first")]
+    public double ForgetGateBiasFirst { get; init; } = 3;
+
+    /// <summary>The last head's forget-gate bias at the start.</summary>
+    [JsonPropertyName("fgate_bias_init_last")]
+    public double ForgetGateBiasLast { get; init; } = 6;
 
     /// <summary>Whether the mLSTM divides by its normaliser.</summary>
     [JsonPropertyName("normalize")]
     public bool Normalize { get; init; } = true;
+
+    /// <summary>Whether q and k of each head go through an RMSNorm.</summary>
+    [JsonPropertyName("qk_norm")]
+    public bool QkNorm { get; init; }
+
+    /// <summary>The norm of what a mixer or feed-forward layer reads of the stream (figure 9); the one before the head is the same.</summary>
+    [JsonPropertyName("pre_norm")]
+    public NormKind PreNorm { get; init; }
+
+    /// <summary>The norm of what a mixer or feed-forward layer writes into the stream: with a pre-norm, the sandwich.</summary>
+    [JsonPropertyName("post_norm")]
+    public NormKind PostNorm { get; init; } = NormKind.None;
+
+    /// <summary>The norm of the mLSTM's h (figure 9).</summary>
+    [JsonPropertyName("head_norm")]
+    public HeadNormKind HeadNorm { get; init; }
+
+    /// <summary>The number of groups of <see cref="HeadNormKind.Group"/>; null for one a head.</summary>
+    [JsonPropertyName("head_norm_groups")]
+    public int? HeadNormGroups { get; init; }
+
+    /// <summary>The head norm's epsilon, a threshold between outputs that pass and that are suppressed; null for that of all norms.</summary>
+    [JsonPropertyName("head_norm_eps")]
+    public double? HeadNormEpsilon { get; init; }
+
+    /// <summary>The feed-forward layer of post-up blocks.</summary>
+    [JsonPropertyName("feed_forward")]
+    public FeedForwardKind FeedForward { get; init; }
+
+    /// <summary>
+    /// The taps of the causal convolution before q and k (and an sLSTM's i and f); 0 for none; null for the block style's own: none in
+    /// post-up blocks, 4 in pre-up ones (first paper, table 8).
+    /// </summary>
+    [JsonPropertyName("conv1d_kernel_size")]
+    public int? ConvKernelSize { get; init; }
+
+    /// <summary>The inner width of a pre-up mLSTM block as a multiple of d, before rounding up to a multiple of 64.</summary>
+    [JsonPropertyName("proj_factor")]
+    public double UpFactor { get; init; } = 2;
+
+    /// <summary>The size of the blocks on the diagonal of a pre-up block's q, k and v projections.</summary>
+    [JsonPropertyName("qkv_proj_blocksize")]
+    public int QkvBlockSize { get; init; } = 4;
+
+    /// <summary>Whether a pre-up block adds its convolution's output, scaled by a learned channel weight, to h.</summary>
+    [JsonPropertyName("learnable_skip")]
+    public bool LearnableSkip { get; init; } = true;
+
+    /// <summary>The number of heads of an sLSTM layer; null for that of the mLSTM.</summary>
+    [JsonPropertyName("slstm_num_heads")]
+    public int? SLstmHeadCount { get; init; }
+
+    /// <summary>The forget gate of an sLSTM: sigmoid or exponential (first paper, eq. 14).</summary>
+    [JsonPropertyName("slstm_forget_gate")]
+    public ForgetGate SLstmForgetGate { get; init; }
+
+    /// <summary>What the sLSTM's recurrent weights R start as.</summary>
+    [JsonPropertyName("slstm_recurrent_init")]
+    public RecurrentInit SLstmRecurrentInit { get; init; }
+
+    /// <summary>What the sLSTM's forget-gate biases start as.</summary>
+    [JsonPropertyName("slstm_forget_bias_init")]
+    public SLstmForgetBias SLstmForgetBias { get; init; }
+
+    /// <summary>The largest absolute value of the gradient that goes through R from a token to the one before; null for no clip. The first paper has 10.</summary>
+    [JsonPropertyName("slstm_gradient_clip")]
+    public double? SLstmGradientClip { get; init; }
+
+    /// <summary>The feed-forward layer behind an sLSTM in the pre-up style (first paper: GeGLU); post-up blocks have <see cref="FeedForward"/>.</summary>
+    [JsonPropertyName("slstm_feed_forward")]
+    public FeedForwardKind SLstmFeedForward { get; init; } = FeedForwardKind.GeGlu;
+
+    /// <summary>The inner width of that layer as a multiple of d, before rounding up (first paper: 4/3; its code: 1.3).</summary>
+    [JsonPropertyName("slstm_ffn_proj_factor")]
+    public double SLstmFeedForwardFactor { get; init; } = 1.3;
+
+    /// <summary>How embedding, head and all projections that read the stream are drawn.</summary>
+    [JsonPropertyName("input_init")]
+    public WeightInit InputInit { get; init; } = WeightInit.Small;
+
+    /// <summary>How the projections that write into the stream are drawn.</summary>
+    [JsonPropertyName("output_init")]
+    public WeightInit OutputInit { get; init; } = WeightInit.Wang;
+
+    /// <summary>The standard deviation of <see cref="WeightInit.Normal"/>.</summary>
+    [JsonPropertyName("init_std")]
+    public double InitStd { get; init; } = 0.02;
+
+    /// <summary>The share of what each layer writes into the stream that is dropped in training.</summary>
+    [JsonPropertyName("dropout")]
+    public double Dropout { get; init; }
 
     /// <summary>The form the mLSTM is computed in.</summary>
     [JsonIgnore]
@@ -127,6 +262,7 @@ public sealed record XlstmConfig
     public MLstmOptions Cell => new()
     {
         InputGate = InputGate,
+        ForgetGate = ForgetGate,
         Normalize = Normalize,
         Epsilon = Epsilon,
         Form = Form,
@@ -134,9 +270,20 @@ public sealed record XlstmConfig
         NormalizerGradient = NormalizerGradient,
     };
 
-    /// <summary>Checks that a model of these values can be built.</summary>
-    /// <exception cref="ConfigException">It cannot; the message names every value that is wrong.</exception>
-    public void Validate()
+    /// <inheritdoc/>
+    public override XlstmLanguageModel CreateModel(int seed = 0) => new(this, seed);
+
+    /// <inheritdoc/>
+    public override long CountParameters() => XlstmAccounting.ParameterCount(this);
+
+    /// <inheritdoc/>
+    public override double ForwardFlopsPerToken(long length) => XlstmAccounting.ForwardFlopsPerToken(this, length);
+
+    /// <inheritdoc/>
+    public override long StateBytes(long length) => XlstmAccounting.StateBytes(this);
+
+    /// <inheritdoc/>
+    public override void Validate()
     {
         List<string> faults = [];
         void Require(bool holds, FormattableString fault)

@@ -1,4 +1,3 @@
-using TorchSharp;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Cells;
@@ -18,42 +17,32 @@ public sealed class XlstmLanguageModel : LanguageModel
     [ComponentName(Name = "lm_head")]
     private readonly Dense? _head;
 
+    private readonly XlstmConfig _config;
+
     /// <summary>A model with fresh weights.</summary>
     /// <param name="config">The architecture.</param>
     /// <param name="seed">Two models of one configuration and seed are equal.</param>
     /// <exception cref="ArgumentException">The configuration makes no sense; the message says why.</exception>
     public XlstmLanguageModel(XlstmConfig config, int seed = 0)
-        : base(nameof(XlstmLanguageModel))
+        : base(nameof(XlstmLanguageModel), config)
     {
         NativeTorch.EnsureLoaded();
-        Config = config;
+        _config = config;
         _backbone = new(config);
         _head = config.TieWordEmbeddings ? null : new(config.EmbeddingDim, config.VocabularySize);
         RegisterComponents();
         Initialize(seed);
     }
 
-    /// <summary>The architecture.</summary>
-    public XlstmConfig Config { get; }
+    /// <inheritdoc/>
+    public override Tensor Embed(Tensor tokens) => _backbone.Embedding.call(tokens);
 
     /// <inheritdoc/>
-    public override int VocabularySize => Config.VocabularySize;
-
-    /// <inheritdoc/>
-    public override int BlockCount => Config.BlockCount;
-
-    /// <inheritdoc/>
-    public override ModelOutput Forward(
-        Tensor tokens, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false)
+    public override (Tensor Hidden, ModelState? State) ForwardHidden(
+        Tensor embedded, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false)
     {
-        CheckTokens(tokens);
         using var scope = NewDisposeScope();
-        var x = _backbone.Embedding.call(tokens); // (B, S, d)
-        if (ComputeType is { } type)
-        {
-            x = x.to(type);
-        }
-
+        var x = embedded; // (B, S, d)
         var last = new Dictionary<string, Tensor>();
         for (var b = 0; b < _backbone.Blocks.Count; b++)
         {
@@ -70,35 +59,14 @@ public sealed class XlstmLanguageModel : LanguageModel
         }
 
         x = _backbone.OutNorm?.Forward(x) ?? x;
-        var logits = _head?.Forward(x) ?? nn.functional.linear(x, _backbone.Embedding.weight!.to(x.dtype)); // (B, S, V)
-        if (logits.dtype == ScalarType.BFloat16)
-        {
-            logits = logits.to(ScalarType.Float32);
-        }
-
-        logits = SoftCap.Apply(logits, Config.OutputLogitSoftCap);
-        return new(logits.MoveToOuterDisposeScope(), returnState ? new ModelState(last) : null);
+        return (x.MoveToOuterDisposeScope(), returnState ? new ModelState(last) : null);
     }
 
-    private void CheckTokens(Tensor tokens)
+    /// <inheritdoc/>
+    public override Tensor Logits(Tensor hidden)
     {
-        if (tokens.dim() != 2 || tokens.shape[1] < 1 || tokens.dtype != ScalarType.Int64)
-        {
-            throw new ArgumentException(
-                $"Expected tokens of shape [B, S] with S at least 1 and type int64, got [{string.Join(", ", tokens.shape)}] {tokens.dtype}.", nameof(tokens));
-        }
-
-        // On a device the look would wait for it.
-        if (tokens.device_type == DeviceType.CPU && tokens.NumberOfElements > 0)
-        {
-            using var scope = NewDisposeScope();
-            var (least, greatest) = (tokens.min().item<long>(), tokens.max().item<long>());
-            if (least < 0 || greatest >= VocabularySize)
-            {
-                throw new ArgumentOutOfRangeException(
-                    nameof(tokens), $"Expected token ids from 0 to {VocabularySize - 1}, got {(least < 0 ? least : greatest)}: the tokenizer is another model's.");
-            }
-        }
+        var logits = _head?.Forward(hidden) ?? nn.functional.linear(hidden, _backbone.Embedding.weight!.to(hidden.dtype)); // (..., V)
+        return SoftCap.Apply(logits.dtype == ScalarType.BFloat16 ? logits.to(ScalarType.Float32) : logits, _config.OutputLogitSoftCap);
     }
 
     /// <summary>The 7B model's initialisation: small init for what reads the stream, wang init for what writes into it.</summary>
@@ -107,8 +75,8 @@ public sealed class XlstmLanguageModel : LanguageModel
         using var scope = NewDisposeScope();
         using var grad = no_grad();
         using var generator = new Generator((ulong)seed, CPU);
-        var small = Math.Sqrt(2.0 / (5 * Config.EmbeddingDim));
-        var wang = 2.0 / (Config.BlockCount * Math.Sqrt(Config.EmbeddingDim));
+        var small = Math.Sqrt(2.0 / (5 * _config.EmbeddingDim));
+        var wang = 2.0 / (_config.BlockCount * Math.Sqrt(_config.EmbeddingDim));
         _backbone.Embedding.weight!.normal_(0, small, generator);
         foreach (var block in _backbone.Blocks)
         {

@@ -3,14 +3,6 @@ using System.Security.Cryptography;
 
 namespace XlstmLab.Text;
 
-/// <summary>Where a loader stands, to be saved with a checkpoint.</summary>
-/// <param name="Epoch">The epoch, from 0.</param>
-/// <param name="Window">The next window of the epoch's order.</param>
-/// <param name="Seed">The seed of the order.</param>
-/// <param name="ContextLength">The number of tokens a model reads of a window, S.</param>
-/// <param name="Fingerprint">A hash of all tokens.</param>
-public sealed record PackedPosition(int Epoch, int Window, long Seed, int ContextLength, string Fingerprint);
-
 /// <summary>Cuts tokenised documents into windows of one length and hands them out in batches, epoch after epoch.</summary>
 /// <remarks>
 /// An epoch's stream is all documents in an order drawn from seed and epoch. Its windows are S + 1 tokens at a stride of S: the
@@ -18,7 +10,7 @@ public sealed record PackedPosition(int Epoch, int Window, long Seed, int Contex
 /// than S + 1 tokens, is dropped. The windows are handed out in an order that is drawn too. The same documents, context
 /// length and seed give the same batches on every machine. No tensors are held. Not thread-safe.
 /// </remarks>
-public sealed class PackedTokens
+public sealed class PackedTokens : BatchSource
 {
     private readonly IReadOnlyList<int[]> _documents;
     private readonly int _endOfDocument;
@@ -27,6 +19,7 @@ public sealed class PackedTokens
     private readonly int[] _order;
     private readonly long[] _starts;
     private readonly int[] _windows;
+    private readonly long _tokenCount;
     private int _preparedEpoch = -1;
 
     /// <summary>Starts at the first batch.</summary>
@@ -46,12 +39,12 @@ public sealed class PackedTokens
             }
         }
 
-        TokenCount = documents.Sum(d => (long)d.Length);
-        var windows = (TokenCount - 1) / contextLength;
+        _tokenCount = documents.Sum(d => (long)d.Length);
+        var windows = (_tokenCount - 1) / contextLength;
         if (windows < 1)
         {
             throw new ArgumentException(
-                $"The {documents.Count} documents have {TokenCount} tokens, fewer than the {contextLength + 1L} of one window: give more text or a "
+                $"The {documents.Count} documents have {_tokenCount} tokens, fewer than the {contextLength + 1L} of one window: give more text or a "
                 + "shorter context.",
                 nameof(contextLength));
         }
@@ -76,23 +69,23 @@ public sealed class PackedTokens
         FillStarts(_inOrder, _startsInOrder);
     }
 
-    /// <summary>The number of tokens a model reads of a window, S.</summary>
-    public int ContextLength { get; }
+    /// <inheritdoc/>
+    public override int ContextLength { get; }
 
-    /// <summary>The seed of all shuffling.</summary>
-    public long Seed { get; }
+    /// <inheritdoc/>
+    public override long Seed { get; }
 
     /// <summary>The number of tokens of all documents.</summary>
-    public long TokenCount { get; }
+    public override long? TokenCount => _tokenCount;
 
     /// <summary>The number of windows in each epoch.</summary>
     public int WindowsPerEpoch { get; }
 
-    /// <summary>A hash of all tokens, in hexadecimal.</summary>
-    public string Fingerprint { get; }
+    /// <inheritdoc/>
+    public override string Fingerprint { get; }
 
-    /// <summary>Where the next batch begins.</summary>
-    public PackedPosition Position => new(Epoch, Window, Seed, ContextLength, Fingerprint);
+    /// <inheritdoc/>
+    public override BatchPosition Position => new(Epoch, Window, Seed, ContextLength, Fingerprint);
 
     private int Epoch { get; set; }
 
@@ -100,8 +93,8 @@ public sealed class PackedTokens
 
     /// <summary>The next windows; past the end of an epoch the batch goes on with the next.</summary>
     /// <param name="rows">The number of windows, B.</param>
-    /// <returns>[B, S + 1].</returns>
-    public TokenBatch Next(int rows)
+    /// <returns>[B, S].</returns>
+    public override TokenBatch Next(int rows)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(rows, 1);
         var tokens = new int[checked(rows * (ContextLength + 1))];
@@ -119,23 +112,19 @@ public sealed class PackedTokens
         return Batch(tokens, rows);
     }
 
-    /// <summary>Goes to a position: the batches that follow are those that followed there.</summary>
-    /// <exception cref="ArgumentException">The position is of other data, another context length or another seed.</exception>
-    public void Resume(PackedPosition position)
+    /// <inheritdoc/>
+    public override void Resume(BatchPosition position)
     {
-        var difference =
-            position.Fingerprint != Fingerprint ? $"other data (fingerprint {position.Fingerprint}, here {Fingerprint})"
-            : position.ContextLength != ContextLength ? $"a context of {position.ContextLength} tokens, here {ContextLength}"
-            : position.Seed != Seed ? $"the seed {position.Seed}, here {Seed}"
-            : position.Epoch < 0 || position.Window < 0 || position.Window >= WindowsPerEpoch
+        var difference = position.DifferenceFrom(Position)
+            ?? (position.Epoch < 0 || position.Window < 0 || position.Window >= WindowsPerEpoch
                 ? $"window {position.Window} of epoch {position.Epoch}, where an epoch has {WindowsPerEpoch} windows"
-            : null;
+                : null);
         if (difference is not null)
         {
             throw new ArgumentException($"Loading cannot go on from this position: it is of {difference}.", nameof(position));
         }
 
-        (Epoch, Window) = (position.Epoch, position.Window);
+        (Epoch, Window) = (position.Epoch, (int)position.Window);
     }
 
     /// <summary>All windows once, documents in their given order and nothing shuffled, as validation needs them.</summary>
@@ -209,8 +198,19 @@ public sealed class PackedTokens
         }
     }
 
-    private TokenBatch Batch(int[] tokens, int rows) =>
-        new(tokens, Array.ConvertAll(tokens, t => t == _endOfDocument), rows, ContextLength + 1);
+    private TokenBatch Batch(int[] windows, int rows)
+    {
+        var inputs = new int[rows * ContextLength];
+        var targets = new int[rows * ContextLength];
+        for (var row = 0; row < rows; row++)
+        {
+            var window = Row(windows, row);
+            window[..^1].CopyTo(inputs.AsSpan(row * ContextLength));
+            window[1..].CopyTo(targets.AsSpan(row * ContextLength));
+        }
+
+        return new(inputs, targets, Array.ConvertAll(inputs, t => t == _endOfDocument), rows, ContextLength);
+    }
 
     private static string Hash(IReadOnlyList<int[]> documents)
     {

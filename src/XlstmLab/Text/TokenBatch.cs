@@ -2,22 +2,39 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Text;
 
-/// <summary>Rows of packed tokens, one longer than the model reads: the last column is only a target.</summary>
+/// <summary>Rows of tokens that a model reads, and what it is to predict at each of them.</summary>
 /// <remarks>
-/// A document is its end-of-document token (EOD) followed by its text: the EOD that opens a document is the target that ends the
-/// one before. <see cref="DocumentStarts"/> is true at each EOD, where a model resets its state.
+/// In text, the target is the next token. A document is its end-of-document token (EOD) followed by its text: the EOD that opens a
+/// document is the target that ends the one before. <see cref="DocumentStarts"/> is true at each EOD, where a model resets its state.
 /// </remarks>
-/// <param name="Tokens">[Rows, Columns] token ids, row by row.</param>
-/// <param name="DocumentStarts">[Rows, Columns], true at the first token of a document.</param>
+/// <param name="Inputs">[Rows, Length] token ids, row by row.</param>
+/// <param name="Targets">[Rows, Length] token ids; <see cref="Ignored"/> where nothing is predicted.</param>
+/// <param name="DocumentStarts">[Rows, Length], true at the first token of a document.</param>
 /// <param name="Rows">The number of sequences, B.</param>
-/// <param name="Columns">The number of tokens of a row, S + 1.</param>
-public sealed record TokenBatch(int[] Tokens, bool[] DocumentStarts, int Rows, int Columns)
+/// <param name="Length">The number of tokens of a row, S.</param>
+public sealed record TokenBatch(int[] Inputs, int[] Targets, bool[] DocumentStarts, int Rows, int Length)
 {
-    /// <summary>The tokens as a tensor [Rows, Columns] int64.</summary>
-    public Tensor ToTokenTensor(Device? device = null) =>
-        tensor(Tokens, [Rows, Columns], int64, device);
+    /// <summary>The target of a position whose prediction counts nowhere.</summary>
+    public const int Ignored = -100;
 
-    /// <summary>The document starts as a tensor [Rows, Columns] bool.</summary>
-    public Tensor ToDocumentStartTensor(Device? device = null) =>
-        tensor(DocumentStarts, [Rows, Columns], @bool, device);
+    /// <summary>The number of targets that count.</summary>
+    public int TargetCount => Targets.Length - Targets.AsSpan().Count(Ignored);
+
+    /// <summary>The inputs as a tensor [Rows, Length] int64.</summary>
+    public Tensor ToInputTensor(Device? device = null) => tensor(Inputs, [Rows, Length], int64, device);
+
+    /// <summary>The targets as a tensor [Rows, Length] int64.</summary>
+    public Tensor ToTargetTensor(Device? device = null) => tensor(Targets, [Rows, Length], int64, device);
+
+    /// <summary>The document starts as a tensor [Rows, Length] bool.</summary>
+    public Tensor ToDocumentStartTensor(Device? device = null) => tensor(DocumentStarts, [Rows, Length], @bool, device);
+
+    /// <summary>Some of the rows.</summary>
+    /// <param name="first">The first of them.</param>
+    /// <param name="count">How many, at least 1.</param>
+    public TokenBatch Slice(int first, int count)
+    {
+        var range = new Range(first * Length, (first + count) * Length);
+        return new(Inputs[range], Targets[range], DocumentStarts[range], count, Length);
+    }
 }

@@ -75,6 +75,24 @@ public sealed class RunFolder : IDisposable
         }
     }
 
+    /// <summary>The run's model configuration.</summary>
+    /// <param name="folder">The run's folder.</param>
+    /// <exception cref="InvalidDataException">config.json does not hold one.</exception>
+    /// <exception cref="ConfigException">It is of a kind that this library does not know, or cannot be.</exception>
+    public static LanguageModelConfig ReadModelConfig(string folder)
+    {
+        var path = Path.Combine(folder, ConfigName);
+        try
+        {
+            var model = JsonNode.Parse(File.ReadAllText(path))?["model"] ?? throw new JsonException("it has no 'model'");
+            return ModelConfigJson.Parse(model.ToJsonString(), path);
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException)
+        {
+            throw new InvalidDataException($"{path} cannot be read as a run's configuration: {e.Message}", e);
+        }
+    }
+
     /// <summary>The folder of the latest complete checkpoint; null if there is none.</summary>
     /// <param name="folder">The run's folder.</param>
     public static string? LatestCheckpoint(string folder) =>
@@ -86,13 +104,13 @@ public sealed class RunFolder : IDisposable
     /// <summary>Opens a new or an existing run, for this process alone.</summary>
     /// <param name="folder">The folder; it is made if need be.</param>
     /// <param name="config">The training configuration.</param>
-    /// <param name="model">The model's configuration, any object that JSON can hold.</param>
-    /// <param name="data">A description of the data, likewise.</param>
+    /// <param name="model">The model's configuration.</param>
+    /// <param name="data">A description of the data, any object that JSON can hold.</param>
     /// <param name="startOver">Whether an earlier run in the folder is deleted.</param>
     /// <exception cref="InvalidOperationException">
     /// Another process trains in it, it is some other folder, or its run has another configuration.
     /// </exception>
-    internal static RunFolder Open(string folder, TrainingConfig config, object? model, object? data, bool startOver)
+    internal static RunFolder Open(string folder, TrainingConfig config, LanguageModelConfig model, object? data, bool startOver)
     {
         folder = Path.GetFullPath(folder);
         Directory.CreateDirectory(folder);
@@ -168,14 +186,12 @@ public sealed class RunFolder : IDisposable
         }
     }
 
-    private void Prepare(TrainingConfig config, object? model, object? data, bool startOver)
+    private void Prepare(TrainingConfig config, LanguageModelConfig model, object? data, bool startOver)
     {
         var path = Path.Combine(Folder, ConfigName);
         var description = new JsonObject
         {
-            ["model"] = model is XlstmConfig xlstm
-                ? JsonNode.Parse(XlstmConfigJson.Text(xlstm))
-                : JsonSerializer.SerializeToNode(model, RunJson.Indented),
+            ["model"] = JsonNode.Parse(ModelConfigJson.Text(model)),
             ["training"] = JsonSerializer.SerializeToNode(config, RunJson.Indented),
             ["data"] = JsonSerializer.SerializeToNode(data, RunJson.Indented),
         };

@@ -25,7 +25,7 @@ namespace XlstmLab.Training;
 public sealed class Trainer(
     LanguageModel model,
     TrainingConfig config,
-    PackedTokens training,
+    BatchSource training,
     IReadOnlyList<TokenBatch> validation,
     string runFolder,
     IProgress<TrainingMetrics>? progress = null,
@@ -33,11 +33,6 @@ public sealed class Trainer(
 {
     private readonly ILogger _logger = logger ?? NullLogger.Instance;
     private (string Name, Parameter Parameter)[] _parameters = [];
-
-    /// <summary>
-    /// The model's configuration, for <c>config.json</c> in the run folder and in every checkpoint. An xLSTM's own need not be given.
-    /// </summary>
-    public object? ModelConfig { get; init; } = (model as XlstmLanguageModel)?.Config;
 
     /// <summary>What the data is, for <c>config.json</c>; a run goes on only with the same.</summary>
     public string? DataDescription { get; init; }
@@ -68,7 +63,7 @@ public sealed class Trainer(
         }
 
         var data = new { Description = DataDescription, training.Fingerprint, training.TokenCount, training.Seed };
-        using var run = RunFolder.Open(runFolder, config, ModelConfig, data, StartOver);
+        using var run = RunFolder.Open(runFolder, config, model.Config, data, StartOver);
         _parameters = [.. model.named_parameters()];
         using var optimizer = new AdamW(_parameters, config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay);
         using var average = config.EmaDecay is { } decay ? new WeightAverage(_parameters, decay) : null;
@@ -236,15 +231,15 @@ public sealed class Trainer(
         try
         {
             var total = zeros(1, ScalarType.Float64, _parameters[0].Parameter.device);
-            var targets = rows * (double)config.ContextLength;
+            var batch = training.Next(rows);
             for (var done = 0; done < rows;)
             {
                 using var micro = NewDisposeScope();
-                var batch = training.Next(Math.Min(config.MicroBatchSize ?? rows, rows - done));
-                var loss = SummedLoss(batch, 0, batch.Rows) / targets;
+                var part = batch.Slice(done, Math.Min(config.MicroBatchSize ?? rows, rows - done));
+                var loss = SummedLoss(part) / batch.TargetCount;
                 loss.backward();
                 total.add_(loss.detach());
-                done += batch.Rows;
+                done += part.Rows;
             }
 
             return total.item<double>();
@@ -255,19 +250,23 @@ public sealed class Trainer(
         }
     }
 
-    /// <summary>The cross-entropy of the next token, summed over all targets of some rows.</summary>
-    private Tensor SummedLoss(TokenBatch batch, long firstRow, long rows)
+    /// <summary>The cross-entropy summed over all targets.</summary>
+    private Tensor SummedLoss(TokenBatch batch)
     {
         var device = _parameters[0].Parameter.device;
-        var tokens = batch.ToTokenTensor(device).narrow(0, firstRow, rows);
-        var starts = batch.ToDocumentStartTensor(device).narrow(0, firstRow, rows);
-        var length = batch.Columns - 1;
-        var layout = new SequenceLayout(starts.narrow(1, 0, length));
-        var logits = model.Forward(tokens.narrow(1, 0, length), layout: layout).Logits; // [B, S, V]
+        var layout = new SequenceLayout(batch.ToDocumentStartTensor(device));
+        var targets = batch.Targets;
+        Tensor? positions = null;
+        if (targets.Contains(TokenBatch.Ignored))
+        {
+            var counting = Enumerable.Range(0, targets.Length).Where(k => targets[k] != TokenBatch.Ignored).Select(k => (long)k).ToArray();
+            positions = tensor(counting, device: device);
+            targets = [.. targets.Where(t => t != TokenBatch.Ignored)];
+        }
+
+        var logits = model.Forward(batch.ToInputTensor(device), layout: layout, positions: positions).Logits; // (B, S, V) or (N, V)
         return nn.functional.cross_entropy(
-            logits.to(ScalarType.Float32).reshape(-1, logits.shape[2]),
-            tokens.narrow(1, 1, length).reshape(-1),
-            reduction: nn.Reduction.Sum);
+            logits.to(ScalarType.Float32).reshape(-1, model.VocabularySize), tensor(targets, [targets.Length], int64, device), reduction: nn.Reduction.Sum);
     }
 
     private double GradientNorm()
@@ -295,7 +294,7 @@ public sealed class Trainer(
     private TrainingMetrics Validate(TrainingMetrics metrics, TokenBatch[] batches, long? bytes, WeightAverage? average)
     {
         model.eval();
-        var tokens = batches.Sum(b => b.Rows * (b.Columns - 1L));
+        var tokens = batches.Sum(b => (long)b.TargetCount);
         var nats = ValidationNats(batches);
         average?.Swap();
         var averageNats = average is null ? (double?)null : ValidationNats(batches);
@@ -320,9 +319,9 @@ public sealed class Trainer(
             for (var row = 0; row < batch.Rows;)
             {
                 using var scope = NewDisposeScope();
-                var rows = Math.Min(config.MicroBatchSize ?? config.BatchSize, batch.Rows - row);
-                sum += SummedLoss(batch, row, rows).item<float>();
-                row += rows;
+                var part = batch.Slice(row, Math.Min(config.MicroBatchSize ?? config.BatchSize, batch.Rows - row));
+                sum += SummedLoss(part).item<float>();
+                row += part.Rows;
             }
         }
 
@@ -337,10 +336,10 @@ public sealed class Trainer(
         foreach (var batch in validation.TakeWhile(_ => config.ValidationTokens is not { } wanted || tokens < wanted))
         {
             chosen.Add(batch);
-            tokens += batch.Rows * (batch.Columns - 1L);
+            tokens += batch.TargetCount;
         }
 
-        var targets = chosen.SelectMany(batch => batch.Tokens.Where((_, i) => i % batch.Columns > 0));
+        var targets = chosen.SelectMany(batch => batch.Targets.Where(t => t != TokenBatch.Ignored));
         long? bytes = Tokenizer is null ? null : targets.Sum(id => (long)Tokenizer.Bytes(id).Length);
         return ([.. chosen], bytes > 0 ? bytes : null);
     }
@@ -352,7 +351,7 @@ public sealed class Trainer(
         var state = position.ToState(training.Position, random.bytes.ToArray(), get_num_threads());
         var moments = OptimizerTensors(optimizer, average);
         var folder = TrainingCheckpoint.Write(
-            run.Folder, state, model.state_dict(), ModelConfig, moments, config.KeepCheckpoints, CheckpointWritten);
+            run.Folder, state, model.state_dict(), model.Config, moments, config.KeepCheckpoints, CheckpointWritten);
         Log(run, LogLevel.Information, $"Step {position.Step}: wrote {folder}.");
         return folder;
     }

@@ -20,7 +20,7 @@ internal sealed record TrainerState
     public required double Seconds { get; init; }
 
     /// <summary>Where the loader stands.</summary>
-    public required PackedPosition Loader { get; init; }
+    public required BatchPosition Loader { get; init; }
 
     /// <summary>The state of torch's generator on the CPU.</summary>
     public required byte[] RandomState { get; init; }
@@ -76,7 +76,7 @@ internal static class TrainingCheckpoint
     /// <param name="run">The run's folder.</param>
     /// <param name="state">The state of the training.</param>
     /// <param name="model">The model's state dict.</param>
-    /// <param name="modelConfig">The model's configuration; an <see cref="XlstmConfig"/> gives a folder as on Hugging Face.</param>
+    /// <param name="modelConfig">The model's configuration.</param>
     /// <param name="optimizer">Moments and averages.</param>
     /// <param name="keep">The number of latest checkpoints to keep.</param>
     /// <param name="written">Told each file when it is written; for tests.</param>
@@ -85,7 +85,7 @@ internal static class TrainingCheckpoint
         string run,
         TrainerState state,
         IReadOnlyDictionary<string, Tensor> model,
-        object? modelConfig,
+        LanguageModelConfig modelConfig,
         IReadOnlyDictionary<string, Tensor> optimizer,
         int keep,
         Action<string>? written)
@@ -93,17 +93,7 @@ internal static class TrainingCheckpoint
         var folder = Path.Combine(run, "checkpoints", string.Create(CultureInfo.InvariantCulture, $"{Prefix}{state.Step:D6}"));
         AtomicFile.WriteFolder(folder, aside =>
         {
-            if (modelConfig is XlstmConfig xlstm)
-            {
-                HuggingFaceFolder.WriteInto(aside, xlstm, model);
-            }
-            else
-            {
-                AtomicFile.WriteText(
-                    Path.Combine(aside, HuggingFaceFolder.ConfigFileName), JsonSerializer.Serialize(modelConfig, RunJson.Indented));
-                Safetensors.WriteSharded(aside, model);
-            }
-
+            HuggingFaceFolder.WriteInto(aside, modelConfig, model);
             written?.Invoke(Path.Combine(aside, Safetensors.SingleFileName));
             Safetensors.Write(Path.Combine(aside, OptimizerName), optimizer);
             written?.Invoke(Path.Combine(aside, OptimizerName));

@@ -55,7 +55,7 @@ internal sealed class TrainingPosition
             : null;
     }
 
-    public TrainerState ToState(PackedPosition loader, byte[] randomState, int threads) =>
+    public TrainerState ToState(BatchPosition loader, byte[] randomState, int threads) =>
         new()
         {
             Step = Step,

@@ -31,7 +31,7 @@ public sealed class GateCaptureTests
         var tokens = Tokens(2, 7);
         var layout = packed ? Packed(2, 7) : null;
         var seen = new Dictionary<(int, string), Tensor>();
-        model.Observer = (block, name, value) => seen[(block, name)] = value.detach().clone().MoveToOuterDisposeScope();
+        model.Observer = (block, name, value) => seen[(block, name)] = value.detach().clone().MoveToOtherDisposeScope(scope);
         using (no_grad())
         {
             model.Forward(tokens, layout: layout);
@@ -48,7 +48,7 @@ public sealed class GateCaptureTests
             for (var t = 0; t < 7; t++)
             {
                 (_, state) = MLstmCell.Forward(
-                    At(q, t), At(k, t), At(v, t), At(i, t), At(f, t), state, layout?.Narrow(t, 1), model.Config.Cell);
+                    At(q, t), At(k, t), At(v, t), At(i, t), At(f, t), state, layout?.Narrow(t, 1), ((XlstmConfig)model.Config).Cell);
                 for (var b = 0; b < 2; b++)
                 {
                     for (var head = 0; head < 2; head++)
@@ -257,15 +257,14 @@ public sealed class GateCaptureTests
     }
 
     /// <summary>Shows fixed activations, as a model of other layers may.</summary>
-    private sealed class TwoTokenModel() : LanguageModel(nameof(TwoTokenModel))
+    private sealed class TwoTokenModel() : LanguageModel(nameof(TwoTokenModel), new StubConfig { VocabularySize = 2 })
     {
         public bool Silent { get; init; }
 
-        public override int VocabularySize => 2;
+        public override Tensor Embed(Tensor tokens) => tokens.to(ScalarType.Float32).unsqueeze(-1);
 
-        public override int BlockCount => 1;
-
-        public override ModelOutput Forward(Tensor tokens, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false)
+        public override (Tensor Hidden, ModelState? State) ForwardHidden(
+            Tensor embedded, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false)
         {
             if (!Silent)
             {
@@ -279,7 +278,9 @@ public sealed class GateCaptureTests
                 Observer?.Invoke(0, "h", zeros(1, 1, 2, 2));
             }
 
-            return new(zeros(1, 2, 2), null);
+            return (zeros_like(embedded), null);
         }
+
+        public override Tensor Logits(Tensor hidden) => zeros([.. hidden.shape[..^1], 2]);
     }
 }

@@ -176,7 +176,7 @@ public sealed class CommandTests
     }
 
     private static void WriteModel(string path) => File.WriteAllText(
-        path, XlstmLab.Checkpoints.XlstmConfigJson.Text(new() { VocabularySize = 257, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, ChunkSize = 16 }));
+        path, XlstmLab.Checkpoints.ModelConfigJson.Text(new XlstmLab.Models.XlstmConfig { VocabularySize = 257, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, ChunkSize = 16 }));
 
     private static void WriteNotebook(string path, string parameters, string code)
     {

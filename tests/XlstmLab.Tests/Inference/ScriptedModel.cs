@@ -12,25 +12,26 @@ internal sealed class ScriptedModel : LanguageModel
     private readonly int[] _script;
 
     public ScriptedModel(int vocabularySize, params int[] script)
-        : base(nameof(ScriptedModel))
+        : base(nameof(ScriptedModel), new StubConfig { VocabularySize = vocabularySize })
     {
-        (VocabularySize, _script) = (vocabularySize, script);
+        _script = script;
         _weight.DetachFromDisposeScope();
         RegisterComponents();
     }
 
-    public override int VocabularySize { get; }
+    public override Tensor Embed(Tensor tokens) => tokens.to(ScalarType.Float32).unsqueeze(-1);
 
-    public override int BlockCount => 1;
-
-    public override ModelOutput Forward(Tensor tokens, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false)
+    public override (Tensor Hidden, ModelState? State) ForwardHidden(
+        Tensor embedded, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false)
     {
         using var scope = NewDisposeScope();
-        var read = (layout?.Padding?.logical_not() ?? ones_like(tokens, dtype: ScalarType.Bool)).to(ScalarType.Int64).cumsum(1) + (state?["read"] ?? zeros(1)); // (B, S)
+        var real = layout?.Padding?.logical_not() ?? ones(embedded.shape[0], embedded.shape[1], dtype: ScalarType.Bool);
+        var read = real.to(ScalarType.Int64).cumsum(1) + (state?["read"] ?? zeros(1)); // (B, S)
         var says = tensor(_script.Select(id => (long)id).ToArray()).take((read - 1).clamp(0, _script.Length - 1).to(ScalarType.Int64));
-        var logits = nn.functional.one_hot(says, VocabularySize).to(ScalarType.Float32) * 50;
-        return new(
-            logits.MoveToOuterDisposeScope(),
-            returnState ? new([KeyValuePair.Create("read", read.narrow(1, tokens.shape[1] - 1, 1).clone())]) : null);
+        return (
+            says.unsqueeze(-1).MoveToOuterDisposeScope(),
+            returnState ? new([KeyValuePair.Create("read", read.narrow(1, embedded.shape[1] - 1, 1).clone())]) : null);
     }
+
+    public override Tensor Logits(Tensor hidden) => nn.functional.one_hot(hidden.squeeze(-1), VocabularySize).to(ScalarType.Float32) * 50;
 }

@@ -50,7 +50,7 @@ public sealed class TextGeneratorTests : IDisposable
     public async Task StreamAsync_HuggingFaceModel_GivesPublishedTokens()
     {
         using var folder = HuggingFaceFolder.Open(TestSetup.Golden("hf_xlstm"));
-        using var model = new XlstmLanguageModel(folder.Config);
+        using var model = folder.Config.CreateModel();
         folder.LoadInto(model);
         Assert.Equal(20, await AssertGreedyAsync(model, GoldenTensors.Read(TestSetup.Golden("hf_xlstm_io.safetensors")), 9));
     }

@@ -21,20 +21,22 @@ public sealed class PackedTokensTests
         {
             var loader = new PackedTokens(documents, End, length, seed);
             var batch = loader.Next(loader.WindowsPerEpoch);
-            Assert.Equal(new PackedPosition(1, 0, seed, length, loader.Fingerprint), loader.Position);
-            var read = Inputs(batch).Where(t => t != End).ToList();
+            Assert.Equal(new BatchPosition(1, 0, seed, length, loader.Fingerprint), loader.Position);
+            var read = batch.Inputs.Where(t => t != End).ToList();
             Assert.Equal(read.Count, read.Distinct().Count());
             var dropped = loader.TokenCount - (long)loader.WindowsPerEpoch * length;
-            Assert.InRange(dropped, 1, length);
+            Assert.InRange(dropped!.Value, 1, length);
             Assert.Equal(loader.TokenCount - dropped, (long)batch.Rows * length);
-            Assert.Equal(batch.Tokens.Select(t => t == End), batch.DocumentStarts);
+            Assert.Equal(batch.Inputs.Select(t => t == End), batch.DocumentStarts);
 
             // Within a row, a document goes on in its order, and ends only where the next begins.
             var follower = documents.SelectMany(d => d.Zip([.. d.Skip(1), End])).Where(p => p.First != End).ToDictionary(p => p.First, p => p.Second);
             var firsts = documents.Select(d => d.Length > 1 ? d[1] : End).ToHashSet();
             for (var row = 0; row < batch.Rows; row++)
             {
-                var tokens = batch.Tokens.AsSpan(row * batch.Columns, batch.Columns).ToArray();
+                var one = batch.Slice(row, 1);
+                Assert.Equal(one.Inputs[1..], one.Targets[..^1]);
+                int[] tokens = [.. one.Inputs, one.Targets[^1]];
                 Assert.All(tokens.Zip(tokens.Skip(1)), p => Assert.True(p.First == End ? p.Second == End || firsts.Contains(p.Second) : follower[p.First] == p.Second));
             }
         });
@@ -56,7 +58,7 @@ public sealed class PackedTokensTests
                 resumed.Resume(loader.Position);
                 for (var k = 0; k < 6; k++)
                 {
-                    Assert.Equal(loader.Next(rows).Tokens, resumed.Next(rows).Tokens);
+                    Assert.Equal(loader.Next(rows).Targets, resumed.Next(rows).Targets);
                 }
 
                 Assert.Equal(loader.Position, resumed.Position);
@@ -68,7 +70,7 @@ public sealed class PackedTokensTests
         int[][] documents = [[End, 1, 2, 3, 4, 5, 6], [End, 7, 8, 9], [End, 10, 11, 12, 13]];
         var byOne = new PackedTokens(documents, End, 2, 5);
         var byFive = new PackedTokens(documents, End, 2, 5);
-        Assert.Equal(Enumerable.Range(0, 20).SelectMany(_ => byOne.Next(1).Tokens), Enumerable.Range(0, 4).SelectMany(_ => byFive.Next(5).Tokens));
+        Assert.Equal(Enumerable.Range(0, 20).SelectMany(_ => byOne.Next(1).Inputs), Enumerable.Range(0, 4).SelectMany(_ => byFive.Next(5).Inputs));
     }
 
     [Fact]
@@ -76,12 +78,12 @@ public sealed class PackedTokensTests
     {
         int[][] documents = [.. Enumerable.Range(0, 40).Select(k => (int[])[End, k * 3 + 1, k * 3 + 2, k * 3 + 3])];
         var loader = new PackedTokens(documents, End, 4, 1);
-        var first = loader.Next(loader.WindowsPerEpoch).Tokens;
-        Assert.NotEqual(first, loader.Next(loader.WindowsPerEpoch).Tokens);
-        Assert.NotEqual(first, new PackedTokens(documents, End, 4, 2).Next(loader.WindowsPerEpoch).Tokens);
+        var first = loader.Next(loader.WindowsPerEpoch).Inputs;
+        Assert.NotEqual(first, loader.Next(loader.WindowsPerEpoch).Inputs);
+        Assert.NotEqual(first, new PackedTokens(documents, End, 4, 2).Next(loader.WindowsPerEpoch).Inputs);
 
         // The order belongs to the format of checkpoints: it must not change from version to version.
-        Assert.Equal("0 82 83 84 0 0 61 62 63 0", string.Join(' ', first[..10]));
+        Assert.Equal("0 82 83 84 0 61 62 63", string.Join(' ', first[..8]));
     }
 
     [Fact]
@@ -91,8 +93,9 @@ public sealed class PackedTokensTests
         var loader = new PackedTokens(documents, End, 2);
         var batches = loader.Sequential(3).ToList();
         Assert.Equal([3, 1], batches.Select(b => b.Rows));
-        Assert.Equal([End, 1, 2, 2, 3, End, End, 4, 5], batches[0].Tokens);
-        Assert.Equal([5, 6, 7], batches[1].Tokens);
+        Assert.Equal([End, 1, 2, 3, End, 4], batches[0].Inputs);
+        Assert.Equal([1, 2, 3, End, 4, 5], batches[0].Targets);
+        Assert.Equal([5, 6, 6, 7], [.. batches[1].Inputs, .. batches[1].Targets]);
         Assert.Equal(0, loader.Position.Window);
     }
 
@@ -106,7 +109,7 @@ public sealed class PackedTokensTests
         Refuse(new PackedTokens(documents, End, 2, 3), position, "seed");
         Refuse(new PackedTokens(documents, End, 2, 1), position with { Window = 9 }, "window 9");
 
-        static void Refuse(PackedTokens loader, PackedPosition position, string expected) =>
+        static void Refuse(PackedTokens loader, BatchPosition position, string expected) =>
             Assert.Contains(expected, Assert.Throws<ArgumentException>(() => loader.Resume(position)).Message, StringComparison.Ordinal);
     }
 
@@ -129,6 +132,4 @@ public sealed class PackedTokensTests
         Assert.Contains(reports, r => r is { Documents: 100, TotalDocuments: 100 });
         Assert.Throws<OperationCanceledException>(() => new ByteTokenizer().EncodeDocuments(documents, null, new CancellationToken(true)));
     }
-
-    private static IEnumerable<int> Inputs(TokenBatch batch) => batch.Tokens.Where((_, k) => k % batch.Columns != batch.Columns - 1);
 }

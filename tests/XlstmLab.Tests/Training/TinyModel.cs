@@ -21,7 +21,7 @@ internal sealed class TinyModel : LanguageModel
     private readonly double _dropout;
 
     public TinyModel(int seed = 1, double dropout = 0)
-        : base(nameof(TinyModel))
+        : base(nameof(TinyModel), new StubConfig { VocabularySize = 16, EmbeddingDim = Width })
     {
         embeddings = nn.Embedding(VocabularySize, Width);
         igate_preact = nn.Linear(Width, 1);
@@ -39,10 +39,6 @@ internal sealed class TinyModel : LanguageModel
         }
     }
 
-    public override int VocabularySize => 16;
-
-    public override int BlockCount => 1;
-
     /// <summary>Changes the logits of the forward pass of that number, from 1.</summary>
     public Func<int, Tensor, Tensor>? Disturb { get; init; }
 
@@ -50,11 +46,14 @@ internal sealed class TinyModel : LanguageModel
 
     public List<ScalarType?> ComputeTypesSeen { get; } = [];
 
-    public override ModelOutput Forward(Tensor tokens, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false)
+    public override Tensor Embed(Tensor tokens) => embeddings.call(tokens);
+
+    public override (Tensor Hidden, ModelState? State) ForwardHidden(
+        Tensor embedded, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false)
     {
         ForwardCount++;
         ComputeTypesSeen.Add(ComputeType);
-        var x = embeddings.call(tokens);
+        var x = embedded.to(ScalarType.Float32);
         var i = igate_preact.call(x);
         var f = fgate_preact.call(x);
         Observer?.Invoke(0, "igate_preact", i);
@@ -63,15 +62,20 @@ internal sealed class TinyModel : LanguageModel
         var kept = f.sigmoid();
         var h = zeros_like(x.select(1, 0));
         var outputs = new List<Tensor>();
-        for (var t = 0; t < tokens.shape[1]; t++)
+        for (var t = 0; t < x.shape[1]; t++)
         {
             h = kept.select(1, t) * h + fed.select(1, t);
             outputs.Add(h);
         }
 
-        var y = nn.functional.dropout(out_norm.call(stack(outputs, 1)), _dropout, training);
-        var logits = nn.functional.linear(y.to(ComputeType ?? y.dtype), lm_head.weight!.to(ComputeType ?? y.dtype)).to(ScalarType.Float32);
-        return new(Disturb is null ? logits : Disturb(ForwardCount, logits), null);
+        return (nn.functional.dropout(out_norm.call(stack(outputs, 1)), _dropout, training), null);
+    }
+
+    public override Tensor Logits(Tensor hidden)
+    {
+        var type = ComputeType ?? hidden.dtype;
+        var logits = nn.functional.linear(hidden.to(type), lm_head.weight!.to(type)).to(ScalarType.Float32);
+        return Disturb is null ? logits : Disturb(ForwardCount, logits);
     }
 }
 

@@ -357,7 +357,7 @@ public sealed class TrainerTests
         {
             if (m.Step == 2)
             {
-                error = Assert.Throws<InvalidOperationException>(() => RunFolder.Open(folder.Path, Config, null, "tiny", false));
+                error = Assert.Throws<InvalidOperationException>(() => RunFolder.Open(folder.Path, Config, model.Config, "tiny", false));
             }
         }));
         Assert.Contains("Another process trains in", error!.Message, StringComparison.Ordinal);
@@ -426,7 +426,7 @@ public sealed class TrainerTests
         Assert.True(meta.GitCommit is null || meta.GitCommit.Length >= 40);
         var config = JsonNode.Parse(File.ReadAllText(Path.Combine(folder.Path, "config.json")))!;
         Assert.Equal("tiny", (string?)config["data"]!["description"]);
-        Assert.Equal(16, (int?)config["model"]!["width"]);
+        Assert.Equal(16, (int?)config["model"]!["embedding_dim"]);
         Assert.Equal(Config.Schedule, RunFolder.ReadTrainingConfig(folder.Path).Schedule);
     }
 
@@ -475,7 +475,6 @@ public sealed class TrainerTests
         CancellationTokenSource? cancellation = null) =>
         new Trainer(model, config, TinyText.Packed(1), Validation, folder, progress)
         {
-            ModelConfig = new { Width = 16 },
             DataDescription = data ?? "tiny",
             Tokenizer = tokenizer,
             StartOver = startOver,

@@ -8,14 +8,14 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Checkpoints;
 
-public sealed class XlstmConfigJsonTests
+public sealed class ModelConfigJsonTests
 {
     private static readonly string Golden = File.ReadAllText(TestSetup.Golden("hf_xlstm", "config.json"));
 
     [Fact]
     public void Read_GoldenFile_HasItsValues()
     {
-        var config = XlstmConfigJson.Read(TestSetup.Golden("hf_xlstm", "config.json"));
+        var config = (XlstmConfig)ModelConfigJson.Read(TestSetup.Golden("hf_xlstm", "config.json"));
         var expected = new XlstmConfig { VocabularySize = 89, EmbeddingDim = 64, BlockCount = 2, HeadCount = 4, ChunkSize = 16 };
         Assert.Equal(expected, config);
         Assert.Equal((32, 64, 192), (config.QkDim, config.VDim, config.FeedForwardDim));
@@ -46,14 +46,14 @@ public sealed class XlstmConfigJsonTests
             InputGate = InputGate.Sigmoid,
             Normalize = false,
         };
-        Assert.Equal(config, XlstmConfigJson.Parse(XlstmConfigJson.Text(config)));
-        Assert.Equal(new XlstmConfig(), XlstmConfigJson.Parse(XlstmConfigJson.Text(new XlstmConfig())));
+        Assert.Equal(config, ModelConfigJson.Parse(ModelConfigJson.Text(config)));
+        Assert.Equal(new XlstmConfig(), ModelConfigJson.Parse(ModelConfigJson.Text(new XlstmConfig())));
     }
 
     [Fact]
     public void Text_GoldenConfig_HasTheFieldsOfTransformers()
     {
-        var written = JsonNode.Parse(XlstmConfigJson.Text(XlstmConfigJson.Parse(Golden)))!.AsObject();
+        var written = JsonNode.Parse(ModelConfigJson.Text(ModelConfigJson.Parse(Golden)))!.AsObject();
         var golden = JsonNode.Parse(Golden)!.AsObject();
         golden["num_hidden_layers"] = 2;
         foreach (var id in new[] { "bos_token_id", "eos_token_id", "pad_token_id" })
@@ -78,7 +78,7 @@ public sealed class XlstmConfigJsonTests
     [Fact]
     public void Text_OwnFields_AreWrittenIfTheyDiffer()
     {
-        var text = XlstmConfigJson.Text(new XlstmConfig { InputGate = InputGate.Sigmoid, WeightMode = WeightMode.Fused }, ScalarType.BFloat16);
+        var text = ModelConfigJson.Text(new XlstmConfig { InputGate = InputGate.Sigmoid, WeightMode = WeightMode.Fused }, ScalarType.BFloat16);
         Assert.Contains("\"input_gate\": \"sigmoid\"", text, StringComparison.Ordinal);
         Assert.Contains("\"weight_mode\": \"fused\"", text, StringComparison.Ordinal);
         Assert.Contains("\"dtype\": \"bfloat16\"", text, StringComparison.Ordinal);
@@ -93,7 +93,7 @@ public sealed class XlstmConfigJsonTests
     [InlineData("""{"model_type":"xlstm","embedding_dim":512,"hidden_size":null,"num_blocks":3,"unknown":{"a":[1]}}""", 512, 3)]
     public void Parse_SecondNamesAndDefaults_AreUnderstood(string json, int embeddingDim, int blockCount)
     {
-        var config = XlstmConfigJson.Parse(json);
+        var config = ModelConfigJson.Parse(json);
         Assert.Equal(new XlstmConfig { EmbeddingDim = embeddingDim, BlockCount = blockCount }, config);
     }
 
@@ -133,7 +133,7 @@ public sealed class XlstmConfigJsonTests
     {
         var json = JsonNode.Parse(Golden)!.AsObject();
         json[field] = JsonNode.Parse(value);
-        var e = Assert.Throws<ConfigException>(() => XlstmConfigJson.Parse(json.ToJsonString(), "some/config.json"));
+        var e = Assert.Throws<ConfigException>(() => ModelConfigJson.Parse(json.ToJsonString(), "some/config.json"));
         Assert.StartsWith("some/config.json: ", e.Message, StringComparison.Ordinal);
         Assert.Contains(reason, e.Message, StringComparison.Ordinal);
     }
@@ -159,10 +159,10 @@ public sealed class XlstmConfigJsonTests
     [InlineData("""{"model_type":"xlstm","\ud800":1}""")]
     [InlineData("""{"model_type":"xlstm","weight_mode":"\ud800"}""")]
     [InlineData("""{"model_type":"xlstm","weight_mode":"single, fused","num_heads":0}""")]
-    public void Parse_NoConfiguration_IsRefused(string json) => Assert.Throws<ConfigException>(() => XlstmConfigJson.Parse(json));
+    public void Parse_NoConfiguration_IsRefused(string json) => Assert.Throws<ConfigException>(() => ModelConfigJson.Parse(json));
 
     [Fact]
-    public void Read_NoFile_SaysSo() => Assert.Throws<CheckpointException>(() => XlstmConfigJson.Read(TestSetup.Golden("none.json")));
+    public void Read_NoFile_SaysSo() => Assert.Throws<CheckpointException>(() => ModelConfigJson.Read(TestSetup.Golden("none.json")));
 
     [Fact]
     public void Parse_RandomDamage_GivesAValidConfigurationOrAClearError()
@@ -182,7 +182,7 @@ public sealed class XlstmConfigJsonTests
 
             try
             {
-                XlstmConfigJson.Parse(text, "damaged").Validate();
+                ModelConfigJson.Parse(text, "damaged").Validate();
             }
             catch (ConfigException e)
             {
