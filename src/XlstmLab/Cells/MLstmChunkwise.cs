@@ -159,7 +159,7 @@ public static class MLstmChunkwise
                 null,
                 null,
             ];
-            return result.Select(t => t?.MoveToOuterDisposeScope()!).ToList();
+            return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
         }
     }
 

@@ -84,7 +84,7 @@ public static class SLstmRecurrent
         public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
         {
             var clip = (double)ctx.get_data("clip");
-            return [grad_output.clamp(-clip, clip), null!];
+            return EngineThread.Return([grad_output], [grad_output.clamp(-clip, clip), null!]);
         }
     }
 }
