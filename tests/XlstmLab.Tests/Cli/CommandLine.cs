@@ -27,16 +27,5 @@ internal static class CommandLine
     }
 
     /// <summary>A folder of a test's own, deleted with it.</summary>
-    public static TemporaryFolder Folder() => new();
-}
-
-/// <summary>A folder that is deleted with its owner.</summary>
-internal sealed class TemporaryFolder : IDisposable
-{
-    private readonly string _path = Directory.CreateTempSubdirectory("xlstm-cli-").FullName;
-
-    /// <summary>A path inside.</summary>
-    public string this[string name] => Path.Combine(_path, name);
-
-    public void Dispose() => Directory.Delete(_path, recursive: true);
+    public static TempFolder Folder() => new();
 }

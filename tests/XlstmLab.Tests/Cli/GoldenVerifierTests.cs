@@ -1,6 +1,5 @@
 using XlstmLab.Checkpoints;
 using XlstmLab.Cli.Verification;
-using XlstmLab.Tests.Checkpoints;
 using Xunit;
 using static TorchSharp.torch;
 

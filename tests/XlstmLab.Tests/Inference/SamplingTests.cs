@@ -64,7 +64,8 @@ public sealed class SamplingTests
             var least = kept.Min(id => weights[id]);
             Assert.True(mass >= p - 1e-12);
             Assert.True(mass - least / weights.Sum() < p + 1e-12);
-            Assert.All(Enumerable.Range(0, logits.Length).Except(kept), id => Assert.True(weights[id] <= least));
+            // A vector's last elements go through other instructions, which may round the exponential of an equal logit differently.
+            Assert.All(Enumerable.Range(0, logits.Length).Except(kept), id => Assert.True(weights[id] <= least * (1 + 1e-12)));
         });
 
     [Theory]

@@ -4,7 +4,6 @@ using XlstmLab.Checkpoints;
 using XlstmLab.Inference;
 using XlstmLab.Models;
 using XlstmLab.Tests.Cells;
-using XlstmLab.Tests.Checkpoints;
 using XlstmLab.Tests.Models;
 using XlstmLab.Text;
 using Xunit;

@@ -131,8 +131,8 @@ public sealed class CellEngineTests
     [InlineData("#!fsharp\nlet x = 1", "'#!fsharp' is not supported")]
     public async Task RunAsync_ReferenceOrMagicItCannotServe_SaysWhatToDo(string source, string message)
     {
-        using ScratchFolder folder = new();
-        File.WriteAllText(folder.File("text.dll"), "no assembly");
+        using NotebookFolder folder = new();
+        File.WriteAllText(folder["text.dll"], "no assembly");
         var result = await new CellEngine(folder.Path).RunAsync(source, cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal(CellStatus.Failed, result.Status);
@@ -142,19 +142,19 @@ public sealed class CellEngineTests
     [Fact]
     public async Task RunAsync_ReferenceByPath_LoadsTheFileOnce()
     {
-        using ScratchFolder folder = new();
+        using NotebookFolder folder = new();
         var library = Microsoft.CodeAnalysis.CSharp.CSharpCompilation.Create(
             "Lib",
             [Microsoft.CodeAnalysis.CSharp.CSharpSyntaxTree.ParseText(
                 "public static class Lib { public static int Count; public static int Next() => ++Count; }", cancellationToken: TestContext.Current.CancellationToken)],
             [Microsoft.CodeAnalysis.MetadataReference.CreateFromFile(typeof(object).Assembly.Location)],
             new(Microsoft.CodeAnalysis.OutputKind.DynamicallyLinkedLibrary));
-        using (var image = File.Create(folder.File("Lib.dll")))
+        using (var image = File.Create(folder["Lib.dll"]))
         {
             Assert.True(library.Emit(image, cancellationToken: TestContext.Current.CancellationToken).Success);
         }
 
-        File.WriteAllText(folder.File("setup.csx"), "#r \"Lib.dll\"\nint fromSetup = Lib.Next();");
+        File.WriteAllText(folder["setup.csx"], "#r \"Lib.dll\"\nint fromSetup = Lib.Next();");
 
         CellEngine engine = new(folder.Path);
         await Succeed(engine, "#load \"setup.csx\"");

@@ -11,12 +11,12 @@ public sealed class NotebookHtmlTests
     [Fact]
     public async Task Export_NotebookWithCharts_IsSelfContainedWithOneLibrary()
     {
-        using ScratchFolder folder = new();
+        using NotebookFolder folder = new();
         const string chart = "Plotly.NET.CSharp.Chart.Line<int, int, string>(new[] { 1, 2 }, new[] { 3, 4 })";
         string input = folder.Notebook($"display({chart});\n{chart}", "Console.WriteLine(\"<i>text</i>\");");
-        await NotebookRunner.RunAsync(input, folder.File("out.ipynb"), cancellationToken: TestContext.Current.CancellationToken);
-        NotebookHtml.Export(Notebook.Load(folder.File("out.ipynb")), folder.File("page.html"));
-        string page = await File.ReadAllTextAsync(folder.File("page.html"), TestContext.Current.CancellationToken);
+        await NotebookRunner.RunAsync(input, folder["out.ipynb"], cancellationToken: TestContext.Current.CancellationToken);
+        NotebookHtml.Export(Notebook.Load(folder["out.ipynb"]), folder["page.html"]);
+        string page = await File.ReadAllTextAsync(folder["page.html"], TestContext.Current.CancellationToken);
 
         Assert.Equal(2, page.Split("<script data-xlstm=\"plotly\">").Length);
         Assert.Equal(3, page.Split("class=\"xlstm-chart\"").Length);
@@ -56,8 +56,8 @@ public sealed class NotebookHtmlTests
     [Fact]
     public void Render_Pictures_AreTakenIntoThePage()
     {
-        using ScratchFolder folder = new();
-        File.WriteAllBytes(folder.File("dot.png"), [1, 2, 3]);
+        using NotebookFolder folder = new();
+        File.WriteAllBytes(folder["dot.png"], [1, 2, 3]);
         Notebook notebook = new();
         notebook.Cells.Add(new NotebookCell(CellKind.Markdown, "![a](dot.png) ![b](missing.png)"));
         NotebookCell code = new(CellKind.Code, "");

@@ -12,19 +12,19 @@ public sealed class NotebookRunnerTests
     [Fact]
     public async Task RunAsync_ValidNotebook_WritesOutputsAfterEachCell()
     {
-        using ScratchFolder folder = new();
+        using NotebookFolder folder = new();
         string input = folder.Notebook("Console.WriteLine(Environment.CurrentDirectory);", "int a = 2;", "a + 1");
         string before = Environment.CurrentDirectory;
         List<(CellEvent, int, int)> events = [];
         ImmediateProgress<CellProgress> progress = new(report =>
         {
             // At every moment the file is a whole notebook with the outputs so far.
-            var soFar = Notebook.Load(folder.File("out.ipynb"));
+            var soFar = Notebook.Load(folder["out.ipynb"]);
             int done = soFar.CodeCells.Count(cell => cell.ExecutionCount is not null);
             Assert.Equal(report.Event == CellEvent.Finished ? report.Index : report.Index - 1, done);
             events.Add((report.Event, report.Index, report.Count));
         });
-        var result = await NotebookRunner.RunAsync(input, folder.File("out.ipynb"), progress: progress, cancellationToken: TestContext.Current.CancellationToken);
+        var result = await NotebookRunner.RunAsync(input, folder["out.ipynb"], progress: progress, cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal((NotebookOutcome.Succeeded, 3, 3), (result.Outcome, result.CodeCells, result.Executed));
         Assert.Null(result.FirstError);
@@ -41,9 +41,9 @@ public sealed class NotebookRunnerTests
     [Fact]
     public async Task RunAsync_FailingCell_StopsAndKeepsOutputs()
     {
-        using ScratchFolder folder = new();
+        using NotebookFolder folder = new();
         string input = folder.Notebook("1", "[raises-exception]throw new Exception(\"meant\");", "Console.Write(\"so far\");\nthrow new Exception(\"bad\");", "4");
-        var result = await NotebookRunner.RunAsync(input, folder.File("out.ipynb"), cancellationToken: TestContext.Current.CancellationToken);
+        var result = await NotebookRunner.RunAsync(input, folder["out.ipynb"], cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal((NotebookOutcome.Failed, 4, 3), (result.Outcome, result.CodeCells, result.Executed));
         Assert.Equal("cell 3, line 2: bad", result.FirstError!.ToString());
@@ -56,9 +56,9 @@ public sealed class NotebookRunnerTests
     [Fact]
     public async Task RunAsync_Parameters_AreInjectedAndReplacedOnTheNextRun()
     {
-        using ScratchFolder folder = new();
+        using NotebookFolder folder = new();
         string input = folder.Notebook(Declarations, "FormattableString.Invariant($\"{steps} {rate} {name} {path} {fast} {scale}\")");
-        string output = folder.File("out.ipynb");
+        string output = folder["out.ipynb"];
         Dictionary<string, object?> first = new() { ["steps"] = "20", ["rate"] = -0.5, ["name"] = "a \"b\"\\", ["path"] = "c:\\d", ["fast"] = true, ["scale"] = "1.5" };
         await NotebookRunner.RunAsync(input, output, first, cancellationToken: TestContext.Current.CancellationToken);
         var cells = Notebook.Load(output).Cells;
@@ -84,13 +84,13 @@ public sealed class NotebookRunnerTests
     [InlineData("steps", null, "declared as int")]
     public async Task RunAsync_ParameterThatDoesNotFit_SaysWhy(string name, string? value, string message)
     {
-        using ScratchFolder folder = new();
+        using NotebookFolder folder = new();
         string input = folder.Notebook(Declarations);
         var error = await Assert.ThrowsAsync<NotebookException>(() => NotebookRunner.RunAsync(
-            input, folder.File("out.ipynb"), new Dictionary<string, object?> { [name] = value }, cancellationToken: TestContext.Current.CancellationToken));
+            input, folder["out.ipynb"], new Dictionary<string, object?> { [name] = value }, cancellationToken: TestContext.Current.CancellationToken));
 
         Assert.Contains(message, error.Message, StringComparison.Ordinal);
-        Assert.False(File.Exists(folder.File("out.ipynb")));
+        Assert.False(File.Exists(folder["out.ipynb"]));
     }
 
     [Fact]
@@ -104,10 +104,10 @@ public sealed class NotebookRunnerTests
     [Fact]
     public async Task RunAsync_TimeLimit_InterruptsTheCellAndKeepsAValidFile()
     {
-        using ScratchFolder folder = new();
+        using NotebookFolder folder = new();
         string input = folder.Notebook("1", "while (true) { }", "3");
         var result = await NotebookRunner.RunAsync(
-            input, folder.File("out.ipynb"), timeout: TimeSpan.FromSeconds(2), cancellationToken: TestContext.Current.CancellationToken);
+            input, folder["out.ipynb"], timeout: TimeSpan.FromSeconds(2), cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal((NotebookOutcome.TimedOut, 2), (result.Outcome, result.Executed));
         Assert.Contains("time limit of 00:00:02", result.FirstError!.Message, StringComparison.Ordinal);
@@ -117,7 +117,7 @@ public sealed class NotebookRunnerTests
     [Fact]
     public async Task RunAsync_Cancelled_ThrowsAfterWritingAValidFile()
     {
-        using ScratchFolder folder = new();
+        using NotebookFolder folder = new();
         string input = folder.Notebook("Console.WriteLine(\"going\"); while (true) { }");
         using CancellationTokenSource cancellation = new();
         ImmediateProgress<CellProgress> progress = new(report =>
@@ -130,23 +130,23 @@ public sealed class NotebookRunnerTests
         });
         long start = Stopwatch.GetTimestamp();
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() =>
-            NotebookRunner.RunAsync(input, folder.File("out.ipynb"), progress: progress, cancellationToken: cancellation.Token));
+            NotebookRunner.RunAsync(input, folder["out.ipynb"], progress: progress, cancellationToken: cancellation.Token));
 
         Assert.InRange(Stopwatch.GetElapsedTime(start).TotalSeconds, 0, 20);
-        Assert.Equal(["stream", "error"], Notebook.Load(folder.File("out.ipynb")).Cells[0].Outputs.Select(output => output.Type()));
+        Assert.Equal(["stream", "error"], Notebook.Load(folder["out.ipynb"]).Cells[0].Outputs.Select(output => output.Type()));
     }
 
     [Fact]
     public async Task RunAsync_CellInAnotherLanguage_IsRefused()
     {
-        using ScratchFolder folder = new();
+        using NotebookFolder folder = new();
         Notebook notebook = new();
         notebook.Cells.Add(new NotebookCell(CellKind.Code, "let x = 1"));
         notebook.Cells[0].Metadata["polyglot_notebook"] = new System.Text.Json.Nodes.JsonObject { ["kernelName"] = "fsharp" };
-        notebook.Save(folder.File("in.ipynb"));
+        notebook.Save(folder["in.ipynb"]);
 
         var error = await Assert.ThrowsAsync<NotebookException>(() =>
-            NotebookRunner.RunAsync(folder.File("in.ipynb"), folder.File("out.ipynb"), cancellationToken: TestContext.Current.CancellationToken));
+            NotebookRunner.RunAsync(folder["in.ipynb"], folder["out.ipynb"], cancellationToken: TestContext.Current.CancellationToken));
         Assert.Contains("'fsharp'", error.Message, StringComparison.Ordinal);
     }
 }

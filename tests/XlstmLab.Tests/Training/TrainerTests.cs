@@ -45,7 +45,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_LearnableSequence_LowersTrainingAndValidationLoss()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         var result = Train(model, Config with { Steps = 200, ValidateEvery = 50 }, folder.Path);
         var metrics = RunFolder.ReadMetrics(folder.Path);
@@ -60,7 +60,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_StatedMeasurements_AreInTheMetrics()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         var reported = new List<TrainingMetrics>();
         Train(
@@ -92,7 +92,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_MicroBatches_GiveTheSameUpdates()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var losses = new[] { (int?)null, 1, 3 }.Select(micro =>
         {
             using var model = new TinyModel();
@@ -107,7 +107,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_BfloatCompute_ReachesTheModelAndKeepsFloat32Weights()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         Train(model, Config with { ComputeType = ScalarType.BFloat16 }, folder.Path);
         Assert.All(model.ComputeTypesSeen, type => Assert.Equal(ScalarType.BFloat16, type));
@@ -119,7 +119,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_GradientNotFinite_SkipsTheUpdateAndExplains()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel { Disturb = (pass, logits) => pass == 5 ? logits * float.NaN : logits };
         var result = Train(model, Config with { ValidateEvery = 100, StatisticsEvery = 0 }, folder.Path);
         var skipped = Assert.Single(RunFolder.ReadMetrics(folder.Path), m => m.Skipped is not null);
@@ -133,7 +133,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_TooManyBadSteps_StopsWithAdvice()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel { Disturb = (pass, logits) => pass > 12 ? logits / 0 : logits };
         var error = Assert.Throws<TrainingDivergedException>(
             () => Train(model, Config with { MaxBadSteps = 3, StatisticsEvery = 0, ValidateEvery = 100 }, folder.Path));
@@ -149,7 +149,7 @@ public sealed class TrainerTests
     [InlineData(true)]
     public void Run_SpikingGradient_IsLoggedAndSkippedOnlyIfAsked(bool skip)
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel { Disturb = (pass, logits) => pass == 20 ? logits * 100 : logits };
         var rule = new SpikeRule { Window = 16, SkipUpdate = skip };
         Train(model, Config with { ValidateEvery = 100, StatisticsEvery = 0, Spikes = rule }, folder.Path);
@@ -163,7 +163,7 @@ public sealed class TrainerTests
     [InlineData(10)]
     public void Run_StoppedAndResumed_EqualsTheUninterruptedRunBitForBit(int stopAfter)
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var config = Config with { EmaDecay = 0.95, MicroBatchSize = 3, Spikes = new() { Window = 8, SkipUpdate = true } };
         var (straight, broken) = (Path.Combine(folder.Path, "straight"), Path.Combine(folder.Path, "broken"));
         using var first = new TinyModel(dropout: 0.2);
@@ -189,7 +189,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_DiedBetweenCheckpoints_RepeatsFromTheLastOneBitForBit()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var (straight, broken) = (Path.Combine(folder.Path, "straight"), Path.Combine(folder.Path, "broken"));
         using (var model = new TinyModel())
         {
@@ -214,7 +214,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_XlstmStoppedAndResumed_EqualsTheUninterruptedRunBitForBit()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var config = Config with { Steps = 12, ContextLength = 24, CheckpointEvery = 5, StatisticsEvery = 6 };
         var (straight, broken) = (Path.Combine(folder.Path, "straight"), Path.Combine(folder.Path, "broken"));
         TrainingResult Train(int seed, string run, CancellationToken token, IProgress<TrainingMetrics>? progress = null)
@@ -243,7 +243,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_XlstmInBfloat16_LearnsAsInFloat32()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var losses = new[] { ScalarType.Float32, ScalarType.BFloat16 }.Select(type =>
         {
             using var model = new XlstmLanguageModel(Xlstm, 1);
@@ -261,7 +261,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_Completed_ReturnsAtOnceWithItsResult()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         var first = Train(model, Config, folder.Path);
         var lines = File.ReadAllText(Path.Combine(folder.Path, "metrics.jsonl"));
@@ -277,7 +277,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_ChangedConfig_IsRefusedWithTheDifferences()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         Train(model, Config, folder.Path);
         var changed = Config with { BatchSize = 5, GradientClip = null, LogEvery = 2 };
@@ -296,7 +296,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_SettingThatTheOldFileLacks_CountsAsItsDefault()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         Train(model, Config, folder.Path);
         var path = Path.Combine(folder.Path, "config.json");
@@ -311,7 +311,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_MoreStepsUnderTheSameRates_GoesOn()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         var config = Config with { Schedule = new() { Kind = DecayKind.Constant } };
         Train(model, config, folder.Path);
@@ -324,7 +324,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_StartOver_DeletesTheOldRunAndNothingElse()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         Train(model, Config, folder.Path);
         var note = Path.Combine(folder.Path, "notes.md");
@@ -339,7 +339,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_ForeignFolder_IsLeftAlone()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         File.WriteAllText(Path.Combine(folder.Path, "thesis.tex"), "");
         var error = Assert.Throws<InvalidOperationException>(() => Train(model, Config, folder.Path, startOver: true));
@@ -350,7 +350,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_FolderInUse_IsRefused()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         Exception? error = null;
         Train(model, Config, folder.Path, progress: new ImmediateProgress<TrainingMetrics>(m =>
@@ -366,7 +366,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_TextCutForAnotherLength_IsRefused()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         var error = Assert.Throws<ArgumentException>(() => Train(model, Config with { ContextLength = 16 }, folder.Path));
         Assert.Contains("a context of 8 tokens, the configuration's is 16", error.Message, StringComparison.Ordinal);
@@ -375,7 +375,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_Checkpoints_AreCompleteAndOnlyTheLatestAreKept()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         var checkpoints = Path.Combine(folder.Path, "checkpoints");
         var standing = new List<int>();
@@ -399,7 +399,7 @@ public sealed class TrainerTests
     [InlineData("trainer.json")]
     public void Run_DamagedCheckpoint_SaysWhichToRemove(string file)
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         var result = Train(model, Config, folder.Path);
         var path = Path.Combine(result.Checkpoint!, file);
@@ -415,7 +415,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_MetadataAndConfig_DescribeTheRun()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         Train(model, Config, folder.Path);
         var meta = RunFolder.ReadMetadata(folder.Path);
@@ -433,7 +433,7 @@ public sealed class TrainerTests
     [Fact]
     public void Run_SeveralHundredSteps_LeavesNoTensorsAndNoMemory()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         var counts = new List<(long Tensors, long Bytes)>();
         var config = Config with
