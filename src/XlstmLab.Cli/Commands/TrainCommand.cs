@@ -1,7 +1,5 @@
 using System.CommandLine;
 using System.Globalization;
-using System.Text.Json;
-using System.Text.Json.Serialization;
 using Microsoft.Extensions.Logging;
 using TorchSharp;
 using XlstmLab.Checkpoints;
@@ -17,15 +15,6 @@ namespace XlstmLab.Cli.Commands;
 internal static class TrainCommand
 {
     private const string Presets = "bytes-1m, bytes-3m, bytes-10m, xlstm-160m, xlstm-400m, xlstm-830m, xlstm-1.4b, xlstm-2.7b, xlstm-7b";
-
-    private static readonly JsonSerializerOptions ConfigJson = new()
-    {
-        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
-        UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
-        ReadCommentHandling = JsonCommentHandling.Skip,
-        AllowTrailingCommas = true,
-        Converters = { new ComputeTypeConverter(), new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) },
-    };
 
     private static readonly Option<string> Out = new("--out", "-o") { Description = "The run's folder.", HelpName = "RUN_FOLDER", Required = true };
     private static readonly Option<string?> Preset = new("--preset") { Description = $"The model's size: {Presets}. Default: bytes-1m.", HelpName = "NAME" };
@@ -180,7 +169,7 @@ internal static class TrainCommand
 
     private static TrainingConfig Training(ParseResult parsed, TrainingConfig? earlier)
     {
-        var config = earlier ?? (parsed.GetValue(Config) is { } file ? ReadTrainingConfig(file) : null);
+        var config = earlier ?? (parsed.GetValue(Config) is { } file ? TrainingConfig.Read(file) : null);
         var isDefault = config is null;
         config ??= new()
         {
@@ -239,18 +228,6 @@ internal static class TrainCommand
         return XlstmPresets.All.TryGetValue(name, out var preset)
             ? preset with { VocabularySize = tokenizer.VocabularySize }
             : throw new UsageException($"There is no preset '{name}'; there are: {Presets}.");
-    }
-
-    private static TrainingConfig ReadTrainingConfig(string file)
-    {
-        try
-        {
-            return JsonSerializer.Deserialize<TrainingConfig>(File.ReadAllText(file), ConfigJson) ?? throw new JsonException("it holds null");
-        }
-        catch (JsonException e)
-        {
-            throw new InvalidDataException($"{file} cannot be read as training settings: {e.Message}", e);
-        }
     }
 
     private static void Write(Terminal terminal, string folder, string shown, TrainingResult result, bool json)
@@ -322,15 +299,5 @@ internal static class TrainCommand
                 tracker.Line(formatter(state, exception));
             }
         }
-    }
-
-    private sealed class ComputeTypeConverter : JsonConverter<torch.ScalarType>
-    {
-        public override torch.ScalarType Read(ref Utf8JsonReader reader, Type typeToConvert, JsonSerializerOptions options) =>
-            Enum.TryParse<torch.ScalarType>(reader.GetString(), ignoreCase: true, out var type)
-                ? type
-                : throw new JsonException($"'{reader.GetString()}' is no type to compute in; expected float32 or bfloat16.");
-
-        public override void Write(Utf8JsonWriter writer, torch.ScalarType value, JsonSerializerOptions options) => writer.WriteStringValue(value.ToString());
     }
 }

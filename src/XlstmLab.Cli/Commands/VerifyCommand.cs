@@ -1,8 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
-using System.Text.Json;
-using System.Text.Json.Serialization;
-using Spectre.Console;
+using XlstmLab.Cli.Terminals;
 using XlstmLab.Cli.Verification;
 
 namespace XlstmLab.Cli.Commands;
@@ -10,14 +8,6 @@ namespace XlstmLab.Cli.Commands;
 /// <summary><c>xlstm verify FOLDER</c>: the numbers of the published implementations, compared one by one.</summary>
 internal static class VerifyCommand
 {
-    private static readonly JsonSerializerOptions Json = new()
-    {
-        WriteIndented = true,
-        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
-        NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals,
-        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) },
-    };
-
     public static Command Create()
     {
         var folder = new Argument<string>("folder") { Description = "A folder of golden cases, such as tests/golden." };
@@ -32,16 +22,16 @@ internal static class VerifyCommand
         };
         command.SetAction((parse, cancellationToken) =>
         {
-            var output = parse.InvocationConfiguration.Output;
+            var terminal = new Terminal(parse);
             var rows = GoldenVerifier.Verify(parse.GetRequiredValue(folder), cancellationToken).ToList();
             if (parse.GetValue(json))
             {
-                output.WriteLine(JsonSerializer.Serialize(rows, Json));
+                terminal.WriteJson(rows);
             }
             else
             {
-                WriteTable(output, rows.Where(r => !parse.GetValue(failuresOnly) || r.Outcome == GoldenOutcome.Fail));
-                output.WriteLine(
+                WriteTable(terminal, rows.Where(r => !parse.GetValue(failuresOnly) || r.Outcome == GoldenOutcome.Fail));
+                terminal.Line(
                     $"{Count(GoldenOutcome.Pass)} comparisons passed, {Count(GoldenOutcome.Fail)} failed; "
                     + $"{Count(GoldenOutcome.Unknown)} cases are of kinds this version does not know.");
             }
@@ -53,25 +43,13 @@ internal static class VerifyCommand
         return command;
     }
 
-    private static void WriteTable(TextWriter output, IEnumerable<GoldenRow> rows)
-    {
-        var console = AnsiConsole.Create(new() { Out = new AnsiConsoleOutput(output), Interactive = InteractionSupport.No });
-        if (console.Profile.Width < 110)
+    private static void WriteTable(Terminal terminal, IEnumerable<GoldenRow> rows) => terminal.WriteTable(
+        ["case", "quantity", ">error", ">bound", "result"],
+        rows.Select(row => new[]
         {
-            console.Profile.Width = 110;
-        }
-
-        var table = new Table().Border(TableBorder.Simple).AddColumns("case", "quantity", "error", "bound", "result");
-        foreach (var row in rows)
-        {
-            var color = row.Outcome switch { GoldenOutcome.Pass => "green", GoldenOutcome.Fail => "red", _ => "grey" };
-            var result = row.Outcome.ToString().ToLowerInvariant() + (row.Note is null ? "" : $": {row.Note}");
-            table.AddRow(
-                Markup.Escape(row.Case), Markup.Escape(row.Quantity), Number(row.Error), Number(row.Bound), $"[{color}]{Markup.Escape(result)}[/]");
-        }
-
-        console.Write(table);
-    }
+            row.Case, row.Quantity, Number(row.Error), Number(row.Bound),
+            row.Outcome.ToString().ToLowerInvariant() + (row.Note is null ? "" : $": {row.Note}"),
+        }));
 
     private static string Number(double value) =>
         double.IsNaN(value) ? "-" : value == 0 ? "0" : value.ToString("0.0e+0", CultureInfo.InvariantCulture);

@@ -21,6 +21,14 @@ internal static class RunJson
     public static JsonSerializerOptions Indented { get; } =
         new(Line) { WriteIndented = true, DefaultIgnoreCondition = JsonIgnoreCondition.Never };
 
+    /// <summary>For what people write: comments are skipped, and a name that is none is an error.</summary>
+    public static JsonSerializerOptions Strict { get; } = new(Line)
+    {
+        UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
+        ReadCommentHandling = JsonCommentHandling.Skip,
+        AllowTrailingCommas = true,
+    };
+
     /// <summary>Every leaf of a document, as path and text.</summary>
     public static SortedDictionary<string, string> Leaves(JsonNode? node)
     {

@@ -1,3 +1,4 @@
+using System.Text.Json;
 using TorchSharp;
 
 namespace XlstmLab.Training;
@@ -136,6 +137,22 @@ public sealed record TrainingConfig
 
     /// <summary>Whether metrics also go to a TensorBoard event file.</summary>
     public bool TensorBoard { get; init; } = true;
+
+    /// <summary>Reads settings as <c>training</c> in a run's <c>config.json</c> spells them; absent ones have their defaults.</summary>
+    /// <param name="file">A JSON file; comments and trailing commas are allowed.</param>
+    /// <exception cref="InvalidDataException">It is no JSON, or has a setting that there is not.</exception>
+    /// <exception cref="IOException">It cannot be read.</exception>
+    public static TrainingConfig Read(string file)
+    {
+        try
+        {
+            return JsonSerializer.Deserialize<TrainingConfig>(File.ReadAllText(file), RunJson.Strict) ?? throw new JsonException("it holds null");
+        }
+        catch (JsonException e)
+        {
+            throw new InvalidDataException($"{file} cannot be read as training settings: {e.Message}", e);
+        }
+    }
 
     /// <summary>The learning rate of an update.</summary>
     /// <param name="step">The update, from 1.</param>
