@@ -1,0 +1,249 @@
+using System.Text;
+using ICSharpCode.SharpZipLib.GZip;
+using Parquet;
+using Parquet.Data;
+using Parquet.Schema;
+
+namespace XlstmLab.Text;
+
+/// <summary>A file of documents, read a document at a time whatever its size.</summary>
+/// <remarks>
+/// A .txt file is one document. A line of a .jsonl file is one, which .gz or .zst after it may compress, as DCLM and SlimPajama are
+/// published; so is a row of a .parquet file, as FineWeb-Edu is. What is held in memory is a line or, of Parquet, the text column of a row group.
+/// </remarks>
+/// <param name="Path">Where the file is.</param>
+/// <param name="Name">What its documents are named after, with the number of their line or row: its path in the folder it was found in.</param>
+public sealed record DocumentFile(string Path, string Name)
+{
+    private const string Kinds = ".txt, .jsonl, .jsonl.gz, .jsonl.zst and .parquet";
+
+    private static readonly UTF8Encoding StrictUtf8 = new(encoderShouldEmitUTF8Identifier: false, throwOnInvalidBytes: true);
+
+    private static readonly string[] Endings = [".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"];
+
+    /// <summary>The file of that path, or all files of documents in the folder of that path and those below it, in ordinal order of their names.</summary>
+    /// <exception cref="FileNotFoundException">There is no such file or folder.</exception>
+    /// <exception cref="InvalidDataException">There is no file of documents.</exception>
+    public static IReadOnlyList<DocumentFile> Find(string source)
+    {
+        if (File.Exists(source))
+        {
+            return HasEnding(source)
+                ? [new(source, System.IO.Path.GetFileName(source))]
+                : throw new InvalidDataException($"'{source}' is not one of {Kinds}; those are what text can be read from.");
+        }
+
+        if (!Directory.Exists(source))
+        {
+            throw new FileNotFoundException($"There is no file or folder '{source}'.", source);
+        }
+
+        DocumentFile[] files = [.. Directory.EnumerateFiles(source, "*", SearchOption.AllDirectories)
+            .Where(HasEnding)
+            .Select(file => new DocumentFile(file, System.IO.Path.GetRelativePath(source, file).Replace('\\', '/')))
+            .OrderBy(file => file.Name, StringComparer.Ordinal)];
+        return files.Length > 0 ? files : throw new InvalidDataException($"The folder '{source}' holds no file of text: no {Kinds}.");
+    }
+
+    /// <summary>The documents in their order; empty lines are left out, empty texts are not.</summary>
+    /// <param name="textField">The field of a JSON line, or the column of a Parquet file, that holds the text; dots lead into nested ones.</param>
+    /// <param name="cancellationToken">Stops between documents.</param>
+    /// <exception cref="InvalidDataException">The file is damaged or a document is not as expected; the message says where and what to do.</exception>
+    public IEnumerable<Document> Read(string textField = "text", CancellationToken cancellationToken = default) =>
+        ReadRaw(textField, 1, cancellationToken).Select(raw => raw.Parse(textField, keepFields: true));
+
+    /// <summary>The documents from a line or row on, not parsed yet.</summary>
+    internal IEnumerable<RawDocument> ReadRaw(string textField, long firstLine, CancellationToken cancellationToken)
+    {
+        var documents = Ends(".parquet") ? Rows(textField, firstLine) : Ends(".txt") ? WholeText(firstLine) : Lines(firstLine);
+        foreach (var document in documents)
+        {
+            cancellationToken.ThrowIfCancellationRequested();
+            yield return document;
+        }
+    }
+
+    private static bool HasEnding(string path) => Array.Exists(Endings, ending => path.EndsWith(ending, StringComparison.OrdinalIgnoreCase));
+
+    private bool Ends(string ending) => Path.EndsWith(ending, StringComparison.OrdinalIgnoreCase);
+
+    private IEnumerable<RawDocument> WholeText(long firstLine)
+    {
+        if (firstLine > 1)
+        {
+            yield break;
+        }
+
+        var bytes = File.ReadAllBytes(Path);
+        string text;
+        try
+        {
+            text = StrictUtf8.GetString(bytes.AsSpan().StartsWith(Encoding.UTF8.Preamble) ? bytes.AsSpan(3) : bytes);
+        }
+        catch (DecoderFallbackException e)
+        {
+            throw new InvalidDataException($"'{Path}' is not UTF-8 at byte {e.Index}; convert it first, for example with iconv.", e);
+        }
+
+        yield return new(this, 1, default, text, bytes.Length);
+    }
+
+    private IEnumerable<RawDocument> Lines(long firstLine)
+    {
+        using var file = new FileStream(Path, FileMode.Open, FileAccess.Read, FileShare.Read | FileShare.Delete, 1 << 16);
+
+        // .NET's own reader of gzip takes a file that was cut off for one that has ended.
+        using Stream stream = Ends(".gz") ? new GZipInputStream(file) : Ends(".zst") ? new ZstdSharp.DecompressionStream(file) : file;
+        var buffer = new byte[1 << 18];
+        var (start, end, line, ended) = (0, 0, 0L, false);
+        while (!ended || start < end)
+        {
+            var length = buffer.AsSpan(start, end - start).IndexOf((byte)'\n');
+            if (length < 0 && !ended)
+            {
+                if (start > 0)
+                {
+                    buffer.AsSpan(start, end - start).CopyTo(buffer);
+                    (start, end) = (0, end - start);
+                }
+                else if (end == buffer.Length)
+                {
+                    Array.Resize(ref buffer, checked(2 * buffer.Length));
+                }
+
+                var got = Fill(stream, buffer.AsSpan(end), line + 1);
+                (end, ended) = (end + got, got == 0);
+                continue;
+            }
+
+            line++;
+            var next = length < 0 ? end : start + length + 1;
+            if (line >= firstLine)
+            {
+                var content = buffer.AsSpan(start, (length < 0 ? end : start + length) - start);
+                content = (line == 1 && content.StartsWith(Encoding.UTF8.Preamble) ? content[3..] : content).Trim(" \t\r"u8);
+                if (!content.IsEmpty)
+                {
+                    yield return new(this, line, content.ToArray(), null, file.Position);
+                }
+            }
+
+            start = next;
+        }
+    }
+
+    private int Fill(Stream stream, Span<byte> target, long line)
+    {
+        try
+        {
+            return stream.Read(target);
+        }
+#pragma warning disable CA1031 // On damaged bytes the libraries fail in whatever way they lead them to.
+        catch (Exception e) when (e is not OutOfMemoryException)
+        {
+            throw new InvalidDataException($"'{Path}' cannot be read at line {line}: {e.Message} The file is damaged or not whole: fetch it again.", e);
+        }
+#pragma warning restore CA1031
+    }
+
+    private IEnumerable<RawDocument> Rows(string textField, long firstRow)
+    {
+        using var file = new FileStream(Path, FileMode.Open, FileAccess.Read, FileShare.Read | FileShare.Delete, 1 << 16);
+        var reader = Parquet(() => Wait(ParquetReader.CreateAsync(file)), "as a Parquet file");
+        try
+        {
+            var field = Column(Parquet(() => reader.Schema, "as a Parquet file"), textField);
+            var row = 0L;
+            for (var group = 0; group < reader.RowGroupCount; group++)
+            {
+                using var rows = Parquet(() => reader.OpenRowGroupReader(group), $"in row group {group}");
+                if (row + rows.RowCount < firstRow)
+                {
+                    row += rows.RowCount;
+                    continue;
+                }
+
+                var before = row;
+                var texts = Parquet(() => Texts(rows, field), $"in row group {group}, rows {row + 1} to {row + rows.RowCount},");
+                if (texts.Length != rows.RowCount)
+                {
+                    throw new InvalidDataException($"'{Path}', row group {group}: expected {rows.RowCount} texts, got {texts.Length}. The file is damaged: fetch it again.");
+                }
+
+                for (var k = 0; k < texts.Length; k++)
+                {
+                    row++;
+                    if (row >= firstRow)
+                    {
+                        var text = texts[k] ?? throw new InvalidDataException(
+                            $"'{Path}', row {row}: the column '{textField}' is null. Remove the row, or name another column as the text field.");
+                        yield return new(this, row, default, text, (long)((group + (row - before) / (double)rows.RowCount) / reader.RowGroupCount * file.Length));
+                    }
+                }
+            }
+        }
+        finally
+        {
+            Wait(reader.DisposeAsync());
+        }
+    }
+
+    private DataField Column(ParquetSchema schema, string textField)
+    {
+        var fields = schema.GetDataFields();
+        var path = textField.Replace('.', '/');
+        var field = Array.Find(fields, f => f.Path.ToString() == path || f.Path.ToString() == textField)
+            ?? throw new InvalidDataException(
+                $"'{Path}' has no column '{textField}'; name one as the text field: {string.Join(", ", fields.Select(f => f.Path.ToString().Replace('/', '.')))}.");
+        return field.MaxRepetitionLevel > 0 ? throw new InvalidDataException($"'{Path}': the column '{textField}' is a list; the text has to be one string a row.")
+            : field.ClrType == typeof(ReadOnlyMemory<char>) || field.ClrType == typeof(string) ? field
+            : throw new InvalidDataException($"'{Path}': the column '{textField}' is no string but of type {field.ClrType.Name}; name another as the text field.");
+    }
+
+    /// <remarks>Definition levels are read here, since the library's own unpacking loses nulls below a group.</remarks>
+    private static string?[] Texts(ParquetRowGroupReader rows, DataField field)
+    {
+        using var column = (RawColumnData<ReadOnlyMemory<char>>)Wait(rows.ReadRawColumnDataBaseAsync(field));
+        var values = column.Values;
+        if (field.MaxDefinitionLevel == 0)
+        {
+            var all = new string[values.Length];
+            for (var k = 0; k < all.Length; k++)
+            {
+                all[k] = values[k].ToString();
+            }
+
+            return all;
+        }
+
+        var levels = column.DefinitionLevels;
+        var texts = new string?[levels.Length];
+        var value = 0;
+        for (var k = 0; k < texts.Length; k++)
+        {
+            texts[k] = levels[k] == field.MaxDefinitionLevel ? values[value++].ToString() : null;
+        }
+
+        return texts;
+    }
+
+    private static T Wait<T>(ValueTask<T> task) => task.AsTask().GetAwaiter().GetResult();
+
+    private static T Wait<T>(Task<T> task) => task.GetAwaiter().GetResult();
+
+    private static void Wait(ValueTask task) => task.AsTask().GetAwaiter().GetResult();
+
+    private T Parquet<T>(Func<T> read, string what)
+    {
+        try
+        {
+            return read();
+        }
+#pragma warning disable CA1031 // As above.
+        catch (Exception e) when (e is not OutOfMemoryException)
+        {
+            throw new InvalidDataException($"'{Path}' cannot be read {what}: {e.Message} The file is damaged or not whole: fetch it again.", e);
+        }
+#pragma warning restore CA1031
+    }
+}

@@ -1,0 +1,76 @@
+using System.Text.Json;
+
+namespace XlstmLab.Text;
+
+/// <summary>A document that has been read and not parsed: a JSON line or a text.</summary>
+/// <param name="File">The file it is of.</param>
+/// <param name="Line">Its line or row, from 1.</param>
+/// <param name="Json">The JSON line, where <paramref name="Text"/> is null.</param>
+/// <param name="Text">The text.</param>
+/// <param name="FileBytes">How many bytes of the file had been read with it, for progress.</param>
+internal readonly record struct RawDocument(DocumentFile File, long Line, ReadOnlyMemory<byte> Json, string? Text, long FileBytes)
+{
+    /// <summary>The bytes it takes, about.</summary>
+    public long Size => Text?.Length ?? Json.Length;
+
+    /// <summary>The document, with the fields beside its text if they are to be kept.</summary>
+    /// <exception cref="InvalidDataException">The line is not as expected; the message says where and what to do.</exception>
+    public Document Parse(string textField, bool keepFields)
+    {
+        var isWholeFile = Text is not null && File.Path.EndsWith(".txt", StringComparison.OrdinalIgnoreCase);
+        var name = isWholeFile ? File.Name : FormattableString.Invariant($"{File.Name}:{Line}");
+        return Text is not null ? new(name, Text) : ParseJson(Json, File.Path, Line, name, textField, keepFields);
+    }
+
+    /// <summary>Parses a JSON line.</summary>
+    /// <param name="json">The line.</param>
+    /// <param name="path">What messages call its file.</param>
+    /// <param name="line">Its number.</param>
+    /// <param name="name">The document's name; null takes the field "name".</param>
+    /// <param name="textField">The field of the text; dots lead into nested ones.</param>
+    /// <param name="keepFields">Whether the other fields are kept.</param>
+    /// <exception cref="InvalidDataException">The line is not as expected; the message says where and what to do.</exception>
+    public static Document ParseJson(ReadOnlyMemory<byte> json, string path, long line, string? name, string textField, bool keepFields)
+    {
+        try
+        {
+            using var parsed = JsonDocument.Parse(json);
+            var root = parsed.RootElement;
+            var document = new Document(name ?? Field(root, "name"), Field(root, textField));
+            if (!keepFields)
+            {
+                return document;
+            }
+
+            var fields = new Dictionary<string, string>();
+            foreach (var field in root.EnumerateObject().Where(f => f.Name != textField && f.Name != "name"))
+            {
+                fields[field.Name] = field.Value.ToString();
+            }
+
+            return document with { Fields = fields };
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException)
+        {
+            throw new InvalidDataException(
+                $"'{path}', line {line}: expected a JSON object with the text field '{textField}': {e.Message} Mend or remove the line, or name another text field.", e);
+        }
+    }
+
+    private static string Field(JsonElement element, string name)
+    {
+        if (element.ValueKind != JsonValueKind.Object)
+        {
+            throw new JsonException($"It is no object but a {element.ValueKind}.");
+        }
+
+        if (!element.TryGetProperty(name, out var value))
+        {
+            return name.IndexOf('.', StringComparison.Ordinal) is > 0 and var dot && element.TryGetProperty(name[..dot], out var inner)
+                ? Field(inner, name[(dot + 1)..])
+                : throw new JsonException($"There is no field '{name}'; there are: {string.Join(", ", element.EnumerateObject().Select(f => f.Name))}.");
+        }
+
+        return value.ValueKind == JsonValueKind.String ? value.GetString()! : throw new JsonException($"The field '{name}' is no string but a {value.ValueKind}.");
+    }
+}
