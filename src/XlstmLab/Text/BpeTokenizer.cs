@@ -1,5 +1,6 @@
 using System.Collections.Concurrent;
 using System.Globalization;
+using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 using Ml = Microsoft.ML.Tokenizers;
@@ -80,6 +81,10 @@ public sealed class BpeTokenizer : ITokenizer
     /// <inheritdoc/>
     public int EndOfDocument { get; }
 
+    /// <inheritdoc/>
+    /// <remarks>Of the file's bytes and the token that opens documents.</remarks>
+    public string Fingerprint { get; private init; } = "";
+
     /// <summary>The special tokens by their text, such as the end of document; they are found in a text and spell no bytes.</summary>
     public IReadOnlyDictionary<string, int> SpecialTokens { get; }
 
@@ -108,7 +113,9 @@ public sealed class BpeTokenizer : ITokenizer
     {
         try
         {
-            return new BpeTokenizer(TokenizerJson.Parse(utf8.StartsWith(Encoding.UTF8.Preamble) ? utf8[3..] : utf8), endOfDocument);
+            var json = TokenizerJson.Parse(utf8.StartsWith(Encoding.UTF8.Preamble) ? utf8[3..] : utf8);
+            var hash = SHA256.HashData([.. utf8, .. Encoding.UTF8.GetBytes(endOfDocument)]);
+            return new BpeTokenizer(json, endOfDocument) { Fingerprint = Convert.ToHexStringLower(hash.AsSpan(0, 16)) };
         }
         catch (InvalidDataException e)
         {

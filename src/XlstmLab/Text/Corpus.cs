@@ -1,12 +1,11 @@
 using System.Text;
-using System.Text.Json;
 
 namespace XlstmLab.Text;
 
 /// <summary>How a corpus is read.</summary>
 public sealed record CorpusOptions
 {
-    /// <summary>The field of a .jsonl line that holds the text.</summary>
+    /// <summary>The field of a JSON line, or the column of a Parquet file, that holds the text; dots lead into nested ones.</summary>
     public string TextField { get; init; } = "text";
 
     /// <summary>How documents are split; null is a dataset's own rule, or for other sources the default rule.</summary>
@@ -22,8 +21,6 @@ public sealed record CorpusOptions
 /// </remarks>
 public sealed class Corpus
 {
-    private static readonly UTF8Encoding StrictUtf8 = new(encoderShouldEmitUTF8Identifier: false, throwOnInvalidBytes: true);
-
     private readonly Dictionary<Split, List<Document>> _parts = Enum.GetValues<Split>().ToDictionary(s => s, _ => new List<Document>());
 
     /// <summary>Splits documents.</summary>
@@ -73,65 +70,25 @@ public sealed class Corpus
     /// <summary>The UTF-8 bytes of a part's texts: what bits per byte are divided by.</summary>
     public long Bytes(Split split) => _parts[split].Sum(d => (long)Encoding.UTF8.GetByteCount(d.Text));
 
-    /// <summary>Reads a dataset by name, or a .txt file, a .jsonl file, or a folder of them by path.</summary>
+    /// <summary>Reads a dataset by name, or by path a file that <see cref="DocumentFile"/> knows, or a folder of such.</summary>
     /// <remarks>
-    /// A .txt file is one document, a line of a .jsonl file is one. A folder is read with all folders below it, in ordinal order of
-    /// the paths. Of a path and a dataset of the same name the path is taken.
+    /// A folder is read with all folders below it, in ordinal order of the paths. Of a path and a dataset of the same name the path is
+    /// taken. All text is held in memory: what is too big for that is made into tokens by <see cref="TokenFolderWriter"/>.
     /// </remarks>
     /// <exception cref="FileNotFoundException">There is neither a path nor a dataset of that name; the message lists the datasets.</exception>
     /// <exception cref="InvalidDataException">The data are damaged, not UTF-8 or empty; the message says where.</exception>
     public static Corpus Open(string source, CorpusOptions? options = null, CancellationToken cancellationToken = default)
     {
         options ??= new CorpusOptions();
-        if (File.Exists(source))
+        if (File.Exists(source) || (Directory.Exists(source) && !File.Exists(Path.Combine(source, DatasetCard.FileName))))
         {
-            return new Corpus(source, ReadFile(source, Path.GetFileName(source), options.TextField, cancellationToken), options.Rule);
-        }
-
-        if (Directory.Exists(source) && !File.Exists(Path.Combine(source, DatasetCard.FileName)))
-        {
-            return new Corpus(source, ReadFolder(source, options.TextField, cancellationToken), options.Rule);
+            return TokenFolder.IsOne(source)
+                ? throw new InvalidDataException($"'{source}' holds tokens, and text is needed here: name what it was made of.")
+                : new Corpus(source, DocumentFile.Find(source).SelectMany(f => f.Read(options.TextField, cancellationToken)), options.Rule);
         }
 
         var (card, documents) = DatasetArchive.Read(Directory.Exists(source) ? source : Datasets.FolderOf(source));
         return new Corpus(card.Name, documents, options.Rule ?? card.Split);
-    }
-
-    private static List<Document> ReadFolder(string folder, string textField, CancellationToken cancellationToken)
-    {
-        var files = Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories)
-            .Where(f => IsText(f) || IsJsonLines(f))
-            .Select(f => (Path: f, Name: Path.GetRelativePath(folder, f).Replace('\\', '/')))
-            .OrderBy(f => f.Name, StringComparer.Ordinal)
-            .ToList();
-        return files.Count > 0
-            ? [.. files.SelectMany(f => ReadFile(f.Path, f.Name, textField, cancellationToken))]
-            : throw new InvalidDataException($"The folder '{folder}' holds no .txt and no .jsonl file.");
-    }
-
-    private static List<Document> ReadFile(string path, string name, string textField, CancellationToken cancellationToken)
-    {
-        cancellationToken.ThrowIfCancellationRequested();
-        return IsText(path) ? [new Document(name, ReadText(path))]
-            : IsJsonLines(path) ? ReadJsonLines(File.ReadAllBytes(path), path, name, textField, cancellationToken)
-            : throw new InvalidDataException($"'{path}' is neither a .txt nor a .jsonl file; those are what text can be read from.");
-    }
-
-    private static bool IsText(string path) => Path.GetExtension(path).Equals(".txt", StringComparison.OrdinalIgnoreCase);
-
-    private static bool IsJsonLines(string path) => Path.GetExtension(path).Equals(".jsonl", StringComparison.OrdinalIgnoreCase);
-
-    private static string ReadText(string path)
-    {
-        var bytes = File.ReadAllBytes(path).AsSpan();
-        try
-        {
-            return StrictUtf8.GetString(WithoutMark(bytes));
-        }
-        catch (DecoderFallbackException e)
-        {
-            throw new InvalidDataException($"'{path}' is not UTF-8 at byte {e.Index}; convert it first, for example with iconv.", e);
-        }
     }
 
     /// <summary>Reads documents from JSON lines; blank lines are skipped.</summary>
@@ -142,44 +99,24 @@ public sealed class Corpus
     /// <param name="cancellationToken">Stops between lines.</param>
     /// <exception cref="InvalidDataException">A line is not what was expected; the message gives its number.</exception>
     internal static List<Document> ReadJsonLines(
-        ReadOnlySpan<byte> content, string path, string? name, string textField, CancellationToken cancellationToken = default)
+        ReadOnlyMemory<byte> content, string path, string? name, string textField, CancellationToken cancellationToken = default)
     {
         var documents = new List<Document>();
-        content = WithoutMark(content);
+        content = content.Span.StartsWith(Encoding.UTF8.Preamble) ? content[3..] : content;
         var line = 0;
-        foreach (var range in content.Split((byte)'\n'))
+        foreach (var range in content.Span.Split((byte)'\n'))
         {
             line++;
             cancellationToken.ThrowIfCancellationRequested();
-            var bytes = content[range].Trim(" \t\r"u8);
-            if (bytes.IsEmpty)
+            var json = content[range].Trim(" \t\r"u8);
+            if (!json.IsEmpty)
             {
-                continue;
-            }
-
-            try
-            {
-                var fields = JsonSerializer.Deserialize<Dictionary<string, JsonElement>>(bytes) ?? throw new JsonException("It is null.");
-                documents.Add(new Document(name is null ? Field(fields, "name") : $"{name}:{line}", Field(fields, textField))
-                {
-                    Fields = fields.Where(f => f.Key != textField && f.Key != "name").ToDictionary(f => f.Key, f => f.Value.ToString()),
-                });
-            }
-            catch (Exception e) when (e is JsonException or InvalidOperationException)
-            {
-                throw new InvalidDataException($"'{path}', line {line}: expected a JSON object with the text field '{textField}': {e.Message}", e);
+                documents.Add(RawDocument.ParseJson(json, path, line, name is null ? null : $"{name}:{line}", textField, keepFields: true));
             }
         }
 
         return documents;
     }
-
-    private static string Field(Dictionary<string, JsonElement> fields, string name) =>
-        !fields.TryGetValue(name, out var value) ? throw new JsonException($"There is no field '{name}'; there are: {string.Join(", ", fields.Keys)}.")
-        : value.ValueKind != JsonValueKind.String ? throw new JsonException($"The field '{name}' is no string but a {value.ValueKind}.")
-        : value.GetString()!;
-
-    private static ReadOnlySpan<byte> WithoutMark(ReadOnlySpan<byte> bytes) => bytes.StartsWith(Encoding.UTF8.Preamble) ? bytes[3..] : bytes;
 
     private void CutByPosition(List<Document> documents)
     {

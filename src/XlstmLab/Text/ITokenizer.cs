@@ -1,3 +1,6 @@
+using System.Buffers.Binary;
+using System.Security.Cryptography;
+
 namespace XlstmLab.Text;
 
 /// <summary>Text to token ids and back.</summary>
@@ -8,6 +11,31 @@ public interface ITokenizer
 
     /// <summary>The token that opens every document and so ends the one before.</summary>
     int EndOfDocument { get; }
+
+    /// <summary>32 hexadecimal digits that tell tokenizers apart: equal ones give equal ids.</summary>
+    /// <remarks>Without a tokenizer's own, it is a hash of all that ids spell.</remarks>
+    string Fingerprint
+    {
+        get
+        {
+            using var hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
+            var number = new byte[sizeof(int)];
+            Append(EndOfDocument);
+            for (var id = 0; id < VocabularySize; id++)
+            {
+                Append(Bytes(id).Length);
+                hash.AppendData(Bytes(id));
+            }
+
+            return Convert.ToHexStringLower(hash.GetHashAndReset().AsSpan(0, 16));
+
+            void Append(int value)
+            {
+                BinaryPrimitives.WriteInt32LittleEndian(number, value);
+                hash.AppendData(number);
+            }
+        }
+    }
 
     /// <summary>The ids of a text, without any that the text does not spell.</summary>
     int[] Encode(string text);
