@@ -109,7 +109,7 @@ public sealed class PackedTokens : BatchSource
             }
         }
 
-        return Batch(tokens, rows);
+        return TokenBatch.OfWindows(tokens, rows, ContextLength, _endOfDocument);
     }
 
     /// <inheritdoc/>
@@ -146,7 +146,7 @@ public sealed class PackedTokens : BatchSource
                     Copy((long)(first + row) * ContextLength, Row(tokens, row), _inOrder, _startsInOrder);
                 }
 
-                yield return Batch(tokens, count);
+                yield return TokenBatch.OfWindows(tokens, count, ContextLength, _endOfDocument);
             }
         }
     }
@@ -196,20 +196,6 @@ public sealed class PackedTokens : BatchSource
             source[..count].CopyTo(target);
             target = target[count..];
         }
-    }
-
-    private TokenBatch Batch(int[] windows, int rows)
-    {
-        var inputs = new int[rows * ContextLength];
-        var targets = new int[rows * ContextLength];
-        for (var row = 0; row < rows; row++)
-        {
-            var window = Row(windows, row);
-            window[..^1].CopyTo(inputs.AsSpan(row * ContextLength));
-            window[1..].CopyTo(targets.AsSpan(row * ContextLength));
-        }
-
-        return new(inputs, targets, Array.ConvertAll(inputs, t => t == _endOfDocument), rows, ContextLength);
     }
 
     private static string Hash(IReadOnlyList<int[]> documents)

@@ -19,9 +19,11 @@ internal struct SplitMix64(long seed, long stream)
     /// <summary>A number from 0 to 1, 1 excluded, in steps of 2^-53.</summary>
     public double NextDouble() => (Next() >> 11) * (1.0 / (1UL << 53));
 
-    private ulong Next() => Mix(_state += 0x9E3779B97F4A7C15);
+    /// <summary>64 random bits.</summary>
+    public ulong Next() => Mix(_state += 0x9E3779B97F4A7C15);
 
-    private static ulong Mix(ulong z)
+    /// <summary>A bijection of the numbers of 64 bits whose values look random.</summary>
+    public static ulong Mix(ulong z)
     {
         z = (z ^ (z >> 30)) * 0xBF58476D1CE4E5B9;
         z = (z ^ (z >> 27)) * 0x94D049BB133111EB;

@@ -20,6 +20,24 @@ public sealed record TokenBatch(int[] Inputs, int[] Targets, bool[] DocumentStar
     /// <summary>The number of targets that count.</summary>
     public int TargetCount => Targets.Length - Targets.AsSpan().Count(Ignored);
 
+    /// <summary>Rows of text: of windows of S + 1 tokens, the last is only a target and the first only an input.</summary>
+    /// <param name="windows">[rows, length + 1] tokens.</param>
+    /// <param name="rows">The number of windows, B.</param>
+    /// <param name="length">The number of tokens of a row, S.</param>
+    /// <param name="endOfDocument">The token that starts a document wherever it stands.</param>
+    internal static TokenBatch OfWindows(int[] windows, int rows, int length, int endOfDocument)
+    {
+        var (inputs, targets) = (new int[rows * length], new int[rows * length]);
+        for (var row = 0; row < rows; row++)
+        {
+            var window = windows.AsSpan(row * (length + 1), length + 1);
+            window[..^1].CopyTo(inputs.AsSpan(row * length));
+            window[1..].CopyTo(targets.AsSpan(row * length));
+        }
+
+        return new(inputs, targets, Array.ConvertAll(inputs, t => t == endOfDocument), rows, length);
+    }
+
     /// <summary>The inputs as a tensor [Rows, Length] int64.</summary>
     public Tensor ToInputTensor(Device? device = null) => tensor(Inputs, [Rows, Length], int64, device);
 
