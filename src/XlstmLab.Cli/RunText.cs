@@ -11,10 +11,10 @@ internal sealed record RunText
     private const string FileName = "text.json";
     private const string TokenizerName = "tokenizer.json";
 
-    /// <summary>The dataset's name, or the path.</summary>
+    /// <summary>The dataset's name, the path, or the mixture.</summary>
     public required string Data { get; init; }
 
-    /// <summary>The field of .jsonl files.</summary>
+    /// <summary>The field of JSON lines and the column of Parquet files.</summary>
     public string TextField { get; init; } = "text";
 
     /// <summary>Whether tokens are bytes; otherwise the tokenizer's file lies beside this one.</summary>

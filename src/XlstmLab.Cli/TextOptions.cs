@@ -28,10 +28,10 @@ internal static class TextOptions
         new Option<string>("--split") { Description = "The part of the text.", DefaultValueFactory = _ => usual }
             .AcceptOnlyFromAmong("train", "validation", "test");
 
-    /// <summary>The option for the field of .jsonl files.</summary>
+    /// <summary>The option for the field of JSON lines and the column of Parquet files.</summary>
     public static Option<string> TextFieldOption() => new("--text-field")
     {
-        Description = "The field of a .jsonl line that holds the text.",
+        Description = "The field of a JSON line, or the column of a Parquet file, that holds the text.",
         DefaultValueFactory = _ => "text",
         HelpName = "NAME",
     };

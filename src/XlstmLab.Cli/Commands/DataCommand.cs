@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
 using System.Text;
+using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Evaluation;
 using XlstmLab.Text;
@@ -15,10 +16,11 @@ internal static class DataCommand
     /// <summary>The command and those below it.</summary>
     public static Command Create() => new ExampleCommand(
         "data",
-        "Lists datasets, and looks into them or into any .txt file, .jsonl file or folder of such.",
+        "Lists datasets, looks into them or into any file of text or folder of such, and makes large ones into tokens.",
         "xlstm data list",
         "xlstm data info state-of-the-union",
-        "xlstm data ngrams state-of-the-union --order 1..6 --split test")
+        "xlstm data ngrams state-of-the-union --order 1..6 --split test",
+        "xlstm data tokenize dclm/ --tokenizer tokenizer.json --out tokens/dclm")
     {
         List(),
         Info(),
@@ -26,13 +28,15 @@ internal static class DataCommand
         Tokens(),
         NGrams(),
         Build(),
+        Tokenize(),
+        Show(),
     };
 
     private static Option<bool> JsonOption() => new("--json") { Description = "Print one JSON document." };
 
     private static Argument<string> DataArgument() => new("DATA")
     {
-        Description = "A dataset's name, or the path of a .txt file, a .jsonl file or a folder of such.",
+        Description = "A dataset's name, or the path of a .txt, .jsonl, .jsonl.gz, .jsonl.zst or .parquet file or of a folder of such.",
         DefaultValueFactory = _ => DefaultData,
     };
 
@@ -289,6 +293,146 @@ internal static class DataCommand
             return Task.FromResult(ExitCode.Success);
         });
         return command;
+    }
+
+    private static ExampleCommand Tokenize()
+    {
+        var source = new Argument<string>("SOURCE") { Description = "A .txt, .jsonl, .jsonl.gz, .jsonl.zst or .parquet file, or a folder of such." };
+        var output = new Option<string>("--out", "-o") { Description = "The token folder.", HelpName = "FOLDER", Required = true };
+        var (name, end, field) = (TextOptions.TokenizerOption("Default: bytes."), TextOptions.EndOfDocumentOption(), TextOptions.TextFieldOption());
+        var workers = Compute.Positive(new Option<int?>("--workers") { Description = "Documents encoded side by side. Default: one a core.", HelpName = "N" });
+        var splits = new Option<string>("--splits")
+        {
+            Description = "The shares of documents for training, validation and test.",
+            HelpName = "TRAIN,VALIDATION,TEST",
+            DefaultValueFactory = _ => "0.99,0.005,0.005",
+        };
+        splits.Validators.Add(result =>
+        {
+            if (Shares(result.GetValueOrDefault<string>()) is null)
+            {
+                result.AddError($"--splits is '{result.GetValueOrDefault<string>()}'; expected three shares that sum to 1, such as 0.9,0.05,0.05.");
+            }
+        });
+        var seed = new Option<long>("--seed") { Description = "The seed of the split.", HelpName = "N" };
+        var shard = Compute.Positive(new Option<int?>("--shard-mib") { Description = "MiB of text a shard, which is what a kill can cost. Default: 256.", HelpName = "N" });
+        var json = JsonOption();
+        var command = new ExampleCommand(
+            "tokenize",
+            "Makes a corpus of any size into a folder of memory-mapped tokens, for train and eval. Stopped by Ctrl-C or killed, the same command goes on with the shard it was at.",
+            "xlstm data tokenize dclm/ --tokenizer tokenizer.json --out tokens/dclm",
+            "xlstm data tokenize fineweb-edu/ --tokenizer gpt-neox/ --out tokens/fineweb --workers 32 --splits 0.999,0.001,0")
+        {
+            source,
+            output,
+            name,
+            end,
+            field,
+            workers,
+            splits,
+            seed,
+            shard,
+            json,
+        };
+        command.SetAction(async (parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            var (folder, chosen) = (parsed.GetValue(output)!, parsed.GetValue(name) ?? TextOptions.Bytes);
+            var tokenizer = TextOptions.Tokenizer(chosen, parsed.GetValue(end));
+            var shares = Shares(parsed.GetValue(splits))!;
+            var defaults = new TokenFolderOptions();
+            var options = defaults with
+            {
+                TextField = parsed.GetValue(field)!,
+                Split = new SplitRule { Seed = parsed.GetValue(seed), Validation = shares[1], Test = shares[2] },
+                TokenizerFile = chosen == TextOptions.Bytes ? null : TextOptions.TokenizerFile(chosen),
+                Workers = parsed.GetValue(workers) ?? defaults.Workers,
+                ShardBytes = parsed.GetValue(shard) is { } size ? (long)size << 20 : defaults.ShardBytes,
+            };
+            TokenFolderCard? card = null;
+            var last = default(TokenFolderProgress);
+            try
+            {
+                await terminal.TrackAsync("Tokenizing", tracker =>
+                {
+                    var progress = new ImmediateProgress<TokenFolderProgress>(p =>
+                    {
+                        last = p;
+                        tracker.Report(
+                            p.SourceBytes / (double)Math.Max(1, p.TotalSourceBytes),
+                            $"{Number(p.Counts.Documents)} documents, {Number(p.Counts.Tokens)} tokens, {Fixed(p.BytesPerSecond / 1e6, 1)} MB/s");
+                    });
+                    card = TokenFolderWriter.Write(parsed.GetValue(source)!, tokenizer, folder, options, progress, cancellationToken);
+                    return Task.CompletedTask;
+                });
+            }
+            catch (OperationCanceledException)
+            {
+                terminal.Note($"Stopped after {Number(last.Shards)} whole shards in {folder}; the same command goes on from there.");
+                throw;
+            }
+
+            if (parsed.GetValue(json))
+            {
+                terminal.WriteJson(new { Folder = folder, card!.Shards, card.Parts, last.BytesPerSecond });
+                return ExitCode.Success;
+            }
+
+            WriteCounts(terminal, card!);
+            terminal.Note(last.BytesPerSecond > 0 ? $"{Fixed(last.BytesPerSecond / 1e6, 1)} MB of text a second. Next: xlstm train --data {folder} --out RUN" : $"{folder} was finished already.");
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static ExampleCommand Show()
+    {
+        var data = new Argument<string>("FOLDER") { Description = "A token folder." };
+        var check = new Option<bool>("--check") { Description = "Also read all files and compare them with their checksums." };
+        var json = JsonOption();
+        var command = new ExampleCommand("show", "Shows what a token folder holds.", "xlstm data show tokens/dclm", "xlstm data show tokens/dclm --check") { data, check, json };
+        command.SetAction((parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            using var folder = TokenFolder.Open(parsed.GetValue(data)!);
+            if (parsed.GetValue(check))
+            {
+                folder.Verify(cancellationToken);
+            }
+
+            var (card, plan) = (folder.Card, folder.Card.Plan);
+            if (parsed.GetValue(json))
+            {
+                terminal.WriteJson(new { folder.Path, Checked = parsed.GetValue(check), Card = card });
+                return Task.FromResult(ExitCode.Success);
+            }
+
+            terminal.WritePairs(
+            [
+                ("source", $"{Number(plan.Files.Count)} files from {plan.Files[0].Name} to {plan.Files[^1].Name}, {Terminal.Size(plan.Files.Sum(f => f.Bytes))}; text in '{plan.TextField}'"),
+                ("tokenizer", $"{Number(plan.VocabularySize)} ids, fingerprint {plan.Tokenizer}, documents begin with {plan.EndOfDocument} {plan.EndOfDocumentText}".TrimEnd()),
+                ("files", $"{Number(card.Shards)} shards of {Terminal.Size(plan.ShardBytes)} of text, {folder[Text.Split.Train][0].TokenBytes} bytes a token{(parsed.GetValue(check) ? ", checksums right" : "")}"),
+                ("split", string.Create(CultureInfo.InvariantCulture, $"by document: seed {plan.Split.Seed}, shares {plan.Split.Share(Text.Split.Train):0.####}/{plan.Split.Validation:0.####}/{plan.Split.Test:0.####}")),
+            ]);
+            terminal.Line();
+            WriteCounts(terminal, card);
+            return Task.FromResult(ExitCode.Success);
+        });
+        return command;
+    }
+
+    private static void WriteCounts(Terminal terminal, TokenFolderCard card) => terminal.WriteTable(
+        ["part", ">documents", ">tokens", ">bytes of text", ">bytes per token"],
+        card.Parts.OrderBy(p => p.Key).Select(p => new[]
+        {
+            // An end of document is a token that spells nothing: it is left out of the ratio.
+            $"{p.Key}", Number(p.Value.Documents), Number(p.Value.Tokens), Number(p.Value.Bytes), Fixed(p.Value.Bytes / (double)Math.Max(1, p.Value.Tokens - p.Value.Documents), 3),
+        }));
+
+    private static double[]? Shares(string? text)
+    {
+        var shares = (text ?? "").Split(',').Select(s => double.TryParse(s, NumberStyles.Float, CultureInfo.InvariantCulture, out var share) ? share : double.NaN).ToArray();
+        return shares.Length == 3 && shares[0] > 0 && shares[1] >= 0 && shares[2] >= 0 && Math.Abs(shares.Sum() - 1) < 1e-9 ? shares : null;
     }
 
     private static (int First, int Last)? Orders(string? text)

@@ -15,9 +15,9 @@ internal static class EvalCommand
     public static Command Create()
     {
         var folder = new Argument<string>("MODEL") { Description = "A run's folder, one of its checkpoints, or a Hugging Face folder." };
-        var data = new Option<string?>("--data") { Description = "A dataset's name, or a .txt file, a .jsonl file or a folder of such. Default: the run's.", HelpName = "NAME|PATH" };
+        var data = new Option<string?>("--data") { Description = "A dataset's name, a file of text or a folder of such, or a token folder. Default: the run's.", HelpName = "NAME|PATH" };
         var split = TextOptions.SplitOption("validation");
-        var field = new Option<string?>("--text-field") { Description = "The field of a .jsonl line that holds the text. Default: the run's, or text.", HelpName = "NAME" };
+        var field = new Option<string?>("--text-field") { Description = "The field of a JSON line, or the column of a Parquet file, that holds the text. Default: the run's, or text.", HelpName = "NAME" };
         var policy = new Option<string>("--policy")
         {
             Description = "What the model has read when it predicts: windows from the empty state (fresh), all of the document (carried), overlapping windows (sliding).",
@@ -60,13 +60,20 @@ internal static class EvalCommand
             options.Validate();
             var source = parsed.GetValue(data) ?? loaded.Text?.Data
                 ?? throw new UsageException("The folder does not say what the model was trained on: name the text by --data.");
-            var corpus = Corpus.Open(source, new CorpusOptions { TextField = parsed.GetValue(field) ?? loaded.Text?.TextField ?? "text" }, cancellationToken);
-            var part = corpus[TextOptions.Split(parsed.GetValue(split)!)].Take(parsed.GetValue(documents) ?? int.MaxValue).ToArray();
+            using var tokenData = TokenData.Open(source);
+            tokenData?.RequireTokenizer(loaded.Tokenizer);
+            var part = TextOptions.Split(parsed.GetValue(split)!);
+            var count = parsed.GetValue(documents) ?? int.MaxValue;
+            var corpus = tokenData is null
+                ? Corpus.Open(source, new CorpusOptions { TextField = parsed.GetValue(field) ?? loaded.Text?.TextField ?? "text" }, cancellationToken)
+                : null;
             var watch = Stopwatch.StartNew();
             EvaluationResult? result = null;
             await terminal.TrackAsync("Evaluating", tracker =>
             {
-                var tokens = loaded.Tokenizer.EncodeDocuments(part, null, cancellationToken);
+                var tokens = corpus is null
+                    ? [.. tokenData!.Documents(part).Take(count)]
+                    : loaded.Tokenizer.EncodeDocuments([.. corpus[part].Take(count)], null, cancellationToken);
                 result = PerplexityEvaluator.Evaluate(
                     loaded.Model, tokens, loaded.Tokenizer, options, new ImmediateProgress<EvaluationProgress>(p => tracker.Report(
                         p.Tokens / (double)p.TotalTokens,
@@ -74,7 +81,7 @@ internal static class EvalCommand
                     cancellationToken);
                 return Task.CompletedTask;
             });
-            Write(terminal, loaded.Checkpoint, corpus.Name, parsed.GetValue(split)!, result!, watch.Elapsed.TotalSeconds, parsed.GetValue(buckets), parsed.GetValue(json));
+            Write(terminal, loaded.Checkpoint, corpus?.Name ?? source, parsed.GetValue(split)!, result!, watch.Elapsed.TotalSeconds, parsed.GetValue(buckets), parsed.GetValue(json));
             return ExitCode.Success;
         });
         return command;

@@ -21,11 +21,11 @@ internal static class TrainCommand
     private static readonly Option<string?> Model = new("--model") { Description = "Instead of a preset: a config.json of Hugging Face's form.", HelpName = "FILE" };
     private static readonly Option<string?> Data = new("--data")
     {
-        Description = "A dataset's name, or a .txt file, a .jsonl file or a folder of such. Default: state-of-the-union.",
-        HelpName = "NAME|PATH",
+        Description = "A dataset's name, a file of text or a folder of such, a token folder, or a mixture of token folders with weights. Default: state-of-the-union.",
+        HelpName = "NAME|PATH|PATH=WEIGHT,PATH=WEIGHT...",
     };
 
-    private static readonly Option<string?> TextField = new("--text-field") { Description = "The field of a .jsonl line that holds the text. Default: text.", HelpName = "NAME" };
+    private static readonly Option<string?> TextField = new("--text-field") { Description = "The field of a JSON line, or the column of a Parquet file, that holds the text. Default: text.", HelpName = "NAME" };
     private static readonly Option<string?> Tokenizer = TextOptions.TokenizerOption("Default: bytes.");
     private static readonly Option<string?> EndOfDocument = TextOptions.EndOfDocumentOption();
     private static readonly Option<string?> Config = new("--config") { Description = "A JSON file of training settings, as 'training' in a run's config.json; options go before it.", HelpName = "FILE" };
@@ -66,6 +66,7 @@ internal static class TrainCommand
             "xlstm train --out runs/first",
             "xlstm train --out runs/3m --preset bytes-3m --steps 5000 --batch-size 16 --context 512",
             "xlstm train --out runs/mine --data my-texts/ --tokenizer tokenizer.json --model config.json",
+            "xlstm train --out runs/mixed --data tokens/dclm=0.7,tokens/fineweb=0.3 --model config.json",
             "xlstm train --out runs/first --resume");
         foreach (var option in new Option[]
         {
@@ -100,33 +101,37 @@ internal static class TrainCommand
         var device = Compute.Device(parsed.GetValue(Device)!);
 
         var text = Text(parsed, resume ? RunText.Read(folder) : null);
-        var tokenizerFile = parsed.GetValue(Tokenizer) is { } named && named != TextOptions.Bytes ? TextOptions.TokenizerFile(named) : null;
+        using var tokens = TokenData.Open(text.Data);
+        var tokenizerFile = parsed.GetValue(Tokenizer) is { } named ? (named == TextOptions.Bytes ? null : TextOptions.TokenizerFile(named)) : null;
+        if (tokens is not null && !resume && parsed.GetValue(Tokenizer) is null)
+        {
+            tokenizerFile = tokens.TokenizerFile;
+            text = text with { Bytes = tokenizerFile is null, EndOfDocument = tokens.First.Card.Plan.EndOfDocumentText };
+        }
+
         var tokenizer = tokenizerFile is null ? text.OpenTokenizer(folder) : TextOptions.Tokenizer(tokenizerFile, text.EndOfDocument);
+        tokens?.RequireTokenizer(tokenizer);
         var config = Training(parsed, resume ? RunFolder.ReadTrainingConfig(folder) : null);
         config.Validate();
         var architecture = resume ? RunFolder.ReadModelConfig(folder) : Architecture(parsed, tokenizer);
-        var corpus = Corpus.Open(text.Data, new CorpusOptions { TextField = text.TextField }, cancellationToken);
-        int[][] training = [], validation = [];
-        await terminal.TrackAsync("Tokenizing", tracker =>
+        var (training, validation) = tokens is not null
+            ? (tokens.Training(config.ContextLength, config.Seed), tokens.Validation(config.ContextLength, config.BatchSize, config.ValidationTokens))
+            : await TokenizeAsync(terminal, text, tokenizer, config, cancellationToken);
+        if (validation.Length == 0)
         {
-            var progress = new ImmediateProgress<TokenizingProgress>(p => tracker.Report(p.Documents / (double)p.TotalDocuments, $"{p.Tokens:N0} tokens"));
-            training = tokenizer.EncodeDocuments(corpus[Split.Train], progress, cancellationToken);
-            validation = tokenizer.EncodeDocuments(corpus[Split.Validation], null, cancellationToken);
-            return Task.CompletedTask;
-        });
-        var packed = new PackedTokens(training, tokenizer.EndOfDocument, config.ContextLength, config.Seed);
-        var validationBatches = new PackedTokens(validation, tokenizer.EndOfDocument, config.ContextLength).Sequential(config.BatchSize).ToArray();
+            terminal.Note("There is no text to validate on: the run goes without.");
+        }
 
         using var model = architecture.CreateModel(config.Seed);
         model.to(device);
         terminal.Note(string.Create(
             CultureInfo.InvariantCulture,
-            $"{architecture.CountParameters():N0} parameters, {packed.TokenCount:N0} tokens of {corpus.Name}, {config.Steps:N0} steps of {config.BatchSize} x {config.ContextLength} tokens, {torch.get_num_threads()} threads."));
+            $"{architecture.CountParameters():N0} parameters, {Name(training, text)}, {config.Steps:N0} steps of {config.BatchSize} x {config.ContextLength} tokens, {torch.get_num_threads()} threads."));
         TrainingResult? result = null;
         await terminal.TrackAsync("Training", tracker =>
         {
             var watcher = new Watcher(tracker, config, () => text.Write(folder, tokenizerFile));
-            var trainer = new Trainer(model, config, packed, validationBatches, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report), watcher)
+            var trainer = new Trainer(model, config, training, validation, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report), watcher)
             {
                 DataDescription = text.Data,
                 Tokenizer = tokenizer,
@@ -138,6 +143,26 @@ internal static class TrainCommand
         Write(terminal, folder, parsed.GetValue(Out)!, result!, parsed.GetValue(Json));
         return result!.Status == TrainingStatus.Stopped ? ExitCode.Interrupted : ExitCode.Success;
     }
+
+    private static async Task<(BatchSource Training, TokenBatch[] Validation)> TokenizeAsync(
+        Terminal terminal, RunText text, ITokenizer tokenizer, TrainingConfig config, CancellationToken cancellationToken)
+    {
+        var corpus = Corpus.Open(text.Data, new CorpusOptions { TextField = text.TextField }, cancellationToken);
+        int[][] training = [], validation = [];
+        await terminal.TrackAsync("Tokenizing", tracker =>
+        {
+            var progress = new ImmediateProgress<TokenizingProgress>(p => tracker.Report(p.Documents / (double)p.TotalDocuments, $"{p.Tokens:N0} tokens"));
+            training = tokenizer.EncodeDocuments(corpus[Split.Train], progress, cancellationToken);
+            validation = tokenizer.EncodeDocuments(corpus[Split.Validation], null, cancellationToken);
+            return Task.CompletedTask;
+        });
+        return (
+            new PackedTokens(training, tokenizer.EndOfDocument, config.ContextLength, config.Seed),
+            [.. new PackedTokens(validation, tokenizer.EndOfDocument, config.ContextLength).Sequential(config.BatchSize)]);
+    }
+
+    private static string Name(BatchSource training, RunText text) =>
+        training.TokenCount is { } count ? string.Create(CultureInfo.InvariantCulture, $"{count:N0} tokens of {text.Data}") : $"the mixture {text.Data}";
 
     private static void RequireRun(string folder, bool resume, bool startOver)
     {
@@ -160,7 +185,7 @@ internal static class TrainCommand
         return new()
         {
             // A path has to be found again from any working folder.
-            Data = data is null ? earlier?.Data ?? Datasets.Default : File.Exists(data) || Directory.Exists(data) ? Path.GetFullPath(data) : data,
+            Data = data is null ? earlier?.Data ?? Datasets.Default : TokenData.Absolute(data),
             TextField = parsed.GetValue(TextField) ?? earlier?.TextField ?? "text",
             Bytes = tokenizer is null ? earlier?.Bytes ?? true : tokenizer == TextOptions.Bytes,
             EndOfDocument = parsed.GetValue(EndOfDocument) ?? earlier?.EndOfDocument,

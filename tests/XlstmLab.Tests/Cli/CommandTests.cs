@@ -42,6 +42,52 @@ public sealed class CommandTests
     }
 
     [Fact]
+    public async Task DataTokenize_ThenTrainAndEval_FitTogether()
+    {
+        using var folder = CommandLine.Folder();
+        for (var k = 0; k < 40; k++)
+        {
+            Directory.CreateDirectory(folder["in"]);
+            WriteText(Path.Combine(folder["in"], $"{k:00}.txt"));
+        }
+
+        string[] tokenize = ["data", "tokenize", folder["in"], "--out", folder["a"], "--splits", "0.6,0.2,0.2", "--workers", "2"];
+        var first = await CommandLine.RunAsync([.. tokenize, "--json"]);
+        Assert.Equal(0, first.Code);
+        Assert.Equal(
+            Directory.EnumerateFiles(folder["in"]).Sum(f => new FileInfo(f).Length),
+            first.Json["parts"]!.AsObject().Sum(p => p.Value!["bytes"]!.GetValue<long>()));
+        Assert.Contains("finished already", (await CommandLine.RunAsync(tokenize)).Error, StringComparison.Ordinal);
+        Assert.Equal(2, (await CommandLine.RunAsync([.. tokenize[..5], "--splits", "0.6,0.2,0.1"])).Code);
+        Assert.Contains("| Validation |", (await CommandLine.RunAsync("data", "show", folder["a"], "--check")).Out, StringComparison.Ordinal);
+        Assert.Contains("holds tokens", (await CommandLine.RunAsync("data", "info", folder["a"])).Error, StringComparison.Ordinal);
+        Assert.Equal(0, (await CommandLine.RunAsync("data", "tokenize", folder["in"], "--out", folder["b"], "--splits", "0.5,0.25,0.25", "--seed", "3")).Code);
+
+        // Stopped before it began, and gone on with.
+        using var stop = new CancellationTokenSource();
+        await stop.CancelAsync();
+        string[] other = ["data", "tokenize", folder["in"], "--out", folder["c"]];
+        Assert.Equal(130, (await CommandLine.RunAsync(stop.Token, other)).Code);
+        Assert.Contains("goes on", (await CommandLine.RunAsync("data", "show", folder["c"])).Error, StringComparison.Ordinal);
+        Assert.Equal(0, (await CommandLine.RunAsync(other)).Code);
+
+        WriteModel(folder["model.json"]);
+        string[] settings = ["--model", folder["model.json"], "--batch-size", "2", "--context", "16", "--schedule", "constant", "--warmup", "0", "--threads", "1", "--json"];
+        var one = await CommandLine.RunAsync(["train", "--out", folder["one"], "--data", folder["a"], "--steps", "3", .. settings]);
+        Assert.Equal((0, ""), (one.Code, one.Code == 0 ? "" : one.Error));
+        Assert.True(one.Json["validation"]!["validation_bits_per_byte"]!.GetValue<double>() > 0);
+        var eval = (await CommandLine.RunAsync("eval", folder["one"], "--threads", "1", "--json")).Json;
+        Assert.Equal(first.Json["parts"]!["validation"]!["bytes"]!.GetValue<long>(), eval["bytes"]!.GetValue<long>());
+        Assert.Equal(first.Json["parts"]!["validation"]!["tokens"]!.GetValue<long>(), eval["tokens"]!.GetValue<long>());
+
+        var mixture = $"{folder["a"]}=0.7,{folder["b"]}=0.3";
+        var mixed = await CommandLine.RunAsync(["train", "--out", folder["mixed"], "--data", mixture, "--steps", "2", .. settings]);
+        Assert.Equal((0, ""), (mixed.Code, mixed.Code == 0 ? "" : mixed.Error));
+        Assert.Contains("one of its folders", (await CommandLine.RunAsync("eval", folder["mixed"], "--threads", "1")).Error, StringComparison.Ordinal);
+        Assert.Equal(2, (await CommandLine.RunAsync("train", "--out", folder["x"], "--data", $"{folder["a"]}=0.7,{folder["b"]}")).Code);
+    }
+
+    [Fact]
     public async Task TrainEvalGenerate_OneRun_FitTogether()
     {
         using var folder = CommandLine.Folder();
