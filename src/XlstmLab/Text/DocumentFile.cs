@@ -239,7 +239,7 @@ public sealed record DocumentFile(string Path, string Name)
         {
             return read();
         }
-#pragma warning disable CA1031 // As above.
+#pragma warning disable CA1031 // As of other damaged files.
         catch (Exception e) when (e is not OutOfMemoryException)
         {
             throw new InvalidDataException($"'{Path}' cannot be read {what}: {e.Message} The file is damaged or not whole: fetch it again.", e);

@@ -14,7 +14,7 @@ public sealed class DocumentFileTests
     [InlineData("a.parquet")]
     public void Read_EveryLayout_GivesTheTextsInOrder(string name)
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var texts = CorpusFiles.Texts(101);
         texts[7] = new string('x', 700_000);
         var path = Write(folder, name, texts);
@@ -31,7 +31,7 @@ public sealed class DocumentFileTests
     [Fact]
     public void Read_ZstdOfSeveralFrames_GoesOnPastEach()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var path = Path.Combine(folder.Path, "a.jsonl.zst");
         using var compressor = new ZstdSharp.Compressor(3);
         File.WriteAllBytes(path, [.. compressor.Wrap(CorpusFiles.JsonLines(["one"])).ToArray(), .. compressor.Wrap(CorpusFiles.JsonLines(["two"])).ToArray()]);
@@ -44,7 +44,7 @@ public sealed class DocumentFileTests
     [InlineData(CompressionMethod.Gzip)]
     public void Read_ParquetCompressions_AreRead(CompressionMethod compression)
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var path = Path.Combine(folder.Path, "a.parquet");
         CorpusFiles.WriteParquet(path, ["one", "", "three"], 2, compression);
         Assert.Equal(["one", "", "three"], new DocumentFile(path, "a").Read().Select(d => d.Text));
@@ -53,7 +53,7 @@ public sealed class DocumentFileTests
     [Fact]
     public void Read_NestedField_IsFoundByItsPath()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var lines = Write(folder, "a.jsonl", ["one", "three"]);
         Assert.Equal(["3", "5"], new DocumentFile(lines, "a").Read("meta.text").Select(d => d.Text));
         var rows = Path.Combine(folder.Path, "a.parquet");
@@ -72,7 +72,7 @@ public sealed class DocumentFileTests
     [InlineData("tags.list.element", "list")]
     public void Read_ParquetColumnThatIsNoText_SaysWhichThereAre(string field, string expected)
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var path = Write(folder, "a.parquet", ["one"]);
         Assert.Contains(expected, Assert.Throws<InvalidDataException>(() => new DocumentFile(path, "a").Read(field).ToList()).Message, StringComparison.Ordinal);
     }
@@ -80,7 +80,7 @@ public sealed class DocumentFileTests
     [Fact]
     public void Read_ParquetNull_SaysTheRow()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var path = Path.Combine(folder.Path, "a.parquet");
         CorpusFiles.WriteParquet(path, ["one", "two", "three", null, "five"], 3);
         var error = Assert.Throws<InvalidDataException>(() => new DocumentFile(path, "a").Read().ToList());
@@ -91,7 +91,7 @@ public sealed class DocumentFileTests
     [Fact]
     public void Read_BadLine_SaysFileLineAndWhatToDo()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var path = Path.Combine(folder.Path, "a.jsonl.zst");
         CorpusFiles.WriteZstd(path, Encoding.UTF8.GetBytes("{\"text\":\"x\"}\n\n{\"body\":\"y\"}\n"));
         var error = Assert.Throws<InvalidDataException>(() => new DocumentFile(path, "a").Read().ToList());
@@ -106,7 +106,7 @@ public sealed class DocumentFileTests
     [InlineData("a.parquet")]
     public void Read_Truncated_SaysSo(string name)
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var path = Write(folder, name, CorpusFiles.Texts(300));
         File.WriteAllBytes(path, File.ReadAllBytes(path)[..^50]);
         Assert.Contains("fetch it again", Assert.Throws<InvalidDataException>(() => new DocumentFile(path, "a").Read().ToList()).Message, StringComparison.Ordinal);
@@ -118,7 +118,7 @@ public sealed class DocumentFileTests
     [InlineData("a.parquet")]
     public void Read_Damaged_ThrowsInvalidDataOnly(string name)
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var path = Write(folder, name, CorpusFiles.Texts(40));
         Damage.Check(
             File.ReadAllBytes(path),
@@ -133,7 +133,7 @@ public sealed class DocumentFileTests
     [Fact]
     public void Open_FolderOfEveryLayout_IsACorpusToo()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         Write(folder, "c.parquet", ["parquet 1", "parquet 2"]);
         Write(folder, "a.jsonl.zst", ["zstd 1", "", "zstd 2"]);
         Write(folder, "b.jsonl.gz", ["gzip 1"]);
@@ -143,7 +143,7 @@ public sealed class DocumentFileTests
         Assert.Contains("RedPajamaC4", corpus[Split.Train][0].Fields["meta"], StringComparison.Ordinal);
     }
 
-    private static string Write(TemporaryFolder folder, string name, string[] texts)
+    private static string Write(TempFolder folder, string name, string[] texts)
     {
         var path = Path.Combine(folder.Path, name);
         switch (name[name.IndexOf('.', StringComparison.Ordinal)..])

@@ -11,7 +11,7 @@ public sealed class TokenFolderTests
     [Fact]
     public void Write_ManyFiles_HoldsWhatEncodingEachDocumentGives()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         var texts = WriteSource(folder);
         var tokenizer = BpeTokenizer.Load(TestSetup.Golden("tokenizer"));
         var card = TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder), Options() with { TokenizerFile = TestSetup.Golden("tokenizer", "tokenizer.json") });
@@ -37,7 +37,7 @@ public sealed class TokenFolderTests
     [Fact]
     public void Write_AnyNumberOfWorkers_GivesTheSameBytes()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         WriteSource(folder);
         var tokenizer = BpeTokenizer.Load(TestSetup.Golden("tokenizer"));
         var contents = new[] { 1, 2, 7 }.Select(workers =>
@@ -54,7 +54,7 @@ public sealed class TokenFolderTests
     [InlineData(4)]
     public void Write_CancelledAgainAndAgain_EndsWithTheSameBytesAndRedoesNoShard(int workers)
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         WriteSource(folder, copies: 9);
         var tokenizer = new CountingTokenizer();
         var options = Options() with { Workers = workers, ShardBytes = 250_000 };
@@ -105,7 +105,7 @@ public sealed class TokenFolderTests
     [Fact]
     public void Write_LeftoversOfAKill_AreClearedAndRedone()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         WriteSource(folder);
         TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder) + "whole", Options());
 
@@ -129,7 +129,7 @@ public sealed class TokenFolderTests
     [Fact]
     public void Write_BegunInAnotherWay_SaysWhatDiffers()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         WriteSource(folder);
         TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder), Options());
         Refuse("tokenizer", BpeTokenizer.Load(TestSetup.Golden("tokenizer")), Options());
@@ -148,7 +148,7 @@ public sealed class TokenFolderTests
     [Fact]
     public void Write_BadSourceOrFolder_SaysWhat()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         folder.Write("in/a.jsonl", "{\"text\":\"fine\"}\n{\"text\":3}\n");
         var bad = Assert.Throws<InvalidDataException>(() => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder), Options()));
         Assert.Contains("line 2", bad.Message, StringComparison.Ordinal);
@@ -164,7 +164,7 @@ public sealed class TokenFolderTests
     [Fact]
     public void Write_LargeVocabulary_TakesFourBytesAToken()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         WriteSource(folder);
         var wide = new CountingTokenizer { VocabularySize = 70_000, Offset = 69_000 };
         TokenFolderWriter.Write(Source(folder), wide, Out(folder), Options());
@@ -179,7 +179,7 @@ public sealed class TokenFolderTests
     [Fact]
     public void Open_DamagedFile_IsRefusedOrFoundByVerify()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         WriteSource(folder);
         TokenFolderWriter.Write(Source(folder), BpeTokenizer.Load(TestSetup.Golden("tokenizer")), Out(folder), Options());
         var path = Path.Combine(Out(folder), "00001", "train.tokens");
@@ -200,7 +200,7 @@ public sealed class TokenFolderTests
     }
 
     /// <summary>Some files of every layout; texts come with the names that split them.</summary>
-    internal static List<(string Name, string Text)> WriteSource(TemporaryFolder folder, int copies = 3)
+    internal static List<(string Name, string Text)> WriteSource(TempFolder folder, int copies = 3)
     {
         Directory.CreateDirectory(Source(folder));
         var all = new List<(string, string)>();
@@ -226,9 +226,9 @@ public sealed class TokenFolderTests
 
     internal static TokenFolderOptions Options() => new() { Split = Thirds, ShardBytes = 100_000, Workers = 2 };
 
-    internal static string Source(TemporaryFolder folder) => Path.Combine(folder.Path, "in");
+    internal static string Source(TempFolder folder) => Path.Combine(folder.Path, "in");
 
-    internal static string Out(TemporaryFolder folder) => Path.Combine(folder.Path, "out");
+    internal static string Out(TempFolder folder) => Path.Combine(folder.Path, "out");
 
     private static Dictionary<string, string> Content(string folder) =>
         Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories)

@@ -151,7 +151,7 @@ public sealed class TokenWindowsTests
     /// <summary>A token folder of bytes in many shards, some of whose documents are longer than a window.</summary>
     private sealed class Tokens : IDisposable
     {
-        private readonly TemporaryFolder _folder = new();
+        private readonly TempFolder _folder = new();
         private readonly List<TokenFolder> _opened = [];
 
         public Tokens()
