@@ -86,7 +86,7 @@ public static class TaskFiles
         {
             await using var stream = File.OpenRead(file);
             var result = await ParquetSerializer.DeserializeUntypedAsync(stream, cancellationToken: cancellationToken).ConfigureAwait(false);
-            return [.. result.Data.Select((row, index) => new TaskRow(file, index + 1, ToObject((IDictionary)row)))];
+            return [.. result.Data.Select((row, index) => new TaskRow(file, index + 1, ToObject(row)))];
         }
         catch (Exception e) when (e is not (OperationCanceledException or FileNotFoundException or UnauthorizedAccessException))
         {
@@ -94,8 +94,7 @@ public static class TaskFiles
         }
     }
 
-    private static JsonObject ToObject(IDictionary row) =>
-        new(row.Cast<DictionaryEntry>().Select(e => KeyValuePair.Create((string)e.Key, ToNode(e.Value))));
+    private static JsonObject ToObject(IDictionary<string, object> row) => new(row.Select(e => KeyValuePair.Create(e.Key, ToNode(e.Value))));
 
     private static JsonNode? ToNode(object? value) => value switch
     {
@@ -103,7 +102,7 @@ public static class TaskFiles
         string text => JsonValue.Create(text),
         ReadOnlyMemory<char> text => JsonValue.Create(text.ToString()),
         bool flag => JsonValue.Create(flag),
-        IDictionary fields => ToObject(fields),
+        IDictionary<string, object> fields => ToObject(fields),
         IEnumerable items => new JsonArray([.. items.Cast<object?>().Select(ToNode)]),
         IConvertible number when number.GetTypeCode() is >= TypeCode.SByte and <= TypeCode.UInt64 => JsonValue.Create(number.ToInt64(null)),
         IConvertible number when number.GetTypeCode() is TypeCode.Single or TypeCode.Double => JsonValue.Create(number.ToDouble(null)),
