@@ -115,11 +115,11 @@ public static class LogLikelihoodScorer
         }
 
         // Continuations of one context are predicted from one position: its logits are computed once.
-        var different = positions.Distinct().ToList();
+        var different = positions.Distinct().ToArray();
         var rank = different.Index().ToDictionary(p => p.Item, p => (long)p.Index);
         var layout = isPadding.Contains(true) ? new SequenceLayout(Padding: tensor(isPadding, [batch, length], device: device)) : null;
-        var (all, last) = model.Forward(tensor(tokens, [batch, length], device: device), state, layout, returnState);
-        var logits = all.flatten(0, 1).index_select(0, tensor(different, device: device)); // (N, V)
+        var (logits, last) = model.Forward(
+            tensor(tokens, [batch, length], device: device), state, layout, returnState, tensor(different, device: device)); // (N, V)
         var index = tensor(positions.Select(p => rank[p]).ToArray(), device: device);
         var target = tensor(targets, device: device);
         var logProbabilities = logits.view(-1)[index * logits.shape[1] + target] - logits.logsumexp(1)[index];

@@ -1,8 +1,10 @@
 using TorchSharp;
+using XlstmLab.Cells;
 using XlstmLab.Evaluation.LogLikelihood;
 using XlstmLab.Models;
 using XlstmLab.Text;
 using Xunit;
+using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Evaluation.LogLikelihood;
 
@@ -81,6 +83,23 @@ public sealed class LogLikelihoodScorerTests : IDisposable
             Assert.Equal((8, 8, seen[^1].TotalTokens), (seen[^1].Requests, seen[^1].TotalRequests, seen[^1].Tokens));
             return seen[^1].Tokens;
         }
+    }
+
+    [Fact]
+    public void Score_LongContexts_ComputesLogitsOfScoredPositionsOnly()
+    {
+        using var model = new CountingModel(_model);
+        var context = new string('x', 60);
+
+        // The context predicts all three first tokens at one position; then " cd" needs two more.
+        LogLikelihoodScorer.Score(model, Bytes, [new(context, " "), new(context, "b"), new(context, " cd")]);
+        Assert.Equal([1, 2], model.LogitRows);
+
+        // Alone, each token of a continuation has a position of its own.
+        model.LogitRows.Clear();
+        var alone = LogLikelihoodScorer.Score(model, Bytes, [new(context, " cd"), new("y", "ab")]);
+        Assert.Equal([5], model.LogitRows);
+        Assert.Equal(LogLikelihoodScorer.Score(_model, Bytes, [new(context, " cd")])[0].LogLikelihood, alone[0].LogLikelihood, 1e-10);
     }
 
     [Fact]
@@ -167,5 +186,32 @@ public sealed class LogLikelihoodScorerTests : IDisposable
         var text = request.Context.TrimEnd(' ', '\n');
         var continuation = Bytes.Encode(request.Context[text.Length..] + request.Continuation);
         return (prefix == DocumentPrefix.Always || text.Length == 0 ? [End, .. Bytes.Encode(text)] : Bytes.Encode(text), continuation);
+    }
+
+    /// <summary>Another model, whose logits are counted.</summary>
+    private sealed class CountingModel : LanguageModel
+    {
+        private readonly LanguageModel _counted;
+
+        public CountingModel(LanguageModel counted)
+            : base(nameof(CountingModel), counted.Config)
+        {
+            _counted = counted;
+            RegisterComponents();
+        }
+
+        public List<long> LogitRows { get; } = [];
+
+        public override Tensor Embed(Tensor tokens) => _counted.Embed(tokens);
+
+        public override (Tensor Hidden, ModelState? State) ForwardHidden(
+            Tensor embedded, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false) =>
+            _counted.ForwardHidden(embedded, state, layout, returnState);
+
+        public override Tensor Logits(Tensor hidden)
+        {
+            LogitRows.Add(hidden.numel() / hidden.shape[^1]);
+            return _counted.Logits(hidden);
+        }
     }
 }

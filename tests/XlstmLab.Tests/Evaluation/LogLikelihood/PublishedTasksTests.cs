@@ -118,6 +118,17 @@ public sealed class PublishedTasksTests : IDisposable
     }
 
     [Fact]
+    public async Task ReadAsync_ParquetOfSeveralRowGroups_HasAllRowsInOrder()
+    {
+        await ParquetSerializer.SerializeAsync(
+            Enumerable.Range(0, 7).Select(k => new MmluParquet { question = $"{k}", subject = "s", choices = ["p", "q", "r", "s"], answer = k % 4 }),
+            _folder["mmlu.parquet"], new() { RowGroupSize = 3 }, cancellationToken: TestContext.Current.CancellationToken);
+        var rows = await TaskFiles.ReadAsync(_folder["mmlu.parquet"], TestContext.Current.CancellationToken);
+        Assert.Equal(["0", "1", "2", "3", "4", "5", "6"], rows.Select(r => r.Text("question")));
+        Assert.Equal([1, 2, 3, 4, 5, 6, 7], rows.Select(r => r.Number));
+    }
+
+    [Fact]
     public async Task ReadAsync_FolderOrPattern_ReadsFilesInOrder()
     {
         Directory.CreateDirectory(_folder["mmlu/b"]);
