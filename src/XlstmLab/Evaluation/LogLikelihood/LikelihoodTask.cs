@@ -30,8 +30,8 @@ public abstract record LikelihoodTask(string Name)
     /// <summary>All tasks here.</summary>
     public static IReadOnlyList<LikelihoodTask> All { get; } =
     [
-        new ArcTask("arc_easy"), new ArcTask("arc_challenge"), new HellaSwagTask(), new PiqaTask(), new WinoGrandeTask(), new OpenBookQaTask(),
-        new LambadaTask("lambada_openai"), new LambadaTask("lambada_standard"), new MmluTask(), new BlimpTask(),
+        new ArcTask("arc_easy"), new ArcTask("arc_challenge"), new HellaSwagTask(), new PiqaTask(), new WinoGrandeTask(),
+        new OpenBookQaTask(), new LambadaTask("lambada_openai"), new LambadaTask("lambada_standard"), new MmluTask(), new BlimpTask(),
     ];
 
     /// <summary>What of it counts.</summary>
@@ -47,7 +47,7 @@ public abstract record LikelihoodTask(string Name)
 
     /// <summary>The questions of a file, a pattern or a folder (see <see cref="TaskFiles.ReadAsync"/>).</summary>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>
-    /// <exception cref="InvalidDataException">A file is damaged or has another schema; the message names file, row and what was expected.</exception>
+    /// <exception cref="InvalidDataException">A file is damaged or has another schema; the message says where and what was expected.</exception>
     public async Task<IReadOnlyList<TaskItem>> ReadAsync(string path, CancellationToken cancellationToken = default) =>
         [.. (await TaskFiles.ReadAsync(path, cancellationToken).ConfigureAwait(false)).Select(Item)];
 

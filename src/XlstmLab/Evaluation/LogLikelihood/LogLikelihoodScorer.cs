@@ -70,7 +70,8 @@ public static class LogLikelihoodScorer
 
     /// <summary>Reads contexts, and then each continuation of more than one token from its context's state.</summary>
     private static void ReadShared(
-        LanguageModel model, Row[] contexts, ScoringOptions options, Device device, int padding, Tally tally, CancellationToken cancellationToken)
+        LanguageModel model, Row[] contexts, ScoringOptions options, Device device, int padding, Tally tally,
+        CancellationToken cancellationToken)
     {
         var forks = contexts.Index().SelectMany(c => Forks(c.Item).Select(f => (c.Index, Row: f))).ToList();
         var parentOf = forks.ToDictionary(f => f.Row, f => (long)f.Index);
@@ -84,7 +85,8 @@ public static class LogLikelihoodScorer
     }
 
     /// <summary>Reads rows side by side and adds up what they predict.</summary>
-    private static ModelState? Read(LanguageModel model, Row[] rows, ModelState? state, bool returnState, Device device, int padding, Tally tally)
+    private static ModelState? Read(
+        LanguageModel model, Row[] rows, ModelState? state, bool returnState, Device device, int padding, Tally tally)
     {
         using var scope = NewDisposeScope();
         using var gradient = no_grad();

@@ -60,7 +60,8 @@ public static class TaskEvaluator
                 var score = scores[next];
                 answers.Add(new(
                     choice.Answer, score.LogLikelihood, options.MutualInformation ? scores[conditional + next].LogLikelihood : null,
-                    Encoding.UTF8.GetByteCount(choice.Answer), choice.Answer.EnumerateRunes().Count(), score.Tokens, score.IsGreedy, score.TokensCut));
+                    Encoding.UTF8.GetByteCount(choice.Answer), choice.Answer.EnumerateRunes().Count(),
+                    score.Tokens, score.IsGreedy, score.TokensCut));
                 next++;
             }
 
@@ -146,7 +147,8 @@ public static class TaskEvaluator
     }
 
     /// <summary>What stands before each question's query.</summary>
-    private static string[] Prompts(LikelihoodTask task, IReadOnlyList<TaskItem> items, TaskOptions options, IReadOnlyList<TaskItem> examples)
+    private static string[] Prompts(
+        LikelihoodTask task, IReadOnlyList<TaskItem> items, TaskOptions options, IReadOnlyList<TaskItem> examples)
     {
         var pools = examples.GroupBy(e => e.Group ?? "").ToDictionary(g => g.Key, g => g.Select(e => e.Example).ToArray());
         return [.. items.Select((item, index) => options.Shots == 0 ? item.Description : item.Description + Examples(item, index))];
@@ -158,8 +160,8 @@ public static class TaskEvaluator
             if (others < options.Shots)
             {
                 throw new ArgumentException(
-                    $"Expected at least {options.Shots} examples for {task.Name}{(item.Group is null ? "" : $", {item.Group}")} besides the question "
-                    + $"itself, got {others}: give the file of the training or dev part, or ask for fewer shots.",
+                    $"Expected at least {options.Shots} examples for {task.Name}{(item.Group is null ? "" : $", {item.Group}")} besides the "
+                    + $"question itself, got {others}: give the file of the training or dev part, or ask for fewer shots.",
                     nameof(examples));
             }
 

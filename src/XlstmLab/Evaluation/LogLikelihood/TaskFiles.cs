@@ -69,7 +69,8 @@ public static class TaskFiles
             {
                 rows.Add(JsonNode.Parse(line) is JsonObject fields
                     ? new(file, index + 1, fields)
-                    : throw new InvalidDataException($"'{file}', row {index + 1}: expected a JSON object, got {(line.Length <= 80 ? line : line[..80] + "...")}."));
+                    : throw new InvalidDataException(
+                        $"'{file}', row {index + 1}: expected a JSON object, got {(line.Length <= 80 ? line : line[..80] + "...")}."));
             }
             catch (JsonException e)
             {

@@ -41,7 +41,8 @@ public sealed class TaskRow(string file, long number, JsonObject fields)
         var expected = string.Create(
             CultureInfo.InvariantCulture, $"a whole number from {first} to {first + count - 1} (test parts without answers cannot be scored)");
         return fields[field] is JsonValue value
-            && int.TryParse(value.ToString(), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var index) && index >= first && index < first + count
+            && int.TryParse(value.ToString(), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var index)
+            && index >= first && index < first + count
             ? index - first
             : throw Refuse(field, expected);
     }
@@ -86,7 +87,9 @@ public sealed class TaskRow(string file, long number, JsonObject fields)
     /// <param name="expected">What was expected in it, in words.</param>
     public InvalidDataException Refuse(string field, string expected)
     {
-        var found = fields[field] is { } node ? Short(node.ToJsonString()) : $"no such field; the row has {string.Join(", ", fields.Select(f => f.Key))}";
+        var found = fields[field] is { } node 
+            ? Short(node.ToJsonString())
+            : $"no such field; the row has {string.Join(", ", fields.Select(f => f.Key))}";
         return new(string.Create(CultureInfo.InvariantCulture, $"'{file}', row {number}: expected '{field}' to be {expected}, got {found}."));
     }
 

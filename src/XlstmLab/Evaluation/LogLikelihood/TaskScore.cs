@@ -49,8 +49,8 @@ public sealed record TaskMetric(string Task, string? Group, string Metric, doubl
 /// <param name="Tokens">Its tokens.</param>
 /// <param name="IsGreedy">Whether greedy decoding gives it.</param>
 public sealed record AnswerRow(
-    string Task, int Sample, string? Group, int Choice, string Answer, bool IsGold, bool IsPredicted, double LogLikelihood, double? Unconditional,
-    int Bytes, int Tokens, bool IsGreedy);
+    string Task, int Sample, string? Group, int Choice, string Answer, bool IsGold, bool IsPredicted, double LogLikelihood,
+    double? Unconditional, int Bytes, int Tokens, bool IsGreedy);
 
 /// <summary>What a model makes of a task.</summary>
 /// <param name="Task">The task's name.</param>
@@ -87,6 +87,8 @@ public sealed record TaskScore(string Task, TaskOptions Options, IReadOnlyList<T
                 stream.Write(Encoding.UTF8.GetBytes(JsonSerializer.Serialize(sample, RunJson.Line) + "\n"));
             }
         });
-        AtomicFile.WriteText(Path.Combine(folder, $"{Task}.json"), JsonSerializer.Serialize(new { Task, Options, Metrics }, RunJson.Indented) + "\n");
+        AtomicFile.WriteText(
+            Path.Combine(folder, $"{Task}.json"),
+            JsonSerializer.Serialize(new { Task, Options, Metrics }, RunJson.Indented) + "\n");
     }
 }

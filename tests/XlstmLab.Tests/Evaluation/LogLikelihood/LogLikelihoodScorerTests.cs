@@ -19,6 +19,7 @@ public sealed class LogLikelihoodScorerTests : IDisposable
         new("The cat sat on the", " mat"), new("The cat sat on the", " m"), new("The cat sat on the", " roof of a house"), new("The cat sat on the", " mat"),
         new("One letter", "a"), new("One letter", "b"), new("One letter", "c"), new("", " mat"), new("", "x"), new("", "yz"), new("  ", "yz"),
         new("Ends with spaces \n ", "and goes on"), new("naïve ☃", " é"), new("Alone, and much longer than all of the others here are.", " It ends."), new("a", "b"),
+        new("Short context", " go"), new("Short context", " stay"),
     ];
 
     private readonly XlstmLanguageModel _model = BruteForce.Model(257);
