@@ -6,7 +6,7 @@ namespace XlstmLab.Tests.Cli;
 
 public sealed class ScoreCommandTests : IDisposable
 {
-    private readonly TemporaryFolder _folder = CommandLine.Folder();
+    private readonly TempFolder _folder = CommandLine.Folder();
 
     public ScoreCommandTests()
     {

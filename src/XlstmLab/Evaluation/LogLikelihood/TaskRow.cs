@@ -87,7 +87,7 @@ public sealed class TaskRow(string file, long number, JsonObject fields)
     /// <param name="expected">What was expected in it, in words.</param>
     public InvalidDataException Refuse(string field, string expected)
     {
-        var found = fields[field] is { } node 
+        var found = fields[field] is { } node
             ? Short(node.ToJsonString())
             : $"no such field; the row has {string.Join(", ", fields.Select(f => f.Key))}";
         return new(string.Create(CultureInfo.InvariantCulture, $"'{file}', row {number}: expected '{field}' to be {expected}, got {found}."));

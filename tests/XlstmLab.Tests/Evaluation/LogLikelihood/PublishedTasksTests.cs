@@ -1,14 +1,13 @@
 using System.Text.Json.Nodes;
 using Parquet.Serialization;
 using XlstmLab.Evaluation.LogLikelihood;
-using XlstmLab.Tests.Cli;
 using Xunit;
 
 namespace XlstmLab.Tests.Evaluation.LogLikelihood;
 
 public sealed class PublishedTasksTests : IDisposable
 {
-    private readonly TemporaryFolder _folder = CommandLine.Folder();
+    private readonly TempFolder _folder = new();
 
     public void Dispose() => _folder.Dispose();
 

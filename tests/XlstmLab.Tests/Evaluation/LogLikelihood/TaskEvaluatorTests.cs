@@ -3,7 +3,6 @@ using Deedle;
 using XlstmLab.Analysis;
 using XlstmLab.Evaluation.LogLikelihood;
 using XlstmLab.Models;
-using XlstmLab.Tests.Cli;
 using XlstmLab.Text;
 using Xunit;
 
@@ -196,7 +195,7 @@ public sealed class TaskEvaluatorTests : IDisposable
     [Fact]
     public void TaskScore_GoesToFramesAndFiles()
     {
-        using var folder = CommandLine.Folder();
+        using var folder = new TempFolder();
         var score = TaskEvaluator.Evaluate(_model, Bytes, Piqa, Items[..2]);
 
         var metrics = score.Metrics.ToDataFrame();
