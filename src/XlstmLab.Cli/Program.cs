@@ -90,6 +90,7 @@ internal static class Program
             DataCommand.Create(),
             TrainCommand.Create(),
             EvalCommand.Create(),
+            ScoreCommand.Create(),
             GenerateCommand.Create(),
             VerifyCommand.Create(),
             NotebookCommand.Create(),

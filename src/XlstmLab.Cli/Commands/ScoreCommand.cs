@@ -1,0 +1,184 @@
+using System.CommandLine;
+using System.Diagnostics;
+using System.Globalization;
+using XlstmLab.Cli.Machine;
+using XlstmLab.Cli.Terminals;
+using XlstmLab.Evaluation.LogLikelihood;
+
+namespace XlstmLab.Cli.Commands;
+
+/// <summary><c>xlstm score</c>: multiple-choice and cloze tasks by log-likelihood.</summary>
+internal static class ScoreCommand
+{
+    /// <summary>The command.</summary>
+    public static Command Create()
+    {
+        var folder = new Argument<string>("MODEL") { Description = "A run's folder, one of its checkpoints, or a Hugging Face folder." };
+        var tasks = new Option<string[]>("--task")
+        {
+            Description = "A task and its questions: a .jsonl or .parquet file, a folder, or FOLDER/PATTERN*. May be given several times. Tasks: arc_easy, "
+                + "arc_challenge, hellaswag, piqa, winogrande, openbookqa, lambada_openai, lambada_standard, mmlu, blimp.",
+            HelpName = "NAME=PATH",
+            Required = true,
+        };
+        var examples = new Option<string[]>("--examples") { Description = "Where a task's examples are chosen from. Default: its questions, but for the one asked.", HelpName = "NAME=PATH" };
+        var shots = new Option<int>("--shots") { Description = "Examples before each question.", HelpName = "N", DefaultValueFactory = _ => 0 };
+        var selection = new Option<string?>("--selection") { Description = "How examples are chosen. Default: first for mmlu, otherwise random." }.AcceptOnlyFromAmong("random", "first");
+        var seed = new Option<long>("--seed") { Description = "Chooses random examples.", HelpName = "N", DefaultValueFactory = _ => 1234 };
+        var mutual = new Option<bool>("--mutual-information") { Description = "Also score answers without their questions, for acc_mutual_info." };
+        var batch = Compute.Positive(new Option<int?>("--batch-tokens") { Description = "Tokens read at once. Default: 4096.", HelpName = "N" });
+        var rows = Compute.Positive(new Option<int?>("--batch-rows") { Description = "Rows read at once, each with its own state. Default: 64.", HelpName = "N" });
+        var most = Compute.Positive(new Option<int?>("--max-tokens") { Description = "Tokens of a request; prompts are cut from the left. Default: no limit.", HelpName = "N" });
+        var prefix = new Option<string>("--prefix")
+        {
+            Description = "Whether every prompt begins with the end of document (always), or an empty one only (empty-context).",
+            DefaultValueFactory = _ => "always",
+        }.AcceptOnlyFromAmong("always", "empty-context");
+        var limit = Compute.Positive(new Option<int?>("--limit") { Description = "Only the first questions of each task.", HelpName = "N" });
+        var output = new Option<string?>("--out") { Description = "Write TASK.json and TASK.samples.jsonl there.", HelpName = "FOLDER" };
+        var samples = new Option<bool>("--samples") { Description = "Also show every answer with its log-likelihood." };
+        var tokenizer = TextOptions.TokenizerOption("Default: the model's.");
+        var end = TextOptions.EndOfDocumentOption();
+        var compute = new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.AcceptOnlyFromAmong("bf16", "float32");
+        var (threads, device) = (Compute.ThreadsOption(), Compute.DeviceOption());
+        var json = new Option<bool>("--json") { Description = "Print one JSON document." };
+        var command = new ExampleCommand(
+            "score",
+            "Puts multiple-choice and cloze tasks to a model, as lm-evaluation-harness does, from local files.",
+            "xlstm score runs/first --task lambada_openai=lambada.jsonl",
+            "xlstm score NX-AI_xLSTM-7b --task arc_easy=ARC-Easy/test-*.parquet --task hellaswag=hellaswag/validation.parquet --json",
+            "xlstm score NX-AI_xLSTM-7b --task mmlu=mmlu/all/test-*.parquet --examples mmlu=mmlu/all/dev-*.parquet --shots 5 --out scores")
+        {
+            folder, tasks, examples, shots, selection, seed, mutual, batch, rows, most, prefix, limit, output, samples, tokenizer, end, compute, threads,
+            device, json,
+        };
+        command.SetAction(async (parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            Compute.Begin(parsed.GetValue(threads));
+            var options = new TaskOptions
+            {
+                Shots = parsed.GetValue(shots),
+                Selection = parsed.GetValue(selection) is { } chosen ? Enum.Parse<FewShotSelection>(chosen, ignoreCase: true) : null,
+                Seed = parsed.GetValue(seed),
+                MutualInformation = parsed.GetValue(mutual),
+                Scoring = new()
+                {
+                    BatchTokens = parsed.GetValue(batch) ?? 4096,
+                    MaxRows = parsed.GetValue(rows) ?? 64,
+                    MaxTokens = parsed.GetValue(most),
+                    Prefix = parsed.GetValue(prefix) == "always" ? DocumentPrefix.Always : DocumentPrefix.EmptyContext,
+                },
+            };
+            options.Validate();
+            var exams = await OpenAsync(parsed.GetValue(tasks)!, parsed.GetValue(examples) ?? [], options, cancellationToken);
+            using var loaded = await LoadedModel.LoadAsync(
+                parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), Compute.Device(parsed.GetValue(device)!),
+                Compute.Type(parsed.GetValue(compute)), terminal, cancellationToken);
+            var watch = Stopwatch.StartNew();
+            var scores = new List<TaskScore>();
+            foreach (var exam in exams)
+            {
+                await terminal.TrackAsync(exam.Task.Name, tracker =>
+                {
+                    var start = watch.Elapsed;
+                    scores.Add(TaskEvaluator.Evaluate(
+                        loaded.Model, loaded.Tokenizer, exam.Task, [.. exam.Questions.Take(parsed.GetValue(limit) ?? int.MaxValue)], options, exam.Examples,
+                        new ImmediateProgress<ScoringProgress>(p => tracker.Report(
+                            p.Tokens / (double)p.TotalTokens,
+                            string.Create(
+                                CultureInfo.InvariantCulture,
+                                $"{p.Requests:N0} of {p.TotalRequests:N0} answers, {p.Tokens / (watch.Elapsed - start).TotalSeconds:N0} tokens/s"))),
+                        cancellationToken));
+                    return Task.CompletedTask;
+                });
+                if (parsed.GetValue(output) is { } place)
+                {
+                    scores[^1].Write(place);
+                }
+            }
+
+            Write(terminal, loaded.Checkpoint, scores, watch.Elapsed.TotalSeconds, parsed.GetValue(samples), parsed.GetValue(json));
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    /// <summary>Reads all files before the model is loaded, so that a wrong one is told at once.</summary>
+    private static async Task<List<Exam>> OpenAsync(string[] tasks, string[] examples, TaskOptions options, CancellationToken cancellationToken)
+    {
+        var pools = examples.Select(e => Named("--examples", e)).ToDictionary(e => e.Task.Name, e => e.Path);
+        var named = tasks.Select(t => Named("--task", t)).ToList();
+        if (pools.Keys.Except(named.Select(t => t.Task.Name)).FirstOrDefault() is { } unused)
+        {
+            throw new UsageException($"There are --examples for {unused}, but no --task {unused}=PATH.");
+        }
+
+        if (named.GroupBy(t => t.Task.Name).FirstOrDefault(g => g.Count() > 1) is { } twice)
+        {
+            throw new UsageException($"The task {twice.Key} is named twice; name a folder or a pattern to read several files.");
+        }
+
+        var exams = new List<Exam>();
+        foreach (var (task, path) in named)
+        {
+            var questions = await task.ReadAsync(path, cancellationToken);
+            var pool = options.Shots == 0 ? null : pools.TryGetValue(task.Name, out var other) ? await task.ReadAsync(other, cancellationToken) : questions;
+            exams.Add(new(task, questions, pool));
+        }
+
+        return exams;
+    }
+
+    private static (LikelihoodTask Task, string Path) Named(string option, string text)
+    {
+        var equals = text.IndexOf('=', StringComparison.Ordinal);
+        var task = equals < 0 ? null : LikelihoodTask.All.FirstOrDefault(t => t.Name == text[..equals]);
+        return task is not null && equals < text.Length - 1
+            ? (task, text[(equals + 1)..])
+            : throw new UsageException(
+                $"Expected {option} NAME=PATH with a NAME of {string.Join(", ", LikelihoodTask.All.Select(t => t.Name))}, got '{text}'.");
+    }
+
+    private static void Write(Terminal terminal, string checkpoint, List<TaskScore> scores, double seconds, bool samples, bool json)
+    {
+        if (json)
+        {
+            terminal.WriteJson(new
+            {
+                Checkpoint = checkpoint,
+                Seconds = seconds,
+                Tasks = scores.Select(s => new { s.Task, s.Options, s.Metrics, Samples = samples ? s.Samples : null }),
+            });
+            return;
+        }
+
+        terminal.WriteTable(
+            ["task", "group", "metric", ">value", ">± s.e.", ">questions", ">shots"],
+            scores.SelectMany(s => s.Metrics).Select(m => new[]
+            {
+                m.Task, m.Group ?? "", m.Metric, Number(m.Value), Number(m.StandardError), m.Samples.ToString("N0", CultureInfo.InvariantCulture),
+                m.Shots.ToString(CultureInfo.InvariantCulture),
+            }));
+        if (scores.Sum(s => s.Samples.Sum(q => q.Answers.Count(a => a.TokensCut > 0))) is > 0 and var cut)
+        {
+            terminal.Note(string.Create(CultureInfo.InvariantCulture, $"{cut:N0} prompts were cut from the left to fit --max-tokens."));
+        }
+
+        if (samples)
+        {
+            terminal.Line();
+            terminal.WriteTable(
+                ["task", ">question", "answer", "right", "chosen", ">log p", ">tokens", "greedy"],
+                scores.SelectMany(s => s.AnswerRows()).Select(a => new[]
+                {
+                    a.Task, a.Sample.ToString(CultureInfo.InvariantCulture), a.Answer.ReplaceLineEndings(" "), a.IsGold ? "yes" : "", a.IsPredicted ? "yes" : "",
+                    Number(a.LogLikelihood), a.Tokens.ToString(CultureInfo.InvariantCulture), a.IsGreedy ? "yes" : "",
+                }));
+        }
+    }
+
+    private static string Number(double value) => value.ToString("F4", CultureInfo.InvariantCulture);
+
+    private sealed record Exam(LikelihoodTask Task, IReadOnlyList<TaskItem> Questions, IReadOnlyList<TaskItem>? Examples);
+}
