@@ -14,10 +14,8 @@ namespace XlstmLab.Cli.Commands;
 /// <summary><c>xlstm train</c>: trains a model in a run folder, or goes on with one.</summary>
 internal static class TrainCommand
 {
-    private const string Presets = "bytes-1m, bytes-3m, bytes-10m, xlstm-160m, xlstm-400m, xlstm-830m, xlstm-1.4b, xlstm-2.7b, xlstm-7b";
-
     private static readonly Option<string> Out = new("--out", "-o") { Description = "The run's folder.", HelpName = "RUN_FOLDER", Required = true };
-    private static readonly Option<string?> Preset = new("--preset") { Description = $"The model's size: {Presets}. Default: bytes-1m.", HelpName = "NAME" };
+    private static readonly Option<string?> Preset = new("--preset") { Description = $"The model's size: {string.Join(", ", Presets.All.Keys)}. Default: bytes-1m.", HelpName = "NAME" };
     private static readonly Option<string?> Model = new("--model") { Description = "Instead of a preset: a config.json of Hugging Face's form.", HelpName = "FILE" };
     private static readonly Option<string?> Data = new("--data")
     {
@@ -250,9 +248,9 @@ internal static class TrainCommand
         }
 
         var name = parsed.GetValue(Preset) ?? "bytes-1m";
-        return XlstmPresets.All.TryGetValue(name, out var preset)
+        return Presets.All.TryGetValue(name, out var preset)
             ? preset with { VocabularySize = tokenizer.VocabularySize }
-            : throw new UsageException($"There is no preset '{name}'; there are: {Presets}.");
+            : throw new UsageException($"There is no preset '{name}'; there are: {string.Join(", ", Presets.All.Keys)}.");
     }
 
     private static void Write(Terminal terminal, string folder, string shown, TrainingResult result, bool json)

@@ -72,7 +72,7 @@ public static partial class GoldenVerifier
             _ when name.StartsWith("mlstm_sig_", StringComparison.Ordinal) => MLstm,
             _ when name.StartsWith("slstm_cell", StringComparison.Ordinal) => SLstm,
             _ when name.StartsWith("xlstm_large_", StringComparison.Ordinal) => XlstmLarge,
-            _ when name.StartsWith("hf_xlstm", StringComparison.Ordinal) => golden => HuggingFace(golden, Path.GetDirectoryName(path)!),
+            _ when name.StartsWith("hf_", StringComparison.Ordinal) => golden => HuggingFace(golden, Path.GetDirectoryName(path)!),
             _ => null,
         };
         return verify is null
@@ -223,6 +223,8 @@ public static partial class GoldenVerifier
         using var grad = no_grad();
         yield return GoldenRow.Compare(
             golden.Name, "logits", GoldenCase.LargestDifference(golden["logits"], model.Forward(golden["input_ids"]).Logits), 1e-4);
+        yield return GoldenRow.Compare(
+            golden.Name, "logits, in pieces", GoldenCase.LargestDifference(golden["logits"], InPieces(model, golden["input_ids"])), 1e-4);
         if (golden.Has("loss"))
         {
             var ids = golden["input_ids"];
@@ -236,6 +238,22 @@ public static partial class GoldenVerifier
         {
             yield return Greedy(model, golden, 9);
         }
+    }
+
+    /// <summary>The logits of tokens that are read in pieces of 1, 2, 3, ..., with the state between them.</summary>
+    private static Tensor InPieces(LanguageModel model, Tensor ids)
+    {
+        ModelState? state = null;
+        var parts = new List<Tensor>();
+        for (long start = 0, length = 1; start < ids.shape[1]; start += length, length++)
+        {
+            using var before = state;
+            (var part, state) = model.Forward(ids.narrow(1, start, Math.Min(length, ids.shape[1] - start)), before, returnState: true);
+            parts.Add(part);
+        }
+
+        state!.Dispose();
+        return cat(parts, 1);
     }
 
     /// <summary>The share of greedy tokens that differ; the prompt's length stands in the case's note.</summary>

@@ -82,6 +82,7 @@ public static class ModelConfigJson
         var json = config switch
         {
             XlstmConfig xlstm => XlstmConfigJson.Write(xlstm, dtype),
+            LlamaConfig llama => LlamaConfigJson.Write(llama),
             _ => JsonSerializer.SerializeToNode(config, config.GetType(), Fields)!.AsObject(),
         };
         json["model_type"] = config.ModelType;
@@ -124,6 +125,15 @@ public static class ModelConfigJson
         }
     }
 
+    /// <summary>Refuses a <c>hidden_act</c> that is not the one that the model has.</summary>
+    internal static void RequireActivation(JsonObject given, string expected)
+    {
+        if (given["hidden_act"] is { } activation && activation.ToJsonString() != $"\"{expected}\"")
+        {
+            throw new ConfigException($"hidden_act is {activation.ToJsonString()}, which is not supported; expected \"{expected}\".");
+        }
+    }
+
     /// <summary>A type's name in a <c>config.json</c>.</summary>
     internal static string DtypeName(ScalarType dtype) => dtype switch
     {
@@ -134,18 +144,17 @@ public static class ModelConfigJson
         _ => throw new ArgumentException($"Weights of type {dtype} were given; expected float64, float32, float16 or bfloat16.", nameof(dtype)),
     };
 
-#pragma warning disable CA1859 // The first of several kinds.
     private static LanguageModelConfig OfKind(JsonObject given, string source)
     {
         var type = given["model_type"];
         return (type is JsonValue value && value.TryGetValue<string>(out var name) ? name : null) switch
         {
             "xlstm" => XlstmConfigJson.Read(given),
+            "llama" => LlamaConfigJson.Read(given),
             _ => throw new ConfigException(
-                $"{source}: model_type is {type?.ToJsonString() ?? "absent"}; expected \"xlstm\". The folder holds another kind of model."),
+                $"{source}: model_type is {type?.ToJsonString() ?? "absent"}; expected \"xlstm\" or \"llama\". The folder holds another kind of model."),
         };
     }
-#pragma warning restore CA1859
 
     private static string Explain(JsonException e, JsonTypeInfo type)
     {
@@ -157,6 +166,7 @@ public static class ModelConfigJson
 
         var of = field.PropertyType;
         var expected = of == typeof(int) ? "a whole number of 32 bits"
+            : of == typeof(int?) ? "a whole number of 32 bits or null"
             : of == typeof(double) ? "a number"
             : of == typeof(double?) ? "a number or null"
             : of == typeof(bool) ? "true or false"

@@ -89,11 +89,7 @@ internal sealed class Decoding : IDisposable
     }
 
     /// <summary>The rows' states in the order of the prompts, once all are finished; the caller owns the result.</summary>
-    public ModelState TakeState()
-    {
-        var states = _rows.Select(r => r.State!).ToList();
-        return new(states[0].Tensors.Keys.Select(name => KeyValuePair.Create(name, cat([.. states.Select(s => s[name])], 0))));
-    }
+    public ModelState TakeState() => _model.JoinStates([.. _rows.Select(r => r.State!)]);
 
     /// <inheritdoc/>
     public void Dispose()

@@ -87,6 +87,15 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
     /// <summary>The head: [..., d] to [..., V] float32, or wider where the weights are.</summary>
     public abstract Tensor Logits(Tensor hidden);
 
+    /// <summary>One state of all the sequences of several states, in their order.</summary>
+    /// <param name="states">States of this model, left as they are; at least one.</param>
+    /// <returns>Outside of every scope.</returns>
+    public virtual ModelState JoinStates(IReadOnlyList<ModelState> states)
+    {
+        ArgumentNullException.ThrowIfNull(states);
+        return new(states[0].Tensors.Keys.Select(name => KeyValuePair.Create(name, cat([.. states.Select(s => s[name])], 0))));
+    }
+
     private void CheckTokens(Tensor tokens)
     {
         if (tokens.dim() != 2 || tokens.shape[1] < 1 || tokens.dtype != ScalarType.Int64)

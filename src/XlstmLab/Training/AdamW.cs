@@ -68,17 +68,17 @@ public sealed class AdamW : IDisposable
 
     /// <summary>
     /// Whether weight decay acts on a parameter: on those with two dimensions or more, the head's and the gates' weights among
-    /// them, but not on embedding tables, norms and biases of any shape.
+    /// them, but not on embedding tables, norms and biases of any shape, nor on the rates of Mamba's states.
     /// </summary>
     /// <param name="name">
-    /// The name in the state dict. A part between dots tells an embedding (<c>embedding</c>, <c>embeddings</c>, <c>wte</c>), a norm
-    /// (it contains <c>norm</c>) or a bias (it ends in <c>bias</c>). A head tied to the embedding goes by the embedding's name.
+    /// The name in the state dict. A part between dots tells an embedding (<c>embedding</c>, <c>embeddings</c>, <c>embed_tokens</c>,
+    /// <c>wte</c>), a norm (it contains <c>norm</c>), a bias (it ends in <c>bias</c>) or Mamba's rates (<c>A_log</c>). A head tied to the embedding goes by the embedding's name.
     /// </param>
     /// <param name="shape">The shape.</param>
     public static bool Decays(string name, IReadOnlyCollection<long> shape) =>
         shape.Count >= 2
         && !name.Split('.').Any(part =>
-            part is "embedding" or "embeddings" or "wte"
+            part is "embedding" or "embeddings" or "embed_tokens" or "wte" or "A_log"
             || part.Contains("norm", StringComparison.OrdinalIgnoreCase)
             || part.EndsWith("bias", StringComparison.Ordinal));
 

@@ -127,7 +127,7 @@ public sealed class ModelConfigJsonTests
     [InlineData("weight_mode", "\"double\"", "expected one of single, fused")]
     [InlineData("weight_mode", "1", "expected one of single, fused")]
     [InlineData("input_gate", "\"tanh\"", "expected one of exponential, sigmoid")]
-    [InlineData("model_type", "\"llama\"", "model_type is \"llama\"; expected \"xlstm\"")]
+    [InlineData("model_type", "\"gpt2\"", "model_type is \"gpt2\"; expected \"xlstm\"")]
     [InlineData("model_type", "null", "model_type is absent")]
     public void Parse_ImpossibleValue_SaysWhatWasExpected(string field, string value, string reason)
     {

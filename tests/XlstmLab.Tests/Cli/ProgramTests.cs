@@ -54,7 +54,7 @@ public sealed class ProgramTests
     public async Task TrainHelp_Presets_AreAllNamed()
     {
         var help = (await CommandLine.RunAsync("train", "--help")).Out;
-        Assert.All(XlstmPresets.All.Keys, name => Assert.Contains(name, help, StringComparison.Ordinal));
+        Assert.All(Presets.All.Keys, name => Assert.Contains(name, help, StringComparison.Ordinal));
     }
 
     [Theory]

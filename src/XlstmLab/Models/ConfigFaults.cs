@@ -1,0 +1,35 @@
+namespace XlstmLab.Models;
+
+/// <summary>What is wrong with a configuration, gathered to be told at once.</summary>
+internal sealed class ConfigFaults
+{
+    private readonly List<string> _faults = [];
+
+    /// <summary>Notes a fault unless something holds.</summary>
+    public void Require(bool holds, FormattableString fault)
+    {
+        if (!holds)
+        {
+            _faults.Add(FormattableString.Invariant(fault));
+        }
+    }
+
+    /// <summary>Notes every size that is below 1.</summary>
+    public void RequireAtLeastOne(params ReadOnlySpan<(string Name, int Value)> sizes)
+    {
+        foreach (var (name, value) in sizes)
+        {
+            Require(value >= 1, $"{name} is {value}; expected at least 1");
+        }
+    }
+
+    /// <summary>Tells the faults, if there are any.</summary>
+    /// <exception cref="ConfigException">There are.</exception>
+    public void Throw()
+    {
+        if (_faults.Count > 0)
+        {
+            throw new ConfigException(string.Join("; ", _faults) + ".");
+        }
+    }
+}
