@@ -3,7 +3,6 @@ using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
 using XlstmLab.Inference;
 using XlstmLab.Models;
-using XlstmLab.Tests.Checkpoints;
 using XlstmLab.Text;
 using XlstmLab.Training;
 using Xunit;
