@@ -91,6 +91,7 @@ internal static class Program
             TrainCommand.Create(),
             EvalCommand.Create(),
             ScoreCommand.Create(),
+            RulerCommand.Create(),
             GenerateCommand.Create(),
             VerifyCommand.Create(),
             NotebookCommand.Create(),

@@ -5,6 +5,7 @@ using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Evaluation;
 using XlstmLab.Text;
+using XlstmLab.Training;
 
 namespace XlstmLab.Cli.Commands;
 
@@ -27,6 +28,8 @@ internal static class EvalCommand
         var stride = Compute.Positive(new Option<int?>("--stride") { Description = "Tokens from one sliding window to the next. Default: half a window.", HelpName = "N" });
         var batch = Compute.Positive(new Option<int?>("--batch-size") { Description = "Windows or documents read side by side. Default: 8.", HelpName = "N" });
         var buckets = new Option<bool>("--buckets") { Description = "Also show the loss by position, in powers of two." };
+        var extrapolate = Compute.Positive(new Option<int?>("--extrapolate") { Description = "Instead, the loss by position up to N tokens, within and beyond the training length, of the documents that are so long.", HelpName = "N" });
+        var trained = Compute.Positive(new Option<int?>("--trained-length") { Description = "With --extrapolate: the tokens of a training context. Default: the run's.", HelpName = "N" });
         var documents = Compute.Positive(new Option<int?>("--documents") { Description = "Only the first documents of the part.", HelpName = "N" });
         var tokenizer = TextOptions.TokenizerOption("Default: the model's.");
         var end = TextOptions.EndOfDocumentOption();
@@ -38,13 +41,19 @@ internal static class EvalCommand
             "Measures loss, perplexity and bits per byte of a model on a part of a text.",
             "xlstm eval runs/first --split test",
             "xlstm eval runs/first --split test --policy fresh --context 256 --buckets",
+            "xlstm eval runs/first --split test --extrapolate 16384",
             "xlstm eval NX-AI_xLSTM-7b --data my-texts/ --json")
         {
-            folder, data, split, field, policy, context, stride, batch, buckets, documents, tokenizer, end, compute, threads, device, json,
+            folder, data, split, field, policy, context, stride, batch, buckets, extrapolate, trained, documents, tokenizer, end, compute, threads, device, json,
         };
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
+            if (parsed.GetValue(extrapolate) is null ? parsed.GetValue(trained) is not null : parsed.GetValue(buckets) || parsed.GetValue(policy) != "carried")
+            {
+                throw new UsageException("--extrapolate carries the state and has a table of its own: --policy and --buckets do not go with it, and --trained-length only with it.");
+            }
+
             Compute.Begin(parsed.GetValue(threads));
             using var loaded = await LoadedModel.LoadAsync(
                 parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), Compute.Device(parsed.GetValue(device)!),
@@ -67,15 +76,26 @@ internal static class EvalCommand
             var corpus = tokenData is null
                 ? Corpus.Open(source, new CorpusOptions { TextField = parsed.GetValue(field) ?? loaded.Text?.TextField ?? "text" }, cancellationToken)
                 : null;
+            if (parsed.GetValue(extrapolate) is { } longest)
+            {
+                var far = new ExtrapolationOptions
+                {
+                    TrainedLength = parsed.GetValue(trained) ?? TrainedLength(loaded),
+                    Longest = longest,
+                    ChunkLength = options.ContextLength,
+                    BatchSize = options.BatchSize,
+                };
+                var reached = await ExtrapolateAsync(terminal, loaded, Tokens, far, cancellationToken);
+                WriteExtrapolation(terminal, loaded, corpus?.Name ?? source, parsed.GetValue(split)!, reached, parsed.GetValue(json));
+                return ExitCode.Success;
+            }
+
             var watch = Stopwatch.StartNew();
             EvaluationResult? result = null;
             await terminal.TrackAsync("Evaluating", tracker =>
             {
-                var tokens = corpus is null
-                    ? [.. tokenData!.Documents(part).Take(count)]
-                    : loaded.Tokenizer.EncodeDocuments([.. corpus[part].Take(count)], null, cancellationToken);
                 result = PerplexityEvaluator.Evaluate(
-                    loaded.Model, tokens, loaded.Tokenizer, options, new ImmediateProgress<EvaluationProgress>(p => tracker.Report(
+                    loaded.Model, Tokens(), loaded.Tokenizer, options, new ImmediateProgress<EvaluationProgress>(p => tracker.Report(
                         p.Tokens / (double)p.TotalTokens,
                         string.Create(CultureInfo.InvariantCulture, $"{p.Loss:F3} nats a token, {p.Tokens / watch.Elapsed.TotalSeconds:N0} tokens/s"))),
                     cancellationToken);
@@ -83,8 +103,70 @@ internal static class EvalCommand
             });
             Write(terminal, loaded.Checkpoint, corpus?.Name ?? source, parsed.GetValue(split)!, result!, watch.Elapsed.TotalSeconds, parsed.GetValue(buckets), parsed.GetValue(json));
             return ExitCode.Success;
+
+            int[][] Tokens() => corpus is null
+                ? [.. tokenData!.Documents(part).Take(count)]
+                : loaded.Tokenizer.EncodeDocuments([.. corpus[part].Take(count)], null, cancellationToken);
         });
         return command;
+    }
+
+    /// <summary>The context length of the run that a model comes from.</summary>
+    private static int TrainedLength(LoadedModel loaded) => loaded.Text is not null
+        ? RunFolder.ReadTrainingConfig(Path.GetDirectoryName(Path.GetDirectoryName(Path.GetFullPath(loaded.Checkpoint)))!).ContextLength
+        : throw new UsageException("The folder is no run's and does not say how long its training contexts were: give it by --trained-length.");
+
+    private static async Task<ExtrapolationResult> ExtrapolateAsync(
+        Terminal terminal, LoadedModel loaded, Func<int[][]> tokens, ExtrapolationOptions options, CancellationToken cancellationToken)
+    {
+        ExtrapolationResult? result = null;
+        await terminal.TrackAsync("Extrapolating", tracker =>
+        {
+            result = LengthExtrapolation.Measure(
+                loaded.Model, tokens(), loaded.Tokenizer, options, new ImmediateProgress<EvaluationProgress>(p => tracker.Report(
+                    p.Tokens / (double)p.TotalTokens, string.Create(CultureInfo.InvariantCulture, $"{p.Loss:F3} nats a token"))),
+                cancellationToken);
+            return Task.CompletedTask;
+        });
+        return result!;
+    }
+
+    private static void WriteExtrapolation(Terminal terminal, LoadedModel loaded, string data, string split, ExtrapolationResult result, bool json)
+    {
+        if (json)
+        {
+            terminal.WriteJson(new
+            {
+                loaded.Checkpoint,
+                Data = data,
+                Split = split,
+                result.TrainedLength,
+                result.Longest,
+                result.Documents,
+                result.TrainedLoss,
+                result.BeyondLoss,
+                result.Ranges,
+            });
+            return;
+        }
+
+        terminal.WritePairs(
+        [
+            ("model", loaded.Checkpoint),
+            ("text", string.Create(CultureInfo.InvariantCulture, $"{data}, {split} part: {result.Documents:N0} documents of {result.Longest:N0} tokens or more, read so far")),
+            ("trained length", string.Create(CultureInfo.InvariantCulture, $"{result.TrainedLength:N0} tokens")),
+        ]);
+        terminal.Line();
+        terminal.WriteTable(
+            [">positions", ">tokens", ">loss", ">perplexity", "trained"],
+            result.Ranges.Select(r => new[]
+            {
+                string.Create(CultureInfo.InvariantCulture, $"{r.Start}-{r.End - 1}"),
+                r.Tokens.ToString("N0", CultureInfo.InvariantCulture),
+                r.Loss.ToString("F4", CultureInfo.InvariantCulture),
+                r.Perplexity.ToString("F3", CultureInfo.InvariantCulture),
+                r.BeyondTraining ? "no" : "yes",
+            }));
     }
 
     private static void Write(
