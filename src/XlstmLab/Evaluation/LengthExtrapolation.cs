@@ -13,8 +13,8 @@ public sealed record ExtrapolationOptions
     public required int Longest { get; init; }
 
     /// <summary>
-    /// The first position of each range, rising from 0 to below <see cref="Longest"/>; null is 0, T/8, T/4, T/2, T, 2T, 4T, ... An edge at T
-    /// tells trained from untrained positions and is always there.
+    /// The first position of each range, rising from 0 to below <see cref="Longest"/>; null is 0, T/8, T/4, T/2, T, 2T, 4T, ... An edge at
+    /// T tells trained from untrained positions and is always there.
     /// </summary>
     public IReadOnlyList<int>? Edges { get; init; }
 
@@ -35,7 +35,8 @@ public sealed record ExtrapolationOptions
         }
 
         var edges = Edges ?? [0, .. Doublings()];
-        return edges.Count > 0 && edges[0] == 0 && edges.Zip(edges.Skip(1)).All(p => p.First < p.Second) && (Edges is null || edges[^1] < Longest)
+        var rising = edges.Count > 0 && edges[0] == 0 && edges.Zip(edges.Skip(1)).All(p => p.First < p.Second);
+        return rising && (Edges is null || edges[^1] < Longest)
             ? [.. edges.Append(TrainedLength).Where(e => e < Longest).Distinct().Order()]
             : throw new ArgumentException(
                 $"Expected {nameof(Edges)} that rise from 0 to below {nameof(Longest)} = {Longest}, got {string.Join(", ", edges)}.");
@@ -90,7 +91,7 @@ public sealed record ExtrapolationResult(int TrainedLength, int Longest, int Doc
     }
 }
 
-/// <summary>Measures the loss by position beyond the training length (Beck et al. 2024, arXiv 2405.04517, "length extrapolation").</summary>
+/// <summary>The loss by position beyond the training length (Beck et al. 2024, arXiv 2405.04517, "length extrapolation").</summary>
 /// <remarks>
 /// Every range is of the same documents, those that are long enough: otherwise later positions would be of other texts, and a change of the
 /// loss a change of text. The state is carried from a document's start.
@@ -118,7 +119,8 @@ public static class LengthExtrapolation
         {
             var longest = documents.Count == 0 ? 0 : documents.Max(d => d.Length) - 1;
             throw new ArgumentException(
-                $"None of the {documents.Count} documents reaches {options.Longest} positions; the longest has {longest}: ask for fewer, or give longer texts.",
+                $"None of the {documents.Count} documents reaches {options.Longest} positions; the longest has {longest}: "
+                + "ask for fewer, or give longer texts.",
                 nameof(documents));
         }
 

@@ -6,9 +6,9 @@ namespace XlstmLab.Evaluation;
 
 /// <summary>Measures how much of a long context a model makes use of: RULER (Hsieh et al. 2024, arXiv 2404.06654).</summary>
 /// <remarks>
-/// A base model goes on with the prompt, which ends with the beginning of the answer; it takes the likeliest token each time, until the room
-/// for the answer is used or the document ends. The score is the published metric of each task. Sentences and word lists are our own, see
-/// <see cref="RulerGenerator"/>, so that scores compare models measured here; published ones are near, not the same to the digit.
+/// A base model goes on with the prompt, which ends with the beginning of the answer; it takes the likeliest token each time, until the
+/// room for the answer is used or the document ends. The score is the published metric of each task. Sentences and word lists are our
+/// own, see <see cref="RulerGenerator"/>, so that scores compare models measured here; published ones are near, not the same to the digit.
 /// </remarks>
 public static class RulerEvaluator
 {
@@ -18,7 +18,7 @@ public static class RulerEvaluator
     /// <param name="options">Which tasks, how long and how often; null is the default.</param>
     /// <param name="progress">Told after each batch.</param>
     /// <param name="cancellationToken">Stops between tokens.</param>
-    /// <exception cref="ArgumentException">Options make no sense, or a length has no room for a task; nothing was generated then.</exception>
+    /// <exception cref="ArgumentException">Options make no sense, or a length has no room for a task; nothing was read then.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public static RulerResult Evaluate(
         LanguageModel model, RulerGenerator generator, RulerEvaluationOptions? options = null, IProgress<RulerProgress>? progress = null,
@@ -48,19 +48,22 @@ public static class RulerEvaluator
                     foreach (var (sample, output) in batch.Zip(Answer(writer, generator, batch, cancellationToken)))
                     {
                         var score = sample.Score(output);
-                        answers.Add(new(task, length, sample.Index, sample.Prompt.Length, score, output, string.Join(", ", sample.Answers)));
+                        var expected = string.Join(", ", sample.Answers);
+                        answers.Add(new(task, length, sample.Index, sample.Prompt.Length, score, output, expected));
                         finds.AddRange(sample.Needles.Select((needle, k) =>
                             (needle.Depth, task.IsQuestion() ? score : RulerMetrics.Holds(output, sample.Answers[k]) ? 1.0 : 0)));
                     }
 
-                    progress?.Report(new(answers.Count, cells.Length * options.Samples, task, length, answers.Skip(first).Average(a => a.Score)));
+                    var total = cells.Length * options.Samples;
+                    progress?.Report(new(answers.Count, total, task, length, answers.Skip(first).Average(a => a.Score)));
                 }
 
                 var of = answers[first..];
                 scores.Add(new(task, length, of.Count, of.Average(a => a.PromptTokens), of.Average(a => a.Score)));
-                depths.AddRange(finds.GroupBy(f => Math.Min(options.DepthRanges - 1, (int)(f.Depth * options.DepthRanges))).OrderBy(g => g.Key)
+                double ranges = options.DepthRanges;
+                depths.AddRange(finds.GroupBy(f => Math.Min(options.DepthRanges - 1, (int)(f.Depth * ranges))).OrderBy(g => g.Key)
                     .Select(g => new RulerDepthScore(
-                        task, length, g.Key / (double)options.DepthRanges, (g.Key + 1) / (double)options.DepthRanges, g.Count(), g.Average(f => f.Score))));
+                        task, length, g.Key / ranges, (g.Key + 1) / ranges, g.Count(), g.Average(f => f.Score))));
             }
         }
         finally

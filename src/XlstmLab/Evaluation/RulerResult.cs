@@ -17,7 +17,9 @@ public sealed record RulerEvaluationOptions
     /// <summary>The number of samples that are read and answered side by side, B. It does not change results.</summary>
     public int BatchSize { get; init; } = 8;
 
-    /// <summary>The number of tokens of a prompt that are read at a time, see <see cref="Inference.TextGenerator.PrefillLength"/>.</summary>
+    /// <summary>
+    /// The number of tokens of a prompt that are read at a time, see <see cref="Inference.TextGenerator.PrefillLength"/>.
+    /// </summary>
     public int PrefillLength { get; init; } = 512;
 
     /// <summary>The number of ranges of needle depths that scores are also given for, of equal width.</summary>
@@ -39,7 +41,8 @@ public sealed record RulerEvaluationOptions
     {
         if (values is not { Count: > 0 } || values.Distinct().Count() < values.Count || !values.All(holds))
         {
-            throw new ArgumentException($"Expected {name} of at least one, each once and above 0, got '{string.Join(", ", values ?? [])}'.");
+            throw new ArgumentException(
+                $"Expected at least one of {name}, each once and above 0, got '{string.Join(", ", values ?? [])}'.");
         }
     }
 

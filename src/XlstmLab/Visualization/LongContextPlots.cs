@@ -72,7 +72,9 @@ public static partial class Plots
             PlotStyle.Axis("Depth of the needle", ("type", "category"), ("autorange", "reversed"), ("showgrid", false)));
     }
 
-    /// <summary>Perplexity by position within and beyond the training contexts: a curve for each model, the training length marked.</summary>
+    /// <summary>
+    /// Perplexity by position within and beyond the training contexts: a curve for each model, the training length marked.
+    /// </summary>
     /// <param name="results">Models by the names that the legend has. The first one's training length is marked.</param>
     /// <param name="logY">Whether perplexities are on a logarithmic axis.</param>
     /// <exception cref="ArgumentException">There is no model.</exception>

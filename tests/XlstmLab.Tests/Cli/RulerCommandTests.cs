@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using XlstmLab.Checkpoints;
+using XlstmLab.Models;
 using XlstmLab.Tests.Tasks.Ruler;
 using Xunit;
 
@@ -13,7 +14,7 @@ public sealed class RulerCommandTests
         using var folder = CommandLine.Folder();
         File.WriteAllText(folder["text.txt"], string.Join('\n', Enumerable.Range(0, 400).Select(k => $"line {k * 7 % 97} of the text.")));
         File.WriteAllText(folder["qa.jsonl"], RulerTexts.Jsonl);
-        File.WriteAllText(folder["model.json"], XlstmConfigJson.Text(new() { VocabularySize = 257, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, ChunkSize = 16 }));
+        File.WriteAllText(folder["model.json"], ModelConfigJson.Text(new XlstmConfig { VocabularySize = 257, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, ChunkSize = 16 }));
         var train = await CommandLine.RunAsync(
             "train", "--out", folder["run"], "--threads", "1", "--model", folder["model.json"], "--data", folder["text.txt"], "--steps", "1", "--schedule", "constant",
             "--warmup", "0", "--batch-size", "1", "--context", "16");

@@ -16,25 +16,24 @@ internal sealed class OracleModel : LanguageModel
     private readonly int _memory;
 
     public OracleModel(int memory = int.MaxValue)
-        : base(nameof(OracleModel))
+        : base(nameof(OracleModel), new StubConfig { VocabularySize = 257 })
     {
         _memory = memory;
         _weight.DetachFromDisposeScope();
         RegisterComponents();
     }
 
-    public override int VocabularySize => 257;
+    public override Tensor Embed(Tensor tokens) => tokens.to(ScalarType.Float32).unsqueeze(-1);
 
-    public override int BlockCount => 1;
-
-    public override ModelOutput Forward(Tensor tokens, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false)
+    public override (Tensor Hidden, ModelState? State) ForwardHidden(
+        Tensor embedded, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false)
     {
         Assert.False(training);
         using var scope = NewDisposeScope();
-        var (batch, length) = ((int)tokens.shape[0], (int)tokens.shape[1]);
-        var (ids, padding) = (tokens.data<long>().ToArray(), layout?.Padding?.data<bool>().ToArray());
+        var (batch, length) = ((int)embedded.shape[0], (int)embedded.shape[1]);
+        var (ids, padding) = (embedded.to(ScalarType.Int64).data<long>().ToArray(), layout?.Padding?.data<bool>().ToArray());
         var read = new List<long>[batch];
-        var logits = zeros(batch, length, VocabularySize);
+        var says = new long[batch * length];
         for (var r = 0; r < batch; r++)
         {
             read[r] = state is null ? [] : [.. state["tokens"][r].data<long>().ToArray().Where(id => id >= 0)];
@@ -50,14 +49,18 @@ internal sealed class OracleModel : LanguageModel
 
             if (last >= 0)
             {
-                logits[r, last, Next(read[r])] = 50;
+                says[r * length + last] = Next(read[r]);
             }
         }
 
         var longest = read.Max(row => row.Count);
         var kept = tensor(read.SelectMany(row => row.Concat(Enumerable.Repeat(-1L, longest - row.Count))).ToArray(), [batch, longest]);
-        return new(logits.MoveToOuterDisposeScope(), returnState ? new([KeyValuePair.Create("tokens", kept.clone())]) : null);
+        return (
+            tensor(says, [batch, length, 1]).MoveToOuterDisposeScope(),
+            returnState ? new([KeyValuePair.Create("tokens", kept.clone())]) : null);
     }
+
+    public override Tensor Logits(Tensor hidden) => nn.functional.one_hot(hidden.squeeze(-1), VocabularySize).to(ScalarType.Float32) * 50;
 
     private long Next(List<long> read)
     {

@@ -15,7 +15,8 @@ public sealed class Haystack
         Words = text.Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries);
         if (Words.Count == 0)
         {
-            throw new ArgumentException("The haystack's text holds no word: give one with sentences to hide needles between.", nameof(text));
+            throw new ArgumentException(
+                "The haystack's text holds no word: give one with sentences to hide needles between.", nameof(text));
         }
 
         Vocabulary = [.. Words.Select(w => w.TrimEnd(',', '.', ';')).Where(IsPlain).Distinct().Order(StringComparer.Ordinal)];

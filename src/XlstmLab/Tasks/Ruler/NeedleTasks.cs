@@ -2,8 +2,8 @@ namespace XlstmLab.Tasks.Ruler;
 
 /// <summary>The eight needle tasks and variable tracking (Hsieh et al. 2024, sections 3.1 and 3.2).</summary>
 /// <remarks>
-/// Structure, counts and kinds of keys and values are RULER's; the sentences are our own, so that scores compare models run here and are near
-/// to published ones, not the same to the digit.
+/// Structure, counts and kinds of keys and values are RULER's; the sentences are our own, so that scores compare models run here and are
+/// near to published ones, not the same to the digit.
 /// </remarks>
 internal static class NeedleTasks
 {
@@ -59,7 +59,8 @@ internal static class NeedleTasks
             ? ($"A secret {noun} is hidden in the text below. Keep it in mind, since a question about it follows the text.\n",
                 $"\nQuestion: What is the secret {noun} for {query} in the text?\nAnswer: The secret {noun} for {query} in the text is")
             : ($"Some secret {noun}s are hidden in the text below. Keep them in mind, since a question about them follows the text.\n",
-                $"\nQuestion: What are all the secret {noun}s for {query} in the text?\nAnswer: The secret {noun}s for {query} in the text are");
+                $"\nQuestion: What are all the secret {noun}s for {query} in the text?\n"
+                + $"Answer: The secret {noun}s for {query} in the text are");
         var noise = new RulerRandom(options.Seed, task, length, index, RulerDraws.Noise);
         var start = kind == Kind.Essay ? SentenceStart(options.Haystack!, noise) : 0;
         var distractors = new List<string>();
@@ -111,7 +112,7 @@ internal static class NeedleTasks
         var chain = Enumerable.Range(0, ChainLength).Select(_ => RulerRandom.Distinct(used, () => random.Letters('A', letters))).ToArray();
         var value = random.Digits(5);
         var depths = Enumerable.Range(0, ChainLength).Select(_ => random.NextDouble()).Order().ToArray();
-        var hidden = chain.Select((name, k) => (depths[k], k == 0 ? $"VAR {name} = {value}." : $"VAR {name} = VAR {chain[k - 1]}.")).ToArray();
+        var hidden = chain.Select((name, k) => (depths[k], $"VAR {name} = {(k == 0 ? value : "VAR " + chain[k - 1])}.")).ToArray();
         return (chain, Build);
 
         RulerDraft Build(int units, string example)

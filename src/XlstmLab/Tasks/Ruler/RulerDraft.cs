@@ -16,7 +16,10 @@ internal sealed record RulerDraft(
 
     /// <summary>The hidden pieces in the text.</summary>
     public IReadOnlyList<RulerNeedle> Needles =>
-        [.. Hidden.Select(h => new RulerNeedle(Head.Length + h.Start, h.Length, h.Start / (double)Math.Max(1, Haystack.Length - h.Length)))];
+        [
+            .. Hidden.Select(h => new RulerNeedle(
+                Head.Length + h.Start, h.Length, h.Start / (double)Math.Max(1, Haystack.Length - h.Length))),
+        ];
 }
 
 /// <summary>A problem whose haystack can have any number of units.</summary>
@@ -26,7 +29,9 @@ internal sealed record RulerDraft(
 /// <param name="Build">The problem with that many units; each unit makes it longer.</param>
 internal sealed record RulerProblem(int Least, int Most, string Reply, Func<int, RulerDraft> Build)
 {
-    /// <summary>The problem with that many units and something else of at most that many characters; null if there is nothing so short.</summary>
+    /// <summary>
+    /// The problem with that many units and something else of at most that many characters; null if there is nothing so short.
+    /// </summary>
     public Func<int, int, RulerDraft?>? Fill { get; init; }
 }
 

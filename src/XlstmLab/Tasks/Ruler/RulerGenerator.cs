@@ -64,9 +64,9 @@ public sealed class RulerGenerator(ITokenizer tokenizer, RulerOptions? options =
     private IEnumerable<RulerProblem> Problems(RulerTask task, int length, int index)
     {
         // The default is a dataset, which only these tasks need.
-        var full = task is RulerTask.NiahSingle1 or RulerTask.NiahMultikey2 or RulerTask.NiahMultikey3 or RulerTask.Vt or RulerTask.Fwe || task.IsQuestion()
-            ? Options
-            : Options with { Haystack = Options.Haystack ?? Haystack.Default };
+        var needsText = task is RulerTask.NiahSingle2 or RulerTask.NiahSingle3 or RulerTask.NiahMultikey1
+            or RulerTask.NiahMultivalue or RulerTask.NiahMultiquery or RulerTask.Cwe;
+        var full = needsText ? Options with { Haystack = Options.Haystack ?? Haystack.Default } : Options;
         return task switch
         {
             RulerTask.Vt => [NeedleTasks.Variables(task, length, index, full)],
@@ -126,7 +126,8 @@ public sealed class RulerGenerator(ITokenizer tokenizer, RulerOptions? options =
         if (Options.Questions is not { } given || !given.Tasks.Contains(task))
         {
             throw new ArgumentException(
-                $"{task.Name()} needs questions about {(task == RulerTask.Qa1 ? "one paragraph, as SQuAD has" : "several paragraphs, as HotpotQA has")}: "
+                $"{task.Name()} needs questions about "
+                + $"{(task == RulerTask.Qa1 ? "one paragraph, as SQuAD has" : "several paragraphs, as HotpotQA has")}: "
                 + $"give a file by {nameof(RulerOptions)}.{nameof(RulerOptions.Questions)}.");
         }
 
@@ -155,8 +156,9 @@ public sealed class RulerGenerator(ITokenizer tokenizer, RulerOptions? options =
     }
 
     private ArgumentException TooShort(RulerTask task, int length, int least) => new(
-        $"{task.Name()} takes {least} tokens of this tokenizer at least, room for the answer included, and {length} were given: ask for a greater length, "
-        + $"leave the task out, or make room by {nameof(RulerOptions)}.{nameof(RulerOptions.Example)} and {nameof(RulerOptions.AnswerTokens)}.");
+        $"{task.Name()} takes {least} tokens of this tokenizer at least, room for the answer included, and {length} were given: "
+        + "ask for a greater length, leave the task out, "
+        + $"or make room by {nameof(RulerOptions)}.{nameof(RulerOptions.Example)} and {nameof(RulerOptions.AnswerTokens)}.");
 
     /// <summary>Questions of a task and length: those known to fit, and those not yet looked at.</summary>
     private sealed record Questions(Queue<RulerQuestion> Unseen, List<RulerQuestion> Fitting)

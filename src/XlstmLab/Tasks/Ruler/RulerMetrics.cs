@@ -8,7 +8,9 @@ public static class RulerMetrics
     public static double StringMatchAll(string output, IReadOnlyList<string> answers) =>
         RequireSome(answers).Count(answer => Holds(output, answer)) / (double)answers.Count;
 
-    /// <summary>1 if the output holds any of the answers, else 0: string_match_part, for questions, whose answers are spellings of one.</summary>
+    /// <summary>
+    /// 1 if the output holds any of the answers, else 0: string_match_part, for questions, whose answers are spellings of one.
+    /// </summary>
     /// <inheritdoc cref="StringMatchAll" path="/exception"/>
     public static double StringMatchPart(string output, IReadOnlyList<string> answers) =>
         RequireSome(answers).Any(answer => Holds(output, answer)) ? 1 : 0;

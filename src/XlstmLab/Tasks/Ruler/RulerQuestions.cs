@@ -34,7 +34,9 @@ public sealed class RulerQuestions
     /// answer are left out.
     /// </remarks>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>
-    /// <exception cref="InvalidDataException">A file is damaged or holds no question; the message says where and what was expected.</exception>
+    /// <exception cref="InvalidDataException">
+    /// A file is damaged or holds no question; the message says where and what was expected.
+    /// </exception>
     public static RulerQuestions Read(params IReadOnlyList<string> paths)
     {
         var questions = new RulerQuestions();
@@ -166,8 +168,10 @@ public sealed class RulerQuestions
     /// <summary>"text", ["text"], [["title", ["sentence"]]] or {"title": ["title"], "sentences": [["sentence"]]}.</summary>
     private static IEnumerable<string> Contexts(JsonElement context) => context.ValueKind switch
     {
-        JsonValueKind.Array => context.EnumerateArray().Select(e => e.ValueKind == JsonValueKind.Array ? Titled(e[0], e[1]) : e.GetString()!),
-        JsonValueKind.Object => context.GetProperty("title").EnumerateArray().Zip(context.GetProperty("sentences").EnumerateArray(), Titled),
+        JsonValueKind.Array => context.EnumerateArray()
+            .Select(e => e.ValueKind == JsonValueKind.Array ? Titled(e[0], e[1]) : e.GetString()!),
+        JsonValueKind.Object => context.GetProperty("title").EnumerateArray()
+            .Zip(context.GetProperty("sentences").EnumerateArray(), Titled),
         _ => [context.GetString()!],
     };
 

@@ -43,8 +43,8 @@ public enum RulerTask
     Cwe,
 
     /// <summary>
-    /// Frequent words: coded words of 6 letters, the k-th of which stands N k^-2 / zeta(2) times in N; the first are dots and count as noise,
-    /// the next three are asked for.
+    /// Frequent words: coded words of 6 letters, the k-th of which stands N k^-2 / zeta(2) times in N; the first are dots and count as
+    /// noise, the next three are asked for.
     /// </summary>
     Fwe,
 
@@ -61,7 +61,9 @@ public static class RulerTasks
     /// <summary>All tasks, in RULER's order.</summary>
     public static IReadOnlyList<RulerTask> All { get; } = Enum.GetValues<RulerTask>();
 
-    /// <summary>The tasks that need no questions from the user: all but <see cref="RulerTask.Qa1"/> and <see cref="RulerTask.Qa2"/>.</summary>
+    /// <summary>
+    /// The tasks that need no questions from the user: all but <see cref="RulerTask.Qa1"/> and <see cref="RulerTask.Qa2"/>.
+    /// </summary>
     public static IReadOnlyList<RulerTask> Synthetic { get; } = [.. All.Where(t => !t.IsQuestion())];
 
     /// <summary>The published name: niah_single_1, ..., vt, cwe, fwe, qa_1, qa_2.</summary>
@@ -101,7 +103,9 @@ public static class RulerTasks
     /// <summary>Whether the task asks questions about the user's texts.</summary>
     public static bool IsQuestion(this RulerTask task) => task is RulerTask.Qa1 or RulerTask.Qa2;
 
-    /// <summary>The number of tokens that RULER lets a model answer with: 128 for needles, 30 for vt, 120 for cwe, 50 for fwe, 32 for qa.</summary>
+    /// <summary>
+    /// The number of tokens that RULER lets a model answer with: 128 for needles, 30 for vt, 120 for cwe, 50 for fwe, 32 for qa.
+    /// </summary>
     public static int PublishedAnswerTokens(this RulerTask task) => task switch
     {
         RulerTask.Vt => 30,

@@ -11,7 +11,9 @@ internal static class WordTasks
     /// <summary>From here on words are repeated 30 and 3 times.</summary>
     private const int LongLength = 4096;
 
-    /// <summary>zeta(alpha), the sum of k^-alpha over all k, for the published exponent of the coded words' frequencies, alpha = 2.</summary>
+    /// <summary>
+    /// zeta(alpha), the sum of k^-alpha over all k, for the published exponent of the coded words' frequencies, alpha = 2.
+    /// </summary>
     private const double Zeta = Math.PI * Math.PI / 6;
 
     private const int CodedLength = 6;
@@ -47,7 +49,8 @@ internal static class WordTasks
             return new(
                 "The text below is made of coded words. Count how often each of them occurs, and pay no heed to the dots.\n",
                 Shuffled(text, new(options.Seed, RulerTask.Fwe, length, index, RulerDraws.Noise)),
-                "\nQuestion: Which three coded words occur most often in the text?\nAnswer: The three coded words that occur most often are",
+                "\nQuestion: Which three coded words occur most often in the text?\n"
+                + "Answer: The three coded words that occur most often are",
                 answers,
                 []);
         });
@@ -90,7 +93,8 @@ internal static class WordTasks
         return new(
             head + "In the numbered list below, some words stand more often than others. Keep those in mind.\n",
             Numbered(order.Select(k => list[k]))[1..],
-            $"\nQuestion: Which {CommonCount} words stand most often in the list?\nAnswer: The {CommonCount} words that stand most often are",
+            $"\nQuestion: Which {CommonCount} words stand most often in the list?\n"
+            + $"Answer: The {CommonCount} words that stand most often are",
             words[..CommonCount],
             []);
     }
@@ -98,5 +102,6 @@ internal static class WordTasks
     private static string Numbered(IEnumerable<string> words) =>
         string.Concat(words.Select((word, k) => string.Create(CultureInfo.InvariantCulture, $" {k + 1}. {word}")));
 
-    private static string Shuffled(string[] words, RulerRandom random) => string.Join(' ', random.Permutation(words.Length).Select(k => words[k]));
+    private static string Shuffled(string[] words, RulerRandom random) =>
+        string.Join(' ', random.Permutation(words.Length).Select(k => words[k]));
 }

@@ -1,12 +1,11 @@
 using XlstmLab.Tasks.Ruler;
-using XlstmLab.Tests.Text;
 using Xunit;
 
 namespace XlstmLab.Tests.Tasks.Ruler;
 
 public sealed class RulerQuestionsTests : IDisposable
 {
-    private readonly TemporaryFolder _folder = new();
+    private readonly TempFolder _folder = new();
 
     public void Dispose() => _folder.Dispose();
 
