@@ -19,6 +19,12 @@ public static class PlotStyle
     /// <summary>The colour scale of heat maps: even in lightness, also to the colour-blind.</summary>
     public const string ColorScale = "Viridis";
 
+    /// <summary>The colour scale of heat maps of signed values, white at 0: blue below, red above.</summary>
+    internal static readonly object[] SignedColorScale =
+    [
+        new object[] { 0, "#2166AC" }, new object[] { 0.25, "#92C5DE" }, new object[] { 0.5, "#F7F7F7" }, new object[] { 0.75, "#F4A582" }, new object[] { 1, "#B2182B" },
+    ];
+
     /// <summary>The colour of what a plot is not about.</summary>
     public const string Muted = "#9AA5B1";
 
