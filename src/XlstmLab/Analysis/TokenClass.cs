@@ -1,3 +1,5 @@
+using System.Buffers;
+using System.Globalization;
 using System.Text;
 using XlstmLab.Text;
 
@@ -28,6 +30,9 @@ public enum TokenClass
 /// <summary>Sorts tokens into classes.</summary>
 public static class TokenClasses
 {
+    /// <summary>The bytes of the longest character in UTF-8, and so the tokens it may be spread over.</summary>
+    private const int LongestCharacter = 4;
+
     /// <summary>The class of each token, for byte and subword tokenizers alike: by the first visible character of what it spells.</summary>
     /// <param name="tokenizer">The tokenizer.</param>
     /// <param name="tokens">The ids, in the order of the text: whether a full stop ends a sentence depends on what follows.</param>
@@ -59,12 +64,12 @@ public static class TokenClasses
 
         if (visible[0] is (byte)'.' or (byte)'!' or (byte)'?')
         {
-            var rest = visible.TrimStart(".!?"u8).ToArray();
-            var following = rest.Length > 0 ? rest : at + 1 < pieces.Count ? pieces[at + 1] : [];
-            return following.Length == 0 || " \t\r\n\v\f\"')]}"u8.Contains(following[0]) ? TokenClass.SentenceEnd : TokenClass.Punctuation;
+            return EndsSentence([.. visible.TrimStart(".!?"u8), .. pieces.Skip(at + 1).TakeWhile(p => p.Length > 0).Take(LongestCharacter).SelectMany(p => p)])
+                ? TokenClass.SentenceEnd
+                : TokenClass.Punctuation;
         }
 
-        if (Rune.DecodeFromUtf8(visible, out var first, out _) != System.Buffers.OperationStatus.Done)
+        if (Rune.DecodeFromUtf8(visible, out var first, out _) != OperationStatus.Done)
         {
             // A character spread over several tokens: outside ASCII most are letters.
             return TokenClass.Letter;
@@ -75,4 +80,12 @@ public static class TokenClasses
             : Rune.IsDigit(first) ? TokenClass.Digit
             : TokenClass.Punctuation;
     }
+
+    /// <summary>Whether what follows a full stop lets it end a sentence.</summary>
+    private static bool EndsSentence(ReadOnlySpan<byte> following) =>
+        following.IsEmpty
+        || (Rune.DecodeFromUtf8(following, out var next, out _) == OperationStatus.Done
+            && (Rune.IsWhiteSpace(next)
+                || next.Value is '"' or '\''
+                || Rune.GetUnicodeCategory(next) is UnicodeCategory.ClosePunctuation or UnicodeCategory.FinalQuotePunctuation));
 }

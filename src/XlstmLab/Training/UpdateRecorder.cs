@@ -11,6 +11,7 @@ internal sealed class UpdateRecorder : IDisposable
     /// <summary>Notes gradients and weights, which takes a copy of the weights.</summary>
     public UpdateRecorder(IEnumerable<(string Name, Parameter Parameter)> parameters)
     {
+        using var scope = NewDisposeScope();
         using var noGrad = no_grad();
         _groups =
         [
@@ -43,9 +44,5 @@ internal sealed class UpdateRecorder : IDisposable
     /// <summary>The module that a parameter belongs to: its name without the last part.</summary>
     private static string Group(string name) => name.LastIndexOf('.') is > 0 and var end ? name[..end] : name;
 
-    private static double NormOfGradients(IEnumerable<Parameter> weights)
-    {
-        using var scope = NewDisposeScope();
-        return GlobalNorm.Of([.. weights.Select(w => w.grad).OfType<Tensor>()]);
-    }
+    private static double NormOfGradients(IEnumerable<Parameter> weights) => GlobalNorm.Of([.. weights.Select(w => w.grad).OfType<Tensor>()]);
 }
