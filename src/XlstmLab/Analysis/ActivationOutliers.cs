@@ -100,7 +100,14 @@ public sealed record OutlierReport(IReadOnlyList<ActivationOutliers> Blocks, IRe
     }
 
     private static void Measure(
-        int block, string name, float[] values, int width, int length, bool[] padding, List<ActivationOutliers> blocks, List<ChannelOutliers> channels)
+        int block,
+        string name,
+        float[] values,
+        int width,
+        int length,
+        bool[] padding,
+        List<ActivationOutliers> blocks,
+        List<ChannelOutliers> channels)
     {
         var rows = Enumerable.Range(0, padding.Length).Where(row => !padding[row]).ToArray();
         if (rows.Length == 0)

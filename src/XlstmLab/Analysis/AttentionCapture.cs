@@ -62,7 +62,7 @@ public static class AttentionCapture
         return recorded.Count > 0
             ? new(sequences, length, padding, recorded)
             : throw new InvalidOperationException(
-                $"{(layers is null ? "The model" : $"The model's blocks {string.Join(", ", layers)}")} showed no attention and no mLSTM to the observer.");
+                $"The model's {(layers is null ? "blocks" : $"blocks {string.Join(", ", layers)}")} showed no attention and no mLSTM to the observer.");
     }
 
     /// <summary>The matrix A by which an mLSTM that starts empty reads the values it was given, h = A v, as attention does.</summary>

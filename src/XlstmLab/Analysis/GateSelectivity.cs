@@ -47,7 +47,11 @@ public static class GateSelectivities
         where TClass : notnull
     {
         ArgumentNullException.ThrowIfNull(classOf);
-        return [.. recording.Layers.SelectMany(layer => Enumerable.Range(0, layer.HeadCount).SelectMany(head => OfHead(recording, layer.Layer, head, classOf, quantity)))];
+        return
+        [
+            .. recording.Layers.SelectMany(layer => Enumerable.Range(0, layer.HeadCount).SelectMany(
+                head => OfHead(recording, layer.Layer, head, classOf, quantity))),
+        ];
     }
 
     private static IEnumerable<GateSelectivity> OfHead<TClass>(

@@ -123,7 +123,8 @@ public static class StateRanks
         return found.Length > 0
             ? found.Select(t => (t.Layer, t.Value, state.Tensors.GetValueOrDefault($"blocks.{t.Layer}.m")))
             : throw new InvalidOperationException(
-                $"The model's state has no matrices [B, NH, DK, DV] named '{name}'. It has {string.Join(", ", state.Tensors.Select(t => $"{t.Key} [{string.Join(", ", t.Value.shape)}]").Take(6))}.");
+                $"The model's state has no matrices [B, NH, DK, DV] named '{name}'. "
+                + $"It has {string.Join(", ", state.Tensors.Take(6).Select(t => $"{t.Key} [{string.Join(", ", t.Value.shape)}]"))}.");
     }
 
     private static void Measure(List<StateRank> ranks, int layer, int token, Tensor matrices, Tensor? scale)

@@ -64,9 +64,8 @@ public static class TokenClasses
 
         if (visible[0] is (byte)'.' or (byte)'!' or (byte)'?')
         {
-            return EndsSentence([.. visible.TrimStart(".!?"u8), .. pieces.Skip(at + 1).TakeWhile(p => p.Length > 0).Take(LongestCharacter).SelectMany(p => p)])
-                ? TokenClass.SentenceEnd
-                : TokenClass.Punctuation;
+            var next = pieces.Skip(at + 1).TakeWhile(p => p.Length > 0).Take(LongestCharacter).SelectMany(p => p);
+            return EndsSentence([.. visible.TrimStart(".!?"u8), .. next]) ? TokenClass.SentenceEnd : TokenClass.Punctuation;
         }
 
         if (Rune.DecodeFromUtf8(visible, out var first, out _) != OperationStatus.Done)

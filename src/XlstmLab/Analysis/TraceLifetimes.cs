@@ -55,7 +55,8 @@ public static class TraceLifetimes
     public static IEnumerable<TraceLifetime> Lifetimes(this GateRecording recording, double share = Half)
     {
         CheckShare(share);
-        return recording.Layers.SelectMany(layer => Enumerable.Range(0, layer.HeadCount).SelectMany(head => OfHead(recording, layer.Layer, head, share)));
+        return recording.Layers.SelectMany(
+            layer => Enumerable.Range(0, layer.HeadCount).SelectMany(head => OfHead(recording, layer.Layer, head, share)));
     }
 
     /// <summary>The distribution of every head's lifetimes.</summary>
@@ -143,6 +144,15 @@ public static class TraceLifetimes
         }
 
         return new(
-            layer, head, share, traces.Length, (double)traces.Count(t => t.IsCensored) / traces.Length, found[0], found[1], found[2], found[3], found[4]);
+            layer,
+            head,
+            share,
+            traces.Length,
+            (double)traces.Count(t => t.IsCensored) / traces.Length,
+            found[0],
+            found[1],
+            found[2],
+            found[3],
+            found[4]);
     }
 }

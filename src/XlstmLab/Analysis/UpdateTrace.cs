@@ -47,7 +47,9 @@ public static class UpdateTraces
         ArgumentNullException.ThrowIfNull(module);
         var parts = module.Split('.');
         var number = Array.FindLastIndex(parts, IsNumber);
-        return number < 0 || number == parts.Length - 1 ? parts[Math.Max(0, number < 0 ? parts.Length - 1 : number - 1)] : string.Join('.', parts[(number + 1)..]);
+        return number < 0 ? parts[^1]
+            : number < parts.Length - 1 ? string.Join('.', parts[(number + 1)..])
+            : parts[Math.Max(0, number - 1)];
     }
 
     /// <summary>The block a module is in: <c>block 0</c> of <c>backbone.blocks.0.mlstm_layer.q</c>; its own last name outside of blocks.</summary>

@@ -36,10 +36,12 @@ public static partial class Plots
         return PlotStyle.Chart(
             [trace],
             PlotStyle.Axis($"{QuantityName(quantity)} by class of token", ("type", "category"), ("showgrid", false)),
-            PlotStyle.Axis("", ("type", "category"), ("autorange", "reversed"), ("showgrid", false), ("ticks", "")),
+            PlotStyle.Axis("", ("type", "category"), ("autorange", "reversed"), ("showgrid", false), ("ticks", ""), ("ticksuffix", " ")),
             Math.Max(240, 110 + 24 * heads.Length));
 
-        static string Signed(double value) => double.IsFinite(value) ? value.ToString("+0.0;−0.0;0.0", CultureInfo.InvariantCulture) : "";
+        string Signed(double value) => double.IsFinite(value)
+            ? value.ToString(strongest < 1 ? "+0.00;−0.00;0.00" : "+0.0;−0.0;0.0", CultureInfo.InvariantCulture)
+            : "";
     }
 
     /// <summary>The channels of an activation, block by block: each channel's root mean square over that of all channels.</summary>
@@ -54,13 +56,14 @@ public static partial class Plots
             ("y", blocks.Select(b => $"block {b.Key}").ToArray()),
             ("z", blocks.Select(b => PlotStyle.Gaps(b.Select(c => c.RelativeRms))).ToArray()),
             ("zmin", 0),
+            ("zmax", report.Channels.Max(c => c.RelativeRms)),
             ("colorscale", PlotStyle.ColorScale),
             ("colorbar", PlotStyle.ColorBar("RMS / RMS of all")),
             ("hovertemplate", "%{y}, channel %{x}: %{z:.3g}<extra></extra>"));
         return PlotStyle.Chart(
             [trace],
             PlotStyle.Axis("Channel", ("showgrid", false)),
-            PlotStyle.Axis("", ("type", "category"), ("autorange", "reversed"), ("showgrid", false), ("ticks", "")),
+            PlotStyle.Axis("", ("type", "category"), ("autorange", "reversed"), ("showgrid", false), ("ticks", ""), ("ticksuffix", " ")),
             Math.Max(240, 120 + 30 * blocks.Length));
     }
 
@@ -82,5 +85,7 @@ public static partial class Plots
 
     /// <summary>The name of an enum's member as words: SentenceEnd is "sentence end".</summary>
     private static string Words(string name) =>
-        string.Concat(name.Select((c, at) => at > 0 && char.IsUpper(c) && char.IsLower(name[at - 1]) ? $" {char.ToLowerInvariant(c)}" : at == 0 ? $"{char.ToLowerInvariant(c)}" : $"{c}"));
+        string.Concat(name.Select((c, at) => char.IsUpper(c) && (at == 0 || char.IsLower(name[at - 1]))
+            ? $"{(at > 0 ? " " : "")}{char.ToLowerInvariant(c)}"
+            : $"{c}"));
 }

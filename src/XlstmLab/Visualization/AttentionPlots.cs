@@ -47,13 +47,13 @@ public static partial class Plots
             ("zmin", signed ? -strongest : 0),
             ("zmax", strongest),
             ("colorscale", signed ? PlotStyle.SignedColorScale : PlotStyle.ColorScale),
-            ("colorbar", PlotStyle.ColorBar("Weight")),
+            ("colorbar", PlotStyle.ColorBar("Weight", "top")),
             ("hovertemplate", "token %{y} reads %{x}: %{z:.3g}<extra></extra>"));
         return PlotStyle.Chart(
             [trace],
             TokenAxis("Token read", texts, start),
-            TokenAxis("Reading token", texts, start, ("autorange", "reversed"), ("tickangle", 0)),
-            PlotStyle.Width - 120);
+            TokenAxis("Reading token", texts, start, ("autorange", "reversed"), ("tickangle", 0), ("tickfont", PlotStyle.Font(10))),
+            Math.Max(PlotStyle.Width - 120, LongestLabel(texts) > 0 ? 120 + 12 * shown : 0));
     }
 
     private static void CheckRange(int length, IReadOnlyList<string>? tokenTexts, int start, int? count)

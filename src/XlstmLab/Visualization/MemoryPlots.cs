@@ -52,7 +52,8 @@ public static partial class Plots
                 ("categoryorder", "array"),
                 ("categoryarray", lifetimes.Select(HeadName).ToArray()),
                 ("autorange", "reversed"),
-                ("ticks", "")),
+                ("ticks", ""),
+                ("ticksuffix", " ")),
             Math.Max(220, 110 + 24 * lifetimes.Count));
 
         Trace Span(IEnumerable<HeadLifetime> heads, string color, double width, Func<HeadLifetime, double> from, Func<HeadLifetime, double> to)
@@ -104,9 +105,10 @@ public static partial class Plots
             ("marker", PlotStyle.Obj(("color", PlotStyle.Color(block.Index)), ("size", 9))),
             ("hovertemplate", "head %{text}: remembers %{x:.3g}, reads %{y:.3g} tokens back<extra></extra>")));
         var share = lifetimes[0].Share;
+        var remembered = share == TraceLifetimes.Half ? "Median half-life (tokens)" : "Effective memory length (tokens)";
         return PlotStyle.Chart(
             [Line("as old as remembered", ends, ends, PlotStyle.Muted, width: 1.5, dash: "dot"), .. traces],
-            PlotStyle.LogAxis(share == TraceLifetimes.Half ? "Median half-life (tokens)" : "Effective memory length (tokens)", heads.Select(h => h.X)),
+            PlotStyle.LogAxis(remembered, heads.Select(h => h.X)),
             PlotStyle.LogAxis("Mean age of what is read (tokens)", heads.Select(h => h.Y)));
     }
 

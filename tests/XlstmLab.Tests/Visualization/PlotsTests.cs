@@ -219,7 +219,13 @@ public sealed class PlotsTests : IDisposable
     [Fact]
     public void StateRank_TwoHeads_ShowsRankNormAndBound()
     {
-        StateRank[] ranks = [new(0, 1, 0, 3, 2.5, 1.5, 4, 10, 8), new(0, 1, 0, 7, 3.5, 1.5, 4, 100, 8), new(0, 1, 1, 7, 2, 1, 4, 1, 8), new(0, 0, 0, 7, 9, 1, 4, 1, 9)];
+        StateRank[] ranks =
+        [
+            new(0, 1, 0, 3, 2.5, 1.5, 4, 10, 8),
+            new(0, 1, 0, 7, 3.5, 1.5, 4, 100, 8),
+            new(0, 1, 1, 7, 2, 1, 4, 1, 8),
+            new(0, 0, 0, 7, 9, 1, 4, 1, 9),
+        ];
 
         var (traces, layout) = Figure(Plots.StateRank(ranks, 1));
 
@@ -279,6 +285,8 @@ public sealed class PlotsTests : IDisposable
         Assert.Equal("−0.5", traces[0].GetProperty("text")[0][0].GetString());
         Assert.Equal((-1.25, 1.25), (traces[0].GetProperty("zmin").GetDouble(), traces[0].GetProperty("zmax").GetDouble()));
         Assert.Contains("Logarithm of the input gate", Titles(layout).X, StringComparison.Ordinal);
+        var (weak, _) = Figure(Plots.Selectivity([new(0, 0, "Letter", 5, 1, -0.5, 1, 0.3)]));
+        Assert.Equal("−0.50", weak[0].GetProperty("text")[0][0].GetString());
         Complains("at least one selectivity", () => Plots.Selectivity([]));
     }
 
