@@ -80,7 +80,8 @@ internal static class BlockActivations
         };
         try
         {
-            model.Forward(tokens, layout: layout);
+            // One position's logits are the fewest there are.
+            model.Forward(tokens, layout: layout, positions: zeros(1, ScalarType.Int64, tokens.device));
         }
         finally
         {

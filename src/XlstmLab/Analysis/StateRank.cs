@@ -64,7 +64,12 @@ public static class StateRanks
                 using var scope = NewDisposeScope();
                 using var grad = no_grad();
                 var count = Math.Min(every, length - start);
-                var output = model.Forward(tokens.narrow(1, start, count), before, layout?.Narrow(start, count), returnState: true);
+                var output = model.Forward(
+                    tokens.narrow(1, start, count),
+                    before,
+                    layout?.Narrow(start, count),
+                    returnState: true,
+                    positions: zeros(1, ScalarType.Int64, tokens.device));
                 before?.Dispose();
                 before = output.State!;
                 foreach (var (layer, matrices, scale) in Matrices(before, state))

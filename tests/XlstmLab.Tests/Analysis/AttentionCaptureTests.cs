@@ -73,7 +73,7 @@ public sealed class AttentionCaptureTests
         var starts = zeros(2, 9, dtype: ScalarType.Bool);
         starts[0, 4] = tensor(true);
         var seen = new Dictionary<(int, string), Tensor>();
-        model.Observer = (block, name, value) => seen[(block, name)] = value.detach().clone().MoveToOuterDisposeScope();
+        model.Observer = (block, name, value) => seen[(block, name)] = value.detach().clone().MoveToOtherDisposeScope(scope);
         using (no_grad())
         {
             model.Forward(tokens, layout: new(starts));
