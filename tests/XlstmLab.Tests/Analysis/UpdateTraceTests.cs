@@ -13,7 +13,7 @@ public sealed class UpdateTraceTests
     public void Updates_OfARun_EqualTheWeightsTheyMade()
     {
         using var scope = NewDisposeScope();
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         var config = new TrainingConfig
         {
@@ -53,7 +53,7 @@ public sealed class UpdateTraceTests
     [Fact]
     public void Run_WithStatistics_LeavesNoTensors()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new TinyModel();
         var config = new TrainingConfig { Steps = 8, BatchSize = 2, ContextLength = 8, StatisticsEvery = 2, CheckpointEvery = 100, TensorBoard = false };
         var counts = new List<long>();
