@@ -2,6 +2,7 @@ using CsCheck;
 using TorchSharp;
 using XlstmLab.Analysis;
 using XlstmLab.Cells;
+using XlstmLab.Models;
 using Xunit;
 using static TorchSharp.torch;
 
@@ -112,6 +113,19 @@ public sealed class AttentionCaptureTests
         Assert.Equal([0.5f, 0.5f, 0, 0], recording.Row(0, 0, 1).ToArray());
         Assert.Throws<ArgumentOutOfRangeException>(() => recording.Row(0, 1, 0));
         Assert.Throws<ArgumentOutOfRangeException>(() => recording.Layer(1));
+    }
+
+    [Fact]
+    public void Run_Llama_RowsAddUpToOne()
+    {
+        var config = new LlamaConfig { VocabularySize = 17, EmbeddingDim = 16, BlockCount = 2, HeadCount = 4, KeyValueHeads = 2, FeedForwardDim = 24 };
+        using var model = config.CreateModel(1);
+
+        var recording = AttentionCapture.Run(model, [1, 2, 3, 4, 5]);
+
+        Assert.Equal([(0, 4), (1, 4)], recording.Layers.Select(l => (l.Layer, l.HeadCount)));
+        Assert.Equal(2 * 4 * 15, recording.Rows().Count());
+        Assert.All(recording.Rows().GroupBy(r => (r.Layer, r.Head, r.Query)), row => Assert.Equal(1, row.Sum(w => w.Weight), 1e-5));
     }
 
     [Fact]
