@@ -30,6 +30,12 @@ public static class FrameExtensions
     /// <summary>A Deedle frame in long format: a row a block, head and token.</summary>
     public static Frame<int, string> ToFrame(this GateRecording recording) => recording.Rows().ToFrame();
 
+    /// <summary>A DataFrame in long format: a row a block, head, reading token and token read, without weights of 0.</summary>
+    public static DataFrame ToDataFrame(this AttentionRecording recording) => recording.Rows().ToDataFrame();
+
+    /// <summary>A Deedle frame in long format: a row a block, head, reading token and token read, without weights of 0.</summary>
+    public static Frame<int, string> ToFrame(this AttentionRecording recording) => recording.Rows().ToFrame();
+
     /// <summary>The table as a DataFrame.</summary>
     public static DataFrame ToDataFrame(this MetricsTable table) => new(table.Columns.Select(DataColumn));
 

@@ -12,8 +12,11 @@ namespace XlstmLab.Analysis;
 /// </remarks>
 public static class GateCapture
 {
-    /// <summary>What an mLSTM shows before its output h; blocks of another kind lack some of it.</summary>
-    private static readonly string[] OfMLstm = ["q", "k", "v", "igate_preact", "fgate_preact", "ogate_preact"];
+    /// <summary>What an mLSTM shows, its output h at last.</summary>
+    internal static readonly string[] OfMLstm = ["q", "k", "v", "igate_preact", "fgate_preact", "ogate_preact", "h"];
+
+    /// <summary>Whether a block showed all that an mLSTM needs; one without an output gate lacks that.</summary>
+    internal static bool IsMLstm(IReadOnlyDictionary<string, Tensor> seen) => OfMLstm.All(name => name == "ogate_preact" || seen.ContainsKey(name));
 
     /// <summary>Records a single sequence.</summary>
     /// <param name="model">The model; it is left as it is, its observer too.</param>
@@ -23,14 +26,8 @@ public static class GateCapture
     /// <exception cref="InvalidOperationException">The model has no mLSTM block.</exception>
     public static GateRecording Run(LanguageModel model, ReadOnlySpan<int> tokens, MLstmOptions? cell = null)
     {
-        if (tokens.IsEmpty)
-        {
-            throw new ArgumentException("Expected at least one token, got none.", nameof(tokens));
-        }
-
         using var scope = NewDisposeScope();
-        var device = model.parameters().FirstOrDefault()?.device ?? CPU;
-        return Run(model, tensor(tokens.ToArray(), [1, tokens.Length], int64, device), null, cell);
+        return Run(model, BlockActivations.Sequence(model, tokens), null, cell);
     }
 
     /// <summary>Records a batch, from an empty state.</summary>
@@ -43,63 +40,35 @@ public static class GateCapture
     public static GateRecording Run(LanguageModel model, Tensor tokens, SequenceLayout? layout = null, MLstmOptions? cell = null)
     {
         ArgumentNullException.ThrowIfNull(model);
-        ArgumentNullException.ThrowIfNull(tokens);
-        if (tokens.dim() != 2 || tokens.NumberOfElements == 0)
-        {
-            throw new ArgumentException($"Expected tokens of shape [B, S], at least one, got [{string.Join(", ", tokens.shape)}].", nameof(tokens));
-        }
-
-        cell ??= (model.Config as XlstmConfig)?.Cell ?? new();
-        using var scope = NewDisposeScope();
-        using var grad = no_grad();
-        var (sequences, length) = ((int)tokens.shape[0], (int)tokens.shape[1]);
-        var starts = Flags(layout?.DocumentStarts, sequences * length);
-        var padding = Flags(layout?.Padding, sequences * length);
+        var (sequences, length) = BlockActivations.Shape(tokens);
+        cell ??= BlockActivations.CellOf(model);
+        var starts = BlockActivations.Flags(layout?.DocumentStarts, sequences * length);
+        var padding = BlockActivations.Flags(layout?.Padding, sequences * length);
         var layers = new List<LayerRecording>();
-        var seen = new Dictionary<string, (float[] Values, long[] Shape)>();
-
-        var previous = model.Observer;
-        model.Observer = (block, name, value) =>
+        BlockActivations.Observe(model, tokens, layout, OfMLstm, ["h"], (block, seen) =>
         {
-            if (name != "h" && !OfMLstm.Contains(name))
+            if (IsMLstm(seen))
             {
-                return;
+                layers.Add(Record(block, seen, starts, padding, cell));
             }
-
-            seen[name] = (ToArray(value), value.shape);
-            if (name == "h")
-            {
-                if (OfMLstm.All(seen.ContainsKey))
-                {
-                    layers.Add(Record(block, seen, starts, padding, cell));
-                }
-
-                seen.Clear();
-            }
-        };
-        try
-        {
-            model.Forward(tokens, layout: layout);
-        }
-        finally
-        {
-            model.Observer = previous;
-        }
-
+        });
         return layers.Count > 0
             ? new(sequences, length, starts, padding, layers)
             : throw new InvalidOperationException("The model showed no mLSTM to its observer: there are no gates to record.");
     }
 
     private static LayerRecording Record(
-        int block, Dictionary<string, (float[] Values, long[] Shape)> seen, bool[] starts, bool[] padding, MLstmOptions cell)
+        int block, IReadOnlyDictionary<string, Tensor> seen, bool[] starts, bool[] padding, MLstmOptions cell)
     {
-        var (q, shape) = seen["q"];
+        var shape = seen["q"].shape;
         var (sequences, heads, length, dk) = ((int)shape[0], (int)shape[1], (int)shape[2], (int)shape[3]);
-        var dv = (int)seen["v"].Shape[3];
+        var dv = (int)seen["v"].shape[3];
         var layer = new LayerRecording(block, heads, sequences, length, cell.InputGate);
-        var (k, v, h, o) = (seen["k"].Values, seen["v"].Values, seen["h"].Values, seen["ogate_preact"].Values);
-        var (i, f) = (seen["igate_preact"].Values, seen["fgate_preact"].Values);
+        var (q, k, v, h) = (Values("q"), Values("k"), Values("v"), Values("h"));
+        var (i, f) = (Values("igate_preact"), Values("fgate_preact"));
+        var o = seen.ContainsKey("ogate_preact") ? Values("ogate_preact") : null;
+        float[] Values(string name) => BlockActivations.ToArray(seen[name]);
+
         Parallel.For(0, sequences * heads, row =>
         {
             var (sequence, head) = (row / heads, row % heads);
@@ -126,6 +95,8 @@ public static class GateCapture
                 memory.Read(q.AsSpan(at * dk, dk), k.AsSpan(at * dk, dk), v.AsSpan(at * dv, dv), i[at], f[at]);
                 layer[GateQuantity.InputPreactivation][at] = i[at];
                 layer[GateQuantity.ForgetPreactivation][at] = f[at];
+                layer[GateQuantity.LogInputGate][at] = (float)memory.LogInput;
+                layer[GateQuantity.LogForgetGate][at] = (float)memory.LogForget;
                 layer[GateQuantity.InputGate][at] = (float)Math.Exp(memory.LogInput);
                 layer[GateQuantity.ForgetGate][at] = (float)Math.Exp(memory.LogForget);
                 layer[GateQuantity.Stabilizer][at] = (float)memory.M;
@@ -133,34 +104,17 @@ public static class GateCapture
                 layer[GateQuantity.Denominator][at] = (float)memory.Denominator;
                 layer[GateQuantity.StabilizedMemoryNorm][at] = (float)memory.Norm;
                 layer[GateQuantity.MemoryNorm][at] = (float)(Math.Exp(memory.M) * memory.Norm);
-                TensorPrimitives.Sigmoid(o.AsSpan(((sequence * length + t) * heads + head) * dv, dv), outputGate);
-                layer[GateQuantity.OutputGate][at] = TensorPrimitives.Sum<float>(outputGate) / dv;
+                layer[GateQuantity.OutputGate][at] = float.NaN;
+                if (o is not null)
+                {
+                    TensorPrimitives.Sigmoid(o.AsSpan(((sequence * length + t) * heads + head) * dv, dv), outputGate);
+                    layer[GateQuantity.OutputGate][at] = TensorPrimitives.Sum<float>(outputGate) / dv;
+                }
+
                 layer[GateQuantity.OutputNorm][at] = TensorPrimitives.Norm<float>(h.AsSpan(at * dv, dv));
             }
         });
         return layer;
-    }
-
-    private static float[] ToArray(Tensor value)
-    {
-        using var scope = NewDisposeScope();
-        return value.detach().to(ScalarType.Float32).cpu().contiguous().data<float>().ToArray();
-    }
-
-    private static bool[] Flags(Tensor? mask, int count)
-    {
-        if (mask is null)
-        {
-            return new bool[count];
-        }
-
-        if (mask.NumberOfElements != count || mask.dtype != ScalarType.Bool)
-        {
-            throw new ArgumentException($"Expected a layout of {count} bools like the tokens, got [{string.Join(", ", mask.shape)}] {mask.dtype}.");
-        }
-
-        using var scope = NewDisposeScope();
-        return mask.cpu().contiguous().data<bool>().ToArray();
     }
 }
 
@@ -213,6 +167,21 @@ internal sealed class MemoryOfHead(int dk, int dv, MLstmOptions cell)
         Norm = Math.Sqrt(square);
         NormalizerProduct = TensorPrimitives.Dot(q, _n) * _queryScale;
         Denominator = cell.Normalize ? Math.Max(Math.Abs(NormalizerProduct), Math.Exp(-m)) + cell.Epsilon : 1;
+    }
+
+    /// <summary>The Frobenius distance of two memories in units of 1, |exp(m) C - exp(m') C'|.</summary>
+    public double DistanceTo(MemoryOfHead other)
+    {
+        var scale = Math.Max(M, other.M);
+        var (own, others) = (Math.Exp(M - scale), Math.Exp(other.M - scale));
+        var square = 0.0;
+        for (var at = 0; at < _c.Length; at++)
+        {
+            var difference = own * _c[at] - others * other._c[at];
+            square += difference * difference;
+        }
+
+        return Math.Exp(scale) * Math.Sqrt(square);
     }
 
     /// <summary>log(sigmoid(x)), without overflow and with all digits where the gate is all but 1.</summary>

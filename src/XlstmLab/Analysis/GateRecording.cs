@@ -18,6 +18,12 @@ public enum GateQuantity
     /// <summary>The forget gate, sigmoid(f~).</summary>
     ForgetGate,
 
+    /// <summary>The logarithm of the input gate, in nats.</summary>
+    LogInputGate,
+
+    /// <summary>The logarithm of the forget gate, in nats: exact also where the gate is all but 1.</summary>
+    LogForgetGate,
+
     /// <summary>The stabiliser m, the logarithm of the memory's scale; 0 with a sigmoid input gate.</summary>
     Stabilizer,
 
@@ -33,7 +39,7 @@ public enum GateQuantity
     /// <summary>The Frobenius norm of the stabilised memory, |C|.</summary>
     StabilizedMemoryNorm,
 
-    /// <summary>The output gate sigmoid(o~), mean over the head's channels.</summary>
+    /// <summary>The output gate sigmoid(o~), mean over the head's channels; NaN in a layer that has none.</summary>
     OutputGate,
 
     /// <summary>The Euclidean norm of the cell's output h, before the head norm.</summary>
@@ -49,6 +55,8 @@ public enum GateQuantity
 /// <param name="ForgetPreactivation"><see cref="GateQuantity.ForgetPreactivation"/></param>
 /// <param name="InputGate"><see cref="GateQuantity.InputGate"/></param>
 /// <param name="ForgetGate"><see cref="GateQuantity.ForgetGate"/></param>
+/// <param name="LogInputGate"><see cref="GateQuantity.LogInputGate"/></param>
+/// <param name="LogForgetGate"><see cref="GateQuantity.LogForgetGate"/></param>
 /// <param name="Stabilizer"><see cref="GateQuantity.Stabilizer"/></param>
 /// <param name="NormalizerProduct"><see cref="GateQuantity.NormalizerProduct"/></param>
 /// <param name="Denominator"><see cref="GateQuantity.Denominator"/></param>
@@ -65,6 +73,8 @@ public sealed record GateRow(
     float ForgetPreactivation,
     float InputGate,
     float ForgetGate,
+    float LogInputGate,
+    float LogForgetGate,
     float Stabilizer,
     float NormalizerProduct,
     float Denominator,
@@ -187,6 +197,8 @@ public sealed class LayerRecording
             this[GateQuantity.ForgetPreactivation][at],
             this[GateQuantity.InputGate][at],
             this[GateQuantity.ForgetGate][at],
+            this[GateQuantity.LogInputGate][at],
+            this[GateQuantity.LogForgetGate][at],
             this[GateQuantity.Stabilizer][at],
             this[GateQuantity.NormalizerProduct][at],
             this[GateQuantity.Denominator][at],

@@ -61,10 +61,8 @@ public static class GateSummaries
                 }
 
                 var at = (sequence * layer.HeadCount + head) * recording.Length + token;
-                var logF = MemoryOfHead.LogSigmoid(layer[GateQuantity.ForgetPreactivation][at]);
-                var logI = (double)layer[GateQuantity.InputPreactivation][at];
-                logI = layer.InputGate == Cells.InputGate.Exponential ? logI : MemoryOfHead.LogSigmoid(logI);
-
+                double logF = layer[GateQuantity.LogForgetGate][at];
+                double logI = layer[GateQuantity.LogInputGate][at];
                 var next = Math.Max(logF + scale, logI);
                 var (kept, written) = (Math.Exp(logF + scale - next), Math.Exp(logI - next));
                 (sum, squares, scale) = (kept * sum + written, kept * kept * squares + written * written, next);

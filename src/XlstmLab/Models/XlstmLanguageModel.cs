@@ -50,6 +50,7 @@ public sealed class XlstmLanguageModel : LanguageModel
             var block = b;
             Action<string, Tensor>? observe = Observer is { } observer ? (name, value) => observer(block, name, value) : null;
             (x, var after) = _backbone.Blocks[b].Forward(x, before, layout, observe, returnState);
+            observe?.Invoke("block_out", x);
             if (after is not null)
             {
                 last.Add($"blocks.{b}.c", after.C);

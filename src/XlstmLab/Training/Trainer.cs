@@ -149,6 +149,7 @@ public sealed class Trainer(
             var scale = config.GradientClip is { } clip && norm > clip ? clip / norm : 1;
             var spike = position.Spike(loss, norm, config.Spikes);
             var skipped = Unusable(loss, norm) ?? (config.Spikes is { SkipUpdate: true } ? spike : null);
+            using var updates = measures ? new UpdateRecorder(_parameters) : null;
             if (skipped is null)
             {
                 optimizer.Step(rate, scale);
@@ -177,6 +178,7 @@ public sealed class Trainer(
                 Skipped = skipped,
                 ParameterNorm = measures ? GlobalNorm.Of([.. _parameters.Select(p => p.Parameter)]) : null,
                 Gates = gates?.Statistics(),
+                Parameters = updates?.Statistics(),
             };
             if (validationBatches.Length > 0 && (step % config.ValidateEvery == 0 || step == config.Steps))
             {

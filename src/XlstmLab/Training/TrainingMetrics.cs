@@ -10,6 +10,14 @@ namespace XlstmLab.Training;
 /// <param name="Maximum">The greatest value.</param>
 public sealed record GateStatistics(int Block, string Name, double Minimum, double Mean, double Maximum);
 
+/// <summary>One update of the parameters of one module. Norms are Euclidean, over all of the module's elements.</summary>
+/// <param name="Group">The module's name in the state dict, such as <c>backbone.blocks.0.mlstm_layer.q</c>.</param>
+/// <param name="Count">The number of elements.</param>
+/// <param name="GradientNorm">The norm of the gradient before clipping.</param>
+/// <param name="WeightNorm">The norm of the weights before the update.</param>
+/// <param name="UpdateNorm">The norm of the change of the weights, weight decay included; 0 if the update was left out.</param>
+public sealed record ParameterStatistics(string Group, long Count, double GradientNorm, double WeightNorm, double UpdateNorm);
+
 /// <summary>What one update measured: a line of <c>metrics.jsonl</c>.</summary>
 public sealed record TrainingMetrics
 {
@@ -63,6 +71,9 @@ public sealed record TrainingMetrics
 
     /// <summary>The gates' pre-activations during the update.</summary>
     public IReadOnlyList<GateStatistics>? Gates { get; init; }
+
+    /// <summary>Gradient, weights and update of each module.</summary>
+    public IReadOnlyList<ParameterStatistics>? Parameters { get; init; }
 
     /// <summary>Whether this update was validated.</summary>
     [JsonIgnore]

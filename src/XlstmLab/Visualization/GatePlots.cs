@@ -1,5 +1,6 @@
 using System.Globalization;
 using Plotly.NET;
+using Plotly.NET.LayoutObjects;
 using XlstmLab.Analysis;
 
 namespace XlstmLab.Visualization;
@@ -28,18 +29,8 @@ public static partial class Plots
         int start = 0,
         int? count = null)
     {
-        if (tokenTexts is not null && tokenTexts.Count != recording.Length)
-        {
-            throw new ArgumentException($"Expected a text for each of {recording.Length} tokens, got {tokenTexts.Count}.", nameof(tokenTexts));
-        }
-
+        CheckRange(recording.Length, tokenTexts, start, count);
         var shown = count ?? recording.Length - start;
-        if (start < 0 || shown < 1 || start + shown > recording.Length)
-        {
-            throw new ArgumentOutOfRangeException(
-                nameof(start), $"Expected tokens within 0 to {recording.Length - 1}, got {shown} from {start}.");
-        }
-
         var heads = recording.Layer(layer).HeadCount;
         var power = IsMagnitude(quantity);
         var z = Enumerable.Range(0, heads)
@@ -47,13 +38,10 @@ public static partial class Plots
                 recording.Values(quantity, layer, head, sequence).Slice(start, shown).ToArray().Select(v => power ? Math.Log10(v) : v)))
             .ToArray();
         var texts = tokenTexts?.Skip(start).Take(shown).Select(Visible).ToArray();
-        var labelled = texts is not null && shown <= MostTokenLabels;
-        var longest = labelled ? texts!.Max(t => t.Length) : 0;
-        var positions = Enumerable.Range(start, shown).ToArray();
         var bounds = Bounds(quantity);
         var trace = PlotStyle.Trace(
             "heatmap",
-            ("x", positions),
+            ("x", Enumerable.Range(start, shown).ToArray()),
             ("y", HeadNames(heads)),
             ("z", z),
             ("zmin", bounds?.Least),
@@ -64,15 +52,9 @@ public static partial class Plots
             ("hovertemplate", $"token %{{x}}{(texts is null ? "" : " '%{customdata}'")}<br>%{{y}}<br>%{{z:.4g}}<extra></extra>"));
         return PlotStyle.Chart(
             [trace],
-            PlotStyle.Axis(
-                labelled ? "Token" : "Token position",
-                ("showgrid", false),
-                ("tickmode", labelled ? "array" : null),
-                ("tickvals", labelled ? positions : null),
-                ("ticktext", labelled ? texts : null),
-                ("tickangle", labelled ? (longest > 1 ? -90 : 0) : null)),
+            TokenAxis("Token", texts, start),
             PlotStyle.Axis("", ("autorange", "reversed"), ("showgrid", false), ("ticks", "")),
-            Math.Max(220, 110 + 34 * heads + 7 * longest));
+            Math.Max(220, 110 + 34 * heads + 7 * LongestLabel(texts)));
     }
 
     /// <summary>The forget gates' half-lives: blocks down, heads across, the number of tokens in each cell.</summary>
@@ -222,6 +204,8 @@ public static partial class Plots
         GateQuantity.ForgetPreactivation => "Forget gate pre-activation",
         GateQuantity.InputGate => "Input gate",
         GateQuantity.ForgetGate => "Forget gate",
+        GateQuantity.LogInputGate => "Logarithm of the input gate (nats)",
+        GateQuantity.LogForgetGate => "Logarithm of the forget gate (nats)",
         GateQuantity.Stabilizer => "Stabiliser m",
         GateQuantity.NormalizerProduct => "Normaliser product n·q",
         GateQuantity.Denominator => "Denominator",
@@ -240,6 +224,25 @@ public static partial class Plots
     /// <summary>Gates that cannot leave 0 to 1 and are compared best on all of it.</summary>
     private static (double Least, double Greatest)? Bounds(GateQuantity quantity) =>
         quantity is GateQuantity.ForgetGate or GateQuantity.OutputGate ? (0, 1) : null;
+
+    /// <summary>An axis with the tokens' texts where they are few enough, otherwise with positions.</summary>
+    private static LinearAxis TokenAxis(string title, string[]? texts, int start, params ReadOnlySpan<(string Name, object? Value)> attributes)
+    {
+        var labelled = texts is { Length: <= MostTokenLabels };
+        return PlotStyle.Axis(
+            labelled ? title : $"{title} position",
+            [
+                ("showgrid", false),
+                ("tickmode", labelled ? "array" : null),
+                ("tickvals", labelled ? Enumerable.Range(start, texts!.Length).ToArray() : null),
+                ("ticktext", labelled ? texts : null),
+                ("tickangle", labelled ? (LongestLabel(texts) > 1 ? -90 : 0) : null),
+                .. attributes,
+            ]);
+    }
+
+    /// <summary>The characters of the longest label that <see cref="TokenAxis"/> writes.</summary>
+    private static int LongestLabel(string[]? texts) => texts is { Length: > 0 and <= MostTokenLabels } ? texts.Max(t => t.Length) : 0;
 
     private static string HalfLifeText(double tokens) => tokens switch
     {

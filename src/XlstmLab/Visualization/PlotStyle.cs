@@ -19,6 +19,16 @@ public static class PlotStyle
     /// <summary>The colour scale of heat maps: even in lightness, also to the colour-blind.</summary>
     public const string ColorScale = "Viridis";
 
+    /// <summary>The colour scale of heat maps of signed values, white at 0: blue below, red above.</summary>
+    internal static readonly object[] SignedColorScale =
+    [
+        new object[] { 0, "#2166AC" },
+        new object[] { 0.25, "#92C5DE" },
+        new object[] { 0.5, "#F7F7F7" },
+        new object[] { 0.75, "#F4A582" },
+        new object[] { 1, "#B2182B" },
+    ];
+
     /// <summary>The colour of what a plot is not about.</summary>
     public const string Muted = "#9AA5B1";
 
@@ -96,8 +106,8 @@ public static class PlotStyle
 
     internal static DynObj Font(int size) => Obj(("family", FontFamily), ("size", size), ("color", Ink));
 
-    internal static DynObj ColorBar(string title) => Obj(
-        ("title", Obj(("text", title), ("side", "right"), ("font", Font(13)))),
+    internal static DynObj ColorBar(string title, string side = "right") => Obj(
+        ("title", Obj(("text", title), ("side", side), ("font", Font(13)))),
         ("tickfont", Font(12)),
         ("thickness", 14),
         ("outlinewidth", 0),

@@ -1,4 +1,6 @@
 using Plotly.NET;
+using Plotly.NET.LayoutObjects;
+using XlstmLab.Analysis;
 
 namespace XlstmLab.Visualization;
 
@@ -87,19 +89,53 @@ public static partial class Plots
             norms.AddRange(norm);
             var several = runs.Count > 1;
             traces.Add(Line(runs[r].Name, x, runs[r].Metrics.Numbers("learning_rate"), PlotStyle.Color(r), inLegend: several));
-            var below = Line(runs[r].Name, x, norm, PlotStyle.Color(r), width: 1.3, inLegend: false);
-            below.SetProperty("yaxis", "y2");
-            traces.Add(below);
+            traces.Add(Lower(Line(runs[r].Name, x, norm, PlotStyle.Color(r), width: 1.3, inLegend: false)));
         }
 
-        var bottom = LinearOrLog("Gradient norm", norms, logNorm);
-        bottom.SetProperty("domain", new[] { 0, 0.46 });
-        return PlotStyle.Chart(
+        return TwoPanels(
             traces,
-            PlotStyle.Axis("Training step", ("anchor", "y2")),
-            PlotStyle.Axis("Learning rate", ("domain", new[] { 0.54, 1 }), ("rangemode", "tozero")),
-            PlotStyle.Height + 60,
-            ("yaxis2", bottom));
+            PlotStyle.Axis("Training step"),
+            PlotStyle.Axis("Learning rate", ("rangemode", "tozero")),
+            LinearOrLog("Gradient norm", norms, logNorm));
+    }
+
+    /// <summary>What the updates of a run did: gradient norm above, update ratio below, a curve for each group of parameters.</summary>
+    /// <param name="updates">The updates, as <see cref="UpdateTraces.Updates"/> gives them.</param>
+    /// <exception cref="ArgumentException">There is no update.</exception>
+    public static GenericChart UpdateTraces(IReadOnlyList<UpdateTrace> updates)
+    {
+        RequireSome(updates, "update");
+        var traces = new List<Trace>();
+        foreach (var (at, group) in updates.GroupBy(u => u.Group).Index())
+        {
+            var x = group.Select(u => (double)u.Step).ToArray();
+            var (color, dash) = (PlotStyle.Color(at), PlotStyle.Dash(at));
+            traces.Add(Line(group.Key, x, [.. group.Select(u => u.GradientNorm)], color, width: 1.6, dash: dash));
+            traces.Add(Lower(Line(group.Key, x, [.. group.Select(u => u.UpdateRatio)], color, width: 1.6, dash: dash, inLegend: false)));
+        }
+
+        return TwoPanels(
+            traces,
+            PlotStyle.Axis("Training step"),
+            LinearOrLog("Gradient norm", updates.Select(u => u.GradientNorm), log: true),
+            LinearOrLog("Update / weight norm", updates.Select(u => u.UpdateRatio), log: true));
+    }
+
+    /// <summary>A trace moved to the lower panel.</summary>
+    private static Trace Lower(Trace trace)
+    {
+        trace.SetProperty("yaxis", "y2");
+        return trace;
+    }
+
+    /// <summary>Two panels, one above the other, over one axis.</summary>
+    private static GenericChart TwoPanels(
+        IReadOnlyList<Trace> traces, LinearAxis x, LinearAxis top, LinearAxis bottom, params ReadOnlySpan<(string Name, object? Value)> layout)
+    {
+        x.SetProperty("anchor", "y2");
+        top.SetProperty("domain", new[] { 0.54, 1 });
+        bottom.SetProperty("domain", new[] { 0, 0.46 });
+        return PlotStyle.Chart(traces, x, top, PlotStyle.Height + 60, [("yaxis2", bottom), .. layout]);
     }
 
     private static double[] Position(PlotRun run, CurveAxis axis)

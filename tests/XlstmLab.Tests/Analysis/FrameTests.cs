@@ -90,8 +90,8 @@ public sealed class FrameTests
         var data = recording.ToDataFrame();
         var frame = recording.ToFrame();
 
-        Assert.Equal((12L, 15), (data.Rows.Count, data.Columns.Count));
-        Assert.Equal((12, 15), (frame.RowCount, frame.ColumnCount));
+        Assert.Equal((12L, 17), (data.Rows.Count, data.Columns.Count));
+        Assert.Equal((12, 17), (frame.RowCount, frame.ColumnCount));
         Assert.Equal(recording.Values(GateQuantity.MemoryNorm, 1, 1)[2], data["MemoryNorm"][11]);
     }
 

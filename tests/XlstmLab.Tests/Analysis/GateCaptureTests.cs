@@ -66,6 +66,8 @@ public sealed class GateCaptureTests
                         Expect(ft, GateQuantity.ForgetPreactivation);
                         Expect(gate == InputGate.Exponential ? MathF.Exp(it) : 1 / (1 + MathF.Exp(-it)), GateQuantity.InputGate);
                         Expect(1 / (1 + MathF.Exp(-ft)), GateQuantity.ForgetGate);
+                        Expect(gate == InputGate.Exponential ? it : -MathF.Log(1 + MathF.Exp(-it)), GateQuantity.LogInputGate);
+                        Expect(-MathF.Log(1 + MathF.Exp(-ft)), GateQuantity.LogForgetGate);
                         Expect(m, GateQuantity.Stabilizer);
                         Expect(product, GateQuantity.NormalizerProduct);
                         Expect(normalize ? MathF.Max(MathF.Abs(product), MathF.Exp(-m)) + 1e-6f : 1, GateQuantity.Denominator);
@@ -231,8 +233,9 @@ public sealed class GateCaptureTests
         return model;
     }
 
-    private static void SetBias(XlstmLanguageModel model, string gate, double value)
+    internal static void SetBias(XlstmLanguageModel model, string gate, double value)
     {
+        using var grad = no_grad();
         using var scope = NewDisposeScope();
         foreach (var (name, parameter) in model.named_parameters())
         {

@@ -187,6 +187,142 @@ public sealed class PlotsTests : IDisposable
         Complains("above 0", () => Plots.Scaling([new("x", [1], [0])]));
     }
 
+    [Fact]
+    public void Lifetimes_HeadsOfTwoBlocks_ShowMediansAndEndInfiniteOnesAtTheBorder()
+    {
+        var (traces, layout) = Figure(Plots.Lifetimes(
+            [new(0, 0, 0.5, 9, 0, 1, 2, 4, 8, 16), new(1, 0, 0.5, 9, 1, 0, 3, double.PositiveInfinity, double.PositiveInfinity, double.PositiveInfinity)]));
+
+        Assert.Equal([1, 16, null], Numbers(traces[0], "x"));
+        Assert.Equal([2, 8, null], Numbers(traces[1], "x"));
+        Assert.Equal([4], Numbers(traces[2], "x"));
+        Assert.Equal("block 0", Name(traces[2]));
+        Assert.Equal(16 * 1.3, Numbers(traces[3], "x")[1]!.Value, 1e-4);
+        Assert.Equal([null], Numbers(traces[5], "x"));
+        Assert.StartsWith("Half-life (tokens)", Titles(layout).X, StringComparison.Ordinal);
+        Assert.Equal(Math.Log10(16 * 1.3), layout.GetProperty("xaxis").GetProperty("range")[1].GetDouble(), 1e-9);
+        Complains("at least one head", () => Plots.Lifetimes([]));
+    }
+
+    [Fact]
+    public void ReadingAge_Heads_LieAtMemoryAndAge()
+    {
+        var (traces, layout) = Figure(Plots.ReadingAge(
+            [new(0, 0, TraceLifetimes.OneOverE, 9, 0, 1, 2, 4, 8, 16), new(0, 1, TraceLifetimes.OneOverE, 9, 0, 1, 2, double.PositiveInfinity, 8, 16)],
+            [new(0, 0, 3, 0.1, 5, 0), new(0, 1, 3, 0.1, 5, 0)]));
+
+        Assert.Equal((4, 3), (Numbers(traces[1], "x").Single(), Numbers(traces[1], "y").Single()));
+        Assert.Equal(("Effective memory length (tokens)", "Mean age of what is read (tokens)"), Titles(layout));
+        Complains("at least one head", () => Plots.ReadingAge([], []));
+    }
+
+    [Fact]
+    public void StateRank_TwoHeads_ShowsRankNormAndBound()
+    {
+        StateRank[] ranks =
+        [
+            new(0, 1, 0, 3, 2.5, 1.5, 4, 10, 8),
+            new(0, 1, 0, 7, 3.5, 1.5, 4, 100, 8),
+            new(0, 1, 1, 7, 2, 1, 4, 1, 8),
+            new(0, 0, 0, 7, 9, 1, 4, 1, 9),
+        ];
+
+        var (traces, layout) = Figure(Plots.StateRank(ranks, 1));
+
+        Assert.Equal(["head 0", "head 0", "head 1", "head 1", "full rank"], traces.Select(Name));
+        Assert.Equal([2.5, 3.5], Numbers(traces[0], "y"));
+        Assert.Equal([10, 100], Numbers(traces[1], "y"));
+        Assert.Equal("y2", traces[1].GetProperty("yaxis").GetString());
+        Assert.Equal([8, 8], Numbers(traces[4], "y"));
+        Assert.Equal("log", layout.GetProperty("yaxis2").GetProperty("type").GetString());
+        Assert.Equal(("Token position", "Effective rank"), Titles(layout));
+        Assert.Equal([1.5, 1.5], Numbers(Figure(Plots.StateRank(ranks, 1, stable: true)).Traces[0], "y"));
+        Complains("measurement of block 5", () => Plots.StateRank(ranks, 5));
+    }
+
+    [Fact]
+    public void NeedleResponse_OfBlock_ShowsDistanceAndGates()
+    {
+        var response = new NeedleResponse(
+            [new(0, 0, 0, 2, 1, double.NaN, double.NaN), new(0, 0, 1, 1, 0.5, 0.1, -0.2), new(0, 0, 2, 1, 0.25, 0.2, 0)], [new(0, 0, 1, 0, 1, 1.4)]);
+
+        var (traces, layout) = Figure(Plots.NeedleResponse(response, 0, tokens: 1));
+
+        Assert.Equal([1, 0.5], Numbers(traces[0], "y"));
+        Assert.Equal([null, 0.1], Numbers(traces[1], "y"));
+        Assert.Equal("Tokens read since the needle", Titles(layout).X);
+        Complains("effect in block 3", () => Plots.NeedleResponse(response, 3));
+    }
+
+    [Fact]
+    public void AttentionMap_PartOfASequence_IsTriangularAndCentredOnZero()
+    {
+        var recording = new AttentionRecording(1, 3, new bool[3], [new(0, 1, [1, 0, 0, -2, 3, 0, 4, -5, 6])]);
+
+        var (traces, layout) = Figure(Plots.AttentionMap(recording, 0, 0, ["a", " b", "c"], start: 1));
+
+        var z = traces[0].GetProperty("z");
+        Assert.Equal((3, JsonValueKind.Null), (z[0][0].GetDouble(), z[0][1].ValueKind));
+        Assert.Equal((-5, 6), (z[1][0].GetDouble(), z[1][1].GetDouble()));
+        Assert.Equal(-traces[0].GetProperty("zmax").GetDouble(), traces[0].GetProperty("zmin").GetDouble());
+        Assert.Equal(["␣b", "c"], layout.GetProperty("yaxis").GetProperty("ticktext").EnumerateArray().Select(t => t.GetString()));
+        Assert.Equal(("Token read", "Reading token"), Titles(layout));
+        Complains("each of 3 tokens", () => Plots.AttentionMap(recording, 0, 0, ["a"]));
+        Complains("got 3 from 1", () => Plots.AttentionMap(recording, 0, 0, start: 1, count: 3));
+        var (positive, _) = Figure(Plots.AttentionMap(new(1, 1, [false], [new(0, 1, [1])]), 0, 0));
+        Assert.Equal(0, positive[0].GetProperty("zmin").GetDouble());
+    }
+
+    [Fact]
+    public void Selectivity_Heads_ShowExcessByClass()
+    {
+        var (traces, layout) = Figure(Plots.Selectivity(
+            [new(0, 0, "Letter", 5, 1, -0.5, 1, 0.3), new(0, 0, "SentenceEnd", 5, 1, 1.25, 1, 0.3), new(0, 1, "Letter", 5, 1, 0.25, 1, 0.3)]));
+
+        Assert.Equal(["letter", "sentence end"], traces[0].GetProperty("x").EnumerateArray().Select(t => t.GetString()));
+        Assert.Equal(1.25, traces[0].GetProperty("z")[0][1].GetDouble());
+        Assert.Equal(JsonValueKind.Null, traces[0].GetProperty("z")[1][1].ValueKind);
+        Assert.Equal("−0.5", traces[0].GetProperty("text")[0][0].GetString());
+        Assert.Equal((-1.25, 1.25), (traces[0].GetProperty("zmin").GetDouble(), traces[0].GetProperty("zmax").GetDouble()));
+        Assert.Contains("Logarithm of the input gate", Titles(layout).X, StringComparison.Ordinal);
+        var (weak, _) = Figure(Plots.Selectivity([new(0, 0, "Letter", 5, 1, -0.5, 1, 0.3)]));
+        Assert.Equal("−0.50", weak[0].GetProperty("text")[0][0].GetString());
+        Complains("at least one selectivity", () => Plots.Selectivity([]));
+    }
+
+    [Fact]
+    public void OutlierPlots_OfReport_ShowChannelsAndTails()
+    {
+        using var model = GateCaptureTests.Lively(new() { VocabularySize = 9, EmbeddingDim = 16, HeadCount = 2, BlockCount = 2 });
+        var report = OutlierReport.Measure(model, [1, 2, 3, 4]);
+
+        var (channels, channelLayout) = Figure(Plots.OutlierChannels(report));
+        var (blocks, blockLayout) = Figure(Plots.OutliersByBlock(report));
+
+        Assert.Equal((2, 16), (channels[0].GetProperty("z").GetArrayLength(), channels[0].GetProperty("z")[0].GetArrayLength()));
+        Assert.Equal(report.Channels[19].RelativeRms, channels[0].GetProperty("z")[1][3].GetDouble(), 1e-5);
+        Assert.Equal("Channel", Titles(channelLayout).X);
+        Assert.Equal(report.Blocks[1].MaxOverRms, Numbers(blocks[0], "y")[1]!.Value, 1e-5);
+        Assert.Equal(report.Blocks[0].Kurtosis, Numbers(blocks[1], "y")[0]!.Value, 1e-5);
+        Assert.Equal(("Block", "Maximum / RMS"), Titles(blockLayout));
+    }
+
+    [Fact]
+    public void UpdateTraces_TwoGroups_HaveTwoPanels()
+    {
+        UpdateTrace[] updates = [new(1, "a", 4, 2, 10, 1, 0.1), new(1, "b", 4, 3, 10, 2, 0.2), new(2, "a", 4, 1, 10, 0.5, 0.05)];
+
+        var (traces, layout) = Figure(Plots.UpdateTraces(updates));
+
+        Assert.Equal(["a", "a", "b", "b"], traces.Select(Name));
+        Assert.Equal([2, 1], Numbers(traces[0], "y"));
+        Assert.Equal([0.1, 0.05], Numbers(traces[1], "y"));
+        Assert.Equal("y2", traces[3].GetProperty("yaxis").GetString());
+        Assert.Equal(("Training step", "Gradient norm"), Titles(layout));
+        Assert.Equal("y2", layout.GetProperty("xaxis").GetProperty("anchor").GetString());
+        Complains("at least one update", () => Plots.UpdateTraces([]));
+    }
+
     [Theory]
     [InlineData(0, "0")]
     [InlineData(0.2, "0.2")]
