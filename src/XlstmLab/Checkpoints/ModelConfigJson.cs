@@ -2,13 +2,14 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
 using System.Text.Json.Serialization.Metadata;
+using System.Text.RegularExpressions;
 using XlstmLab.Models;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Checkpoints;
 
 /// <summary>A model's configuration, of whatever kind, as the text of a Hugging Face <c>config.json</c>.</summary>
-public static class ModelConfigJson
+public static partial class ModelConfigJson
 {
     private static readonly JsonSerializerOptions Indented = new() { WriteIndented = true };
 
@@ -50,7 +51,7 @@ public static class ModelConfigJson
         ArgumentNullException.ThrowIfNull(json);
         try
         {
-            var given = JsonNode.Parse(json, null, new JsonDocumentOptions { AllowDuplicateProperties = false }) as JsonObject
+            var given = JsonNode.Parse(WithoutBareInfinity(json), null, new JsonDocumentOptions { AllowDuplicateProperties = false }) as JsonObject
                 ?? throw new ConfigException($"{source}: expected a JSON object.");
             var config = OfKind(given, source);
             config.Validate();
@@ -83,6 +84,8 @@ public static class ModelConfigJson
         {
             XlstmConfig xlstm => XlstmConfigJson.Write(xlstm, dtype),
             LlamaConfig llama => LlamaConfigJson.Write(llama),
+            MambaConfig mamba => MambaConfigJson.Write(mamba),
+            Mamba2Config mamba2 => MambaConfigJson.Write(mamba2),
             _ => JsonSerializer.SerializeToNode(config, config.GetType(), Fields)!.AsObject(),
         };
         json["model_type"] = config.ModelType;
@@ -151,10 +154,18 @@ public static class ModelConfigJson
         {
             "xlstm" => XlstmConfigJson.Read(given),
             "llama" => LlamaConfigJson.Read(given),
+            "mamba" => MambaConfigJson.ReadMamba(given),
+            "mamba2" => MambaConfigJson.ReadMamba2(given),
             _ => throw new ConfigException(
-                $"{source}: model_type is {type?.ToJsonString() ?? "absent"}; expected \"xlstm\" or \"llama\". The folder holds another kind of model."),
+                $"{source}: model_type is {type?.ToJsonString() ?? "absent"}; expected \"xlstm\", \"llama\", \"mamba\" or \"mamba2\". The folder holds another kind of model."),
         };
     }
+
+    /// <summary>Python writes an infinite number in an array as a bare word, which is no JSON; transformers 5 writes it as this object.</summary>
+    private static string WithoutBareInfinity(string json) => BareInfinity().Replace(json, "{\"__float__\": \"Infinity\"}");
+
+    [GeneratedRegex(@"(?<=\[\s*(-?[0-9.eE+]+\s*,\s*)*)Infinity(?=\s*\])")]
+    private static partial Regex BareInfinity();
 
     private static string Explain(JsonException e, JsonTypeInfo type)
     {

@@ -23,6 +23,15 @@ internal sealed class ConfigFaults
         }
     }
 
+    /// <summary>Notes what is wrong with the range that a Mamba's step sizes are drawn from.</summary>
+    public void RequireTimeSteps(double min, double max, double floor)
+    {
+        Require(
+            min > 0 && max >= min && double.IsFinite(max),
+            $"time_step_min is {min} and time_step_max is {max}; expected finite numbers above 0, the smaller first");
+        Require(floor > 0 && double.IsFinite(floor), $"time_step_floor is {floor}; expected a finite number above 0");
+    }
+
     /// <summary>Tells the faults, if there are any.</summary>
     /// <exception cref="ConfigException">There are.</exception>
     public void Throw()

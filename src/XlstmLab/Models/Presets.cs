@@ -7,6 +7,8 @@ public static class Presets
     public static IReadOnlyDictionary<string, LanguageModelConfig> All { get; } = new SortedDictionary<string, LanguageModelConfig>(
         XlstmPresets.All.Select(p => KeyValuePair.Create(p.Key, (LanguageModelConfig)p.Value))
             .Concat(LlamaPresets.All.Select(p => KeyValuePair.Create(p.Key, (LanguageModelConfig)p.Value)))
+            .Concat(MambaPresets.All.Select(p => KeyValuePair.Create(p.Key, (LanguageModelConfig)p.Value)))
+            .Concat(Mamba2Presets.All.Select(p => KeyValuePair.Create(p.Key, (LanguageModelConfig)p.Value)))
             .ToDictionary(),
         StringComparer.OrdinalIgnoreCase);
 

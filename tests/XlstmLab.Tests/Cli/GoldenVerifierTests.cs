@@ -13,7 +13,7 @@ public sealed class GoldenVerifierTests
         var rows = GoldenVerifier.Verify(TestSetup.Golden()).ToList();
 
         Assert.DoesNotContain(rows, r => r.Outcome != GoldenOutcome.Pass);
-        foreach (var kind in new[] { "mlstm_exp_", "mlstm_sig_", "slstm_cell", "xlstm_large_", "hf_xlstm", "hf_llama", "tokenizer" })
+        foreach (var kind in new[] { "mlstm_exp_", "mlstm_sig_", "slstm_cell", "xlstm_large_", "hf_xlstm", "hf_llama", "hf_mamba_", "hf_mamba2_", "tokenizer" })
         {
             Assert.Contains(rows, r => r.Case.StartsWith(kind, StringComparison.Ordinal));
         }
