@@ -88,6 +88,7 @@ internal static class Program
         {
             DoctorCommand.Create(),
             DataCommand.Create(),
+            ModelsCommand.Create(),
             TrainCommand.Create(),
             EvalCommand.Create(),
             ScoreCommand.Create(),

@@ -15,7 +15,7 @@ namespace XlstmLab.Cli.Commands;
 internal static class TrainCommand
 {
     private static readonly Option<string> Out = new("--out", "-o") { Description = "The run's folder.", HelpName = "RUN_FOLDER", Required = true };
-    private static readonly Option<string?> Preset = new("--preset") { Description = $"The model's size: {string.Join(", ", Presets.All.Keys)}. Default: bytes-1m.", HelpName = "NAME" };
+    private static readonly Option<string?> Preset = new("--preset") { Description = "A model by name; 'xlstm models' lists them. Default: bytes-1m.", HelpName = "NAME" };
     private static readonly Option<string?> Model = new("--model") { Description = "Instead of a preset: a config.json of Hugging Face's form.", HelpName = "FILE" };
     private static readonly Option<string?> Data = new("--data")
     {
@@ -250,7 +250,7 @@ internal static class TrainCommand
         var name = parsed.GetValue(Preset) ?? "bytes-1m";
         return Presets.All.TryGetValue(name, out var preset)
             ? preset with { VocabularySize = tokenizer.VocabularySize }
-            : throw new UsageException($"There is no preset '{name}'; there are: {string.Join(", ", Presets.All.Keys)}.");
+            : throw new UsageException($"There is no preset '{name}'; 'xlstm models' lists them all.");
     }
 
     private static void Write(Terminal terminal, string folder, string shown, TrainingResult result, bool json)

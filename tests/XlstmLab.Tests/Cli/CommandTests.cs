@@ -17,6 +17,17 @@ public sealed class CommandTests
     }
 
     [Fact]
+    public async Task Models_Pattern_CountsThoseAndRefusesNone()
+    {
+        var all = (await CommandLine.RunAsync("models", "--json")).Json.AsArray();
+        Assert.Equal(6_865_424_896, all.Single(m => (string?)m!["name"] == "xlstm-7b")!["parameters"]!.GetValue<long>());
+        var some = (await CommandLine.RunAsync("models", "llama", "--length", "4096", "--json")).Json.AsArray();
+        Assert.All(some, m => Assert.Equal("llama", (string?)m!["kind"]));
+        Assert.Equal(2L * 4 * 32 * 4096 * 4096, some.Single(m => (string?)m!["name"] == "llama-7b")!["state_bytes"]!.GetValue<long>());
+        Assert.Equal(2, (await CommandLine.RunAsync("models", "no-such")).Code);
+    }
+
+    [Fact]
     public async Task DataList_NamesTheDefaultDataset() =>
         Assert.Contains("| state-of-the-union |", (await CommandLine.RunAsync("data", "list")).Out, StringComparison.Ordinal);
 

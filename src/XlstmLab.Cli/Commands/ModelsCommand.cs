@@ -1,0 +1,78 @@
+using System.CommandLine;
+using System.Globalization;
+using XlstmLab.Cli.Terminals;
+using XlstmLab.Models;
+
+namespace XlstmLab.Cli.Commands;
+
+/// <summary><c>xlstm models</c>: the architectures that have a name, with their sizes.</summary>
+internal static class ModelsCommand
+{
+    /// <summary>The command.</summary>
+    public static Command Create()
+    {
+        var pattern = new Argument<string?>("pattern") { Description = "Only names that contain this.", DefaultValueFactory = _ => null };
+        var length = new Option<int>("--length") { Description = "Tokens of the sequence that operations and state are counted for.", DefaultValueFactory = _ => 2048 };
+        var json = new Option<bool>("--json") { Description = "Print one JSON document." };
+        var command = new ExampleCommand(
+            "models",
+            "Lists the models that 'train --preset' knows: published architectures and small ones, counted without building them.",
+            "xlstm models",
+            "xlstm models mamba --length 16384")
+        {
+            pattern, length, json,
+        };
+        command.SetAction((parsed, _) =>
+        {
+            var terminal = new Terminal(parsed);
+            var tokens = parsed.GetValue(length);
+            if (tokens < 1)
+            {
+                throw new UsageException($"--length is {tokens}; expected at least 1.");
+            }
+
+            var rows = Presets.All
+                .Where(p => p.Key.Contains(parsed.GetValue(pattern) ?? "", StringComparison.OrdinalIgnoreCase))
+                .Select(p => new
+                {
+                    Name = p.Key,
+                    Kind = p.Value.ModelType,
+                    Parameters = p.Value.CountParameters(),
+                    p.Value.EmbeddingDim,
+                    p.Value.BlockCount,
+                    p.Value.VocabularySize,
+                    ForwardFlopsPerToken = p.Value.ForwardFlopsPerToken(tokens),
+                    StateBytes = p.Value.StateBytes(tokens),
+                })
+                .ToArray();
+            if (rows.Length == 0)
+            {
+                throw new UsageException($"No model's name contains '{parsed.GetValue(pattern)}'.");
+            }
+
+            if (parsed.GetValue(json))
+            {
+                terminal.WriteJson(rows);
+            }
+            else
+            {
+                terminal.WriteTable(
+                    ["name", "kind", ">parameters", ">width", ">blocks", ">vocabulary", ">MFLOP/token", ">state"],
+                    rows.Select(r => new[]
+                    {
+                        r.Name,
+                        r.Kind,
+                        r.Parameters.ToString("N0", CultureInfo.InvariantCulture),
+                        r.EmbeddingDim.ToString(CultureInfo.InvariantCulture),
+                        r.BlockCount.ToString(CultureInfo.InvariantCulture),
+                        r.VocabularySize.ToString(CultureInfo.InvariantCulture),
+                        (r.ForwardFlopsPerToken / 1e6).ToString("N1", CultureInfo.InvariantCulture),
+                        Terminal.Size(r.StateBytes),
+                    }));
+            }
+
+            return Task.FromResult(ExitCode.Success);
+        });
+        return command;
+    }
+}
