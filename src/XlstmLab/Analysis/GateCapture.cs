@@ -146,9 +146,9 @@ internal sealed class MemoryOfHead(int dk, int dv, MLstmOptions cell)
 
     public void Read(ReadOnlySpan<float> q, ReadOnlySpan<float> k, ReadOnlySpan<float> v, double igatePreact, double fgatePreact)
     {
-        LogForget = LogSigmoid(fgatePreact);
-        LogInput = cell.InputGate == InputGate.Exponential ? igatePreact : LogSigmoid(igatePreact);
-        var m = cell.InputGate == InputGate.Exponential ? Math.Max(LogForget + M, LogInput) : 0;
+        LogForget = cell.ForgetGate.Log(fgatePreact);
+        LogInput = cell.InputGate.Log(igatePreact);
+        var m = cell.Stabilizes ? Math.Max(LogForget + M, LogInput) : 0;
         var forget = (float)Math.Exp(LogForget + M - m);
         var input = (float)Math.Exp(LogInput - m);
         M = m;
@@ -182,12 +182,5 @@ internal sealed class MemoryOfHead(int dk, int dv, MLstmOptions cell)
         }
 
         return Math.Exp(scale) * Math.Sqrt(square);
-    }
-
-    /// <summary>log(sigmoid(x)), without overflow and with all digits where the gate is all but 1.</summary>
-    internal static double LogSigmoid(double x)
-    {
-        var e = Math.Exp(-Math.Abs(x));
-        return Math.Min(x, 0) - (e < 1e-5 ? e - e * e / 2 : Math.Log(1 + e));
     }
 }

@@ -12,10 +12,10 @@ public enum GateQuantity
     /// <summary>The forget gate's pre-activation after its soft cap, f~.</summary>
     ForgetPreactivation,
 
-    /// <summary>The input gate: exp(i~), or sigmoid(i~).</summary>
+    /// <summary>The input gate: exp(i~), sigmoid(i~), or 1 if there is none.</summary>
     InputGate,
 
-    /// <summary>The forget gate, sigmoid(f~).</summary>
+    /// <summary>The forget gate: sigmoid(f~), exp(f~), or 1 if there is none.</summary>
     ForgetGate,
 
     /// <summary>The logarithm of the input gate, in nats.</summary>
@@ -24,7 +24,7 @@ public enum GateQuantity
     /// <summary>The logarithm of the forget gate, in nats: exact also where the gate is all but 1.</summary>
     LogForgetGate,
 
-    /// <summary>The stabiliser m, the logarithm of the memory's scale; 0 with a sigmoid input gate.</summary>
+    /// <summary>The stabiliser m, the logarithm of the memory's scale; 0 where no gate is exponential.</summary>
     Stabilizer,
 
     /// <summary>The product of normaliser and query, n q / sqrt(dqk), stabilised.</summary>
