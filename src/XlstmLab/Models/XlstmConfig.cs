@@ -358,7 +358,7 @@ public sealed record XlstmConfig : LanguageModelConfig
         {
             RequireHeads("qk_dim_factor", QkDimFactor, QkDim);
             RequireHeads("v_dim_factor", VDimFactor, VDim);
-            if (BlockStyle == BlockStyle.PostUp && faults.Count == 0)
+            if (faults.Count == 0)
             {
                 RequireHeadNorms();
             }

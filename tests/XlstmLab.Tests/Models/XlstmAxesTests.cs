@@ -154,6 +154,22 @@ public sealed class XlstmAxesTests
         Assert.All(model.named_parameters(), p => Assert.NotNull(p.parameter.grad));
     }
 
+    [Theory]
+    [InlineData(WeightMode.Single)]
+    [InlineData(WeightMode.Fused)]
+    public void BiasOnlyGate_Backward_HasAGradient(WeightMode mode)
+    {
+        using var scope = NewDisposeScope();
+        using var model = new XlstmLanguageModel(
+            Small with { WeightMode = mode, InputGatePreactivation = GatePreactivation.BiasOnly, ForgetGatePreactivation = GatePreactivation.BiasOnly });
+        Randomize(model);
+        model.Forward(arange(9).unsqueeze(0)).Logits.square().sum().backward();
+
+        var biases = model.named_parameters().Where(p => p.name.Contains("gate_preact.bias", StringComparison.Ordinal)).ToArray();
+        Assert.Equal(mode == WeightMode.Single ? 2 : 1, biases.Length);
+        Assert.All(biases, p => Assert.All(p.parameter.grad!.data<float>().ToArray(), gradient => Assert.NotEqual(0, gradient)));
+    }
+
     [Fact]
     public void GatesAtTheStart_OfAllKinds_AreOneFunction()
     {
