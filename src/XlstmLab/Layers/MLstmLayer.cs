@@ -21,27 +21,25 @@ public sealed class MLstmLayer : nn.Module
     [ComponentName(Name = "ogate_preact")]
     private readonly Dense? _outputGate;
 
-    [ComponentName(Name = "igate_preact")]
-    private readonly Dense? _inputGate;
-
-    [ComponentName(Name = "fgate_preact")]
-    private readonly Dense? _forgetGate;
-
     [ComponentName(Name = "qkv_opreact")]
     private readonly Dense? _qkvo;
 
-    [ComponentName(Name = "ifgate_preact")]
-    private readonly Dense? _gates;
+    [ComponentName(Name = "q_norm")]
+    private readonly HeadNorm? _qNorm;
+
+    [ComponentName(Name = "k_norm")]
+    private readonly HeadNorm? _kNorm;
 
     [ComponentName(Name = "multihead_norm")]
-    private readonly MultiHeadLayerNorm _headNorm;
+    private readonly HeadNorm _headNorm;
 
     [ComponentName(Name = "out_proj")]
     private readonly Dense _out;
 
+    private readonly MLstmGates _gates;
     private readonly XlstmConfig _config;
 
-    /// <summary>A layer of the configuration's widths, heads and weight mode.</summary>
+    /// <summary>A layer of the configuration's widths, heads, gates, norms and weight mode.</summary>
     public MLstmLayer(XlstmConfig config)
         : base(nameof(MLstmLayer))
     {
@@ -52,17 +50,22 @@ public sealed class MLstmLayer : nn.Module
             _q = new(d, config.QkDim, bias);
             _k = new(d, config.QkDim, bias);
             _v = new(d, config.VDim, bias);
-            _outputGate = new(d, config.VDim, bias);
-            _inputGate = new(d, heads, bias: true);
-            _forgetGate = new(d, heads, bias: true);
+            _outputGate = config.OutputGate ? new(d, config.VDim, bias) : null;
         }
         else
         {
-            _qkvo = new(d, 2 * config.QkDim + 2 * config.VDim, bias);
-            _gates = new(d, 2 * heads, bias: true);
+            _qkvo = new(d, 2 * config.QkDim + (config.OutputGate ? 2 : 1) * config.VDim, bias);
         }
 
-        _headNorm = new(config.VDim, config.NormEpsilon, bias);
+        if (config.QkNorm)
+        {
+            _qNorm = new(HeadNormKind.Rms, heads, config.QkHeadDim, config.NormEpsilon);
+            _kNorm = new(HeadNormKind.Rms, heads, config.QkHeadDim, config.NormEpsilon);
+        }
+
+        _gates = new(config, config.GateSource == GateSource.Qkv ? 2 * config.QkDim + config.VDim : d);
+        _gates.Register(this);
+        _headNorm = new(config.HeadNorm, heads, config.VHeadDim, config.HeadNormEpsilon ?? config.NormEpsilon, bias, config.HeadNormGroups);
         _out = new(config.VDim, d, bias);
         RegisterComponents();
     }
@@ -77,11 +80,11 @@ public sealed class MLstmLayer : nn.Module
     public (Tensor Y, MLstmState? State) Forward(
         Tensor x, MLstmState? state, SequenceLayout? layout, Action<string, Tensor>? observe, bool returnState)
     {
-        var (q, k, v, o) = ProjectInputs(x);
-        var (igatePreact, fgatePreact) = ProjectGates(x);
-        igatePreact = SoftCap.Apply(igatePreact, _config.GateSoftCap).transpose(1, 2); // (B, NH, S)
-        fgatePreact = SoftCap.Apply(fgatePreact, _config.GateSoftCap).transpose(1, 2);
-        (q, k, v) = (SplitHeads(q), SplitHeads(k), SplitHeads(v)); // (B, NH, S, DK) and (B, NH, S, DV)
+        var (q, k, v, o) = ProjectInputs(x); // (B, S, NH DK), (B, S, NH DV)
+        q = _qNorm?.Forward(PerHead(q)) ?? q;
+        k = _kNorm?.Forward(PerHead(k)) ?? k;
+        var (igatePreact, fgatePreact) = _gates.Forward(_config.GateSource == GateSource.Qkv ? cat([q, k, v], -1) : x); // (B, NH, S)
+        (q, k, v) = (PerHead(q).transpose(1, 2), PerHead(k).transpose(1, 2), PerHead(v).transpose(1, 2)); // (B, NH, S, DK) and (B, NH, S, DV)
 
         Tensor h;
         MLstmState? last = null;
@@ -102,21 +105,28 @@ public sealed class MLstmLayer : nn.Module
             observe("v", v);
             observe("igate_preact", igatePreact);
             observe("fgate_preact", fgatePreact);
-            observe("ogate_preact", o);
+            if (o is not null)
+            {
+                observe("ogate_preact", o);
+            }
+
             observe("h", h);
         }
 
-        return (_out.Forward(sigmoid(o) * normed), last);
+        return (_out.Forward(o is null ? normed : sigmoid(o) * normed), last);
     }
 
-    /// <summary>Draws fresh weights (initialisation of the 7B model; std in units of its paper's appendix).</summary>
+    /// <summary>Draws fresh weights (initialisation of the 7B model: an output gate of 1/2, and gates that see no token yet).</summary>
     internal void Initialize(double inputStd, double outputStd, Generator generator)
     {
         using var grad = no_grad();
         if (_qkvo is not null)
         {
             _qkvo.Weight.normal_(0, inputStd, generator);
-            _qkvo.Weight.narrow(0, 2 * _config.QkDim + _config.VDim, _config.VDim).zero_();
+            if (_config.OutputGate)
+            {
+                _qkvo.Weight.narrow(0, 2 * _config.QkDim + _config.VDim, _config.VDim).zero_();
+            }
         }
         else
         {
@@ -126,46 +136,22 @@ public sealed class MLstmLayer : nn.Module
             }
         }
 
-        // The gates open alike for every token: an input gate of exp(-10), forget gates that span short to long memories.
-        var forget = linspace(3.0, 6.0, _config.HeadCount);
-        if (_gates is not null)
-        {
-            _gates.Bias!.narrow(0, 0, _config.HeadCount).fill_(-10.0);
-            _gates.Bias!.narrow(0, _config.HeadCount, _config.HeadCount).copy_(forget);
-        }
-        else
-        {
-            _inputGate!.Bias!.fill_(-10.0);
-            _forgetGate!.Bias!.copy_(forget);
-        }
-
+        _gates.Initialize(generator);
         _out.Weight.normal_(0, outputStd, generator);
     }
 
-    private (Tensor Q, Tensor K, Tensor V, Tensor O) ProjectInputs(Tensor x)
+    private (Tensor Q, Tensor K, Tensor V, Tensor? O) ProjectInputs(Tensor x)
     {
         if (_qkvo is null)
         {
-            return (_q!.Forward(x), _k!.Forward(x), _v!.Forward(x), _outputGate!.Forward(x));
+            return (_q!.Forward(x), _k!.Forward(x), _v!.Forward(x), _outputGate?.Forward(x));
         }
 
-        var parts = _qkvo.Forward(x).split([_config.QkDim, _config.QkDim, _config.VDim, _config.VDim], -1);
-        return (parts[0], parts[1], parts[2], parts[3]);
+        var (qk, v) = ((long)_config.QkDim, (long)_config.VDim);
+        var parts = _qkvo.Forward(x).split(_config.OutputGate ? [qk, qk, v, v] : [qk, qk, v], -1);
+        return (parts[0], parts[1], parts[2], _config.OutputGate ? parts[3] : null);
     }
 
-    /// <summary>Both gates' pre-activations [B, S, NH], float32 or wider: their sums over a sequence need the digits.</summary>
-    private (Tensor Input, Tensor Forget) ProjectGates(Tensor x)
-    {
-        var wide = x.dtype == ScalarType.BFloat16 ? x.to(ScalarType.Float32) : x;
-        if (_gates is null)
-        {
-            return (_inputGate!.Forward(wide), _forgetGate!.Forward(wide));
-        }
-
-        var both = _gates.Forward(wide).chunk(2, -1);
-        return (both[0], both[1]);
-    }
-
-    private Tensor SplitHeads(Tensor x) =>
-        x.unflatten(2, [_config.HeadCount, x.shape[2] / _config.HeadCount]).transpose(1, 2);
+    /// <summary>[B, S, NH D] to [B, S, NH, D].</summary>
+    private Tensor PerHead(Tensor x) => x.unflatten(2, [_config.HeadCount, -1]);
 }

@@ -1,5 +1,6 @@
 using System.Text.Json.Serialization;
 using XlstmLab.Cells;
+using XlstmLab.Layers;
 
 namespace XlstmLab.Models;
 
@@ -254,8 +255,15 @@ public sealed record XlstmConfig : LanguageModelConfig
 
     /// <summary>The inner width of the SwiGLU, d_ff.</summary>
     [JsonIgnore]
-    public int FeedForwardDim =>
-        (int)((EmbeddingDim * FeedForwardFactor + FeedForwardRoundUpTo - 1) / FeedForwardRoundUpTo) * FeedForwardRoundUpTo;
+    public int FeedForwardDim => Layers.FeedForward.InnerDim(EmbeddingDim, FeedForwardFactor, FeedForwardRoundUpTo);
+
+    /// <summary>The standard deviation that embedding, head and what reads the stream are drawn with.</summary>
+    [JsonIgnore]
+    public double InputStd => WeightInits.StandardDeviation(InputInit, EmbeddingDim, BlockCount, InitStd);
+
+    /// <summary>The standard deviation that what writes into the stream is drawn with.</summary>
+    [JsonIgnore]
+    public double OutputStd => WeightInits.StandardDeviation(OutputInit, EmbeddingDim, BlockCount, InitStd);
 
     /// <summary>The cell's part of the configuration.</summary>
     [JsonIgnore]

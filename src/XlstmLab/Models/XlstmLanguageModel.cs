@@ -69,21 +69,19 @@ public sealed class XlstmLanguageModel : LanguageModel
         return SoftCap.Apply(logits.dtype == ScalarType.BFloat16 ? logits.to(ScalarType.Float32) : logits, _config.OutputLogitSoftCap);
     }
 
-    /// <summary>The 7B model's initialisation: small init for what reads the stream, wang init for what writes into it.</summary>
+    /// <summary>One deviation for what reads the stream, another for what writes into it.</summary>
     private void Initialize(int seed)
     {
         using var scope = NewDisposeScope();
         using var grad = no_grad();
         using var generator = new Generator((ulong)seed, CPU);
-        var small = Math.Sqrt(2.0 / (5 * _config.EmbeddingDim));
-        var wang = 2.0 / (_config.BlockCount * Math.Sqrt(_config.EmbeddingDim));
-        _backbone.Embedding.weight!.normal_(0, small, generator);
+        _backbone.Embedding.weight!.normal_(0, _config.InputStd, generator);
         foreach (var block in _backbone.Blocks)
         {
-            block.Initialize(small, wang, generator);
+            block.Initialize(_config.InputStd, _config.OutputStd, generator);
         }
 
-        _head?.Weight.normal_(0, small, generator);
+        _head?.Weight.normal_(0, _config.InputStd, generator);
     }
 }
 
@@ -97,14 +95,14 @@ internal sealed class XlstmBackbone : nn.Module
     private readonly ModuleList<XlstmBlock> _blocks;
 
     [ComponentName(Name = "out_norm")]
-    private readonly RmsNorm? _outNorm;
+    private readonly StreamNorm? _outNorm;
 
     public XlstmBackbone(XlstmConfig config)
         : base(nameof(XlstmBackbone))
     {
         _embeddings = nn.Embedding(config.VocabularySize, config.EmbeddingDim);
         _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(_ => new XlstmBlock(config))]);
-        _outNorm = config.AddOutNorm ? new(config.EmbeddingDim, config.NormEpsilon, config.UseBias) : null;
+        _outNorm = config.AddOutNorm ? new(config.PreNorm, config.EmbeddingDim, config.NormEpsilon, config.UseBias) : null;
         RegisterComponents();
     }
 
@@ -112,31 +110,48 @@ internal sealed class XlstmBackbone : nn.Module
 
     public ModuleList<XlstmBlock> Blocks => _blocks;
 
-    public RmsNorm? OutNorm => _outNorm;
+    public StreamNorm? OutNorm => _outNorm;
 }
 
-/// <summary>x + mLSTM(norm(x)), then x + SwiGLU(norm(x)): the post-up-projection block of the 7B model.</summary>
+/// <summary>x + mLSTM(norm(x)), then x + FFN(norm(x)): the post-up-projection block of the 7B model.</summary>
 internal sealed class XlstmBlock : nn.Module
 {
     [ComponentName(Name = "norm_mlstm")]
-    private readonly RmsNorm _mixerNorm;
+    private readonly StreamNorm _mixerNorm;
 
     [ComponentName(Name = "mlstm_layer")]
     private readonly MLstmLayer _mixer;
 
+    [ComponentName(Name = "norm_mlstm_post")]
+    private readonly StreamNorm _mixerPostNorm;
+
     [ComponentName(Name = "norm_ffn")]
-    private readonly RmsNorm _feedForwardNorm;
+    private readonly StreamNorm? _feedForwardNorm;
 
     [ComponentName(Name = "ffn")]
-    private readonly SwiGlu _feedForward;
+    private readonly FeedForward? _feedForward;
+
+    [ComponentName(Name = "norm_ffn_post")]
+    private readonly StreamNorm? _feedForwardPostNorm;
+
+    private readonly double _dropout;
 
     public XlstmBlock(XlstmConfig config)
         : base(nameof(XlstmBlock))
     {
-        _mixerNorm = new(config.EmbeddingDim, config.NormEpsilon, config.UseBias);
+        StreamNorm Norm(NormKind kind) => new(kind, config.EmbeddingDim, config.NormEpsilon, config.UseBias);
+
+        _mixerNorm = Norm(config.PreNorm);
         _mixer = new(config);
-        _feedForwardNorm = new(config.EmbeddingDim, config.NormEpsilon, config.UseBias);
-        _feedForward = new(config);
+        _mixerPostNorm = Norm(config.PostNorm);
+        if (config.FeedForward != FeedForwardKind.None)
+        {
+            _feedForwardNorm = Norm(config.PreNorm);
+            _feedForward = new(config.FeedForward, config.EmbeddingDim, config.FeedForwardDim, config.UseBias, config.WeightMode);
+            _feedForwardPostNorm = Norm(config.PostNorm);
+        }
+
+        _dropout = config.Dropout;
         RegisterComponents();
     }
 
@@ -144,13 +159,15 @@ internal sealed class XlstmBlock : nn.Module
         Tensor x, MLstmState? state, SequenceLayout? layout, Action<string, Tensor>? observe, bool returnState)
     {
         var (mixed, last) = _mixer.Forward(_mixerNorm.Forward(x), state, layout, observe, returnState);
-        x = x + mixed;
-        return (x + _feedForward.Forward(_feedForwardNorm.Forward(x)), last);
+        x = x + Drop(_mixerPostNorm.Forward(mixed));
+        return (_feedForward is null ? x : x + Drop(_feedForwardPostNorm!.Forward(_feedForward.Forward(_feedForwardNorm!.Forward(x)))), last);
     }
 
     public void Initialize(double inputStd, double outputStd, Generator generator)
     {
         _mixer.Initialize(inputStd, outputStd, generator);
-        _feedForward.Initialize(inputStd, outputStd, generator);
+        _feedForward?.Initialize(inputStd, outputStd, generator);
     }
+
+    private Tensor Drop(Tensor written) => _dropout > 0 && training ? nn.functional.dropout(written, _dropout) : written;
 }

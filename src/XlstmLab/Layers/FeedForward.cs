@@ -1,0 +1,94 @@
+using TorchSharp.Utils;
+using XlstmLab.Models;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Layers;
+
+/// <summary>The feed-forward layer: gated, W_down(f(W_gate x) * W_up x), or plain, W_down f(W_up x).</summary>
+public sealed class FeedForward : nn.Module
+{
+    [ComponentName(Name = "proj_up_gate")]
+    private readonly Dense? _gate;
+
+    [ComponentName(Name = "proj_up")]
+    private readonly Dense? _up;
+
+    [ComponentName(Name = "proj_up_gate_z")]
+    private readonly Dense? _gateAndUp;
+
+    [ComponentName(Name = "proj_down")]
+    private readonly Dense _down;
+
+    private readonly FeedForwardKind _kind;
+
+    /// <summary>A layer whose weights are zero until they are initialised or loaded.</summary>
+    /// <param name="kind">The layer, which is not <see cref="FeedForwardKind.None"/>: a block without one has no such module.</param>
+    /// <param name="dim">The width of the stream, d.</param>
+    /// <param name="innerDim">The inner width, d_ff; see <see cref="InnerDim"/>.</param>
+    /// <param name="bias">Whether the projections have biases.</param>
+    /// <param name="weightMode">Whether a gated layer stores the two matrices of its input side as one; a plain layer has only one.</param>
+    /// <exception cref="ArgumentOutOfRangeException">There is no such layer.</exception>
+    public FeedForward(FeedForwardKind kind, int dim, int innerDim, bool bias = false, WeightMode weightMode = WeightMode.Single)
+        : base(nameof(FeedForward))
+    {
+        if (kind == FeedForwardKind.None || !Enum.IsDefined(kind))
+        {
+            throw new ArgumentOutOfRangeException(nameof(kind), kind, "Expected a kind of feed-forward layer.");
+        }
+
+        _kind = kind;
+        var gated = kind is FeedForwardKind.SwiGlu or FeedForwardKind.GeGlu;
+        if (gated && weightMode == WeightMode.Fused)
+        {
+            _gateAndUp = new(dim, 2 * innerDim, bias);
+        }
+        else
+        {
+            _gate = gated ? new(dim, innerDim, bias) : null;
+            _up = new(dim, innerDim, bias);
+        }
+
+        _down = new(innerDim, dim, bias);
+        RegisterComponents();
+    }
+
+    /// <summary>The inner width d factor, rounded up to a multiple; with the integer division of the published code.</summary>
+    /// <param name="dim">The width of the stream, d.</param>
+    /// <param name="factor">The inner width as a multiple of d.</param>
+    /// <param name="roundUpTo">What the inner width is a multiple of.</param>
+    public static int InnerDim(int dim, double factor, int roundUpTo) => (int)((dim * factor + roundUpTo - 1) / roundUpTo) * roundUpTo;
+
+    /// <summary>[B, S, d] to [B, S, d].</summary>
+    public Tensor Forward(Tensor x)
+    {
+        if (_gateAndUp is not null)
+        {
+            var both = _gateAndUp.Forward(x).chunk(2, -1);
+            return _down.Forward(Activate(both[0]) * both[1]);
+        }
+
+        return _down.Forward(_gate is null ? Activate(_up!.Forward(x)) : Activate(_gate.Forward(x)) * _up!.Forward(x));
+    }
+
+    /// <summary>Draws fresh weights; biases stay zero.</summary>
+    /// <param name="inputStd">The standard deviation of what reads the stream.</param>
+    /// <param name="outputStd">The standard deviation of what writes into it.</param>
+    /// <param name="generator">Where the numbers come from.</param>
+    public void Initialize(double inputStd, double outputStd, Generator generator)
+    {
+        using var grad = no_grad();
+        foreach (var projection in new[] { _gate, _up, _gateAndUp })
+        {
+            projection?.Weight.normal_(0, inputStd, generator);
+        }
+
+        _down.Weight.normal_(0, outputStd, generator);
+    }
+
+    private Tensor Activate(Tensor x) => _kind switch
+    {
+        FeedForwardKind.SwiGlu => nn.functional.silu(x),
+        FeedForwardKind.ReluSquared => nn.functional.relu(x).square(),
+        _ => nn.functional.gelu(x),
+    };
+}

@@ -1,0 +1,30 @@
+using XlstmLab.Models;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Layers;
+
+/// <summary>The norm of what a layer reads of the residual stream, of what it writes into it, or of what the head reads (xLSTM 7B, figure 9).</summary>
+public sealed class StreamNorm : AffineNorm
+{
+    private readonly NormKind _kind;
+
+    /// <summary>A norm over the last dimension, with scale 1; <see cref="NormKind.None"/> has no parameters.</summary>
+    /// <param name="kind">The norm.</param>
+    /// <param name="dim">The width of the stream, d.</param>
+    /// <param name="epsilon">Added to the mean square or the variance.</param>
+    /// <param name="bias">Whether there is a bias.</param>
+    public StreamNorm(NormKind kind, int dim, double epsilon, bool bias = false)
+        : base(nameof(StreamNorm), kind == NormKind.None ? null : dim, epsilon, bias)
+    {
+        _kind = kind;
+        RegisterComponents();
+    }
+
+    /// <summary>[..., d] to [..., d], in the type of x.</summary>
+    public Tensor Forward(Tensor x) => _kind switch
+    {
+        NormKind.Rms => Scale(DivideByRootMeanSquare(x)),
+        NormKind.Layer => Scale(Standardize(x)),
+        _ => x.alias(),
+    };
+}
