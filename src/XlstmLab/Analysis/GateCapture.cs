@@ -13,7 +13,7 @@ namespace XlstmLab.Analysis;
 public static class GateCapture
 {
     /// <summary>What an mLSTM shows before its output h; blocks of another kind lack some of it.</summary>
-    private static readonly string[] OfMLstm = ["q", "k", "v", "igate_preact", "fgate_preact", "ogate_preact"];
+    private static readonly string[] OfMLstm = ["q", "k", "v", "igate_preact", "fgate_preact"];
 
     /// <summary>Records a single sequence.</summary>
     /// <param name="model">The model; it is left as it is, its observer too.</param>
@@ -61,7 +61,7 @@ public static class GateCapture
         var previous = model.Observer;
         model.Observer = (block, name, value) =>
         {
-            if (name != "h" && !OfMLstm.Contains(name))
+            if (name is not ("h" or "ogate_preact") && !OfMLstm.Contains(name))
             {
                 return;
             }
@@ -97,8 +97,9 @@ public static class GateCapture
         var (q, shape) = seen["q"];
         var (sequences, heads, length, dk) = ((int)shape[0], (int)shape[1], (int)shape[2], (int)shape[3]);
         var dv = (int)seen["v"].Shape[3];
-        var layer = new LayerRecording(block, heads, sequences, length, cell.InputGate);
-        var (k, v, h, o) = (seen["k"].Values, seen["v"].Values, seen["h"].Values, seen["ogate_preact"].Values);
+        var layer = new LayerRecording(block, heads, sequences, length, cell);
+        var (k, v, h) = (seen["k"].Values, seen["v"].Values, seen["h"].Values);
+        var o = seen.TryGetValue("ogate_preact", out var shown) ? shown.Values : null; // a layer without output gate shows none
         var (i, f) = (seen["igate_preact"].Values, seen["fgate_preact"].Values);
         Parallel.For(0, sequences * heads, row =>
         {
@@ -133,8 +134,16 @@ public static class GateCapture
                 layer[GateQuantity.Denominator][at] = (float)memory.Denominator;
                 layer[GateQuantity.StabilizedMemoryNorm][at] = (float)memory.Norm;
                 layer[GateQuantity.MemoryNorm][at] = (float)(Math.Exp(memory.M) * memory.Norm);
-                TensorPrimitives.Sigmoid(o.AsSpan(((sequence * length + t) * heads + head) * dv, dv), outputGate);
-                layer[GateQuantity.OutputGate][at] = TensorPrimitives.Sum<float>(outputGate) / dv;
+                if (o is null)
+                {
+                    layer[GateQuantity.OutputGate][at] = 1;
+                }
+                else
+                {
+                    TensorPrimitives.Sigmoid(o.AsSpan(((sequence * length + t) * heads + head) * dv, dv), outputGate);
+                    layer[GateQuantity.OutputGate][at] = TensorPrimitives.Sum<float>(outputGate) / dv;
+                }
+
                 layer[GateQuantity.OutputNorm][at] = TensorPrimitives.Norm<float>(h.AsSpan(at * dv, dv));
             }
         });
@@ -192,9 +201,9 @@ internal sealed class MemoryOfHead(int dk, int dv, MLstmOptions cell)
 
     public void Read(ReadOnlySpan<float> q, ReadOnlySpan<float> k, ReadOnlySpan<float> v, double igatePreact, double fgatePreact)
     {
-        LogForget = LogSigmoid(fgatePreact);
-        LogInput = cell.InputGate == InputGate.Exponential ? igatePreact : LogSigmoid(igatePreact);
-        var m = cell.InputGate == InputGate.Exponential ? Math.Max(LogForget + M, LogInput) : 0;
+        LogForget = cell.ForgetGate.Log(fgatePreact);
+        LogInput = cell.InputGate.Log(igatePreact);
+        var m = cell.Stabilizes ? Math.Max(LogForget + M, LogInput) : 0;
         var forget = (float)Math.Exp(LogForget + M - m);
         var input = (float)Math.Exp(LogInput - m);
         M = m;
@@ -213,12 +222,5 @@ internal sealed class MemoryOfHead(int dk, int dv, MLstmOptions cell)
         Norm = Math.Sqrt(square);
         NormalizerProduct = TensorPrimitives.Dot(q, _n) * _queryScale;
         Denominator = cell.Normalize ? Math.Max(Math.Abs(NormalizerProduct), Math.Exp(-m)) + cell.Epsilon : 1;
-    }
-
-    /// <summary>log(sigmoid(x)), without overflow and with all digits where the gate is all but 1.</summary>
-    internal static double LogSigmoid(double x)
-    {
-        var e = Math.Exp(-Math.Abs(x));
-        return Math.Min(x, 0) - (e < 1e-5 ? e - e * e / 2 : Math.Log(1 + e));
     }
 }

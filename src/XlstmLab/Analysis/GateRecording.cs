@@ -12,13 +12,13 @@ public enum GateQuantity
     /// <summary>The forget gate's pre-activation after its soft cap, f~.</summary>
     ForgetPreactivation,
 
-    /// <summary>The input gate: exp(i~), or sigmoid(i~).</summary>
+    /// <summary>The input gate: exp(i~), sigmoid(i~), or 1 if there is none.</summary>
     InputGate,
 
-    /// <summary>The forget gate, sigmoid(f~).</summary>
+    /// <summary>The forget gate: sigmoid(f~), exp(f~), or 1 if there is none.</summary>
     ForgetGate,
 
-    /// <summary>The stabiliser m, the logarithm of the memory's scale; 0 with a sigmoid input gate.</summary>
+    /// <summary>The stabiliser m, the logarithm of the memory's scale; 0 where no gate is exponential.</summary>
     Stabilizer,
 
     /// <summary>The product of normaliser and query, n q / sqrt(dqk), stabilised.</summary>
@@ -33,7 +33,7 @@ public enum GateQuantity
     /// <summary>The Frobenius norm of the stabilised memory, |C|.</summary>
     StabilizedMemoryNorm,
 
-    /// <summary>The output gate sigmoid(o~), mean over the head's channels.</summary>
+    /// <summary>The output gate sigmoid(o~), mean over the head's channels; 1 if there is none.</summary>
     OutputGate,
 
     /// <summary>The Euclidean norm of the cell's output h, before the head norm.</summary>
@@ -155,11 +155,11 @@ public sealed class LayerRecording
 {
     private readonly float[][] _values;
 
-    internal LayerRecording(int layer, int heads, int sequences, int length, InputGate inputGate)
+    internal LayerRecording(int layer, int heads, int sequences, int length, MLstmOptions cell)
     {
         Layer = layer;
         HeadCount = heads;
-        InputGate = inputGate;
+        Cell = cell;
         _values = [.. Enum.GetValues<GateQuantity>().Select(_ => new float[sequences * heads * length])];
     }
 
@@ -169,8 +169,8 @@ public sealed class LayerRecording
     /// <summary>The number of heads, NH.</summary>
     public int HeadCount { get; }
 
-    /// <summary>What the input gate is.</summary>
-    public InputGate InputGate { get; }
+    /// <summary>What the gates are.</summary>
+    public MLstmOptions Cell { get; }
 
     /// <summary>A quantity over all sequences, heads and tokens: [B, NH, S] row by row; NaN at padding.</summary>
     public float[] this[GateQuantity quantity] => _values[(int)quantity];

@@ -1,3 +1,5 @@
+using XlstmLab.Cells;
+
 namespace XlstmLab.Analysis;
 
 /// <summary>What the gates of one head add up to, over all sequences and tokens of a recording.</summary>
@@ -61,9 +63,8 @@ public static class GateSummaries
                 }
 
                 var at = (sequence * layer.HeadCount + head) * recording.Length + token;
-                var logF = MemoryOfHead.LogSigmoid(layer[GateQuantity.ForgetPreactivation][at]);
-                var logI = (double)layer[GateQuantity.InputPreactivation][at];
-                logI = layer.InputGate == Cells.InputGate.Exponential ? logI : MemoryOfHead.LogSigmoid(logI);
+                var logF = layer.Cell.ForgetGate.Log((double)layer[GateQuantity.ForgetPreactivation][at]);
+                var logI = layer.Cell.InputGate.Log((double)layer[GateQuantity.InputPreactivation][at]);
 
                 var next = Math.Max(logF + scale, logI);
                 var (kept, written) = (Math.Exp(logF + scale - next), Math.Exp(logI - next));

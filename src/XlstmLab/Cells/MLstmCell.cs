@@ -14,8 +14,8 @@ public static class MLstmCell
     /// <param name="q">[B, NH, S, DK] queries: float32, float64 or bfloat16, S at least 1.</param>
     /// <param name="k">[B, NH, S, DK] keys.</param>
     /// <param name="v">[B, NH, S, DV] values.</param>
-    /// <param name="igatePreact">[B, NH, S] pre-activation of the input gate, i~.</param>
-    /// <param name="fgatePreact">[B, NH, S] pre-activation of the forget gate, f~.</param>
+    /// <param name="igatePreact">[B, NH, S] pre-activation of the input gate, i~; of no effect if there is none.</param>
+    /// <param name="fgatePreact">[B, NH, S] pre-activation of the forget gate, f~; of no effect if there is none.</param>
     /// <param name="initial">The state to start from; null is the empty state.</param>
     /// <param name="layout">Document starts and padding.</param>
     /// <param name="options">What to compute, and how.</param>
@@ -44,13 +44,8 @@ public static class MLstmCell
         using var scope = NewDisposeScope();
 
         var type = q.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
-        var logF = nn.functional.logsigmoid(fgatePreact.to(type));
-        var logI = igatePreact.to(type);
-        if (options.InputGate == InputGate.Sigmoid)
-        {
-            logI = nn.functional.logsigmoid(logI);
-        }
-
+        var logF = options.ForgetGate.Log(fgatePreact.to(type));
+        var logI = options.InputGate.Log(igatePreact.to(type));
         if (layout?.Padding is { } padding)
         {
             // A forget gate of 1 and an input gate of 0 keep the state.

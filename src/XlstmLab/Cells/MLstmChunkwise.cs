@@ -197,12 +197,14 @@ public static class MLstmChunkwise
             var causal = ones(size, size, dtype: ScalarType.Bool, device: q.device).tril();
             var before = zeros_like(b);
             var opens = ones_like(b); // 1 where a position still belongs to the document that the chunk opens with
+            Tensor? closed = null; // true where it does not
             if (starts is not null)
             {
                 Starts = Split(starts.unsqueeze(1).expand(-1, q.shape[1], -1)); // (B, NH, NC, L)
                 var document = Starts.to(ScalarType.Int64).cumsum(3);
                 causal = causal.logical_and(document.unsqueeze(4).eq(document.unsqueeze(3)));
-                opens = document.eq(0).to(b.dtype);
+                closed = document.gt(0);
+                opens = closed.logical_not().to(b.dtype);
                 var start = where(Starts, arange(size, device: q.device), zeros(1, dtype: ScalarType.Int64, device: q.device)).cummax(3).values;
                 before = (b - logF).gather(3, start) * (1 - opens);
             }
@@ -214,7 +216,7 @@ public static class MLstmChunkwise
             var carries = opens.narrow(3, size - 1, 1);
 
             // The scale of the states, chunk after chunk.
-            var stabilise = options.InputGate == InputGate.Exponential;
+            var stabilise = options.Stabilizes;
             var largest = logWrite.amax([3], keepdim: true);
             var scales = new List<Tensor> { m0.unsqueeze(2) };
             for (long c = 0; c < Count; c++)
@@ -228,11 +230,11 @@ public static class MLstmChunkwise
             var mBefore = m.narrow(2, 0, Count);
             var mAfter = m.narrow(2, 1, Count);
             MLast = m.select(2, Count); // (B, NH, 1)
-            Decay = (exp(total + mBefore - mAfter) * carries).unsqueeze(4); // (B, NH, NC, 1, 1)
+            Decay = Kept(total + mBefore - mAfter, closed?.narrow(3, size - 1, 1)).unsqueeze(4); // (B, NH, NC, 1, 1)
             Write = exp(logWrite - mAfter).unsqueeze(4); // (B, NH, NC, L, 1)
 
             M = stabilise ? maximum(b - before + mBefore * opens, logDecays.amax(4)) : zeros_like(b); // (B, NH, NC, L)
-            Inter = (exp(b + mBefore - M) * opens).unsqueeze(4); // (B, NH, NC, L, 1)
+            Inter = Kept(b + mBefore - M, closed).unsqueeze(4); // (B, NH, NC, L, 1)
             Decays = logDecays.sub_(M.unsqueeze(4)).exp_();
 
             States = ComputeStates(c0, n0);
@@ -301,6 +303,9 @@ public static class MLstmChunkwise
 
         /// <summary>(B, NH, NC, L, ...) to (B, NH, S, ...).</summary>
         public Tensor Flatten(Tensor x) => x.flatten(2, 3).narrow(2, 0, _length).contiguous();
+
+        /// <summary>exp(x), and 0 behind a document's start, where x is of no document and may be too large for exp.</summary>
+        private static Tensor Kept(Tensor x, Tensor? closed) => closed is null ? exp(x) : exp(x).masked_fill_(closed, 0.0);
 
         private Tensor ComputeStates(Tensor c0, Tensor n0)
         {

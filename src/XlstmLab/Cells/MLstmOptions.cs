@@ -19,7 +19,10 @@ public enum ForgetGate
     /// <summary>sigmoid(f~) (xLSTM 7B, eq. 5).</summary>
     Sigmoid,
 
-    /// <summary>exp(f~), stabilised by the running maximum (xLSTM, eqs. 14 and 26).</summary>
+    /// <summary>
+    /// exp(f~), stabilised by the running maximum (xLSTM, eqs. 14 and 26). Above f~ = 0 the past outgrows the present: biases belong at or
+    /// below 0, not at a sigmoid's 3 to 6.
+    /// </summary>
     Exponential,
 
     /// <summary>1, whatever the pre-activation: nothing is forgotten (xLSTM, table 2).</summary>
@@ -61,7 +64,10 @@ public sealed record MLstmOptions
     /// <summary>The forget gate.</summary>
     public ForgetGate ForgetGate { get; init; }
 
-    /// <summary>Whether h is divided by max(|n q|, exp(-m)) + epsilon.</summary>
+    /// <summary>
+    /// Whether h is divided by max(|n q|, exp(-m)) + epsilon. If it is not, and a gate is exponential, h counts in units of exp(m), which
+    /// a norm within each head takes out, and gradients count m as a constant.
+    /// </summary>
     public bool Normalize { get; init; } = true;
 
     /// <summary>The epsilon of the denominator.</summary>
@@ -75,4 +81,10 @@ public sealed record MLstmOptions
 
     /// <summary>How gradients pass the denominator.</summary>
     public NormalizerGradient NormalizerGradient { get; init; }
+
+    /// <summary>Whether there is a running maximum m: an exponential gate may exceed 1, the others' products never do.</summary>
+    public bool Stabilizes => InputGate == InputGate.Exponential || ForgetGate == ForgetGate.Exponential;
+
+    /// <summary>Whether gradients count m as a constant.</summary>
+    internal bool DetachesStabilizer => !Normalize || NormalizerGradient == NormalizerGradient.Constant;
 }

@@ -10,7 +10,6 @@ public static class MLstmParallel
         Tensor q, Tensor k, Tensor v, Tensor logI, Tensor logF, MLstmState initial, Tensor? documentStarts, MLstmOptions options)
     {
         var constant = options.NormalizerGradient == NormalizerGradient.Constant;
-        var stabilise = options.InputGate == InputGate.Exponential;
         var length = q.shape[2];
         var b = logF.cumsum(-1); // (B, NH, S)
         var causal = ones(length, length, dtype: ScalarType.Bool, device: q.device).tril();
@@ -28,8 +27,8 @@ public static class MLstmParallel
 
         var logWeights = (b.unsqueeze(3) - b.unsqueeze(2) + logI.unsqueeze(2)).masked_fill(causal.logical_not(), double.NegativeInfinity);
         var logInitial = b - before + initial.M * fromInitial; // weight of the state each document starts from
-        var m = stabilise ? maximum(logInitial, logWeights.amax(-1)) : zeros_like(b);
-        m = constant ? m.detach() : m;
+        var m = options.Stabilizes ? maximum(logInitial, logWeights.amax(-1)) : zeros_like(b);
+        m = options.DetachesStabilizer ? m.detach() : m;
 
         var scaled = q * Math.Pow(q.shape[3], -0.5);
         var weights = scaled.matmul(k.transpose(2, 3)) * exp(logWeights - m.unsqueeze(3)); // (B, NH, S, S)

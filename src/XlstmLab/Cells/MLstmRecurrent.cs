@@ -13,7 +13,7 @@ public static class MLstmRecurrent
     /// <param name="logF">[B, NH, S], the logarithm of the forget gate.</param>
     /// <param name="initial">The state to start from.</param>
     /// <param name="documentStarts">[B, S] bool, or null.</param>
-    /// <param name="options">Gate, normaliser and gradient rule.</param>
+    /// <param name="options">Gates, normaliser and gradient rule.</param>
     /// <returns>H [B, NH, S, DV] and the last state.</returns>
     internal static (Tensor H, MLstmState Last) Forward(
         Tensor q, Tensor k, Tensor v, Tensor logI, Tensor logF, MLstmState initial, Tensor? documentStarts, MLstmOptions options)
@@ -45,8 +45,8 @@ public static class MLstmRecurrent
     {
         logI = logI.unsqueeze(2); // (B, NH, 1)
         logF = logF.unsqueeze(2);
-        var m = options.InputGate == InputGate.Exponential ? maximum(logF + state.M, logI) : zeros_like(state.M);
-        if (options.NormalizerGradient == NormalizerGradient.Constant)
+        var m = options.Stabilizes ? maximum(logF + state.M, logI) : zeros_like(state.M);
+        if (options.DetachesStabilizer)
         {
             m = m.detach();
         }

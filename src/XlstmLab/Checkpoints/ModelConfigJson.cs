@@ -164,14 +164,13 @@ public static class ModelConfigJson
             return $"no valid JSON: {e.Message}";
         }
 
-        var of = field.PropertyType;
+        var of = Nullable.GetUnderlyingType(field.PropertyType) ?? field.PropertyType;
         var expected = of == typeof(int) ? "a whole number of 32 bits"
             : of == typeof(int?) ? "a whole number of 32 bits or null"
             : of == typeof(double) ? "a number"
-            : of == typeof(double?) ? "a number or null"
             : of == typeof(bool) ? "true or false"
             : of.IsEnum ? $"one of {string.Join(", ", Enum.GetNames(of).Select(JsonNamingPolicy.SnakeCaseLower.ConvertName))}"
             : "a list of whole numbers";
-        return $"{field.Name} has a value of the wrong kind; expected {expected}.";
+        return $"{field.Name} has a value of the wrong kind; expected {expected}{(of == field.PropertyType ? "" : " or null")}.";
     }
 }

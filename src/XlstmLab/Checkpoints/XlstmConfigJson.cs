@@ -81,8 +81,25 @@ internal sealed class FloatConverter : JsonConverter<double>
 /// <summary>A list of blocks as an array of numbers.</summary>
 internal sealed class BlockListConverter : JsonConverter<BlockList>
 {
-    public override BlockList Read(ref Utf8JsonReader reader, Type typeToConvert, JsonSerializerOptions options) =>
-        BlockList.Create(JsonSerializer.Deserialize<int[]>(ref reader, options));
+    /// <summary>Whether null comes here, which refuses it.</summary>
+    public override bool HandleNull => true;
+
+    public override BlockList Read(ref Utf8JsonReader reader, Type typeToConvert, JsonSerializerOptions options)
+    {
+        // Without a message and a path of its own, the exception gets those of the property.
+        if (reader.TokenType != JsonTokenType.StartArray)
+        {
+            throw new JsonException();
+        }
+
+        List<int> blocks = [];
+        while (reader.Read() && reader.TokenType != JsonTokenType.EndArray)
+        {
+            blocks.Add(reader.TokenType == JsonTokenType.Number && reader.TryGetInt32(out var block) ? block : throw new JsonException());
+        }
+
+        return BlockList.Create([.. blocks]);
+    }
 
     public override void Write(Utf8JsonWriter writer, BlockList value, JsonSerializerOptions options) =>
         JsonSerializer.Serialize<int[]>(writer, [.. value], options);

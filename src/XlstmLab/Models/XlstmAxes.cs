@@ -3,10 +3,10 @@ namespace XlstmLab.Models;
 /// <summary>How a layer's projections are stored.</summary>
 public enum WeightMode
 {
-    /// <summary>One matrix for each of q, k, v, o, the two gates and the two halves of the SwiGLU.</summary>
+    /// <summary>One matrix for each of q, k, v, o, the two gates and the two halves of a gated feed-forward layer.</summary>
     Single,
 
-    /// <summary>One matrix for q, k, v and o, one for both gates, one for the SwiGLU's input side.</summary>
+    /// <summary>One matrix for q, k, v and o, one for both gates if they are of one kind, one for a gated feed-forward layer's input side.</summary>
     Fused,
 }
 
@@ -32,7 +32,7 @@ public enum GatePreactivation
     /// <summary>A learned bias alone: every token gets the same.</summary>
     BiasOnly,
 
-    /// <summary>The bias as it is initialised, never trained.</summary>
+    /// <summary>The bias as it is initialised, never trained. The soft cap acts on it as on all: at a cap of 15, -10 becomes -8.7.</summary>
     Fixed,
 }
 

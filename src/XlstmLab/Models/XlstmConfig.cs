@@ -1,3 +1,4 @@
+using System.Text.Json;
 using System.Text.Json.Serialization;
 using XlstmLab.Cells;
 using XlstmLab.Layers;
@@ -39,11 +40,11 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonPropertyName("v_dim_factor")]
     public double VDimFactor { get; init; } = 1.0;
 
-    /// <summary>The inner width of the SwiGLU as a multiple of d, before rounding up.</summary>
+    /// <summary>The inner width of the feed-forward layer as a multiple of d, before rounding up.</summary>
     [JsonPropertyName("ffn_proj_factor")]
     public double FeedForwardFactor { get; init; } = 2.667;
 
-    /// <summary>The inner width of the SwiGLU is rounded up to a multiple of this.</summary>
+    /// <summary>The inner width of the feed-forward layer is rounded up to a multiple of this.</summary>
     [JsonPropertyName("ffn_round_up_to_multiple_of")]
     public int FeedForwardRoundUpTo { get; init; } = 64;
 
@@ -98,7 +99,10 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonPropertyName("input_gate")]
     public InputGate InputGate { get; init; }
 
-    /// <summary>The forget gate: sigmoid, exponential (first paper, eq. 26), or none, which forgets nothing.</summary>
+    /// <summary>
+    /// The forget gate: sigmoid, exponential (first paper, eq. 26), or none, which forgets nothing. It goes with every input gate: where either
+    /// is exponential, a running maximum keeps the memory finite.
+    /// </summary>
     [JsonPropertyName("forget_gate")]
     public ForgetGate ForgetGate { get; init; }
 
@@ -134,11 +138,11 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonPropertyName("fgate_bias_init_last")]
     public double ForgetGateBiasLast { get; init; } = 6;
 
-    /// <summary>Whether the mLSTM divides by its normaliser.</summary>
+    /// <summary>Whether the mLSTM divides by its normaliser; without it, exponential gates need a norm within each head.</summary>
     [JsonPropertyName("normalize")]
     public bool Normalize { get; init; } = true;
 
-    /// <summary>Whether q and k of each head go through an RMSNorm.</summary>
+    /// <summary>Whether q and k of each head go through an RMSNorm with a learned scale; gates that look at q and k see them behind it.</summary>
     [JsonPropertyName("qk_norm")]
     public bool QkNorm { get; init; }
 
@@ -213,7 +217,7 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonPropertyName("slstm_ffn_proj_factor")]
     public double SLstmFeedForwardFactor { get; init; } = 1.3;
 
-    /// <summary>How embedding, head and all projections that read the stream are drawn.</summary>
+    /// <summary>How embedding, head (the embedding itself where they are tied) and all projections that read the stream are drawn.</summary>
     [JsonPropertyName("input_init")]
     public WeightInit InputInit { get; init; } = WeightInit.Small;
 
@@ -225,16 +229,16 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonPropertyName("init_std")]
     public double InitStd { get; init; } = 0.02;
 
-    /// <summary>The share of what each layer writes into the stream that is dropped in training.</summary>
+    /// <summary>The share of what each layer writes into the stream, behind its post-norm, that is dropped in training mode.</summary>
     [JsonPropertyName("dropout")]
     public double Dropout { get; init; }
 
     /// <summary>The form the mLSTM is computed in.</summary>
-    [JsonIgnore]
+    [JsonPropertyName("mlstm_form")]
     public MLstmForm Form { get; init; } = MLstmForm.Chunkwise;
 
     /// <summary>How gradients treat the mLSTM's denominator.</summary>
-    [JsonIgnore]
+    [JsonPropertyName("normalizer_gradient")]
     public NormalizerGradient NormalizerGradient { get; init; }
 
     /// <summary>The width of one head's queries and keys, dqk.</summary>
@@ -253,7 +257,7 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonIgnore]
     public int VDim => (int)(EmbeddingDim * VDimFactor);
 
-    /// <summary>The inner width of the SwiGLU, d_ff.</summary>
+    /// <summary>The inner width of the feed-forward layer, d_ff.</summary>
     [JsonIgnore]
     public int FeedForwardDim => Layers.FeedForward.InnerDim(EmbeddingDim, FeedForwardFactor, FeedForwardRoundUpTo);
 
@@ -312,14 +316,53 @@ public sealed record XlstmConfig : LanguageModelConfig
         Require(Epsilon >= 0 && double.IsFinite(Epsilon), $"eps is {Epsilon}; expected a finite number of at least 0");
         Require(GateSoftCap is not { } gateCap || (gateCap > 0 && double.IsFinite(gateCap)), $"gate_soft_cap is {GateSoftCap}; expected a finite number above 0, or null");
         Require(OutputLogitSoftCap is not { } logitCap || (logitCap > 0 && double.IsFinite(logitCap)), $"output_logit_soft_cap is {OutputLogitSoftCap}; expected a finite number above 0, or null");
-        Require(Enum.IsDefined(WeightMode), $"weight_mode is {(int)WeightMode}; expected single or fused");
-        Require(Enum.IsDefined(InputGate), $"input_gate is {(int)InputGate}; expected exponential or sigmoid");
+        RequireKnown("weight_mode", WeightMode);
+        RequireKnown("block_style", BlockStyle);
+        RequireKnown("input_gate", InputGate);
+        RequireKnown("forget_gate", ForgetGate);
+        RequireKnown("igate_preactivation", InputGatePreactivation);
+        RequireKnown("fgate_preactivation", ForgetGatePreactivation);
+        RequireKnown("gate_source", GateSource ?? Models.GateSource.Input);
+        RequireKnown("pre_norm", PreNorm);
+        RequireKnown("post_norm", PostNorm);
+        RequireKnown("head_norm", HeadNorm);
+        RequireKnown("feed_forward", FeedForward);
+        RequireKnown("input_init", InputInit);
+        RequireKnown("output_init", OutputInit);
+        RequireKnown("mlstm_form", Form);
+        RequireKnown("normalizer_gradient", NormalizerGradient);
+        Require(double.IsFinite(InputGateBias), $"igate_bias_init is {InputGateBias}; expected a finite number");
+        Require(InputGateBiasStd >= 0 && double.IsFinite(InputGateBiasStd), $"igate_bias_init_std is {InputGateBiasStd}; expected a finite number of at least 0");
+        Require(double.IsFinite(ForgetGateBiasFirst), $"fgate_bias_init_first is {ForgetGateBiasFirst}; expected a finite number");
+        Require(double.IsFinite(ForgetGateBiasLast), $"fgate_bias_init_last is {ForgetGateBiasLast}; expected a finite number");
+        Require(HeadNormEpsilon is not { } headEpsilon || (headEpsilon >= 0 && double.IsFinite(headEpsilon)), $"head_norm_eps is {HeadNormEpsilon}; expected a finite number of at least 0, or null for norm_eps");
+        Require(InitStd >= 0 && double.IsFinite(InitStd), $"init_std is {InitStd}; expected a finite number of at least 0");
+        Require(Dropout is >= 0 and < 1, $"dropout is {Dropout}; expected a share from 0 to below 1");
+
+        // An axis that would silently change nothing is a mistake too.
+        Require(WeightMode != WeightMode.Fused || BlockStyle != BlockStyle.PreUp,
+            $"weight_mode is fused and block_style is pre_up; expected single, because a pre-up block's q and k read the convolution and v does not, which leaves nothing to fuse");
+        Require(InputGate != InputGate.None || InputGatePreactivation == GatePreactivation.Learned,
+            $"igate_preactivation is given and input_gate is none; expected an input gate, or no igate_preactivation");
+        Require(ForgetGate != ForgetGate.None || ForgetGatePreactivation == GatePreactivation.Learned,
+            $"fgate_preactivation is given and forget_gate is none; expected a forget gate, or no fgate_preactivation");
+        Require(GateSource != Models.GateSource.Qkv
+                || (InputGate != InputGate.None && InputGatePreactivation == GatePreactivation.Learned)
+                || (ForgetGate != ForgetGate.None && ForgetGatePreactivation == GatePreactivation.Learned),
+            $"gate_source is qkv and no gate has weights that would look at q, k and v; expected a gate with a learned pre-activation, or no gate_source");
+        Require(HeadNormGroups is null || HeadNorm == HeadNormKind.Group,
+            $"head_norm_groups is {HeadNormGroups} and head_norm is not group; expected null, because a norm within each head has one group a head");
 
         // What is left speaks of products of the values above.
         if (EmbeddingDim >= 1 && HeadCount >= 1 && FeedForwardRoundUpTo >= 1)
         {
             RequireHeads("qk_dim_factor", QkDimFactor, QkDim);
             RequireHeads("v_dim_factor", VDimFactor, VDim);
+            if (BlockStyle == BlockStyle.PostUp && faults.Count == 0)
+            {
+                RequireHeadNorms();
+            }
+
             Require(FeedForwardFactor > 0 && EmbeddingDim * FeedForwardFactor + FeedForwardRoundUpTo < int.MaxValue && FeedForwardDim >= 1,
                 $"ffn_proj_factor is {FeedForwardFactor}; expected a number above 0 with which embedding_dim {EmbeddingDim} gives an inner width of 1 to 2^31");
         }
@@ -327,6 +370,22 @@ public sealed record XlstmConfig : LanguageModelConfig
         if (faults.Count > 0)
         {
             throw new ConfigException(string.Join("; ", faults) + ".");
+        }
+
+        void RequireKnown<T>(string name, T value)
+            where T : struct, Enum =>
+            Require(Enum.IsDefined(value), $"{name} is {value:D}; expected one of {string.Join(", ", Enum.GetNames<T>().Select(JsonNamingPolicy.SnakeCaseLower.ConvertName))}");
+
+        void RequireHeadNorms()
+        {
+            var groups = HeadNormGroups ?? HeadCount;
+            Require(groups >= 1 && VDim % groups == 0, $"head_norm_groups is {groups}; expected a divisor of the {VDim} channels of all heads");
+            var widest = HeadNorm == HeadNormKind.Group ? VDim / Math.Max(groups, 1) : VHeadDim;
+            Require(HeadNorm is not (HeadNormKind.Layer or HeadNormKind.Group) || widest > 1,
+                $"head_norm normalises a single channel at a time, which makes 0 of everything; expected wider heads or fewer groups, or head_norm rms or none");
+            Require(Normalize || !Cell.Stabilizes || (HeadNorm != HeadNormKind.None && groups % HeadCount == 0),
+                $"normalize is false with an exponential gate: h then counts in units of exp(m), which changes from token to token and only a norm within each head takes out; expected a head_norm with a multiple of num_heads {HeadCount} groups, or sigmoid gates");
+            Require(!QkNorm || QkHeadDim > 1, $"qk_norm is true with one channel a head, of which it leaves the sign alone; expected a greater qk_dim_factor");
         }
 
         void RequireHeads(string name, double factor, int dim) =>

@@ -20,14 +20,17 @@ public sealed class GateCaptureTests
     };
 
     [Theory]
-    [InlineData(InputGate.Exponential, true, false)]
-    [InlineData(InputGate.Exponential, true, true)]
-    [InlineData(InputGate.Sigmoid, false, false)]
-    [InlineData(InputGate.Sigmoid, true, true)]
-    public void Run_SmallModel_EqualsRecurrentStatesTokenByToken(InputGate gate, bool normalize, bool packed)
+    [InlineData(InputGate.Exponential, ForgetGate.Sigmoid, true, false)]
+    [InlineData(InputGate.Exponential, ForgetGate.Sigmoid, true, true)]
+    [InlineData(InputGate.Sigmoid, ForgetGate.Sigmoid, false, false)]
+    [InlineData(InputGate.Sigmoid, ForgetGate.Sigmoid, true, true)]
+    [InlineData(InputGate.Sigmoid, ForgetGate.Exponential, true, true)]
+    [InlineData(InputGate.None, ForgetGate.Sigmoid, false, true)]
+    [InlineData(InputGate.Exponential, ForgetGate.None, true, false)]
+    public void Run_SmallModel_EqualsRecurrentStatesTokenByToken(InputGate gate, ForgetGate forget, bool normalize, bool packed)
     {
         using var scope = NewDisposeScope();
-        using var model = Lively(Small with { InputGate = gate, Normalize = normalize });
+        using var model = Lively(Small with { InputGate = gate, ForgetGate = forget, Normalize = normalize });
         var tokens = Tokens(2, 7);
         var layout = packed ? Packed(2, 7) : null;
         var seen = new Dictionary<(int, string), Tensor>();
@@ -64,8 +67,8 @@ public sealed class GateCaptureTests
                         var (it, ft) = (i[b, head, t].item<float>(), f[b, head, t].item<float>());
                         Expect(it, GateQuantity.InputPreactivation);
                         Expect(ft, GateQuantity.ForgetPreactivation);
-                        Expect(gate == InputGate.Exponential ? MathF.Exp(it) : 1 / (1 + MathF.Exp(-it)), GateQuantity.InputGate);
-                        Expect(1 / (1 + MathF.Exp(-ft)), GateQuantity.ForgetGate);
+                        Expect(gate == InputGate.None ? 1 : gate == InputGate.Exponential ? MathF.Exp(it) : 1 / (1 + MathF.Exp(-it)), GateQuantity.InputGate);
+                        Expect(forget == ForgetGate.None ? 1 : forget == ForgetGate.Exponential ? MathF.Exp(ft) : 1 / (1 + MathF.Exp(-ft)), GateQuantity.ForgetGate);
                         Expect(m, GateQuantity.Stabilizer);
                         Expect(product, GateQuantity.NormalizerProduct);
                         Expect(normalize ? MathF.Max(MathF.Abs(product), MathF.Exp(-m)) + 1e-6f : 1, GateQuantity.Denominator);
@@ -85,6 +88,17 @@ public sealed class GateCaptureTests
         }
 
         static Tensor At(Tensor x, int t) => x.narrow(2, t, 1);
+    }
+
+    [Fact]
+    public void Run_NoOutputGate_RecordsOne()
+    {
+        using var model = Lively(Small with { OutputGate = false });
+
+        var recording = GateCapture.Run(model, [1, 2, 3]);
+
+        Assert.Equal([0, 1], recording.Layers.Select(l => l.Layer));
+        Assert.All(recording.Rows(), row => Assert.Equal(1f, row.OutputGate));
     }
 
     [Fact]

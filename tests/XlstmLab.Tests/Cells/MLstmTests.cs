@@ -64,17 +64,18 @@ public sealed class MLstmTests
     public void Forms_RandomCases_AreEqual() =>
         Gen.Select(
                 Gen.Int[1, 3], Gen.Int[1, 3], Gen.Int[1, 45], Gen.Int[1, 9], Gen.Int[1, 9], Gen.Int[1, 50],
-                Gen.Select(Gen.Bool, Gen.Bool, Gen.Bool, Gen.Bool, Gen.Bool), Gen.Int[0, 1_000_000])
+                Gen.Select(Gen.Enum<InputGate>(), Gen.Enum<ForgetGate>(), Gen.Bool, Gen.Bool, Gen.Bool, Gen.Bool), Gen.Int[0, 1_000_000])
             .Sample(
                 (batch, heads, length, dk, dv, chunk, flags, seed) =>
                 {
-                    var (sigmoid, normalize, withState, withStarts, withPadding) = flags;
+                    var (inputGate, forgetGate, normalize, withState, withStarts, withPadding) = flags;
                     using var scope = NewDisposeScope();
                     var generator = new Generator((ulong)seed, CPU);
                     var options = new MLstmOptions
                     {
-                        InputGate = sigmoid ? InputGate.Sigmoid : InputGate.Exponential,
-                        Normalize = !sigmoid || normalize,
+                        InputGate = inputGate,
+                        ForgetGate = forgetGate,
+                        Normalize = normalize,
                         ChunkSize = chunk,
                         // h depends on m through epsilon only, the one path that the backward by hand leaves out.
                         Epsilon = 0,
@@ -94,7 +95,7 @@ public sealed class MLstmTests
                         inputs.Add(Random(generator, batch, heads, dk));
                     }
 
-                    var m0 = sigmoid ? zeros(batch, heads, 1, dtype: ScalarType.Float64) : Random(generator, batch, heads, 1);
+                    var m0 = options.Stabilizes ? Random(generator, batch, heads, 1) : zeros(batch, heads, 1, dtype: ScalarType.Float64);
                     var layout = new SequenceLayout(
                         withStarts ? rand(batch, length, generator: generator).lt(0.15) : null,
                         withPadding ? rand(batch, length, generator: generator).lt(0.2) : null);
@@ -127,6 +128,124 @@ public sealed class MLstmTests
                     }
                 },
                 iter: 300);
+
+    public static TheoryData<InputGate, ForgetGate, bool> Gates()
+    {
+        var data = new TheoryData<InputGate, ForgetGate, bool>();
+        foreach (var input in Enum.GetValues<InputGate>())
+        {
+            foreach (var forget in Enum.GetValues<ForgetGate>())
+            {
+                data.Add(input, forget, true);
+                data.Add(input, forget, false);
+            }
+        }
+
+        return data;
+    }
+
+    /// <summary>h_t = sum_j i_j f_(j+1) ... f_t (k_j q_t) v_j over max(|the same of 1 for v|, 1), in numbers without stabiliser or state.</summary>
+    [Theory]
+    [MemberData(nameof(Gates))]
+    public void Forward_EveryGate_EqualsTheDefinition(InputGate input, ForgetGate forget, bool normalize)
+    {
+        const int Length = 12, Dk = 3, Dv = 2;
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(11, CPU);
+        var (q, k, v) = (Random(generator, 1, 1, Length, Dk), Random(generator, 1, 1, Length, Dk), Random(generator, 1, 1, Length, Dv));
+        var (i, f) = (Random(generator, 1, 1, Length), Random(generator, 1, 1, Length));
+        double[] Values(Tensor x) => x.data<double>().ToArray();
+        var (qs, ks, vs, it, ft) = (Values(q), Values(k), Values(v), Values(i), Values(f));
+        static double Sigmoid(double x) => 1 / (1 + Math.Exp(-x));
+        double InputOf(int t) => input switch { InputGate.Exponential => Math.Exp(it[t]), InputGate.Sigmoid => Sigmoid(it[t]), _ => 1 };
+        double ForgetOf(int t) => forget switch { ForgetGate.Exponential => Math.Exp(ft[t]), ForgetGate.Sigmoid => Sigmoid(ft[t]), _ => 1 };
+        var options = new MLstmOptions { InputGate = input, ForgetGate = forget, Normalize = normalize, Epsilon = 0, ChunkSize = 5 };
+        foreach (var form in Enum.GetValues<MLstmForm>())
+        {
+            for (var t = 0; t < Length; t++)
+            {
+                var (h, last) = MLstmCell.Forward(
+                    q.narrow(2, 0, t + 1), k.narrow(2, 0, t + 1), v.narrow(2, 0, t + 1), i.narrow(2, 0, t + 1), f.narrow(2, 0, t + 1),
+                    options: options with { Form = form });
+                var expected = new double[Dv];
+                var sum = 0.0;
+                for (var j = 0; j <= t; j++)
+                {
+                    var weight = InputOf(j) * Enumerable.Range(j + 1, t - j).Aggregate(1.0, (product, s) => product * ForgetOf(s))
+                        * Enumerable.Range(0, Dk).Sum(d => ks[j * Dk + d] * qs[t * Dk + d]) / Math.Sqrt(Dk);
+                    sum += weight;
+                    for (var d = 0; d < Dv; d++)
+                    {
+                        expected[d] += weight * vs[j * Dv + d];
+                    }
+                }
+
+                var scale = normalize ? Math.Max(Math.Abs(sum), 1) : Math.Exp(last.M.item<double>());
+                for (var d = 0; d < Dv; d++)
+                {
+                    Assert.Equal(expected[d] / scale, h[0, 0, t, d].item<double>(), 1e-9);
+                }
+
+                Assert.True(options.Stabilizes || last.M.item<double>() == 0);
+            }
+        }
+    }
+
+    [Theory]
+    [InlineData(MLstmForm.Recurrent)]
+    [InlineData(MLstmForm.Parallel)]
+    [InlineData(MLstmForm.Chunkwise)]
+    public void Forward_NoGates_EqualSigmoidGatesThatAreFullyOpen(MLstmForm form)
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(12, CPU);
+        var x = Random(generator, 3, 1, 2, 19, 4);
+        var gates = Random(generator, 2, 1, 2, 19);
+        var options = new MLstmOptions { InputGate = InputGate.Sigmoid, Form = form, ChunkSize = 6 };
+
+        var (open, state) = MLstmCell.Forward(x[0], x[1], x[2], full_like(gates[0], 1e3), full_like(gates[1], 1e3), options: options);
+        var (none, last) = MLstmCell.Forward(
+            x[0], x[1], x[2], gates[0], gates[1], options: options with { InputGate = InputGate.None, ForgetGate = ForgetGate.None });
+
+        Near(open, none, 1e-14, "h");
+        Near(state.C, last.C, 1e-14, "c");
+    }
+
+    /// <summary>The memory grows by exp(15) a token: only its logarithm can be held, across chunks and documents.</summary>
+    [Theory]
+    [InlineData(MLstmForm.Recurrent, false)]
+    [InlineData(MLstmForm.Parallel, false)]
+    [InlineData(MLstmForm.Chunkwise, false)]
+    [InlineData(MLstmForm.Parallel, true)]
+    [InlineData(MLstmForm.Chunkwise, true)]
+    public void ExponentialForgetGate_LongGrowth_StaysFinite(MLstmForm form, bool packed)
+    {
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(13, CPU);
+        const int Length = 700;
+        var x = randn([3, 1, 1, Length, 4], generator: generator).requires_grad_();
+        var starts = zeros(1, Length, dtype: ScalarType.Bool);
+        foreach (var at in packed ? new[] { 0, 40, 41, 300 } : [])
+        {
+            starts[0, at] = tensor(true);
+        }
+
+        foreach (var input in Enum.GetValues<InputGate>())
+        {
+            var gates = randn([1, 1, Length], generator: generator).requires_grad_();
+            var options = new MLstmOptions { InputGate = input, ForgetGate = ForgetGate.Exponential, Form = form };
+            var (h, last) = MLstmCell.Forward(x[0], x[1], x[2], gates, gates * 0 + 15, layout: new(starts), options: options);
+            h.square().sum().backward();
+
+            Assert.Equal(15f * (packed ? 400 : Length), last.M.item<float>(), 20f);
+            Assert.All([h, last.C, last.N, x.grad!], value => Assert.True(value.isfinite().all().item<bool>()));
+            Assert.True(input == InputGate.None || gates.grad!.isfinite().all().item<bool>());
+            var (expected, _) = MLstmCell.Forward(
+                x[0].to(ScalarType.Float64), x[1].to(ScalarType.Float64), x[2].to(ScalarType.Float64), gates.to(ScalarType.Float64), zeros_like(gates).to(ScalarType.Float64) + 15,
+                layout: new(starts), options: options with { Form = MLstmForm.Recurrent });
+            Near(expected, h, 1e-3, $"{input}");
+        }
+    }
 
     [Fact]
     public void PackedDocuments_EveryForm_EqualSeparateDocuments()

@@ -1,5 +1,7 @@
+using System.Reflection;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using System.Text.Json.Serialization;
 using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
 using XlstmLab.Models;
@@ -48,6 +50,66 @@ public sealed class ModelConfigJsonTests
         };
         Assert.Equal(config, ModelConfigJson.Parse(ModelConfigJson.Text(config)));
         Assert.Equal(new XlstmConfig(), ModelConfigJson.Parse(ModelConfigJson.Text(new XlstmConfig())));
+    }
+
+    /// <summary>Random values of every property that a file has, whatever axes there will be.</summary>
+    [Fact]
+    public void Text_RandomConfigs_RoundTrip()
+    {
+        var axes = typeof(XlstmConfig).GetProperties()
+            .Select(property => (Property: property, property.GetCustomAttribute<JsonPropertyNameAttribute>()?.Name))
+            .Where(axis => axis.Name is not null)
+            .ToArray();
+        var random = new Random(21);
+        var seen = new HashSet<(string, string)>();
+        for (var trial = 0; trial < 3000; trial++)
+        {
+            var config = new XlstmConfig { VocabularySize = 300, EmbeddingDim = 48, BlockCount = 2, HeadCount = 2 };
+            var changed = axes[random.Next(axes.Length)..].Take(random.Next(1, 6)).ToArray();
+            foreach (var (property, _) in changed)
+            {
+                property.SetValue(config, Any(property.PropertyType, random));
+            }
+
+            try
+            {
+                config.Validate();
+            }
+            catch (ConfigException)
+            {
+                continue;
+            }
+
+            var text = ModelConfigJson.Text(config);
+            Assert.Equal(config, ModelConfigJson.Parse(text));
+            var json = JsonNode.Parse(text)!.AsObject();
+            foreach (var (property, name) in changed)
+            {
+                Assert.True(json.ContainsKey(name!) || Equals(property.GetValue(config), property.GetValue(new XlstmConfig())), name);
+                seen.Add((name!, $"{property.GetValue(config)}"));
+            }
+        }
+
+        Assert.All(axes, axis => Assert.True(seen.Count(s => s.Item1 == axis.Name) >= 2, $"{axis.Name} never had two valid values."));
+    }
+
+    private static object? Any(Type type, Random random)
+    {
+        if (Nullable.GetUnderlyingType(type) is { } inner)
+        {
+            return random.Next(3) == 0 ? null : Any(inner, random);
+        }
+
+        if (type.IsEnum)
+        {
+            var values = Enum.GetValues(type);
+            return values.GetValue(random.Next(values.Length));
+        }
+
+        return type == typeof(bool) ? random.Next(2) == 0
+            : type == typeof(int) ? new[] { 1, 2, 4, 48 }[random.Next(4)]
+            : type == typeof(double) ? new[] { 0.25, 0.5, 1, 2 }[random.Next(4)]
+            : random.Next(2) == 0 ? BlockList.None : BlockList.Create([1]);
     }
 
     [Fact]
@@ -126,7 +188,24 @@ public sealed class ModelConfigJsonTests
     [InlineData("use_bias", "1", "use_bias has a value of the wrong kind; expected true or false")]
     [InlineData("weight_mode", "\"double\"", "expected one of single, fused")]
     [InlineData("weight_mode", "1", "expected one of single, fused")]
-    [InlineData("input_gate", "\"tanh\"", "expected one of exponential, sigmoid")]
+    [InlineData("input_gate", "\"tanh\"", "expected one of exponential, sigmoid, none")]
+    [InlineData("forget_gate", "\"tanh\"", "forget_gate has a value of the wrong kind; expected one of sigmoid, exponential, none.")]
+    [InlineData("gate_source", "\"y\"", "expected one of input, qkv or null.")]
+    [InlineData("head_norm_groups", "\"y\"", "expected a whole number of 32 bits or null.")]
+    [InlineData("slstm_at", "\"y\"", "slstm_at has a value of the wrong kind; expected a list of whole numbers.")]
+    [InlineData("slstm_at", "null", "slstm_at has a value of the wrong kind; expected a list of whole numbers.")]
+    [InlineData("slstm_at", "[0, 1.5]", "slstm_at has a value of the wrong kind; expected a list of whole numbers.")]
+    [InlineData("mlstm_form", "\"fast\"", "expected one of chunkwise, recurrent, parallel")]
+    [InlineData("normalizer_gradient", "true", "expected one of exact, constant")]
+    [InlineData("dropout", "1", "dropout is 1; expected a share from 0 to below 1")]
+    [InlineData("dropout", "-0.1", "dropout is -0.1")]
+    [InlineData("head_norm_eps", "-1", "head_norm_eps is -1")]
+    [InlineData("init_std", "-1", "init_std is -1")]
+    [InlineData("igate_bias_init", "1e400", "igate_bias_init is Infinity")]
+    [InlineData("igate_bias_init_std", "-1", "igate_bias_init_std is -1")]
+    [InlineData("fgate_bias_init_first", "1e400", "fgate_bias_init_first is Infinity")]
+    [InlineData("fgate_bias_init_last", "-1e400", "fgate_bias_init_last is -Infinity")]
+    [InlineData("head_norm_groups", "2", "head_norm is not group")]
     [InlineData("model_type", "\"gpt2\"", "model_type is \"gpt2\"; expected \"xlstm\"")]
     [InlineData("model_type", "null", "model_type is absent")]
     public void Parse_ImpossibleValue_SaysWhatWasExpected(string field, string value, string reason)
@@ -146,6 +225,57 @@ public sealed class ModelConfigJsonTests
         {
             Assert.Contains(name, e.Message, StringComparison.Ordinal);
         }
+    }
+
+    public static TheoryData<XlstmConfig, string> Impossible()
+    {
+        var small = new XlstmConfig { VocabularySize = 11, EmbeddingDim = 16, HeadCount = 2, BlockCount = 1 };
+        return new()
+        {
+            { small with { HeadNorm = HeadNormKind.Group, HeadNormGroups = 3 }, "head_norm_groups is 3; expected a divisor of the 16 channels" },
+            { small with { HeadNorm = HeadNormKind.Group, HeadNormGroups = 0 }, "head_norm_groups is 0" },
+            { small with { HeadNorm = HeadNormKind.Group, HeadNormGroups = 16 }, "a single channel at a time" },
+            { small with { HeadCount = 16, QkDimFactor = 1 }, "a single channel at a time" },
+            { small with { Normalize = false, HeadNorm = HeadNormKind.None }, "normalize is false with an exponential gate" },
+            { small with { Normalize = false, HeadNorm = HeadNormKind.Group, HeadNormGroups = 1 }, "normalize is false with an exponential gate" },
+            { small with { Normalize = false, HeadNorm = HeadNormKind.None, InputGate = InputGate.Sigmoid, ForgetGate = ForgetGate.Exponential }, "normalize is false" },
+            { small with { HeadCount = 8, QkNorm = true }, "qk_norm is true with one channel a head" },
+            { small with { WeightMode = WeightMode.Fused, BlockStyle = BlockStyle.PreUp }, "weight_mode is fused and block_style is pre_up" },
+            { small with { InputGate = InputGate.None, InputGatePreactivation = GatePreactivation.Fixed }, "igate_preactivation is given" },
+            { small with { ForgetGate = ForgetGate.None, ForgetGatePreactivation = GatePreactivation.BiasOnly }, "fgate_preactivation is given" },
+            {
+                small with
+                {
+                    GateSource = GateSource.Qkv, InputGate = InputGate.None, ForgetGatePreactivation = GatePreactivation.Fixed,
+                },
+                "gate_source is qkv and no gate has weights"
+            },
+            { small with { PostNorm = (NormKind)9 }, "post_norm is 9; expected one of rms, layer, none" },
+            { small with { GateSource = (GateSource)9 }, "gate_source is 9; expected one of input, qkv" },
+        };
+    }
+
+    [Theory]
+    [MemberData(nameof(Impossible))]
+    public void Validate_ImpossibleCombination_SaysWhy(XlstmConfig config, string reason) =>
+        Assert.Contains(reason, Assert.Throws<ConfigException>(config.Validate).Message, StringComparison.Ordinal);
+
+    [Fact]
+    public void Validate_AblationsOfThePapers_ArePossible()
+    {
+        var small = new XlstmConfig { VocabularySize = 11, EmbeddingDim = 16, HeadCount = 2, BlockCount = 1 };
+        XlstmConfig[] configs =
+        [
+            small with { Normalize = false },
+            small with { Normalize = false, HeadNorm = HeadNormKind.None, InputGate = InputGate.Sigmoid },
+            small with { InputGate = InputGate.None, ForgetGate = ForgetGate.None, HeadNorm = HeadNormKind.None, Normalize = false },
+            small with { InputGate = InputGate.Sigmoid, ForgetGate = ForgetGate.Exponential },
+            small with { HeadNorm = HeadNormKind.Group, HeadNormGroups = 1 },
+            small with { HeadNorm = HeadNormKind.Rms, HeadCount = 8 },
+            small with { GateSource = GateSource.Qkv, InputGatePreactivation = GatePreactivation.Fixed },
+            small with { InputGatePreactivation = GatePreactivation.Fixed, InputGateBias = 0 },
+        ];
+        Assert.All(configs, config => config.Validate());
     }
 
     [Theory]

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
 using XlstmLab.Models;
 using XlstmLab.Text;
@@ -211,15 +212,17 @@ public sealed class TrainerTests
         AssertSameMetrics(straight, broken);
     }
 
-    [Fact]
-    public void Run_XlstmStoppedAndResumed_EqualsTheUninterruptedRunBitForBit()
+    [Theory]
+    [InlineData(0)]
+    [InlineData(0.1)]
+    public void Run_XlstmStoppedAndResumed_EqualsTheUninterruptedRunBitForBit(double dropout)
     {
         using var folder = new TempFolder();
         var config = Config with { Steps = 12, ContextLength = 24, CheckpointEvery = 5, StatisticsEvery = 6 };
         var (straight, broken) = (Path.Combine(folder.Path, "straight"), Path.Combine(folder.Path, "broken"));
         TrainingResult Train(int seed, string run, CancellationToken token, IProgress<TrainingMetrics>? progress = null)
         {
-            using var model = new XlstmLanguageModel(Xlstm, seed);
+            using var model = new XlstmLanguageModel(Xlstm with { Dropout = dropout }, seed);
             return new Trainer(model, config, TinyText.Packed(1, contextLength: 24), [], run, progress).Run(token);
         }
 
@@ -291,6 +294,20 @@ public sealed class TrainerTests
 
         var steps = Assert.Throws<InvalidOperationException>(() => Train(model, Config with { Steps = 40 }, folder.Path));
         Assert.Contains("learning rates of the 30 steps done", steps.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Run_ModelComputedInAnotherWay_IsRefused()
+    {
+        using var folder = new TemporaryFolder();
+        using var model = new XlstmLanguageModel(Xlstm);
+        void Run(LanguageModel given) =>
+            new Trainer(given, Config with { Steps = 1 }, TinyText.Packed(1), [], folder.Path).Run(TestContext.Current.CancellationToken);
+        Run(model);
+        using var other = new XlstmLanguageModel(Xlstm with { Form = MLstmForm.Parallel, NormalizerGradient = NormalizerGradient.Constant });
+        var error = Assert.Throws<InvalidOperationException>(() => Run(other));
+        Assert.Contains("model.mlstm_form", error.Message, StringComparison.Ordinal);
+        Assert.Contains("model.normalizer_gradient", error.Message, StringComparison.Ordinal);
     }
 
     [Fact]
