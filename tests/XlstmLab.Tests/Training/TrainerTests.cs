@@ -299,10 +299,10 @@ public sealed class TrainerTests
     [Fact]
     public void Run_ModelComputedInAnotherWay_IsRefused()
     {
-        using var folder = new TemporaryFolder();
+        using var folder = new TempFolder();
         using var model = new XlstmLanguageModel(Xlstm);
         void Run(LanguageModel given) =>
-            new Trainer(given, Config with { Steps = 1 }, TinyText.Packed(1), [], folder.Path).Run(TestContext.Current.CancellationToken);
+            new Trainer(given, Config with { Steps = 4 }, TinyText.Packed(1), [], folder.Path).Run(TestContext.Current.CancellationToken);
         Run(model);
         using var other = new XlstmLanguageModel(Xlstm with { Form = MLstmForm.Parallel, NormalizerGradient = NormalizerGradient.Constant });
         var error = Assert.Throws<InvalidOperationException>(() => Run(other));
