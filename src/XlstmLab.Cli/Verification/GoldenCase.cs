@@ -63,4 +63,16 @@ public sealed class GoldenCase
         using var scope = NewDisposeScope();
         return (actual.detach().to(ScalarType.Float64) - expected.detach().to(ScalarType.Float64)).abs().max().item<double>();
     }
+
+    /// <summary>The largest error; not a number if one is not, and if there is none.</summary>
+    public static double Largest(IEnumerable<double> errors)
+    {
+        var worst = double.NegativeInfinity;
+        foreach (var error in errors)
+        {
+            worst = double.IsNaN(error) || double.IsNaN(worst) ? double.NaN : Math.Max(worst, error);
+        }
+
+        return double.IsNegativeInfinity(worst) ? double.NaN : worst;
+    }
 }

@@ -72,6 +72,7 @@ public static partial class GoldenVerifier
             _ when name.StartsWith("mlstm_sig_", StringComparison.Ordinal) => MLstm,
             _ when name.StartsWith("slstm_cell", StringComparison.Ordinal) => SLstm,
             _ when name.StartsWith("xlstm_large_", StringComparison.Ordinal) => XlstmLarge,
+            _ when name.StartsWith("xlstm_v1_", StringComparison.Ordinal) => FirstPaperGolden.Verify,
             _ when name.StartsWith("hf_", StringComparison.Ordinal) => golden => HuggingFace(golden, Path.GetDirectoryName(path)!),
             _ => null,
         };
@@ -138,7 +139,7 @@ public static partial class GoldenVerifier
             yield return GoldenRow.Compare(golden.Name, $"di df, {form}", gates, gateBound);
         }
 
-        double Worst(params (string Name, Tensor Value)[] pairs) => Largest(pairs.Select(p => GoldenCase.RelativeRms(golden[p.Name], p.Value)));
+        double Worst(params (string Name, Tensor Value)[] pairs) => GoldenCase.Largest(pairs.Select(p => GoldenCase.RelativeRms(golden[p.Name], p.Value)));
     }
 
     private static IEnumerable<GoldenRow> SLstm(GoldenCase golden)
@@ -158,7 +159,7 @@ public static partial class GoldenVerifier
             var expected = golden["state_last"].view(4, batch, heads, dim).unbind(0);
             var state = new[] { last.H, last.C, last.N, last.M };
             yield return GoldenRow.Compare(
-                golden.Name, $"last state, {form}", Largest(expected.Zip(state, GoldenCase.RelativeRms)), 1e-5);
+                golden.Name, $"last state, {form}", GoldenCase.Largest(expected.Zip(state, GoldenCase.RelativeRms)), 1e-5);
             yield return GoldenRow.Compare(golden.Name, $"dx, {form}", GoldenCase.RelativeRms(golden["dx"], x.grad!), 1e-5);
             yield return GoldenRow.Compare(
                 golden.Name, $"d kernel, {form}", GoldenCase.RelativeRms(golden["grad._recurrent_kernel_"], kernel.grad!), 1e-5);
@@ -192,7 +193,7 @@ public static partial class GoldenVerifier
         yield return GoldenRow.Compare(golden.Name, "logits", GoldenCase.LargestDifference(golden["logits"], logits), 1e-4);
         yield return GoldenRow.Compare(golden.Name, "loss", GoldenCase.LargestDifference(golden["loss"].squeeze(), loss), 1e-4);
         var gradients = model.named_parameters().Select(p => GoldenCase.RelativeRms(golden["grad." + Published(p.name)], p.parameter.grad!));
-        yield return GoldenRow.Compare(golden.Name, "gradients", Largest(gradients), 1e-3);
+        yield return GoldenRow.Compare(golden.Name, "gradients", GoldenCase.Largest(gradients), 1e-3);
 
         using var grad = no_grad();
         var first = Math.Min(20, length);
@@ -210,7 +211,7 @@ public static partial class GoldenVerifier
             golden.Name, "logits, recurrent", GoldenCase.LargestDifference(golden["logits_recurrent"], cat(parts, 1)), 1e-4);
         var states = golden.Names.Where(n => n.StartsWith("state.", StringComparison.Ordinal))
             .Select(n => GoldenCase.RelativeRms(golden[n], last["blocks." + n["state.".Length..]]));
-        yield return GoldenRow.Compare(golden.Name, "last state", Largest(states), 1e-4);
+        yield return GoldenRow.Compare(golden.Name, "last state", GoldenCase.Largest(states), 1e-4);
         yield return Greedy(model, golden, 7);
     }
 
@@ -299,18 +300,6 @@ public static partial class GoldenVerifier
 
         yield return GoldenRow.Compare("tokenizer", $"ids, {count} texts, share that differs", (double)ids / count, 0);
         yield return GoldenRow.Compare("tokenizer", $"decoded, {count} texts, share that differs", (double)texts / count, 0);
-    }
-
-    /// <summary>The largest error; not a number if one is not, and if there is none.</summary>
-    private static double Largest(IEnumerable<double> errors)
-    {
-        var worst = double.NegativeInfinity;
-        foreach (var error in errors)
-        {
-            worst = double.IsNaN(error) || double.IsNaN(worst) ? double.NaN : Math.Max(worst, error);
-        }
-
-        return double.IsNegativeInfinity(worst) ? double.NaN : worst;
     }
 
     /// <summary>The first xLSTM repository keeps the embedding outside of the backbone.</summary>

@@ -13,6 +13,7 @@ namespace XlstmLab.Cells;
 /// c_t  = f'_t c_{t-1} + i'_t tanh(z~_t)           n_t = f'_t n_{t-1} + i'_t
 /// h_t  = sigmoid(o~_t) c_t / n_t
 /// </code>
+/// <para>With the exponential forget gate, f~ stands where logsig(f~) does.</para>
 /// <para>
 /// The published CPU code takes the empty-state branch of m only where n is zero in the whole batch. Here each unit decides
 /// for itself: the same at the start of a batch, and right too where one row starts a document and its neighbours do not.
@@ -84,6 +85,11 @@ public static class SLstmCell
             {
                 throw new ArgumentException($"The layout's {name} must be bool, but are {mask.dtype}. Convert them first.", nameof(layout));
             }
+        }
+
+        if (options is { ForgetGate: not (ForgetGate.Sigmoid or ForgetGate.Exponential) })
+        {
+            throw new ArgumentException($"The sLSTM's forget gate must be sigmoid or exponential, but is {options.ForgetGate}.", nameof(options));
         }
 
         if (options?.RecurrentGradientClip is { } clip && !(clip > 0))

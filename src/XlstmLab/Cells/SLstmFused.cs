@@ -55,6 +55,7 @@ public static class SLstmFused
             (int)shape[3],
             (int)shape[4],
             Predecessors(shape[0], shape[1], initial is not null, layout),
+            options?.ForgetGate == ForgetGate.Exponential,
             options?.RecurrentGradientClip ?? double.PositiveInfinity,
             is_grad_enabled() && inputs.Any(t => t is not null && t.requires_grad));
         var results = call.KeepsActivations ? Function.apply([.. inputs, call]) : Function.Run(call, inputs).Results;
@@ -100,7 +101,7 @@ public static class SLstmFused
     }
 
     /// <summary>What one call computes, beside its tensors.</summary>
-    private sealed record Call(int Batch, int Length, int Heads, int Size, int[] Predecessors, double Clip, bool KeepsActivations);
+    private sealed record Call(int Batch, int Length, int Heads, int Size, int[] Predecessors, bool HasExponentialForgetGate, double Clip, bool KeepsActivations);
 
     /// <remarks>
     /// The results are one tensor: of several, those that a loss does not use would come back as tensors without a handle,
@@ -198,7 +199,9 @@ public static class SLstmFused
 
         private static SLstmKernel<T> Kernel<T>(Call call)
             where T : unmanaged, IBinaryFloatingPointIeee754<T> =>
-            new(call.Batch, call.Length, call.Heads, call.Size, call.Predecessors, T.CreateChecked(call.Clip), get_num_threads());
+            new(
+                call.Batch, call.Length, call.Heads, call.Size, call.Predecessors,
+                call.HasExponentialForgetGate, T.CreateChecked(call.Clip), get_num_threads());
 
         /// <summary>Where a contiguous tensor's elements begin; null for none. Valid while the tensor lives.</summary>
         private static unsafe T* Data<T>(Tensor? tensor)

@@ -35,12 +35,13 @@ internal static class Predecessor
 /// <param name="heads">NH.</param>
 /// <param name="size">D, a multiple of <see cref="Panel"/>.</param>
 /// <param name="predecessors">[B, S]: an earlier position of the row, or one of <see cref="Predecessor"/>.</param>
+/// <param name="hasExponentialForgetGate">Whether log f is f~, and not logsig(f~).</param>
 /// <param name="clip">The bound of the recurrent gradient's elements.</param>
 /// <param name="threads">How many threads may work.</param>
-internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, int size, int[] predecessors, T clip, int threads)
+internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, int size, int[] predecessors, bool hasExponentialForgetGate, T clip, int threads)
     where T : unmanaged, IBinaryFloatingPointIeee754<T>
 {
-    /// <summary>The values kept of each unit and token for backward: i', f', z, o, 1 - sigmoid(f~), c, n.</summary>
+    /// <summary>The values kept of each unit and token for backward: i', f', z, o, the derivative of log f by f~, c, n.</summary>
     public const int ActivationCount = 7;
 
     /// <summary>How many tokens the parameters' gradients take at a time: their slices stay in the nearest caches.</summary>
@@ -305,7 +306,7 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
             var (cOld, nOld) = (Vector.Load(c + d), Vector.Load(n + d));
             var eForget = ExpOfNegative(-Vector.Abs(f));
             var eOutput = ExpOfNegative(-Vector.Abs(o));
-            var logForget = Vector.Min(f, Vector<T>.Zero) - LogOfOnePlus(eForget) + Vector.Load(m + d);
+            var logForget = (hasExponentialForgetGate ? f : Vector.Min(f, Vector<T>.Zero) - LogOfOnePlus(eForget)) + Vector.Load(m + d);
 
             // One of i', f' is 1, the other the exponential of the distance; an empty unit keeps nothing.
             var isEmpty = Vector.Equals(nOld, Vector<T>.Zero);
@@ -330,7 +331,10 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
                 Vector.Store(fgate, activations + _size + d);
                 Vector.Store(z, activations + 2 * _size + d);
                 Vector.Store(scale * nNew, activations + 3 * _size + d);
-                Vector.Store(Vector.ConditionalSelect(Vector.LessThan(f, Vector<T>.Zero), Vector<T>.One, eForget) / (Vector<T>.One + eForget), activations + 4 * _size + d);
+                var forgetSlope = hasExponentialForgetGate
+                    ? Vector<T>.One
+                    : Vector.ConditionalSelect(Vector.LessThan(f, Vector<T>.Zero), Vector<T>.One, eForget) / (Vector<T>.One + eForget);
+                Vector.Store(forgetSlope, activations + 4 * _size + d);
                 Vector.Store(cNew, activations + 5 * _size + d);
                 Vector.Store(nNew, activations + 6 * _size + d);
             }

@@ -3,7 +3,7 @@ namespace XlstmLab.Cells;
 /// <summary>What an sLSTM computes, and how it is trained.</summary>
 public sealed record SLstmOptions
 {
-    /// <summary>The forget gate.</summary>
+    /// <summary>The forget gate, sigmoid or exponential (the first paper, eq. 14).</summary>
     public ForgetGate ForgetGate { get; init; }
 
     /// <summary>

@@ -64,10 +64,10 @@ public sealed class FeedForward : nn.Module
         if (_gateAndUp is not null)
         {
             var both = _gateAndUp.Forward(x).chunk(2, -1);
-            return _down.Forward(Activate(both[0]) * both[1]);
+            return _down.Forward(Activate(_kind, both[0]) * both[1]);
         }
 
-        return _down.Forward(_gate is null ? Activate(_up!.Forward(x)) : Activate(_gate.Forward(x)) * _up!.Forward(x));
+        return _down.Forward(_gate is null ? Activate(_kind, _up!.Forward(x)) : Activate(_kind, _gate.Forward(x)) * _up!.Forward(x));
     }
 
     /// <summary>Draws fresh weights; biases stay zero.</summary>
@@ -85,7 +85,8 @@ public sealed class FeedForward : nn.Module
         _down.Weight.normal_(0, outputStd, generator);
     }
 
-    private Tensor Activate(Tensor x) => _kind switch
+    /// <summary>The layer's nonlinearity f.</summary>
+    internal static Tensor Activate(FeedForwardKind kind, Tensor x) => kind switch
     {
         FeedForwardKind.SwiGlu => nn.functional.silu(x),
         FeedForwardKind.ReluSquared => nn.functional.relu(x).square(),

@@ -39,13 +39,15 @@ public sealed class MLstmGates
     }
 
     /// <summary>Makes the gates' weights and biases modules of a layer; to be called once, in its constructor.</summary>
-    public void Register(nn.Module layer)
+    /// <param name="layer">The layer.</param>
+    /// <param name="suffix">What follows <c>igate</c>, <c>fgate</c> and <c>ifgate</c> in their names; nothing in the first paper's package.</param>
+    public void Register(nn.Module layer, string suffix = "_preact")
     {
-        foreach (var (name, part) in new[] { ("igate_preact", _input), ("fgate_preact", _forget), ("ifgate_preact", _both) })
+        foreach (var (name, part) in new[] { ("igate", _input), ("fgate", _forget), ("ifgate", _both) })
         {
             if (part is not null)
             {
-                layer.register_module(name, part);
+                layer.register_module(name + suffix, part);
             }
         }
     }

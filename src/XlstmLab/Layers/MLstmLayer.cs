@@ -72,15 +72,16 @@ public sealed class MLstmLayer : nn.Module
 
     /// <summary>Mixes a sequence.</summary>
     /// <param name="x">[B, S, d].</param>
+    /// <param name="convolved">[B, S, d] what q and k look at in place of x; x itself where no convolution stands before them.</param>
     /// <param name="state">The state to start from, or null.</param>
     /// <param name="layout">Document starts and padding.</param>
     /// <param name="observe">Shown the layer's activations, or null.</param>
     /// <param name="returnState">Whether the last state is wanted.</param>
     /// <returns>[B, S, d] in the type of x, and the state if it is wanted.</returns>
     public (Tensor Y, MLstmState? State) Forward(
-        Tensor x, MLstmState? state, SequenceLayout? layout, Action<string, Tensor>? observe, bool returnState)
+        Tensor x, Tensor convolved, MLstmState? state, SequenceLayout? layout, Action<string, Tensor>? observe, bool returnState)
     {
-        var (q, k, v, o) = ProjectInputs(x); // (B, S, NH DK), (B, S, NH DV)
+        var (q, k, v, o) = ProjectInputs(x, convolved); // (B, S, NH DK), (B, S, NH DV)
         q = _qNorm?.Forward(PerHead(q)) ?? q;
         k = _kNorm?.Forward(PerHead(k)) ?? k;
         var (igatePreact, fgatePreact) = _gates.Forward(_config.GateSource == GateSource.Qkv ? cat([q, k, v], -1) : x); // (B, NH, S)
@@ -140,11 +141,11 @@ public sealed class MLstmLayer : nn.Module
         _out.Weight.normal_(0, outputStd, generator);
     }
 
-    private (Tensor Q, Tensor K, Tensor V, Tensor? O) ProjectInputs(Tensor x)
+    private (Tensor Q, Tensor K, Tensor V, Tensor? O) ProjectInputs(Tensor x, Tensor convolved)
     {
         if (_qkvo is null)
         {
-            return (_q!.Forward(x), _k!.Forward(x), _v!.Forward(x), _outputGate?.Forward(x));
+            return (_q!.Forward(convolved), _k!.Forward(convolved), _v!.Forward(x), _outputGate?.Forward(x));
         }
 
         var (qk, v) = ((long)_config.QkDim, (long)_config.VDim);

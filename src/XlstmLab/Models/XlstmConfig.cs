@@ -32,11 +32,11 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonPropertyName("num_heads")]
     public int HeadCount { get; init; } = 8;
 
-    /// <summary>The width of all heads' queries as a share of d.</summary>
+    /// <summary>The width of all heads' queries as a share of d in post-up blocks; in pre-up ones it is the inner width.</summary>
     [JsonPropertyName("qk_dim_factor")]
     public double QkDimFactor { get; init; } = 0.5;
 
-    /// <summary>The width of all heads' values as a share of d.</summary>
+    /// <summary>The width of all heads' values as a share of d in post-up blocks; in pre-up ones it is the inner width.</summary>
     [JsonPropertyName("v_dim_factor")]
     public double VDimFactor { get; init; } = 1.0;
 
@@ -177,6 +177,10 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonPropertyName("conv1d_kernel_size")]
     public int? ConvKernelSize { get; init; }
 
+    /// <summary>The taps of an sLSTM's convolution; null for those of <see cref="ConvKernelSize"/> (first paper, formal languages: 0).</summary>
+    [JsonPropertyName("slstm_conv1d_kernel_size")]
+    public int? SLstmConvKernelSize { get; init; }
+
     /// <summary>The inner width of a pre-up mLSTM block as a multiple of d, before rounding up to a multiple of 64.</summary>
     [JsonPropertyName("proj_factor")]
     public double UpFactor { get; init; } = 2;
@@ -251,11 +255,31 @@ public sealed record XlstmConfig : LanguageModelConfig
 
     /// <summary>The width of all heads' queries, NH dqk.</summary>
     [JsonIgnore]
-    public int QkDim => (int)(EmbeddingDim * QkDimFactor);
+    public int QkDim => BlockStyle == BlockStyle.PreUp ? InnerDim : (int)(EmbeddingDim * QkDimFactor);
 
     /// <summary>The width of all heads' values, NH dhv.</summary>
     [JsonIgnore]
-    public int VDim => (int)(EmbeddingDim * VDimFactor);
+    public int VDim => BlockStyle == BlockStyle.PreUp ? InnerDim : (int)(EmbeddingDim * VDimFactor);
+
+    /// <summary>The inner width of a pre-up mLSTM block.</summary>
+    [JsonIgnore]
+    public int InnerDim => RoundUp(EmbeddingDim * UpFactor);
+
+    /// <summary>The taps of the mLSTM's convolution, 0 for none.</summary>
+    [JsonIgnore]
+    public int ConvTaps => ConvKernelSize ?? (BlockStyle == BlockStyle.PreUp ? 4 : 0);
+
+    /// <summary>The taps of the sLSTM's convolution, 0 for none.</summary>
+    [JsonIgnore]
+    public int SLstmConvTaps => SLstmConvKernelSize ?? ConvTaps;
+
+    /// <summary>The number of heads of an sLSTM layer.</summary>
+    [JsonIgnore]
+    public int SLstmHeads => SLstmHeadCount ?? HeadCount;
+
+    /// <summary>The inner width of the feed-forward layer behind an sLSTM in the pre-up style.</summary>
+    [JsonIgnore]
+    public int SLstmFeedForwardDim => RoundUp(EmbeddingDim * SLstmFeedForwardFactor);
 
     /// <summary>The inner width of the feed-forward layer, d_ff.</summary>
     [JsonIgnore]
@@ -269,7 +293,7 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonIgnore]
     public double OutputStd => WeightInits.StandardDeviation(OutputInit, EmbeddingDim, BlockCount, InitStd);
 
-    /// <summary>The cell's part of the configuration.</summary>
+    /// <summary>The mLSTM cell's part of the configuration.</summary>
     [JsonIgnore]
     public MLstmOptions Cell => new()
     {
@@ -282,6 +306,10 @@ public sealed record XlstmConfig : LanguageModelConfig
         NormalizerGradient = NormalizerGradient,
     };
 
+    /// <summary>The sLSTM cell's part of the configuration.</summary>
+    [JsonIgnore]
+    public SLstmOptions SLstmCell => new() { ForgetGate = SLstmForgetGate, RecurrentGradientClip = SLstmGradientClip };
+
     /// <inheritdoc/>
     public override XlstmLanguageModel CreateModel(int seed = 0) => new(this, seed);
 
@@ -293,6 +321,9 @@ public sealed record XlstmConfig : LanguageModelConfig
 
     /// <inheritdoc/>
     public override long StateBytes(long length) => XlstmAccounting.StateBytes(this);
+
+    /// <summary>The first paper's rounding: up to a multiple of 64.</summary>
+    private static int RoundUp(double width) => (int)Math.Ceiling(width / 64) * 64;
 
     /// <inheritdoc/>
     public override void Validate()
@@ -329,6 +360,9 @@ public sealed record XlstmConfig : LanguageModelConfig
         RequireKnown("feed_forward", FeedForward);
         RequireKnown("input_init", InputInit);
         RequireKnown("output_init", OutputInit);
+        RequireKnown("slstm_recurrent_init", SLstmRecurrentInit);
+        RequireKnown("slstm_forget_bias_init", SLstmForgetBias);
+        RequireKnown("slstm_feed_forward", SLstmFeedForward);
         RequireKnown("mlstm_form", Form);
         RequireKnown("normalizer_gradient", NormalizerGradient);
         Require(double.IsFinite(InputGateBias), $"igate_bias_init is {InputGateBias}; expected a finite number");
@@ -353,11 +387,36 @@ public sealed record XlstmConfig : LanguageModelConfig
         Require(HeadNormGroups is null || HeadNorm == HeadNormKind.Group,
             $"head_norm_groups is {HeadNormGroups} and head_norm is not group; expected null, because a norm within each head has one group a head");
 
+        Require(SLstmAt.All(block => block >= 0 && block < BlockCount) && SLstmAt.Distinct().Count() == SLstmAt.Count,
+            $"slstm_at is {SLstmAt}; expected different blocks from 0 to {BlockCount - 1}");
+        Require(ConvKernelSize is null or >= 0, $"conv1d_kernel_size is {ConvKernelSize}; expected at least 0, or null");
+        Require(SLstmConvKernelSize is null or >= 0, $"slstm_conv1d_kernel_size is {SLstmConvKernelSize}; expected at least 0, or null");
+        Require(QkvBlockSize >= 1, $"qkv_proj_blocksize is {QkvBlockSize}; expected at least 1");
+        Require(SLstmHeads >= 1 && EmbeddingDim % Math.Max(1, SLstmHeads) == 0 || SLstmAt.Count == 0,
+            $"slstm_num_heads is {SLstmHeads}; expected a divisor of embedding_dim {EmbeddingDim}");
+        Require(SLstmForgetGate is ForgetGate.Sigmoid or ForgetGate.Exponential, $"slstm_forget_gate is {SLstmForgetGate}; expected sigmoid or exponential");
+        Require(SLstmGradientClip is not { } clip || clip > 0, $"slstm_gradient_clip is {SLstmGradientClip}; expected a number above 0, or null");
+        Require(BlockStyle == BlockStyle.PostUp || (UpFactor > 0 && EmbeddingDim * UpFactor < int.MaxValue / 4),
+            $"proj_factor is {UpFactor}; expected a number above 0 with which embedding_dim {EmbeddingDim} gives an inner width below 2^29");
+        Require(BlockStyle == BlockStyle.PostUp || (SLstmFeedForwardFactor > 0 && EmbeddingDim * SLstmFeedForwardFactor < int.MaxValue / 4),
+            $"slstm_ffn_proj_factor is {SLstmFeedForwardFactor}; expected a number above 0 with which embedding_dim {EmbeddingDim} gives an inner width below 2^29");
+
         // What is left speaks of products of the values above.
         if (EmbeddingDim >= 1 && HeadCount >= 1 && FeedForwardRoundUpTo >= 1)
         {
-            RequireHeads("qk_dim_factor", QkDimFactor, QkDim);
-            RequireHeads("v_dim_factor", VDimFactor, VDim);
+            if (BlockStyle == BlockStyle.PreUp)
+            {
+                Require(InnerDim >= HeadCount && InnerDim % HeadCount == 0,
+                    $"proj_factor is {UpFactor}, which with embedding_dim {EmbeddingDim} gives an inner width of {InnerDim}; expected a multiple of num_heads {HeadCount}");
+                Require(QkvBlockSize < 1 || InnerDim % QkvBlockSize == 0,
+                    $"qkv_proj_blocksize is {QkvBlockSize}; expected a divisor of the inner width {InnerDim}");
+            }
+            else
+            {
+                RequireHeads("qk_dim_factor", QkDimFactor, QkDim);
+                RequireHeads("v_dim_factor", VDimFactor, VDim);
+            }
+
             if (faults.Count == 0)
             {
                 RequireHeadNorms();

@@ -2,13 +2,17 @@ using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Cells;
 using XlstmLab.Layers;
+using XlstmLab.Models.Blocks;
 using XlstmLab.Native;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models;
 
-/// <summary>The xLSTM-7B architecture (Beck et al. 2025): embedding, mLSTM blocks, norm, head.</summary>
-/// <remarks>The state dict has the names and shapes of transformers' <c>xLSTMForCausalLM</c>.</remarks>
+/// <summary>An xLSTM: embedding, blocks of mLSTMs and sLSTMs, norm, head; as <see cref="XlstmConfig"/> is made, the 7B model (Beck et al. 2025).</summary>
+/// <remarks>
+/// The state dict of the 7B architecture has the names and shapes of transformers' <c>xLSTMForCausalLM</c>. Below <c>backbone.blocks.N</c>, the
+/// first paper's blocks have those of its published package.
+/// </remarks>
 public sealed class XlstmLanguageModel : LanguageModel
 {
     [ComponentName(Name = "backbone")]
@@ -43,24 +47,15 @@ public sealed class XlstmLanguageModel : LanguageModel
     {
         using var scope = NewDisposeScope();
         var x = embedded; // (B, S, d)
-        var last = new Dictionary<string, Tensor>();
+        var last = returnState ? new Dictionary<string, Tensor>() : null;
         for (var b = 0; b < _backbone.Blocks.Count; b++)
         {
-            var before = state is null ? null : new MLstmState(state[$"blocks.{b}.c"], state[$"blocks.{b}.n"], state[$"blocks.{b}.m"]);
-            var block = b;
-            Action<string, Tensor>? observe = Observer is { } observer ? (name, value) => observer(block, name, value) : null;
-            (x, var after) = _backbone.Blocks[b].Forward(x, before, layout, observe, returnState);
-            observe?.Invoke("block_out", x);
-            if (after is not null)
-            {
-                last.Add($"blocks.{b}.c", after.C);
-                last.Add($"blocks.{b}.n", after.N);
-                last.Add($"blocks.{b}.m", after.M);
-            }
+            x = _backbone.Blocks[b].Forward(x, new(b, state, layout, Observer, last));
+            Observer?.Invoke(b, "block_out", x);
         }
 
         x = _backbone.OutNorm?.Forward(x) ?? x;
-        return (x.MoveToOuterDisposeScope(), returnState ? new ModelState(last) : null);
+        return (x.MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
     }
 
     /// <inheritdoc/>
@@ -102,7 +97,7 @@ internal sealed class XlstmBackbone : nn.Module
         : base(nameof(XlstmBackbone))
     {
         _embeddings = nn.Embedding(config.VocabularySize, config.EmbeddingDim);
-        _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(_ => new XlstmBlock(config))]);
+        _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(block => Block(config, block))]);
         _outNorm = config.AddOutNorm ? new(config.PreNorm, config.EmbeddingDim, config.NormEpsilon, config.UseBias) : null;
         RegisterComponents();
     }
@@ -112,63 +107,11 @@ internal sealed class XlstmBackbone : nn.Module
     public ModuleList<XlstmBlock> Blocks => _blocks;
 
     public StreamNorm? OutNorm => _outNorm;
-}
 
-/// <summary>x + mLSTM(norm(x)), then x + FFN(norm(x)): the post-up-projection block of the 7B model.</summary>
-internal sealed class XlstmBlock : nn.Module
-{
-    [ComponentName(Name = "norm_mlstm")]
-    private readonly StreamNorm _mixerNorm;
-
-    [ComponentName(Name = "mlstm_layer")]
-    private readonly MLstmLayer _mixer;
-
-    [ComponentName(Name = "norm_mlstm_post")]
-    private readonly StreamNorm _mixerPostNorm;
-
-    [ComponentName(Name = "norm_ffn")]
-    private readonly StreamNorm? _feedForwardNorm;
-
-    [ComponentName(Name = "ffn")]
-    private readonly FeedForward? _feedForward;
-
-    [ComponentName(Name = "norm_ffn_post")]
-    private readonly StreamNorm? _feedForwardPostNorm;
-
-    private readonly double _dropout;
-
-    public XlstmBlock(XlstmConfig config)
-        : base(nameof(XlstmBlock))
+    private static XlstmBlock Block(XlstmConfig config, int block) => (config.BlockStyle, config.SLstmAt.Contains(block)) switch
     {
-        StreamNorm Norm(NormKind kind) => new(kind, config.EmbeddingDim, config.NormEpsilon, config.UseBias);
-
-        _mixerNorm = Norm(config.PreNorm);
-        _mixer = new(config);
-        _mixerPostNorm = Norm(config.PostNorm);
-        if (config.FeedForward != FeedForwardKind.None)
-        {
-            _feedForwardNorm = Norm(config.PreNorm);
-            _feedForward = new(config.FeedForward, config.EmbeddingDim, config.FeedForwardDim, config.UseBias, config.WeightMode);
-            _feedForwardPostNorm = Norm(config.PostNorm);
-        }
-
-        _dropout = config.Dropout;
-        RegisterComponents();
-    }
-
-    public (Tensor Y, MLstmState? State) Forward(
-        Tensor x, MLstmState? state, SequenceLayout? layout, Action<string, Tensor>? observe, bool returnState)
-    {
-        var (mixed, last) = _mixer.Forward(_mixerNorm.Forward(x), state, layout, observe, returnState);
-        x = x + Drop(_mixerPostNorm.Forward(mixed));
-        return (_feedForward is null ? x : x + Drop(_feedForwardPostNorm!.Forward(_feedForward.Forward(_feedForwardNorm!.Forward(x)))), last);
-    }
-
-    public void Initialize(double inputStd, double outputStd, Generator generator)
-    {
-        _mixer.Initialize(inputStd, outputStd, generator);
-        _feedForward?.Initialize(inputStd, outputStd, generator);
-    }
-
-    private Tensor Drop(Tensor written) => _dropout > 0 && training ? nn.functional.dropout(written, _dropout) : written;
+        (BlockStyle.PostUp, _) => new PostUpBlock(config, block),
+        (_, false) => new PreUpMLstmBlock(config),
+        (_, true) => new PreUpSLstmBlock(config, block),
+    };
 }

@@ -55,6 +55,26 @@ public static class XlstmPresets
             ? config
             : throw new ArgumentException($"There is no preset '{name}'. Presets: {string.Join(", ", All.Keys)}.", nameof(name));
 
+    /// <summary>
+    /// The first paper's architecture as its published code has it: pre-up mLSTM blocks, LayerNorm, no soft caps, heads of the inner width,
+    /// and sLSTM blocks with GeGLU where <see cref="XlstmConfig.SLstmAt"/> names them.
+    /// </summary>
+    /// <param name="dim">The width d.</param>
+    /// <param name="blocks">The number of blocks L.</param>
+    public static XlstmConfig FirstPaper(int dim, int blocks) => new()
+    {
+        EmbeddingDim = dim,
+        BlockCount = blocks,
+        HeadCount = 4,
+        BlockStyle = BlockStyle.PreUp,
+        PreNorm = NormKind.Layer,
+        NormEpsilon = 1e-5,
+        GateSoftCap = null,
+        OutputLogitSoftCap = null,
+        InputGateBias = 0,
+        InputGateBiasStd = 0.1,
+    };
+
     private static XlstmConfig Bytes(int dim, int blocks, int heads) =>
         new() { VocabularySize = 257, EmbeddingDim = dim, BlockCount = blocks, HeadCount = heads };
 
