@@ -5,19 +5,14 @@ namespace XlstmLab.Models;
 /// <summary>Counts of an xLSTM's parameters, floating-point operations and bytes, exact by the published formulas.</summary>
 public static class XlstmAccounting
 {
-    /// <summary>The number of parameters (xLSTM 7B, appendix E), biases and tied embeddings included where the configuration has them.</summary>
+    /// <summary>The number of parameters (xLSTM 7B, appendix E, and the same for every other variant); fixed gates are none.</summary>
     public static long ParameterCount(XlstmConfig config)
     {
-        long d = config.EmbeddingDim, qk = config.QkDim, v = config.VDim, inner = config.FeedForwardDim, heads = config.HeadCount;
-        var biases = config.UseBias ? 1L : 0;
-        var mixer = d * (2 * qk + 2 * v) + biases * (2 * qk + 2 * v) // q, k, v, output gate
-            + 2 * (d * heads + heads) // input and forget gate
-            + v * (1 + biases) // head norm
-            + v * d + biases * d; // out projection
-        var feedForward = 3 * d * inner + biases * (2 * inner + d);
-        var norm = d * (1 + biases);
-        var table = (long)config.VocabularySize * d;
-        return table + config.BlockCount * (mixer + feedForward + 2 * norm) + (config.AddOutNorm ? norm : 0) + (config.TieWordEmbeddings ? 0 : table);
+        var table = (long)config.VocabularySize * config.EmbeddingDim;
+        return table + (config.TieWordEmbeddings ? 0 : table)
+            + MLstmBlockCount(config) * MLstmBlockParameters(config)
+            + config.SLstmAt.Count * SLstmBlockParameters(config)
+            + (config.AddOutNorm ? NormParameters(config, config.PreNorm) : 0);
     }
 
     /// <summary>
@@ -53,18 +48,140 @@ public static class XlstmAccounting
     /// Floating-point operations of a forward pass for one token of a sequence, logits included, embedding, norms and residuals
     /// not (scaling-law paper's convention; xLSTM 7B adds 2 d V for the embedding).
     /// </summary>
-    public static double ForwardFlopsPerToken(XlstmConfig config, long length)
-    {
-        double d = config.EmbeddingDim, qk = config.QkDim, v = config.VDim, inner = config.FeedForwardDim, heads = config.HeadCount;
-        var projections = 2 * d * (2 * qk + v + 2 * heads) + 4 * d * v + v;
-        var feedForward = 6 * d * inner + 2 * d;
-        return config.BlockCount * (projections + feedForward + CellFlops(config, length) / length) + 2 * d * config.VocabularySize;
-    }
+    /// <remarks>
+    /// An sLSTM's unit counts 24 for its gates and states beside the products with R; an activation function counts 1.
+    /// </remarks>
+    public static double ForwardFlopsPerToken(XlstmConfig config, long length) =>
+        MLstmBlockCount(config) * (MLstmBlockFlops(config) + CellFlops(config, length) / length)
+        + config.SLstmAt.Count * SLstmBlockFlops(config)
+        + 2.0 * config.EmbeddingDim * config.VocabularySize;
 
     /// <summary>Floating-point operations of a training step for one token: forward, and twice as much backward.</summary>
     public static double TrainingFlopsPerToken(XlstmConfig config, long length) => 3 * ForwardFlopsPerToken(config, length);
 
-    /// <summary>The bytes of the recurrent state of one sequence in float32: C, n and m of every block.</summary>
-    public static long StateBytes(XlstmConfig config) =>
-        4L * config.BlockCount * config.HeadCount * (config.QkHeadDim * (long)config.VHeadDim + config.QkHeadDim + 1);
+    /// <summary>The bytes of the recurrent state of one sequence in float32: C, n and m or h, c, n and m of every block, and its convolution's inputs.</summary>
+    public static long StateBytes(XlstmConfig config)
+    {
+        static long Convolution(int taps, int channels) => Math.Max(0, taps - 1L) * channels;
+
+        var channels = config.BlockStyle == BlockStyle.PreUp ? config.InnerDim : config.EmbeddingDim;
+        var mlstm = config.HeadCount * (config.QkHeadDim * (long)config.VHeadDim + config.QkHeadDim + 1) + Convolution(config.ConvTaps, channels);
+        var slstm = 4L * config.EmbeddingDim + Convolution(config.SLstmConvTaps, config.EmbeddingDim);
+        return 4 * (MLstmBlockCount(config) * mlstm + config.SLstmAt.Count * slstm);
+    }
+
+    private static long MLstmBlockCount(XlstmConfig config) => config.BlockCount - config.SLstmAt.Count;
+
+    private static long MLstmBlockParameters(XlstmConfig config)
+    {
+        long d = config.EmbeddingDim, qk = config.QkDim, v = config.VDim;
+        var bias = config.UseBias ? 1 : 0;
+        var gated = config.OutputGate ? 1 : 0;
+        var gates = GateParameters(config, config.InputGate != InputGate.None, config.InputGatePreactivation)
+            + GateParameters(config, config.ForgetGate != ForgetGate.None, config.ForgetGatePreactivation);
+        var norms = NormParameters(config, config.PreNorm) + NormParameters(config, config.PostNorm)
+            + (config.QkNorm ? 2 * qk : 0) + HeadNormParameters(config, v);
+        if (config.BlockStyle == BlockStyle.PreUp)
+        {
+            return (d + bias) * (1 + gated) * v // up-projection
+                + ConvParameters(config.ConvTaps, v)
+                + 3 * v * (config.QkvBlockSize + bias)
+                + gates + norms
+                + (config.LearnableSkip ? v : 0)
+                + (v + bias) * d; // down-projection
+        }
+
+        return (d + bias) * (2 * qk + (1 + gated) * v) // q, k, v, output gate
+            + ConvParameters(config.ConvTaps, d)
+            + gates + norms
+            + (v + bias) * d // out projection
+            + FeedForwardParameters(config, config.FeedForward, config.FeedForwardDim);
+    }
+
+    private static long SLstmBlockParameters(XlstmConfig config)
+    {
+        long d = config.EmbeddingDim;
+        var cell = 4 * d * (d / config.SLstmHeads) + 4 * d; // R and b
+        var norms = NormParameters(config, config.PreNorm) + NormParameters(config, config.PostNorm) + HeadNormParameters(config, d);
+        var shared = cell + norms + ConvParameters(config.SLstmConvTaps, d);
+        return config.BlockStyle == BlockStyle.PreUp
+            ? shared + 4 * d * (d / config.SLstmHeads) + FeedForwardParameters(config, config.SLstmFeedForward, config.SLstmFeedForwardDim)
+            : shared + 5 * d * d + (config.UseBias ? d : 0) + FeedForwardParameters(config, config.FeedForward, config.FeedForwardDim);
+    }
+
+    private static long GateParameters(XlstmConfig config, bool exists, GatePreactivation kind) => (exists, kind) switch
+    {
+        (false, _) or (_, GatePreactivation.Fixed) => 0,
+        (_, GatePreactivation.BiasOnly) => config.HeadCount,
+        _ => (GateInputDim(config) + 1L) * config.HeadCount,
+    };
+
+    private static int GateInputDim(XlstmConfig config) =>
+        (config.GateSource ?? (config.BlockStyle == BlockStyle.PreUp ? GateSource.Qkv : GateSource.Input)) == GateSource.Qkv
+            ? 2 * config.QkDim + config.VDim
+            : config.EmbeddingDim;
+
+    private static long NormParameters(XlstmConfig config, NormKind kind) =>
+        kind == NormKind.None ? 0 : config.EmbeddingDim * (config.UseBias ? 2L : 1L);
+
+    private static long HeadNormParameters(XlstmConfig config, long width) =>
+        config.HeadNorm == HeadNormKind.None ? 0 : width * (config.UseBias ? 2 : 1);
+
+    private static long ConvParameters(int taps, long channels) => taps == 0 ? 0 : (taps + 1) * channels;
+
+    /// <summary>A feed-forward layer and its norms; none for none.</summary>
+    private static long FeedForwardParameters(XlstmConfig config, FeedForwardKind kind, long inner)
+    {
+        if (kind == FeedForwardKind.None)
+        {
+            return 0;
+        }
+
+        var bias = config.UseBias ? 1 : 0;
+        var up = IsGated(kind) ? 2 * inner : inner;
+        return (config.EmbeddingDim + bias) * up + (inner + bias) * config.EmbeddingDim
+            + NormParameters(config, config.PreNorm) + NormParameters(config, config.PostNorm);
+    }
+
+    private static bool IsGated(FeedForwardKind kind) => kind is FeedForwardKind.SwiGlu or FeedForwardKind.GeGlu;
+
+    /// <summary>What an mLSTM block computes for a token beside the cell.</summary>
+    private static double MLstmBlockFlops(XlstmConfig config)
+    {
+        double d = config.EmbeddingDim, qk = config.QkDim, v = config.VDim;
+        var gated = config.OutputGate ? 1 : 0;
+        var gates = 0.0;
+        foreach (var (exists, kind) in new[]
+        {
+            (config.InputGate != InputGate.None, config.InputGatePreactivation), (config.ForgetGate != ForgetGate.None, config.ForgetGatePreactivation),
+        })
+        {
+            gates += exists && kind == GatePreactivation.Learned ? 2.0 * GateInputDim(config) * config.HeadCount : 0;
+        }
+
+        return config.BlockStyle == BlockStyle.PreUp
+            ? 2 * d * (1 + gated) * v + ConvFlops(config.ConvTaps, v) + 6 * v * config.QkvBlockSize + gates
+                + (config.LearnableSkip ? 2 * v : 0) + gated * 2 * v + 2 * d * v
+            : 2 * d * (2 * qk + (1 + gated) * v) + ConvFlops(config.ConvTaps, d) + gates
+                + gated * v + 2 * d * v + FeedForwardFlops(config, config.FeedForward, config.FeedForwardDim);
+    }
+
+    private static double SLstmBlockFlops(XlstmConfig config)
+    {
+        double d = config.EmbeddingDim, size = config.EmbeddingDim / config.SLstmHeads;
+        var cell = 8 * d * size + 24 * d;
+        return config.BlockStyle == BlockStyle.PreUp
+            ? cell + 8 * d * size + ConvFlops(config.SLstmConvTaps, d) + FeedForwardFlops(config, config.SLstmFeedForward, config.SLstmFeedForwardDim)
+            : cell + 10 * d * d + ConvFlops(config.SLstmConvTaps, d) + FeedForwardFlops(config, config.FeedForward, config.FeedForwardDim);
+    }
+
+    private static double ConvFlops(int taps, double channels) => taps == 0 ? 0 : (2 * taps + 1) * channels;
+
+    /// <summary>The 7B paper counts 2 d for the SwiGLU's elementwise part.</summary>
+    private static double FeedForwardFlops(XlstmConfig config, FeedForwardKind kind, double inner) => kind switch
+    {
+        FeedForwardKind.None => 0,
+        _ when IsGated(kind) => config.EmbeddingDim * (6 * inner + 2),
+        _ => config.EmbeddingDim * (4 * inner + 1),
+    };
 }

@@ -401,6 +401,11 @@ public sealed record XlstmConfig : LanguageModelConfig
         Require(BlockStyle == BlockStyle.PostUp || (SLstmFeedForwardFactor > 0 && EmbeddingDim * SLstmFeedForwardFactor < int.MaxValue / 4),
             $"slstm_ffn_proj_factor is {SLstmFeedForwardFactor}; expected a number above 0 with which embedding_dim {EmbeddingDim} gives an inner width below 2^29");
 
+        Require(ConvTaps == 0 || WeightMode == WeightMode.Single || SLstmAt.Count >= BlockCount || BlockStyle == BlockStyle.PreUp,
+            $"conv1d_kernel_size is {ConvTaps} with weight_mode fused; expected 0, since q and k then look at something else than v, or single");
+        Require(SLstmAt.Count == 0 || HeadNorm != HeadNormKind.Group || HeadNormGroups is not { } groups || (groups >= 1 && EmbeddingDim % groups == 0),
+            $"head_norm_groups is {HeadNormGroups}; expected a divisor of embedding_dim {EmbeddingDim}, which the sLSTM's output has");
+
         // What is left speaks of products of the values above.
         if (EmbeddingDim >= 1 && HeadCount >= 1 && FeedForwardRoundUpTo >= 1)
         {

@@ -68,7 +68,8 @@ public sealed class AdamW : IDisposable
 
     /// <summary>
     /// Whether weight decay acts on a parameter: on those with two dimensions or more, the head's and the gates' weights among
-    /// them, but not on embedding tables, norms and biases of any shape, nor on the rates of Mamba's states.
+    /// them, convolutions and an sLSTM's recurrent kernel too, as in the first paper's code; but not on embedding tables, norms and
+    /// biases of any shape, nor on the rates of Mamba's states; nor on a pre-up block's learnable skip, which is a vector.
     /// </summary>
     /// <param name="name">
     /// The name in the state dict. A part between dots tells an embedding (<c>embedding</c>, <c>embeddings</c>, <c>embed_tokens</c>,
