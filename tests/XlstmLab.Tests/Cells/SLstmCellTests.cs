@@ -45,14 +45,17 @@ public sealed class SLstmCellTests : IDisposable
         AssertClose(golden["grad._bias_"], bias.grad!, 1e-5);
     }
 
-    [Fact]
-    public void Forward_AnyCase_FusedEqualsRecurrentInFloat64() =>
+    [Theory]
+    [InlineData(ForgetGate.Sigmoid)]
+    [InlineData(ForgetGate.Exponential)]
+    public void Forward_AnyCase_FusedEqualsRecurrentInFloat64(ForgetGate forgetGate) =>
         Cases.Sample(
             c =>
             {
-                var expected = RunWithGradients(SLstmRecurrent.Forward, c, ScalarType.Float64);
-                var exact = RunWithGradients(SLstmFused.Forward, c, ScalarType.Float64);
-                var single = RunWithGradients(SLstmFused.Forward, c, ScalarType.Float32);
+                var options = new SLstmOptions { ForgetGate = forgetGate };
+                var expected = RunWithGradients(SLstmRecurrent.Forward, c, ScalarType.Float64, options);
+                var exact = RunWithGradients(SLstmFused.Forward, c, ScalarType.Float64, options);
+                var single = RunWithGradients(SLstmFused.Forward, c, ScalarType.Float32, options);
                 foreach (var (name, value) in expected)
                 {
                     AssertClose(value, exact[name], 1e-11, $"{name} of {c} in float64");
@@ -189,6 +192,24 @@ public sealed class SLstmCellTests : IDisposable
         Assert.Equal(ScalarType.BFloat16, half.grad!.dtype);
     }
 
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Forward_ExponentialForgetGate_EqualsUnstabilisedEquations(bool fused)
+    {
+        using var scope = NewDisposeScope();
+        var (x, kernel, bias, _) = Inputs(new Case(2, 7, 2, 4, 3));
+        var (expectedH, c, n) = (zeros(2, 2, 4, ScalarType.Float64), zeros(2, 2, 4, ScalarType.Float64), zeros(2, 2, 4, ScalarType.Float64));
+        var (h, _) = Select(fused)(x, kernel, bias, options: new() { ForgetGate = ForgetGate.Exponential });
+        for (var t = 0; t < 7; t++)
+        {
+            var raw = (x[.., t] + einsum("hgij,bhj->bghi", kernel, expectedH) + bias).unbind(1);
+            (c, n) = (raw[1].exp() * c + raw[0].exp() * raw[2].tanh(), raw[1].exp() * n + raw[0].exp());
+            expectedH = raw[3].sigmoid() * c / n;
+            AssertClose(expectedH, h.select(2, t), 1e-12);
+        }
+    }
+
     [Fact]
     public void Forward_RecurrentGradientClip_IsTheSameInBothAndBites()
     {
@@ -286,6 +307,7 @@ public sealed class SLstmCellTests : IDisposable
         Throws("initial state's M must be [B, NH, D] = [2, 3, 6]", () => SLstmCell.Forward(x, kernel, bias, initial with { M = initial.M[0] }));
         Throws("document starts must be [B, S] = [2, 5]", () => SLstmCell.Forward(x, kernel, bias, layout: new(zeros(2, 4, dtype: ScalarType.Bool))));
         Throws("padding must be bool, but are Float32", () => SLstmCell.Forward(x, kernel, bias, layout: new(Padding: zeros(2, 5))));
+        Throws("must be sigmoid or exponential, but is None", () => SLstmCell.Forward(x, kernel, bias, options: new() { ForgetGate = ForgetGate.None }));
         Throws("must be positive", () => SLstmCell.Forward(x, kernel, bias, options: new() { RecurrentGradientClip = 0 }));
 
         static void Throws(string part, Action action) => Assert.Contains(part, Assert.Throws<ArgumentException>(action).Message, StringComparison.Ordinal);

@@ -13,7 +13,7 @@ public sealed class GoldenVerifierTests
         var rows = GoldenVerifier.Verify(TestSetup.Golden()).ToList();
 
         Assert.DoesNotContain(rows, r => r.Outcome != GoldenOutcome.Pass);
-        foreach (var kind in new[] { "mlstm_exp_", "mlstm_sig_", "slstm_cell", "xlstm_large_", "hf_xlstm", "hf_llama", "hf_mamba_", "hf_mamba2_", "tokenizer" })
+        foreach (var kind in new[] { "mlstm_exp_", "mlstm_sig_", "slstm_cell", "xlstm_large_", "xlstm_v1_", "hf_xlstm", "hf_llama", "hf_mamba_", "hf_mamba2_", "tokenizer" })
         {
             Assert.Contains(rows, r => r.Case.StartsWith(kind, StringComparison.Ordinal));
         }
@@ -27,6 +27,8 @@ public sealed class GoldenVerifierTests
     [InlineData("slstm_cell", "grad._bias_", "d bias, ")]
     [InlineData("xlstm_large_tiny", "logits", "logits")]
     [InlineData("xlstm_large_tiny", "grad.lm_head.weight", "gradients")]
+    [InlineData("xlstm_v1_mixed", "logits_recurrent", "logits, recurrent")]
+    [InlineData("xlstm_v1_mixed", "grad.xlstm_block_stack.blocks.1.xlstm.igate.weight", "gradients")]
     public void Verify_ChangedNumber_FailsThere(string name, string tensor, string quantity)
     {
         using var folder = new TempFolder();

@@ -4,7 +4,6 @@ using XlstmLab.Checkpoints;
 using XlstmLab.Inference;
 using XlstmLab.Models;
 using XlstmLab.Tests.Cells;
-using XlstmLab.Tests.Checkpoints;
 using XlstmLab.Text;
 using Xunit;
 using static TorchSharp.torch;
@@ -137,11 +136,11 @@ public sealed class BlockFormsTests
         long[] ids = [.. new ByteTokenizer().Encode("ab").Select(id => (long)id)];
         foreach (var token in generated.Tokens)
         {
-            Assert.Equal(model.Forward(tensor(ids).unsqueeze(0)).Logits[0, -1].argmax().item<long>(), token);
+            Assert.Equal(model.Forward(tensor(ids).unsqueeze(0)).Logits[0, -1].argmax().item<long>(), (long)token);
             ids = [.. ids, token];
         }
 
-        Assert.Equal(8, generated.Tokens.Count);
+        Assert.Equal(8, generated.Tokens.Length);
     }
 
     /// <summary>Each document by itself, from the empty state, token by token: logits, zero under padding, and all gradients.</summary>

@@ -1,3 +1,4 @@
+using TorchSharp;
 using XlstmLab.Cells;
 using XlstmLab.Models;
 using static TorchSharp.torch;
