@@ -156,7 +156,7 @@ public static class MLstmChunkwise
                 chunks.Flatten(dLogF),
                 first.narrow(3, 0, dv).clone(),
                 first.select(3, dv).clone(),
-                null,
+                options.Stabilizes ? (first * states.select(2, 0)).sum([2, 3]).unsqueeze(2) : null, // m0 scales the state that is read
                 null,
             ];
             return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);

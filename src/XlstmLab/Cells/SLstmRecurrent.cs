@@ -60,7 +60,7 @@ public static class SLstmRecurrent
         var raw = (x + recurrent).unbind(1);                                                     // 4 of [B, NH, D]
         var (i, f, z, o) = (raw[0], raw[1], raw[2], raw[3]);
 
-        var logForget = (options?.ForgetGate == ForgetGate.Exponential ? f : nn.functional.logsigmoid(f)) + state.M;
+        var logForget = (options?.ForgetGate ?? ForgetGate.Sigmoid).Log(f) + state.M;
         logForget = logForget.masked_fill(state.N.eq(0), double.NegativeInfinity);               // nothing to keep
         var m = maximum(i, logForget);
         var igate = (i - m).exp();

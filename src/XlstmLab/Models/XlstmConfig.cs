@@ -403,6 +403,10 @@ public sealed record XlstmConfig : LanguageModelConfig
 
         Require(ConvTaps == 0 || WeightMode == WeightMode.Single || SLstmAt.Count >= BlockCount || BlockStyle == BlockStyle.PreUp,
             $"conv1d_kernel_size is {ConvTaps} with weight_mode fused; expected 0, since q and k then look at something else than v, or single");
+        Require(SLstmAt.Count > 0 || (SLstmHeadCount is null && SLstmConvKernelSize is null && SLstmGradientClip is null),
+            $"slstm_num_heads, slstm_conv1d_kernel_size or slstm_gradient_clip is given and slstm_at is empty; expected a block with an sLSTM, or none of them");
+        Require(SLstmAt.Count == 0 || EmbeddingDim / Math.Max(1, SLstmHeads) > 1 || HeadNorm is HeadNormKind.Rms or HeadNormKind.None,
+            $"slstm_num_heads is {SLstmHeads}, which leaves one unit a head, of which head_norm makes 0; expected fewer heads, or head_norm rms or none");
         Require(SLstmAt.Count == 0 || HeadNorm != HeadNormKind.Group || HeadNormGroups is not { } groups || (groups >= 1 && EmbeddingDim % groups == 0),
             $"head_norm_groups is {HeadNormGroups}; expected a divisor of embedding_dim {EmbeddingDim}, which the sLSTM's output has");
 

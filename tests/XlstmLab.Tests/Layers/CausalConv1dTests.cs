@@ -1,4 +1,5 @@
 using TorchSharp;
+using XlstmLab.Cells;
 using XlstmLab.Layers;
 using XlstmLab.Tests.Cells;
 using Xunit;
@@ -20,7 +21,7 @@ public sealed class CausalConv1dTests
         using var scope = NewDisposeScope();
         using var conv = Conv(taps);
         var x = Random(2, 7);
-        var expected = nn.functional.conv1d(x.transpose(1, 2), conv.Weight, conv.Bias, padding: taps - 1, groups: Channels)
+        var expected = nn.functional.conv1d(x.transpose(1, 2), conv.get_parameter("conv.weight")!, conv.get_parameter("conv.bias")!, padding: taps - 1, groups: Channels)
             .narrow(2, 0, 7).transpose(1, 2);
         var (y, state) = conv.Forward(x, null, null, returnState: true);
         MLstmTests.Near(expected, y, 1e-14, "y");
@@ -45,7 +46,6 @@ public sealed class CausalConv1dTests
         var x = Random(1, 14).requires_grad_();
         bool[] starts = [false, false, false, true, true, false, false, false, true, false, false, false, false, false];
         bool[] padding = [true, false, false, false, false, false, true, true, true, false, false, true, false, true]; // a document starts on padding too
-        var x2 = x.masked_fill(tensor(padding).view(1, 14, 1), double.NaN);
         var weights = Random(1, 14);
 
         var documents = new List<int[]>();
@@ -79,14 +79,15 @@ public sealed class CausalConv1dTests
         var expectedGradient = autograd.grad([expectedLoss], [x])[0];
         foreach (var pieces in new int[][] { [14], [1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], [3, 4, 2, 5] })
         {
+            var garbled = x.masked_fill(tensor(padding).view(1, 14, 1), double.NaN);
             Tensor? state = null;
             var loss = zeros([], ScalarType.Float64);
             var first = 0;
             foreach (var length in pieces)
             {
-                var layout = new XlstmLab.Cells.SequenceLayout(
+                var layout = new SequenceLayout(
                     tensor(starts).unsqueeze(0).narrow(1, first, length), tensor(padding).unsqueeze(0).narrow(1, first, length));
-                (var y, state) = conv.Forward(x2.narrow(1, first, length), state, layout, returnState: true);
+                (var y, state) = conv.Forward(garbled.narrow(1, first, length), state, layout, returnState: true);
                 for (var t = first; t < first + length; t++)
                 {
                     if (!padding[t])
@@ -137,8 +138,11 @@ public sealed class CausalConv1dTests
         conv.to(ScalarType.Float64);
         using var grad = no_grad();
         using var generator = new Generator(3, CPU);
-        conv.Weight.normal_(0, 1, generator);
-        conv.Bias.normal_(0, 1, generator);
+        foreach (var parameter in conv.parameters())
+        {
+            parameter.normal_(0, 1, generator);
+        }
+
         return conv;
     }
 

@@ -228,10 +228,12 @@ public sealed class BlockAxesTests
         { "no forget gate", "slstm_forget_gate is None; expected sigmoid or exponential" },
         { "clip", "slstm_gradient_clip is 0" },
         { "ffn", "slstm_ffn_proj_factor is -1" },
-        { "fused", "weight_mode is fused; expected single with block_style pre_up" },
+        { "fused", "weight_mode is fused and block_style is pre_up; expected single" },
         { "fused conv", "conv1d_kernel_size is 4 with weight_mode fused" },
         { "style", "block_style is 7" },
         { "init", "slstm_recurrent_init is 9" },
+        { "idle sLSTM axis", "slstm_gradient_clip is given and slstm_at is empty" },
+        { "narrow sLSTM", "slstm_num_heads is 16, which leaves one unit a head" },
         { "groups", "head_norm_groups is 3; expected a divisor of embedding_dim 16" },
     };
 
@@ -256,6 +258,8 @@ public sealed class BlockAxesTests
             "fused conv" => PostUp with { WeightMode = WeightMode.Fused, ConvKernelSize = 4 },
             "style" => PreUp with { BlockStyle = (BlockStyle)7 },
             "init" => PreUp with { SLstmRecurrentInit = (RecurrentInit)9 },
+            "idle sLSTM axis" => PreUp with { SLstmAt = BlockList.None, SLstmGradientClip = 10 },
+            "narrow sLSTM" => PreUp with { SLstmHeadCount = 16 },
             _ => PreUp with { HeadNorm = HeadNormKind.Group, HeadNormGroups = 3 },
         };
         Assert.Contains(reason, Assert.Throws<ConfigException>(config.Validate).Message, StringComparison.Ordinal);

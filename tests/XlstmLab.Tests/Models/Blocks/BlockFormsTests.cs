@@ -133,7 +133,8 @@ public sealed class BlockFormsTests
         using var model = BlockVariants.Model(BlockVariants.All[variant] with { VocabularySize = 257 });
         var generated = new TextGenerator(model, new ByteTokenizer()).Generate(
             "ab", new GenerationOptions { Temperature = 0, MaxNewTokens = 8, StopAtEndOfDocument = false });
-        long[] ids = [.. new ByteTokenizer().Encode("ab").Select(id => (long)id)];
+        var bytes = new ByteTokenizer();
+        long[] ids = [bytes.EndOfDocument, .. bytes.Encode("ab").Select(id => (long)id)];
         foreach (var token in generated.Tokens)
         {
             Assert.Equal(model.Forward(tensor(ids).unsqueeze(0)).Logits[0, -1].argmax().item<long>(), (long)token);
