@@ -3,7 +3,10 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Cells;
 
-/// <summary>Mamba's selective state space (Gu and Dao 2023, algorithm 2): each channel has N states that decay and are written at rates that the token sets.</summary>
+/// <summary>
+/// Mamba's selective state space (Gu and Dao 2023, algorithm 2): each channel has N states that decay and are written at rates that the
+/// token sets.
+/// </summary>
 /// <remarks>
 /// For each token and channel, with A below zero:
 /// <code>

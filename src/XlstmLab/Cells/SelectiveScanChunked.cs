@@ -2,7 +2,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Cells;
 
-/// <summary>The selective scan in libtorch's operations, on any device: chunks one after the other, the tokens of a chunk in parallel.</summary>
+/// <summary>
+/// The selective scan in libtorch's operations, on any device: chunks one after the other, the tokens of a chunk in parallel.
+/// </summary>
 /// <remarks>
 /// Only the states between chunks are kept for the backward pass, which computes those within a chunk again: memory grows as S / L,
 /// with L tokens a chunk. It cannot be differentiated twice.
@@ -55,7 +57,9 @@ public static class SelectiveScanChunked
         return states;
     }
 
-    /// <remarks>The result is one tensor, y and the last state end to end: an unused one of several would count as alive for ever.</remarks>
+    /// <remarks>
+    /// The result is one tensor, y and the last state end to end: an unused one of several would count as alive for ever.
+    /// </remarks>
     private sealed class Function : autograd.SingleTensorFunction<Function>
     {
         public override string Name => "SelectiveScanChunked";

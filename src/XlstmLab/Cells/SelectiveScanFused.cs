@@ -50,7 +50,9 @@ public static class SelectiveScanFused
     /// <summary>What one call computes, beside its tensors.</summary>
     private sealed record Call(int Batch, int Length, int Dim, int States, bool[]? Starts, bool HasInitial, bool KeepsStates);
 
-    /// <remarks>The result is one tensor, y and the last state end to end: an unused one of several would count as alive for ever.</remarks>
+    /// <remarks>
+    /// The result is one tensor, y and the last state end to end: an unused one of several would count as alive for ever.
+    /// </remarks>
     private sealed class Function : autograd.SingleTensorFunction<Function>
     {
         public override string Name => "SelectiveScan";
@@ -79,7 +81,9 @@ public static class SelectiveScanFused
             return [.. gradients.Take(5), call.HasInitial ? gradients[5] : null!, null!];
         }
 
-        /// <summary>y [B, S, D] and the last state [B, N, D] end to end; and the states [B, NC, N, D] that backward begins from, if it will.</summary>
+        /// <summary>
+        /// y [B, S, D] and the last state [B, N, D] end to end; and the states [B, NC, N, D] that backward begins from, if it will.
+        /// </summary>
         public static (Tensor Results, Tensor? Kept) Run(Call call, Tensor?[] inputs) =>
             inputs[0]!.dtype == ScalarType.Float64 ? Run<double>(call, inputs) : Run<float>(call, inputs);
 

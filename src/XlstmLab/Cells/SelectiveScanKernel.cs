@@ -136,7 +136,9 @@ internal sealed unsafe class SelectiveScanKernel<T>(int batch, int length, int d
             }
         });
 
-    /// <summary>The state after a token, behind that before it, and the token's decays; <paramref name="keeps"/> is 0 at a document's start.</summary>
+    /// <summary>
+    /// The state after a token, behind that before it, and the token's decays; <paramref name="keeps"/> is 0 at a document's start.
+    /// </summary>
     private void Advance(T* x, T* dt, T* a, T* b, Vector<T> keeps, T* before, T* decays)
     {
         for (var v = 0; v < Panel; v += Vector<T>.Count)

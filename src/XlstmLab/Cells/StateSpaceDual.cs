@@ -2,7 +2,10 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Cells;
 
-/// <summary>Mamba2's state space with one decay a head (Dao and Gu 2024, section 6 and listing 1): chunks in the attention-like form, states between them.</summary>
+/// <summary>
+/// Mamba2's state space with one decay a head (Dao and Gu 2024, section 6 and listing 1): chunks in the attention-like form, states between
+/// them.
+/// </summary>
 /// <remarks>
 /// For each token and head, with A below zero and h a matrix [P, N]:
 /// <code>

@@ -3,7 +3,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;
 
-/// <summary>Which keys each token of a piece may attend to: those of its own document up to itself, cached or new, and never padding.</summary>
+/// <summary>
+/// Which keys each token of a piece may attend to: those of its own document up to itself, cached or new, and never padding.
+/// </summary>
 /// <remarks>
 /// Where a row holds one document without padding, as all rows then do, no mask is made and attention may take its fastest form. To know
 /// that takes one look at the layout, for which a device is waited for once a forward pass.
@@ -20,7 +22,9 @@ public sealed class AttentionSpan
     /// <summary>The number of tokens of the row before each, [S] or [B, 1, S]; padding moves no position.</summary>
     public Tensor Positions { get; }
 
-    /// <summary>[B or 1, 1, S, T + S] bool for T cached keys, true where a key is seen; null where all are, or where <see cref="IsCausal"/> says it.</summary>
+    /// <summary>
+    /// [B or 1, 1, S, T + S] bool for T cached keys, true where a key is seen; null where all are, or where <see cref="IsCausal"/> says it.
+    /// </summary>
     public Tensor? Mask { get; }
 
     /// <summary>Whether a token sees exactly the keys up to its own, and none is cached.</summary>

@@ -2,8 +2,12 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;
 
-/// <summary>Rotary position embedding (Su et al. 2021, eq. 34): pairs of channels are turned by angles that grow with the position.</summary>
-/// <remarks>Channel j of the first half is paired with channel j of the second half, as in the published Llama checkpoints of Hugging Face.</remarks>
+/// <summary>
+/// Rotary position embedding (Su et al. 2021, eq. 34): pairs of channels are turned by angles that grow with the position.
+/// </summary>
+/// <remarks>
+/// Channel j of the first half is paired with channel j of the second half, as in the published Llama checkpoints of Hugging Face.
+/// </remarks>
 public static class RotaryEmbedding
 {
     /// <summary>The cosines and sines of t theta^(-2j/D), taken in float64.</summary>

@@ -1,6 +1,8 @@
 namespace XlstmLab.Models;
 
-/// <summary>Llama-style Transformers by name: the sizes that the scaling-law paper trains beside xLSTM, and a small one over bytes.</summary>
+/// <summary>
+/// Llama-style Transformers by name: the sizes that the scaling-law paper trains beside xLSTM, and a small one over bytes.
+/// </summary>
 /// <remarks>
 /// Widths, blocks and parameter counts are those of the paper's token/param runs; heads of width 128, a RoPE base of 500,000 and the
 /// SwiGLU's width of 8/3 d rounded up to a multiple of 64 are those of the published training code's baselines.

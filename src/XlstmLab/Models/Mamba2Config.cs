@@ -117,7 +117,9 @@ public sealed record Mamba2Config : LanguageModelConfig
     }
 
     /// <inheritdoc/>
-    /// <remarks>The chunkwise form: all pairs of a chunk's tokens, written states and read states; the decays count 3 for each pair and head.</remarks>
+    /// <remarks>
+    /// The chunkwise form: all pairs of a chunk's tokens, written states and read states; the decays count 3 for each pair and head.
+    /// </remarks>
     public override double ForwardFlopsPerToken(long length)
     {
         double d = EmbeddingDim, inner = InnerDim, chunk = Math.Min(ChunkSize, length);

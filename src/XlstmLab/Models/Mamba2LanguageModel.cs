@@ -55,7 +55,10 @@ public sealed class Mamba2LanguageModel : LanguageModel
     }
 }
 
-/// <summary>y = W_out(norm(SSM(x, B, C, dt) * SiLU(z))) with (z, x, B, C, dt) = W_in u and a convolution over x, B and C (Dao and Gu 2024, figure 6).</summary>
+/// <summary>
+/// y = W_out(norm(SSM(x, B, C, dt) * SiLU(z))) with (z, x, B, C, dt) = W_in u and a convolution over x, B and C (Dao and Gu 2024, figure
+/// 6).
+/// </summary>
 internal sealed class Mamba2Mixer : StateSpaceMixer
 {
     [ComponentName(Name = "dt_bias")]

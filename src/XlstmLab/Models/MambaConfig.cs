@@ -2,7 +2,10 @@ using System.Text.Json.Serialization;
 
 namespace XlstmLab.Models;
 
-/// <summary>The architecture of a Mamba language model (Gu and Dao 2023), as a record to vary by <c>with</c>: as it is made, Mamba-130M but for its depth.</summary>
+/// <summary>
+/// The architecture of a Mamba language model (Gu and Dao 2023), as a record to vary by <c>with</c>: as it is made, Mamba-130M but for its
+/// depth.
+/// </summary>
 /// <remarks>The JSON names are those of transformers' <c>MambaConfig</c>.</remarks>
 public sealed record MambaConfig : LanguageModelConfig
 {
@@ -101,7 +104,9 @@ public sealed record MambaConfig : LanguageModelConfig
     }
 
     /// <inheritdoc/>
-    /// <remarks>The scan counts 7 for each state and token: two for the decay, one for what is written, two each for the update and the output.</remarks>
+    /// <remarks>
+    /// The scan counts 7 for each state and token: two for the decay, one for what is written, two each for the update and the output.
+    /// </remarks>
     public override double ForwardFlopsPerToken(long length)
     {
         double d = EmbeddingDim, inner = InnerDim, rank = StepRank;

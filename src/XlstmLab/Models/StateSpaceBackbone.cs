@@ -29,7 +29,9 @@ internal abstract class StateSpaceMixer(string name) : nn.Module(name)
     /// <param name="generator">Where numbers come from.</param>
     public abstract void Initialize(double outputScale, Generator generator);
 
-    /// <summary>Torch's own for linear layers: weights and biases uniform between plus and minus 1 / sqrt(fan-in), but biases zero as in Mamba's code.</summary>
+    /// <summary>
+    /// Weights uniform between plus and minus 1 / sqrt(fan-in), torch's own for linear layers, and biases zero as in Mamba's code.
+    /// </summary>
     protected static void DrawUniform(Dense dense, Generator generator)
     {
         var bound = Math.Pow(dense.Weight.shape[1], -0.5);
@@ -96,7 +98,9 @@ internal sealed class StateSpaceBackbone : nn.Module
         return (hidden.MoveToOuterDisposeScope(), returnState ? new ModelState(last) : null);
     }
 
-    /// <summary>Draws fresh weights as Mamba's code does: a normal embedding, mixers of their own, and their outputs divided by sqrt(L).</summary>
+    /// <summary>
+    /// Draws fresh weights as Mamba's code does: a normal embedding, mixers of their own, and their outputs divided by sqrt(L).
+    /// </summary>
     public void Initialize(double std, bool rescaleOutput, Generator generator)
     {
         using var grad = no_grad();

@@ -73,7 +73,8 @@ public sealed class AdamW : IDisposable
     /// </summary>
     /// <param name="name">
     /// The name in the state dict. A part between dots tells an embedding (<c>embedding</c>, <c>embeddings</c>, <c>embed_tokens</c>,
-    /// <c>wte</c>), a norm (it contains <c>norm</c>), a bias (it ends in <c>bias</c>) or Mamba's rates (<c>A_log</c>). A head tied to the embedding goes by the embedding's name.
+    /// <c>wte</c>), a norm (it contains <c>norm</c>), a bias (it ends in <c>bias</c>) or Mamba's rates (<c>A_log</c>). A head tied to the
+    /// embedding goes by the embedding's name.
     /// </param>
     /// <param name="shape">The shape.</param>
     public static bool Decays(string name, IReadOnlyCollection<long> shape) =>
