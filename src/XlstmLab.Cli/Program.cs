@@ -97,6 +97,7 @@ internal static class Program
             VerifyCommand.Create(),
             NotebookCommand.Create(),
             BenchCommand.Create(),
+            SyntheticCommand.Create(),
             Verbose,
         };
         foreach (var option in root.Options)

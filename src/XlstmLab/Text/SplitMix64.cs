@@ -11,7 +11,7 @@ internal struct SplitMix64(long seed, long stream)
     {
         for (var k = values.Length - 1; k > 0; k--)
         {
-            var other = (int)Math.BigMul(Next(), (ulong)k + 1, out _);
+            var other = Next(k + 1);
             (values[k], values[other]) = (values[other], values[k]);
         }
     }
@@ -21,6 +21,9 @@ internal struct SplitMix64(long seed, long stream)
 
     /// <summary>64 random bits.</summary>
     public ulong Next() => Mix(_state += 0x9E3779B97F4A7C15);
+
+    /// <summary>A whole number from 0 to <paramref name="bound"/>, which it is never.</summary>
+    public int Next(int bound) => (int)Math.BigMul(Next(), (ulong)bound, out _);
 
     /// <summary>A bijection of the numbers of 64 bits whose values look random.</summary>
     public static ulong Mix(ulong z)

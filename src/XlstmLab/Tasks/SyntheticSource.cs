@@ -1,0 +1,108 @@
+using XlstmLab.Text;
+
+namespace XlstmLab.Tasks;
+
+/// <summary>Training batches of a task: rows drawn anew without end, or a number of rows in epochs, each in another order.</summary>
+/// <remarks>Rows are drawn when they are asked for; none are kept.</remarks>
+public sealed class SyntheticSource : BatchSource
+{
+    private readonly SyntheticTask _task;
+    private readonly int? _samples;
+    private readonly int[] _order;
+    private int _orderedEpoch = -1;
+    private int _epoch;
+    private long _row;
+
+    /// <summary>Starts at the first batch.</summary>
+    /// <param name="task">The task.</param>
+    /// <param name="lengths">The lengths of its rows; null for those that are published.</param>
+    /// <param name="seed">The seed of rows and order.</param>
+    /// <param name="samples">The number of rows of an epoch; null to draw without end.</param>
+    /// <exception cref="ArgumentException">The task has no rows of such lengths.</exception>
+    public SyntheticSource(SyntheticTask task, LengthRange? lengths = null, long seed = 0, int? samples = null)
+    {
+        if (samples is { } count)
+        {
+            ArgumentOutOfRangeException.ThrowIfLessThan(count, 1, nameof(samples));
+        }
+
+        Lengths = lengths ?? task.TrainingLengths;
+        task.Validate(Lengths);
+        (_task, _samples, Seed) = (task, samples, seed);
+        _order = new int[samples ?? 0];
+        Fingerprint = task.Fingerprint(Lengths) + (samples is null ? "" : $"-{samples}");
+    }
+
+    /// <summary>The lengths of the rows.</summary>
+    public LengthRange Lengths { get; }
+
+    /// <inheritdoc/>
+    public override int ContextLength => Lengths.Maximum;
+
+    /// <inheritdoc/>
+    public override long Seed { get; }
+
+    /// <inheritdoc/>
+    public override string Fingerprint { get; }
+
+    /// <inheritdoc/>
+    public override long? TokenCount => (long?)_samples * ContextLength;
+
+    /// <inheritdoc/>
+    public override BatchPosition Position => new(_epoch, _row, Seed, ContextLength, Fingerprint);
+
+    /// <inheritdoc/>
+    public override TokenBatch Next(int rows)
+    {
+        ArgumentOutOfRangeException.ThrowIfLessThan(rows, 1);
+        var indices = new long[rows];
+        for (var r = 0; r < rows; r++)
+        {
+            if (_samples is not { } samples)
+            {
+                indices[r] = _row++;
+                continue;
+            }
+
+            Order();
+            indices[r] = _order[_row++];
+            if (_row == samples)
+            {
+                (_epoch, _row) = (_epoch + 1, 0);
+            }
+        }
+
+        return _task.Rows(SyntheticSplit.Train, Seed, indices, Lengths);
+    }
+
+    /// <inheritdoc/>
+    public override void Resume(BatchPosition position)
+    {
+        var difference = position.DifferenceFrom(Position)
+            ?? (position.Epoch < 0 || position.Window < 0 || (_samples is { } samples ? position.Window >= samples : position.Epoch > 0)
+                ? $"row {position.Window} of epoch {position.Epoch}, which this source does not have"
+                : null);
+        if (difference is not null)
+        {
+            throw new ArgumentException($"Training cannot go on from this position: it is of {difference}.", nameof(position));
+        }
+
+        (_epoch, _row) = (position.Epoch, position.Window);
+    }
+
+    private void Order()
+    {
+        if (_orderedEpoch == _epoch)
+        {
+            return;
+        }
+
+        for (var k = 0; k < _order.Length; k++)
+        {
+            _order[k] = k;
+        }
+
+        new SplitMix64(Seed, -1 - _epoch).Shuffle(_order);
+        _orderedEpoch = _epoch;
+    }
+}
