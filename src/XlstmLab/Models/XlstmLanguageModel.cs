@@ -26,10 +26,11 @@ public sealed class XlstmLanguageModel : LanguageModel
     /// <summary>A model with fresh weights.</summary>
     /// <param name="config">The architecture.</param>
     /// <param name="seed">Two models of one configuration and seed are equal.</param>
-    /// <exception cref="ArgumentException">The configuration makes no sense; the message says why.</exception>
+    /// <exception cref="ConfigException">The configuration cannot be; the message says why.</exception>
     public XlstmLanguageModel(XlstmConfig config, int seed = 0)
         : base(nameof(XlstmLanguageModel), config)
     {
+        config.Validate();
         NativeTorch.EnsureLoaded();
         _config = config;
         _backbone = new(config);

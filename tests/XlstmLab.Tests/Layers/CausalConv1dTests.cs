@@ -21,7 +21,7 @@ public sealed class CausalConv1dTests
         using var scope = NewDisposeScope();
         using var conv = Conv(taps);
         var x = Random(2, 7);
-        var expected = nn.functional.conv1d(x.transpose(1, 2), conv.Weight, conv.Bias, padding: taps - 1, groups: Channels)
+        var expected = nn.functional.conv1d(x.transpose(1, 2), conv.get_parameter("conv.weight")!, conv.get_parameter("conv.bias")!, padding: taps - 1, groups: Channels)
             .narrow(2, 0, 7).transpose(1, 2);
         var (y, state) = conv.Forward(x, null, null, returnState: true);
         MLstmTests.Near(expected, y, 1e-14, "y");
@@ -138,8 +138,11 @@ public sealed class CausalConv1dTests
         conv.to(ScalarType.Float64);
         using var grad = no_grad();
         using var generator = new Generator(3, CPU);
-        conv.Weight.normal_(0, 1, generator);
-        conv.Bias.normal_(0, 1, generator);
+        foreach (var parameter in conv.parameters())
+        {
+            parameter.normal_(0, 1, generator);
+        }
+
         return conv;
     }
 
