@@ -46,6 +46,21 @@ public static class MLstmCell
         var type = q.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
         var logF = options.ForgetGate.Log(fgatePreact.to(type));
         var logI = options.InputGate.Log(igatePreact.to(type));
+        var (h, last) = FromLogGates(q, k, v, logI, logF, initial, layout, options, returnState);
+        h.MoveToOuterDisposeScope();
+        last?.C.MoveToOuterDisposeScope();
+        last?.N.MoveToOuterDisposeScope();
+        last?.M.MoveToOuterDisposeScope();
+        return (h, last);
+    }
+
+    /// <summary>The cell behind the gates: as <see cref="Forward"/>, with [B, NH, S] logarithms of the gates, float32 or wider.</summary>
+    internal static (Tensor H, MLstmState? Last) FromLogGates(
+        Tensor q, Tensor k, Tensor v, Tensor logI, Tensor logF,
+        MLstmState? initial, SequenceLayout? layout, MLstmOptions options, bool returnState)
+    {
+        using var scope = NewDisposeScope();
+        var type = logF.dtype;
         if (layout?.Padding is { } padding)
         {
             // A forget gate of 1 and an input gate of 0 keep the state.
@@ -80,7 +95,7 @@ public static class MLstmCell
             last.C.alias().MoveToOuterDisposeScope(), last.N.alias().MoveToOuterDisposeScope(), last.M.alias().MoveToOuterDisposeScope()));
     }
 
-    private static void Check(
+    internal static void Check(
         Tensor q, Tensor k, Tensor v, Tensor i, Tensor f, MLstmState? initial, SequenceLayout? layout, MLstmOptions options)
     {
         if (q.dim() != 4)

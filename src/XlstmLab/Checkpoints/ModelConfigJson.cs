@@ -156,9 +156,18 @@ public static partial class ModelConfigJson
             "llama" => LlamaConfigJson.Read(given),
             "mamba" => MambaConfigJson.ReadMamba(given),
             "mamba2" => MambaConfigJson.ReadMamba2(given),
+            "simple_gla" => ReadGla(given),
+            "lstm" => Read<LstmConfig>(given),
             _ => throw new ConfigException(
-                $"{source}: model_type is {type?.ToJsonString() ?? "absent"}; expected \"xlstm\", \"llama\", \"mamba\" or \"mamba2\". The folder holds another kind of model."),
+                $"{source}: model_type is {type?.ToJsonString() ?? "absent"}; expected \"xlstm\", \"llama\", \"mamba\", \"mamba2\", \"simple_gla\" or \"lstm\". "
+                + "The folder holds another kind of model."),
         };
+    }
+
+    private static GlaConfig ReadGla(JsonObject given)
+    {
+        RequireActivation(given, "swish");
+        return Read<GlaConfig>(given);
     }
 
     /// <summary>Python writes an infinite number in an array as a bare word, which is no JSON; transformers 5 writes it as this object.</summary>

@@ -9,6 +9,8 @@ public static class Presets
             .Concat(LlamaPresets.All.Select(p => KeyValuePair.Create(p.Key, (LanguageModelConfig)p.Value)))
             .Concat(MambaPresets.All.Select(p => KeyValuePair.Create(p.Key, (LanguageModelConfig)p.Value)))
             .Concat(Mamba2Presets.All.Select(p => KeyValuePair.Create(p.Key, (LanguageModelConfig)p.Value)))
+            .Concat(GlaPresets.All.Select(p => KeyValuePair.Create(p.Key, (LanguageModelConfig)p.Value)))
+            .Concat(LstmPresets.All.Select(p => KeyValuePair.Create(p.Key, (LanguageModelConfig)p.Value)))
             .ToDictionary(),
         StringComparer.OrdinalIgnoreCase);
 

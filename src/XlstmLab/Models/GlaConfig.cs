@@ -1,0 +1,132 @@
+using System.Text.Json.Serialization;
+
+namespace XlstmLab.Models;
+
+/// <summary>
+/// The architecture of a Transformer with gated linear attention in the place of attention (Yang et al. 2023, section 4.4), one
+/// data-dependent decay a head: simple GLA.
+/// </summary>
+/// <remarks>The JSON names are those of flash-linear-attention's <c>GLAConfig</c>.</remarks>
+public sealed record GlaConfig : LanguageModelConfig
+{
+    /// <inheritdoc/>
+    [JsonIgnore]
+    public override string ModelType => "simple_gla";
+
+    /// <summary>The number of token ids, V.</summary>
+    [JsonPropertyName("vocab_size")]
+    public override int VocabularySize { get; init; } = 32000;
+
+    /// <summary>The width of the residual stream, d.</summary>
+    [JsonPropertyName("hidden_size")]
+    public override int EmbeddingDim { get; init; } = 2048;
+
+    /// <summary>The number of blocks, L.</summary>
+    [JsonPropertyName("num_hidden_layers")]
+    public override int BlockCount { get; init; } = 24;
+
+    /// <summary>The number of heads, NH.</summary>
+    [JsonPropertyName("num_heads")]
+    public int HeadCount { get; init; } = 4;
+
+    /// <summary>The width of all queries, and of all keys, as a multiple of d.</summary>
+    [JsonPropertyName("expand_k")]
+    public double KeyFactor { get; init; } = 0.5;
+
+    /// <summary>The width of all values as a multiple of d.</summary>
+    [JsonPropertyName("expand_v")]
+    public double ValueFactor { get; init; } = 1;
+
+    /// <summary>The inner width of the SwiGLU, d_ff; null for 8/3 d rounded up to a multiple of 256.</summary>
+    [JsonPropertyName("intermediate_size")]
+    public int? FeedForwardWidth { get; init; }
+
+    /// <summary>How many tokens a convolution before queries, keys and values sees, K; 0 for none, as in the GLA paper.</summary>
+    [JsonPropertyName("conv_size")]
+    public int ConvTaps { get; init; } = 4;
+
+    /// <summary>What divides log sigmoid of a decay's pre-activation, tau: the greater, the longer a fresh model remembers.</summary>
+    [JsonPropertyName("gate_logit_normalizer")]
+    public double GateNormalizer { get; init; } = 16;
+
+    /// <summary>The epsilon of all norms, added to the mean square.</summary>
+    [JsonPropertyName("norm_eps")]
+    public double NormEpsilon { get; init; } = 1e-6;
+
+    /// <summary>Whether the head uses the embedding's matrix.</summary>
+    [JsonPropertyName("tie_word_embeddings")]
+    public override bool TieWordEmbeddings { get; init; }
+
+    /// <summary>The standard deviation that weights are drawn with.</summary>
+    [JsonPropertyName("initializer_range")]
+    public double InitStd { get; init; } = 0.02;
+
+    /// <inheritdoc/>
+    [JsonIgnore]
+    public override string EmbeddingName => "model.embeddings.weight";
+
+    /// <summary>The width of all queries, and of all keys, NH DK.</summary>
+    [JsonIgnore]
+    public int QkDim => (int)(EmbeddingDim * KeyFactor);
+
+    /// <summary>The width of all values, NH DV.</summary>
+    [JsonIgnore]
+    public int VDim => (int)(EmbeddingDim * ValueFactor);
+
+    /// <summary>The inner width of the SwiGLU, d_ff.</summary>
+    [JsonIgnore]
+    public int FeedForwardDim => FeedForwardWidth ?? (EmbeddingDim * 8 / 3 + 255) / 256 * 256;
+
+    /// <inheritdoc/>
+    public override GlaLanguageModel CreateModel(int seed = 0) => new(this, seed);
+
+    /// <inheritdoc/>
+    public override long CountParameters()
+    {
+        long d = EmbeddingDim, qk = QkDim, v = VDim;
+        var mixer = d * (2 * qk + 3 * v) + (d + 1) * HeadCount + ConvTaps * (2 * qk + v) + v / HeadCount;
+        return BlockCount * (mixer + 3 * d * FeedForwardDim + 2 * d) + d + (TieWordEmbeddings ? 1 : 2) * VocabularySize * d;
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>
+    /// The attention counts what the chunkwise form computes for a token of a chunk of 64: 2 L (DK + DV) for what it sees of its chunk, and
+    /// 4 DK DV for reading the state and writing into it.
+    /// </remarks>
+    public override double ForwardFlopsPerToken(long length)
+    {
+        double d = EmbeddingDim, qk = QkDim, v = VDim, chunk = Math.Min(GlaMixer.ChunkSize, length);
+        var projections = 2 * d * (2 * qk + 3 * v + HeadCount) + 2 * ConvTaps * (2 * qk + v);
+        var attention = 2 * chunk * (qk + v) + 4 * qk * v / HeadCount;
+        return BlockCount * (projections + attention + 6 * d * FeedForwardDim) + 2 * d * VocabularySize;
+    }
+
+    /// <inheritdoc/>
+    public override long StateBytes(long length)
+    {
+        long qk = QkDim, v = VDim;
+        return 4L * BlockCount * (qk * v / HeadCount + Math.Max(ConvTaps - 1, 0) * (2 * qk + v));
+    }
+
+    /// <inheritdoc/>
+    public override void Validate()
+    {
+        var faults = new ConfigFaults();
+        faults.RequireAtLeastOne(
+            ("vocab_size", VocabularySize), ("hidden_size", EmbeddingDim), ("num_hidden_layers", BlockCount), ("num_heads", HeadCount),
+            ("intermediate_size", FeedForwardDim));
+        faults.Require(ConvTaps >= 0, $"conv_size is {ConvTaps}; expected at least 0");
+        faults.Require(
+            GateNormalizer > 0 && double.IsFinite(GateNormalizer), $"gate_logit_normalizer is {GateNormalizer}; expected a finite number above 0");
+        faults.Require(NormEpsilon >= 0 && double.IsFinite(NormEpsilon), $"norm_eps is {NormEpsilon}; expected a finite number of at least 0");
+        faults.Require(InitStd >= 0 && double.IsFinite(InitStd), $"initializer_range is {InitStd}; expected a finite number of at least 0");
+        foreach (var (name, factor, width) in new[] { ("expand_k", KeyFactor, QkDim), ("expand_v", ValueFactor, VDim) })
+        {
+            faults.Require(
+                width >= 1 && HeadCount >= 1 && width % HeadCount == 0,
+                $"{name} is {factor}, which makes a width of {width}; expected a multiple of num_heads {HeadCount}");
+        }
+
+        faults.Throw();
+    }
+}
