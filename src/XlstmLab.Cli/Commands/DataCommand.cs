@@ -1,10 +1,12 @@
 using System.CommandLine;
+using System.Diagnostics;
 using System.Globalization;
 using System.Text;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Evaluation;
 using XlstmLab.Text;
+using XlstmLab.Text.DebianDocs;
 
 namespace XlstmLab.Cli.Commands;
 
@@ -20,7 +22,9 @@ internal static class DataCommand
         "xlstm data list",
         "xlstm data info state-of-the-union",
         "xlstm data ngrams state-of-the-union --order 1..6 --split test",
-        "xlstm data tokenize dclm/ --tokenizer tokenizer.json --out tokens/dclm")
+        "xlstm data debian-docs --out datasets/debian-docs",
+        "xlstm data train-tokenizer debian-docs --vocab 16384 --out tokenizer.json",
+        "xlstm data tokenize debian-docs --tokenizer tokenizer.json --out tokens/debian-docs")
     {
         List(),
         Info(),
@@ -30,6 +34,8 @@ internal static class DataCommand
         Build(),
         Tokenize(),
         Show(),
+        TrainTokenizer(),
+        DebianDocs(),
     };
 
     private static Option<bool> JsonOption() => new("--json") { Description = "Print one JSON document." };
@@ -297,24 +303,23 @@ internal static class DataCommand
 
     private static ExampleCommand Tokenize()
     {
-        var source = new Argument<string>("SOURCE") { Description = "A .txt, .jsonl, .jsonl.gz, .jsonl.zst or .parquet file, or a folder of such." };
+        var source = SourceArgument();
         var output = new Option<string>("--out", "-o") { Description = "The token folder.", HelpName = "FOLDER", Required = true };
         var (name, end, field) = (TextOptions.TokenizerOption("Default: bytes."), TextOptions.EndOfDocumentOption(), TextOptions.TextFieldOption());
         var workers = Compute.Positive(new Option<int?>("--workers") { Description = "Documents encoded side by side. Default: one a core.", HelpName = "N" });
-        var splits = new Option<string>("--splits")
+        var splits = new Option<string?>("--splits")
         {
-            Description = "The shares of documents for training, validation and test.",
+            Description = "The shares of documents for training, validation and test. Default: a dataset's own, or 0.99,0.005,0.005.",
             HelpName = "TRAIN,VALIDATION,TEST",
-            DefaultValueFactory = _ => "0.99,0.005,0.005",
         };
         splits.Validators.Add(result =>
         {
-            if (Shares(result.GetValueOrDefault<string>()) is null)
+            if (result.GetValueOrDefault<string?>() is { } text && Shares(text) is null)
             {
-                result.AddError($"--splits is '{result.GetValueOrDefault<string>()}'; expected three shares that sum to 1, such as 0.9,0.05,0.05.");
+                result.AddError($"--splits is '{text}'; expected three shares that sum to 1, such as 0.9,0.05,0.05.");
             }
         });
-        var seed = new Option<long>("--seed") { Description = "The seed of the split.", HelpName = "N" };
+        var seed = new Option<long?>("--seed") { Description = "The seed of the split. Default: a dataset's own, or 0.", HelpName = "N" };
         var shard = Compute.Positive(new Option<int?>("--shard-mib") { Description = "MiB of text a shard, which is what a kill can cost. Default: 256.", HelpName = "N" });
         var json = JsonOption();
         var command = new ExampleCommand(
@@ -339,12 +344,12 @@ internal static class DataCommand
             var terminal = new Terminal(parsed);
             var (folder, chosen) = (parsed.GetValue(output)!, parsed.GetValue(name) ?? TextOptions.Bytes);
             var tokenizer = TextOptions.Tokenizer(chosen, parsed.GetValue(end));
-            var shares = Shares(parsed.GetValue(splits))!;
+            var split = Rule(parsed.GetValue(source)!, parsed.GetValue(splits), parsed.GetValue(seed));
             var defaults = new TokenFolderOptions();
             var options = defaults with
             {
                 TextField = parsed.GetValue(field)!,
-                Split = new SplitRule { Seed = parsed.GetValue(seed), Validation = shares[1], Test = shares[2] },
+                Split = split,
                 TokenizerFile = chosen == TextOptions.Bytes ? null : TextOptions.TokenizerFile(chosen),
                 Workers = parsed.GetValue(workers) ?? defaults.Workers,
                 ShardBytes = parsed.GetValue(shard) is { } size ? (long)size << 20 : defaults.ShardBytes,
@@ -383,6 +388,155 @@ internal static class DataCommand
             return ExitCode.Success;
         });
         return command;
+    }
+
+    private static ExampleCommand TrainTokenizer()
+    {
+        var source = SourceArgument();
+        var output = new Option<string>("--out", "-o") { Description = "The tokenizer.json.", HelpName = "FILE", DefaultValueFactory = _ => "tokenizer.json" };
+        var size = Compute.Positive(new Option<int?>("--vocab") { Description = "The token ids, the bytes and special tokens included. Default: 16384.", HelpName = "N" });
+        var pattern = new Option<string>("--pattern") { Description = "How text is cut into the pieces that tokens never cross: as GPT-2 or GPT-4.", DefaultValueFactory = _ => "gpt2" }
+            .AcceptOnlyFromAmong("gpt2", "gpt4");
+        var frequency = Compute.Positive(new Option<int?>("--min-frequency") { Description = "A pair that occurs fewer times is not merged. Default: 2.", HelpName = "N" });
+        var special = new Option<string[]>("--special")
+        {
+            Description = "The special tokens; the first opens documents. Default: <|endoftext|>.",
+            HelpName = "TOKEN",
+            AllowMultipleArgumentsPerToken = true,
+        };
+        var sample = Compute.Positive(new Option<int?>("--sample-mib") { Description = "MiB of text to learn from, of the beginning of each file. Default: all.", HelpName = "N" });
+        var workers = Compute.Positive(new Option<int?>("--workers") { Description = "Chunks of text cut into pieces side by side. Default: one a core.", HelpName = "N" });
+        var (field, json) = (TextOptions.TextFieldOption(), JsonOption());
+        var command = new ExampleCommand(
+            "train-tokenizer",
+            "Learns a byte-level BPE tokenizer from text, of a dataset from its training part, and writes it as Hugging Face's tokenizer.json.",
+            "xlstm data train-tokenizer debian-docs --vocab 16384 --out tokenizer.json",
+            "xlstm data train-tokenizer dclm/ --vocab 50304 --sample-mib 1024 --pattern gpt4 --out tokenizer.json")
+        {
+            source,
+            output,
+            size,
+            pattern,
+            frequency,
+            special,
+            sample,
+            field,
+            workers,
+            json,
+        };
+        command.SetAction(async (parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            var (path, defaults) = (parsed.GetValue(output)!, new BpeTrainerOptions());
+            var options = defaults with
+            {
+                VocabularySize = parsed.GetValue(size) ?? defaults.VocabularySize,
+                Pattern = Enum.Parse<BpePattern>(parsed.GetValue(pattern)!, ignoreCase: true),
+                MinimumFrequency = parsed.GetValue(frequency) ?? defaults.MinimumFrequency,
+                SpecialTokens = parsed.GetValue(special) is { Length: > 0 } tokens ? tokens : defaults.SpecialTokens,
+                TextField = parsed.GetValue(field)!,
+                Split = DocumentFile.DatasetFolder(parsed.GetValue(source)!) is { } dataset ? DatasetCard.Read(dataset).Split : null,
+                SampleBytes = parsed.GetValue(sample) is { } mib ? (long)mib << 20 : null,
+                Workers = parsed.GetValue(workers) ?? defaults.Workers,
+            };
+            var watch = Stopwatch.StartNew();
+            TrainedBpe? trained = null;
+            await terminal.TrackAsync("Learning tokens", tracker =>
+            {
+                // Reading and merging take about as long as each other.
+                var progress = new ImmediateProgress<BpeTrainingProgress>(p => tracker.Report(
+                    (p.SourceShare + p.Tokens / (double)p.VocabularySize) / 2,
+                    p.Tokens == 0
+                        ? $"{Terminal.Size(p.TextBytes)} read, {Number(p.DistinctPieces)} distinct pieces"
+                        : $"{Number(p.Tokens)} of {Number(p.VocabularySize)} tokens"));
+                trained = BpeTrainer.Train(parsed.GetValue(source)!, path, options, progress, cancellationToken);
+                return Task.CompletedTask;
+            });
+            var result = new { Path = path, VocabularySize = trained!.Tokens.Count, Merges = trained.Merges.Count, trained.TextBytes, trained.Pieces, trained.DistinctPieces, trained.ForgottenCount, watch.Elapsed.TotalSeconds };
+            if (parsed.GetValue(json))
+            {
+                terminal.WriteJson(result);
+                return ExitCode.Success;
+            }
+
+            terminal.WritePairs(
+            [
+                ("file", path),
+                ("token ids", Number(result.VocabularySize) + (result.VocabularySize < options.VocabularySize ? $": no other pair occurs {Number(options.MinimumFrequency)} times" : "")),
+                ("text", $"{Terminal.Size(trained.TextBytes)}, {Number(trained.Pieces)} pieces, {Number(trained.DistinctPieces)} distinct"),
+                ("time", Terminal.Duration(result.TotalSeconds)),
+                .. trained.ForgottenCount == 0 ? [] : new[] { ("counts", $"up to {Number(trained.ForgottenCount)} too small, for want of memory") },
+            ]);
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static ExampleCommand DebianDocs()
+    {
+        var output = new Option<string>("--out", "-o") { Description = "The dataset's folder, whose name becomes the dataset's.", HelpName = "FOLDER", Required = true };
+        var packages = new Option<string[]>("--packages") { Description = "The packages to take. Default: a list of large English manuals.", HelpName = "NAME", AllowMultipleArgumentsPerToken = true };
+        var debs = new Option<string?>("--debs") { Description = "Take the .deb files in this folder and download nothing.", HelpName = "FOLDER" };
+        var workers = Compute.Positive(new Option<int?>("--workers") { Description = "Files made into text side by side. Default: one a core.", HelpName = "N" });
+        var json = JsonOption();
+        var command = new ExampleCommand(
+            "debian-docs",
+            "Downloads documentation by apt-get, installs nothing, and makes it into a dataset of English text. Stopped or killed, the same command goes on.",
+            "xlstm data debian-docs --out datasets/debian-docs",
+            "xlstm data debian-docs --out datasets/manuals --packages linux-doc git-doc perl-doc")
+        {
+            output,
+            packages,
+            debs,
+            workers,
+            json,
+        };
+        command.SetAction(async (parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            var defaults = new DebianCorpusOptions();
+            var options = defaults with
+            {
+                Packages = parsed.GetValue(packages) is { Length: > 0 } named ? named : defaults.Packages,
+                PackageFolder = parsed.GetValue(debs),
+                Workers = parsed.GetValue(workers) ?? defaults.Workers,
+            };
+            var watch = Stopwatch.StartNew();
+            DatasetCard? card = null;
+            await terminal.TrackAsync("Debian documentation", tracker =>
+            {
+                var progress = new ImmediateProgress<DebianCorpusProgress>(p => tracker.Report(
+                    p.Bytes / (double)Math.Max(1, p.TotalBytes),
+                    $"{(p.Package.Length > 0 ? p.Package : "putting together")}, {Number(p.Documents)} documents, {Terminal.Size(p.TextBytes)} of text"));
+                card = DebianCorpus.Build(parsed.GetValue(output)!, options, progress, cancellationToken);
+                return Task.CompletedTask;
+            });
+            if (parsed.GetValue(json))
+            {
+                terminal.WriteJson(card);
+                return ExitCode.Success;
+            }
+
+            terminal.WriteTable(
+                ["part", ">documents", ">bytes of text"],
+                card!.Parts.OrderBy(p => p.Key).Select(p => new[] { $"{p.Key}", Number(p.Value.Documents), Number(p.Value.Bytes) }));
+            terminal.Note($"{card.Origin}. {Terminal.Size(card.FileBytes)} in {parsed.GetValue(output)}, {Terminal.Duration(watch.Elapsed.TotalSeconds)}.");
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static Argument<string> SourceArgument() => new("SOURCE")
+    {
+        Description = "A dataset's name, or a .txt, .jsonl, .jsonl.gz, .jsonl.zst or .parquet file, or a folder of such.",
+    };
+
+    /// <summary>How a source is split: in the shares that were asked for, or as the dataset says, or in the usual shares.</summary>
+    private static SplitRule Rule(string source, string? shares, long? seed)
+    {
+        var rule = shares is null && DocumentFile.DatasetFolder(source) is { } dataset ? DatasetCard.Read(dataset).Split : null;
+        var wanted = Shares(shares ?? "0.99,0.005,0.005")!;
+        return (rule ?? new SplitRule { Validation = wanted[1], Test = wanted[2] }) with { Seed = seed ?? rule?.Seed ?? 0 };
     }
 
     private static ExampleCommand Show()

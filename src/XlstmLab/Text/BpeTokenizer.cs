@@ -22,7 +22,9 @@ public sealed class BpeTokenizer : ITokenizer
     private const int MaxCachedPieces = 1 << 17;
     private const int MaxCachedLength = 48;
 
-    private static readonly char[] CharOfByte = MapBytes();
+    /// <summary>The characters by which tokens are spelt in a tokenizer.json, one for each byte.</summary>
+    internal static readonly char[] CharOfByte = MapBytes();
+
     private static readonly Dictionary<char, byte> ByteOfChar = CharOfByte.Index().ToDictionary(p => p.Item, p => (byte)p.Index);
 
     private readonly Dictionary<string, int> _vocabulary;

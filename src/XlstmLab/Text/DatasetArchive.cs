@@ -43,7 +43,7 @@ public static class DatasetArchive
             content.WriteByte((byte)'\n');
         }
 
-        var compressed = Compress(content.GetBuffer().AsSpan(0, (int)content.Length));
+        var compressed = Compress(card, content.GetBuffer().AsSpan(0, (int)content.Length));
         card = card with
         {
             Sha256 = Convert.ToHexStringLower(SHA256.HashData(compressed)),
@@ -73,7 +73,7 @@ public static class DatasetArchive
 
         var compressed = File.ReadAllBytes(path);
         Check(path, "the card's sha256", card.Sha256, Convert.ToHexStringLower(SHA256.HashData(compressed)));
-        var content = Decompress(compressed, path);
+        var content = Decompress(card, compressed, path);
         Check(path, "the card's content_sha256", card.ContentSha256, Convert.ToHexStringLower(SHA256.HashData(content)));
         var documents = Corpus.ReadJsonLines(content, path, name: null, textField: "text");
         foreach (var (split, size) in Sizes(new Corpus(card.Name, documents, card.Split)))
@@ -96,8 +96,14 @@ public static class DatasetArchive
         }
     }
 
-    private static byte[] Compress(ReadOnlySpan<byte> content)
+    private static byte[] Compress(DatasetCard card, ReadOnlySpan<byte> content)
     {
+        if (IsZstandard(card))
+        {
+            using var zstandard = new ZstdSharp.Compressor(12);
+            return zstandard.Wrap(content).ToArray();
+        }
+
         // Quality 11 and a window of 16 MiB: text is compressed once and shipped often.
         var buffer = new byte[BrotliEncoder.GetMaxCompressedLength(content.Length)];
         return BrotliEncoder.TryCompress(content, buffer, out var written, quality: 11, window: 24)
@@ -105,18 +111,21 @@ public static class DatasetArchive
             : throw new InvalidOperationException("Brotli found no room for its output.");
     }
 
-    private static byte[] Decompress(byte[] compressed, string path)
+    private static bool IsZstandard(DatasetCard card) => card.File.EndsWith(".zst", StringComparison.Ordinal);
+
+    private static byte[] Decompress(DatasetCard card, byte[] compressed, string path)
     {
         try
         {
-            using var brotli = new BrotliStream(new MemoryStream(compressed), CompressionMode.Decompress);
+            var source = new MemoryStream(compressed);
+            using Stream stream = IsZstandard(card) ? new ZstdSharp.DecompressionStream(source) : new BrotliStream(source, CompressionMode.Decompress);
             var content = new MemoryStream();
-            brotli.CopyTo(content);
+            stream.CopyTo(content);
             return content.ToArray();
         }
-        catch (Exception e) when (e is InvalidDataException or InvalidOperationException or IOException)
+        catch (Exception e) when (e is InvalidDataException or InvalidOperationException or IOException or ZstdSharp.ZstdException)
         {
-            throw new InvalidDataException($"'{path}' is not a Brotli file: {e.Message}", e);
+            throw new InvalidDataException($"'{path}' is not a {(IsZstandard(card) ? "Zstandard" : "Brotli")} file: {e.Message}", e);
         }
     }
 

@@ -1,6 +1,7 @@
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
+using XlstmLab.Text.DebianDocs;
 
 namespace XlstmLab.Text;
 
@@ -39,7 +40,11 @@ public sealed record DatasetCard
     /// <summary>What was done to the text, and what a user should know of it.</summary>
     public required string Preparation { get; init; }
 
-    /// <summary>The file of the documents: JSON lines with the fields name and text, compressed by Brotli.</summary>
+    /// <summary>The Debian packages it was made of; null for a dataset that was made of something else.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public IReadOnlyList<DebianPackage>? Packages { get; init; }
+
+    /// <summary>The file of the documents: JSON lines with the fields name and text, compressed by Brotli or, if it ends in .zst, by Zstandard.</summary>
     public string File { get; init; } = "text.jsonl.br";
 
     /// <summary>The SHA-256 of the file, in hexadecimal.</summary>

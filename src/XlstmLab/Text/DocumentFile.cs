@@ -1,3 +1,5 @@
+using System.IO.Compression;
+using System.Security.Cryptography;
 using System.Text;
 using ICSharpCode.SharpZipLib.GZip;
 using Parquet;
@@ -21,9 +23,15 @@ public sealed record DocumentFile(string Path, string Name)
 
     private static readonly string[] Endings = [".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"];
 
-    /// <summary>The file of that path, or all files of documents in the folder of that path and those below it, in ordinal order of their names.</summary>
-    /// <exception cref="FileNotFoundException">There is no such file or folder.</exception>
-    /// <exception cref="InvalidDataException">There is no file of documents.</exception>
+    /// <summary>Whether a document's field "name" names it, as in a dataset's file, and not the file and the line.</summary>
+    public bool HasNames { get; init; }
+
+    /// <summary>
+    /// The file of that path, or all files of documents in the folder of that path and those below it, in ordinal order of their names, or the
+    /// file of the dataset in the folder of that path or, where nothing has that path, of that name.
+    /// </summary>
+    /// <exception cref="FileNotFoundException">There is no such file, folder or dataset.</exception>
+    /// <exception cref="InvalidDataException">There is no file of documents, or a dataset's file is not the one its card describes.</exception>
     public static IReadOnlyList<DocumentFile> Find(string source)
     {
         if (File.Exists(source))
@@ -33,9 +41,9 @@ public sealed record DocumentFile(string Path, string Name)
                 : throw new InvalidDataException($"'{source}' is not one of {Kinds}; those are what text can be read from.");
         }
 
-        if (!Directory.Exists(source))
+        if (DatasetFolder(source) is { } dataset)
         {
-            throw new FileNotFoundException($"There is no file or folder '{source}'.", source);
+            return [OfDataset(dataset)];
         }
 
         DocumentFile[] files = [.. Directory.EnumerateFiles(source, "*", SearchOption.AllDirectories)
@@ -44,6 +52,14 @@ public sealed record DocumentFile(string Path, string Name)
             .OrderBy(file => file.Name, StringComparer.Ordinal)];
         return files.Length > 0 ? files : throw new InvalidDataException($"The folder '{source}' holds no file of text: no {Kinds}.");
     }
+
+    /// <summary>The folder of the dataset that a path or name means; null for a folder of files.</summary>
+    /// <exception cref="FileNotFoundException">There is neither a path nor a dataset of that name; the message lists the datasets.</exception>
+    public static string? DatasetFolder(string source) =>
+        File.Exists(source) ? null
+        : !Directory.Exists(source) ? Datasets.FolderOf(source)
+        : File.Exists(System.IO.Path.Combine(source, DatasetCard.FileName)) ? source
+        : null;
 
     /// <summary>The documents in their order; empty lines are left out, empty texts are not.</summary>
     /// <param name="textField">The field of a JSON line, or the column of a Parquet file, that holds the text; dots lead into nested ones.</param>
@@ -61,6 +77,24 @@ public sealed record DocumentFile(string Path, string Name)
             cancellationToken.ThrowIfCancellationRequested();
             yield return document;
         }
+    }
+
+    /// <summary>The documents of JSON lines that have names.</summary>
+    internal IEnumerable<Document> ReadNamed(CancellationToken cancellationToken) => (this with { HasNames = true }).Read("text", cancellationToken);
+
+    private static DocumentFile OfDataset(string folder)
+    {
+        var card = DatasetCard.Read(folder);
+        var file = System.IO.Path.Combine(folder, card.File);
+        if (!File.Exists(file))
+        {
+            throw new InvalidDataException($"The dataset '{card.Name}' lacks its file '{file}'.");
+        }
+
+        using var stream = File.OpenRead(file);
+        return Convert.ToHexStringLower(SHA256.HashData(stream)) == card.Sha256
+            ? new(file, $"{card.Name}/{card.File}") { HasNames = true }
+            : throw new InvalidDataException($"'{file}' is not the file that its card describes: its SHA-256 is not the card's. Restore both from their origin.");
     }
 
     private static bool HasEnding(string path) => Array.Exists(Endings, ending => path.EndsWith(ending, StringComparison.OrdinalIgnoreCase));
@@ -93,7 +127,8 @@ public sealed record DocumentFile(string Path, string Name)
         using var file = new FileStream(Path, FileMode.Open, FileAccess.Read, FileShare.Read | FileShare.Delete, 1 << 16);
 
         // .NET's own reader of gzip takes a file that was cut off for one that has ended.
-        using Stream stream = Ends(".gz") ? new GZipInputStream(file) : Ends(".zst") ? new ZstdSharp.DecompressionStream(file) : file;
+        using Stream stream = Ends(".gz") ? new GZipInputStream(file) : Ends(".zst") ? new ZstdSharp.DecompressionStream(file)
+            : Ends(".br") ? new BrotliStream(file, CompressionMode.Decompress) : file;
         var buffer = new byte[1 << 18];
         var (start, end, line, ended) = (0, 0, 0L, false);
         while (!ended || start < end)

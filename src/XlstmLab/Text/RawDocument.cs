@@ -19,7 +19,7 @@ internal readonly record struct RawDocument(DocumentFile File, long Line, ReadOn
     {
         var isWholeFile = Text is not null && File.Path.EndsWith(".txt", StringComparison.OrdinalIgnoreCase);
         var name = isWholeFile ? File.Name : FormattableString.Invariant($"{File.Name}:{Line}");
-        return Text is not null ? new(name, Text) : ParseJson(Json, File.Path, Line, name, textField, keepFields);
+        return Text is not null ? new(name, Text) : ParseJson(Json, File.Path, Line, File.HasNames ? null : name, textField, keepFields);
     }
 
     /// <summary>Parses a JSON line.</summary>
