@@ -306,7 +306,11 @@ internal static class DataCommand
         var source = SourceArgument();
         var output = new Option<string>("--out", "-o") { Description = "The token folder.", HelpName = "FOLDER", Required = true };
         var (name, end, field) = (TextOptions.TokenizerOption("Default: bytes."), TextOptions.EndOfDocumentOption(), TextOptions.TextFieldOption());
-        var workers = Compute.Positive(new Option<int?>("--workers") { Description = "Documents encoded side by side. Default: one a core.", HelpName = "N" });
+        var workers = Compute.Positive(new Option<int?>("--workers")
+        {
+            Description = "Documents encoded side by side. Default: one a core.",
+            HelpName = "N",
+        });
         var splits = new Option<string?>("--splits")
         {
             Description = "The shares of documents for training, validation and test. Default: a dataset's own, or 0.99,0.005,0.005.",
@@ -393,19 +397,44 @@ internal static class DataCommand
     private static ExampleCommand TrainTokenizer()
     {
         var source = SourceArgument();
-        var output = new Option<string>("--out", "-o") { Description = "The tokenizer.json.", HelpName = "FILE", DefaultValueFactory = _ => "tokenizer.json" };
-        var size = Compute.Positive(new Option<int?>("--vocab") { Description = "The token ids, the bytes and special tokens included. Default: 16384.", HelpName = "N" });
-        var pattern = new Option<string>("--pattern") { Description = "How text is cut into the pieces that tokens never cross: as GPT-2 or GPT-4.", DefaultValueFactory = _ => "gpt2" }
+        var output = new Option<string>("--out", "-o")
+        {
+            Description = "The tokenizer.json.",
+            HelpName = "FILE",
+            DefaultValueFactory = _ => "tokenizer.json",
+        };
+        var size = Compute.Positive(new Option<int?>("--vocab")
+        {
+            Description = "The token ids, the bytes and special tokens included. Default: 16384.",
+            HelpName = "N",
+        });
+        var pattern = new Option<string>("--pattern")
+        {
+            Description = "How text is cut into the pieces that tokens never cross: as GPT-2 or GPT-4.",
+            DefaultValueFactory = _ => "gpt2",
+        }
             .AcceptOnlyFromAmong("gpt2", "gpt4");
-        var frequency = Compute.Positive(new Option<int?>("--min-frequency") { Description = "A pair that occurs fewer times is not merged. Default: 2.", HelpName = "N" });
+        var frequency = Compute.Positive(new Option<int?>("--min-frequency")
+        {
+            Description = "A pair that occurs fewer times is not merged. Default: 2.",
+            HelpName = "N",
+        });
         var special = new Option<string[]>("--special")
         {
             Description = "The special tokens; the first opens documents. Default: <|endoftext|>.",
             HelpName = "TOKEN",
             AllowMultipleArgumentsPerToken = true,
         };
-        var sample = Compute.Positive(new Option<int?>("--sample-mib") { Description = "MiB of text to learn from, of the beginning of each file. Default: all.", HelpName = "N" });
-        var workers = Compute.Positive(new Option<int?>("--workers") { Description = "Chunks of text cut into pieces side by side. Default: one a core.", HelpName = "N" });
+        var sample = Compute.Positive(new Option<int?>("--sample-mib")
+        {
+            Description = "MiB of text to learn from, of the beginning of each file. Default: all.",
+            HelpName = "N",
+        });
+        var workers = Compute.Positive(new Option<int?>("--workers")
+        {
+            Description = "Chunks of text cut into pieces side by side. Default: one a core.",
+            HelpName = "N",
+        });
         var (field, json) = (TextOptions.TextFieldOption(), JsonOption());
         var command = new ExampleCommand(
             "train-tokenizer",
@@ -452,7 +481,17 @@ internal static class DataCommand
                 trained = BpeTrainer.Train(parsed.GetValue(source)!, path, options, progress, cancellationToken);
                 return Task.CompletedTask;
             });
-            var result = new { Path = path, VocabularySize = trained!.Tokens.Count, Merges = trained.Merges.Count, trained.TextBytes, trained.Pieces, trained.DistinctPieces, trained.ForgottenCount, watch.Elapsed.TotalSeconds };
+            var result = new
+            {
+                Path = path,
+                VocabularySize = trained!.Tokens.Count,
+                Merges = trained.Merges.Count,
+                trained.TextBytes,
+                trained.Pieces,
+                trained.DistinctPieces,
+                trained.ForgottenCount,
+                watch.Elapsed.TotalSeconds,
+            };
             if (parsed.GetValue(json))
             {
                 terminal.WriteJson(result);
@@ -462,7 +501,8 @@ internal static class DataCommand
             terminal.WritePairs(
             [
                 ("file", path),
-                ("token ids", Number(result.VocabularySize) + (result.VocabularySize < options.VocabularySize ? $": no other pair occurs {Number(options.MinimumFrequency)} times" : "")),
+                ("token ids", Number(result.VocabularySize)
+                    + (result.VocabularySize < options.VocabularySize ? $": no other pair occurs {Number(options.MinimumFrequency)} times" : "")),
                 ("text", $"{Terminal.Size(trained.TextBytes)}, {Number(trained.Pieces)} pieces, {Number(trained.DistinctPieces)} distinct"),
                 ("time", Terminal.Duration(result.TotalSeconds)),
                 .. trained.ForgottenCount == 0 ? [] : new[] { ("counts", $"up to {Number(trained.ForgottenCount)} too small, for want of memory") },
@@ -474,10 +514,28 @@ internal static class DataCommand
 
     private static ExampleCommand DebianDocs()
     {
-        var output = new Option<string>("--out", "-o") { Description = "The dataset's folder, whose name becomes the dataset's.", HelpName = "FOLDER", Required = true };
-        var packages = new Option<string[]>("--packages") { Description = "The packages to take. Default: a list of large English manuals.", HelpName = "NAME", AllowMultipleArgumentsPerToken = true };
-        var debs = new Option<string?>("--debs") { Description = "Take the .deb files in this folder and download nothing.", HelpName = "FOLDER" };
-        var workers = Compute.Positive(new Option<int?>("--workers") { Description = "Files made into text side by side. Default: one a core.", HelpName = "N" });
+        var output = new Option<string>("--out", "-o")
+        {
+            Description = "The dataset's folder, whose name becomes the dataset's.",
+            HelpName = "FOLDER",
+            Required = true,
+        };
+        var packages = new Option<string[]>("--packages")
+        {
+            Description = "The packages to take. Default: a list of large English manuals.",
+            HelpName = "NAME",
+            AllowMultipleArgumentsPerToken = true,
+        };
+        var debs = new Option<string?>("--debs")
+        {
+            Description = "Take the .deb files in this folder and download nothing.",
+            HelpName = "FOLDER",
+        };
+        var workers = Compute.Positive(new Option<int?>("--workers")
+        {
+            Description = "Files made into text side by side. Default: one a core.",
+            HelpName = "N",
+        });
         var json = JsonOption();
         var command = new ExampleCommand(
             "debian-docs",

@@ -53,13 +53,15 @@ public sealed record BpeTrainerOptions
             || SpecialTokens.Any(t => t.Length == 1 && BpeTokenizer.CharOfByte.Contains(t[0])))
         {
             throw new ArgumentException(
-                $"The special tokens are '{string.Join("', '", SpecialTokens)}'; expected at least one, to open documents, no two alike, none empty or a single character.");
+                $"The special tokens are '{string.Join("', '", SpecialTokens)}'; expected at least one, to open documents, no two alike, "
+                + "none empty or a single character.");
         }
 
         if (VocabularySize < SpecialTokens.Count + 256 || VocabularySize > 1 << 20)
         {
             throw new ArgumentException(
-                $"A vocabulary of {VocabularySize} ids was asked for; it takes at least {SpecialTokens.Count + 256}, for the bytes and the special tokens, and at most {1 << 20}.");
+                $"A vocabulary of {VocabularySize} ids was asked for; it takes at least {SpecialTokens.Count + 256}, for the bytes and the special "
+                + $"tokens, and at most {1 << 20}.");
         }
 
         ArgumentOutOfRangeException.ThrowIfLessThan(MinimumFrequency, 1);
@@ -104,11 +106,13 @@ public static class BpeTrainer
     /// <exception cref="InvalidDataException">A document is not as expected, or there is no text.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public static TrainedBpe Train(
-        string source, string path, BpeTrainerOptions? options = null, IProgress<BpeTrainingProgress>? progress = null, CancellationToken cancellationToken = default)
+        string source, string path, BpeTrainerOptions? options = null,
+        IProgress<BpeTrainingProgress>? progress = null, CancellationToken cancellationToken = default)
     {
         options ??= new();
         options.Validate();
-        var trained = Merge(Count(Chunks(DocumentFile.Find(source), options, cancellationToken), options, progress, cancellationToken), options, progress, cancellationToken);
+        var counts = Count(Chunks(DocumentFile.Find(source), options, cancellationToken), options, progress, cancellationToken);
+        var trained = Merge(counts, options, progress, cancellationToken);
         trained.Save(path);
         return trained;
     }
@@ -116,11 +120,13 @@ public static class BpeTrainer
     /// <summary>Learns from texts; <see cref="BpeTrainerOptions.Split"/> and <see cref="BpeTrainerOptions.SampleBytes"/> have no say.</summary>
     /// <inheritdoc cref="Train(string, string, BpeTrainerOptions?, IProgress{BpeTrainingProgress}?, CancellationToken)"/>
     public static TrainedBpe Train(
-        IEnumerable<string> texts, BpeTrainerOptions? options = null, IProgress<BpeTrainingProgress>? progress = null, CancellationToken cancellationToken = default)
+        IEnumerable<string> texts, BpeTrainerOptions? options = null,
+        IProgress<BpeTrainingProgress>? progress = null, CancellationToken cancellationToken = default)
     {
         options ??= new();
         options.Validate();
-        return Merge(Count(texts.Chunk(64).Select(c => (new Func<IEnumerable<string>>(() => c), 0.0)), options, progress, cancellationToken), options, progress, cancellationToken);
+        var chunks = texts.Chunk(64).Select(c => (new Func<IEnumerable<string>>(() => c), 0.0));
+        return Merge(Count(chunks, options, progress, cancellationToken), options, progress, cancellationToken);
     }
 
     /// <summary>The texts in chunks that can be parsed side by side, with the share of the source that has been read with each.</summary>
@@ -215,7 +221,8 @@ public static class BpeTrainer
         }
     }
 
-    private static (Dictionary<string, long> Pieces, long Bytes) CountPieces(PreTokenizer preTokenizer, IEnumerable<string> texts, CancellationToken cancellationToken)
+    private static (Dictionary<string, long> Pieces, long Bytes) CountPieces(
+        PreTokenizer preTokenizer, IEnumerable<string> texts, CancellationToken cancellationToken)
     {
         var pieces = new Dictionary<string, long>();
         var lookup = pieces.GetAlternateLookup<ReadOnlySpan<char>>();
@@ -231,7 +238,8 @@ public static class BpeTrainer
         return (pieces, bytes);
     }
 
-    private static TrainedBpe Merge(PieceCounts counts, BpeTrainerOptions options, IProgress<BpeTrainingProgress>? progress, CancellationToken cancellationToken)
+    private static TrainedBpe Merge(
+        PieceCounts counts, BpeTrainerOptions options, IProgress<BpeTrainingProgress>? progress, CancellationToken cancellationToken)
     {
         List<string> tokens = [.. options.SpecialTokens, .. BpeTokenizer.CharOfByte.Order().Select(c => c.ToString())];
         var ids = new Dictionary<string, int>(tokens.Select((token, id) => KeyValuePair.Create(token, id)));

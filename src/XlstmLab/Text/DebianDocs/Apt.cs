@@ -10,7 +10,8 @@ internal static class Apt
     /// <summary>The packages of those names and, in place of empty ones that stand for a current version, the documentation they depend on.</summary>
     /// <returns>The packages in the order of their names, and the names that this release of Debian does not have.</returns>
     /// <exception cref="InvalidOperationException">There is no apt, or it knows none of the packages.</exception>
-    public static (IReadOnlyList<DebianPackage> Packages, IReadOnlyList<string> Missing) Find(IReadOnlyList<string> names, CancellationToken cancellationToken)
+    public static (IReadOnlyList<DebianPackage> Packages, IReadOnlyList<string> Missing) Find(
+        IReadOnlyList<string> names, CancellationToken cancellationToken)
     {
         var listed = Show(names, cancellationToken);
 
@@ -25,7 +26,8 @@ internal static class Apt
         DebianPackage[] packages = [.. all.Select(p => p.Package).DistinctBy(p => p.Name).OrderBy(p => p.Name, StringComparer.Ordinal)];
         return packages.Length > 0
             ? (packages, [.. names.Except(listed.Select(p => p.Package.Name)).Order(StringComparer.Ordinal)])
-            : throw new InvalidOperationException($"apt knows none of the packages {string.Join(", ", names.Take(5))}, ...: run 'apt-get update' first, and check the names.");
+            : throw new InvalidOperationException(
+                $"apt knows none of the packages {string.Join(", ", names.Take(5))}, ...: run 'apt-get update' first, and check the names.");
     }
 
     /// <summary>Downloads a package's .deb file into a folder and compares its checksum.</summary>
@@ -66,7 +68,8 @@ internal static class Apt
         }
         catch (Win32Exception e)
         {
-            throw new InvalidOperationException($"There is no {program} here ({e.Message}): packages are downloaded on Debian or one of its kin. Elsewhere give a folder of .deb files.", e);
+            throw new InvalidOperationException(
+                $"There is no {program} here ({e.Message}): packages are downloaded on Debian or one of its kin. Elsewhere give a folder of .deb files.", e);
         }
 
         using (process)
@@ -78,7 +81,8 @@ internal static class Apt
             cancellationToken.ThrowIfCancellationRequested();
             return process.ExitCode == 0 || process.ExitCode == accepted
                 ? output
-                : throw new InvalidOperationException($"{program} {arguments[^1]} failed: {error.Result.Trim()} Run 'apt-get update', and check that a mirror can be reached.");
+                : throw new InvalidOperationException(
+                    $"{program} {arguments[^1]} failed: {error.Result.Trim()} Run 'apt-get update', and check that a mirror can be reached.");
         }
     }
 }

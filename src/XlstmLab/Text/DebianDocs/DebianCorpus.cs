@@ -16,7 +16,9 @@ public sealed record DebianCorpusOptions
     /// <summary>The packages' names; one that is empty stands for the documentation it depends on.</summary>
     public IReadOnlyList<string> Packages { get; init; } = DebianCorpus.DefaultPackages;
 
-    /// <summary>A folder of .deb files, named as apt-get download names them, to take in place of <see cref="Packages"/>; nothing is then downloaded.</summary>
+    /// <summary>
+    /// A folder of .deb files, named as apt-get download names them, to take in place of <see cref="Packages"/>; nothing is then downloaded.
+    /// </summary>
     public string? PackageFolder { get; init; }
 
     /// <summary>How documents are split.</summary>
@@ -38,8 +40,8 @@ public readonly record struct DebianCorpusProgress(long Bytes, long TotalBytes, 
 /// <remarks>
 /// Packages are downloaded by apt and read without being installed. A document is a page, a manual page or an Info file; its name is
 /// PACKAGE/PATH. Its navigation, code, tables of numbers, and what is not English sentences are left out, and so is a paragraph of
-/// <see cref="ParagraphToCompare"/> characters or more that came before in any document; plain text beside more HTML in a package is taken for its source and left out too. Documents stand in the order of the SHA-256 of
-/// their names, so that a beginning of the file is a sample of the whole. The same packages give the same bytes. What was extracted
+/// <see cref="ParagraphToCompare"/> characters or more that came before in any document; plain text beside more HTML in a package is taken
+/// for its source and left out too. Documents stand in the order of the SHA-256 of their names, so that a beginning of the file is a sample of the whole. The same packages give the same bytes. What was extracted
 /// from a package is kept, beside the corpus, until it is finished: the same call goes on after a kill.
 /// </remarks>
 public static class DebianCorpus
@@ -119,12 +121,16 @@ public static class DebianCorpus
         }
 
         progress?.Report(new(done, total, "", documents, textBytes));
-        var card = DatasetArchive.Write(folder, Card(Path.GetFileName(folder), packages, missing, options), Distinct(extracts, cancellationToken), cancellationToken);
+        var card = DatasetArchive.Write(
+            folder,
+            Card(Path.GetFileName(folder), packages, missing, options.Split),
+            Distinct(extracts, cancellationToken),
+            cancellationToken);
         Directory.Delete(work, recursive: true);
         return card;
     }
 
-    private static DatasetCard Card(string name, IReadOnlyList<DebianPackage> packages, IReadOnlyList<string> missing, DebianCorpusOptions options) => new()
+    private static DatasetCard Card(string name, IReadOnlyList<DebianPackage> packages, IReadOnlyList<string> missing, SplitRule split) => new()
     {
         Name = name,
         Title = "Documentation in Debian packages",
@@ -133,10 +139,11 @@ public static class DebianCorpus
         Licence = "free licences of many kinds (GPL, GFDL, BSD, MIT, Creative Commons and others): each package's is in its /usr/share/doc/PACKAGE/copyright",
         Preparation = "Text of HTML pages, manual pages, Info files and plain text; a document is one such file, its field package says of which package, and its "
             + "name is PACKAGE/PATH. Navigation, code, tables of numbers and what is not English sentences were left out, and paragraphs of "
-            + FormattableString.Invariant($"{ParagraphToCompare} characters or more that came before in any document; documents of less than {Prose.MinimumDocument} characters were left out. ")
+            + FormattableString.Invariant($"{ParagraphToCompare} characters or more that came before in any document; documents of less than ")
+            + FormattableString.Invariant($"{Prose.MinimumDocument} characters were left out. ")
             + "The order of documents is that of the SHA-256 of their names.",
         File = "text.jsonl.zst",
-        Split = options.Split,
+        Split = split,
         Packages = packages,
     };
 

@@ -45,7 +45,8 @@ public sealed partial record DebianPackage(string Name, string Version, string S
 
             if (fields.GetValueOrDefault("Section", "").Contains('/', StringComparison.Ordinal))
             {
-                throw new InvalidDataException($"The package '{name}' is of the section {fields["Section"]}, not of Debian's main part, whose licences are free. Leave it out.");
+                throw new InvalidDataException(
+                    $"The package '{name}' is of the section {fields["Section"]}, not of Debian's main part, whose licences are free. Leave it out.");
             }
 
             var depends = fields.GetValueOrDefault("Depends", "").Split([',', '|'], StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries);

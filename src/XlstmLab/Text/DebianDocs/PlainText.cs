@@ -139,7 +139,8 @@ internal static partial class PlainText
 
     /// <summary>The words of a request's arguments, which quotes may hold together.</summary>
     private static string Words(string arguments, string separator) =>
-        string.Join(separator, Argument().Matches(arguments).Select(m => m.Groups[1].Success ? m.Groups[1].Value.Replace("\"\"", "\"", StringComparison.Ordinal) : m.Value));
+        string.Join(separator, Argument().Matches(arguments).Select(
+            m => m.Groups[1].Success ? m.Groups[1].Value.Replace("\"\"", "\"", StringComparison.Ordinal) : m.Value));
 
     private static string Plain(string roff) => Escape().Replace(roff, m => m.Value switch
     {
