@@ -94,6 +94,19 @@ public static partial class Plots
             ("bargap", 0.35));
     }
 
+    /// <summary>Any curves over one pair of axes.</summary>
+    /// <param name="series">Named curves.</param>
+    /// <param name="xTitle">What they are drawn against, with its unit.</param>
+    /// <param name="yTitle">What they show, with its unit.</param>
+    /// <param name="logX">Whether the horizontal axis is logarithmic.</param>
+    /// <param name="logY">Whether the vertical axis is logarithmic.</param>
+    /// <exception cref="ArgumentException">There is no curve, or one has no points or not as many positions as values.</exception>
+    public static GenericChart Lines(
+        IReadOnlyList<PlotSeries> series, string xTitle, string yTitle, bool logX = false, bool logY = false) => PlotStyle.Chart(
+        Curves(series),
+        LinearOrLog(xTitle, series.SelectMany(s => s.X), logX),
+        LinearOrLog(yTitle, series.SelectMany(s => s.Y), logY));
+
     /// <summary>Time against length, both logarithmic: a curve for each form of the computation.</summary>
     /// <param name="series">Curves over lengths in tokens; times in seconds.</param>
     /// <param name="slopes">Growth rates drawn as pale lines for the eye, such as 1 and 2, from the lowest point of the first length.</param>

@@ -99,6 +99,38 @@ public static partial class Plots
             LinearOrLog("Gradient norm", norms, logNorm));
     }
 
+    /// <summary>Training loss and gradient norm of runs against the step, one above the other.</summary>
+    /// <param name="runs">One or several runs.</param>
+    /// <param name="smoothing">The weight of the past, from 0 to below 1, for both, as in <see cref="LearningCurves"/>; raw curves are not drawn.</param>
+    /// <param name="logNorm">Whether the gradient norm's axis is logarithmic.</param>
+    /// <exception cref="ArgumentException">There is no run, a run has no rows, or lacks <c>loss</c> or <c>gradient_norm</c>.</exception>
+    public static GenericChart Stability(IReadOnlyList<PlotRun> runs, double smoothing = 0, bool logNorm = true)
+    {
+        RequireSome(runs, "run");
+        if (smoothing is not (>= 0 and < 1))
+        {
+            throw new ArgumentOutOfRangeException(nameof(smoothing), smoothing, "Expected a weight from 0 to below 1.");
+        }
+
+        var traces = new List<Trace>();
+        var norms = new List<double>();
+        for (var r = 0; r < runs.Count; r++)
+        {
+            var (x, color, dash) = (Position(runs[r], CurveAxis.Steps), PlotStyle.Color(r), PlotStyle.Dash(r));
+            var norm = Smoothed(runs[r].Metrics.Numbers("gradient_norm"), smoothing);
+            norms.AddRange(norm);
+            traces.Add(Line(
+                runs[r].Name, x, Smoothed(runs[r].Metrics.Numbers("loss"), smoothing), color, width: 1.6, dash: dash, inLegend: runs.Count > 1));
+            traces.Add(Lower(Line(runs[r].Name, x, norm, color, width: 1.3, dash: dash, inLegend: false)));
+        }
+
+        return TwoPanels(
+            traces,
+            PlotStyle.Axis("Training step"),
+            PlotStyle.Axis("Loss (nats)"),
+            LinearOrLog("Gradient norm", norms, logNorm));
+    }
+
     /// <summary>What the updates of a run did: gradient norm above, update ratio below, a curve for each group of parameters.</summary>
     /// <param name="updates">The updates, as <see cref="UpdateTraces.Updates"/> gives them.</param>
     /// <exception cref="ArgumentException">There is no update.</exception>

@@ -77,6 +77,35 @@ public sealed class PlotsTests : IDisposable
     }
 
     [Fact]
+    public void Stability_TwoRuns_HasLossesAboveAndNormsBelow()
+    {
+        var (traces, layout) = Figure(Plots.Stability([SomeRun, SomeRun with { Name = "b" }], smoothing: 0.5));
+
+        Assert.Equal(["a", "a", "b", "b"], traces.Select(Name));
+        Assert.Equal(4, Numbers(traces[0], "y")[0]);
+        Assert.Null(Numbers(traces[0], "y")[1]);
+        Assert.Equal((0.25 * 4 + 0.5 * 2) / 0.75, Numbers(traces[0], "y")[2]!.Value, 1e-5);
+        Assert.Equal((0.5 * 3 + 2) / 1.5, Numbers(traces[1], "y")[1]!.Value, 1e-5);
+        Assert.Equal("y2", traces[3].GetProperty("yaxis").GetString());
+        Assert.Equal(("Training step", "Loss (nats)"), Titles(layout));
+        Complains("below 1", () => Plots.Stability([SomeRun], smoothing: 1));
+        Complains("at least one run", () => Plots.Stability([]));
+    }
+
+    [Fact]
+    public void Lines_LogarithmicInOneDirection_HasTitlesAndCurves()
+    {
+        var (traces, layout) = Figure(Plots.Lines([new("a", [1, 10], [3, 4]), new("b", [1, 10], [5, double.NaN])], "length", "bytes", logX: true));
+
+        Assert.Equal(["a", "b"], traces.Select(Name));
+        Assert.Equal([5, null], Numbers(traces[1], "y"));
+        Assert.Equal("log", layout.GetProperty("xaxis").GetProperty("type").GetString());
+        Assert.False(layout.GetProperty("yaxis").TryGetProperty("type", out _));
+        Assert.Equal(("length", "bytes"), Titles(layout));
+        Complains("1 positions and 2 values", () => Plots.Lines([new("a", [1], [1, 2])], "x", "y"));
+    }
+
+    [Fact]
     public void GateHeatMap_WithTexts_HasHeadsByTokens()
     {
         var recording = Recording();
