@@ -1,6 +1,13 @@
 using System.Reflection;
 using System.Runtime.CompilerServices;
+using CsCheck;
 using XlstmLab.Native;
+using Xunit.Sdk;
+using Xunit.v3;
+
+// TorchSharp lets the number in an operation such as x + 1 go while libtorch still reads it: a collection that another thread
+// causes in that moment frees it. One test at a time, no collection falls into an operation.
+[assembly: Parallelization(Mode = ParallelMode.None)]
 
 namespace XlstmLab.Tests;
 
@@ -16,6 +23,10 @@ internal static class TestSetup
 
 #pragma warning disable CA2255 // A test assembly is a program: nothing else runs before its first test.
     [ModuleInitializer]
-    internal static void LoadTorch() => NativeTorch.EnsureLoaded();
+    internal static void LoadTorch()
+    {
+        Check.Threads = 1;
+        NativeTorch.EnsureLoaded();
+    }
 #pragma warning restore CA2255
 }
