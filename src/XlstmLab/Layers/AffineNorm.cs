@@ -1,5 +1,6 @@
 using TorchSharp.Modules;
 using TorchSharp.Utils;
+using XlstmLab.Cells;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;
@@ -41,5 +42,5 @@ public abstract class AffineNorm : nn.Module
         return _bias is null ? scaled : scaled + _bias.to(normed.dtype);
     }
 
-    private static Tensor Widen(Tensor x) => x.dtype == ScalarType.BFloat16 ? x.to(ScalarType.Float32) : x;
+    private static Tensor Widen(Tensor x) => x.Widened();
 }

@@ -55,7 +55,7 @@ public sealed class CausalConv1d : nn.Module
         var tokens = PaddingLast.Of(x, layout);
         var (convolved, last) = _conv.Forward(tokens.X, state, tokens.DocumentStarts, tokens.Real);
         var y = tokens.Restore(convolved).MoveToOuterDisposeScope();
-        var wide = last.dtype == ScalarType.BFloat16 ? last.to(ScalarType.Float32) : last;
+        var wide = last.Widened();
         return (y, returnState && Taps > 1 ? wide.MoveToOuterDisposeScope() : null);
     }
 

@@ -57,7 +57,7 @@ public sealed class MLstmGates
     /// <returns>i~ and f~, [B, NH, S], float32 or wider: their sums over a sequence need the digits.</returns>
     public (Tensor Input, Tensor Forget) Forward(Tensor x)
     {
-        var wide = x.dtype == ScalarType.BFloat16 ? x.to(ScalarType.Float32) : x;
+        var wide = x.Widened();
         if (_both is not null)
         {
             var both = SoftCap.Apply(_both.Forward(wide), _config.GateSoftCap).transpose(1, 2).chunk(2, 1);

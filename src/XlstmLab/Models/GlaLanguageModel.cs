@@ -60,11 +60,7 @@ public sealed class GlaLanguageModel : LanguageModel
     }
 
     /// <inheritdoc/>
-    public override Tensor Logits(Tensor hidden)
-    {
-        var logits = _head?.Forward(hidden) ?? nn.functional.linear(hidden, _backbone.Embedding.weight!.to(hidden.dtype)); // (..., V)
-        return logits.dtype == ScalarType.BFloat16 ? logits.to(ScalarType.Float32) : logits;
-    }
+    public override Tensor Logits(Tensor hidden) => LanguageHead.Logits(hidden, _head, _backbone.Embedding);
 
     /// <summary>
     /// Normal weights and biases of 0, as flash-linear-attention draws them; what writes into the stream is scaled down by sqrt(2 L), its
@@ -96,7 +92,7 @@ internal sealed record GlaPass(int Block, ModelState? State, PaddingLast Rows, D
     public Tensor? Before(string name) => State?[$"blocks.{Block}.{name}"];
 
     public void Keep(string name, Tensor value) =>
-        Last?.Add($"blocks.{Block}.{name}", value.dtype == ScalarType.BFloat16 ? value.to(ScalarType.Float32) : value);
+        Last?.Add($"blocks.{Block}.{name}", value.Widened());
 }
 
 /// <summary>Embedding, blocks and last norm.</summary>
@@ -235,7 +231,7 @@ internal sealed class GlaMixer : nn.Module
         var k = PerHead(Convolve(_kConv, _k.Forward(x), "conv_k", pass));
         var v = PerHead(Convolve(_vConv, _v.Forward(x), "conv_v", pass)); // (B, NH, S, DV)
         var preact = _decay.Forward(x).transpose(1, 2); // (B, NH, S)
-        var wide = preact.dtype == ScalarType.BFloat16 ? preact.to(ScalarType.Float32) : preact;
+        var wide = preact.Widened();
         var logDecay = nn.functional.logsigmoid(wide) / _config.GateNormalizer;
         var layout = new SequenceLayout(pass.Rows.DocumentStarts, pass.Rows.Real?.logical_not());
         var (o, last) = GatedLinearAttention.Forward(

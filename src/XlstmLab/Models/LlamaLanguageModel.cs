@@ -82,11 +82,7 @@ public sealed class LlamaLanguageModel : LanguageModel
     }
 
     /// <inheritdoc/>
-    public override Tensor Logits(Tensor hidden)
-    {
-        var logits = _head?.Forward(hidden) ?? nn.functional.linear(hidden, _backbone.Embedding.weight!.to(hidden.dtype)); // (..., V)
-        return logits.dtype == ScalarType.BFloat16 ? logits.to(ScalarType.Float32) : logits;
-    }
+    public override Tensor Logits(Tensor hidden) => LanguageHead.Logits(hidden, _head, _backbone.Embedding);
 
     /// <inheritdoc/>
     /// <remarks>Shorter caches are filled up with keys that no token sees.</remarks>

@@ -64,11 +64,7 @@ public sealed class LstmLanguageModel : LanguageModel
     }
 
     /// <inheritdoc/>
-    public override Tensor Logits(Tensor hidden)
-    {
-        var logits = _head?.Forward(hidden) ?? nn.functional.linear(hidden, _backbone.Embedding.weight!.to(hidden.dtype)); // (..., V)
-        return logits.dtype == ScalarType.BFloat16 ? logits.to(ScalarType.Float32) : logits;
-    }
+    public override Tensor Logits(Tensor hidden) => LanguageHead.Logits(hidden, _head, _backbone.Embedding);
 
     /// <summary>
     /// The LSTM layers' weights are uniform between -1/sqrt(d) and 1/sqrt(d), as torch draws them, and their biases 0 but the forget

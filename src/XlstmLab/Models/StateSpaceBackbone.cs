@@ -48,7 +48,7 @@ internal abstract class StateSpaceMixer(string name) : nn.Module(name)
     }
 
     /// <summary>In float32 or wider.</summary>
-    protected static Tensor Widen(Tensor x) => x.dtype == ScalarType.BFloat16 ? x.to(ScalarType.Float32) : x;
+    protected static Tensor Widen(Tensor x) => x.Widened();
 }
 
 /// <summary>Embedding, blocks x + Mixer(norm(x)) and last norm, under the names that both Mambas have.</summary>

@@ -60,11 +60,8 @@ public sealed class XlstmLanguageModel : LanguageModel
     }
 
     /// <inheritdoc/>
-    public override Tensor Logits(Tensor hidden)
-    {
-        var logits = _head?.Forward(hidden) ?? nn.functional.linear(hidden, _backbone.Embedding.weight!.to(hidden.dtype)); // (..., V)
-        return SoftCap.Apply(logits.dtype == ScalarType.BFloat16 ? logits.to(ScalarType.Float32) : logits, _config.OutputLogitSoftCap);
-    }
+    public override Tensor Logits(Tensor hidden) =>
+        SoftCap.Apply(LanguageHead.Logits(hidden, _head, _backbone.Embedding), _config.OutputLogitSoftCap);
 
     /// <summary>One deviation for what reads the stream, another for what writes into it.</summary>
     private void Initialize(int seed)
