@@ -1,0 +1,213 @@
+// What CUDA C++ alone does not say: bfloat16, tensor cores, asynchronous copies and clusters, each one PTX instruction behind a name.
+// Kernels hold no assembly of their own, so that an emulator can put its own header of this name in the place of this one.
+#pragma once
+
+#define DEVICE __device__ __forceinline__
+#define KERNEL extern "C" __global__
+#define RESTRICT __restrict__
+
+// The block's dynamic shared memory; there is no other.
+#define SHARED_MEMORY(name) extern __shared__ __align__(1024) unsigned char name[]
+
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+typedef u16 bf16; // the upper half of a float32
+
+#define FULL_WARP 0xffffffffu
+#define MINUS_INFINITY __int_as_float(0xff800000)
+
+// Numbers
+
+// Two bfloat16 in a word, the first in the low half; rounded to nearest even.
+DEVICE u32 pack_bf16(float low, float high)
+{
+    u32 word;
+    asm("cvt.rn.bf16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+
+DEVICE bf16 to_bf16(float x) { return (bf16)(pack_bf16(x, 0.f) & 0xffffu); }
+DEVICE float from_bf16(bf16 x) { return __uint_as_float((u32)x << 16); }
+DEVICE float low_bf16(u32 word) { return __uint_as_float(word << 16); }
+DEVICE float high_bf16(u32 word) { return __uint_as_float(word & 0xffff0000u); }
+
+DEVICE u32 multiply_bf16x2(u32 a, u32 b)
+{
+    u32 word;
+    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(word) : "r"(a), "r"(b));
+    return word;
+}
+
+// 2^x, to 2 units in the last place; 0 at minus infinity.
+DEVICE float exp2_fast(float x)
+{
+    float y;
+    asm("ex2.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+DEVICE float reciprocal_fast(float x)
+{
+    float y;
+    asm("rcp.approx.ftz.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+DEVICE float tanh_fast(float x) // to 2^-11 relative
+{
+    float y;
+    asm("tanh.approx.f32 %0, %1;" : "=f"(y) : "f"(x));
+    return y;
+}
+
+// Warps
+
+DEVICE float warp_sum(float x)
+{
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) x += __shfl_xor_sync(FULL_WARP, x, o);
+    return x;
+}
+
+DEVICE float warp_max(float x)
+{
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, o));
+    return x;
+}
+
+// Shared memory and tensor cores
+
+// An address of shared memory as the instructions below take it: bytes from its start.
+DEVICE u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
+
+// Four (two) 8x8 matrices of 16-bit elements; lane l names row l % 8 of matrix l / 8. Register r of lane l then has elements
+// 2 (l % 4) and 2 (l % 4) + 1 of row l / 4 of matrix r, or, transposed, of its column l / 4.
+DEVICE void load_matrix_x4(u32 (&r)[4], u32 address)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
+}
+
+DEVICE void load_matrix_x4_transposed(u32 (&r)[4], u32 address)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0,%1,%2,%3}, [%4];"
+                 : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
+}
+
+DEVICE void load_matrix_x2(u32 (&r)[2], u32 address)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1]) : "r"(address) : "memory");
+}
+
+DEVICE void load_matrix_x2_transposed(u32 (&r)[2], u32 address)
+{
+    asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
+                 : "=r"(r[0]), "=r"(r[1]) : "r"(address) : "memory");
+}
+
+// The way back of load_matrix_x4 (sm_90).
+DEVICE void store_matrix_x4(u32 address, const u32 (&r)[4])
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.shared.b16 [%0], {%1,%2,%3,%4};"
+                 :: "r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
+}
+
+DEVICE void store_matrix_x4_transposed(u32 address, const u32 (&r)[4])
+{
+    asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared.b16 [%0], {%1,%2,%3,%4};"
+                 :: "r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
+}
+
+// c += a b: a is 16 x 16 by rows, b 16 x 8 by columns, bfloat16; c 16 x 8, float32. With g = lane / 4 and t = lane % 4:
+// a[0], a[1] are rows g, g + 8 at columns 2t, 2t + 1, a[2], a[3] the same at columns 2t + 8, 2t + 9;
+// b0, b1 are rows 2t, 2t + 1 and 2t + 8, 2t + 9 of column g; c[0], c[1] row g and c[2], c[3] row g + 8 at columns 2t, 2t + 1.
+DEVICE void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1)
+{
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5,%6,%7},{%8,%9},{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
+}
+
+// Asynchronous copies of 16 bytes from global to shared memory, past the first-level cache.
+
+DEVICE void copy_async(u32 shared, const void* global)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(shared), "l"(global) : "memory");
+}
+
+// Zeros where there is nothing to copy; the pointer is not read then, but must be one.
+DEVICE void copy_async_or_zero(u32 shared, const void* global, bool exists)
+{
+    asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared), "l"(global), "r"(exists ? 16 : 0) : "memory");
+}
+
+DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
+
+// Waits until at most this many of the thread's committed groups are on their way.
+template <int Pending>
+DEVICE void copy_async_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(Pending) : "memory"); }
+
+// Barriers among some of a block's warps: id 1 to 15, a number of threads that is a multiple of 32.
+
+DEVICE void barrier_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" :: "r"(id), "r"(threads) : "memory"); }
+DEVICE void barrier_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" :: "r"(id), "r"(threads) : "memory"); }
+
+// Clusters of blocks (sm_90)
+
+DEVICE u32 cluster_rank()
+{
+    u32 rank;
+    asm volatile("mov.u32 %0, %%cluster_ctarank;" : "=r"(rank));
+    return rank;
+}
+
+// What was written to any shared memory of the cluster before the arrival is seen after the wait.
+DEVICE void cluster_arrive() { asm volatile("barrier.cluster.arrive.release.aligned;" ::: "memory"); }
+DEVICE void cluster_wait() { asm volatile("barrier.cluster.wait.acquire.aligned;" ::: "memory"); }
+DEVICE void cluster_sync() { cluster_arrive(); cluster_wait(); }
+
+// The address, for the instructions below, of the same place in another block's shared memory.
+DEVICE u32 cluster_address(u32 shared, u32 rank)
+{
+    u32 address;
+    asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
+    return address;
+}
+
+DEVICE void cluster_store(u32 address, u32 x) { asm volatile("st.shared::cluster.u32 [%0], %1;" :: "r"(address), "r"(x) : "memory"); }
+
+DEVICE void cluster_store(u32 address, uint4 x)
+{
+    asm volatile("st.shared::cluster.v4.u32 [%0], {%1,%2,%3,%4};" :: "r"(address), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
+
+DEVICE u32 cluster_load(u32 address)
+{
+    u32 x;
+    asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
+    return x;
+}
+
+DEVICE uint4 cluster_load_x4(u32 address)
+{
+    uint4 x;
+    asm volatile("ld.shared::cluster.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(address) : "memory");
+    return x;
+}
+
+// Global memory, 16 bytes at a time; `once` for what is read or written once and should not displace the caches' content.
+
+DEVICE uint4 load_once(const void* pointer)
+{
+    uint4 x;
+    asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(pointer));
+    return x;
+}
+
+DEVICE void store_once(void* pointer, uint4 x)
+{
+    asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(pointer), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
+}
