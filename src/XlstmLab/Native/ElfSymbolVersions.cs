@@ -20,7 +20,7 @@ internal static class ElfSymbolVersions
     {
         var image = File.ReadAllBytes(library);
         var key = Convert.ToHexStringLower(SHA256.HashData(image))[..16];
-        var folder = Path.Combine(CacheRoot(), "native", key);
+        var folder = UserCache.Folder("native", key);
         var copy = Path.Combine(folder, Path.GetFileName(library));
         if (File.Exists(copy))
         {
@@ -32,7 +32,6 @@ internal static class ElfSymbolVersions
             throw new DllNotFoundException($"{library} does not name {version}: there is nothing to weaken.");
         }
 
-        Directory.CreateDirectory(folder);
         var aside = $"{copy}.tmp-{Guid.NewGuid():N}";
         File.WriteAllBytes(aside, image);
         File.Move(aside, copy, overwrite: true);
@@ -94,9 +93,4 @@ internal static class ElfSymbolVersions
 
         return found;
     }
-
-    private static string CacheRoot() =>
-        Path.Combine(
-            Environment.GetFolderPath(Environment.SpecialFolder.LocalApplicationData, Environment.SpecialFolderOption.Create),
-            "xlstmlab");
 }

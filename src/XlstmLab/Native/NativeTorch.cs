@@ -35,6 +35,9 @@ public static class NativeTorch
     /// <summary>Whether the libtorch in use came with CUDA and sees a device.</summary>
     public static bool IsCudaAvailable { get; private set; }
 
+    /// <summary>TorchSharp's own library, once it is loaded.</summary>
+    internal static nint BridgeHandle { get; private set; }
+
     /// <summary>Loads libtorch, once. The library does this by itself when it is first touched.</summary>
     /// <exception cref="NativeTorchException">libtorch could not be loaded; the message lists what was tried.</exception>
     public static void EnsureLoaded()
@@ -180,6 +183,8 @@ public static class NativeTorch
             trace.AppendLine($"  {bridge}: {e.Message.Split('\n')[0]}; a copy that does not insist on it: {weakened}");
             handle = NativeLibrary.Load(weakened);
         }
+
+        BridgeHandle = handle;
 
         // TorchSharp asks for the library by its bare name: hand it the one that is loaded.
         NativeLibrary.SetDllImportResolver(

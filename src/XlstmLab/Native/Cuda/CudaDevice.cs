@@ -1,0 +1,107 @@
+using System.Collections.Concurrent;
+using System.Globalization;
+using System.Security.Cryptography;
+using System.Text;
+using TorchSharp;
+using XlstmLab.Checkpoints;
+
+namespace XlstmLab.Native.Cuda;
+
+/// <summary>GPUs of NVIDIA, through NVRTC and the driver.</summary>
+/// <remarks>Machine code is kept in the user's cache folder by source, options, compiler and kind of device: only the first run compiles.</remarks>
+internal sealed unsafe class CudaDevice : IKernelDevice
+{
+    private readonly ConcurrentDictionary<(string File, string Options, int Device), nint> _modules = new();
+    private readonly ConcurrentDictionary<(string File, string Options, int Device, string Function), nint> _functions = new();
+    private readonly ConcurrentDictionary<nint, int> _sharedBytes = new();
+    private readonly Lock _gate = new();
+
+    /// <inheritdoc/>
+    public bool Serves(torch.Tensor tensor) => tensor.device_type == DeviceType.CUDA;
+
+    /// <inheritdoc/>
+    public nint Load(string file, IReadOnlyList<string> defines, int device, string function)
+    {
+        CudaDriver.UseDevice(device);
+        var options = string.Join(' ', defines);
+        if (!_functions.TryGetValue((file, options, device, function), out var handle))
+        {
+            var module = Module(file, options, defines, device);
+            CudaDriver.Check(CudaDriver.cuModuleGetFunction(out handle, module, function), $"find the kernel {function} in {file}");
+            _functions[(file, options, device, function)] = handle;
+        }
+
+        return handle;
+    }
+
+    /// <inheritdoc/>
+    public void Launch(nint function, LaunchShape shape, void** arguments)
+    {
+        const int free = 48 << 10; // more than this a kernel has to ask for
+        if (shape.SharedBytes > free && (!_sharedBytes.TryGetValue(function, out var allowed) || allowed < shape.SharedBytes))
+        {
+            CudaDriver.Check(
+                CudaDriver.cuFuncSetAttribute(function, CudaDriver.FunctionMaxDynamicShared, shape.SharedBytes),
+                string.Create(CultureInfo.InvariantCulture, $"give a block {shape.SharedBytes:N0} bytes of shared memory"));
+            _sharedBytes[function] = shape.SharedBytes;
+        }
+
+        var cluster = new CudaDriver.LaunchAttribute { Id = CudaDriver.LaunchClusterDimension, X = (uint)shape.Cluster, Y = 1, Z = 1 };
+        var config = new CudaDriver.LaunchConfig
+        {
+            GridX = checked((uint)shape.Blocks),
+            GridY = (uint)shape.BlocksY,
+            GridZ = (uint)shape.BlocksZ,
+            BlockX = (uint)shape.Threads,
+            BlockY = 1,
+            BlockZ = 1,
+            SharedBytes = (uint)shape.SharedBytes,
+            Attributes = &cluster,
+            AttributeCount = shape.Cluster > 1 ? 1u : 0,
+        };
+        var code = CudaDriver.cuLaunchKernelEx(&config, function, arguments, null);
+        if (code != 0)
+        {
+            CudaDriver.Check(code, $"launch a kernel of {shape.Blocks} x {shape.BlocksY} x {shape.BlocksZ} blocks with {shape.Threads} threads");
+        }
+    }
+
+    private nint Module(string file, string options, IReadOnlyList<string> defines, int device)
+    {
+        lock (_gate)
+        {
+            if (!_modules.TryGetValue((file, options, device), out var module))
+            {
+                fixed (byte* image = Image(file, defines, device))
+                {
+                    CudaDriver.Check(CudaDriver.cuModuleLoadData(out module, image), $"load the kernels of {file}");
+                }
+
+                _modules[(file, options, device)] = module;
+            }
+
+            return module;
+        }
+    }
+
+    private static byte[] Image(string file, IReadOnlyList<string> defines, int device)
+    {
+        var source = KernelSources.Read(file);
+        CudaDriver.Check(CudaDriver.cuDeviceGetAttribute(out var major, CudaDriver.DeviceComputeCapabilityMajor, device), "tell a device's kind");
+        CudaDriver.Check(CudaDriver.cuDeviceGetAttribute(out var minor, CudaDriver.DeviceComputeCapabilityMinor, device), "tell a device's kind");
+
+        // The letter unlocks what only that one architecture has.
+        var architecture = string.Create(CultureInfo.InvariantCulture, $"sm_{major}{minor}{(major >= 9 ? "a" : "")}");
+        string[] options = ["--std=c++17", $"--gpu-architecture={architecture}", .. defines.Select(d => "-D" + d)];
+        var key = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes($"{Nvrtc.Version}\n{string.Join('\n', options)}\n{source}")))[..32];
+        var cached = Path.Combine(UserCache.Folder("kernels"), $"{Path.GetFileNameWithoutExtension(file)}-{architecture}-{key}.cubin");
+        if (File.Exists(cached))
+        {
+            return File.ReadAllBytes(cached);
+        }
+
+        var image = Nvrtc.Compile(source, file, options);
+        AtomicFile.Write(cached, stream => stream.Write(image));
+        return image;
+    }
+}

@@ -1,0 +1,155 @@
+using System.Globalization;
+using System.Runtime.InteropServices;
+
+namespace XlstmLab.Native.Cuda;
+
+/// <summary>The functions of the CUDA driver that the library calls, by the driver's names.</summary>
+/// <remarks>Loaded when first called: a machine without a driver never gets there.</remarks>
+internal static unsafe partial class CudaDriver
+{
+    /// <summary>The name that the imports below go by; <see cref="NativeNames"/> says which file it is.</summary>
+    internal const string Library = "xlstm-cuda-driver";
+
+    /// <summary>Registers of a thread.</summary>
+    internal const int FunctionRegisters = 4;
+
+    /// <summary>Bytes of a thread's local memory: registers that did not fit.</summary>
+    internal const int FunctionLocalBytes = 3;
+
+    /// <summary>The bytes of shared memory that a block may ask for.</summary>
+    internal const int FunctionMaxDynamicShared = 8;
+
+    internal const int DeviceComputeCapabilityMajor = 75;
+    internal const int DeviceComputeCapabilityMinor = 76;
+    internal const int DeviceMultiprocessors = 16;
+    internal const int DeviceMaxSharedPerBlock = 97;
+
+    /// <summary>The launch attribute for the blocks of a cluster.</summary>
+    internal const int LaunchClusterDimension = 4;
+
+    /// <summary>Passes on what a call returned.</summary>
+    /// <exception cref="CudaException">The call failed; the message has the driver's name for the reason.</exception>
+    public static void Check(int code, string action)
+    {
+        if (code == 0)
+        {
+            return;
+        }
+
+        var name = cuGetErrorName(code, out var text) == 0 ? Marshal.PtrToStringUTF8(text) : null;
+        var reason = cuGetErrorString(code, out text) == 0 ? Marshal.PtrToStringUTF8(text) : null;
+        throw new CudaException(
+            string.Create(CultureInfo.InvariantCulture, $"CUDA could not {action}: {name ?? "error"} ({code}){(reason is null ? "" : ", " + reason)}."));
+    }
+
+    /// <summary>Makes the device's primary context, which libtorch uses too, the calling thread's.</summary>
+    /// <exception cref="CudaException">There is no such device, or no driver.</exception>
+    public static void UseDevice(int device)
+    {
+        // libtorch sets the context on the threads that it knows; a thread of ours may have none yet.
+        if (cuCtxGetDevice(out var current) == 0 && current == device)
+        {
+            return;
+        }
+
+        Check(cuInit(0), "start");
+        Check(cuDevicePrimaryCtxRetain(out var context, device), $"open device {device}");
+        Check(cuCtxSetCurrent(context), $"use device {device}");
+    }
+
+    [LibraryImport(Library)]
+    internal static partial int cuInit(uint flags);
+
+    [LibraryImport(Library)]
+    internal static partial int cuGetErrorName(int code, out nint text);
+
+    [LibraryImport(Library)]
+    internal static partial int cuGetErrorString(int code, out nint text);
+
+    [LibraryImport(Library)]
+    internal static partial int cuDevicePrimaryCtxRetain(out nint context, int device);
+
+    [LibraryImport(Library)]
+    internal static partial int cuCtxGetDevice(out int device);
+
+    [LibraryImport(Library)]
+    internal static partial int cuCtxSetCurrent(nint context);
+
+    [LibraryImport(Library)]
+    internal static partial int cuDeviceGetAttribute(out int value, int attribute, int device);
+
+    [LibraryImport(Library)]
+    internal static partial int cuModuleLoadData(out nint module, byte* image);
+
+    [LibraryImport(Library, StringMarshalling = StringMarshalling.Utf8)]
+    internal static partial int cuModuleGetFunction(out nint function, nint module, string name);
+
+    [LibraryImport(Library)]
+    internal static partial int cuFuncSetAttribute(nint function, int attribute, int value);
+
+    [LibraryImport(Library)]
+    internal static partial int cuFuncGetAttribute(out int value, int attribute, nint function);
+
+    [LibraryImport(Library)]
+    internal static partial int cuLaunchKernelEx(LaunchConfig* config, nint function, void** arguments, void** extra);
+
+    [LibraryImport(Library)]
+    internal static partial int cuEventCreate(out nint handle, uint flags);
+
+    [LibraryImport(Library, EntryPoint = "cuEventDestroy_v2")]
+    internal static partial int cuEventDestroy(nint handle);
+
+    [LibraryImport(Library)]
+    internal static partial int cuEventRecord(nint handle, nint stream);
+
+    [LibraryImport(Library)]
+    internal static partial int cuEventSynchronize(nint handle);
+
+    [LibraryImport(Library, EntryPoint = "cuEventElapsedTime")]
+    internal static partial int cuEventElapsedTime(out float milliseconds, nint start, nint end);
+
+    [LibraryImport(Library, EntryPoint = "cuMemHostAlloc")]
+    internal static partial int cuMemHostAlloc(out nint memory, nuint bytes, uint flags);
+
+    [LibraryImport(Library)]
+    internal static partial int cuMemFreeHost(nint memory);
+
+    [LibraryImport(Library, EntryPoint = "cuMemcpyDtoHAsync_v2")]
+    internal static partial int cuMemcpyDtoHAsync(nint host, nint device, nuint bytes, nint stream);
+
+    /// <summary>CUlaunchConfig.</summary>
+    [StructLayout(LayoutKind.Sequential)]
+    internal struct LaunchConfig
+    {
+        public uint GridX;
+        public uint GridY;
+        public uint GridZ;
+        public uint BlockX;
+        public uint BlockY;
+        public uint BlockZ;
+        public uint SharedBytes;
+        public nint Stream;
+        public LaunchAttribute* Attributes;
+        public uint AttributeCount;
+    }
+
+    /// <summary>CUlaunchAttribute with the dimensions of a cluster for its value.</summary>
+    [StructLayout(LayoutKind.Explicit, Size = 72)]
+    internal struct LaunchAttribute
+    {
+        [FieldOffset(0)]
+        public int Id;
+
+        [FieldOffset(8)]
+        public uint X;
+
+        [FieldOffset(12)]
+        public uint Y;
+
+        [FieldOffset(16)]
+        public uint Z;
+    }
+}
+
+/// <summary>The CUDA driver refused a call, or a kernel cannot be had; the message says which and why.</summary>
+public sealed class CudaException(string message) : Exception(message);

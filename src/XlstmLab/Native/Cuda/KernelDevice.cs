@@ -1,0 +1,37 @@
+namespace XlstmLab.Native.Cuda;
+
+/// <summary>How many threads a launch has, and what they share.</summary>
+/// <param name="Blocks">Blocks in x, or in all where the others are 1.</param>
+/// <param name="Threads">Threads of a block.</param>
+/// <param name="SharedBytes">Dynamic shared memory of a block.</param>
+internal readonly record struct LaunchShape(long Blocks, int Threads, int SharedBytes = 0)
+{
+    /// <summary>Blocks in y.</summary>
+    public int BlocksY { get; init; } = 1;
+
+    /// <summary>Blocks in z.</summary>
+    public int BlocksZ { get; init; } = 1;
+
+    /// <summary>Neighbouring blocks in x that reach each other's shared memory.</summary>
+    public int Cluster { get; init; } = 1;
+}
+
+/// <summary>What runs compiled kernels: a GPU, or in tests an emulator.</summary>
+internal interface IKernelDevice
+{
+    /// <summary>Whether kernels may be launched on this tensor's memory.</summary>
+    bool Serves(TorchSharp.torch.Tensor tensor);
+
+    /// <summary>Compiles a source, or takes what an earlier call, or an earlier process, made of it.</summary>
+    /// <param name="file">The source's name, such as <c>RmsNorm.cu</c>.</param>
+    /// <param name="defines">Macros, <c>NAME=VALUE</c>, in a fixed order.</param>
+    /// <param name="device">The index of the device.</param>
+    /// <param name="function">The kernel.</param>
+    nint Load(string file, IReadOnlyList<string> defines, int device, string function);
+
+    /// <summary>Starts a kernel on the stream that libtorch uses too, and does not wait for it.</summary>
+    /// <param name="function">What <see cref="Load"/> gave.</param>
+    /// <param name="shape">Blocks and threads.</param>
+    /// <param name="arguments">The addresses of the arguments.</param>
+    unsafe void Launch(nint function, LaunchShape shape, void** arguments);
+}
