@@ -1,0 +1,192 @@
+// The functions of the library's Ptx.cuh, of the same names, in C++ on the emulator.
+#pragma once
+#include "Emulator.h"
+
+#define DEVICE __device__ __forceinline__
+#define KERNEL extern "C" __global__
+#define RESTRICT __restrict__
+
+#define SHARED_MEMORY(name) unsigned char* const name = emulator::running->shared
+
+typedef unsigned short u16;
+typedef unsigned int u32;
+typedef unsigned long long u64;
+typedef long long i64;
+typedef u16 bf16;
+
+#define FULL_WARP 0xffffffffu
+#define MINUS_INFINITY __int_as_float(0xff800000)
+
+// Numbers
+
+DEVICE bf16 to_bf16(float x)
+{
+    u32 bits = __float_as_uint(x);
+    if ((bits & 0x7fffffffu) > 0x7f800000u) return 0x7fff; // the NaN that the instruction gives
+    return (bf16)((bits + 0x7fffu + (bits >> 16 & 1)) >> 16);
+}
+
+DEVICE u32 pack_bf16(float low, float high) { return to_bf16(low) | (u32)to_bf16(high) << 16; }
+DEVICE float from_bf16(bf16 x) { return __uint_as_float((u32)x << 16); }
+DEVICE float low_bf16(u32 word) { return __uint_as_float(word << 16); }
+DEVICE float high_bf16(u32 word) { return __uint_as_float(word & 0xffff0000u); }
+
+DEVICE u32 multiply_bf16x2(u32 a, u32 b)
+{
+    return pack_bf16(low_bf16(a) * low_bf16(b), high_bf16(a) * high_bf16(b));
+}
+
+namespace emulator
+{
+// Subnormal numbers count as 0.
+inline float flush(float x) { return __builtin_fabsf(x) < 0x1p-126f ? __builtin_copysignf(0.f, x) : x; }
+}
+
+DEVICE float exp2_fast(float x) { return emulator::flush(exp2f(emulator::flush(x))); }
+DEVICE float reciprocal_fast(float x) { return emulator::flush(1.f / emulator::flush(x)); }
+
+// Rounded to the 11 bits after the first that the instruction is good for, so that nothing comes to depend on more.
+DEVICE float tanh_fast(float x)
+{
+    float y = tanhf(x);
+    return y == y ? __uint_as_float((__float_as_uint(y) + 0x800u) & ~0xfffu) : y;
+}
+
+// Warps
+
+DEVICE float warp_sum(float x)
+{
+    for (int o = 16; o > 0; o >>= 1) x += __shfl_xor_sync(FULL_WARP, x, o);
+    return x;
+}
+
+DEVICE float warp_max(float x)
+{
+    for (int o = 16; o > 0; o >>= 1) x = fmaxf(x, __shfl_xor_sync(FULL_WARP, x, o));
+    return x;
+}
+
+// Shared memory and tensor cores
+
+DEVICE u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
+
+namespace emulator
+{
+struct Matrices
+{
+    u32* registers;
+    u32 address;
+};
+
+// One element of a row of 16-bit elements.
+inline u16& element(void* row, int column) { return ((u16*)row)[column]; }
+
+template <int Count, bool Transposed, bool Store> void matrices_action(void* const* operands, unsigned)
+{
+    for (int matrix = 0; matrix < Count; matrix++)
+    {
+        void* rows[8];
+        for (int row = 0; row < 8; row++)
+            rows[row] = shared_pointer(Store ? "stmatrix" : "ldmatrix", ((Matrices*)operands[matrix * 8 + row])->address, 16);
+        for (int lane = 0; lane < 32; lane++)
+        {
+            u32& word = ((Matrices*)operands[lane])->registers[matrix];
+            int major = lane / 4, minor = lane % 4 * 2;
+            u16& first = Transposed ? element(rows[minor], major) : element(rows[major], minor);
+            u16& second = Transposed ? element(rows[minor + 1], major) : element(rows[major], minor + 1);
+            if (Store) first = (u16)word, second = (u16)(word >> 16);
+            else word = first | (u32)second << 16;
+        }
+    }
+}
+
+template <int Count, bool Transposed> void load_matrices(u32* registers, u32 address)
+{
+    Matrices operand{registers, address};
+    collective(Transposed ? "ldmatrix.trans" : "ldmatrix", FULL_WARP, matrices_action<Count, Transposed, false>, &operand);
+}
+
+template <int Count, bool Transposed> void store_matrices(u32 address, const u32* registers)
+{
+    Matrices operand{const_cast<u32*>(registers), address};
+    collective(Transposed ? "stmatrix.trans" : "stmatrix", FULL_WARP, matrices_action<Count, Transposed, true>, &operand);
+}
+
+struct Product
+{
+    float* c;
+    const u32* a;
+    u32 b[2];
+};
+
+inline void product_action(void* const* operands, unsigned)
+{
+    float a[16][16], b[16][8], c[16][8]; // a by columns
+    for (int lane = 0; lane < 32; lane++)
+    {
+        const auto& operand = *(const Product*)operands[lane];
+        int group = lane / 4, pair = lane % 4 * 2;
+        for (int r = 0; r < 4; r++)
+        {
+            int row = group + r % 2 * 8, column = pair + r / 2 * 8;
+            a[column][row] = low_bf16(operand.a[r]);
+            a[column + 1][row] = high_bf16(operand.a[r]);
+            c[group + r / 2 * 8][pair + r % 2] = operand.c[r];
+        }
+        for (int r = 0; r < 2; r++)
+        {
+            b[pair + r * 8][group] = low_bf16(operand.b[r]);
+            b[pair + r * 8 + 1][group] = high_bf16(operand.b[r]);
+        }
+    }
+    for (int inner = 0; inner < 16; inner++)
+        for (int row = 0; row < 16; row++)
+            for (int column = 0; column < 8; column++) c[row][column] += a[inner][row] * b[inner][column];
+    for (int lane = 0; lane < 32; lane++)
+        for (int r = 0; r < 4; r++) ((const Product*)operands[lane])->c[r] = c[lane / 4 + r / 2 * 8][lane % 4 * 2 + r % 2];
+}
+} // namespace emulator
+
+DEVICE void load_matrix_x4(u32 (&r)[4], u32 address) { emulator::load_matrices<4, false>(r, address); }
+DEVICE void load_matrix_x4_transposed(u32 (&r)[4], u32 address) { emulator::load_matrices<4, true>(r, address); }
+DEVICE void load_matrix_x2(u32 (&r)[2], u32 address) { emulator::load_matrices<2, false>(r, address); }
+DEVICE void load_matrix_x2_transposed(u32 (&r)[2], u32 address) { emulator::load_matrices<2, true>(r, address); }
+DEVICE void store_matrix_x4(u32 address, const u32 (&r)[4]) { emulator::store_matrices<4, false>(address, r); }
+DEVICE void store_matrix_x4_transposed(u32 address, const u32 (&r)[4]) { emulator::store_matrices<4, true>(address, r); }
+
+DEVICE void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1)
+{
+    emulator::Product operand{c, a, {b0, b1}};
+    emulator::collective("mma", FULL_WARP, emulator::product_action, &operand);
+}
+
+// Asynchronous copies
+
+DEVICE void copy_async(u32 shared, const void* global) { emulator::copy_async(shared, global, 16, 16); }
+DEVICE void copy_async_or_zero(u32 shared, const void* global, bool exists) { emulator::copy_async(shared, global, 16, exists ? 16 : 0); }
+DEVICE void copy_async_commit() { emulator::copy_async_commit(); }
+
+template <int Pending>
+DEVICE void copy_async_wait() { emulator::copy_async_wait(Pending); }
+
+// Barriers among some of a block's warps
+
+DEVICE void barrier_sync(int id, int threads) { emulator::barrier(id, threads, true, 0); }
+DEVICE void barrier_arrive(int id, int threads) { emulator::barrier(id, threads, false, 0); }
+
+// Clusters of blocks
+
+DEVICE u32 cluster_rank() { return emulator::cluster_rank(); }
+DEVICE void cluster_arrive() { emulator::cluster_arrive(); }
+DEVICE void cluster_wait() { emulator::cluster_wait(); }
+DEVICE void cluster_sync() { cluster_arrive(); cluster_wait(); }
+DEVICE u32 cluster_address(u32 shared, u32 rank) { return emulator::cluster_address(shared, rank); }
+DEVICE void cluster_store(u32 address, u32 x) { *(u32*)emulator::shared_pointer("st.shared::cluster", address, 4, true) = x; }
+DEVICE void cluster_store(u32 address, uint4 x) { *(uint4*)emulator::shared_pointer("st.shared::cluster", address, 16, true) = x; }
+DEVICE u32 cluster_load(u32 address) { return *(const u32*)emulator::shared_pointer("ld.shared::cluster", address, 4, true); }
+DEVICE uint4 cluster_load_x4(u32 address) { return *(const uint4*)emulator::shared_pointer("ld.shared::cluster", address, 16, true); }
+
+// Global memory
+
+DEVICE uint4 load_once(const void* pointer) { return *(const uint4*)emulator::global_pointer("ld.global", pointer, 16); }
+DEVICE void store_once(void* pointer, uint4 x) { *(uint4*)emulator::global_pointer("st.global", pointer, 16) = x; }
