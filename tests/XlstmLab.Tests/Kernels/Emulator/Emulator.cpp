@@ -12,6 +12,7 @@
 #include <dlfcn.h>
 #include <pthread.h>
 #include <sys/mman.h>
+#include <sys/time.h>
 #include <ucontext.h>
 #include <unistd.h>
 
@@ -92,15 +93,19 @@ constexpr unsigned rank_shift = 24, own_window = 0;
 constexpr unsigned short poison = 0x7fff; // a NaN, in bfloat16 and, twice, in float32
 constexpr int barriers = 16;
 
+unsigned char poison_at(const void* address) { return (uintptr_t)address & 1 ? poison >> 8 : poison & 255; }
+
 void fill(void* start, size_t bytes)
 {
-    for (size_t i = 0; i < bytes; i++) ((unsigned char*)start)[i] = (uintptr_t)((unsigned char*)start + i) & 1 ? poison >> 8 : poison & 255;
+    auto* byte = (unsigned char*)start;
+    for (auto* end = byte + bytes; byte < end; byte++) *byte = poison_at(byte);
 }
 
 bool filled(const void* start, size_t bytes)
 {
-    for (size_t i = 0; i < bytes; i++)
-        if (((const unsigned char*)start)[i] != ((uintptr_t)((const unsigned char*)start + i) & 1 ? poison >> 8 : poison & 255)) return false;
+    const auto* byte = (const unsigned char*)start;
+    for (const auto* end = byte + bytes; byte < end; byte++)
+        if (*byte != poison_at(byte)) return false;
     return true;
 }
 
@@ -120,6 +125,7 @@ enum class State { ready, collective, barrier, cluster, returned };
 struct Fiber : Running
 {
     void* stack_pointer;
+    unsigned char* stack;
     Block* home;
     Warp* warp;
     State state;
@@ -186,8 +192,10 @@ std::vector<unsigned char*> stacks;
 jmp_buf after_fault;
 pthread_t launching;
 volatile sig_atomic_t guarded;
-const int caught[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE};
-struct sigaction previous[4];
+const int caught[] = {SIGSEGV, SIGBUS, SIGILL, SIGFPE, SIGALRM};
+constexpr int signals = sizeof caught / sizeof *caught;
+struct sigaction previous[signals];
+unsigned seconds;
 
 unsigned random_word()
 {
@@ -265,6 +273,42 @@ std::string place_text(const Fiber* fiber)
                   fiber->thread.x, fiber->thread.y, fiber->thread.z, fiber->index / 32, fiber->lane);
 }
 
+// " [library+offset,offset,...]": the calls, innermost first, as far as frame pointers were compiled in; lines to addr2line.
+std::string trace_text(const Fiber* fiber, void* innermost, uintptr_t counter = 0)
+{
+    std::string text;
+    Dl_info own, library;
+    if (!dladdr((void*)emulate_launch, &own)) return text;
+    auto add = [&](uintptr_t address)
+    {
+        if (!dladdr((void*)address, &library) || library.dli_fbase != own.dli_fbase) return;
+        text += text.empty() ? std::string(" [") + own.dli_fname + "+" : ",";
+        text += format("0x%zx", (size_t)(address - (uintptr_t)own.dli_fbase));
+    };
+    if (counter) add(counter);
+    auto frame = (uintptr_t)innermost;
+    for (int depth = 0; depth < 8; depth++)
+    {
+        if (frame % 8 || frame < (uintptr_t)fiber->stack || frame + 16 > (uintptr_t)fiber->stack + stack_bytes) break;
+        uintptr_t next = *(uintptr_t*)frame, back = ((uintptr_t*)frame)[1];
+        if (!back) break;
+        add(back - 1);
+        if (next <= frame) break;
+        frame = next;
+    }
+    return text.empty() ? text : text + "]";
+}
+
+// The frame pointer that emulator_switch saved.
+void* saved_frame(const Fiber* fiber)
+{
+#if defined(__x86_64__)
+    return ((void**)fiber->stack_pointer)[5];
+#else
+    return ((void**)fiber->stack_pointer)[10];
+#endif
+}
+
 std::string waits_for(const Fiber* fiber)
 {
     const Warp* warp = fiber->warp;
@@ -283,6 +327,12 @@ std::string waits_for(const Fiber* fiber)
     }
 }
 
+std::string stands(const Fiber* fiber)
+{
+    std::string what = waits_for(fiber);
+    return fiber->state == State::returned ? what : what + trace_text(fiber, saved_frame(fiber));
+}
+
 // Blocks, of the cluster, that stand alike are told once.
 void deadlock()
 {
@@ -299,10 +349,10 @@ void deadlock()
             for (int lane = 0; lane < warp.count; lane++)
             {
                 if (told >> lane & 1) continue;
-                std::string what = waits_for(&warp.lanes[lane]);
+                std::string what = stands(&warp.lanes[lane]);
                 unsigned alike = 0;
                 for (int other = lane; other < warp.count; other++)
-                    if (waits_for(&warp.lanes[other]) == what) alike |= 1u << other;
+                    if (stands(&warp.lanes[other]) == what) alike |= 1u << other;
                 told |= alike;
                 if (lines++ < 48) text += format("    warp %u, ", w) + lanes_text(alike) + " " + what + "\n";
             }
@@ -323,7 +373,6 @@ void go_on(bool stay_in_warp)
     {
         if (launch->ready.empty())
         {
-            if (launch->live) deadlock();
             running = nullptr;
             emulator_switch(&from->stack_pointer, launch->scheduler);
             return;
@@ -390,9 +439,9 @@ void run_fiber()
     return_from_kernel();
 }
 
-void prepare(Fiber& fiber, unsigned char* stack)
+void prepare(Fiber& fiber)
 {
-    void** top = (void**)(stack + stack_bytes);
+    void** top = (void**)(fiber.stack + stack_bytes);
 #if defined(__x86_64__)
     *--top = nullptr; // in the place of a return address: the stack is aligned as after a call
     *--top = (void*)run_fiber;
@@ -423,9 +472,14 @@ size_t round_up(size_t bytes, size_t unit) { return (bytes + unit - 1) / unit * 
 // Ends the fiber, and with it the launch, from a signal's handler.
 void fault(int signal, siginfo_t* information, void* context)
 {
+    if (guarded && signal == SIGALRM && !pthread_equal(pthread_self(), launching))
+    {
+        pthread_kill(launching, signal);
+        return;
+    }
     if (!guarded || !pthread_equal(pthread_self(), launching))
     {
-        for (int i = 0; i < 4; i++)
+        for (int i = 0; i < signals; i++)
         {
             if (caught[i] != signal) continue;
             if (previous[i].sa_flags & SA_SIGINFO) previous[i].sa_sigaction(signal, information, context);
@@ -440,31 +494,29 @@ void fault(int signal, siginfo_t* information, void* context)
     }
     guarded = 0;
     const auto* address = (const unsigned char*)information->si_addr;
+    const auto& registers = ((const ucontext_t*)context)->uc_mcontext;
+#if defined(__x86_64__)
+    auto counter = (uintptr_t)registers.gregs[REG_RIP], frame = (uintptr_t)registers.gregs[REG_RBP];
+    auto top = (uintptr_t)registers.gregs[REG_RSP];
+#else
+    auto counter = (uintptr_t)registers.pc, frame = (uintptr_t)registers.regs[29];
+    auto top = (uintptr_t)registers.sp;
+#endif
     std::string text;
     if (running) text = place_text(current());
     if (signal == SIGFPE) text += "integer division by zero";
     else if (signal == SIGILL) text += "an illegal instruction (a trap, or a path that cannot return)";
+    else if (signal == SIGALRM) text += format("still running after %u seconds", seconds);
+    else if (running && top < (uintptr_t)current()->stack + 256) text += format("a thread's stack of %zu bytes is full", stack_bytes);
     else
     {
         text += format("no memory at address %p", (const void*)address);
-        for (unsigned b = 0; b < launch->cluster; b++)
-        {
-            const unsigned char* shared = launch->blocks[b].shared;
-            if (address >= shared - 2 * page && address < shared + launch->shared_mapped + 2 * page)
-                text += format(", byte %td of shared memory's %zu", address - shared, launch->shared_bytes);
-        }
-        for (size_t f = 0; f < launch->fibers.size(); f++)
-            if (address >= stacks[f] - page && address < stacks[f]) text += format(", the end of a thread's stack of %zu bytes", stack_bytes);
+        for (const Block& block : launch->blocks)
+            if (address >= block.shared - 2 * page && address < block.shared + launch->shared_mapped + 2 * page)
+                text += format(", byte %td of shared memory's %zu", address - block.shared, launch->shared_bytes);
         if (!address) text += " (or off its alignment)";
     }
-#if defined(__x86_64__)
-    auto counter = (uintptr_t)((ucontext_t*)context)->uc_mcontext.gregs[REG_RIP];
-#else
-    auto counter = (uintptr_t)((ucontext_t*)context)->uc_mcontext.pc;
-#endif
-    Dl_info library;
-    if (dladdr((void*)counter, &library) && library.dli_fbase)
-        text += format(" [%s+0x%zx]", library.dli_fname, (size_t)(counter - (uintptr_t)library.dli_fbase));
+    if (running) text += trace_text(current(), (void*)frame, counter);
     message = text;
     siglongjmp(after_fault, 1);
 }
@@ -514,12 +566,14 @@ void run_cluster(uint3 first)
             fiber.first_copy = 0;
             fiber.arrived = false;
             fiber.phase = 0;
-            prepare(fiber, stacks[b * l.threads + t]);
+            fiber.stack = stacks[b * l.threads + t];
+            prepare(fiber);
         }
     }
     running = &l.fibers[0];
     emulator_switch(&l.scheduler, l.fibers[0].stack_pointer);
     running = nullptr;
+    if (message.empty() && l.live) deadlock();
     if (!message.empty()) return;
     for (Block& block : l.blocks)
         if (!filled(block.shared + l.shared_bytes, l.shared_mapped - l.shared_bytes))
@@ -529,12 +583,15 @@ void run_cluster(uint3 first)
 
 void check(const char* kernel, const unsigned* grid, const unsigned* block, unsigned cluster, unsigned shared_bytes)
 {
+    auto blocks = format("a grid of %u x %u x %u blocks in clusters of %u", grid[0], grid[1], grid[2], cluster);
+    auto threads = format("a block of %u x %u x %u threads", block[0], block[1], block[2]);
+    unsigned long long count = (unsigned long long)block[0] * block[1] * block[2];
     if (!launch->kernel) message = format("no kernel %s is registered", kernel);
-    else if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535)
-        message = format("a grid of %u x %u x %u blocks", grid[0], grid[1], grid[2]);
-    else if (!block[0] || !block[1] || !block[2] || (unsigned long long)block[0] * block[1] * block[2] > 1024)
-        message = format("a block of %u x %u x %u threads", block[0], block[1], block[2]);
-    else if (!cluster || cluster > 16 || grid[0] % cluster) message = format("clusters of %u blocks in a grid of %u along x", cluster, grid[0]);
+    else if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535) message = blocks;
+    else if (!cluster || cluster > 16 || grid[0] % cluster) message = blocks;
+    else if (!count || count > 1024) message = threads;
+    else if (count > (unsigned)launch->kernel->bounds.threads)
+        message = threads + format(", with launch bounds of %d", launch->kernel->bounds.threads);
     else if (shared_bytes > largest_shared) message = format("%u bytes of shared memory, of %zu", shared_bytes, largest_shared);
 }
 } // namespace
@@ -550,7 +607,7 @@ void fail(const char* text, ...)
     va_start(arguments, text);
     vsnprintf(buffer, sizeof buffer, text, arguments);
     va_end(arguments);
-    message = place_text(current()) + buffer;
+    message = place_text(current()) + buffer + trace_text(current(), __builtin_frame_address(0));
     to_scheduler();
 }
 
@@ -581,10 +638,12 @@ void collective(const char* name, unsigned mask, Action action, void* operand)
         block_fiber(State::collective);
         return;
     }
-    for (int other = 0; other < 32; other++)
+    for (unsigned lanes = mask; lanes; lanes &= lanes - 1)
     {
-        if (!(mask >> other & 1) || (warp->action[other] == action && warp->mask[other] == mask && !strcmp(warp->name[other], name))) continue;
-        fail("%s of lanes %08x, while lane %d is at %s of lanes %08x", name, mask, other, warp->name[other], warp->mask[other]);
+        int other = __builtin_ctz(lanes);
+        bool same_name = warp->name[other] == name || !strcmp(warp->name[other], name);
+        if (!same_name || warp->action[other] != action || warp->mask[other] != mask)
+            fail("%s of lanes %08x, while lane %d is at %s of lanes %08x", name, mask, other, warp->name[other], warp->mask[other]);
     }
     warp->waiting &= ~mask;
     if (action) action(warp->operand, mask);
@@ -757,7 +816,8 @@ using namespace emulator;
 
 extern "C"
 {
-int emulate_launch(const char* kernel, const unsigned* grid, const unsigned* block, unsigned cluster, unsigned shared_bytes, void** arguments)
+int emulate_launch(const char* kernel, const unsigned* grid, const unsigned* block, unsigned cluster, unsigned shared_bytes,
+                   void** arguments)
 {
     std::lock_guard<std::mutex> lock(one_at_a_time);
     message.clear();
@@ -810,7 +870,9 @@ int emulate_launch(const char* kernel, const unsigned* grid, const unsigned* blo
     action.sa_sigaction = fault;
     action.sa_flags = SA_SIGINFO | SA_ONSTACK;
     launching = pthread_self();
-    for (int i = 0; i < 4; i++) sigaction(caught[i], &action, &previous[i]);
+    for (int i = 0; i < signals; i++) sigaction(caught[i], &action, &previous[i]);
+    itimerval limit{{0, 0}, {(time_t)seconds, 0}};
+    if (seconds) setitimer(ITIMER_REAL, &limit, nullptr);
     if (sigsetjmp(after_fault, 1) == 0)
     {
         guarded = 1;
@@ -820,7 +882,9 @@ int emulate_launch(const char* kernel, const unsigned* grid, const unsigned* blo
     }
     guarded = 0;
     running = nullptr;
-    for (int i = 0; i < 4; i++) sigaction(caught[i], &previous[i], nullptr);
+    limit.it_value.tv_sec = 0;
+    if (seconds) setitimer(ITIMER_REAL, &limit, nullptr);
+    for (int i = 0; i < signals; i++) sigaction(caught[i], &previous[i], nullptr);
     sigaltstack(&before, nullptr);
     for (unsigned char* pages : local.shared_pages) munmap(pages, mapped + 2 * page);
     launch = nullptr;
@@ -830,6 +894,8 @@ int emulate_launch(const char* kernel, const unsigned* grid, const unsigned* blo
 const char* emulate_error() { return message.c_str(); }
 
 void emulate_seed(unsigned long long value) { seed = value; }
+
+void emulate_limit(unsigned value) { seconds = value; }
 
 void* emulate_allocate(size_t bytes)
 {
@@ -854,7 +920,7 @@ void emulate_free(void* buffer, size_t bytes)
     munmap((unsigned char*)buffer + rounded - mapped - page, mapped + 2 * page);
 }
 
-// With -fsanitize=alignment,bounds,shift-exponent,integer-divide-by-zero -fno-sanitize-recover=all the compiler calls these, which name the line.
+// What a compiler with -fsanitize and -fno-sanitize-recover calls.
 struct SourceLine
 {
     const char* file;

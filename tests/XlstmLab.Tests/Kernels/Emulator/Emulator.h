@@ -3,17 +3,20 @@
 // together switches to the next fiber until all who take part have arrived.
 //
 // To run kernel.cu: find its entry points by the regular expression
-//     \bKERNEL\s+void\s+(?:__launch_bounds__\s*\([^{};]*?\)\s*)?(\w+)\s*\(
+//     \bKERNEL\s+void\s+(?:__launch_bounds__\s*\(([^{};]*?)\)\s*)?(\w+)\s*\(
 // and write into a folder of its own (beside the library's Ptx.cuh, that one would be included) the text of kernel.cu, followed by one line
-//     REGISTER(name)
-// for each. Then
+//     REGISTER(name, bounds)
+// for each, with what stood in __launch_bounds__, or REGISTER(name). Then
 //     g++ -std=c++17 -O2 -fPIC -fvisibility=hidden -shared -I <this folder> -D<macro>=<value>... kernel.cpp Emulator.cpp -o kernel.so
-// and call emulate_launch of the result, declared at the end of this file.
+// and call emulate_launch of the result, declared at the end of this file. With -fsanitize=alignment,bounds,shift-exponent and
+// -fno-sanitize-recover=all, vectors off their alignment and indices out of an array end the launch with their line. With -g1 and
+// -fno-omit-frame-pointer, the offsets that messages end in are lines to addr2line.
 //
 // What it notices: unequal or missing participants of warp, block and cluster barriers (a deadlock, told with who waits where); accesses
-// out of shared memory, of emulate_allocate's buffers or off their alignment; shared memory or copies read before they were written or
-// waited for (NaN, in float32 as in bfloat16). Warps, and lanes between warp-wide instructions, run in a random order, which depends on
-// emulate_seed alone. It does not notice a race as such, only the wrong numbers that come of it.
+// out of shared memory or of emulate_allocate's buffers; shared memory read before it was written or its copies were waited for (NaN, in
+// float32 as in bfloat16); another block's shared memory used before that block runs or after it ended. Warps, and lanes between warp-wide
+// instructions, run in a random order, which depends on emulate_seed alone. It does not notice a race as such, only the wrong numbers
+// that come of it.
 //
 // No header of the standard library is included here: like NVRTC, this offers a kernel nothing else.
 #pragma once
@@ -102,13 +105,22 @@ void cluster_wait();
 void breathe();
 unsigned long long clock();
 
+struct Bounds
+{
+    int threads = 1024, blocks_per_multiprocessor = 1, cluster = 16;
+};
+
 struct Kernel
 {
     const char* name;
     void (*invoke)(void** arguments);
+    Bounds bounds;
     Kernel* next;
     static Kernel* first;
-    Kernel(const char* name, void (*invoke)(void**)) : name(name), invoke(invoke), next(first) { first = this; }
+    Kernel(const char* name, void (*invoke)(void**), Bounds bounds) : name(name), invoke(invoke), bounds(bounds), next(first)
+    {
+        first = this;
+    }
 };
 
 template <class Parameter> struct Plain { typedef Parameter type; };
@@ -127,7 +139,8 @@ template <auto Function, class... Parameters> struct Invocation<Function, void (
 };
 } // namespace emulator
 
-#define REGISTER(name) static emulator::Kernel emulated_##name(#name, emulator::Invocation<&name, decltype(&name)>::invoke);
+#define REGISTER(name, ...) \
+    static emulator::Kernel emulated_##name(#name, emulator::Invocation<&name, decltype(&name)>::invoke, emulator::Bounds{__VA_ARGS__});
 
 #define threadIdx (emulator::running->thread)
 #define blockIdx (emulator::running->block)
@@ -448,11 +461,15 @@ extern "C"
 {
 // 0 when the kernel ran to its end; the message is emulate_error's. grid and block are x, y, z; cluster is the number of blocks along x
 // that make one; arguments points to the values, as for cuLaunchKernel.
-int emulate_launch(const char* kernel, const unsigned* grid, const unsigned* block, unsigned cluster, unsigned shared_bytes, void** arguments);
+int emulate_launch(const char* kernel, const unsigned* grid, const unsigned* block, unsigned cluster, unsigned shared_bytes,
+                   void** arguments);
 const char* emulate_error();
 
 // The order of warps in the launches that follow.
 void emulate_seed(unsigned long long seed);
+
+// A launch that takes longer fails; 0 for no limit, as at first. Takes the process's timer (SIGALRM).
+void emulate_limit(unsigned seconds);
 
 // A buffer filled with NaN (0x7fff in every 16 bits), aligned to 16 bytes and no more, that ends where the next page cannot be touched.
 // emulate_intact is 0 if something was written just before or behind it.

@@ -81,8 +81,14 @@ struct Matrices
 // One element of a row of 16-bit elements.
 inline u16& element(void* row, int column) { return ((u16*)row)[column]; }
 
-template <int Count, bool Transposed, bool Store> void matrices_action(void* const* operands, unsigned)
+inline void whole_warp(const char* name, unsigned mask)
 {
+    if (mask != FULL_WARP) fail("%s in a warp of less than 32 threads", name);
+}
+
+template <int Count, bool Transposed, bool Store> void matrices_action(void* const* operands, unsigned mask)
+{
+    whole_warp(Store ? "stmatrix" : "ldmatrix", mask);
     for (int matrix = 0; matrix < Count; matrix++)
     {
         void* rows[8];
@@ -119,8 +125,9 @@ struct Product
     u32 b[2];
 };
 
-inline void product_action(void* const* operands, unsigned)
+inline void product_action(void* const* operands, unsigned mask)
 {
+    whole_warp("mma", mask);
     float a[16][16], b[16][8], c[16][8]; // a by columns
     for (int lane = 0; lane < 32; lane++)
     {
