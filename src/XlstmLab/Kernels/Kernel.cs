@@ -77,6 +77,19 @@ internal static unsafe partial class Kernel
         }
     }
 
+    /// <summary>The number of multiprocessors of the tensor's device.</summary>
+    public static int Multiprocessors(Tensor tensor) => (Device ?? Gpu).Multiprocessors(Math.Max(0, tensor.device_index));
+
+    /// <summary>out[c] = sum over rows p of partials[p, c], always in the same order: [rows, columns] float32 to [columns].</summary>
+    public static Tensor ColumnSums(Tensor partials)
+    {
+        var (rows, columns) = (partials.shape[0], partials.shape[1]);
+        var sums = empty(columns, ScalarType.Float32, partials.device);
+        Launch(
+            "ColumnSums.cu", "column_sums", [], new((columns + 31) / 32, 1024, 4224), partials, partials, sums, (int)rows, (int)columns, partials.stride(0), 0);
+        return sums;
+    }
+
     /// <summary>Where a tensor's first element is, on its device.</summary>
     internal static nint Address(Tensor tensor) => THSTensor_data(tensor.Handle);
 

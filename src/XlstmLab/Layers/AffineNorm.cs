@@ -1,6 +1,7 @@
 using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Cells;
+using XlstmLab.Kernels;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;
@@ -34,6 +35,10 @@ public abstract class AffineNorm : nn.Module
     /// <summary>(x - mean(x)) / sqrt(var(x) + eps) over the last dimension, in the type of x.</summary>
     private protected Tensor Standardize(Tensor x) =>
         nn.functional.layer_norm(Widen(x), [x.shape[^1]], null, null, _epsilon).to(x.dtype);
+
+    /// <summary>The scaled norm over the last dimension in one pass, where there is a kernel for it.</summary>
+    private protected Tensor? ByKernel(Tensor x, bool center) =>
+        NormKernel.Serves(x) ? NormKernel.Forward(x, _weight!, _bias, _epsilon, center) : null;
 
     /// <summary>The learned scale and bias of each channel, [..., d].</summary>
     private protected Tensor Scale(Tensor normed)

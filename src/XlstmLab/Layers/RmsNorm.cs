@@ -14,5 +14,5 @@ public sealed class RmsNorm : AffineNorm
         RegisterComponents();
 
     /// <summary>[..., d] to [..., d], in the type of x.</summary>
-    public Tensor Forward(Tensor x) => Scale(DivideByRootMeanSquare(x));
+    public Tensor Forward(Tensor x) => ByKernel(x, center: false) ?? Scale(DivideByRootMeanSquare(x));
 }

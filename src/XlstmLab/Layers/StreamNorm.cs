@@ -23,8 +23,8 @@ public sealed class StreamNorm : AffineNorm
     /// <summary>[..., d] to [..., d], in the type of x.</summary>
     public Tensor Forward(Tensor x) => _kind switch
     {
-        NormKind.Rms => Scale(DivideByRootMeanSquare(x)),
-        NormKind.Layer => Scale(Standardize(x)),
+        NormKind.Rms => ByKernel(x, center: false) ?? Scale(DivideByRootMeanSquare(x)),
+        NormKind.Layer => ByKernel(x, center: true) ?? Scale(Standardize(x)),
         _ => x.alias(),
     };
 }

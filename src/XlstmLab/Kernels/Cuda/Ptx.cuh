@@ -40,6 +40,18 @@ DEVICE u32 multiply_bf16x2(u32 a, u32 b)
     return word;
 }
 
+// Eight bfloat16 of a row, as 16 bytes of memory hold them.
+DEVICE void unpack_bf16x8(float (&x)[8], uint4 words)
+{
+    x[0] = low_bf16(words.x), x[1] = high_bf16(words.x), x[2] = low_bf16(words.y), x[3] = high_bf16(words.y);
+    x[4] = low_bf16(words.z), x[5] = high_bf16(words.z), x[6] = low_bf16(words.w), x[7] = high_bf16(words.w);
+}
+
+DEVICE uint4 pack_bf16x8(const float (&x)[8])
+{
+    return make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
+}
+
 // 2^x, to 2 units in the last place; 0 at minus infinity.
 DEVICE float exp2_fast(float x)
 {

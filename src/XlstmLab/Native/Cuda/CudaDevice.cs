@@ -14,10 +14,14 @@ internal sealed unsafe class CudaDevice : IKernelDevice
     private readonly ConcurrentDictionary<(string File, string Options, int Device), nint> _modules = new();
     private readonly ConcurrentDictionary<(string File, string Options, int Device, string Function), nint> _functions = new();
     private readonly ConcurrentDictionary<nint, int> _sharedBytes = new();
+    private readonly ConcurrentDictionary<int, int> _multiprocessors = new();
     private readonly Lock _gate = new();
 
     /// <inheritdoc/>
     public bool Serves(torch.Tensor tensor) => tensor.device_type == DeviceType.CUDA;
+
+    /// <inheritdoc/>
+    public int Multiprocessors(int device) => _multiprocessors.GetOrAdd(device, static d => Attribute(CudaDriver.DeviceMultiprocessors, d));
 
     /// <inheritdoc/>
     public nint Load(string file, IReadOnlyList<string> defines, int device, string function)
@@ -84,11 +88,18 @@ internal sealed unsafe class CudaDevice : IKernelDevice
         }
     }
 
+    private static int Attribute(int attribute, int device)
+    {
+        CudaDriver.UseDevice(device);
+        CudaDriver.Check(CudaDriver.cuDeviceGetAttribute(out var value, attribute, device), $"tell attribute {attribute} of device {device}");
+        return value;
+    }
+
     private static byte[] Image(string file, IReadOnlyList<string> defines, int device)
     {
         var source = KernelSources.Read(file);
-        CudaDriver.Check(CudaDriver.cuDeviceGetAttribute(out var major, CudaDriver.DeviceComputeCapabilityMajor, device), "tell a device's kind");
-        CudaDriver.Check(CudaDriver.cuDeviceGetAttribute(out var minor, CudaDriver.DeviceComputeCapabilityMinor, device), "tell a device's kind");
+        var major = Attribute(CudaDriver.DeviceComputeCapabilityMajor, device);
+        var minor = Attribute(CudaDriver.DeviceComputeCapabilityMinor, device);
 
         // The letter unlocks what only that one architecture has.
         var architecture = string.Create(CultureInfo.InvariantCulture, $"sm_{major}{minor}{(major >= 9 ? "a" : "")}");

@@ -22,6 +22,9 @@ internal interface IKernelDevice
     /// <summary>Whether kernels may be launched on this tensor's memory.</summary>
     bool Serves(TorchSharp.torch.Tensor tensor);
 
+    /// <summary>The number of multiprocessors, which tells how many blocks run at a time.</summary>
+    int Multiprocessors(int device);
+
     /// <summary>Compiles a source, or takes what an earlier call, or an earlier process, made of it.</summary>
     /// <param name="file">The source's name, such as <c>RmsNorm.cu</c>.</param>
     /// <param name="defines">Macros, <c>NAME=VALUE</c>, in a fixed order.</param>

@@ -8,8 +8,10 @@ internal static class KernelSources
     private const string Prefix = "Kernels.Cuda.";
 
     /// <summary>A source with its includes in their places: NVRTC then needs no folder of headers.</summary>
+    /// <param name="file">The source.</param>
+    /// <param name="without">An include to leave out, or null.</param>
     /// <exception cref="CudaException">There is no such source.</exception>
-    public static string Read(string file) => Expand(file, []);
+    public static string Read(string file, string? without = null) => Expand(file, without is null ? [] : [without]);
 
     /// <summary>The names of all sources.</summary>
     public static IEnumerable<string> Names() => Assembly.GetExecutingAssembly().GetManifestResourceNames()
