@@ -25,6 +25,15 @@ public abstract class AffineNorm : nn.Module
         _epsilon = epsilon;
     }
 
+    /// <summary>The scales, [d]; null for a norm that is none.</summary>
+    private protected Tensor? Weight => _weight;
+
+    /// <summary>The biases, [d], or null.</summary>
+    private protected Tensor? Bias => _bias;
+
+    /// <summary>What is added to the mean square or the variance.</summary>
+    private protected double Epsilon => _epsilon;
+
     /// <summary>x / sqrt(mean(x^2) + eps) over the last dimension, in the type of x.</summary>
     private protected Tensor DivideByRootMeanSquare(Tensor x)
     {

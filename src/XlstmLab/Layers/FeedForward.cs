@@ -1,4 +1,5 @@
 using TorchSharp.Utils;
+using XlstmLab.Kernels;
 using XlstmLab.Models;
 using static TorchSharp.torch;
 
@@ -64,10 +65,10 @@ public sealed class FeedForward : nn.Module
         if (_gateAndUp is not null)
         {
             var both = _gateAndUp.Forward(x).chunk(2, -1);
-            return _down.Forward(Activate(_kind, both[0]) * both[1]);
+            return _down.Forward(Middle(_kind, both[0], both[1]));
         }
 
-        return _down.Forward(_gate is null ? Activate(_kind, _up!.Forward(x)) : Activate(_kind, _gate.Forward(x)) * _up!.Forward(x));
+        return _down.Forward(_gate is null ? Middle(_kind, _up!.Forward(x), null) : Middle(_kind, _gate.Forward(x), _up!.Forward(x)));
     }
 
     /// <summary>Draws fresh weights; biases stay zero.</summary>
@@ -83,6 +84,17 @@ public sealed class FeedForward : nn.Module
         }
 
         _down.Weight.normal_(0, outputStd, generator);
+    }
+
+    /// <summary>f(g) u, or f(g) where there is no u.</summary>
+    internal static Tensor Middle(FeedForwardKind kind, Tensor g, Tensor? u)
+    {
+        if (GluKernel.Serves(g))
+        {
+            return GluKernel.Forward(g, u, kind);
+        }
+
+        return u is null ? Activate(kind, g) : Activate(kind, g) * u;
     }
 
     /// <summary>The layer's nonlinearity f.</summary>

@@ -1,3 +1,4 @@
+using XlstmLab.Kernels;
 using XlstmLab.Models;
 using static TorchSharp.torch;
 
@@ -28,6 +29,21 @@ public sealed class HeadNorm : AffineNorm
         }
 
         RegisterComponents();
+    }
+
+    /// <summary>The norm of an mLSTM's heads under its output gate, sigmoid(o) norm(h).</summary>
+    /// <param name="h">[B, S, NH, DV].</param>
+    /// <param name="o">[B, S, NH DV] pre-activation of the output gate; null for no gate.</param>
+    /// <returns>[B, S, NH DV] in the type of h.</returns>
+    public Tensor ForwardGated(Tensor h, Tensor? o)
+    {
+        if (HeadNormGateKernel.Serves(h, _kind, oneGroupAHead: _groups == h.shape[2]))
+        {
+            return HeadNormGateKernel.Forward(h, o, Weight!, Bias, _kind, Epsilon);
+        }
+
+        var normed = Forward(h);
+        return o is null ? normed : sigmoid(o) * normed;
     }
 
     /// <summary>[B, S, NH, DV] to [B, S, NH DV], in the type of x.</summary>

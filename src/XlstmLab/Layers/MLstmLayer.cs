@@ -98,7 +98,7 @@ public sealed class MLstmLayer : nn.Module
             h = MLstmCell.ForwardOutput(q, k, v, igatePreact, fgatePreact, state, layout, _config.Cell);
         }
 
-        var normed = _headNorm.Forward(h.transpose(1, 2)); // (B, S, NH DV)
+        var gated = _headNorm.ForwardGated(h.transpose(1, 2), o); // (B, S, NH DV)
         if (observe is not null)
         {
             observe("q", q);
@@ -114,7 +114,7 @@ public sealed class MLstmLayer : nn.Module
             observe("h", h);
         }
 
-        return (_out.Forward(o is null ? normed : sigmoid(o) * normed), last);
+        return (_out.Forward(gated), last);
     }
 
     /// <summary>Draws fresh weights (initialisation of the 7B model: an output gate of 1/2, and gates that see no token yet).</summary>

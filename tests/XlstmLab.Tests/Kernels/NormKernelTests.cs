@@ -13,7 +13,7 @@ public sealed class NormKernelTests
     [InlineData(1032, 3, true, true)]
     public void Agrees_with_float64_forward_and_backward(int dim, int rows, bool center, bool bias)
     {
-        using var emulated = Emulated.Begin();
+        using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
         random.manual_seed(dim + rows).Dispose();
         var x = (randn(2, rows, dim) * 3 + 1).to(bfloat16).requires_grad_();
@@ -27,19 +27,19 @@ public sealed class NormKernelTests
         var (x64, w64, b64) = (Wide(x), Wide(weight), shift is null ? null : Wide(shift));
         var expected = Norm(x64, w64, b64, 1e-5, center);
         expected.backward([dy.to(float64)]);
-        Assert.InRange(Emulated.Error(y, expected), 0, 3e-3);
-        Assert.InRange(Emulated.Error(x.grad!, x64.grad!), 0, 3e-3);
-        Assert.InRange(Emulated.Error(weight.grad!, w64.grad!), 0, 1e-5);
+        Assert.InRange(KernelRun.Error(y, expected), 0, 3e-3);
+        Assert.InRange(KernelRun.Error(x.grad!, x64.grad!), 0, 3e-3);
+        Assert.InRange(KernelRun.Error(weight.grad!, w64.grad!), 0, 1e-5);
         if (bias)
         {
-            Assert.InRange(Emulated.Error(shift!.grad!, b64!.grad!), 0, 1e-5);
+            Assert.InRange(KernelRun.Error(shift!.grad!, b64!.grad!), 0, 1e-5);
         }
     }
 
     [Fact]
     public void Adds_before_the_norm_and_passes_both_gradients_back()
     {
-        using var emulated = Emulated.Begin();
+        using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
         random.manual_seed(1).Dispose();
         var x = randn(3, 17, 128).to(bfloat16).requires_grad_();
@@ -54,17 +54,17 @@ public sealed class NormKernelTests
         var sum64 = x64 + d64;
         var y64 = Norm(sum64, w64, null, 1e-6, center: false);
         ((sum64 * ds.to(float64)).sum() + (y64 * dy.to(float64)).sum()).backward();
-        Assert.InRange(Emulated.Error(sum, sum64), 0, 3e-3);
-        Assert.InRange(Emulated.Error(y, y64), 0, 5e-3);
-        Assert.InRange(Emulated.Error(x.grad!, x64.grad!), 0, 5e-3);
-        Assert.InRange(Emulated.Error(delta.grad!, d64.grad!), 0, 5e-3);
-        Assert.InRange(Emulated.Error(weight.grad!, w64.grad!), 0, 3e-3);
+        Assert.InRange(KernelRun.Error(sum, sum64), 0, 3e-3);
+        Assert.InRange(KernelRun.Error(y, y64), 0, 5e-3);
+        Assert.InRange(KernelRun.Error(x.grad!, x64.grad!), 0, 5e-3);
+        Assert.InRange(KernelRun.Error(delta.grad!, d64.grad!), 0, 5e-3);
+        Assert.InRange(KernelRun.Error(weight.grad!, w64.grad!), 0, 3e-3);
     }
 
     [Fact]
     public void Leaves_no_tensor_behind()
     {
-        using var emulated = Emulated.Begin();
+        using var run = KernelRun.Begin();
         var before = Live();
         for (var step = 0; step < 3; step++)
         {
