@@ -1,8 +1,8 @@
 using System.Diagnostics;
-using System.Globalization;
 using System.Reflection;
 using System.Runtime.InteropServices;
 using TorchSharp;
+using XlstmLab.Kernels;
 using XlstmLab.Native;
 
 namespace XlstmLab.Cli.Machine;
@@ -34,6 +34,9 @@ internal sealed record TorchReport
     /// <summary>The CUDA compiler library that was found, for kernels compiled at run time.</summary>
     public required string? Nvrtc { get; init; }
 
+    /// <summary>Why the library's CUDA kernels are not used; null where they are.</summary>
+    public required string? KernelAbsence { get; init; }
+
     /// <summary>Whether the system has a driver of NVIDIA.</summary>
     public required bool CudaDriver { get; init; }
 
@@ -61,7 +64,8 @@ internal sealed record TorchReport
             BridgeWeakened = bridge.Contains(Path.Combine("xlstmlab", "native"), StringComparison.Ordinal),
             Threads = torch.get_num_threads(),
             CudaDevices = NativeTorch.IsCudaAvailable ? torch.cuda.device_count() : 0,
-            Nvrtc = FindNvrtc(),
+            Nvrtc = Native.Cuda.Nvrtc.Find(),
+            KernelAbsence = Kernel.Absence,
             CudaDriver = CanLoad(OperatingSystem.IsWindows() ? "nvcuda" : "libcuda.so.1"),
             Float32Gflops = Rates.MatrixProduct(torch.ScalarType.Float32, 1024, 0.4, cancellationToken) / 1e9,
             BFloat16Gflops = Rates.MatrixProduct(torch.ScalarType.BFloat16, 1024, 0.4, cancellationToken) / 1e9,
@@ -73,16 +77,6 @@ internal sealed record TorchReport
     {
         using var process = Process.GetCurrentProcess();
         return process.Modules.Cast<ProcessModule>().FirstOrDefault(m => m.ModuleName.Contains("LibTorchSharp", StringComparison.Ordinal))?.FileName ?? "unknown";
-    }
-
-    private static string? FindNvrtc()
-    {
-        var beside = Directory.EnumerateFiles(NativeTorch.Folder, "*nvrtc*").FirstOrDefault(f => !f.Contains("builtins", StringComparison.Ordinal));
-        return beside ?? Enumerable.Range(11, 4).Reverse()
-            .Select(major => OperatingSystem.IsWindows()
-                ? string.Create(CultureInfo.InvariantCulture, $"nvrtc64_{major}0_0.dll")
-                : string.Create(CultureInfo.InvariantCulture, $"libnvrtc.so.{major}"))
-            .FirstOrDefault(CanLoad);
     }
 
     private static bool CanLoad(string library)

@@ -30,7 +30,7 @@ internal readonly struct KernelArgument
 /// A layer asks <see cref="Serve"/> whether it may, and takes libtorch's operations otherwise. Kernels run in the order of libtorch's own, and
 /// nothing here waits for them.
 /// </remarks>
-internal static unsafe partial class Kernel
+public static unsafe partial class Kernel
 {
     /// <summary>The environment variable that turns the kernels off when it is <c>off</c>.</summary>
     public const string Variable = "XLSTM_KERNELS";
@@ -46,10 +46,10 @@ internal static unsafe partial class Kernel
     private static IKernelDevice Gpu { get; } = new CudaDevice();
 
     /// <summary>Whether there are kernels for this tensor: where it is, and of its type, bfloat16.</summary>
-    public static bool Serve(Tensor tensor) => tensor.dtype == ScalarType.BFloat16 && Reaches(tensor);
+    internal static bool Serve(Tensor tensor) => tensor.dtype == ScalarType.BFloat16 && Reaches(tensor);
 
     /// <summary>Whether kernels can be launched on this tensor's memory.</summary>
-    public static bool Reaches(Tensor tensor) =>
+    internal static bool Reaches(Tensor tensor) =>
         Device is { } device ? device.Serves(tensor) : tensor.device_type == TorchSharp.DeviceType.CUDA && Absence is null;
 
     /// <summary>Starts a kernel.</summary>
@@ -60,7 +60,7 @@ internal static unsafe partial class Kernel
     /// <param name="on">A tensor on the device that it is to run on.</param>
     /// <param name="arguments">The kernel's arguments, in its order.</param>
     /// <exception cref="CudaException">It cannot be compiled or launched.</exception>
-    public static void Launch(
+    internal static void Launch(
         string file, string function, string[] defines, LaunchShape shape, Tensor on, params ReadOnlySpan<KernelArgument> arguments)
     {
         var device = Device ?? Gpu;
@@ -78,10 +78,10 @@ internal static unsafe partial class Kernel
     }
 
     /// <summary>The number of multiprocessors of the tensor's device.</summary>
-    public static int Multiprocessors(Tensor tensor) => (Device ?? Gpu).Multiprocessors(Math.Max(0, tensor.device_index));
+    internal static int Multiprocessors(Tensor tensor) => (Device ?? Gpu).Multiprocessors(Math.Max(0, tensor.device_index));
 
     /// <summary>out[c] = sum over rows p of partials[p, c], always in the same order: [rows, columns] float32 to [columns].</summary>
-    public static Tensor ColumnSums(Tensor partials)
+    internal static Tensor ColumnSums(Tensor partials)
     {
         var (rows, columns) = (partials.shape[0], partials.shape[1]);
         var sums = empty(columns, ScalarType.Float32, partials.device);

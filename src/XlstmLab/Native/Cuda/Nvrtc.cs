@@ -5,7 +5,7 @@ using System.Text;
 namespace XlstmLab.Native.Cuda;
 
 /// <summary>NVIDIA's run-time compiler of CUDA C++: finds it, loads it, and compiles.</summary>
-internal static unsafe partial class Nvrtc
+public static unsafe partial class Nvrtc
 {
     /// <summary>The environment variable that names NVRTC's library file.</summary>
     public const string FileVariable = "XLSTM_NVRTC";
@@ -16,11 +16,11 @@ internal static unsafe partial class Nvrtc
     private static readonly Lock Gate = new();
     private static nint _handle;
 
-    /// <summary>The file that was loaded, or null.</summary>
+    /// <summary>The file that was loaded; null as long as none is.</summary>
     public static string? File { get; private set; }
 
     /// <summary>The compiler's version, as part of what a compiled kernel depends on.</summary>
-    public static string Version
+    internal static string Version
     {
         get
         {
@@ -29,9 +29,23 @@ internal static unsafe partial class Nvrtc
         }
     }
 
+    /// <summary>The file that NVRTC is loaded from; null if it is nowhere.</summary>
+    public static string? Find()
+    {
+        try
+        {
+            Load();
+            return File;
+        }
+        catch (CudaException)
+        {
+            return null;
+        }
+    }
+
     /// <summary>Loads NVRTC, once.</summary>
     /// <exception cref="CudaException">It is nowhere; the message lists what was tried.</exception>
-    public static nint Load()
+    internal static nint Load()
     {
         lock (Gate)
         {
@@ -63,7 +77,7 @@ internal static unsafe partial class Nvrtc
     /// <param name="name">What messages call it.</param>
     /// <param name="options">The compiler's options.</param>
     /// <exception cref="CudaException">The compiler refuses the source; the message has its log.</exception>
-    public static byte[] Compile(string source, string name, IReadOnlyList<string> options)
+    internal static byte[] Compile(string source, string name, IReadOnlyList<string> options)
     {
         Check(nvrtcCreateProgram(out var program, source, name, 0, 0, 0), "take a source");
         try
