@@ -52,6 +52,28 @@ DEVICE uint4 pack_bf16x8(const float (&x)[8])
     return make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
 }
 
+// Two float16 in a word, the first in the low half: ten bits of fraction, for what is stored and lies well within +-65504.
+DEVICE u32 pack_f16(float low, float high)
+{
+    u32 word;
+    asm("cvt.rn.f16x2.f32 %0, %1, %2;" : "=r"(word) : "f"(high), "f"(low));
+    return word;
+}
+
+DEVICE float low_f16(u32 word)
+{
+    float x;
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, low; }" : "=f"(x) : "r"(word));
+    return x;
+}
+
+DEVICE float high_f16(u32 word)
+{
+    float x;
+    asm("{ .reg .b16 low, high; mov.b32 {low, high}, %1; cvt.f32.f16 %0, high; }" : "=f"(x) : "r"(word));
+    return x;
+}
+
 // 2^x, to 2 units in the last place; 0 at minus infinity.
 DEVICE float exp2_fast(float x)
 {
@@ -134,6 +156,14 @@ DEVICE void store_matrix_x4_transposed(u32 address, const u32 (&r)[4])
                  :: "r"(address), "r"(r[0]), "r"(r[1]), "r"(r[2]), "r"(r[3]) : "memory");
 }
 
+// The 8x8 matrix that the warp holds as load_matrix_x4 leaves one, transposed.
+DEVICE u32 transpose_matrix(u32 x)
+{
+    u32 word;
+    asm volatile("movmatrix.sync.aligned.m8n8.trans.b16 %0, %1;" : "=r"(word) : "r"(x));
+    return word;
+}
+
 // c += a b: a is 16 x 16 by rows, b 16 x 8 by columns, bfloat16; c 16 x 8, float32. With g = lane / 4 and t = lane % 4:
 // a[0], a[1] are rows g, g + 8 at columns 2t, 2t + 1, a[2], a[3] the same at columns 2t + 8, 2t + 9;
 // b0, b1 are rows 2t, 2t + 1 and 2t + 8, 2t + 9 of column g; c[0], c[1] row g and c[2], c[3] row g + 8 at columns 2t, 2t + 1.
@@ -191,6 +221,11 @@ DEVICE u32 cluster_address(u32 shared, u32 rank)
 
 DEVICE void cluster_store(u32 address, u32 x) { asm volatile("st.shared::cluster.u32 [%0], %1;" :: "r"(address), "r"(x) : "memory"); }
 
+DEVICE void cluster_store(u32 address, float2 x)
+{
+    asm volatile("st.shared::cluster.v2.f32 [%0], {%1,%2};" :: "r"(address), "f"(x.x), "f"(x.y) : "memory");
+}
+
 DEVICE void cluster_store(u32 address, uint4 x)
 {
     asm volatile("st.shared::cluster.v4.u32 [%0], {%1,%2,%3,%4};" :: "r"(address), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
@@ -208,6 +243,44 @@ DEVICE uint4 cluster_load_x4(u32 address)
     uint4 x;
     asm volatile("ld.shared::cluster.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(address) : "memory");
     return x;
+}
+
+// Barriers in shared memory, 8 bytes each, that count bytes (sm_90): a phase ends when the expected bytes are there, and the arrivals.
+// An arrival that expects bytes may come after some of them have.
+
+DEVICE void mbarrier_init(u32 barrier, int arrivals)
+{
+    asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals) : "memory");
+    asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+DEVICE void mbarrier_arrive_expect(u32 barrier, u32 bytes)
+{
+    asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(barrier), "r"(bytes) : "memory");
+}
+
+// Waits for the end of the phase of this parity: 0 is the first, 1 the next, 0 the third.
+DEVICE void mbarrier_wait(u32 barrier, u32 parity)
+{
+    u32 is_over;
+    do
+    {
+        asm volatile("{ .reg .pred over; mbarrier.try_wait.parity.acquire.cluster.shared::cta.b64 over, [%1], %2;"
+                     " selp.u32 %0, 1, 0, over; }" : "=r"(is_over) : "r"(barrier), "r"(parity) : "memory");
+    } while (!is_over);
+}
+
+// A store to a block of the cluster that is counted by a barrier of the same block; seen by who waited for the phase.
+DEVICE void cluster_store_async(u32 address, u32 x, u32 barrier)
+{
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.b32 [%0], %1, [%2];"
+                 :: "r"(address), "r"(x), "r"(barrier) : "memory");
+}
+
+DEVICE void cluster_store_async(u32 address, float2 x, u32 barrier)
+{
+    asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1,%2}, [%3];"
+                 :: "r"(address), "r"(__float_as_uint(x.x)), "r"(__float_as_uint(x.y)), "r"(barrier) : "memory");
 }
 
 // Global memory, 16 bytes at a time; `once` for what is read or written once and should not displace the caches' content.

@@ -43,6 +43,14 @@ DEVICE uint4 pack_bf16x8(const float (&x)[8])
     return make_uint4(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3]), pack_bf16(x[4], x[5]), pack_bf16(x[6], x[7]));
 }
 
+DEVICE u32 pack_f16(float low, float high)
+{
+    return emulator::reinterpret<u16>((_Float16)low) | (u32)emulator::reinterpret<u16>((_Float16)high) << 16;
+}
+
+DEVICE float low_f16(u32 word) { return (float)emulator::reinterpret<_Float16>((u16)word); }
+DEVICE float high_f16(u32 word) { return (float)emulator::reinterpret<_Float16>((u16)(word >> 16)); }
+
 DEVICE u32 multiply_bf16x2(u32 a, u32 b)
 {
     return pack_bf16(low_bf16(a) * low_bf16(b), high_bf16(a) * high_bf16(b));
@@ -130,6 +138,22 @@ template <int Count, bool Transposed> void store_matrices(u32 address, const u32
     collective(Transposed ? "stmatrix.trans" : "stmatrix", FULL_WARP, matrices_action<Count, Transposed, true>, &operand);
 }
 
+struct Transposition
+{
+    u32 word, result;
+};
+
+inline void transpose_action(void* const* operands, unsigned mask)
+{
+    whole_warp("movmatrix", mask);
+    auto half = [&](int row, int column)
+    {
+        return (u32)(u16)(((Transposition*)operands[row * 4 + column / 2])->word >> column % 2 * 16);
+    };
+    for (int lane = 0; lane < 32; lane++)
+        ((Transposition*)operands[lane])->result = half(lane % 4 * 2, lane / 4) | half(lane % 4 * 2 + 1, lane / 4) << 16;
+}
+
 struct Product
 {
     float* c;
@@ -173,6 +197,13 @@ DEVICE void load_matrix_x2_transposed(u32 (&r)[2], u32 address) { emulator::load
 DEVICE void store_matrix_x4(u32 address, const u32 (&r)[4]) { emulator::store_matrices<4, false>(address, r); }
 DEVICE void store_matrix_x4_transposed(u32 address, const u32 (&r)[4]) { emulator::store_matrices<4, true>(address, r); }
 
+DEVICE u32 transpose_matrix(u32 x)
+{
+    emulator::Transposition operand{x, 0};
+    emulator::collective("movmatrix", FULL_WARP, emulator::transpose_action, &operand);
+    return operand.result;
+}
+
 DEVICE void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1)
 {
     emulator::Product operand{c, a, {b0, b1}};
@@ -201,9 +232,65 @@ DEVICE void cluster_wait() { emulator::cluster_wait(); }
 DEVICE void cluster_sync() { cluster_arrive(); cluster_wait(); }
 DEVICE u32 cluster_address(u32 shared, u32 rank) { return emulator::cluster_address(shared, rank); }
 DEVICE void cluster_store(u32 address, u32 x) { *(u32*)emulator::shared_pointer("st.shared::cluster", address, 4, true) = x; }
+DEVICE void cluster_store(u32 address, float2 x) { *(float2*)emulator::shared_pointer("st.shared::cluster", address, 8, true) = x; }
 DEVICE void cluster_store(u32 address, uint4 x) { *(uint4*)emulator::shared_pointer("st.shared::cluster", address, 16, true) = x; }
 DEVICE u32 cluster_load(u32 address) { return *(const u32*)emulator::shared_pointer("ld.shared::cluster", address, 4, true); }
 DEVICE uint4 cluster_load_x4(u32 address) { return *(const uint4*)emulator::shared_pointer("ld.shared::cluster", address, 16, true); }
+
+// Barriers that count bytes
+
+namespace emulator
+{
+struct CountingBarrier
+{
+    int bytes;
+    u16 pending;
+    u16 arrivals_and_parity;
+
+    void settle()
+    {
+        if (pending || bytes) return;
+        arrivals_and_parity ^= 0x8000;
+        pending = arrivals_and_parity & 0x7fff;
+    }
+};
+
+inline CountingBarrier& counting_barrier(u32 address, bool cluster)
+{
+    return *(CountingBarrier*)shared_pointer("mbarrier", address, 8, cluster);
+}
+
+template <class Value> void store_async(u32 address, Value x, u32 barrier)
+{
+    if (address >> 24 != barrier >> 24) fail("st.async to one block, counted in another: %08x and %08x", address, barrier);
+    *(Value*)shared_pointer("st.async", address, sizeof(Value), true) = x;
+    auto& counter = counting_barrier(barrier, true);
+    counter.bytes -= sizeof(Value);
+    counter.settle();
+}
+} // namespace emulator
+
+DEVICE void mbarrier_init(u32 barrier, int arrivals)
+{
+    emulator::counting_barrier(barrier, false) = {0, (u16)arrivals, (u16)arrivals};
+}
+
+DEVICE void mbarrier_arrive_expect(u32 barrier, u32 bytes)
+{
+    auto& counter = emulator::counting_barrier(barrier, false);
+    if (!counter.pending) emulator::fail("an mbarrier at %08x has had all its arrivals", barrier);
+    counter.pending--;
+    counter.bytes += (int)bytes;
+    counter.settle();
+}
+
+DEVICE void mbarrier_wait(u32 barrier, u32 parity)
+{
+    while (emulator::counting_barrier(barrier, false).arrivals_and_parity >> 15 == parity) __nanosleep(0);
+}
+
+DEVICE void cluster_store_async(u32 address, u32 x, u32 barrier) { emulator::store_async(address, x, barrier); }
+DEVICE void cluster_store_async(u32 address, float2 x, u32 barrier) { emulator::store_async(address, x, barrier); }
 
 // Global memory
 
