@@ -1,4 +1,5 @@
 using TorchSharp;
+using XlstmLab.Kernels;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Cells;
@@ -21,7 +22,10 @@ namespace XlstmLab.Cells;
 /// </remarks>
 public static class SLstmCell
 {
-    /// <summary>Reads the tokens: by <see cref="SLstmFused"/> on the CPU; a single token, and any on other devices, by <see cref="SLstmRecurrent"/>.</summary>
+    /// <summary>
+    /// Reads the tokens: bfloat16 on a GPU by a CUDA kernel, on the CPU by <see cref="SLstmFused"/>, and what is left, a single token on the CPU
+    /// among it, by <see cref="SLstmRecurrent"/>.
+    /// </summary>
     /// <param name="gatePreacts">
     /// x, [B, S, 4, NH, D] in the gates' order i, f, z, o; float32, float64 or bfloat16; S at least 1. A projection's output
     /// [B, S, 4*NH*D] has this layout already.
@@ -45,10 +49,19 @@ public static class SLstmCell
         Tensor bias,
         SLstmState? initial = null,
         SequenceLayout? layout = null,
-        SLstmOptions? options = null) =>
-        gatePreacts.device_type == DeviceType.CPU && gatePreacts.shape is not [_, 1, ..] // arranging the kernel pays from two tokens on
+        SLstmOptions? options = null)
+    {
+        if (gatePreacts is { dtype: ScalarType.BFloat16 } && gatePreacts.dim() == 5 && SLstmSequenceKernel.Serves(gatePreacts))
+        {
+            Check(gatePreacts, recurrentKernel, bias, initial, layout, options);
+            return SLstmSequenceKernel.Forward(gatePreacts, recurrentKernel, bias, initial, layout, options);
+        }
+
+        // Arranging the weights for the fused form pays from two tokens on.
+        return gatePreacts.device_type == DeviceType.CPU && gatePreacts.shape is not [_, 1, ..]
             ? SLstmFused.Forward(gatePreacts, recurrentKernel, bias, initial, layout, options)
             : SLstmRecurrent.Forward(gatePreacts, recurrentKernel, bias, initial, layout, options);
+    }
 
     /// <summary>The type of gates and states.</summary>
     internal static ScalarType StateType(Tensor gatePreacts) =>
