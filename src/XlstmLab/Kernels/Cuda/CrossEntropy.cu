@@ -1,10 +1,10 @@
 // The loss over a chunk of logits, and its gradient in their place: with y = a tanh(x / a), or y = x without a cap,
 //     loss = log(sum of exp(y_v)) - y_target,   dx_v = c (exp(y_v) / sum - [v = target]) (1 - (y_v / a)^2).
 //
-// A block has a row at a time: it is copied into shared memory once, summed from there, and read there again for the gradient; each thread
-// sees only the pieces that it copied itself. Piece by piece the next row is copied behind the gradient, so that memory never waits for sums.
-// Blocks stay and walk the rows. With a cap up to 64 sums of exp(y) need no maximum: e^64 times the vocabulary is far from overflow.
-// Without one each thread keeps the maximum that it has seen and rescales its sum when it grows.
+// A block has a row at a time: it is copied into shared memory once, summed from there, and read there again for the gradient; each
+// thread sees only the pieces that it copied itself. Piece by piece the next row is copied behind the gradient, so that memory never
+// waits for sums. Blocks stay and walk the rows. With a cap up to 64 sums of exp(y) need no maximum: e^64 times the vocabulary is far
+// from overflow. Without one each thread keeps the maximum that it has seen and rescales its sum when it grows.
 //
 // Bytes: 4 a logit (2 for the loss alone): 32768 rows of 50304: 6.6 GB and 2.2 ms at 3 TB/s. Operations: about 26 a logit, 70 % of what the
 // multiprocessors issue meanwhile, so no more than two of them, the exponentials, may go to the special-function unit: tanh is a polynomial
@@ -23,14 +23,20 @@
 #ifndef BLOCKS
 #define BLOCKS 2 // a multiprocessor
 #endif
+#ifndef KEEP
+#define KEEP 0 // with a cap up to 64: exp(y) (1 - (y / a)^2), rounded to bfloat16, is kept from the first look at a row for the second
+#endif
 
 #define PIECES ((VOCABULARY + 7) / 8)
 #define WARPS (THREADS / 32)
 #define BOUNDED (CAP > 0.f && CAP <= 64.f)
+#define KEPT (Gradient && KEEP && BOUNDED)
+#define INVERSE_SQUARE (CAP > 0.f ? 1.f / (CAP * CAP) : 0.f) // 1 / a^2
 #define LOG2_E 1.4426950408889634f
 #define LN_2 0.6931471805599453f
 #define IGNORED (-100)
 #define SMALLEST -1e30f // below every maximum, and still a number: differences with it are not NaN
+#define NOTHING -1e15f  // what stands past the end of the vocabulary: no share, a finite slope
 
 // y for x, in place.
 DEVICE void cap_piece(float (&x)[8])
@@ -42,7 +48,7 @@ DEVICE void cap_piece(float (&x)[8])
     if (largest <= 0.7f * CAP)
     {
         // tanh(s) / s as a polynomial in s^2, to 4e-7 for s <= 0.7.
-        const float u = 1.f / (CAP > 0.f ? CAP * CAP : 1.f);
+        const float u = INVERSE_SQUARE;
 #pragma unroll
         for (int e = 0; e < 8; e++)
         {
@@ -66,8 +72,7 @@ DEVICE void cap_piece(float (&x)[8])
     }
 }
 
-// Nothing past the end of the vocabulary.
-DEVICE void load_piece(float (&x)[8], uint4 raw, int piece, float nothing)
+DEVICE void load_piece(float (&x)[8], uint4 raw, int piece)
 {
     unpack_bf16x8(x, raw);
     cap_piece(x);
@@ -75,8 +80,14 @@ DEVICE void load_piece(float (&x)[8], uint4 raw, int piece, float nothing)
     {
 #pragma unroll
         for (int e = 0; e < 8; e++)
-            if (e >= VOCABULARY % 8) x[e] = nothing;
+            if (e >= VOCABULARY % 8) x[e] = NOTHING;
     }
+}
+
+// c (1 - (y / a)^2)
+DEVICE float slope(float y, float scale)
+{
+    return CAP > 0.f ? scale - scale * INVERSE_SQUARE * (y * y) : scale;
 }
 
 // The sum over the block of sums relative to maxima, as the base-2 logarithm. Two sets of places by turns: see the caller.
@@ -115,7 +126,7 @@ DEVICE void cross_entropy(
     unsigned char* shared, bf16* logits, const i64* targets, float* losses, const float* device_scale, float scale, i64 stride, int rows)
 {
     u32 buffer = shared_address(shared);
-    const uint4* row_pieces = (const uint4*)shared;
+    uint4* row_pieces = (uint4*)shared;
     float2* places = (float2*)(shared + 16 * PIECES);
     int turn = 0;
     if (Gradient && device_scale) scale *= *device_scale;
@@ -147,7 +158,7 @@ DEVICE void cross_entropy(
             for (int piece = threadIdx.x; piece < PIECES; piece += THREADS)
             {
                 float y[8];
-                load_piece(y, row_pieces[piece], piece, MINUS_INFINITY);
+                load_piece(y, row_pieces[piece], piece);
                 if (piece == target_piece)
                 {
 #pragma unroll
@@ -169,29 +180,37 @@ DEVICE void cross_entropy(
                 }
 
 #pragma unroll
-                for (int e = 0; e < 8; e++) sum += exp2_fast(y[e] * LOG2_E - maximum);
+                for (int e = 0; e < 8; e++)
+                {
+                    float share = exp2_fast(y[e] * LOG2_E - maximum);
+                    sum += share;
+                    y[e] = share * (1.f - INVERSE_SQUARE * y[e] * y[e]);
+                }
+
+                if (KEPT) row_pieces[piece] = pack_bf16x8(y);
                 if (!Gradient && copies) copy_async(buffer + 16 * piece, there + 8 * piece);
             }
 
             // A block that is ahead by one row writes its sums where no one still reads those of this row.
             float log2_sum = log_sum(maximum, sum, places + turn);
             turn = WARPS - turn;
-            if (threadIdx.x == target_piece % THREADS)
-                losses[row] = sound ? LN_2 * log2_sum - y_target : __int_as_float(0x7fffffff);
-
             if (Gradient)
             {
+                float kept_scale = scale * exp2_fast(-log2_sum);
                 for (int piece = threadIdx.x; piece < PIECES; piece += THREADS)
                 {
                     float y[8];
-                    load_piece(y, row_pieces[piece], piece, 0.f);
-#pragma unroll
-                    for (int e = 0; e < 8; e++)
+                    if (KEPT)
                     {
-                        float share = exp2_fast(y[e] * LOG2_E - log2_sum);
-                        if (piece == target_piece && e == target_place && sound) share -= 1.f;
-                        y[e] = share * (CAP > 0.f ? scale - scale / (CAP > 0.f ? CAP * CAP : 1.f) * (y[e] * y[e]) : scale);
-                        if (VOCABULARY % 8 != 0 && piece == PIECES - 1 && e >= VOCABULARY % 8) y[e] = 0;
+                        unpack_bf16x8(y, row_pieces[piece]);
+#pragma unroll
+                        for (int e = 0; e < 8; e++) y[e] *= kept_scale;
+                    }
+                    else
+                    {
+                        load_piece(y, row_pieces[piece], piece);
+#pragma unroll
+                        for (int e = 0; e < 8; e++) y[e] = exp2_fast(y[e] * LOG2_E - log2_sum) * slope(y[e], scale);
                     }
 
                     *(uint4*)(here + 8 * piece) = pack_bf16x8(y);
@@ -201,6 +220,14 @@ DEVICE void cross_entropy(
                 for (int piece = PIECES + threadIdx.x; piece < stride / 8; piece += THREADS)
                     *(uint4*)(here + 8 * piece) = make_uint4(0, 0, 0, 0);
             }
+
+            // The thread that had the target writes over its own gradient there.
+            if (threadIdx.x == target_piece % THREADS)
+            {
+                losses[row] = sound ? LN_2 * log2_sum - y_target : __int_as_float(0x7fffffff);
+                if (Gradient && sound)
+                    here[target] = to_bf16((exp2_fast(y_target * LOG2_E - log2_sum) - 1.f) * slope(y_target, scale));
+            }
         }
 
         copy_async_commit();
@@ -209,12 +236,13 @@ DEVICE void cross_entropy(
     }
 }
 
-// logits: [rows, stride], a multiple of 8 no less than VOCABULARY; what lies past it is not read, and zero afterwards. targets: -100 for a row
-// that does not count: no loss, no gradient; any other that is no column gives a loss of NaN. losses: [rows]. The gradient is of
+// logits: [rows, stride], a multiple of 8 no less than VOCABULARY; what lies past it is not read, and zero afterwards. targets: -100 for
+// a row that does not count: no loss, no gradient; any other that is no column gives a loss of NaN. losses: [rows]. The gradient is of
 // scale *device_scale (the latter 1 if null) times the sum of losses.
 // Grid: any number of blocks, BLOCKS a multiprocessor at best; THREADS threads; shared: 16 PIECES + 16 WARPS bytes.
 KERNEL void __launch_bounds__(THREADS, BLOCKS) cross_entropy_backward(
-    bf16* logits, const i64* RESTRICT targets, float* RESTRICT losses, const float* RESTRICT device_scale, float scale, i64 stride, int rows)
+    bf16* logits, const i64* RESTRICT targets, float* RESTRICT losses, const float* RESTRICT device_scale, float scale,
+    i64 stride, int rows)
 {
     SHARED_MEMORY(shared);
     cross_entropy<true>(shared, logits, targets, losses, device_scale, scale, stride, rows);

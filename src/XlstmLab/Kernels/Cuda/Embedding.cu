@@ -1,14 +1,14 @@
 // The embedding: y[n] = table[ids[n]], and the gradient of the table, dtable[v] = sum over n with ids[n] = v of dy[n], in the order of n.
 //
-// For the gradient the positions are sorted by (id, position), in two steps without atomics: chunks of 1024 are sorted by counting, for each
-// id, those before it; then each finds its place among all by binary search in every other sorted chunk (N (N / 1024) 10 steps: 10 million
-// for N = 32768). Then one warp sums a tile of TILE sorted positions, whose equal ids are neighbours. An id whose positions lie in one tile is
-// done with that; of others each tile leaves a partial sum, and the last kernel adds those up in the order of the tiles. However often a
-// token occurs, no warp has more than its tile.
+// For the gradient the positions are sorted by (id, position), in two steps without atomics: chunks of 1024 are sorted by counting, for
+// each id, those before it; then each finds its place among all by binary search in every other sorted chunk (N (N / 1024) 10 steps: 10
+// million for N = 32768). Then one warp sums a tile of TILE sorted positions, whose equal ids are neighbours. An id whose positions lie
+// in one tile is done with that; of others each tile leaves a partial sum, and the last kernel adds those up in the order of the tiles.
+// However often a token occurs, no warp has more than its tile.
 //
-// Bytes, N = 32768 positions, V = 50304 ids, d = 768: forward 4 (float32 table) or 2 read and 2 written a channel: 151 or 101 MB, 50 or 34 us
-// at 3 TB/s, less where ids repeat. Backward: dy 50 MB, partial sums at most 2 x 4 / TILE a channel, 25 MB, and the table's gradient, 155 MB
-// if all of it is written: 77 us; the sort, of 0.4 MB, about 10 us.
+// Bytes, N = 32768 positions, V = 50304 ids, d = 768: forward 4 (float32 table) or 2 read and 2 written a channel: 151 or 101 MB, 50 or
+// 34 us at 3 TB/s, less where ids repeat. Backward: dy 50 MB, partial sums at most 2 x 4 / TILE a channel, 6 MB, and the table's
+// gradient, 155 MB if all of it is written: 71 us; the sort, of 0.4 MB, about 10 us.
 #include "Ptx.cuh"
 
 #ifndef DIM

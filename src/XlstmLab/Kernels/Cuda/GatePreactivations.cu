@@ -340,7 +340,8 @@ KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, 1) gate_backward_weight(
 #pragma unroll
                 for (int r = 0; r < 4; r++)
                     words[r] = c < 2 ? raw[k][r].x : c < 4 ? raw[k][r].y : c < 6 ? raw[k][r].z : raw[k][r].w;
-                u32 b0 = __byte_perm(words[0], words[1], c % 2 ? 0x7632 : 0x5410), b1 = __byte_perm(words[2], words[3], c % 2 ? 0x7632 : 0x5410);
+                const u32 halves = c % 2 ? 0x7632 : 0x5410; // of both words: the upper ones, or the lower
+                u32 b0 = __byte_perm(words[0], words[1], halves), b1 = __byte_perm(words[2], words[3], halves);
 #pragma unroll
                 for (int part = 0; part < parts; part++) mma_bf16(dw[part][c], a[part], b0, b1);
             }
