@@ -1,6 +1,7 @@
 using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Cells;
+using XlstmLab.Kernels;
 using XlstmLab.Models;
 using static TorchSharp.torch;
 
@@ -57,6 +58,18 @@ public sealed class MLstmGates
     /// <returns>i~ and f~, [B, NH, S], float32 or wider: their sums over a sequence need the digits.</returns>
     public (Tensor Input, Tensor Forget) Forward(Tensor x)
     {
+        if (GateKernel.Serves(x, _config.HeadCount) && (_both ?? _input ?? _forget)?.Weight is not null)
+        {
+            var (input, forget) = ((_input?.Weight, _input?.Bias), (_forget?.Weight, _forget?.Bias));
+            if (_both is not null)
+            {
+                var (weights, biases) = (_both.Weight!.chunk(2), _both.Bias.chunk(2));
+                (input, forget) = ((weights[0], biases[0]), (weights[1], biases[1]));
+            }
+
+            return GateKernel.Forward(x, input, forget, _config.HeadCount, _config.GateSoftCap);
+        }
+
         var wide = x.Widened();
         if (_both is not null)
         {

@@ -4,8 +4,8 @@
 //     ds = r (g - n mean(g n) [- mean(g)]) + the gradient that reaches s past the norm,  dw = sum of dy n,  db = sum of dy over rows.
 //
 // A row of up to 1024 channels belongs to one warp, a wider one to a block, 8 channels a lane at a time, read once and kept in registers
-// between the sums and their use. Warps stay and walk the rows, so that weights are read, and their gradients written, once a warp and block.
-// What a block has summed of dw and db it leaves in its row of `partials`; column_sums adds those up, always in the same order.
+// between the sums and their use. Warps stay and walk the rows, so that weights are read, and their gradients written, once a warp and
+// block. What a block has summed of dw and db it leaves in its row of `partials`; column_sums adds those up, always in the same order.
 //
 // Bytes a row of d: forward 2 d of x, 2 d of delta, 2 d of s, 2 d of y; backward 2 d each of dy, s, the gradient past the norm, ds.
 // 32768 rows of 768: forward 101 MB alone, 201 MB with the addition; backward 201 MB: 34, 67 and 67 us at 3 TB/s.
