@@ -8,7 +8,7 @@ internal static class GateKernel
 {
     private const string Source = "GatePreactivations.cu";
     private const int Warps = 8; // of 16 tokens
-    private const int Step = 64; // tokens of which a block sums weight gradients at a time
+    private const int Step = 32; // tokens of which a block sums weight gradients at a time
 
     /// <summary>Whether there is a kernel for what the gates look at.</summary>
     public static bool Serves(Tensor x, int heads) => Kernel.Serve(x) && x.is_contiguous() && x.shape[^1] % 8 == 0 && heads <= 32;
@@ -38,6 +38,8 @@ internal static class GateKernel
         public string[] Defines => [$"DIM={Dim}", $"HEADS={Heads}"];
 
         public int WeightWarps => Dim > 960 ? 16 : (int)((Dim + 63) / 64);
+
+        public int WeightBlocks => WeightWarps > 12 || Tiles > 1 ? 1 : 2; // a multiprocessor
 
         public int ForwardShared => 24 * Tiles * (2 * Channels((18773 / (8 * Tiles) - 32) / 128 * 128) + 64);
 
@@ -94,7 +96,7 @@ internal static class GateKernel
 
             // A row of the partial sums has both weights' gradients, then both biases', each from a multiple of 4 on.
             var (weight, bias) = (heads * dim, (heads + 3) / 4 * 4);
-            var blocks = Math.Min((tokens + Step - 1) / Step, Kernel.Multiprocessors(x));
+            var blocks = Math.Min((tokens + Step - 1) / Step, sizes.WeightBlocks * Kernel.Multiprocessors(x));
             var partials = empty(blocks, 2 * (weight + bias), dtype: ScalarType.Float32, device: x.device);
             var channels = 64 * sizes.WeightWarps;
             Kernel.Launch(

@@ -85,7 +85,7 @@ internal static class HeadNormGateKernel
         private static Native.Cuda.LaunchShape Shape(Tensor h, int shared)
         {
             var (tokens, heads, dim) = (h.shape[0] * h.shape[1], h.shape[2], h.shape[3]);
-            var atATime = Kernel.Multiprocessors(h) * (dim > 512 ? 1 : 2) / heads;
+            var atATime = Kernel.Multiprocessors(h) * (dim > 512 ? 1 : dim > 256 ? 2 : 4) / heads;
             return new(Math.Clamp(atATime, 1, (tokens + Warps - 1) / Warps), 32 * Warps, shared) { BlocksY = (int)heads };
         }
     }

@@ -16,7 +16,7 @@
 #define THREADS 256
 #endif
 #ifndef VECTORS
-#define VECTORS 2 // of 4 elements, a thread and turn
+#define VECTORS 4 // of 4 elements, a thread and turn
 #endif
 
 #define BLOCK 4096 // elements

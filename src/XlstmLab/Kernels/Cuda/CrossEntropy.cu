@@ -23,14 +23,10 @@
 #ifndef BLOCKS
 #define BLOCKS 2 // a multiprocessor
 #endif
-#ifndef KEEP
-#define KEEP 0 // with a cap up to 64: exp(y) (1 - (y / a)^2), rounded to bfloat16, is kept from the first look at a row for the second
-#endif
 
 #define PIECES ((VOCABULARY + 7) / 8)
 #define WARPS (THREADS / 32)
 #define BOUNDED (CAP > 0.f && CAP <= 64.f)
-#define KEPT (Gradient && KEEP && BOUNDED)
 #define INVERSE_SQUARE (CAP > 0.f ? 1.f / (CAP * CAP) : 0.f) // 1 / a^2
 #define LOG2_E 1.4426950408889634f
 #define LN_2 0.6931471805599453f
@@ -126,7 +122,7 @@ DEVICE void cross_entropy(
     unsigned char* shared, bf16* logits, const i64* targets, float* losses, const float* device_scale, float scale, i64 stride, int rows)
 {
     u32 buffer = shared_address(shared);
-    uint4* row_pieces = (uint4*)shared;
+    const uint4* row_pieces = (const uint4*)shared;
     float2* places = (float2*)(shared + 16 * PIECES);
     int turn = 0;
     if (Gradient && device_scale) scale *= *device_scale;
@@ -180,14 +176,7 @@ DEVICE void cross_entropy(
                 }
 
 #pragma unroll
-                for (int e = 0; e < 8; e++)
-                {
-                    float share = exp2_fast(y[e] * LOG2_E - maximum);
-                    sum += share;
-                    y[e] = share * (1.f - INVERSE_SQUARE * y[e] * y[e]);
-                }
-
-                if (KEPT) row_pieces[piece] = pack_bf16x8(y);
+                for (int e = 0; e < 8; e++) sum += exp2_fast(y[e] * LOG2_E - maximum);
                 if (!Gradient && copies) copy_async(buffer + 16 * piece, there + 8 * piece);
             }
 
@@ -196,23 +185,12 @@ DEVICE void cross_entropy(
             turn = WARPS - turn;
             if (Gradient)
             {
-                float kept_scale = scale * exp2_fast(-log2_sum);
                 for (int piece = threadIdx.x; piece < PIECES; piece += THREADS)
                 {
                     float y[8];
-                    if (KEPT)
-                    {
-                        unpack_bf16x8(y, row_pieces[piece]);
+                    load_piece(y, row_pieces[piece], piece);
 #pragma unroll
-                        for (int e = 0; e < 8; e++) y[e] *= kept_scale;
-                    }
-                    else
-                    {
-                        load_piece(y, row_pieces[piece], piece);
-#pragma unroll
-                        for (int e = 0; e < 8; e++) y[e] = exp2_fast(y[e] * LOG2_E - log2_sum) * slope(y[e], scale);
-                    }
-
+                    for (int e = 0; e < 8; e++) y[e] = exp2_fast(y[e] * LOG2_E - log2_sum) * slope(y[e], scale);
                     *(uint4*)(here + 8 * piece) = pack_bf16x8(y);
                     if (copies) copy_async(buffer + 16 * piece, there + 8 * piece);
                 }

@@ -28,6 +28,7 @@
 #define PIECES (SLICE / 256) // of 8 channels, a lane
 #define CHUNK 1024
 #define SORT_THREADS 256
+#define SEARCHES 8 // at a time
 #define ROWS_AT_ONCE (PIECES > 3 ? 2 : 4)
 #define NO_KEY 0xffffffffu
 
@@ -115,16 +116,6 @@ KERNEL void __launch_bounds__(SORT_THREADS) embedding_sort_chunks(
     keys[start + smaller + ties] = key;
 }
 
-// How many keys of a sorted chunk are less than `bound`.
-DEVICE int lower_bound(const u32* RESTRICT chunk, u32 bound)
-{
-    int below = 0;
-#pragma unroll
-    for (int half = CHUNK / 2; half > 0; half >>= 1)
-        if (chunk[below + half - 1] < bound) below += half;
-    return below + (chunk[below] < bound);
-}
-
 // Merges the chunks: order[place] is the position that stands there, sorted[place] its id, or `vocabulary` for those without a key.
 // Grid: 4 blocks a chunk; 256 threads; no shared memory. order, sorted: int [positions], all of it written.
 KERNEL void __launch_bounds__(SORT_THREADS) embedding_merge(
@@ -134,10 +125,33 @@ KERNEL void __launch_bounds__(SORT_THREADS) embedding_merge(
     u32 key = keys[place];
     bool exists = key != NO_KEY;
     u32 id = exists ? key / CHUNK : (u32)vocabulary;
-    int before = place % CHUNK;
-#pragma unroll 4
-    for (int c = 0; c < chunks; c++)
-        if (c != mine) before += exists || c > mine ? lower_bound(keys + c * CHUNK, (c < mine ? id + 1 : id) * CHUNK) : CHUNK;
+    int before = 0;
+    for (int first = 0; first < chunks; first += SEARCHES)
+    {
+        // Equal ids of earlier chunks stand before this one, those of later chunks behind it. Every search waits for memory ten times and
+        // once; several go on together.
+        u32 bound[SEARCHES];
+        int below[SEARCHES] = {};
+#pragma unroll
+        for (int k = 0; k < SEARCHES; k++) bound[k] = first + k < mine ? (id + 1) * CHUNK : first + k == mine ? key : id * CHUNK;
+#pragma unroll
+        for (int half = CHUNK / 2; half > 0; half >>= 1)
+        {
+#pragma unroll
+            for (int k = 0; k < SEARCHES; k++)
+                if (keys[min(first + k, chunks - 1) * CHUNK + below[k] + half - 1] < bound[k]) below[k] += half;
+        }
+
+#pragma unroll
+        for (int k = 0; k < SEARCHES; k++)
+        {
+            int c = first + k;
+            below[k] += keys[min(c, chunks - 1) * CHUNK + below[k]] < bound[k];
+            if (!exists && c <= mine) below[k] = c < mine ? CHUNK : place % CHUNK;
+            if (c < chunks) before += below[k];
+        }
+    }
+
     if (exists)
     {
         order[before] = mine * CHUNK + (int)(key % CHUNK);
@@ -247,11 +261,20 @@ KERNEL void __launch_bounds__(32 * WARPS) embedding_join_tiles(
     int id = sorted[next - 1];
     bool began_before = tile > 0 && sorted[tile * TILE] == id && sorted[tile * TILE - 1] == id;
     if (id >= vocabulary || sorted[next] != id || began_before) return;
-    float4 sum = *(const float4*)(partials + ((i64)tile * 2 + 1) * DIM + channel);
-#pragma unroll 8
-    for (int t = tile + 1; t * TILE < positions; t++)
+    int last = tile + 1, past = (positions + TILE - 1) / TILE; // the run goes on in tile `last`, and not in `past`
+    while (past - last > 1)
     {
-        if (sorted[t * TILE] != id) break;
+        int middle = (last + past) / 2;
+        if (sorted[middle * TILE] == id)
+            last = middle;
+        else
+            past = middle;
+    }
+
+    float4 sum = *(const float4*)(partials + ((i64)tile * 2 + 1) * DIM + channel);
+#pragma unroll 16
+    for (int t = tile + 1; t <= last; t++)
+    {
         float4 more = *(const float4*)(partials + (i64)t * 2 * DIM + channel);
         sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
     }

@@ -28,8 +28,11 @@
 #ifndef WEIGHT_WARPS
 #define WEIGHT_WARPS (DIM > 960 ? 16 : (DIM + 63) / 64)
 #endif
+#ifndef WEIGHT_BLOCKS
+#define WEIGHT_BLOCKS (WEIGHT_WARPS > 12 || TILES > 1 ? 1 : 2) // a multiprocessor
+#endif
 #ifndef WEIGHT_TOKENS
-#define WEIGHT_TOKENS 64 // a step, a multiple of 16
+#define WEIGHT_TOKENS 32 // a step, a multiple of 16
 #endif
 
 // How many channels of W are in shared memory at a time: multiples of 128, within about 110 KiB.
@@ -72,12 +75,16 @@ DEVICE void load_pieces(uint4 (&raw)[2][4], const bf16* r0, const bf16* r1, int 
 // The parts of W from `channel` on: shared[part, output, channel], zeros where there is nothing.
 DEVICE void stage_weights(unsigned char* shared, const float* input_weight, const float* forget_weight, int channel)
 {
-    const int pieces = FORWARD_CHANNELS / 4;
-    for (int k = threadIdx.x; k < 8 * TILES * pieces; k += 32 * FORWARD_WARPS)
+    const int pieces = FORWARD_CHANNELS / 4, count = 8 * TILES * pieces, threads = 32 * FORWARD_WARPS;
+#pragma unroll 4
+    for (int turn = 0; turn < (count + threads - 1) / threads; turn++)
     {
+        int k = turn * threads + threadIdx.x;
+        if (count % threads != 0 && k >= count) break;
         int output = k / pieces, c = 4 * (k % pieces);
         const float* row = weight_row(input_weight, forget_weight, output);
-        float4 w = row && channel + c < DIM ? *(const float4*)(row + channel + c) : make_float4(0, 0, 0, 0);
+        float4 w = make_float4(0, 0, 0, 0);
+        if (row && channel + c < DIM) w = *(const float4*)(row + channel + c);
         float parts[3][4];
         split(w.x, parts[0][0], parts[1][0], parts[2][0]);
         split(w.y, parts[0][1], parts[1][1], parts[2][1]);
@@ -197,8 +204,12 @@ KERNEL void __launch_bounds__(32 * INPUT_WARPS, TILES > 4 ? 1 : 2) gate_backward
     uint4* weights = (uint4*)shared;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, pair = lane % 4 * 2;
     int base = blockIdx.y * INPUT_CHANNELS;
-    for (int k = warp; k < INPUT_CHANNELS / 32 * TILES; k += INPUT_WARPS)
+    const int entries = INPUT_CHANNELS / 32 * TILES;
+#pragma unroll 4
+    for (int turn = 0; turn < (entries + INPUT_WARPS - 1) / INPUT_WARPS; turn++)
     {
+        int k = turn * INPUT_WARPS + warp;
+        if (entries % INPUT_WARPS != 0 && k >= entries) break;
         int block = k / TILES, tile = k % TILES;
         const float* even = weight_row(input_weight, forget_weight, 8 * tile + pair);
         const float* odd = weight_row(input_weight, forget_weight, 8 * tile + pair + 1);
@@ -279,9 +290,9 @@ KERNEL void __launch_bounds__(32 * INPUT_WARPS, TILES > 4 ? 1 : 2) gate_backward
 
 // dW and db. A warp has 64 channels and walks the tokens; blockIdx.z tells 16 outputs from others. Row blockIdx.x of the partial sums,
 // `partial_stride` floats long, receives each gradient from the place told on; none that is less than 0. Places and the stride are
-// multiples of 4. Grid: (any number, (DIM + 64 WEIGHT_WARPS - 1) / (64 WEIGHT_WARPS), (OUTPUTS + 15) / 16), one block a multiprocessor at
-// best; WEIGHT_WARPS warps; shared: the greater of 128 WEIGHT_TOKENS and 128 WEIGHT_WARPS bytes.
-KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, 1) gate_backward_weight(
+// multiples of 4. Grid: (any number, (DIM + 64 WEIGHT_WARPS - 1) / (64 WEIGHT_WARPS), (OUTPUTS + 15) / 16), WEIGHT_BLOCKS a
+// multiprocessor at best; WEIGHT_WARPS warps; shared: the greater of 128 WEIGHT_TOKENS and 128 WEIGHT_WARPS bytes.
+KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_weight(
     const float* RESTRICT d_input, const float* RESTRICT d_forget, const float* RESTRICT input, const float* RESTRICT forget,
     const bf16* RESTRICT x, float* RESTRICT partials, i64 partial_stride,
     int input_weight_place, int forget_weight_place, int input_bias_place, int forget_bias_place,

@@ -31,13 +31,13 @@
 #define WARPS 8
 #endif
 #ifndef FORWARD_TOKENS
-#define FORWARD_TOKENS (HEAD_DIM > 512 ? 1 : HEAD_DIM > 256 ? 2 : 4) // at a time
+#define FORWARD_TOKENS (HEAD_DIM > 512 ? 1 : 2) // at a time
 #endif
 #ifndef BACKWARD_TOKENS
-#define BACKWARD_TOKENS (HEAD_DIM > 256 ? 1 : 2)
+#define BACKWARD_TOKENS 1
 #endif
 #ifndef BLOCKS
-#define BLOCKS (HEAD_DIM > 512 ? 1 : 2) // a multiprocessor
+#define BLOCKS (HEAD_DIM > 512 ? 1 : HEAD_DIM > 256 ? 2 : 4) // a multiprocessor
 #endif
 
 #define LANES (HEAD_DIM > 128 ? 32 : HEAD_DIM > 64 ? 16 : HEAD_DIM > 32 ? 8 : HEAD_DIM > 16 ? 4 : HEAD_DIM > 8 ? 2 : 1)
