@@ -83,7 +83,7 @@ public sealed class TrainingKernelTests
         var expected = nn.functional.cross_entropy(capped, targets, reduction: nn.Reduction.Sum, ignore_index: CrossEntropyKernel.Ignored) / 10;
         (expected * 3).backward();
         Assert.Equal(expected.item<double>(), loss.item<double>(), 1e-5);
-        Assert.Equal(loss.item<double>(), alone.item<double>(), 1e-7);
+        Assert.Equal(loss.item<double>(), alone.item<double>(), 1e-5);
         Assert.InRange(KernelRun.Error(source.grad!, wide.grad!), 0, 6e-3);
     }
 
