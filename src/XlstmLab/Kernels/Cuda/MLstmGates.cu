@@ -1,0 +1,254 @@
+// The mLSTM's gates, chunk by chunk, and what the other mLSTM kernels need of them.
+//
+// In a chunk of L tokens that starts from a state of scale m, with lf and li the logarithms of the gates and b their running sums,
+//     u_j = li_j - b_j,   p_i = max(m, max_{j <= i} u_j),   M_i = b_i + p_i                  (the running maximum, xLSTM eq. 15)
+//     E_ij = exp(u_j - p_i),  read_i = DQK^-1/2 exp(m - p_i),  write_j = exp(b_L + u_j - m'),  keep = exp(b_L + m - m'),  m' = M_L.
+// A document's start cuts the sums: what lies before it has no weight, and the running maximum restarts from a state of scale 0.
+// Without a stabiliser M = m = 0.
+//
+// Work: one block a head; a warp takes a chunk, four tokens a lane; one thread carries m from chunk to chunk between the two passes.
+// Bytes: 8 in and 24 out a token and head. Deterministic.
+#include "Ptx.cuh"
+#include "MLstmShapes.cuh"
+
+#define PER_LANE (CHUNK / 32)
+#define LOG2_E 1.4426950408889634f
+
+// INPUT_GATE and FORGET_GATE: the logarithm of a gate from its pre-activation.
+#define GATE_NONE 0
+#define GATE_SIGMOID 1
+#define GATE_EXPONENTIAL 2
+
+DEVICE float log_gate(int kind, float x)
+{
+    if (kind == GATE_SIGMOID) return fminf(x, 0.f) - log1pf(expf(-fabsf(x)));
+    return kind == GATE_EXPONENTIAL ? x : 0.f;
+}
+
+DEVICE float log_gate_slope(int kind, float x)
+{
+    if (kind == GATE_SIGMOID) return 1.f / (1.f + expf(x));
+    return kind == GATE_EXPONENTIAL ? 1.f : 0.f;
+}
+
+// A lane's tokens of a chunk.
+struct Tokens
+{
+    float sum[PER_LANE];      // b
+    float u[PER_LANE];
+    float top[PER_LANE];      // the largest u so far in the token's document, or what its fresh state counts for
+    int start[PER_LANE];      // where the token's document starts in the chunk; -1 before the chunk
+    float total;              // b_L
+};
+
+// The tokens [first, first + CHUNK) of a head; behind the end the gates keep the state as it is.
+DEVICE Tokens read_tokens(
+    const float* RESTRICT input, int input_stride, const float* RESTRICT forget, int forget_stride,
+    const unsigned char* RESTRICT starts, const unsigned char* RESTRICT padding, int first, int length)
+{
+    Tokens tokens;
+    const int lane = threadIdx.x % 32;
+    float forgets[PER_LANE], running = 0.f;
+    bool is_start[PER_LANE];
+#pragma unroll
+    for (int e = 0; e < PER_LANE; e++)
+    {
+        const int t = first + lane * PER_LANE + e;
+        const bool is_there = t < length && !(padding && padding[t]);
+        forgets[e] = is_there ? log_gate(FORGET_GATE, forget[(i64)t * forget_stride]) : 0.f;
+        tokens.u[e] = is_there ? log_gate(INPUT_GATE, input[(i64)t * input_stride]) : MINUS_INFINITY;
+        is_start[e] = t < length && starts && starts[t];
+        running += forgets[e];
+        tokens.sum[e] = running;
+    }
+
+    float before = running;
+#pragma unroll
+    for (int o = 1; o < 32; o <<= 1)
+    {
+        const float other = __shfl_up_sync(FULL_WARP, before, o);
+        if (lane >= o) before += other;
+    }
+    tokens.total = __shfl_sync(FULL_WARP, before, 31);
+    before -= running;
+
+    float top = MINUS_INFINITY;
+    int start = -1;
+#pragma unroll
+    for (int e = 0; e < PER_LANE; e++)
+    {
+        tokens.sum[e] += before;
+        tokens.u[e] -= tokens.sum[e];
+        if (is_start[e])
+        {
+            start = lane * PER_LANE + e;
+            top = forgets[e] - tokens.sum[e];
+        }
+        top = fmaxf(top, tokens.u[e]);
+        tokens.top[e] = top;
+        tokens.start[e] = start;
+    }
+
+    // The lanes before, back to the last start.
+#pragma unroll
+    for (int o = 1; o < 32; o <<= 1)
+    {
+        const float other_top = __shfl_up_sync(FULL_WARP, top, o);
+        const int other_start = __shfl_up_sync(FULL_WARP, start, o);
+        if (lane >= o && start < 0)
+        {
+            top = fmaxf(top, other_top);
+            start = other_start;
+        }
+    }
+    float lanes_top = __shfl_up_sync(FULL_WARP, top, 1);
+    int lanes_start = __shfl_up_sync(FULL_WARP, start, 1);
+    if (lane == 0)
+    {
+        lanes_top = MINUS_INFINITY;
+        lanes_start = -1;
+    }
+#pragma unroll
+    for (int e = 0; e < PER_LANE; e++)
+    {
+        if (tokens.start[e] >= 0) continue;
+        tokens.top[e] = fmaxf(tokens.top[e], lanes_top);
+        tokens.start[e] = lanes_start;
+    }
+    return tokens;
+}
+
+// The scale of the state after a chunk whose last token has this top and start.
+DEVICE float next_scale(float m, float total, float top, int start)
+{
+    return STABILIZE ? total + (start < 0 ? fmaxf(m, top) : top) : 0.f;
+}
+
+// input, forget: float32 pre-activations, strides in elements (batch, head, token); starts, padding: [B, S] bytes or null; m0: [B, NH] or null.
+// rows: [6, B NH, NC CHUNK] as MLstmShapes.cuh names them; keep: [B NH, NC]; m_last: [B NH] or null.
+// grid (NH, B), block any number of warps, shared 12 NC bytes.
+KERNEL void __launch_bounds__(1024) mlstm_gates(
+    const float* RESTRICT input, i64 input_batch, int input_head, int input_token,
+    const float* RESTRICT forget, i64 forget_batch, int forget_head, int forget_token,
+    const unsigned char* RESTRICT starts, const unsigned char* RESTRICT padding, const float* RESTRICT m0,
+    float* RESTRICT rows, float* RESTRICT keep, float* RESTRICT m_last, int length, float scale)
+{
+    SHARED_MEMORY(memory);
+    const int chunks = (length + CHUNK - 1) / CHUNK;
+    float* chunk_top = (float*)memory;           // [NC], then the scale before the chunk
+    float* chunk_total = chunk_top + chunks;     // [NC]
+    int* chunk_start = (int*)(chunk_total + chunks); // [NC]
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    const int head = blockIdx.y * gridDim.x + blockIdx.x;
+    input += blockIdx.y * input_batch + (i64)blockIdx.x * input_head;
+    forget += blockIdx.y * forget_batch + (i64)blockIdx.x * forget_head;
+    if (starts) starts += (i64)blockIdx.y * length;
+    if (padding) padding += (i64)blockIdx.y * length;
+
+    for (int c = warp; c < chunks; c += warps)
+    {
+        const Tokens tokens = read_tokens(input, input_token, forget, forget_token, starts, padding, c * CHUNK, length);
+        if (lane == 31)
+        {
+            chunk_top[c] = tokens.top[PER_LANE - 1];
+            chunk_total[c] = tokens.total;
+            chunk_start[c] = tokens.start[PER_LANE - 1];
+        }
+    }
+    __syncthreads();
+
+    if (threadIdx.x == 0)
+    {
+        float m = STABILIZE && m0 ? m0[head] : 0.f;
+        for (int c = 0; c < chunks; c++)
+        {
+            const float next = next_scale(m, chunk_total[c], chunk_top[c], chunk_start[c]);
+            keep[(i64)head * chunks + c] = chunk_start[c] < 0 ? expf(chunk_total[c] + m - next) : 0.f;
+            chunk_top[c] = m;
+            m = next;
+        }
+        if (m_last) m_last[head] = m;
+    }
+    __syncthreads();
+
+    const i64 plane = (i64)gridDim.x * gridDim.y * chunks * CHUNK;
+    for (int c = warp; c < chunks; c += warps)
+    {
+        const Tokens tokens = read_tokens(input, input_token, forget, forget_token, starts, padding, c * CHUNK, length);
+        const float m = chunk_top[c];
+        const int last_start = __shfl_sync(FULL_WARP, tokens.start[PER_LANE - 1], 31);
+        const float last_top = __shfl_sync(FULL_WARP, tokens.top[PER_LANE - 1], 31);
+        const float next = next_scale(m, tokens.total, last_top, last_start);
+        float* out = rows + ((i64)head * chunks + c) * CHUNK + lane * PER_LANE;
+#pragma unroll
+        for (int e = 0; e < PER_LANE; e++)
+        {
+            const bool is_open = tokens.start[e] < 0;
+            const float p = STABILIZE ? (is_open ? fmaxf(m, tokens.top[e]) : tokens.top[e]) : -tokens.sum[e];
+            out[ROW_U * plane + e] = tokens.u[e] * LOG2_E;
+            out[ROW_P * plane + e] = p * LOG2_E;
+            out[ROW_READ * plane + e] = is_open ? scale * expf(m - p) : 0.f;
+            out[ROW_WRITE * plane + e] = lane * PER_LANE + e >= last_start ? expf(tokens.total + tokens.u[e] - next) : 0.f;
+            out[ROW_FLOOR * plane + e] = expf(-(tokens.sum[e] + p));
+            out[ROW_START * plane + e] = (float)max(tokens.start[e], 0);
+        }
+    }
+}
+
+// The gates' gradients, from q . dq and k . dk, each in parts that add up, [parts, B NH, NC CHUNK] float32:
+//     dli_j = k_j . dk_j,   dlf_t = sum_{i >= t} (q_i . dq_i - k_i . dk_i) + carried,
+// carried ([B NH] or null) being what passes through the last state. A document's first forget gate acts on nothing.
+// d_input, d_forget: [B, NH, S]. grid (NH, B), block 1024, shared 128 bytes. Sums run from the end, always in the same order.
+KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
+    const float* RESTRICT input, i64 input_batch, int input_head, int input_token,
+    const float* RESTRICT forget, i64 forget_batch, int forget_head, int forget_token,
+    const unsigned char* RESTRICT starts, const unsigned char* RESTRICT padding,
+    const float* RESTRICT q_dot, const float* RESTRICT k_dot, int parts, const float* RESTRICT carried,
+    float* RESTRICT d_input, float* RESTRICT d_forget, int length)
+{
+    SHARED_MEMORY(memory);
+    float* warp_sums = (float*)memory; // [32]
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int chunks = (length + CHUNK - 1) / CHUNK;
+    const int head = blockIdx.y * gridDim.x + blockIdx.x;
+    const i64 plane = (i64)gridDim.x * gridDim.y * chunks * CHUNK;
+    input += blockIdx.y * input_batch + (i64)blockIdx.x * input_head;
+    forget += blockIdx.y * forget_batch + (i64)blockIdx.x * forget_head;
+    if (starts) starts += (i64)blockIdx.y * length;
+    if (padding) padding += (i64)blockIdx.y * length;
+    q_dot += (i64)head * chunks * CHUNK;
+    k_dot += (i64)head * chunks * CHUNK;
+    float after = carried ? carried[head] : 0.f;
+    for (int done = 0; done < length; done += 1024)
+    {
+        const int t = length - 1 - done - (int)threadIdx.x;
+        float read = 0.f, written = 0.f;
+        for (int part = 0; part < parts && t >= 0; part++)
+        {
+            read += q_dot[part * plane + t];
+            written += k_dot[part * plane + t];
+        }
+
+        float sum = read - written;
+#pragma unroll
+        for (int o = 1; o < 32; o <<= 1)
+        {
+            const float other = __shfl_up_sync(FULL_WARP, sum, o);
+            if (lane >= o) sum += other;
+        }
+        if (lane == 31) warp_sums[warp] = sum;
+        __syncthreads();
+        float others = lane < warp ? warp_sums[lane] : 0.f, all = warp_sums[lane];
+        others = warp_sum(others);
+        all = warp_sum(all);
+        if (t >= 0)
+        {
+            const bool is_there = !(padding && padding[t]);
+            const float slope = is_there && !(starts && starts[t]) ? log_gate_slope(FORGET_GATE, forget[(i64)t * forget_token]) : 0.f;
+            d_forget[(i64)head * length + t] = slope * (after + others + sum);
+            d_input[(i64)head * length + t] = is_there ? written * log_gate_slope(INPUT_GATE, input[(i64)t * input_token]) : 0.f;
+        }
+        after += all;
+        __syncthreads();
+    }
+}

@@ -1,0 +1,193 @@
+// A tile of a matrix product, M x N, by one block: pieces of K_STEP of the inner dimension come through shared memory while the tensor
+// cores work on the ones before, and the sums stay in registers.
+//
+// Rows in shared memory are 16 bytes longer than their content, so that the eight rows of a matrix load lie in different banks.
+#pragma once
+#include "Ptx.cuh"
+#include "MLstmShapes.cuh"
+
+#ifndef K_STEP
+#define K_STEP 64
+#endif
+#ifndef STAGES
+#define STAGES 3
+#endif
+
+#define PITCH(columns) (2 * (columns) + 16) // bytes
+
+// The rows of a bf16 tensor that a block reads: token t starts at data + t stride.
+struct Rows
+{
+    const bf16* data;
+    i64 stride;
+    int count; // those behind are zero
+};
+
+DEVICE Rows rows_of(const bf16* data, i64 batch_stride, int head_stride, int token_stride, int chunk, int length)
+{
+    const bf16* first = data + blockIdx.z * batch_stride + (i64)blockIdx.y * head_stride + (i64)chunk * CHUNK * token_stride;
+    return Rows{first, token_stride, min(CHUNK, length - chunk * CHUNK)};
+}
+
+// Starts the copy of COUNT rows, from `row` on, of COLUMNS elements from `column` on.
+template <int COUNT, int COLUMNS, int THREADS>
+DEVICE void load_tile(u32 shared, Rows rows, int row, int column)
+{
+    constexpr int PIECES = COLUMNS / 8;
+#pragma unroll
+    for (int first = 0; first < COUNT * PIECES; first += THREADS)
+    {
+        const int x = first + threadIdx.x;
+        if (COUNT * PIECES % THREADS != 0 && x >= COUNT * PIECES) break;
+        const int r = x / PIECES, piece = x % PIECES;
+        const bool exists = row + r < rows.count;
+        const bf16* from = rows.data + (exists ? (row + r) * rows.stride : 0) + column + piece * 8;
+        copy_async_or_zero(shared + r * PITCH(COLUMNS) + piece * 16, from, exists);
+    }
+}
+
+// The sums of the warp's part of a tile, WM x WN, as mma_bf16 leaves them: sum[i][j][e] is row 16 i + lane / 4 (+ 8 for e >= 2),
+// column 8 j + 2 (lane % 4) (+ 1 for odd e).
+template <int WM, int WN>
+struct Sums
+{
+    float sum[WM / 16][WN / 8][4];
+
+    DEVICE void clear()
+    {
+#pragma unroll
+        for (int i = 0; i < WM / 16; i++)
+#pragma unroll
+            for (int j = 0; j < WN / 8; j++)
+#pragma unroll
+                for (int e = 0; e < 4; e++) sum[i][j][e] = 0.f;
+    }
+};
+
+// 16 x 16 of the left operand, rows from m on and inner indices from k on, out of a tile stored by rows, or with `transposed` by columns.
+template <int COLUMNS, bool TRANSPOSED>
+DEVICE void load_left(u32 (&a)[4], u32 tile, int m, int k)
+{
+    const int lane = threadIdx.x % 32;
+    if (TRANSPOSED) load_matrix_x4_transposed(a, tile + (k + lane % 8 + lane / 16 * 8) * PITCH(COLUMNS) + (m + lane / 8 % 2 * 8) * 2);
+    else load_matrix_x4(a, tile + (m + lane % 16) * PITCH(COLUMNS) + (k + lane / 16 * 8) * 2);
+}
+
+// 16 inner indices x 16 columns of the right operand: out of a tile with a row for an inner index, or with `transposed` for a column.
+template <int COLUMNS, bool TRANSPOSED>
+DEVICE void load_right(u32 (&b)[4], u32 tile, int k, int n)
+{
+    const int lane = threadIdx.x % 32;
+    if (TRANSPOSED) load_matrix_x4(b, tile + (n + lane % 8 + lane / 16 * 8) * PITCH(COLUMNS) + (k + lane / 8 % 2 * 8) * 2);
+    else load_matrix_x4_transposed(b, tile + (k + lane % 8 + lane / 8 % 2 * 8) * PITCH(COLUMNS) + (n + lane / 16 * 8) * 2);
+}
+
+// sums += left right over one step: 16 inner indices from k on, rows from m on and columns from n on being the warp's.
+template <int WM, int WN, int LEFT_COLUMNS, bool LEFT_TRANSPOSED, int RIGHT_COLUMNS, bool RIGHT_TRANSPOSED>
+DEVICE void multiply_16(Sums<WM, WN>& sums, u32 left, u32 right, int m, int n, int k)
+{
+    u32 a[WM / 16][4];
+#pragma unroll
+    for (int i = 0; i < WM / 16; i++) load_left<LEFT_COLUMNS, LEFT_TRANSPOSED>(a[i], left, m + 16 * i, k);
+#pragma unroll
+    for (int j = 0; j < WN / 16; j++)
+    {
+        u32 b[4];
+        load_right<RIGHT_COLUMNS, RIGHT_TRANSPOSED>(b, right, k, n + 16 * j);
+#pragma unroll
+        for (int i = 0; i < WM / 16; i++)
+        {
+            mma_bf16(sums.sum[i][2 * j], a[i], b[0], b[1]);
+            mma_bf16(sums.sum[i][2 * j + 1], a[i], b[2], b[3]);
+        }
+    }
+}
+
+// The warp's part of a bf16 tile in shared memory of rows of COLUMNS, from (m, n) on.
+template <int WM, int WN, int COLUMNS>
+DEVICE void stage_tile(unsigned char* tile, const Sums<WM, WN>& sums, int m, int n)
+{
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < WM / 16; i++)
+#pragma unroll
+        for (int j = 0; j < WN / 8; j++)
+        {
+            unsigned char* at = tile + (m + 16 * i + lane / 4) * PITCH(COLUMNS) + (n + 8 * j + lane % 4 * 2) * 2;
+            *(u32*)at = pack_bf16(sums.sum[i][j][0], sums.sum[i][j][1]);
+            *(u32*)(at + 8 * PITCH(COLUMNS)) = pack_bf16(sums.sum[i][j][2], sums.sum[i][j][3]);
+        }
+}
+
+// A staged tile to memory, its first `count` rows.
+template <int M, int COLUMNS, int THREADS>
+DEVICE void store_tile(bf16* RESTRICT out, i64 stride, const unsigned char* tile, int count)
+{
+    constexpr int PIECES = COLUMNS / 8;
+    for (int x = threadIdx.x; x < M * PIECES; x += THREADS)
+    {
+        const int r = x / PIECES, piece = x % PIECES;
+        if (r < count) *(uint4*)(out + r * stride + piece * 8) = *(const uint4*)(tile + r * PITCH(COLUMNS) + piece * 16);
+    }
+}
+
+// The warps of a tile of CHUNK rows: four bands of 32 rows by two halves of the columns. Bands are dealt so that the two warps of each
+// scheduler have, of a triangle, a large and a small part.
+#define WARPS 8
+#define TILE_THREADS (32 * WARPS)
+#define BAND 32
+
+DEVICE int warp_row()
+{
+    const int warp = threadIdx.x / 32;
+    return BAND * (warp < 4 ? warp / 2 : 5 - warp / 2);
+}
+
+DEVICE int warp_column(int width) { return threadIdx.x / 32 % 2 * width; }
+
+// Runs load and compute for every step, STAGES - 1 loads ahead of the computation; the stages are free afterwards.
+template <class Load, class Compute>
+DEVICE void pipeline(int steps, Load load, Compute compute)
+{
+    for (int step = 0; step < STAGES - 1; step++)
+    {
+        if (step < steps) load(step, step);
+        copy_async_commit();
+    }
+    for (int step = 0; step < steps; step++)
+    {
+        copy_async_wait<STAGES - 2>();
+        __syncthreads();
+        const int next = step + STAGES - 1;
+        if (next < steps) load(next, next % STAGES);
+        copy_async_commit();
+        compute(step, step % STAGES);
+    }
+    __syncthreads();
+}
+
+// A number a row and thread, row = warp_row() + 16 i + 8 half + lane / 4, summed over a tile's columns: to all threads, through 256 floats.
+DEVICE void sum_rows(float (&x)[2][2], float* shared)
+{
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+        {
+            float sum = x[i][half];
+            sum += __shfl_xor_sync(FULL_WARP, sum, 1);
+            sum += __shfl_xor_sync(FULL_WARP, sum, 2);
+            if (lane % 4 == 0) shared[threadIdx.x / 32 % 2 * CHUNK + warp_row() + 16 * i + 8 * half + lane / 4] = sum;
+        }
+    __syncthreads();
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+        {
+            const int row = warp_row() + 16 * i + 8 * half + lane / 4;
+            x[i][half] = shared[row] + shared[CHUNK + row];
+        }
+    __syncthreads();
+}
