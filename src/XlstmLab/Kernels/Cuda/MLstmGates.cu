@@ -195,15 +195,17 @@ KERNEL void __launch_bounds__(1024) mlstm_gates(
     }
 }
 
-// The gates' gradients, from q . dq and k . dk, each in parts that add up, [parts, B NH, NC CHUNK] float32:
+// The gates' gradients, from q . dq and k . dk:
 //     dli_j = k_j . dk_j,   dlf_t = sum_{i >= t} (q_i . dq_i - k_i . dk_i) + carried,
 // carried ([B NH] or null) being what passes through the last state. A document's first forget gate acts on nothing.
-// d_input, d_forget: [B, NH, S]. grid (NH, B), block 1024, shared 128 bytes. Sums run from the end, always in the same order.
+// dots: [3, B NH, NC CHUNK] as mlstm_scores_backward makes them; k_writes: the memory's share of k . dk, in parts that add up,
+// [parts, B NH, NC CHUNK]. d_input, d_forget: [B, NH, S]. grid (NH, B), block 1024, shared 128 bytes.
+// Sums run from the end, always in the same order.
 KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     const float* RESTRICT input, i64 input_batch, int input_head, int input_token,
     const float* RESTRICT forget, i64 forget_batch, int forget_head, int forget_token,
     const unsigned char* RESTRICT starts, const unsigned char* RESTRICT padding,
-    const float* RESTRICT q_dot, const float* RESTRICT k_dot, int parts, const float* RESTRICT carried,
+    const float* RESTRICT dots, const float* RESTRICT k_writes, int parts, const float* RESTRICT carried,
     float* RESTRICT d_input, float* RESTRICT d_forget, int length)
 {
     SHARED_MEMORY(memory);
@@ -216,17 +218,19 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     forget += blockIdx.y * forget_batch + (i64)blockIdx.x * forget_head;
     if (starts) starts += (i64)blockIdx.y * length;
     if (padding) padding += (i64)blockIdx.y * length;
-    q_dot += (i64)head * chunks * CHUNK;
-    k_dot += (i64)head * chunks * CHUNK;
+    dots += (i64)head * chunks * CHUNK;
+    k_writes += (i64)head * chunks * CHUNK;
     float after = carried ? carried[head] : 0.f;
     for (int done = 0; done < length; done += 1024)
     {
         const int t = length - 1 - done - (int)threadIdx.x;
-        float read = 0.f, written = 0.f;
-        for (int part = 0; part < parts && t >= 0; part++)
+        float read = 0.f, written = 0.f, own = 0.f;
+        if (t >= 0)
         {
-            read += q_dot[part * plane + t];
-            written += k_dot[part * plane + t];
+            read = dots[t];
+            written = dots[plane + t];
+            own = dots[2 * plane + t];
+            for (int part = 0; part < parts; part++) written += k_writes[part * plane + t];
         }
 
         float sum = read - written;
@@ -246,7 +250,7 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
             const bool is_there = !(padding && padding[t]);
             const float slope = is_there && !(starts && starts[t]) ? log_gate_slope(FORGET_GATE, forget[(i64)t * forget_token]) : 0.f;
             d_forget[(i64)head * length + t] = slope * (after + others + sum);
-            d_input[(i64)head * length + t] = is_there ? written * log_gate_slope(INPUT_GATE, input[(i64)t * input_token]) : 0.f;
+            d_input[(i64)head * length + t] = is_there ? (own + written) * log_gate_slope(INPUT_GATE, input[(i64)t * input_token]) : 0.f;
         }
         after += all;
         __syncthreads();

@@ -7,7 +7,7 @@
 //     dv_j = sum_i (W_ij / D_i) dh_i + write_j dC'^T k_j                              mlstm_dv
 //
 // A block makes the chunk's rows of a tile of columns: first the product with the memory, whose rows are then scaled in float32, then the
-// product with the triangle on top of it. q . dq and k . dk, of which the gates' gradients are made, are taken before dq and dk are rounded.
+// product with the triangle on top of it. The memory's share of q . dq and k . dk, which the gates' gradients need, is taken in float32.
 //
 // Operations a token and head: outputs L DHV + 2 DQK DHV, reads 2 DQK DHV, dq L DQK, dk L DQK + 2 DQK DHV, dv L DHV + 2 DQK DHV (half of
 // a triangle is left out). Bytes: the memory once each, 2 DQK DHV / L a token, the triangle once a tile of columns, inputs and outputs.
@@ -30,7 +30,7 @@
 template <int TILE>
 struct Product
 {
-    static constexpr int WIDTH = TILE / 2, STAGE = LEFT_BYTES + RIGHT_BYTES(TILE);
+    static constexpr int WIDTH = TILE / 2, STAGE = LEFT_BYTES + RIGHT_BYTES(TILE), BYTES = LARGER(STAGES * STAGE, CHUNK * PITCH(TILE));
     unsigned char* memory;
     u32 stages;
     i64 head, chunk, plane; // the chunk's number among all; a plane of numbers a token
@@ -104,7 +104,7 @@ struct Product
         store_tile<CHUNK, TILE, TILE_THREADS>(out + column, stride, memory, count);
     }
 
-    // The rows' products with those of x, summed over the tile's columns, one part a tile: [tiles, plane].
+    // The rows' products with those of x, summed over the tile's columns, one part a tile: [tiles, plane]. Stages are left alone.
     DEVICE void store_dots(float* RESTRICT dots, Rows x)
     {
         float sum[2][2] = {};
@@ -113,11 +113,10 @@ struct Product
             const u32 word = *(const u32*)(x.data + row * x.stride + c);
             sum[i][half] += low_bf16(word) * pair[0] + high_bf16(word) * pair[1];
         });
-        float* shared = (float*)memory;
+        float* shared = (float*)(memory + BYTES);
         sum_rows(sum, shared);
         if (threadIdx.x < CHUNK)
             dots[column / TILE * plane + chunk * CHUNK + threadIdx.x] = shared[threadIdx.x] + shared[CHUNK + threadIdx.x];
-        __syncthreads();
     }
 
     // The chunk's memory as rows of DHV, one for each of DQK.
@@ -127,7 +126,7 @@ struct Product
 
 // Arguments of all: activations bf16 [B, NH, S, dim] with strides (batch, head, token); rows as mlstm_gates makes them; sums as mlstm_scores
 // makes them; states [B NH, NC, DQK, DHV] bf16; normalizers [B NH, NC, DQK]; triangles [B NH, NC, CHUNK, CHUNK] bf16.
-// grid (NC tiles, NH, B), block 256, shared STAGES STAGE or what a tile of the result takes.
+// grid (NC tiles, NH, B), block 256, shared Product::BYTES + 1024.
 KERNEL void __launch_bounds__(TILE_THREADS, 2) mlstm_outputs(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token,
     const bf16* RESTRICT weights, const bf16* RESTRICT states, const float* RESTRICT rows, const float* RESTRICT sums,
@@ -189,19 +188,17 @@ KERNEL void __launch_bounds__(TILE_THREADS, 2) mlstm_reads(
     product.store_dots(q_reads, qs);
 }
 
-// y: as mlstm_reads makes it; n: before each chunk, and dz, or null; q_dots: the parts of q . dq.
+// y: as mlstm_reads makes it; n: before each chunk, and dz, or null.
 KERNEL void __launch_bounds__(TILE_THREADS, 2) mlstm_dq(
-    const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
-    const bf16* RESTRICT gradients, const float* RESTRICT y, const float* RESTRICT n, const float* RESTRICT dz,
-    const float* RESTRICT rows, const float* RESTRICT sums,
-    bf16* RESTRICT dq, i64 dq_batch, int dq_head, int dq_token, float* RESTRICT q_dots, int length)
+    const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token, const bf16* RESTRICT gradients, const float* RESTRICT y,
+    const float* RESTRICT n, const float* RESTRICT dz, const float* RESTRICT rows, const float* RESTRICT sums,
+    bf16* RESTRICT dq, i64 dq_batch, int dq_head, int dq_token, int length)
 {
     SHARED_MEMORY(memory);
     constexpr int TILES = DQK / QK_TILE;
     Product<QK_TILE> product(memory, TILES);
     const int chunk = blockIdx.x / TILES;
-    const Rows qs = rows_of(q, q_batch, q_head, q_token, chunk, length), ks = rows_of(k, k_batch, k_head, k_token, chunk, length);
-    const Rows triangle = product.triangle(gradients);
+    const Rows ks = rows_of(k, k_batch, k_head, k_token, chunk, length), triangle = product.triangle(gradients);
     rows += product.chunk * CHUNK;
     sums += product.chunk * CHUNK;
     pipeline(
@@ -223,17 +220,16 @@ KERNEL void __launch_bounds__(TILE_THREADS, 2) mlstm_dq(
             pair[1] += weight * normalizer.y;
         }
     });
-    product.store_dots(q_dots, qs);
     const i64 first = blockIdx.z * dq_batch + (i64)blockIdx.y * dq_head + (i64)chunk * CHUNK * dq_token;
-    product.store(dq + first, dq_token, qs.count);
+    product.store(dq + first, dq_token, ks.count);
 }
 
-// d_states, dn: behind each chunk, dn or null; k_dots: the parts of k . dk.
+// d_states, dn: behind each chunk, dn or null; k_writes: the parts of write k . (dC' v + dn'), [DQK / QK_TILE, B NH, NC CHUNK].
 KERNEL void __launch_bounds__(TILE_THREADS, 2) mlstm_dk(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token,
     const bf16* RESTRICT gradients, const bf16* RESTRICT d_states, const float* RESTRICT dn, const float* RESTRICT rows,
-    bf16* RESTRICT dk, i64 dk_batch, int dk_head, int dk_token, float* RESTRICT k_dots, int length)
+    bf16* RESTRICT dk, i64 dk_batch, int dk_head, int dk_token, float* RESTRICT k_writes, int length)
 {
     SHARED_MEMORY(memory);
     constexpr int TILES = DQK / QK_TILE, MEMORY_STEPS = DHV / K_STEP;
@@ -260,15 +256,17 @@ KERNEL void __launch_bounds__(TILE_THREADS, 2) mlstm_dk(
         [&](int step, int stage) {
             if (step < MEMORY_STEPS) product.template multiply<true>(stage);
             if (step == MEMORY_STEPS - 1)
+            {
                 product.for_pairs([&](float* pair, int row, int c, int, int) {
                     const float write = rows[ROW_WRITE * product.plane + row];
                     const float2 normalizer = dn ? *(const float2*)(dn + product.chunk * DQK + c) : make_float2(0.f, 0.f);
                     pair[0] = write * (pair[0] + normalizer.x);
                     pair[1] = write * (pair[1] + normalizer.y);
                 });
+                product.store_dots(k_writes, ks);
+            }
             if (step >= MEMORY_STEPS) product.multiply_transposed_triangle(stage, (step - MEMORY_STEPS) * K_STEP);
         });
-    product.store_dots(k_dots, ks);
     const i64 first = blockIdx.z * dk_batch + (i64)blockIdx.y * dk_head + (i64)chunk * CHUNK * dk_token;
     product.store(dk + first, dk_token, ks.count);
 }

@@ -84,7 +84,7 @@ DEVICE float read_normalizer(Rows q, const float* RESTRICT n, int row)
 }
 
 // q, k: [B, NH, S, DQK] bf16 with strides; rows: as mlstm_gates makes them; n: [B NH, NC, DQK] before each chunk;
-// weights: [B NH, NC, CHUNK, CHUNK] bf16; sums: [3, B NH, NC CHUNK]: z, 1 / D, read / D (without a normaliser 0, 1, read).
+// weights: [B NH, NC, CHUNK, CHUNK] bf16; sums: [4, B NH, NC CHUNK]: z, 1 / D, read / D, read q . n (without a normaliser 0, 1, read, 0).
 // grid (NC, NH, B), block 256, shared max(STAGES STAGE_BYTES, TILE_BYTES) + 1024.
 KERNEL void __launch_bounds__(TILE_THREADS, 2) mlstm_scores(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
@@ -120,10 +120,11 @@ KERNEL void __launch_bounds__(TILE_THREADS, 2) mlstm_scores(
 
     const int row = threadIdx.x / 2;
     const float read = rows[ROW_READ * plane + row];
-    float sum = 0.f, inverse = 1.f;
+    float sum = 0.f, inverse = 1.f, from_memory = 0.f;
     if (NORMALIZE)
     {
-        sum = shared_sums[row] + shared_sums[CHUNK + row] + read * read_normalizer(qs, n + chunk * DQK, row);
+        from_memory = read * read_normalizer(qs, n + chunk * DQK, row);
+        sum = shared_sums[row] + shared_sums[CHUNK + row] + from_memory;
         inverse = 1.f / (fmaxf(fabsf(sum), rows[ROW_FLOOR * plane + row]) + epsilon);
     }
     if (threadIdx.x % 2 == 0)
@@ -131,17 +132,37 @@ KERNEL void __launch_bounds__(TILE_THREADS, 2) mlstm_scores(
         sums[row] = sum;
         sums[plane + row] = inverse;
         sums[2 * plane + row] = read * inverse;
+        sums[3 * plane + row] = from_memory;
     }
 }
 
-// v, dh: [B, NH, S, DHV]; sums: as mlstm_scores made them; q_reads: [parts, B NH, NC CHUNK], the parts of q . C dh, or null where the
-// denominator counts as a constant; weights: W / D, gradients: G, [B NH, NC, CHUNK, CHUNK] bf16; dz: [B NH, NC CHUNK].
-// grid (NC, NH, B), block 256, shared max(STAGES STAGE_BYTES, 2 TILE_BYTES) + 1024.
+// A number a column and thread, summed over a tile's rows: x[j][b] is of column warp_column + 8 j + 2 (lane % 4) + b; left in `shared`,
+// a part for each band, [4, CHUNK].
+DEVICE void sum_columns(const float (&x)[WIDTH / 8][2], float* shared)
+{
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int j = 0; j < WIDTH / 8; j++)
+#pragma unroll
+        for (int b = 0; b < 2; b++)
+        {
+            float sum = x[j][b];
+#pragma unroll
+            for (int o = 4; o < 32; o <<= 1) sum += __shfl_xor_sync(FULL_WARP, sum, o);
+            if (lane < 4) shared[warp_row() / BAND * CHUNK + warp_column(WIDTH) + 8 * j + 2 * lane + b] = sum;
+        }
+}
+
+// v, dh: [B, NH, S, DHV]; sums: as mlstm_scores made them; q_reads: the parts of q . C dh, [parts, B NH, NC CHUNK]; with `exact` gradients
+// pass the denominator, else it counts as a constant. weights: W / D, gradients: G, [B NH, NC, CHUNK, CHUNK] bf16; dz: [B NH, NC CHUNK].
+// dots: [3, B NH, NC CHUNK]: q . dq without the token's own share, what the chunk's later tokens add to k . dk, and the token's own share
+// of both, which the forget gates' gradients do not need: as it is the largest by far when little is remembered, it would cost them digits.
+// grid (NC, NH, B), block 256, shared max(STAGES STAGE_BYTES, 2 TILE_BYTES) + 3072.
 KERNEL void __launch_bounds__(TILE_THREADS) mlstm_scores_backward(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token, const bf16* RESTRICT dh, i64 dh_batch, int dh_head, int dh_token,
-    const float* RESTRICT rows, const float* RESTRICT sums, const float* RESTRICT q_reads, int parts,
-    bf16* RESTRICT weights, bf16* RESTRICT gradients, float* RESTRICT dz, int length, float scale)
+    const float* RESTRICT rows, const float* RESTRICT sums, const float* RESTRICT q_reads, int parts, int exact,
+    bf16* RESTRICT weights, bf16* RESTRICT gradients, float* RESTRICT dz, float* RESTRICT dots, int length, float scale)
 {
     SHARED_MEMORY(memory);
     float* shared_sums = (float*)(memory + (STAGES * STAGE_BYTES > 2 * TILE_BYTES ? STAGES * STAGE_BYTES : 2 * TILE_BYTES));
@@ -174,41 +195,70 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_scores_backward(
     for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int half = 0; half < 2; half++) inverse[i][half] = sums[plane + warp_row() + 16 * i + 8 * half + lane / 4];
-    Sums<BAND, WIDTH> weighted;
+    Sums<BAND, WIDTH> weighted, divided; // W, W / D
     for_decays(rows, plane, [&](int i, int j, int e, float decay) {
-        const float w = scale * scores.sum[i][j][e] * decay * inverse[i][e / 2];
-        change[i][e / 2] += w * products.sum[i][j][e];
+        const float w = scale * scores.sum[i][j][e] * decay;
+        divided.sum[i][j][e] = w * inverse[i][e / 2];
+        change[i][e / 2] += divided.sum[i][j][e] * products.sum[i][j][e];
         weighted.sum[i][j][e] = w;
         scores.sum[i][j][e] = scale * decay;
     });
-    stage_tile<BAND, WIDTH, CHUNK>(memory, weighted, warp_row(), warp_column(WIDTH));
+    stage_tile<BAND, WIDTH, CHUNK>(memory, divided, warp_row(), warp_column(WIDTH));
+    sum_rows(change, shared_sums);
 
-    float d_sum[2][2] = {};
-    if (q_reads)
-    {
-        sum_rows(change, shared_sums);
+    float d_sum[2][2] = {}, read_dot[2][2]; // dz, the memory's share of q . dq
 #pragma unroll
-        for (int i = 0; i < 2; i++)
+    for (int i = 0; i < 2; i++)
 #pragma unroll
-            for (int half = 0; half < 2; half++)
-            {
-                const int row = warp_row() + 16 * i + 8 * half + lane / 4;
-                float read = 0.f;
-                for (int part = 0; part < parts; part++) read += q_reads[part * plane + chunk * CHUNK + row];
-                const float all = change[i][half] + sums[2 * plane + row] * read, z = sums[row];
-                d_sum[i][half] = fabsf(z) > rows[ROW_FLOOR * plane + row] ? -all * inverse[i][half] * copysignf(1.f, z) : 0.f;
-                if (warp_column(WIDTH) == 0 && lane % 4 == 0) dz[chunk * CHUNK + row] = d_sum[i][half];
-            }
-    }
+        for (int half = 0; half < 2; half++)
+        {
+            const int row = warp_row() + 16 * i + 8 * half + lane / 4;
+            float read = 0.f;
+            for (int part = 0; part < parts; part++) read += q_reads[part * plane + chunk * CHUNK + row];
+            read *= sums[2 * plane + row];
+            const float z = sums[row];
+            if (exact && fabsf(z) > rows[ROW_FLOOR * plane + row])
+                d_sum[i][half] = -(change[i][half] + read) * inverse[i][half] * copysignf(1.f, z);
+            read_dot[i][half] = read + d_sum[i][half] * sums[3 * plane + row];
+            if (warp_column(WIDTH) == 0 && lane % 4 == 0) dz[chunk * CHUNK + row] = d_sum[i][half];
+        }
+
+    // G_ij (q_i . k_j) = W_ij ((dh_i . v_j) / D_i + dz_i), by rows and columns, without the diagonal.
+    float row_dot[2][2] = {}, column_dot[WIDTH / 8][2] = {};
 #pragma unroll
     for (int i = 0; i < 2; i++)
 #pragma unroll
         for (int j = 0; j < WIDTH / 8; j++)
 #pragma unroll
             for (int e = 0; e < 4; e++)
-                products.sum[i][j][e] = scores.sum[i][j][e] * (inverse[i][e / 2] * products.sum[i][j][e] + d_sum[i][e / 2]);
+            {
+                const int row = warp_row() + 16 * i + e / 2 * 8 + lane / 4, key = warp_column(WIDTH) + 8 * j + lane % 4 * 2 + e % 2;
+                const float gradient = inverse[i][e / 2] * products.sum[i][j][e] + d_sum[i][e / 2];
+                const float dot = weighted.sum[i][j][e] * gradient;
+                if (key == row) shared_sums[4 * CHUNK + row] = dot;
+                row_dot[i][e / 2] += key == row ? 0.f : dot;
+                column_dot[j][e % 2] += key == row ? 0.f : dot;
+                products.sum[i][j][e] = scores.sum[i][j][e] * gradient;
+            }
     stage_tile<BAND, WIDTH, CHUNK>(memory + TILE_BYTES, products, warp_row(), warp_column(WIDTH));
+    sum_rows(row_dot, shared_sums);
+    sum_columns(column_dot, shared_sums);
     __syncthreads();
     store_tile<CHUNK, CHUNK, TILE_THREADS>(weights + chunk * CHUNK * CHUNK, CHUNK, memory, CHUNK);
     store_tile<CHUNK, CHUNK, TILE_THREADS>(gradients + chunk * CHUNK * CHUNK, CHUNK, memory + TILE_BYTES, CHUNK);
+    dots += chunk * CHUNK;
+    if (warp_column(WIDTH) == 0 && lane % 4 == 0)
+    {
+#pragma unroll
+        for (int i = 0; i < 2; i++)
+#pragma unroll
+            for (int half = 0; half < 2; half++) dots[warp_row() + 16 * i + 8 * half + lane / 4] = read_dot[i][half] + row_dot[i][half];
+    }
+    if (threadIdx.x < CHUNK)
+    {
+        float sum = 0.f;
+        for (int band = 0; band < 4; band++) sum += shared_sums[band * CHUNK + threadIdx.x];
+        dots[plane + threadIdx.x] = sum;
+        dots[2 * plane + threadIdx.x] = shared_sums[4 * CHUNK + threadIdx.x];
+    }
 }
