@@ -1,4 +1,5 @@
 using TorchSharp;
+using XlstmLab.Kernels;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Cells;
@@ -44,14 +45,11 @@ public static class MLstmCell
         using var scope = NewDisposeScope();
 
         var type = q.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
-        var logF = options.ForgetGate.Log(fgatePreact.to(type));
-        var logI = options.InputGate.Log(igatePreact.to(type));
-        var (h, last) = FromLogGates(q, k, v, logI, logF, initial, layout, options, returnState);
-        h.MoveToOuterDisposeScope();
-        last?.C.MoveToOuterDisposeScope();
-        last?.N.MoveToOuterDisposeScope();
-        last?.M.MoveToOuterDisposeScope();
-        return (h, last);
+        var (input, forget) = (igatePreact.to(type), fgatePreact.to(type));
+        var (h, last) = options.Form == MLstmForm.Chunkwise && MLstmSequenceKernel.Serves(q, v)
+            ? MLstmSequenceKernel.Forward(q, k, v, input, forget, options.InputGate, options.ForgetGate, initial, layout, options, returnState)
+            : FromLogGates(q, k, v, options.InputGate.Log(input), options.ForgetGate.Log(forget), initial, layout, options, returnState);
+        return (h.MoveToOuterDisposeScope(), last?.MoveToOuterDisposeScope());
     }
 
     /// <summary>The cell behind the gates: as <see cref="Forward"/>, with [B, NH, S] logarithms of the gates, float32 or wider.</summary>
@@ -60,6 +58,13 @@ public static class MLstmCell
         MLstmState? initial, SequenceLayout? layout, MLstmOptions options, bool returnState)
     {
         using var scope = NewDisposeScope();
+        if (options.Form == MLstmForm.Chunkwise && MLstmSequenceKernel.Serves(q, v))
+        {
+            var (output, state) = MLstmSequenceKernel.Forward(
+                q, k, v, logI, logF, InputGate.Exponential, ForgetGate.Exponential, initial, layout, options, returnState);
+            return (output.MoveToOuterDisposeScope(), state?.MoveToOuterDisposeScope());
+        }
+
         var type = logF.dtype;
         if (layout?.Padding is { } padding)
         {

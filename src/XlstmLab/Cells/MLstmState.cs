@@ -15,6 +15,9 @@ public sealed record MLstmState(Tensor C, Tensor N, Tensor M) : IDisposable
             zeros(batch, heads, qkHeadDim, dtype: type, device: device),
             zeros(batch, heads, 1, dtype: type, device: device));
 
+    internal MLstmState MoveToOuterDisposeScope() =>
+        new(C.MoveToOuterDisposeScope(), N.MoveToOuterDisposeScope(), M.MoveToOuterDisposeScope());
+
     /// <inheritdoc/>
     public void Dispose()
     {
