@@ -6,7 +6,7 @@
 // A document's start cuts the sums: what lies before it has no weight, and the running maximum restarts from a state of scale 0.
 // Without a stabiliser M = m = 0.
 //
-// Work: one block a head; a warp takes a chunk, four tokens a lane; one thread carries m from chunk to chunk between the two passes.
+// Work: one block a head; a warp takes a chunk, four tokens a lane; one warp carries m from chunk to chunk between the two passes.
 // Bytes: 8 in and 24 out a token and head. Deterministic.
 #include "Ptx.cuh"
 #include "MLstmShapes.cuh"
@@ -157,18 +157,36 @@ KERNEL void __launch_bounds__(1024) mlstm_gates(
     }
     __syncthreads();
 
-    if (threadIdx.x == 0)
+    // From chunk to chunk m' = max(m + g, t), where t is the chunk's own: 32 of them at a time, by their composition.
+    float m = STABILIZE && m0 ? m0[head] : 0.f;
+    for (int first = 0; warp == 0 && first < chunks; first += 32)
     {
-        float m = STABILIZE && m0 ? m0[head] : 0.f;
-        for (int c = 0; c < chunks; c++)
+        const int c = first + lane;
+        const bool exists = c < chunks;
+        const float total = exists ? chunk_total[c] : 0.f;
+        const int start = exists ? chunk_start[c] : -1;
+        float sum = start < 0 ? total : MINUS_INFINITY, top = exists ? total + chunk_top[c] : MINUS_INFINITY;
+#pragma unroll
+        for (int o = 1; o < 32; o <<= 1)
         {
-            const float next = next_scale(m, chunk_total[c], chunk_top[c], chunk_start[c]);
-            keep[(i64)head * chunks + c] = chunk_start[c] < 0 ? expf(chunk_total[c] + m - next) : 0.f;
-            chunk_top[c] = m;
-            m = next;
+            const float other_sum = __shfl_up_sync(FULL_WARP, sum, o), other_top = __shfl_up_sync(FULL_WARP, top, o);
+            if (lane >= o)
+            {
+                top = fmaxf(top, sum + other_top);
+                sum += other_sum;
+            }
         }
-        if (m_last) m_last[head] = m;
+        const float next = STABILIZE ? fmaxf(m + sum, top) : 0.f;
+        float before = __shfl_up_sync(FULL_WARP, next, 1);
+        if (lane == 0) before = m;
+        if (exists)
+        {
+            keep[(i64)head * chunks + c] = start < 0 ? expf(total + before - next) : 0.f;
+            chunk_top[c] = before;
+        }
+        m = __shfl_sync(FULL_WARP, next, min(31, chunks - 1 - first));
     }
+    if (m_last && threadIdx.x == 0) m_last[head] = m;
     __syncthreads();
 
     const i64 plane = (i64)gridDim.x * gridDim.y * chunks * CHUNK;
@@ -198,14 +216,14 @@ KERNEL void __launch_bounds__(1024) mlstm_gates(
 // The gates' gradients, from q . dq and k . dk:
 //     dli_j = k_j . dk_j,   dlf_t = sum_{i >= t} (q_i . dq_i - k_i . dk_i) + carried,
 // carried ([B NH] or null) being what passes through the last state. A document's first forget gate acts on nothing.
-// dots: [3, B NH, NC CHUNK] as mlstm_scores_backward makes them; k_writes: the memory's share of k . dk, in parts that add up,
-// [parts, B NH, NC CHUNK]. d_input, d_forget: [B, NH, S]. grid (NH, B), block 1024, shared 128 bytes.
+// dots: [3, B NH, NC CHUNK] as mlstm_backward_scores makes them; k_writes: [B NH, NC CHUNK], the memory's share of k . dk.
+// d_input, d_forget: [B, NH, S]. grid (NH, B), block 1024, shared 128 bytes.
 // Sums run from the end, always in the same order.
 KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     const float* RESTRICT input, i64 input_batch, int input_head, int input_token,
     const float* RESTRICT forget, i64 forget_batch, int forget_head, int forget_token,
     const unsigned char* RESTRICT starts, const unsigned char* RESTRICT padding,
-    const float* RESTRICT dots, const float* RESTRICT k_writes, int parts, const float* RESTRICT carried,
+    const float* RESTRICT dots, const float* RESTRICT k_writes, const float* RESTRICT carried,
     float* RESTRICT d_input, float* RESTRICT d_forget, int length)
 {
     SHARED_MEMORY(memory);
@@ -228,9 +246,8 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
         if (t >= 0)
         {
             read = dots[t];
-            written = dots[plane + t];
+            written = dots[plane + t] + k_writes[t];
             own = dots[2 * plane + t];
-            for (int part = 0; part < parts; part++) written += k_writes[part * plane + t];
         }
 
         float sum = read - written;

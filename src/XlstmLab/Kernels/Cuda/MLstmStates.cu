@@ -3,20 +3,20 @@
 //
 // A block owns STATE_M x STATE_N of a head's memory, keeps it in registers in float32 and walks the chunks; the tokens of the next steps
 // come into shared memory meanwhile. Before every chunk it writes the memory as bfloat16, for the products that read it.
-// With weights w, x and y: memory += (w x)^T y; the weights go to x in float32, one rounding to bfloat16 before the product.
+// With weights w, x and y: memory += (w x)^T y; w and w x are rounded to bfloat16.
 //
 // Operations: 2 DQK DHV a token and head. Bytes: x once a tile of columns, y once a tile of rows, 2 DQK DHV a chunk written:
 // at 8,4,2048,128,256 34 MB of memory and 50 MB of reads, 4 GFLOP: 0.03 ms. Always in the same order.
 #include "MLstmTiles.cuh"
 
 #ifndef STATE_M
-#define STATE_M (DQK % 128 == 0 ? 128 : DQK % 96 == 0 ? 96 : DQK % 64 == 0 ? 64 : 32)
+#define STATE_M TILE_OF(DQK)
 #endif
 #ifndef STATE_N
 #define STATE_N (DHV % 64 == 0 ? 64 : 32)
 #endif
 #ifndef STATE_STAGES
-#define STATE_STAGES 4
+#define STATE_STAGES 3
 #endif
 #define STATE_STEP 64 // tokens
 #define STEPS (CHUNK / STATE_STEP)
@@ -25,7 +25,7 @@
 
 #define X_BYTES (STATE_STEP * PITCH(STATE_M))
 #define Y_BYTES (STATE_STEP * PITCH(STATE_N))
-#define STAGE_BYTES (X_BYTES + Y_BYTES + STATE_STEP * 4)
+#define STATE_BYTES (X_BYTES + Y_BYTES + STATE_STEP * 4) // of a stage
 
 DEVICE void load_step(u32 stage, Rows x, Rows y, const float* weight, int step, int m0, int n0)
 {
@@ -35,19 +35,17 @@ DEVICE void load_step(u32 stage, Rows x, Rows y, const float* weight, int step, 
     for (int r = threadIdx.x * 4; r < STATE_STEP; r += THREADS * 4) copy_async(stage + X_BYTES + Y_BYTES + r * 4, weight + row + r);
 }
 
-DEVICE u32 scale_bf16x2(u32 pair, float2 w) { return pack_bf16(low_bf16(pair) * w.x, high_bf16(pair) * w.y); }
-
 // x: [B, NH, S, DQK], y: [B, NH, S, DHV] bf16 with strides; weight: [B NH, NC CHUNK]; keep: [B NH, NC];
 // first, last: [B NH, DQK, DHV] float32, the memory to start from and the one at the other end, or null; states: [B NH, NC, DQK, DHV] bf16,
 // the memory before each chunk or, if reverse, behind it.
-// grid (DQK / STATE_M x DHV / STATE_N, NH, B), block THREADS, shared STATE_STAGES STAGE_BYTES + STATE_M PITCH(STATE_N).
+// grid (DQK / STATE_M x DHV / STATE_N, NH, B), block THREADS, shared STATE_STAGES STATE_BYTES + STATE_M PITCH(STATE_N).
 KERNEL void __launch_bounds__(THREADS) mlstm_states(
     const bf16* RESTRICT x, i64 x_batch, int x_head, int x_token, const bf16* RESTRICT y, i64 y_batch, int y_head, int y_token,
     const float* RESTRICT weight, const float* RESTRICT keep, const float* RESTRICT first, float* RESTRICT last, bf16* RESTRICT states,
     int length, int reverse)
 {
     SHARED_MEMORY(memory);
-    unsigned char* staged = memory + STATE_STAGES * STAGE_BYTES;
+    unsigned char* staged = memory + STATE_STAGES * STATE_BYTES;
     const u32 stages = shared_address(memory);
     const int chunks = (length + CHUNK - 1) / CHUNK;
     const i64 head = (i64)blockIdx.z * gridDim.y + blockIdx.y;
@@ -75,7 +73,7 @@ KERNEL void __launch_bounds__(THREADS) mlstm_states(
         {
             const int chunk = reverse ? chunks - 1 - step / STEPS : step / STEPS;
             const Rows xs = rows_of(x, x_batch, x_head, x_token, chunk, length), ys = rows_of(y, y_batch, y_head, y_token, chunk, length);
-            load_step(stages + step % STATE_STAGES * STAGE_BYTES, xs, ys, weight + chunk * CHUNK, step % STEPS, m0, n0);
+            load_step(stages + step % STATE_STAGES * STATE_BYTES, xs, ys, weight + chunk * CHUNK, step % STEPS, m0, n0);
         }
         copy_async_commit();
     };
@@ -100,21 +98,22 @@ KERNEL void __launch_bounds__(THREADS) mlstm_states(
             factor = keep[max(0, min(chunks - 1, reverse ? chunk - 1 : chunk + 1))];
         }
 
-        const u32 stage = stages + step % STATE_STAGES * STAGE_BYTES;
-        const float* weights = (const float*)(memory + step % STATE_STAGES * STAGE_BYTES + X_BYTES + Y_BYTES);
+        const u32 stage = stages + step % STATE_STAGES * STATE_BYTES;
+        const float* weights = (const float*)(memory + step % STATE_STAGES * STATE_BYTES + X_BYTES + Y_BYTES);
 #pragma unroll
         for (int k = 0; k < STATE_STEP; k += 16)
         {
-            const float2 low = *(const float2*)(weights + k + lane % 4 * 2), high = *(const float2*)(weights + k + 8 + lane % 4 * 2);
+            const float2 first_pair = *(const float2*)(weights + k + lane % 4 * 2), second_pair = *(const float2*)(weights + k + 8 + lane % 4 * 2);
+            const u32 low = pack_bf16(first_pair.x, first_pair.y), high = pack_bf16(second_pair.x, second_pair.y);
             u32 a[2][4];
 #pragma unroll
             for (int i = 0; i < 2; i++)
             {
                 load_left<STATE_M, true>(a[i], stage, m + 16 * i, k);
-                a[i][0] = scale_bf16x2(a[i][0], low);
-                a[i][1] = scale_bf16x2(a[i][1], low);
-                a[i][2] = scale_bf16x2(a[i][2], high);
-                a[i][3] = scale_bf16x2(a[i][3], high);
+                a[i][0] = multiply_bf16x2(a[i][0], low);
+                a[i][1] = multiply_bf16x2(a[i][1], low);
+                a[i][2] = multiply_bf16x2(a[i][2], high);
+                a[i][3] = multiply_bf16x2(a[i][3], high);
             }
 #pragma unroll
             for (int j = 0; j < 2; j++)

@@ -145,26 +145,37 @@ DEVICE int warp_row()
 
 DEVICE int warp_column(int width) { return threadIdx.x / 32 % 2 * width; }
 
-// Runs load and compute for every step, STAGES - 1 loads ahead of the computation; the stages are free afterwards.
-template <class Load, class Compute>
-DEVICE void pipeline(int steps, Load load, Compute compute)
+// The steps of a block's work, of however many products, as one stream: STAGES - 1 loads are on their way while a step is computed, also
+// from one product to the next. load(step, stage) starts the copies of a step.
+template <class Load>
+struct Stream
 {
-    for (int step = 0; step < STAGES - 1; step++)
+    Load load;
+    int steps, step;
+
+    DEVICE Stream(int all, Load how) : load(how), steps(all), step(0)
     {
-        if (step < steps) load(step, step);
-        copy_async_commit();
+        for (int s = 0; s < STAGES - 1; s++)
+        {
+            if (s < steps) load(s, s);
+            copy_async_commit();
+        }
     }
-    for (int step = 0; step < steps; step++)
+
+    // The stage of the next step, when it is there; all threads have left the step before.
+    DEVICE int next()
     {
         copy_async_wait<STAGES - 2>();
         __syncthreads();
-        const int next = step + STAGES - 1;
-        if (next < steps) load(next, next % STAGES);
+        const int ahead = step + STAGES - 1;
+        if (ahead < steps) load(ahead, ahead % STAGES);
         copy_async_commit();
-        compute(step, step % STAGES);
+        return step++ % STAGES;
     }
-    __syncthreads();
-}
+};
+
+template <class Load>
+DEVICE Stream<Load> stream(int steps, Load load) { return Stream<Load>(steps, load); }
 
 // A number a row and thread, row = warp_row() + 16 i + 8 half + lane / 4, summed over a tile's columns: to all threads, through 256 floats.
 DEVICE void sum_rows(float (&x)[2][2], float* shared)
@@ -191,3 +202,120 @@ DEVICE void sum_rows(float (&x)[2][2], float* shared)
         }
     __syncthreads();
 }
+
+#define TILE_OF(dim) ((dim) % 128 == 0 ? 128 : (dim) % 96 == 0 ? 96 : (dim) % 64 == 0 ? 64 : 32)
+#define LARGER(a, b) ((a) > (b) ? (a) : (b))
+
+// Tiles of the dimensions of q and k, and of v and h.
+#define QK_TILE TILE_OF(DQK)
+#define HV_TILE TILE_OF(DHV)
+#define QK_TILES (DQK / QK_TILE)
+#define HV_TILES (DHV / HV_TILE)
+
+// Shared memory: stages of a left and a right tile, whichever way they lie; triangles; a tile of a result on its way to memory.
+#define LEFT_BYTES (CHUNK * PITCH(K_STEP))
+#define RIGHT_BYTES LARGER(CHUNK * PITCH(K_STEP), K_STEP * PITCH(CHUNK))
+#define STAGE_BYTES (LEFT_BYTES + RIGHT_BYTES)
+#define TRIANGLE_BYTES (CHUNK * PITCH(CHUNK))
+
+// A warp's part of a tile of CHUNK rows.
+template <int TILE>
+struct Part : Sums<BAND, TILE / 2>
+{
+    static constexpr int WIDTH = TILE / 2;
+
+    // Plus left right over one step, left by rows; the right tile has a row for an inner index or, transposed, for a column.
+    template <bool RIGHT_TRANSPOSED>
+    DEVICE void multiply(u32 stage)
+    {
+#pragma unroll
+        for (int k = 0; k < K_STEP; k += 16)
+            multiply_16<BAND, WIDTH, K_STEP, false, RIGHT_TRANSPOSED ? K_STEP : TILE, RIGHT_TRANSPOSED>(
+                *this, stage, stage + LEFT_BYTES, warp_row(), warp_column(WIDTH), k);
+    }
+
+    // Plus the columns of a triangle from k0 on, times the right tile's rows; what lies right of the diagonal is left out.
+    DEVICE void multiply_triangle(u32 triangle, u32 stage, int k0)
+    {
+#pragma unroll
+        for (int k = 0; k < K_STEP; k += 16)
+            if (k0 + k < warp_row() + BAND)
+                multiply_16<BAND, WIDTH, CHUNK, false, TILE, false>(
+                    *this, triangle + 2 * k0, stage + LEFT_BYTES, warp_row(), warp_column(WIDTH), k);
+    }
+
+    // The same of the transposed triangle.
+    DEVICE void multiply_transposed_triangle(u32 triangle, u32 stage, int k0)
+    {
+#pragma unroll
+        for (int k = 0; k < K_STEP; k += 16)
+            if (k0 + k + 15 >= warp_row())
+                multiply_16<BAND, WIDTH, CHUNK, true, TILE, false>(
+                    *this, triangle + k0 * PITCH(CHUNK), stage + LEFT_BYTES, warp_row(), warp_column(WIDTH), k);
+    }
+
+    // f(pair, row, column, i, half) of the warp's pairs of neighbouring elements, pair being float[2].
+    template <class F>
+    DEVICE void for_pairs(F f)
+    {
+        const int lane = threadIdx.x % 32;
+#pragma unroll
+        for (int i = 0; i < BAND / 16; i++)
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+#pragma unroll
+                for (int j = 0; j < WIDTH / 8; j++)
+                    f(this->sum[i][j] + 2 * half, warp_row() + 16 * i + 8 * half + lane / 4, warp_column(WIDTH) + 8 * j + lane % 4 * 2, i, half);
+    }
+
+    // Through shared memory of its own to a tensor's rows.
+    DEVICE void store(unsigned char* tile, bf16* RESTRICT out, i64 stride, int count)
+    {
+        __syncthreads();
+        stage_tile<BAND, WIDTH, TILE>(tile, *this, warp_row(), warp_column(WIDTH));
+        __syncthreads();
+        store_tile<CHUNK, TILE, TILE_THREADS>(out, stride, tile, count);
+    }
+};
+
+// The two halves of a pair, times those of another row in memory.
+DEVICE float dot_pair(const float* pair, Rows x, int row, int column)
+{
+    if (row >= x.count) return 0.f;
+    const u32 word = *(const u32*)(x.data + row * x.stride + column);
+    return low_bf16(word) * pair[0] + high_bf16(word) * pair[1];
+}
+
+DEVICE void load_pair(u32 stage, Rows left, Rows right, int column)
+{
+    load_tile<CHUNK, K_STEP, TILE_THREADS>(stage, left, 0, column);
+    load_tile<CHUNK, K_STEP, TILE_THREADS>(stage + LEFT_BYTES, right, 0, column);
+}
+
+// Where a block is: a chunk of a head of a sequence.
+struct Place
+{
+    i64 head, chunk, plane; // the chunk's number among all; the size of an array of a number a token and head
+
+    DEVICE Place()
+    {
+        head = (i64)blockIdx.z * gridDim.y + blockIdx.y;
+        chunk = head * gridDim.x + blockIdx.x;
+        plane = (i64)gridDim.x * gridDim.y * gridDim.z * CHUNK;
+    }
+
+    DEVICE Rows rows(const bf16* data, i64 batch_stride, int head_stride, int token_stride, int length) const
+    {
+        return rows_of(data, batch_stride, head_stride, token_stride, blockIdx.x, length);
+    }
+
+    // The first of the chunk's tokens.
+    DEVICE bf16* first(bf16* data, i64 batch_stride, int head_stride, int token_stride) const
+    {
+        return data + blockIdx.z * batch_stride + (i64)blockIdx.y * head_stride + (i64)blockIdx.x * CHUNK * token_stride;
+    }
+
+    // The chunk's memory as rows of DHV, one for each of DQK; and a triangle.
+    DEVICE Rows memory(const bf16* states) const { return Rows{states + chunk * DQK * DHV, DHV, DQK}; }
+    DEVICE Rows triangle(const bf16* of) const { return Rows{of + chunk * CHUNK * CHUNK, CHUNK, CHUNK}; }
+};
