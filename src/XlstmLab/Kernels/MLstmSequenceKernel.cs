@@ -6,8 +6,8 @@ namespace XlstmLab.Kernels;
 
 /// <summary>The mLSTM in chunks on tensor cores: memory at the chunks' borders, a triangle of weights a chunk, and the products of both.</summary>
 /// <remarks>
-/// The kernels' sources have the equations. Kept for the backward pass are the inputs, ten numbers a token and head and the normalisers at
-/// the chunks' borders; the memory is computed anew. As in <see cref="MLstmChunkwise"/>, m counts as a constant. All sums have a fixed order.
+/// The kernels' sources have the equations. Kept for the backward pass are the inputs, ten numbers a token and head, and memory and
+/// normalisers at the chunks' borders. As in <see cref="MLstmChunkwise"/>, m counts as a constant. All sums have a fixed order.
 /// </remarks>
 internal static class MLstmSequenceKernel
 {
@@ -43,30 +43,26 @@ internal static class MLstmSequenceKernel
     private static Tensor Aligned(Tensor x) =>
         x.stride(3) == 1 && x.stride(0) % 8 == 0 && x.stride(1) % 8 == 0 && x.stride(2) % 8 == 0 && Kernel.Address(x) % 16 == 0 ? x : x.contiguous();
 
-    private static (List<Tensor> Outputs, Tensor Rows, Tensor Keep, Tensor Sums, Tensor? N, Tensor? LastN) Run(Pass pass)
+    private static (List<Tensor> Outputs, Tensor Rows, Tensor Keep, Tensor Sums, Tensor States, Tensor? N) Run(Pass pass)
     {
         using var scope = NewDisposeScope();
         var (rows, keep, lastScale) = pass.Gates();
         var (n, lastN) = pass.Options.Normalize || pass.Call.ReturnState ? pass.Normalizers(pass.K, rows[3], null, keep, pass.N0, reverse: false) : default;
         var lastC = pass.Call.ReturnState ? empty([pass.Batch, pass.Heads, pass.Dk, pass.Dv], ScalarType.Float32, pass.Device) : null;
         var states = pass.States(pass.K, pass.V, rows[3], keep, pass.C0, lastC, reverse: false);
-        var triangle = pass.Triangle();
         var sums = pass.Plane(4);
-        pass.Launch(
-            "MLstmScores.cu", "mlstm_scores", pass.Chunks, pass.ScoreBytes(1) + 1024,
-            [.. Strided(pass.Q), .. Strided(pass.K), rows, n, triangle, sums, pass.Length, pass.Scale, (float)pass.Options.Epsilon]);
         var h = pass.Tokens(pass.Dv);
         pass.Launch(
-            "MLstmProducts.cu", "mlstm_outputs", pass.Chunks * pass.ValueTiles, pass.ProductBytes(pass.ValueTile),
-            [.. Strided(pass.Q), .. Strided(pass.V), triangle, states, rows, sums, .. Strided(h), pass.Length]);
+            "MLstmForward.cu", "mlstm_forward", triangles: 2, numbers: 256,
+            [.. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), rows, n, states, sums, .. Strided(h), pass.Length, pass.Scale, (float)pass.Options.Epsilon]);
         pass.Call.LastScale = pass.Call.ReturnState ? lastScale!.MoveToOuterDisposeScope() : null;
         List<Tensor> outputs = pass.Call.ReturnState ? [h, lastC!, lastN!] : [h];
-        foreach (var kept in new[] { rows, keep, sums, n }.Concat(outputs))
+        foreach (var kept in new[] { rows, keep, sums, states, n }.Concat(outputs))
         {
             kept?.MoveToOuterDisposeScope();
         }
 
-        return (outputs, rows, keep, sums, n, pass.Call.ReturnState ? lastN : null);
+        return (outputs, rows, keep, sums, states, n);
     }
 
     /// <summary>A tensor's address and its strides of batch, head and token.</summary>
@@ -112,28 +108,9 @@ internal static class MLstmSequenceKernel
 
         public float Scale => (float)Math.Pow(Dk, -0.5);
 
-        public long KeyTile => Tile(Dk);
-
-        public long ValueTile => Tile(Dv);
-
-        public long KeyTiles => Dk / KeyTile;
-
-        public long ValueTiles => Dv / ValueTile;
-
         private int Step => Dk % 64 == 0 && Dv % 64 == 0 ? 64 : 32;
 
         private int Stages => Step == 64 ? 3 : 4;
-
-        /// <summary>Shared memory of a block that makes a triangle, or two.</summary>
-        public int ScoreBytes(int triangles) => Math.Max(Stages * 2 * Chunk * Pitch(Step), triangles * Chunk * Pitch(Chunk));
-
-        /// <summary>Shared memory of a block of MLstmProducts.cu.</summary>
-        public int ProductBytes(long tile)
-        {
-            var left = Math.Max(Chunk * Pitch(Step), Step * Pitch(Chunk));
-            var right = Math.Max((int)tile * Pitch(Step), Step * Pitch(tile));
-            return Math.Max(Stages * (left + right), Chunk * Pitch(tile)) + 1024;
-        }
 
         /// <summary>Planes of a number a token and head, [planes, B NH, NC CHUNK] float32.</summary>
         public Tensor Plane(long planes) => empty(planes, Batch * Heads, Chunks * Chunk, dtype: ScalarType.Float32, device: Device);
@@ -146,8 +123,12 @@ internal static class MLstmSequenceKernel
 
         public Tensor Triangle() => empty([Batch * Heads, Chunks, Chunk, Chunk], ScalarType.BFloat16, Device);
 
-        public void Launch(string file, string function, long blocks, int shared, KernelArgument[] arguments) => Launch(
-            file, function, new(blocks, TileThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch }, arguments);
+        /// <summary>A block for each chunk of each head, with shared memory for stages, triangles and numbers.</summary>
+        public void Launch(string file, string function, int triangles, int numbers, KernelArgument[] arguments)
+        {
+            var stage = Chunk * Pitch(Step) + Math.Max(Chunk * Pitch(Step), Step * Pitch(Chunk));
+            Launch(file, function, Blocks(Stages * stage + triangles * Chunk * Pitch(Chunk) + 4 * numbers), arguments);
+        }
 
         public void Launch(string file, string function, LaunchShape shape, KernelArgument[] arguments) =>
             Kernel.Launch(file, function, Defines(file), shape, Q, arguments);
@@ -180,7 +161,7 @@ internal static class MLstmSequenceKernel
             var borders = empty(Batch * Heads, Chunks, Dk, dtype: ScalarType.Float32, device: Device);
             var last = empty(Batch, Heads, Dk, dtype: ScalarType.Float32, device: Device);
             Launch(
-                "MLstmNormalizer.cu", "mlstm_chunk_sums", Chunks, 32 * TileThreads,
+                "MLstmNormalizer.cu", "mlstm_chunk_sums", Blocks(32 * TileThreads),
                 [.. Strided(x), weight, factor, borders, Length]);
             Launch(
                 "MLstmNormalizer.cu", "mlstm_normalizer_walk", new(Dk / 32, 32) { BlocksY = (int)(Batch * Heads) },
@@ -192,7 +173,8 @@ internal static class MLstmSequenceKernel
         public Tensor States(Tensor x, Tensor y, Tensor weight, Tensor keep, Tensor? first, Tensor? last, bool reverse)
         {
             var states = empty([Batch * Heads, Chunks, Dk, Dv], ScalarType.BFloat16, Device);
-            var (m, n) = ((int)KeyTile, Dv % 64 == 0 ? 64 : 32);
+            var m = Dk % 128 == 0 ? 128 : Dk % 96 == 0 ? 96 : Dk % 64 == 0 ? 64 : 32;
+            var n = Dv % 64 == 0 ? 64 : 32;
             var shared = StateStages * 64 * (Pitch(m) + Pitch(n) + 4) + m * Pitch(n);
             var shape = new LaunchShape(Dk / m * (Dv / n), 32 * (m / 32) * (n / 32), shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
             Launch(
@@ -205,7 +187,7 @@ internal static class MLstmSequenceKernel
 
         private static int Pitch(long columns) => (int)(2 * columns) + 16;
 
-        private static long Tile(long dim) => new long[] { 128, 96, 64, 32 }.First(tile => dim % tile == 0);
+        private LaunchShape Blocks(int shared) => new(Chunks, TileThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
 
         private string[] Defines(string file) => file switch
         {
@@ -216,7 +198,7 @@ internal static class MLstmSequenceKernel
             ],
             "MLstmNormalizer.cu" => [$"DQK={Dk}"],
             "MLstmStates.cu" => [$"DQK={Dk}", $"DHV={Dv}", $"STATE_STAGES={StateStages}"],
-            "MLstmScores.cu" => [$"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}", $"NORMALIZE={(Options.Normalize ? 1 : 0)}"],
+            "MLstmForward.cu" => [$"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}", $"NORMALIZE={(Options.Normalize ? 1 : 0)}"],
             _ => [$"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}"],
         };
     }
@@ -230,11 +212,12 @@ internal static class MLstmSequenceKernel
             using var scope = NewDisposeScope();
             var call = (Call)vars[8];
             var inputs = vars.Take(8).Cast<Tensor?>().ToArray();
-            var (outputs, rows, keep, sums, n, lastN) = Run(new(inputs, call));
+            var (outputs, rows, keep, sums, states, n) = Run(new(inputs, call));
 
             // What is saved outlives this method; of an output, an alias is. An absent tensor has an empty place.
-            Tensor?[] optional = [inputs[5], inputs[6], inputs[7], n, lastN?.detach(), call.Starts, call.Padding];
-            var saved = inputs.Take(5).Concat([rows, keep, sums]).Concat(optional.OfType<Tensor>()).Select(t => t!.MoveToOuterDisposeScope()).ToList();
+            var (lastC, lastN) = call.ReturnState ? (outputs[1].detach(), outputs[2].detach()) : default;
+            Tensor?[] optional = [inputs[5], inputs[6], inputs[7], n, lastC, lastN, call.Starts, call.Padding];
+            var saved = inputs.Take(5).Concat([rows, keep, sums, states]).Concat(optional.OfType<Tensor>()).Select(t => t!.MoveToOuterDisposeScope()).ToList();
             ctx.save_for_backward(saved);
             ctx.save_data("present", optional.Select(t => t is not null).ToArray());
             ctx.save_data("call", call with { Starts = null, Padding = null, LastScale = null });
@@ -248,46 +231,32 @@ internal static class MLstmSequenceKernel
         {
             using var scope = NewDisposeScope();
             var saved = new Queue<Tensor>(ctx.get_saved_variables());
-            var always = Enumerable.Range(0, 8).Select(_ => saved.Dequeue()).ToArray();
+            var always = Enumerable.Range(0, 9).Select(_ => saved.Dequeue()).ToArray();
             var optional = ((bool[])ctx.get_data("present")).Select(there => there ? saved.Dequeue() : null).ToArray();
-            var call = (Call)ctx.get_data("call") with { Starts = optional[5], Padding = optional[6] };
+            var call = (Call)ctx.get_data("call") with { Starts = optional[6], Padding = optional[7] };
             var pass = new Pass([.. always.Take(5), optional[0], optional[1], optional[2]], call);
-            var (rows, keep, sums, n, lastN) = (always[5], always[6], always[7], optional[3], optional[4]);
+            var (rows, keep, sums, states) = (always[5], always[6], always[7], always[8]);
+            var (n, lastC, lastN) = (optional[3], optional[4], optional[5]);
             var dh = gradients[0].IsInvalid ? zeros_like(pass.V) : Aligned(gradients[0]);
             var (dLastC, dLastN) = call.ReturnState ? (Given(gradients[1]), Given(gradients[2])) : default;
             var exact = call.Options is { Normalize: true, NormalizerGradient: NormalizerGradient.Exact };
 
-            var lastC = dLastC is null ? null : empty_like(dLastC);
-            var states = pass.States(pass.K, pass.V, rows[3], keep, pass.C0, lastC, reverse: false);
             var firstC = pass.C0 is null ? null : empty_like(pass.C0);
             var dStates = pass.States(pass.Q, dh, sums[2], keep, dLastC, firstC, reverse: true);
-            var reads = empty(pass.Batch * pass.Heads, pass.Chunks * Chunk, pass.Dk, dtype: ScalarType.Float32, device: pass.Device);
-            var readDots = pass.Plane(pass.KeyTiles);
+            var reads = empty(pass.Batch * pass.Heads, pass.Chunks * Chunk, pass.Dk, dtype: ScalarType.BFloat16, device: pass.Device);
+            var (weights, scores, dz, dots, writes) = (pass.Triangle(), pass.Triangle(), pass.Plane(1), pass.Plane(3), pass.Plane(1));
+            KernelArgument[] activations = [.. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), .. Strided(dh)];
             pass.Launch(
-                "MLstmProducts.cu", "mlstm_reads", pass.Chunks * pass.KeyTiles, pass.ProductBytes(pass.KeyTile),
-                [.. Strided(pass.Q), .. Strided(dh), states, reads, readDots, pass.Length]);
-            states.Dispose();
-
-            var (weights, scores, dz, dots) = (pass.Triangle(), pass.Triangle(), pass.Plane(1), pass.Plane(3));
-            pass.Launch(
-                "MLstmScores.cu", "mlstm_scores_backward", pass.Chunks, pass.ScoreBytes(2) + 3072,
-                [
-                    .. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), .. Strided(dh), rows, sums, readDots, (int)pass.KeyTiles, exact ? 1 : 0,
-                    weights, scores, dz, dots, pass.Length, pass.Scale,
-                ]);
+                "MLstmBackward.cu", "mlstm_backward_scores", triangles: 2, numbers: 768,
+                [.. activations, rows, sums, states, exact ? 1 : 0, reads, weights, scores, dz, dots, pass.Length, pass.Scale]);
             var (dn, firstN) = exact || dLastN is not null ? pass.Normalizers(pass.Q, rows[2], dz, keep, dLastN, reverse: true) : default;
-
             var (dq, dk, dv) = (pass.Tokens(pass.Dk), pass.Tokens(pass.Dk), pass.Tokens(pass.Dv));
             pass.Launch(
-                "MLstmProducts.cu", "mlstm_dq", pass.Chunks * pass.KeyTiles, pass.ProductBytes(pass.KeyTile),
-                [.. Strided(pass.K), scores, reads, n, exact ? dz : null, rows, sums, .. Strided(dq), pass.Length]);
-            var writes = pass.Plane(pass.KeyTiles);
-            pass.Launch(
-                "MLstmProducts.cu", "mlstm_dk", pass.Chunks * pass.KeyTiles, pass.ProductBytes(pass.KeyTile),
-                [.. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), scores, dStates, dn, rows, .. Strided(dk), writes, pass.Length]);
-            pass.Launch(
-                "MLstmProducts.cu", "mlstm_dv", pass.Chunks * pass.ValueTiles, pass.ProductBytes(pass.ValueTile),
-                [.. Strided(pass.K), .. Strided(dh), weights, dStates, rows, .. Strided(dv), pass.Length]);
+                "MLstmBackward.cu", "mlstm_backward", triangles: 3, numbers: 256,
+                [
+                    .. activations, rows, sums, reads, weights, scores, exact ? n : null, dz, dStates, dn,
+                    .. Strided(dq), .. Strided(dk), .. Strided(dv), writes, pass.Length,
+                ]);
 
             // What passes through the last state, to every forget gate.
             var carried = dLastC is null ? null : (lastC! * dLastC).sum([2, 3]);
@@ -295,7 +264,7 @@ internal static class MLstmSequenceKernel
             var (dInput, dForget) = (pass.Gate(), pass.Gate());
             pass.Launch(
                 "MLstmGates.cu", "mlstm_gates_backward", new(pass.Heads, 1024, 128) { BlocksY = (int)pass.Batch },
-                [.. pass.GateArguments(), dots, writes, (int)pass.KeyTiles, carried, dInput, dForget, pass.Length]);
+                [.. pass.GateArguments(), dots, writes, carried, dInput, dForget, pass.Length]);
             if (pass.N0 is not null && firstN is null)
             {
                 firstN = zeros_like(pass.N0);

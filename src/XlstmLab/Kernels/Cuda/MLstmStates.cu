@@ -3,7 +3,7 @@
 //
 // A block owns STATE_M x STATE_N of a head's memory, keeps it in registers in float32 and walks the chunks; the tokens of the next steps
 // come into shared memory meanwhile. Before every chunk it writes the memory as bfloat16, for the products that read it.
-// With weights w, x and y: memory += (w x)^T y; w and w x are rounded to bfloat16.
+// With weights w, x and y: memory += (w x)^T y; w x is rounded to bfloat16, w is not: a key's weight would be wrong for all that read it.
 //
 // Operations: 2 DQK DHV a token and head. Bytes: x once a tile of columns, y once a tile of rows, 2 DQK DHV a chunk written:
 // at 8,4,2048,128,256 34 MB of memory and 50 MB of reads, 4 GFLOP: 0.03 ms. Always in the same order.
@@ -34,6 +34,8 @@ DEVICE void load_step(u32 stage, Rows x, Rows y, const float* weight, int step, 
     load_tile<STATE_STEP, STATE_N, THREADS>(stage + X_BYTES, y, row, n0);
     for (int r = threadIdx.x * 4; r < STATE_STEP; r += THREADS * 4) copy_async(stage + X_BYTES + Y_BYTES + r * 4, weight + row + r);
 }
+
+DEVICE u32 scale_bf16x2(u32 pair, float2 w) { return pack_bf16(low_bf16(pair) * w.x, high_bf16(pair) * w.y); }
 
 // x: [B, NH, S, DQK], y: [B, NH, S, DHV] bf16 with strides; weight: [B NH, NC CHUNK]; keep: [B NH, NC];
 // first, last: [B NH, DQK, DHV] float32, the memory to start from and the one at the other end, or null; states: [B NH, NC, DQK, DHV] bf16,
@@ -103,17 +105,16 @@ KERNEL void __launch_bounds__(THREADS) mlstm_states(
 #pragma unroll
         for (int k = 0; k < STATE_STEP; k += 16)
         {
-            const float2 first_pair = *(const float2*)(weights + k + lane % 4 * 2), second_pair = *(const float2*)(weights + k + 8 + lane % 4 * 2);
-            const u32 low = pack_bf16(first_pair.x, first_pair.y), high = pack_bf16(second_pair.x, second_pair.y);
+            const float2 low = *(const float2*)(weights + k + lane % 4 * 2), high = *(const float2*)(weights + k + 8 + lane % 4 * 2);
             u32 a[2][4];
 #pragma unroll
             for (int i = 0; i < 2; i++)
             {
                 load_left<STATE_M, true>(a[i], stage, m + 16 * i, k);
-                a[i][0] = multiply_bf16x2(a[i][0], low);
-                a[i][1] = multiply_bf16x2(a[i][1], low);
-                a[i][2] = multiply_bf16x2(a[i][2], high);
-                a[i][3] = multiply_bf16x2(a[i][3], high);
+                a[i][0] = scale_bf16x2(a[i][0], low);
+                a[i][1] = scale_bf16x2(a[i][1], low);
+                a[i][2] = scale_bf16x2(a[i][2], high);
+                a[i][3] = scale_bf16x2(a[i][3], high);
             }
 #pragma unroll
             for (int j = 0; j < 2; j++)
