@@ -1,4 +1,7 @@
 using System.Runtime.InteropServices;
+using TorchSharp;
+using XlstmLab.Native;
+using XlstmLab.Native.Cuda;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Kernels;
@@ -12,13 +15,13 @@ internal readonly record struct AdamWSettings
 {
     public required double Rate { get; init; }
 
-    public required double Beta1 { get; init; }
+    public double Beta1 { get; init; }
 
-    public required double Beta2 { get; init; }
+    public double Beta2 { get; init; }
 
-    public required double Epsilon { get; init; }
+    public double Epsilon { get; init; }
 
-    public required double Decay { get; init; }
+    public double Decay { get; init; }
 
     /// <summary>The greatest norm that gradients are left with; 0 for any.</summary>
     public double Clip { get; init; }
@@ -145,6 +148,32 @@ internal sealed class AdamWKernel : IDisposable
         Kernel.Launch(Source, "adamw_update", [], new(blocks, Threads), _partials, _segments, _owners, _rule);
     }
 
+    /// <summary>Asks for <see cref="Record"/> as it is when the device gets here, without waiting for it.</summary>
+    /// <returns>Waits for the record; to be called once.</returns>
+    public Func<AdamWRecord> ReadLater()
+    {
+        using var scope = NewDisposeScope();
+        if (_device.type == DeviceType.CPU)
+        {
+            var now = Record;
+            return () => now;
+        }
+
+        var host = empty(_record.shape, ScalarType.Int64).pin_memory().DetachFromDisposeScope();
+        host.copy_(_record, true);
+        CudaDriver.Check(CudaDriver.cuEventCreate(out var arrival, CudaDriver.EventWithoutTiming), "make an event");
+        CudaDriver.Check(CudaDriver.cuEventRecord(arrival, 0), "record an event");
+        return () =>
+        {
+            using (host)
+            {
+                CudaDriver.Check(CudaDriver.cuEventSynchronize(arrival), "train: a kernel failed, or the device ran out of memory");
+                _ = CudaDriver.cuEventDestroy(arrival);
+                return MemoryMarshal.Cast<long, AdamWRecord>(host.data<long>().ToArray())[0];
+            }
+        };
+    }
+
     /// <inheritdoc/>
     public void Dispose()
     {
@@ -159,9 +188,7 @@ internal sealed class AdamWKernel : IDisposable
     private static void Write(Tensor target, Tensor values)
     {
         using var noGrad = no_grad();
-        using (values)
-        {
-            target.copy_(values);
-        }
+        using var source = values.ToDevice(target.device);
+        target.copy_(source);
     }
 }

@@ -4,13 +4,17 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;
 
-/// <summary>The last step of every language model, from the stream to logits.</summary>
-internal static class LanguageHead
+/// <summary>The last step of a language model, from the stream to logits: cap tanh((W x + b) / cap).</summary>
+/// <param name="Weight">W, [V, d].</param>
+/// <param name="Bias">b, [V], or null.</param>
+/// <param name="LogitSoftCap">The cap; null for none.</param>
+public sealed record LanguageHead(Tensor Weight, Tensor? Bias = null, double? LogitSoftCap = null)
 {
     /// <summary>[..., d] to [..., V], float32 or wider.</summary>
-    /// <param name="hidden">[..., d].</param>
-    /// <param name="head">The head; null where it is tied to the embedding.</param>
-    /// <param name="embedding">The embedding.</param>
-    public static Tensor Logits(Tensor hidden, Dense? head, Embedding embedding) =>
-        (head?.Forward(hidden) ?? nn.functional.linear(hidden, embedding.weight!.to(hidden.dtype))).Widened();
+    public Tensor Logits(Tensor hidden) =>
+        SoftCap.Apply(nn.functional.linear(hidden, Weight.to(hidden.dtype), Bias?.to(hidden.dtype)).Widened(), LogitSoftCap);
+
+    /// <summary>A head of its own, or the embedding where the two are tied.</summary>
+    internal static LanguageHead Of(Dense? head, Embedding embedding, double? softCap = null) =>
+        new(head?.Weight ?? embedding.weight!, head?.Bias, softCap);
 }

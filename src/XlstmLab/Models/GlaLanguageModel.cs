@@ -60,7 +60,10 @@ public sealed class GlaLanguageModel : LanguageModel
     }
 
     /// <inheritdoc/>
-    public override Tensor Logits(Tensor hidden) => LanguageHead.Logits(hidden, _head, _backbone.Embedding);
+    public override LanguageHead Head => LanguageHead.Of(_head, _backbone.Embedding);
+
+    /// <inheritdoc/>
+    public override Tensor Logits(Tensor hidden) => Head.Logits(hidden);
 
     /// <summary>
     /// Normal weights and biases of 0, as flash-linear-attention draws them; what writes into the stream is scaled down by sqrt(2 L), its

@@ -1,5 +1,7 @@
 using TorchSharp;
 using XlstmLab.Cells;
+using XlstmLab.Kernels;
+using XlstmLab.Layers;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models;
@@ -62,8 +64,7 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
         }
 
         using var scope = NewDisposeScope();
-        var embedded = Embed(tokens); // (B, S, d)
-        var (hidden, last) = ForwardHidden(ComputeType is { } type ? embedded.to(type) : embedded, state, layout, returnState);
+        var (hidden, last) = ForwardHidden(Computed(Embed(tokens)), state, layout, returnState); // (B, S, d)
         if (positions is not null)
         {
             hidden = hidden.flatten(0, 1).index_select(0, positions); // (N, d)
@@ -84,6 +85,9 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
     public abstract (Tensor Hidden, ModelState? State) ForwardHidden(
         Tensor embedded, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false);
 
+    /// <summary>What makes logits of the last block's output, where that is one matrix: losses then need not have all logits at once.</summary>
+    public virtual LanguageHead? Head => null;
+
     /// <summary>The head: [..., d] to [..., V] float32, or wider where the weights are.</summary>
     public abstract Tensor Logits(Tensor hidden);
 
@@ -95,6 +99,25 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
         ArgumentNullException.ThrowIfNull(states);
         return new(states[0].Tensors.Keys.Select(name => KeyValuePair.Create(name, cat([.. states.Select(s => s[name])], 0))));
     }
+
+    /// <summary>Whether <see cref="Loss"/> can be taken: on a GPU in bfloat16.</summary>
+    internal bool HasLossKernel => HeadLossKernel.Serves(Head, ComputeType);
+
+    /// <summary>The cross-entropy in nats, summed over the targets and divided, without the logits of all positions at once.</summary>
+    /// <param name="tokens">[B, S] int64.</param>
+    /// <param name="targets">[B, S] int64; <see cref="CrossEntropyKernel.Ignored"/> does not count.</param>
+    /// <param name="divisor">Such as the number of targets.</param>
+    /// <param name="layout">Document starts and padding.</param>
+    /// <returns>[] float64, in the caller's dispose scope.</returns>
+    internal Tensor Loss(Tensor tokens, Tensor targets, long divisor, SequenceLayout? layout)
+    {
+        CheckTokens(tokens);
+        using var scope = NewDisposeScope();
+        var (hidden, _) = ForwardHidden(Computed(Embed(tokens)), null, layout); // (B, S, d)
+        return HeadLossKernel.Forward(hidden.flatten(0, 1), Head!, targets.flatten(), divisor).MoveToOuterDisposeScope();
+    }
+
+    private Tensor Computed(Tensor embedded) => ComputeType is { } type ? embedded.to(type) : embedded;
 
     private void CheckTokens(Tensor tokens)
     {

@@ -82,7 +82,10 @@ public sealed class LlamaLanguageModel : LanguageModel
     }
 
     /// <inheritdoc/>
-    public override Tensor Logits(Tensor hidden) => LanguageHead.Logits(hidden, _head, _backbone.Embedding);
+    public override LanguageHead Head => LanguageHead.Of(_head, _backbone.Embedding);
+
+    /// <inheritdoc/>
+    public override Tensor Logits(Tensor hidden) => Head.Logits(hidden);
 
     /// <inheritdoc/>
     /// <remarks>Shorter caches are filled up with keys that no token sees.</remarks>

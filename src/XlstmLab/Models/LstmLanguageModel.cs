@@ -64,7 +64,10 @@ public sealed class LstmLanguageModel : LanguageModel
     }
 
     /// <inheritdoc/>
-    public override Tensor Logits(Tensor hidden) => LanguageHead.Logits(hidden, _head, _backbone.Embedding);
+    public override LanguageHead Head => LanguageHead.Of(_head, _backbone.Embedding);
+
+    /// <inheritdoc/>
+    public override Tensor Logits(Tensor hidden) => Head.Logits(hidden);
 
     /// <summary>
     /// The LSTM layers' weights are uniform between -1/sqrt(d) and 1/sqrt(d), as torch draws them, and their biases 0 but the forget

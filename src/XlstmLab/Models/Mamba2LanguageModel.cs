@@ -48,7 +48,10 @@ public sealed class Mamba2LanguageModel : LanguageModel
         _backbone.Forward(embedded, state, layout, returnState, Observer);
 
     /// <inheritdoc/>
-    public override Tensor Logits(Tensor hidden) => LanguageHead.Logits(hidden, _head, _backbone.Embedding);
+    public override LanguageHead Head => LanguageHead.Of(_head, _backbone.Embedding);
+
+    /// <inheritdoc/>
+    public override Tensor Logits(Tensor hidden) => Head.Logits(hidden);
 }
 
 /// <summary>

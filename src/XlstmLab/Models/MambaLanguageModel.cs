@@ -48,7 +48,10 @@ public sealed class MambaLanguageModel : LanguageModel
         _backbone.Forward(embedded, state, layout, returnState, Observer);
 
     /// <inheritdoc/>
-    public override Tensor Logits(Tensor hidden) => LanguageHead.Logits(hidden, _head, _backbone.Embedding);
+    public override LanguageHead Head => LanguageHead.Of(_head, _backbone.Embedding);
+
+    /// <inheritdoc/>
+    public override Tensor Logits(Tensor hidden) => Head.Logits(hidden);
 }
 
 /// <summary>y = W_out(SSM(SiLU(conv(x))) * SiLU(z)) with (x, z) = W_in u (Gu and Dao 2023, figure 3).</summary>

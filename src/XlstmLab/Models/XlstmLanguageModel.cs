@@ -60,8 +60,10 @@ public sealed class XlstmLanguageModel : LanguageModel
     }
 
     /// <inheritdoc/>
-    public override Tensor Logits(Tensor hidden) =>
-        SoftCap.Apply(LanguageHead.Logits(hidden, _head, _backbone.Embedding), _config.OutputLogitSoftCap);
+    public override LanguageHead Head => LanguageHead.Of(_head, _backbone.Embedding, _config.OutputLogitSoftCap);
+
+    /// <inheritdoc/>
+    public override Tensor Logits(Tensor hidden) => Head.Logits(hidden);
 
     /// <summary>One deviation for what reads the stream, another for what writes into it.</summary>
     private void Initialize(int seed)

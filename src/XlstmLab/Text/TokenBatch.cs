@@ -1,3 +1,4 @@
+using XlstmLab.Native;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Text;
@@ -39,13 +40,16 @@ public sealed record TokenBatch(int[] Inputs, int[] Targets, bool[] DocumentStar
     }
 
     /// <summary>The inputs as a tensor [Rows, Length] int64.</summary>
-    public Tensor ToInputTensor(Device? device = null) => tensor(Inputs, [Rows, Length], int64, device);
+    public Tensor ToInputTensor(Device? device = null) => tensor(Inputs, [Rows, Length], int64).ToDevice(device);
 
     /// <summary>The targets as a tensor [Rows, Length] int64.</summary>
-    public Tensor ToTargetTensor(Device? device = null) => tensor(Targets, [Rows, Length], int64, device);
+    public Tensor ToTargetTensor(Device? device = null) => tensor(Targets, [Rows, Length], int64).ToDevice(device);
 
     /// <summary>The document starts as a tensor [Rows, Length] bool.</summary>
-    public Tensor ToDocumentStartTensor(Device? device = null) => tensor(DocumentStarts, [Rows, Length], @bool, device);
+    public Tensor ToDocumentStartTensor(Device? device = null) => tensor(DocumentStarts, [Rows, Length], @bool).ToDevice(device);
+
+    /// <summary>Whether a document starts anywhere but at a row's first token, where a fresh state makes no difference.</summary>
+    internal bool HasInnerStarts => Enumerable.Range(0, Rows).Any(row => DocumentStarts.AsSpan(row * Length + 1, Length - 1).Contains(true));
 
     /// <summary>Some of the rows.</summary>
     /// <param name="first">The first of them.</param>

@@ -1,6 +1,7 @@
 using System.Numerics;
 using TorchSharp;
 using TorchSharp.Modules;
+using XlstmLab.Kernels;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Training;
@@ -19,6 +20,7 @@ public sealed class AdamW : IDisposable
     private readonly Tensor[] _squares;
     private readonly Tensor _steps;
     private readonly MemoryBlock[] _blocks;
+    private AdamWKernel? _kernel;
     private readonly double _beta1;
     private readonly double _beta2;
     private readonly double _epsilon;
@@ -101,6 +103,35 @@ public sealed class AdamW : IDisposable
         }
     }
 
+    /// <summary>Whether updates can be made by kernels, on a GPU.</summary>
+    internal bool HasKernel => _parameters.Length > 0 && Kernel.Reaches(_parameters[0].Weight);
+
+    /// <summary>
+    /// One update as <see cref="Step"/>, which the device clips, or leaves out where loss or norm are not finite or beyond a limit, without a
+    /// word from the host.
+    /// </summary>
+    /// <param name="settings">Learning rate, clipping and limits; the rest is the optimiser's own.</param>
+    /// <param name="loss">[] or [1] float64 on the device.</param>
+    /// <param name="averages">The running average of each parameter, or null.</param>
+    /// <returns>Waits for the record of this update; to be called once.</returns>
+    internal Func<AdamWRecord> StepOnDevice(AdamWSettings settings, Tensor loss, IReadOnlyList<Tensor>? averages)
+    {
+        if (_kernel is null)
+        {
+            _kernel = new(_parameters.Select((p, k) => new AdamWParameter(p.Weight, _means[k], _squares[k], p.Decays, Average: averages?[k])));
+            _kernel.Record = new() { Updates = Steps };
+        }
+
+        _kernel.Step(settings with { Beta1 = _beta1, Beta2 = _beta2, Epsilon = _epsilon, Decay = _weightDecay }, loss);
+        var later = _kernel.ReadLater();
+        return () =>
+        {
+            var record = later();
+            _steps.fill_(record.Updates);
+            return record;
+        };
+    }
+
     /// <summary>The moments and the number of updates, by name: <c>exp_avg.NAME</c>, <c>exp_avg_sq.NAME</c> and <c>step</c>.</summary>
     /// <returns>The optimiser's own tensors, not copies: what is written into them counts.</returns>
     public IReadOnlyDictionary<string, Tensor> StateDict()
@@ -138,6 +169,7 @@ public sealed class AdamW : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
+        _kernel?.Dispose();
         foreach (var moment in _means.Concat(_squares).Append(_steps))
         {
             moment.Dispose();

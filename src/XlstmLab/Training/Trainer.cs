@@ -4,6 +4,7 @@ using Microsoft.Extensions.Logging.Abstractions;
 using TorchSharp.Modules;
 using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
+using XlstmLab.Kernels;
 using XlstmLab.Models;
 using XlstmLab.Text;
 using static TorchSharp.torch;
@@ -13,7 +14,8 @@ namespace XlstmLab.Training;
 /// <summary>Trains a language model in a run folder, from where an earlier call stopped if there was one.</summary>
 /// <remarks>
 /// The same configuration, data and number of threads on the same CPU give the same losses bit for bit, however often the run was
-/// stopped or killed in between. Training sets the seed of torch's global generator.
+/// stopped or killed in between. Training sets the seed of torch's global generator. On a GPU, metrics come one update late, but for those
+/// that are validated or saved, and spikes are judged by what was known when the update was begun.
 /// </remarks>
 /// <param name="model">The model: float32, on the device it trains on.</param>
 /// <param name="config">The configuration of the training.</param>
@@ -134,31 +136,106 @@ public sealed class Trainer(
         var savedStep = position.Step;
         var secondsBefore = position.Seconds;
         var watch = Stopwatch.StartNew();
+        var finished = watch.Elapsed;
+        Update? running = null;
         model.train();
-        while (position.Step < config.Steps && !cancellationToken.IsCancellationRequested)
+        while (position.Step + (running is null ? 0 : 1) < config.Steps && !cancellationToken.IsCancellationRequested)
         {
-            var step = position.Step + 1;
-            var rows = config.BatchSizeAt(step);
-            var rate = config.LearningRate(step);
-            var measures = config.StatisticsEvery > 0 && step % config.StatisticsEvery == 0;
-            var stepStart = watch.Elapsed;
-
-            var gates = measures ? new GateRecorder() : null;
-            var loss = AccumulateGradients(rows, gates);
-            var norm = GradientNorm();
-            var scale = config.GradientClip is { } clip && norm > clip ? clip / norm : 1;
-            var spike = position.Spike(loss, norm, config.Spikes);
-            var skipped = Unusable(loss, norm) ?? (config.Spikes is { SkipUpdate: true } ? spike : null);
-            using var updates = measures ? new UpdateRecorder(_parameters) : null;
-            if (skipped is null)
+            var step = position.Step + (running is null ? 1 : 2);
+            var update = Begin(step);
+            if (running is not null)
             {
-                optimizer.Step(rate, scale);
-                average?.Update();
+                Finish(running);
             }
 
+            running = update;
+            if (!optimizer.HasKernel || update.Measures || Validates(step) || step % config.CheckpointEvery == 0)
+            {
+                running = null;
+                Finish(update);
+            }
+        }
+
+        if (running is not null)
+        {
+            Finish(running);
+        }
+
+        if (position.Step > savedStep)
+        {
+            checkpoint = Save(run, optimizer, average, position);
+        }
+
+        var status = position.Step == config.Steps ? TrainingStatus.Completed : TrainingStatus.Stopped;
+        Log(
+            run,
+            LogLevel.Information,
+            $"{status} after step {position.Step} of {config.Steps}, {position.Tokens:N0} tokens and {position.Seconds:F0} s.");
+        return new(status, position.Step, position.Tokens, position.Seconds, last, lastValidated, checkpoint);
+
+        // A GPU has yet to do what was begun: what it made of it is asked for when the next update has been begun, so that it never waits.
+        Update Begin(int step)
+        {
+            if (!optimizer.HasKernel)
+            {
+                finished = watch.Elapsed;
+            }
+
+            var (rows, rate) = (config.BatchSizeAt(step), config.LearningRate(step));
+            var measures = config.StatisticsEvery > 0 && step % config.StatisticsEvery == 0;
+            var gates = measures ? new GateRecorder() : null;
+            using var scope = NewDisposeScope();
+            var loss = AccumulateGradients(rows, gates);
+            using var updates = measures ? new UpdateRecorder(_parameters) : null;
+            var result = optimizer.HasKernel ? StepOnDevice(loss) : Step(loss.item<double>());
+            var statistics = updates?.Statistics();
             model.zero_grad();
+            return new(step, rows, rate, measures, gates?.Statistics(), statistics, result);
+
+            Func<UpdateResult> Step(double value)
+            {
+                var norm = GradientNorm();
+                var skipped = Unusable(value, norm) ?? (config.Spikes is { SkipUpdate: true } ? position.Spike(value, norm, config.Spikes) : null);
+                if (skipped is null)
+                {
+                    optimizer.Step(rate, config.GradientClip is { } clip && norm > clip ? clip / norm : 1);
+                    average?.Update();
+                }
+
+                return () => new(value, norm, skipped);
+            }
+
+            Func<UpdateResult> StepOnDevice(Tensor value)
+            {
+                var (lossLimit, normLimit) = config.Spikes is { SkipUpdate: true } ? position.SpikeLimits(config.Spikes) : default;
+                var settings = new AdamWSettings
+                {
+                    Rate = rate,
+                    Clip = config.GradientClip ?? 0,
+                    LossLimit = lossLimit,
+                    NormLimit = normLimit,
+                    AverageDecay = average?.Decay ?? 0,
+                };
+                var later = optimizer.StepOnDevice(settings, value, average?.Averages);
+                return () =>
+                {
+                    var record = later();
+                    var why = record.Applied == 1 ? null
+                        : position.Spike(record.Loss, record.Norm, config.Spikes)
+                        ?? $"the loss is {record.Loss} and the gradients' norm {record.Norm}";
+                    return new(record.Loss, record.Norm, why);
+                };
+            }
+        }
+
+        void Finish(Update update)
+        {
+            var (loss, norm, skipped) = update.Result();
+            var (step, rows) = (update.Step, update.Rows);
+            var spike = position.Spike(loss, norm, config.Spikes);
             position.Advance(rows * (long)config.ContextLength, loss, norm, skipped is not null, config.Spikes?.Window);
-            var seconds = (watch.Elapsed - stepStart).TotalSeconds;
+            var seconds = (watch.Elapsed - finished).TotalSeconds;
+            finished = watch.Elapsed;
             if ((skipped ?? spike) is { } remark)
             {
                 Log(run, LogLevel.Warning, $"Step {step}: {remark}; the update was {(skipped is null ? "made" : "left out")}.");
@@ -169,26 +246,27 @@ public sealed class Trainer(
                 Step = step,
                 Tokens = position.Tokens,
                 Loss = loss,
-                LearningRate = rate,
+                LearningRate = update.Rate,
                 GradientNorm = norm,
                 ClippedShare = position.ClippedShare(config.GradientClip),
                 BatchSize = rows,
                 TokensPerSecond = rows * (long)config.ContextLength / seconds,
                 Seconds = 0,
                 Skipped = skipped,
-                ParameterNorm = measures ? GlobalNorm.Of([.. _parameters.Select(p => p.Parameter)]) : null,
-                Gates = gates?.Statistics(),
-                Parameters = updates?.Statistics(),
+                ParameterNorm = update.Measures ? GlobalNorm.Of([.. _parameters.Select(p => p.Parameter)]) : null,
+                Gates = update.Gates,
+                Parameters = update.Parameters,
             };
-            if (validationBatches.Length > 0 && (step % config.ValidateEvery == 0 || step == config.Steps))
+            if (Validates(step))
             {
                 metrics = Validate(metrics, validationBatches, validationBytes, average);
                 Log(run, LogLevel.Information, $"Step {step}: loss {loss:F4}, validation {metrics.ValidationLoss:F4} nats a token.");
+                finished = watch.Elapsed;
             }
 
             position.Seconds = secondsBefore + watch.Elapsed.TotalSeconds;
             metrics = metrics with { Seconds = position.Seconds };
-            if (step % config.LogEvery == 0 || step == config.Steps || measures || metrics.IsValidated || (skipped ?? spike) is not null)
+            if (step % config.LogEvery == 0 || step == config.Steps || update.Measures || metrics.IsValidated || (skipped ?? spike) is not null)
             {
                 run.Append(metrics, config.TensorBoard);
             }
@@ -207,25 +285,16 @@ public sealed class Trainer(
             if (step % config.CheckpointEvery == 0)
             {
                 (checkpoint, savedStep) = (Save(run, optimizer, average, position), step);
+                finished = watch.Elapsed;
             }
         }
 
-        if (position.Step > savedStep)
-        {
-            checkpoint = Save(run, optimizer, average, position);
-        }
-
-        var status = position.Step == config.Steps ? TrainingStatus.Completed : TrainingStatus.Stopped;
-        Log(
-            run,
-            LogLevel.Information,
-            $"{status} after step {position.Step} of {config.Steps}, {position.Tokens:N0} tokens and {position.Seconds:F0} s.");
-        return new(status, position.Step, position.Tokens, position.Seconds, last, lastValidated, checkpoint);
+        bool Validates(int step) => validationBatches.Length > 0 && (step % config.ValidateEvery == 0 || step == config.Steps);
     }
 
     /// <summary>Adds up the gradients of a whole batch, in pieces that fit the memory.</summary>
-    /// <returns>The mean loss over the batch's targets.</returns>
-    private double AccumulateGradients(int rows, GateRecorder? gates)
+    /// <returns>The mean loss over the batch's targets, [1] float64.</returns>
+    private Tensor AccumulateGradients(int rows, GateRecorder? gates)
     {
         using var scope = NewDisposeScope();
         var observer = model.Observer;
@@ -238,13 +307,13 @@ public sealed class Trainer(
             {
                 using var micro = NewDisposeScope();
                 var part = batch.Slice(done, Math.Min(config.MicroBatchSize ?? rows, rows - done));
-                var loss = SummedLoss(part) / batch.TargetCount;
+                var loss = Loss(part, batch.TargetCount);
                 loss.backward();
                 total.add_(loss.detach());
                 done += part.Rows;
             }
 
-            return total.item<double>();
+            return total.MoveToOuterDisposeScope();
         }
         finally
         {
@@ -252,10 +321,16 @@ public sealed class Trainer(
         }
     }
 
-    /// <summary>The cross-entropy summed over all targets.</summary>
-    private Tensor SummedLoss(TokenBatch batch)
+    /// <summary>The cross-entropy summed over all targets and divided.</summary>
+    private Tensor Loss(TokenBatch batch, long divisor)
     {
         var device = _parameters[0].Parameter.device;
+        if (model.HasLossKernel)
+        {
+            var borders = batch.HasInnerStarts ? new SequenceLayout(batch.ToDocumentStartTensor(device)) : null;
+            return model.Loss(batch.ToInputTensor(device), batch.ToTargetTensor(device), divisor, borders);
+        }
+
         var layout = new SequenceLayout(batch.ToDocumentStartTensor(device));
         var targets = batch.Targets;
         Tensor? positions = null;
@@ -268,7 +343,8 @@ public sealed class Trainer(
 
         var logits = model.Forward(batch.ToInputTensor(device), layout: layout, positions: positions).Logits; // (B, S, V) or (N, V)
         return nn.functional.cross_entropy(
-            logits.to(ScalarType.Float32).reshape(-1, model.VocabularySize), tensor(targets, [targets.Length], int64, device), reduction: nn.Reduction.Sum);
+            logits.to(ScalarType.Float32).reshape(-1, model.VocabularySize), tensor(targets, [targets.Length], int64, device), reduction: nn.Reduction.Sum)
+            / divisor;
     }
 
     private double GradientNorm()
@@ -322,7 +398,7 @@ public sealed class Trainer(
             {
                 using var scope = NewDisposeScope();
                 var part = batch.Slice(row, Math.Min(config.MicroBatchSize ?? config.BatchSize, batch.Rows - row));
-                sum += SummedLoss(part).item<float>();
+                sum += Loss(part, 1).to(ScalarType.Float64).item<double>();
                 row += part.Rows;
             }
         }
@@ -389,4 +465,11 @@ public sealed class Trainer(
         run.Log(level >= LogLevel.Warning ? $"{level}: {message}" : message);
         _logger.Log(level, "{Message}", message);
     }
+
+    /// <summary>An update that was begun; its result waits for it to be done.</summary>
+    private sealed record Update(
+        int Step, int Rows, double Rate, bool Measures, GateStatistics[]? Gates, ParameterStatistics[]? Parameters, Func<UpdateResult> Result);
+
+    /// <summary>What an update came to; <see cref="Skipped"/> says why it was left out, if it was.</summary>
+    private readonly record struct UpdateResult(double Loss, double Norm, string? Skipped);
 }

@@ -55,6 +55,10 @@ internal sealed class TrainingPosition
             : null;
     }
 
+    /// <summary>The loss and the norm from which on <see cref="Spike"/> finds one; 0 where there is none yet.</summary>
+    public (double Loss, double Norm) SpikeLimits(SpikeRule? rule) =>
+        rule is null || _losses.Count < rule.Window / 4 ? (0, 0) : (rule.LossFactor * Median(_losses), rule.GradientNormFactor * Median(_norms));
+
     public TrainerState ToState(BatchPosition loader, byte[] randomState, int threads) =>
         new()
         {

@@ -22,6 +22,12 @@ public sealed class WeightAverage : IDisposable
         _decay = decay;
     }
 
+    /// <summary>The averages, in the parameters' order.</summary>
+    internal IReadOnlyList<Tensor> Averages => _averages;
+
+    /// <summary>The share of the old average that each update keeps.</summary>
+    internal double Decay => _decay;
+
     /// <summary>Moves the average towards the present weights.</summary>
     public void Update()
     {

@@ -93,6 +93,9 @@ internal static unsafe partial class CudaDriver
     [LibraryImport(Library)]
     internal static partial int cuLaunchKernelEx(LaunchConfig* config, nint function, void** arguments, void** extra);
 
+    /// <summary>CU_EVENT_DISABLE_TIMING.</summary>
+    internal const uint EventWithoutTiming = 2;
+
     [LibraryImport(Library)]
     internal static partial int cuEventCreate(out nint handle, uint flags);
 
