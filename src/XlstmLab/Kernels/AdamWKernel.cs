@@ -159,7 +159,7 @@ internal sealed class AdamWKernel : IDisposable
             return () => now;
         }
 
-        var host = empty(_record.shape, ScalarType.Int64).pin_memory().DetachFromDisposeScope();
+        var host = empty(_record.shape, ScalarType.Int64, CPU).pin_memory().DetachFromDisposeScope();
         host.copy_(_record, true);
         CudaDriver.Check(CudaDriver.cuEventCreate(out var arrival, CudaDriver.EventWithoutTiming), "make an event");
         CudaDriver.Check(CudaDriver.cuEventRecord(arrival, 0), "record an event");

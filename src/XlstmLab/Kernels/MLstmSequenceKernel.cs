@@ -215,8 +215,7 @@ internal static class MLstmSequenceKernel
             var (outputs, rows, keep, sums, states, n) = Run(new(inputs, call));
 
             // What is saved outlives this method; of an output, an alias is. An absent tensor has an empty place.
-            var (lastC, lastN) = call.ReturnState ? (outputs[1].detach(), outputs[2].detach()) : default;
-            Tensor?[] optional = [inputs[5], inputs[6], inputs[7], n, lastC, lastN, call.Starts, call.Padding];
+            Tensor?[] optional = [inputs[5], inputs[6], inputs[7], n, call.Starts, call.Padding];
             var saved = inputs.Take(5).Concat([rows, keep, sums, states]).Concat(optional.OfType<Tensor>()).Select(t => t!.MoveToOuterDisposeScope()).ToList();
             ctx.save_for_backward(saved);
             ctx.save_data("present", optional.Select(t => t is not null).ToArray());
@@ -233,10 +232,10 @@ internal static class MLstmSequenceKernel
             var saved = new Queue<Tensor>(ctx.get_saved_variables());
             var always = Enumerable.Range(0, 9).Select(_ => saved.Dequeue()).ToArray();
             var optional = ((bool[])ctx.get_data("present")).Select(there => there ? saved.Dequeue() : null).ToArray();
-            var call = (Call)ctx.get_data("call") with { Starts = optional[6], Padding = optional[7] };
+            var call = (Call)ctx.get_data("call") with { Starts = optional[4], Padding = optional[5] };
             var pass = new Pass([.. always.Take(5), optional[0], optional[1], optional[2]], call);
             var (rows, keep, sums, states) = (always[5], always[6], always[7], always[8]);
-            var (n, lastC, lastN) = (optional[3], optional[4], optional[5]);
+            var n = optional[3];
             var dh = gradients[0].IsInvalid ? zeros_like(pass.V) : Aligned(gradients[0]);
             var (dLastC, dLastN) = call.ReturnState ? (Given(gradients[1]), Given(gradients[2])) : default;
             var exact = call.Options is { Normalize: true, NormalizerGradient: NormalizerGradient.Exact };
@@ -258,13 +257,12 @@ internal static class MLstmSequenceKernel
                     .. Strided(dq), .. Strided(dk), .. Strided(dv), writes, pass.Length,
                 ]);
 
-            // What passes through the last state, to every forget gate.
-            var carried = dLastC is null ? null : (lastC! * dLastC).sum([2, 3]);
-            carried = dLastN is null ? carried : (lastN! * dLastN).sum(2).add_(carried ?? zeros(1, device: pass.Device));
+            var first = dLastC is null && dLastN is null || pass.C0 is null ? null : (pass.C0 * firstC!).sum([2, 3]);
+            first = first is null || firstN is null ? first : first.add_((pass.N0! * firstN).sum(2));
             var (dInput, dForget) = (pass.Gate(), pass.Gate());
             pass.Launch(
                 "MLstmGates.cu", "mlstm_gates_backward", new(pass.Heads, 1024, 128) { BlocksY = (int)pass.Batch },
-                [.. pass.GateArguments(), dots, writes, carried, dInput, dForget, pass.Length]);
+                [.. pass.GateArguments(), dots, writes, first, dLastC is null && dLastN is null ? 0 : 1, dInput, dForget, pass.Length]);
             if (pass.N0 is not null && firstN is null)
             {
                 firstN = zeros_like(pass.N0);

@@ -7,13 +7,13 @@ namespace XlstmLab.Native;
 internal static class DeviceTransfer
 {
     /// <summary>The tensor on a device; on a GPU it arrives in the order of the operations there, while the host goes on.</summary>
-    /// <param name="host">A tensor on the CPU; it is disposed unless it is the result.</param>
+    /// <param name="host">A tensor, which is disposed unless it is the result.</param>
     /// <param name="device">Where to; null is the CPU.</param>
     public static Tensor ToDevice(this Tensor host, Device? device)
     {
-        if (device is null || device.type == DeviceType.CPU)
+        if (device is null || device.type == DeviceType.CPU || host.device_type != DeviceType.CPU)
         {
-            return host;
+            return device is null ? host : host.to(device, disposeAfter: true);
         }
 
         // libtorch keeps the page-locked copy until the transfer is over.

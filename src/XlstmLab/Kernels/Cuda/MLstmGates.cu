@@ -215,7 +215,9 @@ KERNEL void __launch_bounds__(1024) mlstm_gates(
 
 // The gates' gradients, from q . dq and k . dk:
 //     dli_j = k_j . dk_j,   dlf_t = sum_{i >= t} (q_i . dq_i - k_i . dk_i) + carried,
-// carried ([B NH] or null) being what passes through the last state. A document's first forget gate acts on nothing.
+// carried being what passes through the last state. Before the first token the sum is <C_0, dC_0> + <n_0, dn_0>: where the last state has a
+// gradient, `first` ([B NH], or null for an empty state) is that, and carried follows from it. A product of the last state, of which more is
+// rounded, would not cancel against the sums as well. A document's first forget gate acts on nothing.
 // dots: [3, B NH, NC CHUNK] as mlstm_backward_scores makes them; k_writes: [B NH, NC CHUNK], the memory's share of k . dk.
 // d_input, d_forget: [B, NH, S]. grid (NH, B), block 1024, shared 128 bytes.
 // Sums run from the end, always in the same order.
@@ -223,7 +225,7 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     const float* RESTRICT input, i64 input_batch, int input_head, int input_token,
     const float* RESTRICT forget, i64 forget_batch, int forget_head, int forget_token,
     const unsigned char* RESTRICT starts, const unsigned char* RESTRICT padding,
-    const float* RESTRICT dots, const float* RESTRICT k_writes, const float* RESTRICT carried,
+    const float* RESTRICT dots, const float* RESTRICT k_writes, const float* RESTRICT first, int has_last,
     float* RESTRICT d_input, float* RESTRICT d_forget, int length)
 {
     SHARED_MEMORY(memory);
@@ -238,7 +240,17 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     if (padding) padding += (i64)blockIdx.y * length;
     dots += (i64)head * chunks * CHUNK;
     k_writes += (i64)head * chunks * CHUNK;
-    float after = carried ? carried[head] : 0.f;
+    float after = 0.f;
+    if (has_last)
+    {
+        float sum = 0.f;
+        for (int t = threadIdx.x; t < length; t += 1024) sum += dots[plane + t] + k_writes[t] - dots[t];
+        sum = warp_sum(sum);
+        if (lane == 0) warp_sums[warp] = sum;
+        __syncthreads();
+        after = (first ? first[head] : 0.f) + warp_sum(warp_sums[lane]);
+        __syncthreads();
+    }
     for (int done = 0; done < length; done += 1024)
     {
         const int t = length - 1 - done - (int)threadIdx.x;
