@@ -7,8 +7,9 @@ namespace XlstmLab.Text;
 /// <remarks>
 /// An epoch's stream is all documents in an order drawn from seed and epoch. Its windows are S + 1 tokens at a stride of S: the
 /// last token of one is the first of the next, so that each token is read once and is a target once; what is left at the end, fewer
-/// than S + 1 tokens, is dropped. The windows are handed out in an order that is drawn too. The same documents, context
-/// length and seed give the same batches on every machine. No tensors are held. Not thread-safe.
+/// than S + 1 tokens, is dropped. The windows are handed out in an order that is drawn too. A single document, which has no order, is read
+/// in a circle from a place that is drawn, lest its windows be the same in every epoch. The same documents, context length and seed give the
+/// same batches on every machine. No tensors are held. Not thread-safe.
 /// </remarks>
 public sealed class PackedTokens : BatchSource
 {
@@ -20,6 +21,7 @@ public sealed class PackedTokens : BatchSource
     private readonly long[] _starts;
     private readonly int[] _windows;
     private readonly long _tokenCount;
+    private int _shift;
     private int _preparedEpoch = -1;
 
     /// <summary>Starts at the first batch.</summary>
@@ -101,7 +103,7 @@ public sealed class PackedTokens : BatchSource
         for (var row = 0; row < rows; row++)
         {
             Prepare();
-            Copy((long)_windows[Window] * ContextLength, Row(tokens, row), _order, _starts);
+            Copy(((long)_windows[Window] * ContextLength + _shift) % _tokenCount, Row(tokens, row), _order, _starts);
             Window++;
             if (Window == WindowsPerEpoch)
             {
@@ -168,6 +170,7 @@ public sealed class PackedTokens : BatchSource
         }
 
         random.Shuffle(_windows);
+        _shift = _documents.Count == 1 ? random.Next((int)_tokenCount) : 0;
         _preparedEpoch = Epoch;
     }
 
@@ -190,8 +193,8 @@ public sealed class PackedTokens : BatchSource
         var offset = (int)(position - starts[k]);
         while (!target.IsEmpty)
         {
-            var source = _documents[order[k++]].AsSpan(offset);
-            offset = 0;
+            var source = _documents[order[k]].AsSpan(offset);
+            (k, offset) = ((k + 1) % order.Length, 0);
             var count = Math.Min(source.Length, target.Length);
             source[..count].CopyTo(target);
             target = target[count..];
