@@ -36,10 +36,16 @@ internal static class BenchProcess
             var output = process.StandardOutput.ReadToEndAsync(limit.Token);
             var errors = process.StandardError.ReadToEndAsync(limit.Token);
             await process.WaitForExitAsync(limit.Token);
-            return process.ExitCode == 0
-                ? JsonSerializer.Deserialize<BenchResult>(await output, Terminal.Json)!
-                : throw new InvalidOperationException(
-                    process.ExitCode == 137 ? "the system ended it, as it does when memory runs out" : (await errors).Trim().Split('\n')[0].Replace("error: ", "", StringComparison.Ordinal));
+            if (process.ExitCode == 0)
+            {
+                return JsonSerializer.Deserialize<BenchResult>(await output, Terminal.Json)!;
+            }
+
+            var said = (await errors).Trim().Split('\n')[0].Replace("error: ", "", StringComparison.Ordinal);
+            throw new InvalidOperationException(
+                process.ExitCode == 137 ? "the system ended it, as it does when memory runs out"
+                : said.Length > 0 ? said
+                : $"it ended with code {process.ExitCode}");
         }
         catch (OperationCanceledException)
         {

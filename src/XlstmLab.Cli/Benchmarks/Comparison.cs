@@ -54,7 +54,7 @@ internal sealed record Comparison
         var others = Script is null ? [] : await Script.RunAsync(Works, Device, ComputeType, text => tracker.Report(0.5, text), cancellationToken);
         return
         [
-            .. Works.SelectMany(work => own.Concat(IsOnGpu ? Rivals.Of(work) : []).Concat(others).Where(row => row.Work == work)),
+            .. Works.SelectMany(work => own.Concat(IsOnGpu && ComputeType == "bf16" ? Rivals.Of(work) : []).Concat(others).Where(row => row.Work == work)),
         ];
     }
 

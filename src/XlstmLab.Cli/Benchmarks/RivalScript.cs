@@ -29,6 +29,10 @@ internal sealed record RivalScript(string File, double Seconds, double MinSecond
     /// <summary>The script that comes with the program: Llama and others by transformers, attention, and NX-AI's packages where they are installed.</summary>
     public static string Own => Path.Combine(AppContext.BaseDirectory, "rivals.py");
 
+    /// <summary>The Python that runs it.</summary>
+    public string Python { get; init; } =
+        Environment.GetEnvironmentVariable(PythonVariable) is { Length: > 0 } set ? set : OperatingSystem.IsWindows() ? "python" : "python3";
+
     private string Name => Path.GetFileName(File);
 
     /// <summary>Measures; where it cannot, rows say why.</summary>
@@ -57,13 +61,12 @@ internal sealed record RivalScript(string File, double Seconds, double MinSecond
     private async Task<string?> RunAsync(
         IReadOnlyList<Workload> works, string request, List<Measurement> rows, Action<string> report, CancellationToken cancellationToken)
     {
-        var python = Environment.GetEnvironmentVariable(PythonVariable) is { Length: > 0 } set ? set : OperatingSystem.IsWindows() ? "python" : "python3";
         if (!System.IO.File.Exists(File))
         {
             return $"there is no file '{File}'";
         }
 
-        var start = new ProcessStartInfo(python, [File]) { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
+        var start = new ProcessStartInfo(Python, [File]) { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
         Process process;
         try
         {
@@ -71,7 +74,7 @@ internal sealed record RivalScript(string File, double Seconds, double MinSecond
         }
         catch (Win32Exception)
         {
-            return $"'{python}' could not be started: name a Python that has PyTorch by {PythonVariable}";
+            return $"'{Python}' could not be started: name a Python that has PyTorch by {PythonVariable}";
         }
 
         using (process)

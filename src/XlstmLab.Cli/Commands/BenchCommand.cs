@@ -79,7 +79,7 @@ internal static class BenchCommand
         };
         var shapes = new Option<string?>("--shapes")
         {
-            Description = "Compare cells at these shapes, B,NH,S,DK,DV of an mLSTM or B,S,NH,D of an sLSTM, separated by ';', instead of forms and lengths. "
+            Description = "Compare cells at these shapes, B,NH,S,DK,DV of an mLSTM or B,S,NH,D of an sLSTM, separated by '/', instead of forms and lengths. "
                 + $"Default on a GPU: {CellShapes.Default}.",
             HelpName = "LIST",
         };
@@ -87,11 +87,11 @@ internal static class BenchCommand
         {
             if (result.GetValueOrDefault<string?>() is { } list && CellShapes.Parse(list) is null)
             {
-                result.AddError($"--shapes is '{list}'; expected B,NH,S,DK,DV or B,S,NH,D, whole numbers of at least 1, separated by ';'.");
+                result.AddError($"--shapes is '{list}'; expected B,NH,S,DK,DV or B,S,NH,D, whole numbers of at least 1, separated by '/'.");
             }
         });
         var compute = ComputeOption();
-        var common = new BenchOptions(1, 5);
+        var common = new BenchOptions(1, 5, minSecondsOnGpu: 0.5);
         var command = new ExampleCommand(
             "cells",
             "Measures each form of the mLSTM against the length, and the sLSTM's fused operation against eager ones at B=8 S=512 NH=4 D=64; "
@@ -100,7 +100,7 @@ internal static class BenchCommand
             "xlstm bench cells --lengths 256,1024 --chunks 64 --forms chunkwise,parallel --threads 1,2",
             "xlstm bench cells --markdown results/cells.md --csv results/cells.csv",
             "xlstm bench cells --device cuda",
-            "xlstm bench cells --device cuda --shapes '8,4,2048,128,256;16,1024,4,192' --rival --output results/gpu")
+            "xlstm bench cells --device cuda --shapes 8,4,2048,128,256/16,1024,4,192 --rival --output results/gpu")
         {
             lengths, chunks, forms, batch, heads, qk, v, limit, shapes, compute,
         };
@@ -285,7 +285,7 @@ internal static class BenchCommand
         var type = compute ?? (onGpu ? "bf16" : "float32");
         var comparison = new Comparison
         {
-            Works = plan.Works,
+            Works = [.. plan.Works.Distinct()],
             Device = common.Device(parsed),
             DeviceName = onGpu ? Gpu.Name(index) : null,
             ComputeType = type,

@@ -30,15 +30,24 @@ internal sealed class BenchOptions
     };
 
     private readonly Option<double> _rivalSeconds = new("--rival-seconds") { Description = "How long the script may take.", HelpName = "SECONDS", DefaultValueFactory = _ => 300 };
-    private readonly Option<double> _minSeconds;
+    private readonly Option<double?> _minSeconds;
     private readonly Option<int> _repetitions;
+    private readonly double _usualMinSeconds;
+    private readonly double _usualMinSecondsOnGpu;
 
     /// <summary>Options with these defaults.</summary>
     /// <param name="minSeconds">Seconds to measure each row for.</param>
     /// <param name="repetitions">Repetitions of each row.</param>
-    public BenchOptions(double minSeconds, int repetitions)
+    /// <param name="minSecondsOnGpu">The seconds on a GPU; null for as many.</param>
+    public BenchOptions(double minSeconds, int repetitions, double? minSecondsOnGpu = null)
     {
-        _minSeconds = new("--min-time") { Description = "Seconds to measure each row for, at least.", HelpName = "SECONDS", DefaultValueFactory = _ => minSeconds };
+        (_usualMinSeconds, _usualMinSecondsOnGpu) = (minSeconds, minSecondsOnGpu ?? minSeconds);
+        var onGpu = minSecondsOnGpu is null ? "" : string.Create(CultureInfo.InvariantCulture, $", on a GPU {minSecondsOnGpu}");
+        _minSeconds = new("--min-time")
+        {
+            Description = string.Create(CultureInfo.InvariantCulture, $"Seconds to measure each row for, at least. Default: {minSeconds}{onGpu}."),
+            HelpName = "SECONDS",
+        };
         _repetitions = Compute.Positive(new Option<int>("--repetitions") { Description = "Repetitions of each row, at least.", HelpName = "N", DefaultValueFactory = _ => repetitions });
         _threads.Validators.Add(result => CheckNumbers(result, "--threads", result.GetValueOrDefault<string?>()));
     }
@@ -56,7 +65,7 @@ internal sealed class BenchOptions
     public bool IsOnGpu(ParseResult parsed) => Device(parsed) != "cpu";
 
     /// <summary>Seconds to measure each row for.</summary>
-    public double MinSeconds(ParseResult parsed) => parsed.GetValue(_minSeconds);
+    public double MinSeconds(ParseResult parsed) => parsed.GetValue(_minSeconds) ?? (IsOnGpu(parsed) ? _usualMinSecondsOnGpu : _usualMinSeconds);
 
     /// <summary>Repetitions of each row.</summary>
     public int Repetitions(ParseResult parsed) => parsed.GetValue(_repetitions);
