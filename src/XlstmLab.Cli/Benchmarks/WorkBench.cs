@@ -22,12 +22,15 @@ internal static class WorkBench
         return task.Work switch
         {
             MLstmWork work => Cell(
-                task, device, work.Length, work.ForwardBytes, length => MLstmInputs(work, length, type, device), x => MLstmCell.ForwardOutput(
+                task, device, work.Length, work.ForwardBytes, length => MLstmInputs(work, length, type, device),
+                x => MLstmCell.ForwardOutput(
                     x[0], x[1], x[2], x[3], x[4],
                     options: new() { InputGate = work.Gate == "sigmoid" ? InputGate.Sigmoid : InputGate.Exponential }),
                 cancellationToken),
             SLstmWork work => Cell(
-                task, device, work.Length, work.ForwardBytes, length => SLstmInputs(work, length, type, device), x => SLstmCell.Forward(x[0], x[1], x[2]).H, cancellationToken),
+                task, device, work.Length, work.ForwardBytes, length => SLstmInputs(work, length, type, device),
+                x => SLstmCell.Forward(x[0], x[1], x[2]).H,
+                cancellationToken),
             TrainingWork work => Training(work, task, device, type, cancellationToken),
             PrefillWork work => Prefill(work, task, device, type, cancellationToken),
             DecodeWork work => Decode(work, task, device, type, cancellationToken),

@@ -19,9 +19,9 @@ internal static class BenchCommand
     private const string InferenceOnGpu = "xlstm-400m,xlstm-7b";
 
     private const string CellMethod =
-        "Medians of passes, on a GPU between events of its stream, inputs taken in turn from more sets than a cache holds; gates in float32, the mLSTM with its normaliser. "
-        + "Counted are, for a token and head, 2 L (DK + DV) + 4 DK DV operations with chunks of L = 64 and the bytes of q, k, v and h, an sLSTM's 8 D D operations and the bytes of "
-        + "its gates and h; backward counts twice.";
+        "Medians of passes, on a GPU between events of its stream, inputs taken in turn from more sets than a cache holds; gates in float32, the "
+        + "mLSTM with its normaliser. Counted are, for a token and head, 2 L (DK + DV) + 4 DK DV operations with chunks of L = 64 and the bytes of "
+        + "q, k, v and h, an sLSTM's 8 D D operations and the bytes of its gates and h; backward counts twice.";
 
     private const string TrainingMethod =
         "Wall time of whole steps of the trainer on random tokens after 5 of warm-up, waiting for the device at both ends. "
@@ -34,7 +34,8 @@ internal static class BenchCommand
     private const string CpuMemory = "Memory is the growth of the resident set's peak.";
 
     private const string GpuMemory =
-        "Memory is what libtorch's allocator holds of the device at the end, by the driver's count, without context and libraries; others' is the peak that PyTorch's allocator tells.";
+        "Memory is what libtorch's allocator holds of the device at the end, by the driver's count, without context and libraries; others' is the "
+        + "peak that PyTorch's allocator tells.";
 
     /// <summary>The command and those below it.</summary>
     public static Command Create() => new ExampleCommand(
@@ -140,7 +141,8 @@ internal static class BenchCommand
 
     private static ExampleCommand Train()
     {
-        var presets = PresetOption($"Presets of any kind of model, separated by commas; NAME:BxS sets batch and context too. Default: {TrainingOnCpu}, on a GPU {TrainingOnGpu}.");
+        var presets = PresetOption(
+            $"Presets of any kind of model, separated by commas; NAME:BxS sets batch and context too. Default: {TrainingOnCpu}, on a GPU {TrainingOnGpu}.");
         var contexts = BenchOptions.List("--context", "Tokens a sequence. Default: 256,1024, on a GPU 2048.");
         var tokens = Size("--tokens", 2048, "Tokens an update: the batch is as many sequences as they make. Default on a GPU: 16384.");
         var compute = ComputeOption();
@@ -161,7 +163,8 @@ internal static class BenchCommand
             var budget = onGpu && parsed.GetResult(tokens) is null or { Implicit: true } ? 16384 : parsed.GetValue(tokens);
             var works = PresetsOf(parsed.GetValue(presets) ?? (onGpu ? TrainingOnGpu : TrainingOnCpu)).SelectMany(preset => preset.Size is var (batch, length)
                 ? [new TrainingWork(preset.Name, batch, length)]
-                : BenchOptions.Numbers(parsed.GetValue(contexts) ?? (onGpu ? "2048" : "256,1024")).Select(s => new TrainingWork(preset.Name, Math.Max(1, budget / s), s)));
+                : BenchOptions.Numbers(parsed.GetValue(contexts) ?? (onGpu ? "2048" : "256,1024"))
+                    .Select(s => new TrainingWork(preset.Name, Math.Max(1, budget / s), s)));
             return new([.. works], "Training: AdamW, forward, backward and update", (_, _) => ComparisonTables.Training, TrainingMethod);
         });
     }
@@ -303,7 +306,8 @@ internal static class BenchCommand
             CommandLine(parsed),
             string.Create(
                 CultureInfo.InvariantCulture,
-                $"Each row of {Measurement.Own} in a process of its own, at least {comparison.Repetitions} repetitions and {comparison.MinSeconds} s after a warm-up. {plan.Method} ")
+                $"Each row of {Measurement.Own} in a process of its own, at least {comparison.Repetitions} repetitions and {comparison.MinSeconds} s after ")
+            + $"a warm-up. {plan.Method} "
             + (onGpu ? GpuMemory : CpuMemory) + (limit is null ? "" : $" The limit is {limit}, measured."),
             plan.Columns(type, limit),
             rows,
@@ -340,7 +344,9 @@ internal static class BenchCommand
         foreach (var item in list.Split(','))
         {
             var parts = item.Split(':');
-            var size = parts.Length == 2 ? parts[1].Split('x').Select(n => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : 0).ToArray() : [];
+            int[] size = parts.Length == 2
+                ? [.. parts[1].Split('x').Select(n => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : 0)]
+                : [];
             if (parts.Length > 2 || (parts.Length == 2 && size is not [> 0, > 0]))
             {
                 throw new UsageException($"--preset has '{item}'; expected a preset's name, or a name with batch and context such as xlstm-400m:8x2048.");

@@ -29,7 +29,13 @@ internal sealed class BenchOptions
         Arity = ArgumentArity.ZeroOrOne,
     };
 
-    private readonly Option<double> _rivalSeconds = new("--rival-seconds") { Description = "How long the script may take.", HelpName = "SECONDS", DefaultValueFactory = _ => 300 };
+    private readonly Option<double> _rivalSeconds = new("--rival-seconds")
+    {
+        Description = "How long the script may take.",
+        HelpName = "SECONDS",
+        DefaultValueFactory = _ => 300,
+    };
+
     private readonly Option<double?> _minSeconds;
     private readonly Option<int> _repetitions;
     private readonly double _usualMinSeconds;
@@ -48,7 +54,12 @@ internal sealed class BenchOptions
             Description = string.Create(CultureInfo.InvariantCulture, $"Seconds to measure each row for, at least. Default: {minSeconds}{onGpu}."),
             HelpName = "SECONDS",
         };
-        _repetitions = Compute.Positive(new Option<int>("--repetitions") { Description = "Repetitions of each row, at least.", HelpName = "N", DefaultValueFactory = _ => repetitions });
+        _repetitions = Compute.Positive(new Option<int>("--repetitions")
+        {
+            Description = "Repetitions of each row, at least.",
+            HelpName = "N",
+            DefaultValueFactory = _ => repetitions,
+        });
         _threads.Validators.Add(result => CheckNumbers(result, "--threads", result.GetValueOrDefault<string?>()));
     }
 

@@ -1,7 +1,7 @@
-using Xunit;
 using XlstmLab.Cli.Benchmarks;
 using XlstmLab.Models;
 using XlstmLab.Native;
+using Xunit;
 
 namespace XlstmLab.Tests.Cli;
 
@@ -138,7 +138,10 @@ public sealed class BenchTests
             {
                 Works = [work], Device = "cuda", DeviceName = device, ComputeType = "bf16", Threads = [1], MinSeconds = 0, Repetitions = 1,
             }.Findings([own, .. Rivals.Of(work)])];
-        Assert.Contains("forward 4.50 times as fast as the fastest other, limit_chunk 64; forward and backward 3.12 times", Findings("NVIDIA H100 80GB HBM3").Single(), StringComparison.Ordinal);
+        Assert.Contains(
+            "forward 4.50 times as fast as the fastest other, limit_chunk 64; forward and backward 3.12 times",
+            Findings("NVIDIA H100 80GB HBM3").Single(),
+            StringComparison.Ordinal);
         Assert.Empty(Findings("NVIDIA B300"));
     }
 
