@@ -11,8 +11,11 @@ internal static class BenchProcess
     public const string WorkerName = "worker";
 
     /// <summary>Measures.</summary>
-    /// <exception cref="InvalidOperationException">The process failed, or was ended by the system, as it does when memory runs out.</exception>
-    public static async Task<BenchResult> RunAsync(BenchTask task, CancellationToken cancellationToken)
+    /// <param name="task">What.</param>
+    /// <param name="cancellationToken">Ends the process.</param>
+    /// <param name="patience">How long it may take; null for ever.</param>
+    /// <exception cref="InvalidOperationException">The process failed, took too long, or was ended by the system, as it does when memory runs out.</exception>
+    public static async Task<BenchResult> RunAsync(BenchTask task, CancellationToken cancellationToken, TimeSpan? patience = null)
     {
         var library = typeof(BenchProcess).Assembly.Location;
         var program = Environment.ProcessPath!;
@@ -26,20 +29,29 @@ internal static class BenchProcess
         }
 
         using var process = Process.Start(start)!;
+        using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        limit.CancelAfter(patience ?? Timeout.InfiniteTimeSpan);
         try
         {
-            var output = process.StandardOutput.ReadToEndAsync(cancellationToken);
-            var errors = process.StandardError.ReadToEndAsync(cancellationToken);
-            await process.WaitForExitAsync(cancellationToken);
-            return process.ExitCode == 0
-                ? JsonSerializer.Deserialize<BenchResult>(await output, Terminal.Json)!
-                : throw new InvalidOperationException(
-                    process.ExitCode == 137 ? "the system ended it, as it does when memory runs out" : (await errors).Trim().Split('\n')[0].Replace("error: ", "", StringComparison.Ordinal));
+            var output = process.StandardOutput.ReadToEndAsync(limit.Token);
+            var errors = process.StandardError.ReadToEndAsync(limit.Token);
+            await process.WaitForExitAsync(limit.Token);
+            if (process.ExitCode == 0)
+            {
+                return JsonSerializer.Deserialize<BenchResult>(await output, Terminal.Json)!;
+            }
+
+            var said = (await errors).Trim().Split('\n')[0].Replace("error: ", "", StringComparison.Ordinal);
+            throw new InvalidOperationException(
+                process.ExitCode == 137 ? "the system ended it, as it does when memory runs out"
+                : said.Length > 0 ? said
+                : $"it ended with code {process.ExitCode}");
         }
         catch (OperationCanceledException)
         {
             process.Kill();
-            throw;
+            cancellationToken.ThrowIfCancellationRequested();
+            throw new InvalidOperationException($"it took more than {Terminal.Duration(patience!.Value.TotalSeconds)}");
         }
     }
 }

@@ -42,20 +42,25 @@ internal sealed record BenchReport<T>(
 {
     private readonly string _date = DateTime.UtcNow.ToString("yyyy-MM-dd HH:mm 'UTC'", CultureInfo.InvariantCulture);
     private readonly string _commit = Repository.Commit() ?? "unknown";
-    private readonly string _machine =
+    private readonly string _host =
         $"{Processor.Current}, {Terminal.Size(SystemMemory.Total)} of memory, {RuntimeInformation.OSDescription}, {RuntimeInformation.FrameworkDescription}, libtorch {TorchSharp.torch.__version__}{Load()}";
 
+    /// <summary>The GPU and its driver; null where the CPU computes.</summary>
+    public string? Gpu { get; init; }
+
+    private string Machine => Gpu is null ? _host : $"{Gpu}; {_host}";
+
     /// <summary>Writes the result to the terminal, and to the files that were asked for.</summary>
-    public void Write(Terminal terminal, bool json, string? csv, string? markdown)
+    public void Write(Terminal terminal, bool json, IEnumerable<string?> csv, IEnumerable<string?> markdown)
     {
         if (json)
         {
-            terminal.WriteJson(new { Title, Command, Date = _date, Commit = _commit, Machine = _machine, Method, Rows, Findings });
+            terminal.WriteJson(new { Title, Command, Date = _date, Commit = _commit, Machine, Method, Rows, Findings });
         }
         else
         {
             terminal.Line(Title);
-            terminal.Line(_machine);
+            terminal.Line(Machine);
             terminal.Line();
             terminal.WriteTable(Headings(), ShownRows());
             terminal.Line();
@@ -67,14 +72,14 @@ internal sealed record BenchReport<T>(
             terminal.Note(Method);
         }
 
-        if (csv is not null)
+        foreach (var file in csv.OfType<string>())
         {
-            AtomicFile.WriteText(csv, Csv());
+            AtomicFile.WriteText(file, Csv());
         }
 
-        if (markdown is not null)
+        foreach (var file in markdown.OfType<string>())
         {
-            AtomicFile.WriteText(markdown, Markdown());
+            AtomicFile.WriteText(file, Markdown());
         }
     }
 
@@ -119,9 +124,12 @@ internal sealed record BenchReport<T>(
         return text.ToString();
     }
 
-    private string[] Headings() => [.. Columns.Select(c => Rows.Any(row => c.Value(row) is string) ? c.Name : ">" + c.Name)];
+    /// <summary>The columns to read: one without a value says nothing. Files for programs have all.</summary>
+    private IEnumerable<BenchColumn<T>> ShownColumns() => Columns.Where(c => Rows.Count == 0 || Rows.Any(row => c.Value(row) is not null));
 
-    private IEnumerable<string[]> ShownRows() => Rows.Select(row => Columns.Select(c => c.Shown(row)).ToArray());
+    private string[] Headings() => [.. ShownColumns().Select(c => Rows.Any(row => c.Value(row) is string) ? c.Name : ">" + c.Name)];
 
-    private string[] Header() => [Title, $"Command: {Command}", $"Commit: {_commit}", $"Device: {_machine}", $"Date: {_date}", $"Method: {Method}"];
+    private IEnumerable<string[]> ShownRows() => Rows.Select(row => ShownColumns().Select(c => c.Shown(row)).ToArray());
+
+    private string[] Header() => [Title, $"Command: {Command}", $"Commit: {_commit}", $"Device: {Machine}", $"Date: {_date}", $"Method: {Method}"];
 }

@@ -7,7 +7,7 @@ namespace XlstmLab.Cli.Benchmarks;
 [JsonDerivedType(typeof(MatrixProductTask), "matrix-product")]
 [JsonDerivedType(typeof(MLstmTask), "mlstm")]
 [JsonDerivedType(typeof(SLstmTask), "slstm")]
-[JsonDerivedType(typeof(TrainingTask), "training")]
+[JsonDerivedType(typeof(WorkTask), "work")]
 internal abstract record BenchTask
 {
     /// <summary>libtorch's threads.</summary>
@@ -67,35 +67,32 @@ internal sealed record SLstmTask : BenchTask
     public required int HeadDim { get; init; }
 }
 
-/// <summary>Training steps of a preset on random tokens.</summary>
-internal sealed record TrainingTask : BenchTask
+/// <summary>Work that others' implementations are compared by.</summary>
+internal sealed record WorkTask : BenchTask
 {
-    /// <summary>The preset.</summary>
-    public required string Preset { get; init; }
+    /// <summary>The work.</summary>
+    public required Workload Work { get; init; }
 
-    /// <summary>S.</summary>
-    public required int Context { get; init; }
+    /// <summary>Where to compute.</summary>
+    public required string Device { get; init; }
 
-    /// <summary>B.</summary>
-    public required int Batch { get; init; }
-
-    /// <summary>bf16 or float32.</summary>
+    /// <summary>The type of the activations: bf16 or float32.</summary>
     public required string ComputeType { get; init; }
 }
 
 /// <summary>What a measurement came to. Absent numbers were not asked for.</summary>
 internal sealed record BenchResult
 {
-    /// <summary>The median seconds of a forward pass or, for a matrix product, of the product.</summary>
+    /// <summary>The seconds of a forward pass, a matrix product, a prompt or a generated token: the median but for the latter.</summary>
     public double? ForwardSeconds { get; init; }
 
-    /// <summary>The median seconds of a forward and a backward pass or, for training, of a step.</summary>
+    /// <summary>The seconds of a forward and a backward pass, the median, or of a training step, the mean.</summary>
     public double? TrainingSeconds { get; init; }
 
     /// <summary>Memory that the first forward pass added at its peak, in bytes.</summary>
     public long? ForwardPeak { get; init; }
 
-    /// <summary>Memory that forward and backward or, for training, model and steps added at their peak, in bytes.</summary>
+    /// <summary>Memory that forward and backward or, for models, weights and all their work added at their peak, in bytes.</summary>
     public long? TrainingPeak { get; init; }
 
     /// <summary>Repetitions measured of the slower of both.</summary>

@@ -1,9 +1,5 @@
-using System.Diagnostics;
 using XlstmLab.Cells;
 using XlstmLab.Cli.Machine;
-using XlstmLab.Models;
-using XlstmLab.Text;
-using XlstmLab.Training;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Cli.Benchmarks;
@@ -22,7 +18,7 @@ internal static class BenchWorker
             MatrixProductTask t => new() { ForwardSeconds = 2.0 * 1024 * 1024 * 1024 / Rates.MatrixProduct(ScalarType.Float32, 1024, t.MinSeconds, cancellationToken) },
             MLstmTask t => MLstm(t, cancellationToken),
             SLstmTask t => SLstm(t, cancellationToken),
-            TrainingTask t => Training(t, cancellationToken),
+            WorkTask t => WorkBench.Run(t, cancellationToken),
             _ => throw new ArgumentException($"There is no measurement of kind {task.GetType().Name}.", nameof(task)),
         };
     }
@@ -104,78 +100,5 @@ internal static class BenchWorker
     {
         using var none = no_grad();
         return compute();
-    }
-
-    private static BenchResult Training(TrainingTask task, CancellationToken cancellationToken)
-    {
-        var config = XlstmPresets.ByName(task.Preset);
-        SystemMemory.ResetPeak();
-        var before = SystemMemory.Resident;
-        var folder = Directory.CreateTempSubdirectory("xlstm-bench-").FullName;
-        try
-        {
-            using var model = new XlstmLanguageModel(config);
-            var seconds = new List<double>();
-            var measured = Stopwatch.StartNew();
-            var done = false;
-            var progress = new ImmediateProgress<TrainingMetrics>(metrics =>
-            {
-                const int warmUp = 3;
-                if (metrics.Step <= warmUp)
-                {
-                    measured.Restart();
-                    return;
-                }
-
-                seconds.Add(metrics.BatchSize * (double)task.Context / metrics.TokensPerSecond);
-                done = seconds.Count >= task.Repetitions && measured.Elapsed.TotalSeconds >= task.MinSeconds;
-                if (done)
-                {
-                    // Cancelling would write a checkpoint that nobody wants.
-                    throw new OperationCanceledException("Measured enough.");
-                }
-            });
-            var training = new TrainingConfig
-            {
-                Steps = 1_000_000,
-                BatchSize = task.Batch,
-                ContextLength = task.Context,
-                CheckpointEvery = 1_000_000,
-                StatisticsEvery = 0,
-                LogEvery = 1_000_000,
-                TensorBoard = false,
-                ComputeType = Compute.Type(task.ComputeType)!.Value,
-            };
-            try
-            {
-                new Trainer(model, training, RandomTokens(config.VocabularySize, task), [], folder, progress).Run(cancellationToken);
-            }
-            catch (OperationCanceledException) when (done)
-            {
-            }
-
-            cancellationToken.ThrowIfCancellationRequested();
-            seconds.Sort();
-            return new()
-            {
-                TrainingSeconds = seconds[seconds.Count / 2],
-                TrainingPeak = SystemMemory.PeakResident - before,
-                Repetitions = seconds.Count,
-            };
-        }
-        finally
-        {
-            Directory.Delete(folder, recursive: true);
-        }
-    }
-
-    /// <summary>Random tokens: a step takes the same time whatever they are.</summary>
-    private static PackedTokens RandomTokens(int vocabulary, TrainingTask task)
-    {
-        var draw = new Random(1);
-        var documents = Enumerable.Range(0, 16)
-            .Select(_ => Enumerable.Range(0, 2 + task.Batch * task.Context / 8).Select(t => t == 0 ? vocabulary - 1 : draw.Next(vocabulary - 1)).ToArray())
-            .ToArray();
-        return new(documents, vocabulary - 1, task.Context);
     }
 }

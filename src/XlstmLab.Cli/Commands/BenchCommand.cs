@@ -1,34 +1,65 @@
 using System.CommandLine;
-using System.CommandLine.Parsing;
 using System.Globalization;
 using System.Text.Json;
+using TorchSharp;
 using XlstmLab.Cli.Benchmarks;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Kernels;
+using XlstmLab.Native.Cuda;
 
 namespace XlstmLab.Cli.Commands;
 
 /// <summary><c>xlstm bench</c>: time and memory against length, size and threads.</summary>
 internal static class BenchCommand
 {
+    private const string TrainingOnCpu = "bytes-1m,bytes-3m";
+    private const string TrainingOnGpu = "xlstm-162m:16x2048,xlstm-400m:8x2048,llama-160m:16x2048,llama-400m:8x2048";
+    private const string InferenceOnCpu = "bytes-1m,bytes-10m";
+    private const string InferenceOnGpu = "xlstm-400m,xlstm-7b";
+
+    private const string CellMethod =
+        "Medians of passes, on a GPU between events of its stream, inputs taken in turn from more sets than a cache holds; gates in float32, the "
+        + "mLSTM with its normaliser. Counted are, for a token and head, 2 L (DK + DV) + 4 DK DV operations with chunks of L = 64 and the bytes of "
+        + "q, k, v and h, an sLSTM's 8 D D operations and the bytes of its gates and h; backward counts twice.";
+
+    private const string TrainingMethod =
+        "Wall time of whole steps of the trainer on random tokens after 5 of warm-up, waiting for the device at both ends. "
+        + "Operations are those of the model's formulas, forward and twice as much backward.";
+
+    private const string InferenceMethod =
+        "Random weights, projections and embedding in the type of the activations, states in float32; the next token is chosen on the device. "
+        + "Operations are those of the model's formulas.";
+
+    private const string CpuMemory = "Memory is the growth of the resident set's peak.";
+
+    private const string GpuMemory =
+        "Memory is what libtorch's allocator holds of the device at the end, by the driver's count, without context and libraries; others' is the "
+        + "peak that PyTorch's allocator tells.";
+
     /// <summary>The command and those below it.</summary>
     public static Command Create() => new ExampleCommand(
         "bench",
-        "Measures time and memory of cells and training on this machine.",
+        "Measures time and memory of cells, training and generation on this machine, on a GPU beside what others take.",
         "xlstm bench cells",
+        "xlstm bench cells --device cuda --output results/gpu",
         "xlstm bench train --preset bytes-1m,bytes-3m --threads 1,2 --markdown results/training.md",
+        "xlstm bench train --device cuda --rival --output results/gpu",
+        "xlstm bench decode --device cuda --preset xlstm-400m --batch 1,8",
         "xlstm bench memory")
     {
         Cells(),
         Train(),
+        Prefill(),
+        Decode(),
         Memory(),
         Worker(),
     };
 
     private static ExampleCommand Cells()
     {
-        var lengths = List("--lengths", "256,512,1024,2048,4096,8192", "Lengths S in tokens.");
-        var chunks = List("--chunks", "64", "Chunk sizes of the chunkwise form.");
+        var lengths = BenchOptions.List("--lengths", "Lengths S in tokens. Default: 256,512,1024,2048,4096,8192.");
+        var chunks = BenchOptions.List("--chunks", "Chunk sizes of the chunkwise form. Default: 64.");
         var forms = new Option<string>("--forms") { Description = "Forms of the mLSTM, and slstm.", HelpName = "LIST", DefaultValueFactory = _ => "chunkwise,parallel,recurrent,slstm" };
         forms.Validators.Add(result =>
         {
@@ -47,32 +78,57 @@ internal static class BenchCommand
             HelpName = "SECONDS",
             DefaultValueFactory = _ => 5,
         };
-        var common = new CommonOptions(1, 5);
+        var shapes = new Option<string?>("--shapes")
+        {
+            Description = "Compare cells at these shapes, B,NH,S,DK,DV of an mLSTM or B,S,NH,D of an sLSTM, separated by '/', instead of forms and lengths. "
+                + $"Default on a GPU: {CellShapes.Default}.",
+            HelpName = "LIST",
+        };
+        shapes.Validators.Add(result =>
+        {
+            if (result.GetValueOrDefault<string?>() is { } list && CellShapes.Parse(list) is null)
+            {
+                result.AddError($"--shapes is '{list}'; expected B,NH,S,DK,DV or B,S,NH,D, whole numbers of at least 1, separated by '/'.");
+            }
+        });
+        var compute = ComputeOption();
+        var common = new BenchOptions(1, 5, minSecondsOnGpu: 0.5);
         var command = new ExampleCommand(
             "cells",
-            "Measures each form of the mLSTM against the length, and the sLSTM's fused operation against eager ones at B=8 S=512 NH=4 D=64.",
+            "Measures each form of the mLSTM against the length, and the sLSTM's fused operation against eager ones at B=8 S=512 NH=4 D=64; "
+            + "on a GPU both cells at published shapes against the device's limits, beside others' kernels.",
             "xlstm bench cells",
             "xlstm bench cells --lengths 256,1024 --chunks 64 --forms chunkwise,parallel --threads 1,2",
-            "xlstm bench cells --markdown results/cells.md --csv results/cells.csv")
+            "xlstm bench cells --markdown results/cells.md --csv results/cells.csv",
+            "xlstm bench cells --device cuda",
+            "xlstm bench cells --device cuda --shapes 8,4,2048,128,256/16,1024,4,192 --rival --output results/gpu")
         {
-            lengths, chunks, forms, batch, heads, qk, v, limit,
+            lengths, chunks, forms, batch, heads, qk, v, limit, shapes, compute,
         };
-        common.AddTo(command);
+        AddTo(command, common.All);
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
+            if (common.IsOnGpu(parsed) || parsed.GetValue(shapes) is not null)
+            {
+                var works = CellShapes.Parse(parsed.GetValue(shapes) ?? CellShapes.Default)!;
+                return await CompareAsync(
+                    new(works, "Cells: forward, and forward and backward", (_, limit) => ComparisonTables.Cells(limit), CellMethod),
+                    parsed.GetValue(compute), common, parsed, cancellationToken);
+            }
+
             var plan = new CellBench
             {
-                Lengths = Numbers(parsed.GetValue(lengths)!),
-                ChunkSizes = Numbers(parsed.GetValue(chunks)!),
+                Lengths = BenchOptions.Numbers(parsed.GetValue(lengths) ?? "256,512,1024,2048,4096,8192"),
+                ChunkSizes = BenchOptions.Numbers(parsed.GetValue(chunks) ?? "64"),
                 Forms = parsed.GetValue(forms)!.Split(','),
                 Batch = parsed.GetValue(batch),
                 Heads = parsed.GetValue(heads),
                 QkHeadDim = parsed.GetValue(qk),
                 VHeadDim = parsed.GetValue(v),
                 Threads = common.ThreadCounts(parsed),
-                MinSeconds = parsed.GetValue(common.MinSeconds),
-                Repetitions = parsed.GetValue(common.Repetitions),
+                MinSeconds = common.MinSeconds(parsed),
+                Repetitions = common.Repetitions(parsed),
                 PassLimit = parsed.GetValue(limit),
             };
             BenchReport<CellRow>? report = null;
@@ -85,46 +141,95 @@ internal static class BenchCommand
 
     private static ExampleCommand Train()
     {
-        var presets = new Option<string>("--preset") { Description = "Presets, separated by commas.", HelpName = "LIST", DefaultValueFactory = _ => "bytes-1m,bytes-3m" };
-        var contexts = List("--context", "256,1024", "Tokens a sequence.");
-        var tokens = Size("--tokens", 2048, "Tokens an update: the batch is as many sequences as they make.");
-        var compute = new Option<string>("--compute") { Description = "What matrix products are computed in.", DefaultValueFactory = _ => "float32" }.AcceptOnlyFromAmong("bf16", "float32");
-        var common = new CommonOptions(3, 5);
+        var presets = PresetOption(
+            $"Presets of any kind of model, separated by commas; NAME:BxS sets batch and context too. Default: {TrainingOnCpu}, on a GPU {TrainingOnGpu}.");
+        var contexts = BenchOptions.List("--context", "Tokens a sequence. Default: 256,1024, on a GPU 2048.");
+        var tokens = Size("--tokens", 2048, "Tokens an update: the batch is as many sequences as they make. Default on a GPU: 16384.");
+        var compute = ComputeOption();
+        var common = new BenchOptions(3, 5);
         var command = new ExampleCommand(
             "train",
             "Measures tokens a second and memory of whole training steps against preset, context length and threads.",
             "xlstm bench train",
-            "xlstm bench train --preset bytes-10m --context 256,2048 --threads 1,2 --csv results/training.csv")
+            "xlstm bench train --preset bytes-10m --context 256,2048 --threads 1,2 --csv results/training.csv",
+            "xlstm bench train --device cuda --output results/gpu",
+            "xlstm bench train --device cuda --preset xlstm-160m:16x2048,mamba-160m:8x2048 --rival")
         {
             presets, contexts, tokens, compute,
         };
-        common.AddTo(command);
-        command.SetAction(async (parsed, cancellationToken) =>
+        return Comparing(command, common, compute, parsed =>
         {
-            var terminal = new Terminal(parsed);
-            var plan = new TrainingBench
-            {
-                Presets = parsed.GetValue(presets)!.Split(','),
-                Contexts = Numbers(parsed.GetValue(contexts)!),
-                TokensPerStep = parsed.GetValue(tokens),
-                ComputeType = parsed.GetValue(compute)!,
-                Threads = common.ThreadCounts(parsed),
-                MinSeconds = parsed.GetValue(common.MinSeconds),
-                Repetitions = parsed.GetValue(common.Repetitions),
-            };
-            BenchReport<TrainingRow>? report = null;
-            await terminal.TrackAsync("Training", async tracker => report = await plan.RunAsync(CommandLine(parsed), tracker, cancellationToken));
-            common.Write(report!, terminal, parsed);
-            return ExitCode.Success;
+            var onGpu = common.IsOnGpu(parsed);
+            var budget = onGpu && parsed.GetResult(tokens) is null or { Implicit: true } ? 16384 : parsed.GetValue(tokens);
+            var works = PresetsOf(parsed.GetValue(presets) ?? (onGpu ? TrainingOnGpu : TrainingOnCpu)).SelectMany(preset => preset.Size is var (batch, length)
+                ? [new TrainingWork(preset.Name, batch, length)]
+                : BenchOptions.Numbers(parsed.GetValue(contexts) ?? (onGpu ? "2048" : "256,1024"))
+                    .Select(s => new TrainingWork(preset.Name, Math.Max(1, budget / s), s)));
+            return new([.. works], "Training: AdamW, forward, backward and update", (_, _) => ComparisonTables.Training, TrainingMethod);
         });
-        return command;
+    }
+
+    private static ExampleCommand Prefill()
+    {
+        var presets = PresetOption($"Presets of any kind of model, separated by commas. Default: {InferenceOnCpu}, on a GPU {InferenceOnGpu}.");
+        var lengths = BenchOptions.List("--lengths", "Tokens of a prompt. Default: 256,1024, on a GPU 2048,8192.");
+        var batches = BenchOptions.List("--batch", "Prompts side by side. Default: 1.");
+        var compute = ComputeOption();
+        var common = new BenchOptions(1, 3);
+        var command = new ExampleCommand(
+            "prefill",
+            "Measures how long a model takes to read a prompt, with random weights.",
+            "xlstm bench prefill",
+            "xlstm bench prefill --preset bytes-10m,llama-bytes-1m --lengths 1024 --batch 1,4",
+            "xlstm bench prefill --device cuda --output results/gpu")
+        {
+            presets, lengths, batches, compute,
+        };
+        return Comparing(command, common, compute, parsed =>
+        {
+            var works =
+                from preset in PresetsOf(parsed.GetValue(presets) ?? (common.IsOnGpu(parsed) ? InferenceOnGpu : InferenceOnCpu))
+                from batch in BenchOptions.Numbers(parsed.GetValue(batches) ?? "1")
+                from length in BenchOptions.Numbers(parsed.GetValue(lengths) ?? (common.IsOnGpu(parsed) ? "2048,8192" : "256,1024"))
+                select new PrefillWork(preset.Name, batch, length);
+            return new([.. works], "Prefill: a prompt read from an empty state, logits of its last token", (_, _) => ComparisonTables.Prefill, InferenceMethod);
+        });
+    }
+
+    private static ExampleCommand Decode()
+    {
+        var presets = PresetOption($"Presets of any kind of model, separated by commas. Default: {InferenceOnCpu}, on a GPU {InferenceOnGpu}.");
+        var batches = BenchOptions.List("--batch", "Sequences side by side. Default: 1, on a GPU 1,8.");
+        var compute = ComputeOption();
+        var common = new BenchOptions(2, 32);
+        var command = new ExampleCommand(
+            "decode",
+            "Measures how long a model takes for a token, with random weights, against the time that its weights take to be read.",
+            "xlstm bench decode",
+            "xlstm bench decode --preset bytes-10m,llama-bytes-1m --batch 1,4",
+            "xlstm bench decode --device cuda --output results/gpu")
+        {
+            presets, batches, compute,
+        };
+        return Comparing(command, common, compute, parsed =>
+        {
+            var works =
+                from preset in PresetsOf(parsed.GetValue(presets) ?? (common.IsOnGpu(parsed) ? InferenceOnGpu : InferenceOnCpu))
+                from batch in BenchOptions.Numbers(parsed.GetValue(batches) ?? (common.IsOnGpu(parsed) ? "1,8" : "1"))
+                select new DecodeWork(preset.Name, batch);
+            return new(
+                [.. works],
+                "Decode: a token at a time, with the state carried",
+                (type, limit) => ComparisonTables.Decode(type == "bf16" ? 2 : 4, limit),
+                InferenceMethod);
+        });
     }
 
     private static ExampleCommand Memory()
     {
         var steps = Size("--steps", 1000, "Training steps.");
         var tokens = Size("--tokens", 10_000, "Tokens to generate.");
-        var common = new CommonOptions(null, null);
+        var common = new BenchOptions(0, 1);
         var command = new ExampleCommand(
             "memory",
             "Trains and generates, and fails if live tensors grow, or resident memory by more than 5 % after the warm-up.",
@@ -133,7 +238,7 @@ internal static class BenchCommand
         {
             steps, tokens,
         };
-        common.AddTo(command);
+        AddTo(command, common.Outputs);
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
@@ -165,61 +270,95 @@ internal static class BenchCommand
         return command;
     }
 
+    /// <summary>Makes a command compare.</summary>
+    private static ExampleCommand Comparing(ExampleCommand command, BenchOptions common, Option<string?> compute, Func<ParseResult, ComparisonPlan> plan)
+    {
+        AddTo(command, common.All);
+        command.SetAction((parsed, cancellationToken) => CompareAsync(plan(parsed), parsed.GetValue(compute), common, parsed, cancellationToken));
+        return command;
+    }
+
+    private static async Task<int> CompareAsync(
+        ComparisonPlan plan, string? compute, BenchOptions common, ParseResult parsed, CancellationToken cancellationToken)
+    {
+        var terminal = new Terminal(parsed);
+        var device = Compute.Device(common.Device(parsed));
+        var onGpu = device.type == DeviceType.CUDA;
+        var index = Math.Max(0, device.index);
+        var type = compute ?? (onGpu ? "bf16" : "float32");
+        var comparison = new Comparison
+        {
+            Works = [.. plan.Works.Distinct()],
+            Device = common.Device(parsed),
+            DeviceName = onGpu ? Gpu.Name(index) : null,
+            ComputeType = type,
+            Threads = onGpu ? [common.ThreadCounts(parsed)[0]] : common.ThreadCounts(parsed),
+            MinSeconds = common.MinSeconds(parsed),
+            Repetitions = common.Repetitions(parsed),
+            Seconds = common.Seconds(parsed),
+            Script = common.Rival(parsed),
+        };
+        IReadOnlyList<Measurement> rows = [];
+        await terminal.TrackAsync(parsed.CommandResult.Command.Name, async tracker => rows = await comparison.RunAsync(tracker, cancellationToken));
+        var limit = comparison.DeviceName is { } name ? DeviceLimit.Of(name) : null;
+        var report = new BenchReport<Measurement>(
+            $"{plan.Title}, {type}",
+            CommandLine(parsed),
+            string.Create(
+                CultureInfo.InvariantCulture,
+                $"Each row of {Measurement.Own} in a process of its own, at least {comparison.Repetitions} repetitions and {comparison.MinSeconds} s after ")
+            + $"a warm-up. {plan.Method} "
+            + (onGpu ? GpuMemory : CpuMemory) + (limit is null ? "" : $" The limit is {limit}, measured."),
+            plan.Columns(type, limit),
+            rows,
+            [.. comparison.Findings(rows), .. onGpu && Kernel.Absence is { } absence ? [$"The library's kernels were NOT used: {absence}"] : (string[])[]])
+        {
+            Gpu = onGpu ? $"{comparison.DeviceName}, {Gpu.Driver()}" : null,
+        };
+        common.Write(report, terminal, parsed);
+        return rows.Any(r => r.IsOwn && (r.ForwardSeconds ?? r.TrainingSeconds) is not null) ? ExitCode.Success : ExitCode.Failure;
+    }
+
+    private static void AddTo(Command command, IEnumerable<Option> options)
+    {
+        foreach (var option in options)
+        {
+            command.Options.Add(option);
+        }
+    }
+
     private static string CommandLine(ParseResult parsed) => "xlstm " + string.Join(' ', parsed.Tokens.Select(t => t.Value));
 
     private static Option<int> Size(string name, int usual, string description) =>
         Compute.Positive(new Option<int>(name) { Description = description, HelpName = "N", DefaultValueFactory = _ => usual });
 
-    private static Option<string> List(string name, string usual, string description)
+    private static Option<string?> ComputeOption() =>
+        new Option<string?>("--compute") { Description = "The type of the activations. Default: float32, on a GPU bf16." }.AcceptOnlyFromAmong("bf16", "float32");
+
+    private static Option<string?> PresetOption(string description) => new("--preset") { Description = description, HelpName = "LIST" };
+
+    /// <summary>Presets, each with batch and context if it has them.</summary>
+    /// <exception cref="UsageException">One is spelt another way.</exception>
+    private static IEnumerable<(string Name, (int Batch, int Length)? Size)> PresetsOf(string list)
     {
-        var option = new Option<string>(name) { Description = description, HelpName = "LIST", DefaultValueFactory = _ => usual };
-        option.Validators.Add(result => CheckNumbers(result, name, result.GetValueOrDefault<string>()));
-        return option;
-    }
-
-    private static void CheckNumbers(OptionResult result, string name, string? list)
-    {
-        if (list is not null && !list.Split(',').All(n => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out var number) && number >= 1))
+        foreach (var item in list.Split(','))
         {
-            result.AddError($"{name} is '{list}'; expected numbers of at least 1, separated by commas.");
-        }
-    }
-
-    private static int[] Numbers(string list) => [.. list.Split(',').Select(n => int.Parse(n, CultureInfo.InvariantCulture))];
-
-    /// <summary>The options that all benchmarks have.</summary>
-    private sealed class CommonOptions
-    {
-        private readonly Option<string?> _threads = new("--threads") { Description = "Thread counts, separated by commas. Default: the physical cores.", HelpName = "LIST" };
-        private readonly Option<bool> _json = new("--json") { Description = "Print one JSON document." };
-        private readonly Option<string?> _csv = new("--csv") { Description = "Also write a CSV file.", HelpName = "FILE" };
-        private readonly Option<string?> _markdown = new("--markdown") { Description = "Also write a Markdown file.", HelpName = "FILE" };
-        private readonly bool _timed;
-
-        public CommonOptions(double? minSeconds, int? repetitions)
-        {
-            _timed = minSeconds is not null;
-            MinSeconds = new("--min-time") { Description = "Seconds to measure each row for, at least.", HelpName = "SECONDS", DefaultValueFactory = _ => minSeconds ?? 0 };
-            Repetitions = Size("--repetitions", repetitions ?? 1, "Repetitions of each row, at least; the median counts.");
-            _threads.Validators.Add(result => CheckNumbers(result, "--threads", result.GetValueOrDefault<string?>()));
-        }
-
-        public Option<double> MinSeconds { get; }
-
-        public Option<int> Repetitions { get; }
-
-        public void AddTo(Command command)
-        {
-            foreach (var option in _timed ? new Option[] { _threads, MinSeconds, Repetitions, _json, _csv, _markdown } : [_threads, _json, _csv, _markdown])
+            var parts = item.Split(':');
+            int[] size = parts.Length == 2
+                ? [.. parts[1].Split('x').Select(n => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : 0)]
+                : [];
+            if (parts.Length > 2 || (parts.Length == 2 && size is not [> 0, > 0]))
             {
-                command.Options.Add(option);
+                throw new UsageException($"--preset has '{item}'; expected a preset's name, or a name with batch and context such as xlstm-400m:8x2048.");
             }
+
+            // A wrong name is told before anything is measured.
+            BenchModels.ByName(parts[0]);
+            yield return (parts[0], size is [var batch, var length] ? (batch, length) : null);
         }
-
-        public int[] ThreadCounts(ParseResult parsed) =>
-            parsed.GetValue(_threads) is { } list ? Numbers(list) : [Processor.Current.PhysicalCores];
-
-        public void Write<T>(BenchReport<T> report, Terminal terminal, ParseResult parsed) =>
-            report.Write(terminal, parsed.GetValue(_json), parsed.GetValue(_csv), parsed.GetValue(_markdown));
     }
+
+    /// <summary>What one of the comparing commands compares.</summary>
+    private sealed record ComparisonPlan(
+        IReadOnlyList<Workload> Works, string Title, Func<string, DeviceLimit?, IReadOnlyList<BenchColumn<Measurement>>> Columns, string Method);
 }

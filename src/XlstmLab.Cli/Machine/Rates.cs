@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using XlstmLab.Native.Cuda;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Cli.Machine;
@@ -32,6 +33,57 @@ internal static class Rates
 
         times.Sort();
         return ((times[(times.Count - 1) / 2] + times[times.Count / 2]) / 2, times.Count);
+    }
+
+    /// <summary>As <see cref="Median"/>, of what a GPU does by itself: an operation only has to be launched before the last one ends.</summary>
+    /// <param name="operation">Launches the operation; told how often it was called before, to take another input each time.</param>
+    /// <param name="device">The GPU's index.</param>
+    /// <param name="minSeconds">The time to go on measuring for.</param>
+    /// <param name="minCount">The calls to measure at least; fewer if they take more than five times as long.</param>
+    /// <param name="cancellationToken">Stops between groups of calls.</param>
+    public static (double Seconds, int Count) MedianOnGpu(Action<int> operation, int device, double minSeconds, int minCount, CancellationToken cancellationToken)
+    {
+        // Compiles kernels, takes memory, and wakes the clock.
+        var calls = 0;
+        var warmUp = Stopwatch.StartNew();
+        var last = TimeSpan.Zero;
+        for (var k = 0; k < 2 || (k < 1000 && warmUp.Elapsed.TotalSeconds < minSeconds / 4); k++)
+        {
+            cancellationToken.ThrowIfCancellationRequested();
+            var start = warmUp.Elapsed;
+            operation(calls++);
+            cuda.synchronize();
+            last = warmUp.Elapsed - start;
+        }
+
+        var timers = Enumerable.Range(0, (int)Math.Clamp(0.05 / last.TotalSeconds, 1, 50)).Select(_ => new GpuTimer(device)).ToArray();
+        try
+        {
+            var times = new List<double>();
+            var all = Stopwatch.StartNew();
+            while ((times.Count < minCount || all.Elapsed.TotalSeconds < minSeconds) && (times.Count == 0 || all.Elapsed.TotalSeconds < 5 * minSeconds))
+            {
+                cancellationToken.ThrowIfCancellationRequested();
+                foreach (var timer in timers)
+                {
+                    timer.Start();
+                    operation(calls++);
+                    timer.Stop();
+                }
+
+                times.AddRange(timers.Select(timer => timer.Seconds()));
+            }
+
+            times.Sort();
+            return ((times[(times.Count - 1) / 2] + times[times.Count / 2]) / 2, times.Count);
+        }
+        finally
+        {
+            foreach (var timer in timers)
+            {
+                timer.Dispose();
+            }
+        }
     }
 
     /// <summary>Operations a second of a product of two square matrices.</summary>

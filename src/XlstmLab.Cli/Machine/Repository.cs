@@ -1,16 +1,24 @@
 using System.ComponentModel;
 using System.Diagnostics;
+using System.Reflection;
 
 namespace XlstmLab.Cli.Machine;
 
 /// <summary>The clone that the program was built from.</summary>
 internal static class Repository
 {
-    /// <summary>The commit checked out beside the program, marked if files differ from it; null where there is none.</summary>
+    /// <summary>The commit checked out beside the program, marked if files differ from it, or that of the build; null where neither is known.</summary>
     public static string? Commit()
     {
         var commit = Git("rev-parse", "--short=12", "HEAD");
-        return commit is null ? null : Git("status", "--porcelain", "--untracked-files=no") is { Length: > 0 } ? commit + ", changed" : commit;
+        return commit is null ? Built() : Git("status", "--porcelain", "--untracked-files=no") is { Length: > 0 } ? commit + ", changed" : commit;
+    }
+
+    /// <summary>What the compiler was told: a program that was copied to another machine has no clone beside it.</summary>
+    private static string? Built()
+    {
+        var version = typeof(Repository).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion.Split('+');
+        return version is [_, var commit] ? commit[..Math.Min(12, commit.Length)] : null;
     }
 
     private static string? Git(params string[] arguments)

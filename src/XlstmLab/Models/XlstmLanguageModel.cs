@@ -25,9 +25,11 @@ public sealed class XlstmLanguageModel : LanguageModel
 
     /// <summary>A model with fresh weights.</summary>
     /// <param name="config">The architecture.</param>
-    /// <param name="seed">Two models of one configuration and seed are equal.</param>
+    /// <param name="seed">
+    /// Two models of one configuration and seed are equal. Null draws no numbers: what a large model's own weights are loaded into.
+    /// </param>
     /// <exception cref="ConfigException">The configuration cannot be; the message says why.</exception>
-    public XlstmLanguageModel(XlstmConfig config, int seed = 0)
+    public XlstmLanguageModel(XlstmConfig config, int? seed = 0)
         : base(nameof(XlstmLanguageModel), config)
     {
         config.Validate();
@@ -36,7 +38,10 @@ public sealed class XlstmLanguageModel : LanguageModel
         _backbone = new(config);
         _head = config.TieWordEmbeddings ? null : new(config.EmbeddingDim, config.VocabularySize);
         RegisterComponents();
-        Initialize(seed);
+        if (seed is { } number)
+        {
+            Initialize(number);
+        }
     }
 
     /// <inheritdoc/>

@@ -72,6 +72,9 @@ public sealed class ProgramTests
     [InlineData("data ngrams --order 0..9", "1..6")]
     [InlineData("bench cells --lengths 1,b", "separated by commas")]
     [InlineData("bench cells --forms tree", "tree")]
+    [InlineData("bench cells --shapes 1,2,3", "--shapes")]
+    [InlineData("bench train --preset bytes-1m:8", "8x2048")]
+    [InlineData("bench decode --batch 0", "at least 1")]
     [InlineData("notebook run x.ipynb -p steps", "NAME=VALUE")]
     public async Task WrongUsage_IsToldOnStderr_With2(string line, string expected)
     {

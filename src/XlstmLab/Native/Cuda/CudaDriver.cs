@@ -79,6 +79,15 @@ internal static unsafe partial class CudaDriver
     internal static partial int cuDeviceGetAttribute(out int value, int attribute, int device);
 
     [LibraryImport(Library)]
+    internal static partial int cuDeviceGetName(byte* name, int size, int device);
+
+    [LibraryImport(Library)]
+    internal static partial int cuDriverGetVersion(out int version);
+
+    [LibraryImport(Library, EntryPoint = "cuMemGetInfo_v2")]
+    internal static partial int cuMemGetInfo(out nuint free, out nuint total);
+
+    [LibraryImport(Library)]
     internal static partial int cuModuleLoadData(out nint module, byte* image);
 
     [LibraryImport(Library, StringMarshalling = StringMarshalling.Utf8)]

@@ -1,0 +1,44 @@
+using TorchSharp;
+using TorchSharp.Modules;
+using XlstmLab.Layers;
+using XlstmLab.Models;
+
+namespace XlstmLab.Cli.Benchmarks;
+
+/// <summary>The models of benchmarks: all presets, and one that only others' measurements have.</summary>
+internal static class BenchModels
+{
+    /// <summary>The published PyTorch code's own model of width 768: four heads and its SwiGLU's width, 162.3 million parameters.</summary>
+    public const string Xlstm162M = "xlstm-162m";
+
+    /// <summary>The model of that name.</summary>
+    /// <exception cref="ArgumentException">There is none; the message lists all.</exception>
+    public static LanguageModelConfig ByName(string name) =>
+        name == Xlstm162M ? new XlstmConfig { EmbeddingDim = 768, BlockCount = 12, HeadCount = 4 } : Presets.ByName(name);
+
+    /// <summary>A model to generate with, whose weights mean nothing: projections and embedding in the type of the activations, norms and gates in float32.</summary>
+    /// <param name="config">The architecture.</param>
+    /// <param name="device">Where the model shall be.</param>
+    /// <param name="type">The type of the activations.</param>
+    public static LanguageModel Untrained(LanguageModelConfig config, torch.Device device, torch.ScalarType type)
+    {
+        using var noGradient = torch.no_grad();
+
+        // Drawing some thousand million numbers on the CPU would take longer than all measurements.
+        var model = config is XlstmConfig xlstm ? new XlstmLanguageModel(xlstm, seed: null) : config.CreateModel();
+        foreach (var projection in model.modules().Where(m => m is Dense or HeadwiseDense or Embedding))
+        {
+            projection.to(type);
+        }
+
+        model.to(device);
+        foreach (var matrix in model.parameters().Where(p => p.dim() > 1))
+        {
+            matrix.normal_(0, 0.02);
+        }
+
+        model.ComputeType = type == torch.ScalarType.Float32 ? null : type;
+        model.eval();
+        return model;
+    }
+}

@@ -1,0 +1,157 @@
+using System.ComponentModel;
+using System.Diagnostics;
+using System.Globalization;
+using System.Text.Json;
+using System.Text.Json.Nodes;
+using XlstmLab.Checkpoints;
+using XlstmLab.Cli.Terminals;
+
+namespace XlstmLab.Cli.Benchmarks;
+
+/// <summary>A Python script that measures others' implementations of the same works in the same run.</summary>
+/// <remarks>
+/// It reads a JSON document from its standard input, <c>{"device", "compute", "min_seconds", "works": [...]}</c>, where a work of a model has
+/// the model's <c>config.json</c> as <c>config</c>, and writes a line of JSON for each measurement: <c>index</c> of the work,
+/// <c>implementation</c>, <c>versions</c>, and what there is of <c>forward_seconds</c>, <c>training_seconds</c>, <c>peak_bytes</c>,
+/// <c>other_work</c> and <c>remark</c>. Whatever else it writes is passed over.
+/// </remarks>
+/// <param name="File">The script.</param>
+/// <param name="Seconds">How long it may take.</param>
+/// <param name="MinSeconds">Seconds to measure each row for.</param>
+internal sealed record RivalScript(string File, double Seconds, double MinSeconds)
+{
+    /// <summary>The source of what was measured now.</summary>
+    public const string ThisRun = "this run";
+
+    /// <summary>The environment variable that names another Python.</summary>
+    public const string PythonVariable = "XLSTM_PYTHON";
+
+    /// <summary>The script that comes with the program: Llama and others by transformers, attention, and NX-AI's packages where they are installed.</summary>
+    public static string Own => Path.Combine(AppContext.BaseDirectory, "rivals.py");
+
+    /// <summary>The Python that runs it.</summary>
+    public string Python { get; init; } =
+        Environment.GetEnvironmentVariable(PythonVariable) is { Length: > 0 } set ? set : OperatingSystem.IsWindows() ? "python" : "python3";
+
+    private string Name => Path.GetFileName(File);
+
+    /// <summary>Measures; where it cannot, rows say why.</summary>
+    public async Task<IReadOnlyList<Measurement>> RunAsync(
+        IReadOnlyList<Workload> works, string device, string compute, Action<string> report, CancellationToken cancellationToken)
+    {
+        var rows = new List<Measurement>();
+        string? end;
+        using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        limit.CancelAfter(TimeSpan.FromSeconds(Seconds));
+        try
+        {
+            end = await RunAsync(works, Request(works, device, compute), rows, report, limit.Token);
+        }
+        catch (OperationCanceledException)
+        {
+            cancellationToken.ThrowIfCancellationRequested();
+            end = string.Create(CultureInfo.InvariantCulture, $"{Name} was ended: the {Seconds:0} s of --rival-seconds were over");
+        }
+
+        // A work without a line would leave open whether anybody tried.
+        var missing = works.Where(work => rows.All(row => row.Work != work));
+        return [.. rows, .. missing.Select(work => new Measurement(work, Name, ThisRun) { Remark = end ?? $"{Name} has nothing for this" })];
+    }
+
+    private async Task<string?> RunAsync(
+        IReadOnlyList<Workload> works, string request, List<Measurement> rows, Action<string> report, CancellationToken cancellationToken)
+    {
+        if (!System.IO.File.Exists(File))
+        {
+            return $"there is no file '{File}'";
+        }
+
+        var start = new ProcessStartInfo(Python, [File]) { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
+        Process process;
+        try
+        {
+            process = Process.Start(start)!;
+        }
+        catch (Win32Exception)
+        {
+            return $"'{Python}' could not be started: name a Python that has PyTorch by {PythonVariable}";
+        }
+
+        using (process)
+        {
+            try
+            {
+                var errors = process.StandardError.ReadToEndAsync(cancellationToken);
+                try
+                {
+                    await process.StandardInput.WriteAsync(request.AsMemory(), cancellationToken);
+                    process.StandardInput.Close();
+                }
+                catch (IOException)
+                {
+                    // It ended before it read: its own words say why.
+                }
+
+                while (await process.StandardOutput.ReadLineAsync(cancellationToken) is { } line)
+                {
+                    if (Read(line, works) is { } row)
+                    {
+                        rows.Add(row);
+                        report($"{row.Implementation}: {Comparison.Describe(row.Work)}");
+                    }
+                }
+
+                await process.WaitForExitAsync(cancellationToken);
+                var said = (await errors).Trim().Split('\n')[^1].Trim();
+                return process.ExitCode == 0 ? null : said.Length > 0 ? said : $"{Name} ended with code {process.ExitCode}";
+            }
+            catch (OperationCanceledException)
+            {
+                process.Kill(entireProcessTree: true);
+                throw;
+            }
+        }
+    }
+
+    private string Request(IReadOnlyList<Workload> works, string device, string compute)
+    {
+        var list = new JsonArray();
+        foreach (var work in works)
+        {
+            var fields = JsonSerializer.SerializeToNode(work, Terminal.Json)!.AsObject();
+            if (fields["preset"] is { } preset)
+            {
+                fields["config"] = JsonNode.Parse(ModelConfigJson.Text(BenchModels.ByName(preset.GetValue<string>())));
+            }
+
+            list.Add((JsonNode)fields);
+        }
+
+        return new JsonObject { ["device"] = device, ["compute"] = compute, ["min_seconds"] = MinSeconds, ["works"] = list }.ToJsonString();
+    }
+
+    /// <summary>The measurement in a line; null if there is none.</summary>
+    private static Measurement? Read(string line, IReadOnlyList<Workload> works)
+    {
+        try
+        {
+            return JsonSerializer.Deserialize<Line>(line, Terminal.Json) is { Implementation: { } name } read && read.Index >= 0 && read.Index < works.Count
+                ? new Measurement(works[read.Index], name, read.Versions is { } versions ? $"{ThisRun}, {versions}" : ThisRun)
+                {
+                    ForwardSeconds = read.ForwardSeconds,
+                    TrainingSeconds = read.TrainingSeconds,
+                    PeakBytes = read.PeakBytes,
+                    IsOtherWork = read.OtherWork,
+                    Remark = read.Remark,
+                }
+                : null;
+        }
+        catch (JsonException)
+        {
+            return null;
+        }
+    }
+
+    private sealed record Line(
+        int Index, string? Implementation, string? Versions, double? ForwardSeconds, double? TrainingSeconds, double? PeakBytes, bool OtherWork, string? Remark);
+}

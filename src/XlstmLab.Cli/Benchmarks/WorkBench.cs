@@ -1,0 +1,297 @@
+using System.Diagnostics;
+using TorchSharp;
+using XlstmLab.Cells;
+using XlstmLab.Cli.Machine;
+using XlstmLab.Models;
+using XlstmLab.Native.Cuda;
+using XlstmLab.Text;
+using XlstmLab.Training;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Cli.Benchmarks;
+
+/// <summary>Measures one work in this process, on the CPU or on a GPU.</summary>
+internal static class WorkBench
+{
+    /// <summary>Measures.</summary>
+    public static BenchResult Run(WorkTask task, CancellationToken cancellationToken)
+    {
+        var device = Compute.Device(task.Device);
+        var type = Compute.Type(task.ComputeType) ?? ScalarType.Float32;
+        random.manual_seed(1).Dispose();
+        return task.Work switch
+        {
+            MLstmWork work => Cell(
+                task, device, work.Length, work.ForwardBytes, length => MLstmInputs(work, length, type, device),
+                x => MLstmCell.ForwardOutput(
+                    x[0], x[1], x[2], x[3], x[4],
+                    options: new() { InputGate = work.Gate == "sigmoid" ? InputGate.Sigmoid : InputGate.Exponential }),
+                cancellationToken),
+            SLstmWork work => Cell(
+                task, device, work.Length, work.ForwardBytes, length => SLstmInputs(work, length, type, device),
+                x => SLstmCell.Forward(x[0], x[1], x[2]).H,
+                cancellationToken),
+            TrainingWork work => Training(work, task, device, type, cancellationToken),
+            PrefillWork work => Prefill(work, task, device, type, cancellationToken),
+            DecodeWork work => Decode(work, task, device, type, cancellationToken),
+            _ => throw new ArgumentException($"There is no measurement of {task.Work.GetType().Name}.", nameof(task)),
+        };
+    }
+
+    /// <summary>q, k, v, i~ and f~ as the layers have them, a token's heads side by side, and the gradient of h.</summary>
+    private static Tensor[] MLstmInputs(MLstmWork work, long length, ScalarType type, Device device)
+    {
+        Tensor Heads(long dim) => randn([work.Batch, length, work.Heads, dim], device: device).to(type).transpose(1, 2);
+        Tensor Gate(double bias) => randn([work.Batch, work.Heads, length], device: device) + bias;
+        return [Heads(work.QkHeadDim), Heads(work.QkHeadDim), Heads(work.VHeadDim), Gate(0), Gate(3), Heads(work.VHeadDim)];
+    }
+
+    /// <summary>Pre-activations, recurrent weights and biases, and the gradient of h.</summary>
+    private static Tensor[] SLstmInputs(SLstmWork work, long length, ScalarType type, Device device) =>
+    [
+        randn([work.Batch, length, 4, work.Heads, work.HeadDim], device: device).to(type),
+        randn([work.Heads, 4, work.HeadDim, work.HeadDim], device: device) / Math.Sqrt(work.HeadDim),
+        zeros([4, work.Heads, work.HeadDim], device: device),
+        randn([work.Batch, length, work.Heads, work.HeadDim], device: device).to(type).transpose(1, 2),
+    ];
+
+    private static BenchResult Cell(
+        WorkTask task, Device device, int length, double bytes, Func<long, Tensor[]> inputs, Func<Tensor[], Tensor> forward, CancellationToken cancellationToken)
+    {
+        // What libtorch and the runtime set up once is no part of the cell's memory.
+        using (var scope = NewDisposeScope())
+        {
+            Pass(inputs(Math.Min(length, 256)), forward, backward: true);
+        }
+
+        var memory = new MemoryGrowth(device);
+        var first = inputs(length);
+        Pass(first, forward, backward: false);
+        var forwardPeak = memory.Bytes;
+        Pass(first, forward, backward: true);
+        var trainingPeak = memory.Bytes;
+
+        // More than a cache holds: in a model the cell's inputs have just come from memory too.
+        const double cache = 256e6;
+        Tensor[][] sets = [first, .. Enumerable.Range(1, (int)Math.Clamp(cache / bytes, 1, 7)).Select(_ => inputs(length))];
+        var (forwardSeconds, _) = Median(k => Pass(sets[k % sets.Length], forward, backward: false), task, device, cancellationToken);
+        var (trainingSeconds, count) = Median(k => Pass(sets[k % sets.Length], forward, backward: true), task, device, cancellationToken);
+        return new()
+        {
+            ForwardSeconds = forwardSeconds,
+            TrainingSeconds = trainingSeconds,
+            ForwardPeak = forwardPeak,
+            TrainingPeak = trainingPeak,
+            Repetitions = count,
+        };
+    }
+
+    /// <summary>Forward without a gradient, or forward and backward from the last of the inputs.</summary>
+    private static void Pass(Tensor[] inputs, Func<Tensor[], Tensor> forward, bool backward)
+    {
+        using var scope = NewDisposeScope();
+        if (!backward)
+        {
+            using var none = no_grad();
+            forward(inputs);
+            return;
+        }
+
+        var leaves = inputs[..^1].Select(t => t.detach().requires_grad_()).ToArray();
+        forward(leaves).backward([inputs[^1]]);
+        foreach (var leaf in leaves)
+        {
+            leaf.grad?.Dispose();
+        }
+    }
+
+    private static (double Seconds, int Count) Median(Action<int> operation, WorkTask task, Device device, CancellationToken cancellationToken)
+    {
+        var calls = 0;
+        return device.type == DeviceType.CUDA
+            ? Rates.MedianOnGpu(operation, Math.Max(0, device.index), task.MinSeconds, task.Repetitions, cancellationToken)
+            : Rates.Median(() => operation(calls++), task.MinSeconds, task.Repetitions, cancellationToken);
+    }
+
+    private static BenchResult Training(TrainingWork work, WorkTask task, Device device, ScalarType type, CancellationToken cancellationToken)
+    {
+        const int warmUp = 5;
+        var config = BenchModels.ByName(work.Preset);
+        var memory = new MemoryGrowth(device);
+        var folder = Directory.CreateTempSubdirectory("xlstm-bench-").FullName;
+        try
+        {
+            using var model = config.CreateModel();
+            model.to(device);
+            var watch = new Stopwatch();
+            var (first, last, done) = (0, 0, false);
+
+            // Metrics may come some steps late, by as many at the start as at the end: between both lie whole steps.
+            var progress = new ImmediateProgress<TrainingMetrics>(metrics =>
+            {
+                if (metrics.Step < warmUp || (watch.IsRunning && (metrics.Step < first + task.Repetitions || watch.Elapsed.TotalSeconds < task.MinSeconds)))
+                {
+                    return;
+                }
+
+                Wait(device);
+                if (!watch.IsRunning)
+                {
+                    first = metrics.Step;
+                    watch.Start();
+                    return;
+                }
+
+                watch.Stop();
+                (last, done) = (metrics.Step, true);
+
+                // Cancelling would write a checkpoint that nobody wants.
+                throw new OperationCanceledException("Measured enough.");
+            });
+            var training = new TrainingConfig
+            {
+                Steps = 1_000_000,
+                BatchSize = work.Batch,
+                ContextLength = work.Context,
+                CheckpointEvery = 1_000_000,
+                StatisticsEvery = 0,
+                LogEvery = 1_000_000,
+                TensorBoard = false,
+                ComputeType = type,
+            };
+            try
+            {
+                new Trainer(model, training, RandomTokens(config.VocabularySize, work), [], folder, progress).Run(cancellationToken);
+            }
+            catch (OperationCanceledException) when (done)
+            {
+            }
+
+            cancellationToken.ThrowIfCancellationRequested();
+            return new() { TrainingSeconds = watch.Elapsed.TotalSeconds / (last - first), TrainingPeak = memory.Bytes, Repetitions = last - first };
+        }
+        finally
+        {
+            Directory.Delete(folder, recursive: true);
+        }
+    }
+
+    private static BenchResult Prefill(PrefillWork work, WorkTask task, Device device, ScalarType type, CancellationToken cancellationToken)
+    {
+        var memory = new MemoryGrowth(device);
+        using var model = BenchModels.Untrained(BenchModels.ByName(work.Preset), device, type);
+        using var scope = NewDisposeScope();
+        using var mode = inference_mode();
+        var prompts = randint(0, model.VocabularySize, [work.Batch, work.Length], dtype: int64, device: device);
+        var ends = (arange(1, work.Batch + 1, dtype: int64, device: device) * work.Length) - 1; // where the next token is asked for
+        var (seconds, count) = Median(
+            _ =>
+            {
+                using var pass = NewDisposeScope();
+                model.Forward(prompts, returnState: true, positions: ends).State!.Dispose();
+            },
+            task, device, cancellationToken);
+        return new() { ForwardSeconds = seconds, TrainingPeak = memory.Bytes, Repetitions = count };
+    }
+
+    private static BenchResult Decode(DecodeWork work, WorkTask task, Device device, ScalarType type, CancellationToken cancellationToken)
+    {
+        const int prompt = 16, warmUp = 8;
+        var memory = new MemoryGrowth(device);
+        using var model = BenchModels.Untrained(BenchModels.ByName(work.Preset), device, type);
+        using var scope = NewDisposeScope();
+        using var mode = inference_mode();
+        var (token, state) = Next(model, randint(0, model.VocabularySize, [work.Batch, prompt], dtype: int64, device: device), null);
+        var watch = new Stopwatch();
+        var count = -warmUp;
+        while (count < task.Repetitions || watch.Elapsed.TotalSeconds < task.MinSeconds)
+        {
+            cancellationToken.ThrowIfCancellationRequested();
+            if (count == 0)
+            {
+                Wait(device);
+                watch.Start();
+            }
+
+            var (readToken, readState) = (token, state);
+            (token, state) = Next(model, readToken, readState);
+            readToken.Dispose();
+            readState.Dispose();
+            count++;
+
+            // Without a look from time to time the launches, and so the clock, run ahead of the device.
+            if (count % 32 == 0)
+            {
+                Wait(device);
+            }
+        }
+
+        Wait(device);
+        var seconds = watch.Elapsed.TotalSeconds / count;
+        state.Dispose();
+        return new() { ForwardSeconds = seconds, TrainingPeak = memory.Bytes, Repetitions = count };
+    }
+
+    /// <summary>The most likely next token of each row, [B, 1] on the device, and the state after what was read.</summary>
+    private static (Tensor Token, ModelState State) Next(LanguageModel model, Tensor tokens, ModelState? state)
+    {
+        using var scope = NewDisposeScope();
+        var (logits, last) = model.Forward(tokens, state, returnState: true);
+        return (logits.select(1, -1).argmax(-1, keepdim: true).MoveToOuterDisposeScope(), last!);
+    }
+
+    /// <summary>Random tokens: a step takes the same time whatever they are.</summary>
+    private static PackedTokens RandomTokens(int vocabulary, TrainingWork work)
+    {
+        var draw = new Random(1);
+        var documents = Enumerable.Range(0, 16)
+            .Select(_ => Enumerable.Range(0, 2 + work.Batch * work.Context / 8).Select(t => t == 0 ? vocabulary - 1 : draw.Next(vocabulary - 1)).ToArray())
+            .ToArray();
+        return new(documents, vocabulary - 1, work.Context);
+    }
+
+    private static void Wait(Device device)
+    {
+        if (device.type == DeviceType.CUDA)
+        {
+            cuda.synchronize();
+        }
+    }
+
+    /// <summary>The memory that work takes at its peak: of the process on the CPU, of the device as its driver sees it on a GPU.</summary>
+    private sealed class MemoryGrowth
+    {
+        private readonly Device _device;
+        private readonly long _before;
+
+        public MemoryGrowth(Device device)
+        {
+            _device = device;
+            if (device.type != DeviceType.CUDA)
+            {
+                GC.Collect();
+                SystemMemory.ResetPeak();
+                _before = SystemMemory.Resident;
+                return;
+            }
+
+            // Half a gigabyte goes to the context and the libraries, whatever is computed.
+            using var one = ones([256, 256], ScalarType.BFloat16, device);
+            using var product = one.matmul(one);
+            cuda.synchronize();
+            _before = Used;
+        }
+
+        /// <summary>The peak so far. libtorch's allocator gives nothing back to the driver: what it holds is the most that it held.</summary>
+        public long Bytes => Math.Max(0, (_device.type == DeviceType.CUDA ? Used : SystemMemory.PeakResident) - _before);
+
+        private long Used
+        {
+            get
+            {
+                var (free, total) = Gpu.Memory(Math.Max(0, _device.index));
+                return total - free;
+            }
+        }
+    }
+}

@@ -1,0 +1,126 @@
+using System.CommandLine;
+using System.CommandLine.Parsing;
+using System.Globalization;
+using XlstmLab.Cli.Benchmarks;
+using XlstmLab.Cli.Machine;
+using XlstmLab.Cli.Terminals;
+
+namespace XlstmLab.Cli.Commands;
+
+/// <summary>The options that benchmarks share: threads and files, how long to measure, and for those that a GPU can do, the device and the rivals.</summary>
+internal sealed class BenchOptions
+{
+    private readonly Option<string?> _threads = new("--threads") { Description = "Thread counts, separated by commas. Default: the physical cores.", HelpName = "LIST" };
+    private readonly Option<bool> _json = new("--json") { Description = "Print one JSON document." };
+    private readonly Option<string?> _csv = new("--csv") { Description = "Also write a CSV file.", HelpName = "FILE" };
+    private readonly Option<string?> _markdown = new("--markdown") { Description = "Also write a Markdown file.", HelpName = "FILE" };
+    private readonly Option<string?> _output = new("--output") { Description = "Also write both into a folder, under the command's name.", HelpName = "DIR" };
+    private readonly Option<string> _device = Compute.DeviceOption();
+    private readonly Option<double?> _seconds = new("--seconds")
+    {
+        Description = "Begin no row after this many seconds. Default: 90 on a GPU, no end on the CPU.",
+        HelpName = "SECONDS",
+    };
+
+    private readonly Option<string?> _rival = new("--rival")
+    {
+        Description = $"Have a Python script measure others in the same run; the program has one of its own. {RivalScript.PythonVariable} names another Python.",
+        HelpName = "FILE",
+        Arity = ArgumentArity.ZeroOrOne,
+    };
+
+    private readonly Option<double> _rivalSeconds = new("--rival-seconds")
+    {
+        Description = "How long the script may take.",
+        HelpName = "SECONDS",
+        DefaultValueFactory = _ => 300,
+    };
+
+    private readonly Option<double?> _minSeconds;
+    private readonly Option<int> _repetitions;
+    private readonly double _usualMinSeconds;
+    private readonly double _usualMinSecondsOnGpu;
+
+    /// <summary>Options with these defaults.</summary>
+    /// <param name="minSeconds">Seconds to measure each row for.</param>
+    /// <param name="repetitions">Repetitions of each row.</param>
+    /// <param name="minSecondsOnGpu">The seconds on a GPU; null for as many.</param>
+    public BenchOptions(double minSeconds, int repetitions, double? minSecondsOnGpu = null)
+    {
+        (_usualMinSeconds, _usualMinSecondsOnGpu) = (minSeconds, minSecondsOnGpu ?? minSeconds);
+        var onGpu = minSecondsOnGpu is null ? "" : string.Create(CultureInfo.InvariantCulture, $", on a GPU {minSecondsOnGpu}");
+        _minSeconds = new("--min-time")
+        {
+            Description = string.Create(CultureInfo.InvariantCulture, $"Seconds to measure each row for, at least. Default: {minSeconds}{onGpu}."),
+            HelpName = "SECONDS",
+        };
+        _repetitions = Compute.Positive(new Option<int>("--repetitions")
+        {
+            Description = "Repetitions of each row, at least.",
+            HelpName = "N",
+            DefaultValueFactory = _ => repetitions,
+        });
+        _threads.Validators.Add(result => CheckNumbers(result, "--threads", result.GetValueOrDefault<string?>()));
+    }
+
+    /// <summary>The options of what is only measured, on the CPU.</summary>
+    public IEnumerable<Option> Outputs => [_threads, _json, _csv, _markdown, _output];
+
+    /// <summary>The options of what is compared.</summary>
+    public IEnumerable<Option> All => [_device, .. Outputs, _minSeconds, _repetitions, _seconds, _rival, _rivalSeconds];
+
+    /// <summary>The device that was asked for.</summary>
+    public string Device(ParseResult parsed) => parsed.GetValue(_device)!;
+
+    /// <summary>Whether a GPU was asked for.</summary>
+    public bool IsOnGpu(ParseResult parsed) => Device(parsed) != "cpu";
+
+    /// <summary>Seconds to measure each row for.</summary>
+    public double MinSeconds(ParseResult parsed) => parsed.GetValue(_minSeconds) ?? (IsOnGpu(parsed) ? _usualMinSecondsOnGpu : _usualMinSeconds);
+
+    /// <summary>Repetitions of each row.</summary>
+    public int Repetitions(ParseResult parsed) => parsed.GetValue(_repetitions);
+
+    /// <summary>The seconds after which no row is begun; null for no end.</summary>
+    public double? Seconds(ParseResult parsed) => parsed.GetValue(_seconds) ?? (IsOnGpu(parsed) ? 90 : null);
+
+    /// <summary>The script that measures rivals; null for none.</summary>
+    public RivalScript? Rival(ParseResult parsed) => parsed.GetResult(_rival) is null
+        ? null
+        : new(parsed.GetValue(_rival) ?? RivalScript.Own, parsed.GetValue(_rivalSeconds), MinSeconds(parsed));
+
+    /// <summary>The thread counts that were asked for.</summary>
+    public int[] ThreadCounts(ParseResult parsed) => parsed.GetValue(_threads) is { } list ? Numbers(list) : [Processor.Current.PhysicalCores];
+
+    /// <summary>Writes the report wherever it was asked for.</summary>
+    public void Write<T>(BenchReport<T> report, Terminal terminal, ParseResult parsed)
+    {
+        var folder = parsed.GetValue(_output);
+        if (folder is not null)
+        {
+            Directory.CreateDirectory(folder);
+        }
+
+        string? Beside(string extension) => folder is null ? null : Path.Combine(folder, parsed.CommandResult.Command.Name + extension);
+        report.Write(terminal, parsed.GetValue(_json), [parsed.GetValue(_csv), Beside(".csv")], [parsed.GetValue(_markdown), Beside(".md")]);
+    }
+
+    /// <summary>An option with numbers separated by commas.</summary>
+    public static Option<string?> List(string name, string description)
+    {
+        var option = new Option<string?>(name) { Description = description, HelpName = "LIST" };
+        option.Validators.Add(result => CheckNumbers(result, name, result.GetValueOrDefault<string?>()));
+        return option;
+    }
+
+    /// <summary>The numbers of such an option.</summary>
+    public static int[] Numbers(string list) => [.. list.Split(',').Select(n => int.Parse(n, CultureInfo.InvariantCulture))];
+
+    private static void CheckNumbers(OptionResult result, string name, string? list)
+    {
+        if (list is not null && !list.Split(',').All(n => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out var number) && number >= 1))
+        {
+            result.AddError($"{name} is '{list}'; expected numbers of at least 1, separated by commas.");
+        }
+    }
+}
