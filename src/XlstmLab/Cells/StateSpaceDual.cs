@@ -1,3 +1,4 @@
+using XlstmLab.Kernels;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Cells;
@@ -12,10 +13,14 @@ namespace XlstmLab.Cells;
 /// h_t = exp(dt_t A) h_{t-1} + dt_t x_t B_t^T
 /// y_t = h_t C_t
 /// </code>
-/// At a document's start h_{t-1} is zero. Where dt is zero the state stays as it is.
+/// At a document's start h_{t-1} is zero. Where dt is zero the state stays as it is. In bfloat16 it is computed as
+/// <see cref="GatedLinearAttention"/> with keys B, queries C and values dt x, where there are kernels for that.
 /// </remarks>
 public static class StateSpaceDual
 {
+    /// <summary>Whether x, b and c may be bfloat16, [B, S, H, P] and [B, S, G, N].</summary>
+    internal static bool Serves(Tensor x, Tensor b) => MLstmSequenceKernel.Serves(b.transpose(1, 2), x.transpose(1, 2));
+
     /// <summary>Reads the tokens.</summary>
     /// <param name="x">[B, S, H, P], float32 or float64 as all others; S at least 1.</param>
     /// <param name="dt">[B, S, H], at least 0.</param>
@@ -25,13 +30,20 @@ public static class StateSpaceDual
     /// <param name="chunkSize">L, the number of tokens that are treated in parallel; at least 1.</param>
     /// <param name="initial">The state before the first token, [B, H, P, N], left as it is; null is zero.</param>
     /// <param name="starts">[B, S] bool, true where a document begins; or null.</param>
+    /// <param name="returnLast">Whether the last state is wanted, which may be null if it is not.</param>
     /// <returns>y [B, S, H, P] and the state after the last token [B, H, P, N], in the caller's dispose scope.</returns>
-    public static (Tensor Y, Tensor Last) Forward(
-        Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c, int chunkSize, Tensor? initial = null, Tensor? starts = null)
+    public static (Tensor Y, Tensor? Last) Forward(
+        Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c, int chunkSize, Tensor? initial = null, Tensor? starts = null, bool returnLast = true)
     {
         using var scope = NewDisposeScope();
         var (batch, length, heads, width) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
         var (groups, states) = (b.shape[2], b.shape[3]);
+        if (Serves(x, b))
+        {
+            var (byKernel, state) = AsLinearAttention(x, dt, a, b, c, initial, starts, returnLast);
+            return (byKernel.MoveToOuterDisposeScope(), state?.MoveToOuterDisposeScope());
+        }
+
         var size = Math.Min(chunkSize, length);
         var chunks = (length + size - 1) / size;
         var missing = chunks * size - length;
@@ -76,5 +88,22 @@ public static class StateSpaceDual
         return (y.MoveToOuterDisposeScope(), h.MoveToOuterDisposeScope());
 
         Tensor PerHead(Tensor t) => groups == heads ? t : t.unsqueeze(2).expand(-1, -1, heads / groups, -1, -1, -1).flatten(1, 2);
+    }
+
+    private static (Tensor Y, Tensor? Last) AsLinearAttention(
+        Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c, Tensor? initial, Tensor? starts, bool returnLast)
+    {
+        var (heads, groups) = (x.shape[2], b.shape[2]);
+        var scale = Math.Sqrt(b.shape[3]); // by which queries are divided there
+        var values = x * (dt * scale).to(x.dtype).unsqueeze(3);
+        var (y, last) = GatedLinearAttention.Forward(
+            PerHead(c), PerHead(b), values.transpose(1, 2), (dt * a).transpose(1, 2), initial is null ? null : initial.transpose(2, 3) * scale,
+            starts is null ? null : new SequenceLayout(starts), returnLast);
+        return (y.transpose(1, 2), last is null ? null : last.transpose(2, 3) / scale);
+
+        // [B, S, G, N] to [B, H, S, N]; one group's tokens are not copied.
+        Tensor PerHead(Tensor t) => groups == 1
+            ? t.transpose(1, 2).expand(-1, heads, -1, -1)
+            : t.repeat_interleave(heads / groups, 2).transpose(1, 2);
     }
 }

@@ -36,9 +36,10 @@ public sealed class CausalConv1d : nn.Module
     /// <param name="state">[B, K-1, C], the inputs of the last tokens read, the latest last; null is none, which counts as zeros.</param>
     /// <param name="layout">Document starts and padding; what lies under padding may be anything, and what comes out there has no meaning.</param>
     /// <param name="returnState">Whether the state after the last token is wanted; with K = 1 there is none.</param>
+    /// <param name="activate">Whether SiLU follows.</param>
     /// <returns>[B, S, C] in the type of x, and the state, float32 or wider.</returns>
     /// <exception cref="ArgumentException">The state's shape does not fit.</exception>
-    public (Tensor Y, Tensor? State) Forward(Tensor x, Tensor? state, SequenceLayout? layout, bool returnState)
+    public (Tensor Y, Tensor? State) Forward(Tensor x, Tensor? state, SequenceLayout? layout, bool returnState, bool activate = false)
     {
         if (state is not null && !state.shape.AsSpan().SequenceEqual([x.shape[0], Taps - 1, _channels]))
         {
@@ -53,10 +54,8 @@ public sealed class CausalConv1d : nn.Module
         }
 
         var tokens = PaddingLast.Of(x, layout);
-        var (convolved, last) = _conv.Forward(tokens.X, state, tokens.DocumentStarts, tokens.Real);
-        var y = tokens.Restore(convolved).MoveToOuterDisposeScope();
-        var wide = last.Widened();
-        return (y, returnState && Taps > 1 ? wide.MoveToOuterDisposeScope() : null);
+        var (convolved, last) = _conv.Forward(tokens.X, state, tokens.DocumentStarts, tokens.Real, activate, returnState && Taps > 1);
+        return (tokens.Restore(convolved).MoveToOuterDisposeScope(), last?.Widened().MoveToOuterDisposeScope());
     }
 
     /// <summary>Draws fresh weights as torch's own convolutions have them, which the first paper's code leaves as they are.</summary>

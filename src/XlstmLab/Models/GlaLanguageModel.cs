@@ -282,13 +282,13 @@ internal sealed class GlaMixer : nn.Module
         }
 
         var keeps = _config.ConvTaps > 1;
-        var (y, last) = convolution.Forward(x, keeps ? pass.Before(name) : null, pass.Rows.DocumentStarts, pass.Rows.Real);
-        if (keeps)
+        var (y, last) = convolution.Forward(x, keeps ? pass.Before(name) : null, pass.Rows.DocumentStarts, pass.Rows.Real, activate: true, keeps && pass.Last is not null);
+        if (last is not null)
         {
             pass.Keep(name, last);
         }
 
-        return nn.functional.silu(y);
+        return y;
     }
 
     /// <summary>[B, S, NH D] to [B, NH, S, D].</summary>

@@ -1,6 +1,7 @@
 using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Cells;
+using XlstmLab.Kernels;
 using XlstmLab.Layers;
 using XlstmLab.Native;
 using static TorchSharp.torch;
@@ -97,16 +98,21 @@ internal sealed class Mamba2Mixer : StateSpaceMixer
         RegisterComponents();
     }
 
-    public override (Tensor Y, StateSpaceState Last) Forward(
-        Tensor x, StateSpaceState? before, Tensor? starts, Tensor? real, Action<string, Tensor>? observe)
+    public override (Tensor Y, StateSpaceState? Last) Forward(
+        Tensor x, StateSpaceState? before, Tensor? starts, Tensor? real, Action<string, Tensor>? observe, bool returnState)
     {
         var parts = _in.Forward(x).split([_config.InnerDim, _config.ConvDim, _config.HeadCount], -1);
-        var (mixed, conv) = _convolution.Forward(parts[1], before?.Conv, starts, real); // (B, S, E d + 2 G N)
+        var (mixed, conv) = _convolution.Forward(parts[1], before?.Conv, starts, real, activate: true, returnState); // (B, S, E d + 2 G N)
         long shared = _config.GroupCount * _config.StateSize;
-        var inputs = Widen(nn.functional.silu(mixed)).split([_config.InnerDim, shared, shared], -1);
+        var inputs = mixed.split([_config.InnerDim, shared, shared], -1);
         var u = inputs[0].unflatten(2, [_config.HeadCount, _config.HeadDim]); // (B, S, H, P)
         var b = inputs[1].unflatten(2, [_config.GroupCount, _config.StateSize]); // (B, S, G, N)
         var c = inputs[2].unflatten(2, [_config.GroupCount, _config.StateSize]);
+        if (!StateSpaceDual.Serves(u, b))
+        {
+            (u, b, c) = (Widen(u), Widen(b), Widen(c));
+        }
+
         var dt = nn.functional.softplus(Widen(parts[2]) + _stepBias); // (B, S, H)
         if (_config.TimeStepLowest > 0 || double.IsFinite(_config.TimeStepHighest))
         {
@@ -114,8 +120,8 @@ internal sealed class Mamba2Mixer : StateSpaceMixer
         }
 
         dt = real is null ? dt : dt * real.unsqueeze(2);
-        var (y, ssm) = StateSpaceDual.Forward(u, dt, -exp(_logRates), b, c, _config.ChunkSize, before?.Ssm, starts); // (B, S, H, P)
-        y = (y + u * _skip.unsqueeze(1)).flatten(2); // (B, S, E d)
+        var (y, ssm) = StateSpaceDual.Forward(u, dt, -exp(_logRates), b, c, _config.ChunkSize, before?.Ssm, starts, returnState); // (B, S, H, P)
+        y = addcmul(y, u, _skip.to(u.dtype).unsqueeze(1), 1).flatten(2); // (B, S, E d)
         if (observe is not null)
         {
             observe("dt", dt);
@@ -123,7 +129,10 @@ internal sealed class Mamba2Mixer : StateSpaceMixer
             observe("c", c);
         }
 
-        return (_out.Forward(_norm.Forward(y * nn.functional.silu(Widen(parts[0]))).to(x.dtype)), new(conv, ssm));
+        var gated = GluKernel.Serves(parts[0]) && GluKernel.Serves(y)
+            ? GluKernel.Forward(parts[0], y, FeedForwardKind.SwiGlu) // SiLU(z) y
+            : y * nn.functional.silu(Widen(parts[0]));
+        return (_out.Forward(_norm.Forward(gated).to(x.dtype)), returnState ? new(conv!, ssm!) : null);
     }
 
     public override void Initialize(double outputScale, Generator generator)

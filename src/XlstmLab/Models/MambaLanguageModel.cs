@@ -1,6 +1,7 @@
 using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Cells;
+using XlstmLab.Kernels;
 using XlstmLab.Layers;
 using XlstmLab.Native;
 using static TorchSharp.torch;
@@ -95,27 +96,44 @@ internal sealed class MambaMixer : StateSpaceMixer
         RegisterComponents();
     }
 
-    public override (Tensor Y, StateSpaceState Last) Forward(
-        Tensor x, StateSpaceState? before, Tensor? starts, Tensor? real, Action<string, Tensor>? observe)
+    public override (Tensor Y, StateSpaceState? Last) Forward(
+        Tensor x, StateSpaceState? before, Tensor? starts, Tensor? real, Action<string, Tensor>? observe, bool returnState)
     {
-        var parts = _in.Forward(x).chunk(2, -1);
-        var (u, conv) = _convolution.Forward(parts[0], before?.Conv, starts, real); // (B, S, E d)
-        u = nn.functional.silu(u);
+        var parts = new Halves(_in.Forward(x));
+        var (u, conv) = _convolution.Forward(parts.First, before?.Conv, starts, real, activate: true, returnState, parts.FirstRoom); // (B, S, E d)
         var selected = _select.Forward(u).split([_config.StepRank, _config.StateSize, _config.StateSize], -1);
-        var (b, c) = (Widen(selected[1]), Widen(selected[2])); // (B, S, N)
-        var dt = nn.functional.softplus(_step.Forward(Widen(selected[0]))); // (B, S, E d)
-        dt = real is null ? dt : dt * real.unsqueeze(2);
-        u = Widen(u);
-        var (y, ssm) = SelectiveScan.Forward(u, dt, -exp(_logRates), b, c, before?.Ssm, starts); // (B, S, E d), (B, E d, N)
-        y = (y + u * _skip) * nn.functional.silu(Widen(parts[1]));
         if (observe is not null)
         {
-            observe("dt", dt);
-            observe("b", b);
-            observe("c", c);
+            observe("dt", Steps(selected[0], real));
+            observe("b", Widen(selected[1]));
+            observe("c", Widen(selected[2]));
         }
 
-        return (_out.Forward(y.to(x.dtype)), new(conv, ssm));
+        var (y, ssm) = Scan(u, selected, parts, before?.Ssm, starts, real, returnState); // (B, S, E d), (B, E d, N)
+        return (_out.Forward(y.to(x.dtype)), returnState ? new(conv!, ssm!) : null);
+    }
+
+    /// <summary>(SSM(u) + D u) SiLU(z), where z is the second half, and the state behind the last token.</summary>
+    private (Tensor Y, Tensor? Last) Scan(Tensor u, Tensor[] selected, Halves parts, Tensor? before, Tensor? starts, Tensor? real, bool returnState)
+    {
+        var a = -exp(_logRates);
+        if (SelectiveScanSequenceKernel.Serves(u, _config.StateSize))
+        {
+            var delta = nn.functional.linear(selected[0], _step.Weight.to(u.dtype)); // the bias is added in float32
+            return SelectiveScanSequenceKernel.Forward(
+                u, delta, _step.Bias!, a, selected[1], selected[2], _skip, parts.Second, before, starts, real, returnState, parts.SecondRoom);
+        }
+
+        u = Widen(u);
+        var (y, last) = SelectiveScan.Forward(u, Steps(selected[0], real), a, Widen(selected[1]), Widen(selected[2]), before, starts);
+        return ((y + u * _skip) * nn.functional.silu(Widen(parts.Second)), last);
+    }
+
+    /// <summary>The step sizes dt, [B, S, E d], zero for padding.</summary>
+    private Tensor Steps(Tensor selected, Tensor? real)
+    {
+        var dt = nn.functional.softplus(_step.Forward(Widen(selected)));
+        return real is null ? dt : dt * real.unsqueeze(2);
     }
 
     public override void Initialize(double outputScale, Generator generator)

@@ -20,9 +20,10 @@ internal abstract class StateSpaceMixer(string name) : nn.Module(name)
     /// <param name="starts">[B, S] bool, true where a document begins; or null.</param>
     /// <param name="real">[B, S] bool, true for tokens; or null.</param>
     /// <param name="observe">Shown the layer's activations, or null.</param>
+    /// <param name="returnState">Whether the state behind the last token is wanted.</param>
     /// <returns>[B, S, d] in the type of x, and the state behind the last token.</returns>
-    public abstract (Tensor Y, StateSpaceState Last) Forward(
-        Tensor x, StateSpaceState? before, Tensor? starts, Tensor? real, Action<string, Tensor>? observe);
+    public abstract (Tensor Y, StateSpaceState? Last) Forward(
+        Tensor x, StateSpaceState? before, Tensor? starts, Tensor? real, Action<string, Tensor>? observe, bool returnState);
 
     /// <summary>Draws fresh weights.</summary>
     /// <param name="outputScale">What the weights that write into the stream are multiplied by.</param>
@@ -82,19 +83,22 @@ internal sealed class StateSpaceBackbone : nn.Module
         var tokens = PaddingLast.Of(embedded, layout);
         var x = tokens.X.dtype == ScalarType.BFloat16 ? tokens.X.to(ScalarType.Float32) : tokens.X; // (B, S, d), the stream in float32
         var last = new Dictionary<string, Tensor>();
+        Tensor? mixed = null;
         for (var b = 0; b < _blocks.Count; b++)
         {
             var before = state is null ? null : new StateSpaceState(state[$"blocks.{b}.conv"], state[$"blocks.{b}.ssm"]);
             var block = b;
             Action<string, Tensor>? observe = observer is null ? null : (name, value) => observer(block, name, value);
-            var (mixed, after) = _blocks[b].Mixer.Forward(
-                _blocks[b].Norm.Forward(x).to(embedded.dtype), before, tokens.DocumentStarts, tokens.Real, observe);
-            x = x + mixed;
-            last.Add($"blocks.{b}.conv", after.Conv);
-            last.Add($"blocks.{b}.ssm", after.Ssm);
+            (x, var normed) = _blocks[b].Norm.AddForward(x, mixed, embedded.dtype);
+            (mixed, var after) = _blocks[b].Mixer.Forward(normed, before, tokens.DocumentStarts, tokens.Real, observe, returnState);
+            if (after is not null)
+            {
+                last.Add($"blocks.{b}.conv", after.Conv);
+                last.Add($"blocks.{b}.ssm", after.Ssm);
+            }
         }
 
-        var hidden = tokens.Restore(_norm.Forward(x).to(embedded.dtype));
+        var hidden = tokens.Restore(_norm.AddForward(x, mixed, embedded.dtype).Y);
         return (hidden.MoveToOuterDisposeScope(), returnState ? new ModelState(last) : null);
     }
 

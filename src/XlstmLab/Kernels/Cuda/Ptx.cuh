@@ -173,6 +173,13 @@ DEVICE void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1)
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
+// The same with half the inner dimension: a is 16 x 8, its registers rows g and g + 8 at columns 2t, 2t + 1; b is rows 2t, 2t + 1 of column g.
+DEVICE void mma_bf16_k8(float (&c)[4], const u32 (&a)[2], u32 b)
+{
+    asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5},{%6},{%0,%1,%2,%3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(b));
+}
+
 // Asynchronous copies of 16 bytes from global to shared memory, past the first-level cache.
 
 DEVICE void copy_async(u32 shared, const void* global)

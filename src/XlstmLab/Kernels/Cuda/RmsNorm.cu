@@ -7,8 +7,11 @@
 // between the sums and their use. Warps stay and walk the rows, so that weights are read, and their gradients written, once a warp and
 // block. What a block has summed of dw and db it leaves in its row of `partials`; column_sums adds those up, always in the same order.
 //
+// With WIDE the stream, x, s and their gradients, is float32 (Mamba's); delta, y and their gradients are bfloat16 all the same.
+//
 // Bytes a row of d: forward 2 d of x, 2 d of delta, 2 d of s, 2 d of y; backward 2 d each of dy, s, the gradient past the norm, ds.
-// 32768 rows of 768: forward 101 MB alone, 201 MB with the addition; backward 201 MB: 34, 67 and 67 us at 3 TB/s.
+// 32768 rows of 768: forward 101 MB alone, 201 MB with the addition; backward 201 MB: 34, 67 and 67 us at 3 TB/s; with WIDE 302 MB forward
+// with the addition and 403 MB backward.
 // Operations, at most 20 a channel, are a quarter of what the multiprocessors could do meanwhile.
 #include "Ptx.cuh"
 
@@ -21,8 +24,12 @@
 #ifndef BIAS
 #define BIAS 0
 #endif
+#ifndef WIDE
+#define WIDE 0
+#endif
+#define WARP_CHANNELS (WIDE ? 768 : 1024)
 #ifndef WARPS_PER_ROW
-#define WARPS_PER_ROW ((DIM + 1023) / 1024)
+#define WARPS_PER_ROW ((DIM + WARP_CHANNELS - 1) / WARP_CHANNELS)
 #endif
 #ifndef FORWARD_WARPS
 #define FORWARD_WARPS (WARPS_PER_ROW > 1 ? WARPS_PER_ROW : 8)
@@ -58,6 +65,38 @@ DEVICE void load_channels(float (&w)[PIECES][8], const float* RESTRICT from, int
     }
 }
 
+// Eight channels of the stream as they are stored.
+#if WIDE
+typedef float stream;
+struct Piece
+{
+    float4 low, high;
+};
+DEVICE Piece load_piece(const stream* from) { return {*(const float4*)from, *(const float4*)(from + 4)}; }
+DEVICE Piece no_piece() { return {make_float4(0.f, 0.f, 0.f, 0.f), make_float4(0.f, 0.f, 0.f, 0.f)}; }
+DEVICE void store_piece(stream* to, Piece piece) { *(float4*)to = piece.low, *(float4*)(to + 4) = piece.high; }
+DEVICE void unpack(float (&x)[8], Piece piece)
+{
+    x[0] = piece.low.x, x[1] = piece.low.y, x[2] = piece.low.z, x[3] = piece.low.w;
+    x[4] = piece.high.x, x[5] = piece.high.y, x[6] = piece.high.z, x[7] = piece.high.w;
+}
+DEVICE Piece pack(const float (&x)[8]) { return {make_float4(x[0], x[1], x[2], x[3]), make_float4(x[4], x[5], x[6], x[7])}; }
+#else
+typedef bf16 stream;
+typedef uint4 Piece;
+DEVICE Piece load_piece(const stream* from) { return *(const uint4*)from; }
+DEVICE Piece no_piece() { return make_uint4(0, 0, 0, 0); }
+DEVICE void store_piece(stream* to, Piece piece) { *(uint4*)to = piece; }
+DEVICE void unpack(float (&x)[8], Piece piece) { unpack_bf16x8(x, piece); }
+DEVICE Piece pack(const float (&x)[8]) { return pack_bf16x8(x); }
+#endif
+
+DEVICE void load_stream(Piece (&raw)[PIECES], const stream* from, int lane)
+{
+#pragma unroll
+    for (int p = 0; p < PIECES; p++) raw[p] = piece_exists(p, lane) ? load_piece(from + piece_channel(p, lane)) : no_piece();
+}
+
 DEVICE void load_row(uint4 (&raw)[PIECES], const bf16* from, int lane)
 {
 #pragma unroll
@@ -84,8 +123,8 @@ DEVICE float row_sum(float x, float* places, int& turn)
 // delta may be null, and s with it; s may be x. mean is not touched but with LAYER_NORM.
 // Grid: any number of blocks, FORWARD_BLOCKS a multiprocessor at best; FORWARD_WARPS warps; shared: 8 WARPS_PER_ROW bytes.
 KERNEL void __launch_bounds__(32 * FORWARD_WARPS, FORWARD_BLOCKS) norm_forward(
-    const bf16* x, const bf16* delta, const float* RESTRICT weight, const float* RESTRICT bias,
-    bf16* s, bf16* RESTRICT y, float* RESTRICT mean, float* RESTRICT rstd, int rows, float epsilon)
+    const stream* x, const bf16* delta, const float* RESTRICT weight, const float* RESTRICT bias,
+    stream* s, bf16* RESTRICT y, float* RESTRICT mean, float* RESTRICT rstd, int rows, float epsilon)
 {
     SHARED_MEMORY(shared);
     int lane = threadIdx.x % LANES, turn = 0;
@@ -97,8 +136,9 @@ KERNEL void __launch_bounds__(32 * FORWARD_WARPS, FORWARD_BLOCKS) norm_forward(
     for (int row = blockIdx.x * at_once + threadIdx.x / LANES; row < rows; row += gridDim.x * at_once)
     {
         i64 start = (i64)row * DIM;
-        uint4 raw[PIECES], added[PIECES];
-        load_row(raw, x + start, lane);
+        Piece raw[PIECES];
+        uint4 added[PIECES];
+        load_stream(raw, x + start, lane);
         if (delta) load_row(added, delta + start, lane);
         if (delta)
         {
@@ -106,13 +146,13 @@ KERNEL void __launch_bounds__(32 * FORWARD_WARPS, FORWARD_BLOCKS) norm_forward(
             for (int p = 0; p < PIECES; p++)
             {
                 float v[8], a[8];
-                unpack_bf16x8(v, raw[p]);
+                unpack(v, raw[p]);
                 unpack_bf16x8(a, added[p]);
 #pragma unroll
                 for (int e = 0; e < 8; e++) v[e] += a[e];
                 // The norm sees the sum as it is stored, so that the backward pass reads what was normed.
-                raw[p] = pack_bf16x8(v);
-                if (piece_exists(p, lane)) *(uint4*)(s + start + piece_channel(p, lane)) = raw[p];
+                raw[p] = pack(v);
+                if (piece_exists(p, lane)) store_piece(s + start + piece_channel(p, lane), raw[p]);
             }
         }
 
@@ -124,7 +164,7 @@ KERNEL void __launch_bounds__(32 * FORWARD_WARPS, FORWARD_BLOCKS) norm_forward(
             for (int p = 0; p < PIECES; p++)
             {
                 float v[8];
-                unpack_bf16x8(v, raw[p]);
+                unpack(v, raw[p]);
 #pragma unroll
                 for (int e = 0; e < 8; e++) sum += v[e];
             }
@@ -137,7 +177,7 @@ KERNEL void __launch_bounds__(32 * FORWARD_WARPS, FORWARD_BLOCKS) norm_forward(
         for (int p = 0; p < PIECES; p++)
         {
             float v[8];
-            unpack_bf16x8(v, raw[p]);
+            unpack(v, raw[p]);
 #pragma unroll
             for (int e = 0; e < 8; e++)
                 if (piece_exists(p, lane)) squares += (v[e] - center) * (v[e] - center);
@@ -150,7 +190,7 @@ KERNEL void __launch_bounds__(32 * FORWARD_WARPS, FORWARD_BLOCKS) norm_forward(
             if (piece_exists(p, lane))
             {
                 float v[8];
-                unpack_bf16x8(v, raw[p]);
+                unpack(v, raw[p]);
 #pragma unroll
                 for (int e = 0; e < 8; e++) v[e] = (v[e] - center) * r * w[p][e] + (BIAS ? b[p][e] : 0.f);
                 *(uint4*)(y + start + piece_channel(p, lane)) = pack_bf16x8(v);
@@ -186,13 +226,17 @@ DEVICE void store_partial(float* partial, const float (&sums)[PIECES][8], float*
     }
 }
 
-// past, the gradient that reaches s past the norm, may be null; ds may be past. Row blockIdx.x of the partial sums, `partial_stride`
-// floats long, receives dw in its first DIM floats and, with BIAS, db in the next.
+// past, the gradient that reaches s past the norm, may be null; ds may be past. With WIDE ddelta, if it is not null, is ds rounded.
+// Row blockIdx.x of the partial sums, `partial_stride` floats long, receives dw in its first DIM floats and, with BIAS, db in the next.
 // Grid: any number of blocks, BACKWARD_BLOCKS a multiprocessor at best; BACKWARD_WARPS warps;
 // shared: 4 DIM (BACKWARD_WARPS / WARPS_PER_ROW) + 8 WARPS_PER_ROW bytes.
 KERNEL void __launch_bounds__(32 * BACKWARD_WARPS, BACKWARD_BLOCKS) norm_backward(
-    const bf16* RESTRICT dy, const bf16* past, const bf16* RESTRICT s, const float* RESTRICT mean, const float* RESTRICT rstd,
-    const float* RESTRICT weight, bf16* ds, float* RESTRICT partials, i64 partial_stride, int rows)
+    const bf16* RESTRICT dy, const stream* past, const stream* RESTRICT s, const float* RESTRICT mean, const float* RESTRICT rstd,
+    const float* RESTRICT weight, stream* ds, float* RESTRICT partials, i64 partial_stride, int rows
+#if WIDE
+    , bf16* RESTRICT ddelta
+#endif
+)
 {
     SHARED_MEMORY(shared);
     const int at_once = BACKWARD_WARPS / WARPS_PER_ROW;
@@ -205,10 +249,11 @@ KERNEL void __launch_bounds__(32 * BACKWARD_WARPS, BACKWARD_BLOCKS) norm_backwar
     for (int row = blockIdx.x * at_once + threadIdx.x / LANES; row < rows; row += gridDim.x * at_once)
     {
         i64 start = (i64)row * DIM;
-        uint4 raw_dy[PIECES], raw_s[PIECES], raw_past[PIECES];
+        uint4 raw_dy[PIECES];
+        Piece raw_s[PIECES], raw_past[PIECES];
         load_row(raw_dy, dy + start, lane);
-        load_row(raw_s, s + start, lane);
-        if (past) load_row(raw_past, past + start, lane);
+        load_stream(raw_s, s + start, lane);
+        if (past) load_stream(raw_past, past + start, lane);
         float r = rstd[row], center = LAYER_NORM ? mean[row] : 0.f;
 
         float sum_g = 0, sum_gn = 0;
@@ -219,7 +264,7 @@ KERNEL void __launch_bounds__(32 * BACKWARD_WARPS, BACKWARD_BLOCKS) norm_backwar
             {
                 float d[8], n[8];
                 unpack_bf16x8(d, raw_dy[p]);
-                unpack_bf16x8(n, raw_s[p]);
+                unpack(n, raw_s[p]);
 #pragma unroll
                 for (int e = 0; e < 8; e++)
                 {
@@ -241,17 +286,20 @@ KERNEL void __launch_bounds__(32 * BACKWARD_WARPS, BACKWARD_BLOCKS) norm_backwar
             {
                 float d[8], n[8];
                 unpack_bf16x8(d, raw_dy[p]);
-                unpack_bf16x8(n, raw_s[p]);
+                unpack(n, raw_s[p]);
 #pragma unroll
                 for (int e = 0; e < 8; e++) n[e] = r * (d[e] * w[p][e] - (n[e] - center) * r * mean_gn - mean_g);
                 if (past)
                 {
-                    unpack_bf16x8(d, raw_past[p]);
+                    unpack(d, raw_past[p]);
 #pragma unroll
                     for (int e = 0; e < 8; e++) n[e] += d[e];
                 }
 
-                *(uint4*)(ds + start + piece_channel(p, lane)) = pack_bf16x8(n);
+                store_piece(ds + start + piece_channel(p, lane), pack(n));
+#if WIDE
+                if (ddelta) *(uint4*)(ddelta + start + piece_channel(p, lane)) = pack_bf16x8(n);
+#endif
             }
         }
     }

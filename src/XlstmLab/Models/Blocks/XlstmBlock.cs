@@ -74,13 +74,13 @@ internal sealed record BlockPass(
         }
 
         var before = Before is null || conv.Taps == 1 ? null : Read("conv");
-        var (y, last) = conv.Forward(x, before, Layout, ReturnState);
+        var (y, last) = conv.Forward(x, before, Layout, ReturnState, activate: true);
         if (last is not null)
         {
             this["conv"] = last;
         }
 
-        return nn.functional.silu(y);
+        return y;
     }
 
     private Tensor this[string name]

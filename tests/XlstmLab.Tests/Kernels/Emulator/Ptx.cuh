@@ -210,6 +210,12 @@ DEVICE void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1)
     emulator::collective("mma", FULL_WARP, emulator::product_action, &operand);
 }
 
+DEVICE void mma_bf16_k8(float (&c)[4], const u32 (&a)[2], u32 b)
+{
+    const u32 wide[4] = {a[0], a[1], 0, 0};
+    mma_bf16(c, wide, b, 0);
+}
+
 // Asynchronous copies
 
 DEVICE void copy_async(u32 shared, const void* global) { emulator::copy_async(shared, global, 16, 16); }
