@@ -17,6 +17,7 @@ internal sealed class KernelRun : IDisposable
         if (NativeTorch.IsCudaAvailable && Kernel.Absence is null)
         {
             set_default_device(CUDA);
+            Poison();
         }
         else
         {
@@ -37,6 +38,16 @@ internal sealed class KernelRun : IDisposable
     {
         Kernel.Device = null;
         set_default_device(_before);
+    }
+
+    /// <summary>Fills the memory that libtorch will give out next with NaN, so that what a kernel forgets to write is seen.</summary>
+    private static void Poison()
+    {
+        using var scope = NewDisposeScope();
+        foreach (var bytes in Enumerable.Repeat(512 << 10, 64).Concat(Enumerable.Repeat(16 << 20, 16)))
+        {
+            _ = full(bytes / 4, double.NaN, ScalarType.Float32);
+        }
     }
 
     /// <summary>‖actual − expected‖ / ‖expected‖, in double precision; NaN if an element is.</summary>
