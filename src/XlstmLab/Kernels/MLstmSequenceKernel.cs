@@ -137,12 +137,15 @@ internal static class MLstmSequenceKernel
         {
             var (rows, keep) = (Plane(6), empty(Batch * Heads, Chunks, dtype: ScalarType.Float32, device: Device));
             var lastScale = call.ReturnState ? empty(Batch, Heads, 1, dtype: ScalarType.Float32, device: Device) : null;
-            var shape = new LaunchShape(Heads, (int)Math.Min(1024, 32 * Chunks), (int)(12 * Chunks)) { BlocksY = (int)Batch };
             Launch(
-                "MLstmGates.cu", "mlstm_gates", shape,
+                "MLstmGates.cu", "mlstm_gates", GateShape(12),
                 [.. GateArguments(), inputs[7], rows, keep, lastScale, Length, Scale]);
             return (rows, keep, lastScale);
         }
+
+        /// <summary>A block a head, a warp a chunk as far as they go.</summary>
+        public LaunchShape GateShape(int bytesPerChunk) =>
+            new(Heads, (int)Math.Min(1024, 32 * Chunks), (int)(bytesPerChunk * Chunks)) { BlocksY = (int)Batch };
 
         /// <summary>Both gates and the layout, as MLstmGates.cu takes them.</summary>
         public KernelArgument[] GateArguments()
@@ -261,8 +264,8 @@ internal static class MLstmSequenceKernel
             first = first is null || firstN is null ? first : first.add_((pass.N0! * firstN).sum(2));
             var (dInput, dForget) = (pass.Gate(), pass.Gate());
             pass.Launch(
-                "MLstmGates.cu", "mlstm_gates_backward", new(pass.Heads, 1024, 128) { BlocksY = (int)pass.Batch },
-                [.. pass.GateArguments(), dots, writes, first, dLastC is null && dLastN is null ? 0 : 1, dInput, dForget, pass.Length]);
+                "MLstmGates.cu", "mlstm_gates_backward", pass.GateShape(8),
+                [.. pass.GateArguments(), dots, writes, keep, first, dLastC is null && dLastN is null ? 0 : 1, dInput, dForget, pass.Length]);
             if (pass.N0 is not null && firstN is null)
             {
                 firstN = zeros_like(pass.N0);

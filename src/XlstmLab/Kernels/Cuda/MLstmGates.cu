@@ -213,25 +213,30 @@ KERNEL void __launch_bounds__(1024) mlstm_gates(
     }
 }
 
-// The gates' gradients, from q . dq and k . dk:
-//     dli_j = k_j . dk_j,   dlf_t = sum_{i >= t} (q_i . dq_i - k_i . dk_i) + carried,
-// carried being what passes through the last state. Before the first token the sum is <C_0, dC_0> + <n_0, dn_0>: where the last state has a
-// gradient, `first` ([B NH], or null for an empty state) is that, and carried follows from it. A product of the last state, of which more is
-// rounded, would not cancel against the sums as well. A document's first forget gate acts on nothing.
-// dots: [3, B NH, NC CHUNK] as mlstm_backward_scores makes them; k_writes: [B NH, NC CHUNK], the memory's share of k . dk.
-// d_input, d_forget: [B, NH, S]. grid (NH, B), block 1024, shared 128 bytes.
-// Sums run from the end, always in the same order.
+// The gates' gradients. dli_j = k_j . dk_j; dlf_t is the sum of all that a query at or after t reads of a key before t:
+//     in the chunk, by suffix sums of rows less columns of the triangle, which share every rounding,
+//     of the memory before the chunk by queries from t on, of keys before t by what comes behind the chunk,
+//     and carried = keep <C, dC'>, which passes through the whole chunk.
+// With Q the memory's reads and K its writes in a chunk, <C, dC> = Q + carried and <C', dC'> = K + carried: a walk over the chunks, from the
+// end, where the last state has no gradient, or from the start, where <C, dC> is `first` ([B NH], null for an empty state). Where less than
+// FORGOTTEN of the memory passes through, carried is smaller than the rounding of that difference and taken as 0.
+//
+// A document's first forget gate acts on nothing. dots: [3, B NH, NC CHUNK] as mlstm_backward_scores makes them; k_writes: [B NH, NC CHUNK];
+// keep: [B NH, NC]; d_input, d_forget: [B, NH, S]. grid (NH, B), block any number of warps, shared 8 NC bytes. Sums have a fixed order.
+#define FORGOTTEN 0.002f
+
 KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     const float* RESTRICT input, i64 input_batch, int input_head, int input_token,
     const float* RESTRICT forget, i64 forget_batch, int forget_head, int forget_token,
     const unsigned char* RESTRICT starts, const unsigned char* RESTRICT padding,
-    const float* RESTRICT dots, const float* RESTRICT k_writes, const float* RESTRICT first, int has_last,
+    const float* RESTRICT dots, const float* RESTRICT k_writes, const float* RESTRICT keep, const float* RESTRICT first, int has_last,
     float* RESTRICT d_input, float* RESTRICT d_forget, int length)
 {
     SHARED_MEMORY(memory);
-    float* warp_sums = (float*)memory; // [32]
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
+    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     const int chunks = (length + CHUNK - 1) / CHUNK;
+    float* reads = (float*)memory;        // [NC]: Q, then carried
+    float* writes = reads + chunks;       // [NC]: K
     const int head = blockIdx.y * gridDim.x + blockIdx.x;
     const i64 plane = (i64)gridDim.x * gridDim.y * chunks * CHUNK;
     input += blockIdx.y * input_batch + (i64)blockIdx.x * input_head;
@@ -240,48 +245,74 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     if (padding) padding += (i64)blockIdx.y * length;
     dots += (i64)head * chunks * CHUNK;
     k_writes += (i64)head * chunks * CHUNK;
-    float after = 0.f;
-    if (has_last)
-    {
-        float sum = 0.f;
-        for (int t = threadIdx.x; t < length; t += 1024) sum += dots[plane + t] + k_writes[t] - dots[t];
-        sum = warp_sum(sum);
-        if (lane == 0) warp_sums[warp] = sum;
-        __syncthreads();
-        after = (first ? first[head] : 0.f) + warp_sum(warp_sums[lane]);
-        __syncthreads();
-    }
-    for (int done = 0; done < length; done += 1024)
-    {
-        const int t = length - 1 - done - (int)threadIdx.x;
-        float read = 0.f, written = 0.f, own = 0.f;
-        if (t >= 0)
-        {
-            read = dots[t];
-            written = dots[plane + t] + k_writes[t];
-            own = dots[2 * plane + t];
-        }
+    keep += (i64)head * chunks;
 
-        float sum = read - written;
+    for (int c = warp; c < chunks; c += warps)
+    {
+        const i64 row = (i64)c * CHUNK + lane * PER_LANE;
+        float read = 0.f, written = 0.f;
+#pragma unroll
+        for (int e = 0; e < PER_LANE; e++)
+        {
+            read += dots[row + e] - dots[plane + row + e];
+            written += k_writes[row + e];
+        }
+        read = warp_sum(read);
+        written = warp_sum(written);
+        if (lane == 0)
+        {
+            reads[c] = read;
+            writes[c] = written;
+        }
+    }
+    __syncthreads();
+
+    if (threadIdx.x == 0)
+    {
+        float flow = has_last && first ? first[head] : 0.f; // <C, dC> at a border
+        for (int step = 0; step < chunks; step++)
+        {
+            const int c = has_last ? step : chunks - 1 - step;
+            const float near = has_last ? reads[c] : writes[c], far = has_last ? writes[c] : reads[c];
+            const float carried = keep[c] < FORGOTTEN ? 0.f : flow - near;
+            reads[c] = carried;
+            flow = far + carried;
+        }
+    }
+    __syncthreads();
+
+    for (int c = warp; c < chunks; c += warps)
+    {
+        const i64 row = (i64)c * CHUNK + lane * PER_LANE;
+        float suffix[PER_LANE], prefix[PER_LANE], after = 0.f, before = 0.f;
+#pragma unroll
+        for (int e = 0; e < PER_LANE; e++)
+        {
+            prefix[e] = before; // of the lane's own
+            before += k_writes[row + e];
+            after += dots[row + PER_LANE - 1 - e] - dots[plane + row + PER_LANE - 1 - e];
+            suffix[PER_LANE - 1 - e] = after;
+        }
+        float lanes_before = before, lanes_after = after;
 #pragma unroll
         for (int o = 1; o < 32; o <<= 1)
         {
-            const float other = __shfl_up_sync(FULL_WARP, sum, o);
-            if (lane >= o) sum += other;
+            const float left = __shfl_up_sync(FULL_WARP, lanes_before, o), right = __shfl_down_sync(FULL_WARP, lanes_after, o);
+            if (lane >= o) lanes_before += left;
+            if (lane + o < 32) lanes_after += right;
         }
-        if (lane == 31) warp_sums[warp] = sum;
-        __syncthreads();
-        float others = lane < warp ? warp_sums[lane] : 0.f, all = warp_sums[lane];
-        others = warp_sum(others);
-        all = warp_sum(all);
-        if (t >= 0)
+        lanes_before -= before;
+        lanes_after -= after;
+#pragma unroll
+        for (int e = 0; e < PER_LANE; e++)
         {
+            const int t = c * CHUNK + lane * PER_LANE + e;
+            if (t >= length) continue;
             const bool is_there = !(padding && padding[t]);
             const float slope = is_there && !(starts && starts[t]) ? log_gate_slope(FORGET_GATE, forget[(i64)t * forget_token]) : 0.f;
-            d_forget[(i64)head * length + t] = slope * (after + others + sum);
-            d_input[(i64)head * length + t] = is_there ? (own + written) * log_gate_slope(INPUT_GATE, input[(i64)t * input_token]) : 0.f;
+            const float own = dots[2 * plane + t] + dots[plane + t] + k_writes[t];
+            d_forget[(i64)head * length + t] = slope * (reads[c] + lanes_before + prefix[e] + lanes_after + suffix[e]);
+            d_input[(i64)head * length + t] = is_there ? own * log_gate_slope(INPUT_GATE, input[(i64)t * input_token]) : 0.f;
         }
-        after += all;
-        __syncthreads();
     }
 }
