@@ -1,4 +1,6 @@
 using XlstmLab.Kernels;
+using XlstmLab.Models;
+using TorchSharp;
 using XlstmLab.Native;
 using Xunit;
 using static TorchSharp.torch;
@@ -40,6 +42,16 @@ internal sealed class KernelRun : IDisposable
         set_default_device(_before);
     }
 
+    /// <summary>The seed of all numbers that are drawn afterwards, wherever.</summary>
+    public static void Seed(long seed)
+    {
+        random.manual_seed(seed).Dispose();
+        if (get_default_device().type == DeviceType.CUDA)
+        {
+            cuda.manual_seed_all(seed);
+        }
+    }
+
     /// <summary>Fills the memory that libtorch will give out next with NaN, so that what a kernel forgets to write is seen.</summary>
     private static void Poison()
     {
@@ -50,11 +62,29 @@ internal sealed class KernelRun : IDisposable
         }
     }
 
-    /// <summary>‖actual − expected‖ / ‖expected‖, in double precision; NaN if an element is.</summary>
+    /// <summary>A model whose weights are drawn on the CPU, where its generator is, and then moved to where kernels run.</summary>
+    public static LanguageModel Model(LanguageModelConfig config)
+    {
+        var device = get_default_device();
+        set_default_device(CPU);
+        try
+        {
+            var model = config.CreateModel(seed: 1);
+            model.to(device);
+            return model;
+        }
+        finally
+        {
+            set_default_device(device);
+        }
+    }
+
+    /// <summary>‖actual − expected‖ / ‖expected‖, in double precision; NaN if an element is. ‖actual‖ where nothing is expected.</summary>
     public static double Error(Tensor actual, Tensor expected)
     {
         using var scope = NewDisposeScope();
         var (a, e) = (actual.to(float64), expected.to(float64));
-        return ((a - e).norm() / e.norm()).item<double>();
+        var scale = e.norm().item<double>();
+        return (a - e).norm().item<double>() / (scale == 0 ? 1 : scale);
     }
 }

@@ -1,4 +1,3 @@
-using TorchSharp;
 using XlstmLab.Kernels;
 using XlstmLab.Layers;
 using XlstmLab.Models;
@@ -18,7 +17,7 @@ public sealed class LayerKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(3).Dispose();
+        KernelRun.Seed(3);
         var both = (randn(2, 13, 48) * 2).to(bfloat16).requires_grad_();
         var parts = both.chunk(2, -1);
         var dy = randn(2, 13, 24).to(bfloat16);
@@ -40,7 +39,7 @@ public sealed class LayerKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(4).Dispose();
+        KernelRun.Seed(4);
         var g = randn(3, 5, 64).to(bfloat16).requires_grad_();
         var y = GluKernel.Forward(g, null, FeedForwardKind.ReluSquared);
         y.sum().backward();
@@ -59,7 +58,7 @@ public sealed class LayerKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(5).Dispose();
+        KernelRun.Seed(5);
         const int batch = 2;
         const int length = 11;
         var h = randn(batch, heads, length, dim).to(bfloat16).requires_grad_();
@@ -97,10 +96,10 @@ public sealed class LayerKernelTests
     public void A_model_in_bfloat16_takes_the_kernels_and_learns_as_without()
     {
         var config = XlstmPresets.ByName("bytes-1m") with { EmbeddingDim = 64, HeadCount = 2, BlockCount = 1, VocabularySize = 32 };
-        using var model = new XlstmLanguageModel(config, seed: 1); // its numbers are drawn on the CPU
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        model.to(get_default_device());
+        using var model = KernelRun.Model(config);
+        KernelRun.Seed(2);
         var tokens = randint(0, 32, [2, 9], dtype: int64);
         var wide = Gradients(model, tokens, null);
         var narrow = Gradients(model, tokens, ScalarType.BFloat16);
@@ -110,7 +109,7 @@ public sealed class LayerKernelTests
         }
     }
 
-    private static Dictionary<string, Tensor> Gradients(XlstmLanguageModel model, Tensor tokens, ScalarType? type)
+    private static Dictionary<string, Tensor> Gradients(LanguageModel model, Tensor tokens, ScalarType? type)
     {
         model.ComputeType = type;
         model.zero_grad();

@@ -28,7 +28,7 @@ public sealed class MLstmSequenceKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(c.Length + c.Dk).Dispose();
+        KernelRun.Seed(c.Length + c.Dk);
         // As the layers make them: the heads of a token lie side by side.
         Tensor Tokens(int dim) => randn([c.Batch, c.Length, c.Heads, dim]).to(bfloat16).transpose(1, 2);
         var (q, k, v) = (Tokens(c.Dk).requires_grad_(), Tokens(c.Dk).requires_grad_(), Tokens(c.Dv).requires_grad_());
@@ -87,7 +87,7 @@ public sealed class MLstmSequenceKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(3).Dispose();
+        KernelRun.Seed(3);
         Tensor Tokens(int dim) => randn([1, 2, 200, dim]).to(bfloat16).requires_grad_();
         var (q, k, v) = (Tokens(32), Tokens(32), Tokens(32));
         var (input, forget) = (randn(1, 2, 200), randn(1, 2, 200) + 3);

@@ -1,4 +1,3 @@
-using TorchSharp;
 using XlstmLab.Cells;
 using XlstmLab.Kernels;
 using XlstmLab.Models;
@@ -19,7 +18,7 @@ public sealed class MambaKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(batch + length + dim).Dispose();
+        KernelRun.Seed(batch + length + dim);
         var product = randn(batch, length, 2 * dim).to(bfloat16).requires_grad_();
         var delta = (randn(batch, length, dim) * deltaScale - 1).to(bfloat16).requires_grad_();
         var selected = randn(batch, length, 3 + 32).to(bfloat16).requires_grad_(); // b and c lie askew
@@ -59,7 +58,7 @@ public sealed class MambaKernelTests
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
         using var still = no_grad();
-        random.manual_seed(5).Dispose();
+        KernelRun.Seed(5);
         var (x, delta, z) = (randn(1, 21, 32).to(bfloat16), randn(1, 21, 32).to(bfloat16), randn(1, 21, 32).to(bfloat16));
         var (b, c) = (randn(1, 21, 16).to(bfloat16), randn(1, 21, 16).to(bfloat16));
         var (bias, skip, a) = (randn(32) - 2, randn(32), -rand(32, 16));
@@ -85,7 +84,7 @@ public sealed class MambaKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(length + channels).Dispose();
+        KernelRun.Seed(length + channels);
         var product = randn(batch, length, 2 * channels).to(bfloat16).requires_grad_();
         var before = hasBefore ? randn(batch, taps - 1, channels).to(bfloat16).requires_grad_() : null;
         var (weight, bias) = (randn(channels, taps).requires_grad_(), randn(channels).requires_grad_());
@@ -120,7 +119,7 @@ public sealed class MambaKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(3).Dispose();
+        KernelRun.Seed(3);
         var product = randn(2, 21, 48).to(bfloat16).requires_grad_();
         var (weight, bias, a) = (randn(24, 4), randn(24), -rand(24, 16));
         var (delta, b, c) = (randn(2, 21, 24).to(bfloat16), randn(2, 21, 16).to(bfloat16), randn(2, 21, 16).to(bfloat16));
@@ -150,13 +149,12 @@ public sealed class MambaKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(2).Dispose();
+        KernelRun.Seed(2);
         LanguageModelConfig config = second
             ? new Mamba2Config { VocabularySize = 50, EmbeddingDim = 128, BlockCount = 2, HeadDim = 32, HeadCount = 8, StateSize = 32, GroupCount = 1 }
             : new MambaConfig { VocabularySize = 50, EmbeddingDim = 32, BlockCount = 2 };
-        var (model, dim) = (config.CreateModel(seed: 1), config.EmbeddingDim);
+        var (model, dim) = (KernelRun.Model(config), config.EmbeddingDim);
         var embedded = randn(2, length, dim).to(get_default_device());
-        model.to(get_default_device());
         var layout = new SequenceLayout(rand(2, length).lt(0.1), rand(2, length).lt(0.1));
         var (expected, state) = model.ForwardHidden(embedded, null, layout, returnState: true);
         var (hidden, last) = model.ForwardHidden(embedded.to(bfloat16), null, layout, returnState: true);
@@ -191,8 +189,7 @@ public sealed class MambaKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        var model = new MambaConfig { VocabularySize = 50, EmbeddingDim = 32, BlockCount = 2 }.CreateModel(seed: 1);
-        model.to(get_default_device());
+        var model = (MambaLanguageModel)KernelRun.Model(new MambaConfig { VocabularySize = 50, EmbeddingDim = 32, BlockCount = 2 });
         TrainModel(model);
         var before = Live();
         TrainModel(model);

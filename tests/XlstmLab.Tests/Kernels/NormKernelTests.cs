@@ -15,7 +15,7 @@ public sealed class NormKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(dim + rows).Dispose();
+        KernelRun.Seed(dim + rows);
         var x = (randn(2, rows, dim) * 3 + 1).to(bfloat16).requires_grad_();
         var weight = (randn(dim) + 1).requires_grad_();
         var shift = bias ? randn(dim).requires_grad_() : null;
@@ -43,7 +43,7 @@ public sealed class NormKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(1).Dispose();
+        KernelRun.Seed(1);
         var x = randn(3, 17, 128).to(wide ? float32 : bfloat16).requires_grad_();
         var delta = randn(3, 17, 128).to(bfloat16).requires_grad_();
         var weight = (randn(128) + 1).requires_grad_();

@@ -17,7 +17,7 @@ public sealed class SLstmSequenceKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(batch + length + size).Dispose();
+        KernelRun.Seed(batch + length + size);
         var x = randn([batch, length, 4, heads, size]).to(bfloat16).requires_grad_();
         var r = (randn(heads, 4, size, size) / Math.Sqrt(size)).to(bfloat16).to(float32).requires_grad_();
         var b = randn(4, heads, size).requires_grad_();

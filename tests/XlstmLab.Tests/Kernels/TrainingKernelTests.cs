@@ -17,7 +17,7 @@ public sealed class TrainingKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(6).Dispose();
+        KernelRun.Seed(6);
         const int length = 21;
         var x = randn(2, length, dim).to(bfloat16).requires_grad_();
         var weights = (randn(2, heads, dim) / 4).requires_grad_();
@@ -46,7 +46,7 @@ public sealed class TrainingKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(7).Dispose();
+        KernelRun.Seed(7);
         var table = randn(vocabulary, dim).requires_grad_();
         var ids = (rand(2, positions / 2).square() * vocabulary).to(int64);
         var dy = randn(2, positions / 2, dim).to(bfloat16);
@@ -68,7 +68,7 @@ public sealed class TrainingKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(8).Dispose();
+        KernelRun.Seed(8);
         const int rows = 11, dim = 16;
         var hidden = randn(rows, dim).to(bfloat16).requires_grad_();
         var weight = (randn(vocabulary, dim) * spread / 4).to(bfloat16).to(float32).requires_grad_();
@@ -95,7 +95,7 @@ public sealed class TrainingKernelTests
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
-        random.manual_seed(9).Dispose();
+        KernelRun.Seed(9);
         var weights = new[] { ("a.weight", randn(70, 90)), ("b.bias", randn(5)), ("c.weight", randn(3, 3)) }
             .Select(p => (Name: p.Item1, Kernel: new TorchSharp.Modules.Parameter(p.Item2.clone()), Plain: new TorchSharp.Modules.Parameter(p.Item2))).ToArray();
         var copies = weights.Select(w => empty_like(w.Kernel, bfloat16)).ToArray();
