@@ -19,7 +19,7 @@ internal static class BenchCommand
     private const string InferenceOnGpu = "xlstm-400m,xlstm-7b";
 
     private const string CellMethod =
-        "Medians of passes, on a GPU between events of its stream, inputs taken in turn from more sets than a cache holds; gates in float32, the "
+        "Medians of passes, on a GPU between events of its stream with launches ahead of it, inputs taken in turn from more sets than a cache holds; gates in float32, the "
         + "mLSTM with its normaliser. Counted are, for a token and head, 2 L (DK + DV) + 4 DK DV operations with chunks of L = 64 and the bytes of "
         + "q, k, v and h, an sLSTM's 8 D D operations and the bytes of its gates and h; backward counts twice.";
 

@@ -1,7 +1,10 @@
 using System.CommandLine;
 using System.Globalization;
+using TorchSharp;
+using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Cli.Verification;
+using XlstmLab.Kernels;
 
 namespace XlstmLab.Cli.Commands;
 
@@ -12,18 +15,31 @@ internal static class VerifyCommand
     {
         var folder = new Argument<string>("folder") { Description = "A folder of golden cases, such as tests/golden." };
         var failuresOnly = new Option<bool>("--failures") { Description = "Show only what failed." };
+        var device = Compute.DeviceOption();
         var json = new Option<bool>("--json") { Description = "Print one JSON document instead of a table." };
         var command = new Command(
             "verify",
-            "Run every golden case of a folder against the library and compare with the published implementations' numbers. "
+            "Run every golden case of a folder against the library and compare with the published implementations' numbers; on a GPU, also the "
+            + "library's own kernels with the same computation in float64. "
             + "Exits with 1 if a comparison fails or a case cannot be run.")
         {
-            folder, failuresOnly, json,
+            folder, failuresOnly, device, json,
         };
         command.SetAction((parse, cancellationToken) =>
         {
             var terminal = new Terminal(parse);
-            var rows = GoldenVerifier.Verify(parse.GetRequiredValue(folder), cancellationToken).ToList();
+            var where = Compute.Device(parse.GetValue(device)!);
+            var rows = GoldenVerifier.Verify(parse.GetRequiredValue(folder), where, cancellationToken).ToList();
+            if (where.type == DeviceType.CUDA)
+            {
+                if (Kernel.Absence is { } absence)
+                {
+                    terminal.Note($"The library's CUDA kernels were not compared: {absence}.");
+                }
+
+                rows.AddRange(KernelVerifier.Verify(where, cancellationToken));
+            }
+
             if (parse.GetValue(json))
             {
                 terminal.WriteJson(rows);

@@ -1,4 +1,5 @@
 using System.Text.Json.Nodes;
+using TorchSharp;
 using XlstmLab.Checkpoints;
 using XlstmLab.Models;
 using static TorchSharp.torch;
@@ -15,6 +16,7 @@ internal static class FirstPaperGolden
         FirstPaperWeights.Load(
             model,
             golden.Names.Where(n => n.StartsWith("param.", StringComparison.Ordinal)).ToDictionary(n => n["param.".Length..], n => golden[n]));
+        model.to(golden.Device);
 
         var ids = golden["input_ids"];
         var length = ids.shape[1] - 1;

@@ -9,15 +9,19 @@ public sealed class GoldenCase
 {
     private readonly Dictionary<string, Tensor> _tensors;
 
-    private GoldenCase(string name, Dictionary<string, Tensor> tensors, JsonObject about)
+    private GoldenCase(string name, Dictionary<string, Tensor> tensors, JsonObject about, Device device)
     {
         Name = name;
+        Device = device;
         _tensors = tensors;
         About = about;
     }
 
     /// <summary>The file's name without its ending.</summary>
     public string Name { get; }
+
+    /// <summary>Where its tensors are, and what is computed of them.</summary>
+    public Device Device { get; }
 
     /// <summary>What the case says of itself.</summary>
     public JsonObject About { get; }
@@ -35,11 +39,11 @@ public sealed class GoldenCase
 
     /// <summary>Reads all tensors into the caller's dispose scope.</summary>
     /// <exception cref="CheckpointException">The file is damaged.</exception>
-    public static GoldenCase Read(string path)
+    public static GoldenCase Read(string path, Device device)
     {
         using var file = SafetensorsFile.Open(path);
         var about = file.Metadata.TryGetValue("about", out var text) ? JsonNode.Parse(text) as JsonObject : null;
-        return new(Path.GetFileNameWithoutExtension(path), file.Names.ToDictionary(n => n, n => file.Read(n)), about ?? []);
+        return new(Path.GetFileNameWithoutExtension(path), file.Names.ToDictionary(n => n, n => file.Read(n).to(device)), about ?? [], device);
     }
 
     /// <summary>The root mean square of the difference over that of what is expected.</summary>

@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
+using TorchSharp;
 using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
 using XlstmLab.Models;
@@ -21,11 +22,12 @@ public static partial class GoldenVerifier
 
     /// <summary>Verifies the cases in the order of their names.</summary>
     /// <param name="folder">A folder of golden files.</param>
+    /// <param name="device">Where to compute; null is the CPU.</param>
     /// <param name="cancellationToken">Ends the run between two cases.</param>
     /// <returns>Rows as they are computed, a few for each case; a broken case is a row that fails.</returns>
     /// <exception cref="DirectoryNotFoundException">There is no such folder.</exception>
     /// <exception cref="FileNotFoundException">The folder holds no case.</exception>
-    public static IEnumerable<GoldenRow> Verify(string folder, CancellationToken cancellationToken = default)
+    public static IEnumerable<GoldenRow> Verify(string folder, Device? device = null, CancellationToken cancellationToken = default)
     {
         NativeTorch.EnsureLoaded();
         if (!Directory.Exists(folder))
@@ -47,7 +49,7 @@ public static partial class GoldenVerifier
             foreach (var path in cases)
             {
                 cancellationToken.ThrowIfCancellationRequested();
-                foreach (var row in VerifyCase(path))
+                foreach (var row in VerifyCase(path, device ?? CPU))
                 {
                     yield return row;
                 }
@@ -63,7 +65,7 @@ public static partial class GoldenVerifier
         }
     }
 
-    private static List<GoldenRow> VerifyCase(string path)
+    private static List<GoldenRow> VerifyCase(string path, Device device)
     {
         var name = Path.GetFileNameWithoutExtension(path);
         Func<GoldenCase, IEnumerable<GoldenRow>>? verify = name switch
@@ -78,11 +80,11 @@ public static partial class GoldenVerifier
         };
         return verify is null
             ? [new(name, "case", double.NaN, double.NaN, GoldenOutcome.Unknown, "a kind this version does not know")]
-            : Guarded(name, () => verify(GoldenCase.Read(path)));
+            : Guarded(name, () => verify(GoldenCase.Read(path, device)));
     }
 
     /// <summary>Computes a case's rows in one dispose scope; whatever goes wrong is a row that fails.</summary>
-    private static List<GoldenRow> Guarded(string name, Func<IEnumerable<GoldenRow>> verify)
+    internal static List<GoldenRow> Guarded(string name, Func<IEnumerable<GoldenRow>> verify)
     {
         using var scope = NewDisposeScope();
         var rows = new List<GoldenRow>();
@@ -146,7 +148,9 @@ public static partial class GoldenVerifier
     {
         var y = golden["y"]; // (B, NH, S, D)
         var (batch, heads, length, dim) = (y.shape[0], y.shape[1], y.shape[2], y.shape[3]);
-        foreach (var form in new[] { "fused", "eager" })
+
+        // The fused form is code for the CPU.
+        foreach (var form in golden.Device.type == DeviceType.CPU ? new[] { "fused", "eager" } : ["eager"])
         {
             var x = golden["x"].detach().clone().requires_grad_();
             var kernel = golden["param._recurrent_kernel_"].detach().clone().requires_grad_();
@@ -176,6 +180,7 @@ public static partial class GoldenVerifier
         config["eps"] = golden.About["eps"]?.DeepClone() ?? 1e-6;
         config["ffn_proj_factor"] ??= 2.6667;
         using var model = ModelConfigJson.Parse(config.ToJsonString(), golden.Name).CreateModel();
+        model.to(golden.Device);
         using (no_grad())
         {
             foreach (var (parameter, value) in model.named_parameters())
@@ -221,6 +226,7 @@ public static partial class GoldenVerifier
         using var files = HuggingFaceFolder.Open(Path.Combine(folder, checkpoint));
         using var model = files.Config.CreateModel();
         files.LoadInto(model);
+        model.to(golden.Device);
         using var grad = no_grad();
         yield return GoldenRow.Compare(
             golden.Name, "logits", GoldenCase.LargestDifference(golden["logits"], model.Forward(golden["input_ids"]).Logits), 1e-4);
@@ -264,7 +270,7 @@ public static partial class GoldenVerifier
         var prompt = PromptLength().Match(note) is { Success: true } match
             ? int.Parse(match.Groups[1].Value, CultureInfo.InvariantCulture)
             : defaultPrompt;
-        var expected = golden["greedy"].flatten().data<long>().ToArray();
+        var expected = golden["greedy"].flatten().cpu().data<long>().ToArray();
         var tokens = golden["input_ids"].narrow(0, 0, 1).narrow(1, 0, prompt);
         var (logits, state) = model.Forward(tokens, returnState: true);
         var wrong = 0;

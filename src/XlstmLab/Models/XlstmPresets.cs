@@ -24,7 +24,7 @@ public static class XlstmPresets
     public static XlstmConfig Bytes10M { get; } = Bytes(320, 8, 5);
 
     /// <summary>About 10.8 million parameters over bytes, with dropout for texts of a few megabytes that are read many times.</summary>
-    public static XlstmConfig Shakespeare10M { get; } = Bytes(384, 6, 3) with { Dropout = 0.2, WeightMode = WeightMode.Fused };
+    public static XlstmConfig Shakespeare10M { get; } = Bytes(384, 6, 3) with { Dropout = 0.3, WeightMode = WeightMode.Fused };
 
     /// <summary>164 million parameters.</summary>
     public static XlstmConfig Xlstm160M { get; } = Published(768, 12, 6) with { FeedForwardFactor = 2112.0 / 768 };

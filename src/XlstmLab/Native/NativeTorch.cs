@@ -153,6 +153,12 @@ public static class NativeTorch
             var cuda = File.Exists(Path.Combine(folder, platform.FileName("torch_cuda")));
             torch.InitializeDeviceType(DeviceType.CPU);
             IsCudaAvailable = cuda && torch.TryInitializeDeviceType(DeviceType.CUDA);
+            if (IsCudaAvailable)
+            {
+                // float32 means float32: convolutions would take ten bits of fraction.
+                torch.backends.cudnn.allow_tf32 = false;
+            }
+
             return true;
         }
         catch (Exception e) when (e is DllNotFoundException or BadImageFormatException or NotSupportedException or IOException
