@@ -79,6 +79,7 @@ public static class KernelVerifier
             Draw(batch, heads, dk, dv), Draw(batch, heads, dk), options.Stabilizes ? Draw(batch, heads, 1) : zeros(batch, heads, 1, device: CPU),
         ];
         var (starts, padding, dh) = (rand(batch, length, device: CPU).lt(0.005), rand(batch, length, device: CPU).lt(0.02), Draw(batch, heads, length, dv).to(bfloat16));
+        dh = dh.masked_fill(padding.unsqueeze(1).unsqueeze(3), 0); // no loss counts what is no token
         (Tensor[] Outputs, Tensor[] Gradients) Run(bool wide)
         {
             var x = drawn.Select(t => t.to(wide ? float64 : t.dtype).to(device).detach().requires_grad_()).ToArray();

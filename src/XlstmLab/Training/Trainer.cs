@@ -15,7 +15,7 @@ namespace XlstmLab.Training;
 /// <remarks>
 /// The same configuration, data and number of threads on the same CPU give the same losses bit for bit, however often the run was
 /// stopped or killed in between. Training sets the seed of torch's global generator. On a GPU, metrics come one update late, but for those
-/// that are validated or saved, and spikes are judged by what was known when the update was begun.
+/// that are validated or saved, spikes are judged by what was known when the update was begun, and dropout is drawn anew after a resumption.
 /// </remarks>
 /// <param name="model">The model: float32, on the device it trains on.</param>
 /// <param name="config">The configuration of the training.</param>
@@ -118,6 +118,12 @@ public sealed class Trainer(
                 run,
                 LogLevel.Information,
                 $"Starting: {count:N0} parameters on {metadata.Device}, {metadata.Threads} threads, {config.Steps} steps.");
+        }
+
+        if (_parameters[0].Parameter.device_type == TorchSharp.DeviceType.CUDA)
+        {
+            // What a GPU draws for dropout has no state to save: it begins anew where the run does.
+            cuda.manual_seed_all(config.Seed + position.Step);
         }
 
         run.TruncateMetrics(position.Step);

@@ -14,6 +14,7 @@ public sealed class MLstmSequenceKernelTests
         new Case(1, 1, 128, 96, 192),
         new Case(2, 1, 131, 32, 64) { HasLayout = true, HasState = true },
         new Case(1, 1, 260, 32, 64) { InputBias = 10, ForgetBias = -12 },
+        new Case(2, 2, 260, 32, 64) { InputBias = 10, ForgetBias = -12, HasLayout = true, HasState = true },
         new Case(1, 1, 260, 32, 64) { InputBias = -10, ForgetBias = 12, HasState = true },
         new Case(1, 2, 140, 32, 64) { Options = new() { InputGate = InputGate.Sigmoid }, HasLayout = true },
         new Case(1, 2, 140, 32, 64) { Options = new() { InputGate = InputGate.Sigmoid, Normalize = false }, HasState = true },
@@ -40,6 +41,7 @@ public sealed class MLstmSequenceKernelTests
             : null;
         var layout = c.HasLayout ? new SequenceLayout(rand(c.Batch, c.Length).lt(0.03), rand(c.Batch, c.Length).lt(0.1)) : null;
         var dh = randn(c.Batch, c.Heads, c.Length, c.Dv).to(bfloat16);
+        dh = layout is null ? dh : dh.masked_fill(layout.Padding!.unsqueeze(1).unsqueeze(3), 0); // no loss counts what is no token
         var (dc, dn) = (randn(c.Batch, c.Heads, c.Dk, c.Dv), randn(c.Batch, c.Heads, c.Dk) * (c.Options.Normalize ? 1 : 0));
         Assert.True(MLstmSequenceKernel.Serves(q, v));
 
