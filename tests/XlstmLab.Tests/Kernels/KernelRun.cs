@@ -1,6 +1,6 @@
+using TorchSharp;
 using XlstmLab.Kernels;
 using XlstmLab.Models;
-using TorchSharp;
 using XlstmLab.Native;
 using Xunit;
 using static TorchSharp.torch;

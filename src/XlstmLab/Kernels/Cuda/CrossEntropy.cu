@@ -250,19 +250,3 @@ KERNEL void __launch_bounds__(1024) sum_losses(const float* RESTRICT losses, dou
     for (int w = 0; w < 32; w++) sum += ((double*)shared)[w];
     *total = (accumulate ? *total : 0.0) + sum / (double)targets;
 }
-
-// x *= factor: for a loss that is not the end of the computation. Where it is, and the factor 1, nothing is read or written.
-// Grid: any number of blocks, 8 a multiprocessor at best; 256 threads; no shared memory. count: a multiple of 8.
-KERNEL void __launch_bounds__(256) scale_gradient(bf16* x, const float* RESTRICT factor, i64 count)
-{
-    float c = *factor;
-    if (c == 1.f) return;
-    for (i64 i = 8 * ((i64)blockIdx.x * 256 + threadIdx.x); i < count; i += 8 * 256 * (i64)gridDim.x)
-    {
-        float v[8];
-        unpack_bf16x8(v, *(const uint4*)(x + i));
-#pragma unroll
-        for (int e = 0; e < 8; e++) v[e] *= c;
-        *(uint4*)(x + i) = pack_bf16x8(v);
-    }
-}
