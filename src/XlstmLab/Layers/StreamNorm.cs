@@ -1,4 +1,5 @@
 using XlstmLab.Models;
+using XlstmLab.Kernels;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;
@@ -18,6 +19,18 @@ public sealed class StreamNorm : AffineNorm
     {
         _kind = kind;
         RegisterComponents();
+    }
+
+    /// <summary>The sum of the stream and what a layer writes into it, both [..., d], and the sum's norm; in one pass where there is a kernel.</summary>
+    public (Tensor Sum, Tensor Normed) AddForward(Tensor stream, Tensor written)
+    {
+        if (_kind != NormKind.None && NormKernel.Serves(stream) && written.dtype == stream.dtype && written.is_contiguous())
+        {
+            return NormKernel.AddForward(stream, written, Weight!, Bias, Epsilon, center: _kind == NormKind.Layer);
+        }
+
+        var sum = stream + written;
+        return (sum, Forward(sum));
     }
 
     /// <summary>[..., d] to [..., d], in the type of x.</summary>

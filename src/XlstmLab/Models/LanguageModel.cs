@@ -1,4 +1,5 @@
 using TorchSharp;
+using TorchSharp.Modules;
 using XlstmLab.Cells;
 using XlstmLab.Kernels;
 using XlstmLab.Layers;
@@ -73,7 +74,7 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
         return new(Logits(hidden).MoveToOuterDisposeScope(), last);
     }
 
-    /// <summary>The embedding: [B, S] int64 to [B, S, d], in the weights' type.</summary>
+    /// <summary>The embedding: [B, S] int64 to [B, S, d], in the weights' type, or already in that of the activations.</summary>
     public abstract Tensor Embed(Tensor tokens);
 
     /// <summary>All blocks and the last norm.</summary>
@@ -116,6 +117,12 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
         var (hidden, _) = ForwardHidden(Computed(Embed(tokens)), null, layout); // (B, S, d)
         return HeadLossKernel.Forward(hidden.flatten(0, 1), Head!, targets.flatten(), divisor).MoveToOuterDisposeScope();
     }
+
+    /// <summary>The rows of a table, in one pass with their conversion where there is a kernel for it.</summary>
+    private protected Tensor Embed(Embedding embedding, Tensor tokens) =>
+        ComputeType == ScalarType.BFloat16 && is_grad_enabled() && EmbeddingKernel.Serves(embedding.weight!)
+            ? EmbeddingKernel.Forward(embedding.weight!, tokens)
+            : embedding.call(tokens);
 
     private Tensor Computed(Tensor embedded) => ComputeType is { } type ? embedded.to(type) : embedded;
 

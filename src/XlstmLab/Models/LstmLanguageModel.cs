@@ -39,7 +39,7 @@ public sealed class LstmLanguageModel : LanguageModel
     }
 
     /// <inheritdoc/>
-    public override Tensor Embed(Tensor tokens) => _backbone.Embedding.call(tokens);
+    public override Tensor Embed(Tensor tokens) => Embed(_backbone.Embedding, tokens);
 
     /// <inheritdoc/>
     public override (Tensor Hidden, ModelState? State) ForwardHidden(

@@ -69,8 +69,14 @@ internal sealed class PostUpBlock : XlstmBlock
 
     public override Tensor Forward(Tensor x, BlockPass pass)
     {
-        x = Add(x, _mlstm is null ? MixBySLstm(x, pass) : MixByMLstm(x, pass));
-        return _feedForward is null ? x : Add(x, _feedForwardPostNorm!.Forward(_feedForward.Forward(_feedForwardNorm!.Forward(x))));
+        var mixed = _mlstm is null ? MixBySLstm(x, pass) : MixByMLstm(x, pass);
+        if (_feedForward is null)
+        {
+            return Add(x, mixed);
+        }
+
+        (x, var normed) = AddAndNorm(x, mixed, _feedForwardNorm!);
+        return Add(x, _feedForwardPostNorm!.Forward(_feedForward.Forward(normed)));
     }
 
     public override void Initialize(double inputStd, double outputStd, Generator generator)

@@ -19,8 +19,12 @@ internal abstract class XlstmBlock(string name, XlstmConfig config) : nn.Module(
     public abstract void Initialize(double inputStd, double outputStd, Generator generator);
 
     /// <summary>The stream with what a layer writes into it, some of which is dropped in training.</summary>
-    protected Tensor Add(Tensor stream, Tensor written) =>
-        stream + (_dropout > 0 && training ? nn.functional.dropout(written, _dropout) : written);
+    protected Tensor Add(Tensor stream, Tensor written) => stream + Drop(written);
+
+    /// <summary>As <see cref="Add"/>, with the norm of the sum, which the next layer reads.</summary>
+    protected (Tensor Stream, Tensor Normed) AddAndNorm(Tensor stream, Tensor written, StreamNorm norm) => norm.AddForward(stream, Drop(written));
+
+    private Tensor Drop(Tensor written) => _dropout > 0 && training ? nn.functional.dropout(written, _dropout) : written;
 
     /// <summary>A norm of the stream as the configuration has them.</summary>
     protected static StreamNorm Norm(XlstmConfig config, NormKind kind) => new(kind, config.EmbeddingDim, config.NormEpsilon, config.UseBias);
