@@ -2,6 +2,7 @@ using System.CommandLine;
 using System.CommandLine.Help;
 using System.CommandLine.Invocation;
 using System.Reflection;
+using System.Runtime.InteropServices;
 using XlstmLab.Cli.Commands;
 using XlstmLab.Cli.Terminals;
 
@@ -116,11 +117,21 @@ internal static class Program
     }
 
     /// <summary>The first sentence of what went wrong; libtorch's own stack is for --verbose.</summary>
-    private static string Message(Exception error)
+    /// <summary>What went wrong without the native stack, and what helps where a device's memory was too small.</summary>
+    internal static string Message(Exception error)
     {
         var cause = error is TypeInitializationException or TargetInvocationException or AggregateException && error.InnerException is { } inner ? inner : error;
         var native = cause.Message.IndexOf("\nException raised from", StringComparison.Ordinal);
-        return (native < 0 ? cause.Message : cause.Message[..native]).TrimEnd();
+        var message = (native < 0 ? cause.Message : cause.Message[..native]).TrimEnd();
+        if (cause is not ExternalException || !message.Contains("out of memory", StringComparison.OrdinalIgnoreCase))
+        {
+            return message;
+        }
+
+        // libtorch goes on about its allocator's settings; what it wanted and what there is are told first.
+        var told = message.Split(". ").TakeWhile(s => !s.Contains("PYTORCH", StringComparison.Ordinal) && !s.StartsWith("Of the allocated", StringComparison.Ordinal));
+        return $"{string.Join(". ", told).TrimEnd('.')}. Less memory is needed by a smaller --micro-batch-size (the update stays the same), "
+            + "a smaller --batch-size, a shorter --context, --compute bf16 or a smaller --preset.";
     }
 
     private static string PathOf(System.CommandLine.Parsing.CommandResult result) =>
