@@ -1,5 +1,5 @@
-using XlstmLab.Models;
 using XlstmLab.Kernels;
+using XlstmLab.Models;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;

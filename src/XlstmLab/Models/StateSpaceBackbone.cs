@@ -98,7 +98,8 @@ internal sealed class StateSpaceBackbone : nn.Module
             }
         }
 
-        var hidden = tokens.Restore(_norm.AddForward(x, mixed, embedded.dtype).Y);
+        // Nothing reads the last sum but the norm: as an output of the kernel it would have no gradient, which TorchSharp never frees.
+        var hidden = tokens.Restore(_norm.AddForward(mixed is null ? x : x + mixed, null, embedded.dtype).Y);
         return (hidden.MoveToOuterDisposeScope(), returnState ? new ModelState(last) : null);
     }
 
