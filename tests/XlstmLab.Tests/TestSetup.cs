@@ -5,8 +5,7 @@ using XlstmLab.Native;
 using Xunit.Sdk;
 using Xunit.v3;
 
-// TorchSharp lets the number in an operation such as x + 1 go while libtorch still reads it: a collection that another thread
-// causes in that moment frees it. One test at a time, no collection falls into an operation.
+// Tests count the live tensors and the files of the whole process, and set its number of threads: one at a time.
 [assembly: Parallelization(Mode = ParallelMode.None)]
 
 namespace XlstmLab.Tests;

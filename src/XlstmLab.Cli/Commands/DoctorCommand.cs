@@ -110,6 +110,12 @@ internal static class DoctorCommand
                 yield return $"There is a CUDA driver, and this libtorch cannot use it: set {NativeTorch.FolderVariable} to site-packages/torch/lib of a PyTorch with CUDA.";
             }
 
+            if (torch.LateFreeAbsence is not null)
+            {
+                yield return "A garbage collection may free a tensor or a number while libtorch reads it: set DOTNET_gcConcurrent=0, keep other threads "
+                    + "from allocating, and hold tensors in dispose scopes (docs/torchsharp-finalizers.md).";
+            }
+
             var ratio = torch.BFloat16Gflops / torch.Float32Gflops;
             yield return ratio > 1.2
                 ? string.Create(CultureInfo.InvariantCulture, $"Matrix products are {ratio:0.0} times as fast in bfloat16: --compute bf16 may pay for wide models, not for small ones; 'xlstm bench train --compute bf16' tells.")
@@ -158,6 +164,7 @@ internal static class DoctorCommand
                 ("TorchSharp", torch.TorchSharp),
                 ("libtorch", $"{torch.Libtorch} from {torch.Folder}"),
                 ("bridge", torch.BridgeWeakened ? $"a copy for this system's older C++ runtime, {torch.Bridge}" : $"as published, {torch.Bridge}"),
+                ("finalisers", torch.LateFreeAbsence is { } unsafeBecause ? $"free at once: {unsafeBecause}" : "free late: collections in other threads are safe"),
                 ("threads", string.Create(CultureInfo.InvariantCulture, $"{torch.Threads}")),
                 ("CUDA", torch.CudaDevices > 0 ? $"{torch.CudaDevices} devices" : torch.CudaDriver ? "a driver, but not in this libtorch" : "no device"),
                 ("NVRTC", torch.Nvrtc ?? "not found (only CUDA kernels need it)"),

@@ -25,6 +25,9 @@ internal sealed record TorchReport
     /// <summary>Whether the bridge is a copy that does without a newer C++ runtime.</summary>
     public required bool BridgeWeakened { get; init; }
 
+    /// <summary>Why what finalisers free is not kept until calls that may hold it have ended; null where it is.</summary>
+    public required string? LateFreeAbsence { get; init; }
+
     /// <summary>Threads of one operation.</summary>
     public required int Threads { get; init; }
 
@@ -62,6 +65,7 @@ internal sealed record TorchReport
             Folder = NativeTorch.Folder,
             Bridge = bridge,
             BridgeWeakened = bridge.Contains(Path.Combine("xlstmlab", "native"), StringComparison.Ordinal),
+            LateFreeAbsence = NativeTorch.LateFreeAbsence,
             Threads = torch.get_num_threads(),
             CudaDevices = NativeTorch.IsCudaAvailable ? torch.cuda.device_count() : 0,
             Nvrtc = Native.Cuda.Nvrtc.Find(),

@@ -1,3 +1,5 @@
+using System.Runtime.InteropServices;
+
 namespace XlstmLab.Native;
 
 /// <summary>All that native loading has to know of an operating system.</summary>
@@ -9,10 +11,12 @@ internal sealed record NativePlatform(string Rid, string Prefix, string Suffix, 
 {
     public static NativePlatform Current { get; } =
         OperatingSystem.IsWindows()
-            ? new("win-x64", "", ".dll", ["libiomp5md", "c10", "torch_cpu", "c10_cuda", "torch_cuda", "torch"])
+            ? new($"win-{Processor}", "", ".dll", ["libiomp5md", "c10", "torch_cpu", "c10_cuda", "torch_cuda", "torch"])
             : OperatingSystem.IsMacOS()
-                ? new("osx-arm64", "lib", ".dylib", ["omp", "c10", "torch_cpu", "torch"])
-                : new("linux-x64", "lib", ".so", ["c10", "torch_cpu", "c10_cuda", "torch_cuda", "torch"]);
+                ? new($"osx-{Processor}", "lib", ".dylib", ["omp", "c10", "torch_cpu", "torch"])
+                : new($"linux-{Processor}", "lib", ".so", ["c10", "torch_cpu", "c10_cuda", "torch_cuda", "torch"]);
+
+    private static string Processor => RuntimeInformation.ProcessArchitecture == Architecture.Arm64 ? "arm64" : "x64";
 
     /// <summary>Only glibc systems bind symbols to versions.</summary>
     public bool MayWeakenSymbolVersions => Rid.StartsWith("linux", StringComparison.Ordinal);

@@ -35,6 +35,12 @@ public static class NativeTorch
     /// <summary>Whether the libtorch in use came with CUDA and sees a device.</summary>
     public static bool IsCudaAvailable { get; private set; }
 
+    /// <summary>
+    /// Why a tensor or a number of TorchSharp that a finaliser frees may still be in use by libtorch, as it is without this library;
+    /// null where such things are freed late, which makes collections in other threads safe.
+    /// </summary>
+    public static string? LateFreeAbsence => LateFree.Absence;
+
     /// <summary>TorchSharp's own library, once it is loaded.</summary>
     internal static nint BridgeHandle { get; private set; }
 
@@ -195,7 +201,8 @@ public static class NativeTorch
         // TorchSharp asks for the library by its bare name: hand it the one that is loaded.
         NativeLibrary.SetDllImportResolver(
             typeof(torch).Assembly,
-            (library, _, _) => library == "LibTorchSharp" ? handle : 0);
+            (library, _, _) => library == "LibTorchSharp" ? LateFree.Library(handle) : 0);
+        LateFree.Activate(handle);
     }
 
     private static IEnumerable<string> ProgramFolders()
