@@ -45,13 +45,14 @@ public static class MLstmRecurrent
     {
         logI = logI.unsqueeze(2); // (B, NH, 1)
         logF = logF.unsqueeze(2);
-        var m = options.Stabilizes ? maximum(logF + state.M, logI) : zeros_like(state.M);
+        var past = logF + state.M; // (B, NH, 1)
+        var m = options.Stabilizes ? MLstmNormalizer.Larger(past, logI) : zeros_like(state.M);
         if (options.DetachesStabilizer)
         {
             m = m.detach();
         }
 
-        var forget = exp(logF + state.M - m); // (B, NH, 1)
+        var forget = exp(past - m); // (B, NH, 1)
         var input = exp(logI - m);
         var c = forget.unsqueeze(3) * state.C + (input * k).unsqueeze(3) * v.unsqueeze(2); // (B, NH, DK, DV)
         var n = forget * state.N + input * k; // (B, NH, DK)
@@ -60,8 +61,7 @@ public static class MLstmRecurrent
         var h = scaled.unsqueeze(2).matmul(c).squeeze(2); // (B, NH, DV)
         if (options.Normalize)
         {
-            var denominator = maximum((scaled * n).sum(-1, keepdim: true).abs(), exp(-m)) + options.Epsilon;
-            h /= options.NormalizerGradient == NormalizerGradient.Constant ? denominator.detach() : denominator;
+            h = MLstmNormalizer.Divide(h, (scaled * n).sum(-1), m.squeeze(2), options);
         }
 
         return (h, new(c, n, m));

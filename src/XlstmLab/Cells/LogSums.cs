@@ -1,0 +1,52 @@
+using TorchSharp;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Cells;
+
+/// <summary>Sums of logarithms of gates over stretches of tokens.</summary>
+/// <remarks>
+/// A decay is the exponential of a difference of running sums. In float32 it would keep the rounding of all that was summed before its
+/// stretch, so running sums and what they are compared with are float64, in which they are a number a token and cost nothing.
+/// </remarks>
+internal static class LogSums
+{
+    /// <summary>The running sums of logarithms [..., S] along the tokens, float64 where the device has it.</summary>
+    public static Tensor Running(Tensor logs) =>
+        logs.to(logs.device_type == DeviceType.MPS ? ScalarType.Float32 : ScalarType.Float64).cumsum(-1);
+
+    /// <summary>exp(reader_i + writer_j) for every pair of tokens that see each other, else 0: [..., L, L].</summary>
+    /// <param name="reader">[..., L], the reading token's share, as wide as <see cref="Running"/>.</param>
+    /// <param name="writer">[..., L], the written token's share.</param>
+    /// <param name="visible">[L, L] or [..., L, L] bool, whether i reads j.</param>
+    /// <param name="type">The type of the result.</param>
+    public static Tensor Decays(Tensor reader, Tensor writer, Tensor visible, ScalarType type) =>
+        (reader.unsqueeze(-1) + writer.unsqueeze(-2)).to(type).masked_fill_(visible.logical_not(), double.NegativeInfinity).exp_();
+
+    /// <summary>The largest value [..., S] so far in each token's document; among equals the last one has the gradient.</summary>
+    /// <param name="values">[..., S].</param>
+    /// <param name="document">The number of each token's document, of a shape that expands to the values'; null for a single one.</param>
+    public static Tensor LargestSoFar(Tensor values, Tensor? document)
+    {
+        if (document is null)
+        {
+            return values.cummax(-1).values;
+        }
+
+        var length = values.shape[^1];
+        var largest = values.detach().clone();
+        var index = arange(length, device: values.device).expand(values.shape).clone();
+        var same = document.expand(values.shape);
+        for (var shift = 1L; shift < length; shift *= 2)
+        {
+            // Each token knows the largest of `shift` tokens; those of the `shift` before them are added.
+            var earlier = largest.narrow(-1, 0, length - shift);
+            var later = largest.narrow(-1, shift, length - shift);
+            var wins = earlier.gt(later).logical_and(same.narrow(-1, 0, length - shift).eq(same.narrow(-1, shift, length - shift)));
+            var (winner, winnersIndex) = (where(wins, earlier, later), where(wins, index.narrow(-1, 0, length - shift), index.narrow(-1, shift, length - shift)));
+            later.copy_(winner);
+            index.narrow(-1, shift, length - shift).copy_(winnersIndex);
+        }
+
+        return values.gather(-1, index);
+    }
+}
