@@ -10,9 +10,11 @@ namespace XlstmLab.Cells;
 /// </remarks>
 internal static class LogSums
 {
-    /// <summary>The running sums of logarithms [..., S] along the tokens, float64 where the device has it.</summary>
-    public static Tensor Running(Tensor logs) =>
-        logs.to(logs.device_type == DeviceType.MPS ? ScalarType.Float32 : ScalarType.Float64).cumsum(-1);
+    /// <summary>The type of sums on a tensor's device: float64 where it has that.</summary>
+    public static ScalarType Type(Tensor tensor) => tensor.device_type == DeviceType.MPS ? ScalarType.Float32 : ScalarType.Float64;
+
+    /// <summary>The running sums of logarithms [..., S] along the tokens.</summary>
+    public static Tensor Running(Tensor logs) => logs.to(Type(logs)).cumsum(-1);
 
     /// <summary>exp(reader_i + writer_j) for every pair of tokens that see each other, else 0: [..., L, L].</summary>
     /// <param name="reader">[..., L], the reading token's share, as wide as <see cref="Running"/>.</param>

@@ -66,7 +66,9 @@ public static class MLstmChunkwise
                 return [h];
             }
 
-            return [h, cat([chunks.States.select(2, -1).flatten(2), chunks.MLast], 2).MoveToOuterDisposeScope()];
+            var state = chunks.States.select(2, -1);
+            var last = MLstmNormalizer.Narrowed(state.narrow(3, 0, dv), state.select(3, dv), chunks.MLast);
+            return [h, cat([cat([last.C, last.N.unsqueeze(3)], 3).flatten(2), last.M], 2).MoveToOuterDisposeScope()];
         }
 
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
@@ -114,6 +116,7 @@ public static class MLstmChunkwise
             {
                 var count = gradients[1].shape[2] - 1;
                 dLast.copy_(gradients[1].narrow(2, 0, count).view(dLast.shape));
+                dLast.mul_(exp(chunks.MLast - chunks.MLast.to(q.dtype)).unsqueeze(3)); // as the state is narrowed
                 dM.narrow(2, -1, 1).add_(gradients[1].narrow(2, count, 1) - (dLast * states.select(2, chunkCount)).sum([2, 3]).unsqueeze(2));
             }
 
@@ -246,7 +249,7 @@ public static class MLstmChunkwise
             }
 
             var m = cat(scales, 2); // (B, NH, NC + 1, 1)
-            MLast = m.select(2, Count).to(q.dtype); // (B, NH, 1)
+            MLast = m.select(2, Count); // (B, NH, 1)
             var carried = m.narrow(2, 0, Count) * opens - before; // (B, NH, NC, L): the weight of the state that is read
             var p = stabilise ? maximum(carried, largest) : -b;
             M = (b + p).to(q.dtype);
@@ -282,7 +285,7 @@ public static class MLstmChunkwise
         /// <summary>Where that scale is the position's own log i, (B, NH, NC, L) bool.</summary>
         public Tensor InputWins { get; }
 
-        /// <summary>The last state's scale, (B, NH, 1).</summary>
+        /// <summary>The last state's scale, (B, NH, 1), of the sums' type.</summary>
         public Tensor MLast { get; }
 
         /// <summary>What a state keeps over a chunk, (B, NH, NC, 1, 1).</summary>

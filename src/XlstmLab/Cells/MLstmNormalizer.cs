@@ -12,6 +12,21 @@ internal static class MLstmNormalizer
     /// <summary>The larger of each pair; among equals it is <paramref name="right"/>, which then has the whole gradient.</summary>
     public static Tensor Larger(Tensor left, Tensor right) => where(left.le(right), right, left);
 
+    /// <summary>
+    /// The state of C, n and a wider m: an m that is rounded to the memory's type divides another memory than before, by as much as it lost.
+    /// </summary>
+    public static MLstmState Narrowed(Tensor c, Tensor n, Tensor m)
+    {
+        if (m.dtype == c.dtype)
+        {
+            return new(c, n, m);
+        }
+
+        var narrow = m.to(c.dtype);
+        var factor = exp(m - narrow).to(c.dtype);
+        return new(c * factor.unsqueeze(3), n * factor, narrow);
+    }
+
     /// <summary>h of numerator [..., DV], n q [...] and m [...].</summary>
     public static Tensor Divide(Tensor numerator, Tensor sum, Tensor m, MLstmOptions options)
     {

@@ -34,12 +34,11 @@ public static class MLstmParallel
         var decays = LogSums.Decays(b - m, u, causal, type); // (B, NH, S, S)
         var weights = scaled.matmul(k.transpose(2, 3)) * decays;
         var decay = (exp(logInitial - m) * fromInitial).to(type).unsqueeze(3); // (B, NH, S, 1)
-        m = m.to(type);
         var h = weights.matmul(v) + decay * scaled.matmul(initial.C);
         if (options.Normalize)
         {
             var sum = weights.sum(-1) + (decay * scaled).matmul(initial.N.unsqueeze(3)).squeeze(3);
-            h = MLstmNormalizer.Divide(h, sum, m, options);
+            h = MLstmNormalizer.Divide(h, sum, m.to(type), options);
         }
 
         // The state is what a query at the last position would read.
@@ -48,6 +47,6 @@ public static class MLstmParallel
         var keep = decay.narrow(2, length - 1, 1);
         var c = keep * initial.C + write.transpose(2, 3).matmul(v);
         var n = keep.squeeze(3) * initial.N + write.sum(2);
-        return (h, new(c, n, mLast));
+        return (h, MLstmNormalizer.Narrowed(c, n, mLast));
     }
 }

