@@ -37,16 +37,16 @@ internal static class LogSums
         var length = values.shape[^1];
         var largest = values.detach().clone();
         var index = arange(length, device: values.device).expand(values.shape).clone();
-        var same = document.expand(values.shape);
         for (var shift = 1L; shift < length; shift *= 2)
         {
             // Each token knows the largest of `shift` tokens; those of the `shift` before them are added.
-            var earlier = largest.narrow(-1, 0, length - shift);
-            var later = largest.narrow(-1, shift, length - shift);
-            var wins = earlier.gt(later).logical_and(same.narrow(-1, 0, length - shift).eq(same.narrow(-1, shift, length - shift)));
-            var (winner, winnersIndex) = (where(wins, earlier, later), where(wins, index.narrow(-1, 0, length - shift), index.narrow(-1, shift, length - shift)));
-            later.copy_(winner);
-            index.narrow(-1, shift, length - shift).copy_(winnersIndex);
+            Tensor Earlier(Tensor x) => x.narrow(-1, 0, length - shift);
+            Tensor Later(Tensor x) => x.narrow(-1, shift, length - shift);
+            var wins = Earlier(largest).gt(Later(largest)).logical_and(Earlier(document).eq(Later(document)));
+            foreach (var x in new[] { largest, index })
+            {
+                Later(x).copy_(where(wins, Earlier(x), Later(x)));
+            }
         }
 
         return values.gather(-1, index);

@@ -117,7 +117,8 @@ public static class MLstmChunkwise
                 var count = gradients[1].shape[2] - 1;
                 dLast.copy_(gradients[1].narrow(2, 0, count).view(dLast.shape));
                 dLast.mul_(exp(chunks.MLast - chunks.MLast.to(q.dtype)).unsqueeze(3)); // as the state is narrowed
-                dM.narrow(2, -1, 1).add_(gradients[1].narrow(2, count, 1) - (dLast * states.select(2, chunkCount)).sum([2, 3]).unsqueeze(2));
+                var ofMemory = (dLast * states.select(2, chunkCount)).sum([2, 3]).unsqueeze(2);
+                dM.narrow(2, -1, 1).add_(gradients[1].narrow(2, count, 1) - ofMemory);
             }
 
             var read = interQ.transpose(3, 4).matmul(dO); // (B, NH, NC, DK, DV + 1)
@@ -171,7 +172,9 @@ public static class MLstmChunkwise
         }
     }
 
-    /// <summary>The gradient of every m handed to what made it: m_t = max(log f_t + m_(t-1), log i_t), m_(t-1) = 0 at a document's start.</summary>
+    /// <summary>
+    /// The gradient of every m handed to what made it: m_t = max(log f_t + m_(t-1), log i_t), where m_(t-1) is 0 at a document's start.
+    /// </summary>
     /// <param name="dM">[B, NH, S].</param>
     /// <param name="inputWins">[B, NH, S] bool, whether m_t is log i_t.</param>
     /// <param name="starts">[B, 1, S] bool, or null.</param>
@@ -182,13 +185,13 @@ public static class MLstmChunkwise
         var length = dM.shape[2];
         var sums = LogSums.Running(dM);
         var isNew = starts is null ? inputWins : inputWins.logical_or(starts);
-        var positions = arange(length, device: dM.device);
-        var next = where(isNew, positions, full(1, length, ScalarType.Int64, dM.device)).narrow(2, 1, length - 1).flip(2).neg().cummax(2).values.neg().flip(2);
+        var next = where(isNew, arange(length, device: dM.device), full(1, length, ScalarType.Int64, dM.device)).narrow(2, 1, length - 1);
+        next = next.flip(2).neg().cummax(2).values.neg().flip(2);
         next = cat([next, full_like(next.narrow(2, 0, 1), length)], 2);
         var own = (sums.gather(2, next - 1) - sums + dM).to(dM.dtype);
-        var toForget = own.masked_fill(inputWins, 0.0);
+        var (toInput, toForget) = (own.masked_fill(inputWins.logical_not(), 0.0), own.masked_fill(inputWins, 0.0));
         var first = toForget.narrow(2, 0, 1);
-        return (own.masked_fill(inputWins.logical_not(), 0.0), toForget, starts is null ? first : first.masked_fill(starts.narrow(2, 0, 1), 0.0));
+        return (toInput, toForget, starts is null ? first : first.masked_fill(starts.narrow(2, 0, 1), 0.0));
     }
 
     /// <summary>target = addend + state * decay, in place.</summary>

@@ -13,7 +13,7 @@ internal static class MLstmNormalizer
     public static Tensor Larger(Tensor left, Tensor right) => where(left.le(right), right, left);
 
     /// <summary>
-    /// The state of C, n and a wider m: an m that is rounded to the memory's type divides another memory than before, by as much as it lost.
+    /// The state of C, n and a wider m. An m that is rounded to the memory's type divides another memory than before, by what it lost.
     /// </summary>
     public static MLstmState Narrowed(Tensor c, Tensor n, Tensor m)
     {

@@ -271,13 +271,13 @@ internal static class MLstmSequenceKernel
             first = first is null || firstN is null ? first : first.add_((pass.N0! * firstN).sum(2));
             var hasScale = call.Options.HasPathThroughScale;
             var dLastScale = hasScale ? dLast?.narrow(2, pass.Dk, 1).contiguous() : null;
-            var firstScale = hasScale && pass.C0 is not null ? empty(pass.Batch, pass.Heads, dtype: ScalarType.Float32, device: pass.Device) : null;
+            var firstScale = hasScale && pass.C0 is not null ? empty([pass.Batch, pass.Heads], ScalarType.Float32, pass.Device) : null;
             var (dInput, dForget) = (pass.Gate(), pass.Gate());
             pass.Launch(
                 "MLstmGates.cu", "mlstm_gates_backward", pass.GateShape(16),
                 [
-                    .. pass.GateArguments(), dots, writes, keep, hasLast ? first : null, hasLast ? 1 : 0, hasScale ? rows : null, dLastScale,
-                    dInput, dForget, firstScale, pass.Length,
+                    .. pass.GateArguments(), dots, writes, keep, hasLast ? first : null, hasLast ? 1 : 0,
+                    hasScale ? rows : null, dLastScale, dInput, dForget, firstScale, pass.Length,
                 ]);
             if (pass.N0 is not null && firstN is null)
             {

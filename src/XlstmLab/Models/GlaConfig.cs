@@ -97,10 +97,12 @@ public sealed record GlaConfig : LanguageModelConfig
     /// </remarks>
     public override double ForwardFlopsPerToken(long length)
     {
-        double d = EmbeddingDim, qk = (double)Counts.Fitting(QkDim, "expand_k"), v = (double)Counts.Fitting(VDim, "expand_v"), chunk = Math.Min(GlaMixer.ChunkSize, length);
+        double qk = (double)Counts.Fitting(QkDim, "expand_k"), v = (double)Counts.Fitting(VDim, "expand_v");
+        double d = EmbeddingDim, inner = (double)Counts.Fitting(FeedForwardDim, "intermediate_size");
+        double chunk = Math.Min(GlaMixer.ChunkSize, length);
         var projections = 2 * d * (2 * qk + 3 * v + HeadCount) + 2.0 * ConvTaps * (2 * qk + v);
         var attention = 2 * chunk * (qk + v) + 4 * qk * v / HeadCount;
-        return BlockCount * (projections + attention + 6 * d * (double)Counts.Fitting(FeedForwardDim, "intermediate_size")) + 2 * d * VocabularySize;
+        return BlockCount * (projections + attention + 6 * d * inner) + 2 * d * VocabularySize;
     }
 
     /// <inheritdoc/>
@@ -117,7 +119,8 @@ public sealed record GlaConfig : LanguageModelConfig
         faults.RequireAtLeastOne(
             ("vocab_size", VocabularySize), ("hidden_size", EmbeddingDim), ("num_hidden_layers", BlockCount), ("num_heads", HeadCount),
             ("intermediate_size", FeedForwardDim));
-        faults.Require(FeedForwardDim < int.MaxValue, $"hidden_size is {EmbeddingDim}; expected an intermediate_size below 2^31 - 1 with it");
+        faults.Require(
+            FeedForwardDim < int.MaxValue, $"hidden_size is {EmbeddingDim}; expected an intermediate_size below 2^31 - 1 with it");
         faults.Require(ConvTaps >= 0, $"conv_size is {ConvTaps}; expected at least 0");
         faults.Require(
             GateNormalizer > 0 && double.IsFinite(GateNormalizer), $"gate_logit_normalizer is {GateNormalizer}; expected a finite number above 0");

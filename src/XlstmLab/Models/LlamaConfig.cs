@@ -85,7 +85,8 @@ public sealed record LlamaConfig : LanguageModelConfig
     /// <inheritdoc/>
     public override long CountParameters()
     {
-        BigInteger d = EmbeddingDim, inner = FeedForwardDim, q = (BigInteger)HeadCount * HeadDim, kv = (BigInteger)KeyValueHeadCount * HeadDim;
+        BigInteger d = EmbeddingDim, inner = FeedForwardDim, width = HeadDim;
+        var (q, kv) = (HeadCount * width, KeyValueHeadCount * width);
         var attention = 2 * d * (q + kv) + (AttentionBias ? q + 2 * kv + d : 0);
         var feedForward = 3 * d * inner + (FeedForwardBias ? 2 * inner + d : 0);
         return Counts.Parameters(BlockCount * (attention + feedForward + 2 * d) + d + Counts.Tables(this));

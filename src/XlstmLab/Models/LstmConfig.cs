@@ -96,5 +96,6 @@ public sealed record LstmConfig : LanguageModelConfig
         faults.Throw();
     }
 
-    private BigInteger FeedForwardWeights => (IsGated ? 3 : 2) * (BigInteger)EmbeddingDim * Counts.Fitting(FeedForwardDim, "intermediate_size");
+    private BigInteger FeedForwardWeights =>
+        (IsGated ? 3 : 2) * (BigInteger)EmbeddingDim * Counts.Fitting(FeedForwardDim, "intermediate_size");
 }

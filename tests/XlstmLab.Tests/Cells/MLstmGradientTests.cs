@@ -28,10 +28,14 @@ public sealed class MLstmGradientTests
     /// <summary>Every pair of extreme gates is a head.</summary>
     [Theory]
     [MemberData(nameof(Cells))]
-    public void Gradients_ExtremeGates_EqualTheRecurrentFormInFloat64(InputGate input, ForgetGate forget, bool normalize, NormalizerGradient rule)
+    public void Gradients_ExtremeGates_EqualTheRecurrentFormInFloat64(
+        InputGate input, ForgetGate forget, bool normalize, NormalizerGradient rule)
     {
         const int Dk = 3, Dv = 2;
-        var options = new MLstmOptions { InputGate = input, ForgetGate = forget, Normalize = normalize, NormalizerGradient = rule, ChunkSize = 2 };
+        var options = new MLstmOptions
+        {
+            InputGate = input, ForgetGate = forget, Normalize = normalize, NormalizerGradient = rule, ChunkSize = 2,
+        };
         var heads = Extremes.Length * Extremes.Length;
         foreach (var (length, withState) in new[] { (1, false), (1, true), (2, false), (5, true) })
         {
@@ -54,7 +58,8 @@ public sealed class MLstmGradientTests
             {
                 var leaves = inputs.Take(withState ? 8 : 5).Select(x => x.to(type).detach().clone().requires_grad_()).ToArray();
                 var initial = withState ? new MLstmState(leaves[5], leaves[6], leaves[7]) : null;
-                var (h, last) = MLstmCell.Forward(leaves[0], leaves[1], leaves[2], leaves[3], leaves[4], initial, null, options with { Form = form });
+                var (h, last) = MLstmCell.Forward(
+                    leaves[0], leaves[1], leaves[2], leaves[3], leaves[4], initial, null, options with { Form = form });
 
                 // The memory as it is, exp(m) C, up to a factor: which of two equal gates made m is a matter of rounding.
                 var unit = (last.M - last.M.detach()).exp();
@@ -79,7 +84,8 @@ public sealed class MLstmGradientTests
                         var error = errors[0, worst].item<double>();
                         Assert.True(
                             error <= bound,
-                            $"{form} {type} {names[n]}, S = {length}, i~ = {Extremes[worst / Extremes.Length]}, f~ = {Extremes[worst % Extremes.Length]}: error {error:E1}");
+                            $"{form} {type} {names[n]}, S = {length}, i~ = {Extremes[worst / Extremes.Length]}, "
+                            + $"f~ = {Extremes[worst % Extremes.Length]}: error {error:E1}");
                     }
                 }
             }
@@ -157,7 +163,10 @@ public sealed class MLstmGradientTests
         using var generator = new Generator(5, CPU);
         const int Length = 2048;
         Tensor Draw(params long[] shape) => randn(shape, ScalarType.Float32, generator: generator);
-        Tensor[] inputs = [Draw(1, 1, Length, 16), Draw(1, 1, Length, 16), Draw(1, 1, Length, 16), Draw(1, 1, Length) + 10, Draw(1, 1, Length) * 2];
+        Tensor[] inputs =
+        [
+            Draw(1, 1, Length, 16), Draw(1, 1, Length, 16), Draw(1, 1, Length, 16), Draw(1, 1, Length) + 10, Draw(1, 1, Length) * 2,
+        ];
         Tensor[] Run(MLstmOptions options, ScalarType type)
         {
             var leaves = inputs.Select(x => x.to(type).detach().clone().requires_grad_()).ToArray();
@@ -244,7 +253,7 @@ public sealed class MLstmGradientTests
         var units = Extremes.Length * Extremes.Length;
         Tensor Draw(params long[] shape) => randn(shape, ScalarType.Float64, generator: generator);
         Tensor Gate(Func<int, double> value) =>
-            tensor(Enumerable.Range(0, units).Select(value).ToArray(), ScalarType.Float64).view(1, 1, 1, 1, units).expand(1, Length, 1, 1, units);
+            tensor(Enumerable.Range(0, units).Select(value).ToArray(), ScalarType.Float64).expand(1, Length, 1, 1, units);
         Tensor[] inputs =
         [
             cat([Gate(u => Extremes[u / Extremes.Length]), Gate(u => Extremes[u % Extremes.Length]), Draw(1, Length, 2, 1, units)], 2),
@@ -253,13 +262,15 @@ public sealed class MLstmGradientTests
         Tensor[] weights = [Draw(1, 1, Length, units), Draw(1, 1, units), Draw(1, 1, units), Draw(1, 1, units)];
         Tensor[] Run(bool fused, ScalarType type, int tokens)
         {
-            var leaves = inputs.Select((t, n) => (n == 0 ? t.narrow(1, 0, tokens) : t).to(type).detach().clone().requires_grad_()).ToArray();
+            Tensor[] read = [inputs[0].narrow(1, 0, tokens), inputs[1], inputs[2]];
+            var leaves = read.Select(t => t.to(type).detach().clone().requires_grad_()).ToArray();
             var options = new SLstmOptions { ForgetGate = forget };
             var (h, last) = fused
                 ? SLstmFused.Forward(leaves[0], leaves[1], leaves[2], options: options)
                 : SLstmRecurrent.Forward(leaves[0], leaves[1], leaves[2], options: options);
             Tensor[] results = [h, last.C, last.N, last.M];
-            results.Zip(weights, (r, w) => (r * (r.dim() == 4 ? w.narrow(2, 0, tokens) : w).to(type)).sum()).Aggregate((sum, part) => sum + part).backward();
+            Tensor[] weighed = [weights[0].narrow(2, 0, tokens), .. weights[1..]];
+            results.Zip(weighed, (result, weight) => (result * weight.to(type)).sum()).Aggregate((sum, part) => sum + part).backward();
             return [.. results, leaves[0].grad!, leaves[2].grad!];
         }
 

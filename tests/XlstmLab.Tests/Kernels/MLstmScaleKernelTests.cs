@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Kernels;
 
-/// <summary>The kernels' gradients through the running maximum m: by epsilon, where denominators are as small, and by the last state.</summary>
+/// <summary>The kernels' gradients through the running maximum m: by an epsilon as large as denominators, and by the last state.</summary>
 public sealed class MLstmScaleKernelTests
 {
     [Theory]

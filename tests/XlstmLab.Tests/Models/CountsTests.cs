@@ -96,7 +96,11 @@ public sealed class CountsTests
         Assert.Equal(8L * Largest * 256, new LstmConfig { EmbeddingDim = 256, BlockCount = Largest }.StateBytes(1));
 
         // Two layers of 8 d (d + 1), and a row for the only token.
-        var wide = new LstmConfig { EmbeddingDim = 1 << 20, BlockCount = 2, VocabularySize = 1, Residual = false, FeedForward = FeedForwardKind.None, TieWordEmbeddings = true };
+        var wide = new LstmConfig
+        {
+            EmbeddingDim = 1 << 20, BlockCount = 2, VocabularySize = 1, Residual = false, FeedForward = FeedForwardKind.None,
+            TieWordEmbeddings = true,
+        };
         Assert.Equal(16L * (1 << 20) * ((1 << 20) + 1) + (1 << 20), wide.CountParameters());
     }
 
@@ -110,7 +114,8 @@ public sealed class CountsTests
         Assert.Equal(Largest, new LstmConfig { EmbeddingDim = 1 << 30 }.FeedForwardDim);
         foreach (var config in new LanguageModelConfig[]
         {
-            new MambaConfig { EmbeddingDim = 1 << 30, Expand = 4 }, new Mamba2Config { EmbeddingDim = 1 << 30, Expand = 4, HeadCount = 1 << 30, HeadDim = 4 },
+            new MambaConfig { EmbeddingDim = 1 << 30, Expand = 4 },
+            new Mamba2Config { EmbeddingDim = 1 << 30, Expand = 4, HeadCount = 1 << 30, HeadDim = 4 },
             new GlaConfig { EmbeddingDim = 1 << 30 }, new LstmConfig { EmbeddingDim = 1 << 30 }, new XlstmConfig { EmbeddingDim = 1 << 30 },
         })
         {

@@ -37,7 +37,8 @@ DEVICE void sum_columns(const float (&x)[CHUNK / 16][2], float* shared)
 // With `exact`, gradients pass the denominator, else it counts as a constant and `epsilon` is 0.
 // y: [B NH, NC CHUNK, DQK] bf16; weights: W / D, gradients: G, [B NH, NC, CHUNK, CHUNK] bf16; dz: [B NH, NC CHUNK];
 // dots: [4, B NH, NC CHUNK]: q . dq without the token's own share, what the chunk's later tokens add to k . dk, the token's own share of
-// both, which the forget gates' gradients do not need: as it is the largest by far when little is remembered, it would cost them digits; dM.
+// both, which the forget gates' gradients do not need: as it is the largest by far when little is remembered, it would cost them digits;
+// and dM.
 // grid (NC, NH, B), block 256, shared STAGES STAGE_BYTES + 2 TRIANGLE_BYTES + 3072.
 KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward_scores(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,

@@ -223,11 +223,11 @@ KERNEL void __launch_bounds__(1024) mlstm_gates(
 //
 // A document's first forget gate acts on nothing but M.
 //
-// All that counts M as a constant; where `rows` is given, M's gradients dM pass on to what made it, M_t = max(lf_t + M_(t-1), li_t): the sum
-// r_t of dM from t to the last token before M is made anew, by an input gate or a document's start, belongs to li_t where that is M_t, else
-// to lf_t. From right to left that is r_t = dM_t + x, with x = 0 or r_(t+1) as token t+1 has it; what a lane or a chunk hands on is
-// x' = alpha + beta x. The last token's dM has d_last ([B NH] or null) besides, less <C', dC'> of the last state, which M divides; both
-// here and there that is made of the same k . dk, or their rounding would stay where they cancel.
+// All that counts M as a constant; where `rows` is given, M's gradients dM pass on to what made it, M_t = max(lf_t + M_(t-1), li_t): the
+// sum r_t of dM from t to the last token before M is made anew, by an input gate or a document's start, belongs to li_t where that is M_t,
+// else to lf_t. From right to left that is r_t = dM_t + x, with x = 0 or r_(t+1) as token t+1 has it; what a lane or a chunk hands on is
+// alpha + beta x. The last token's dM has d_last ([B NH] or null) besides, less <C', dC'> of the last state, which M divides; both here and
+// there that is made of the same k . dk, or their rounding would stay where they cancel.
 //
 // dots: [4, B NH, NC CHUNK] as mlstm_backward_scores makes them; k_writes: [B NH, NC CHUNK]; keep: [B NH, NC]; rows: as mlstm_gates makes
 // them, or null; d_input, d_forget: [B, NH, S]; d_scale: [B NH], what the first M gets in this way, or null.
@@ -268,7 +268,8 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     const float* RESTRICT forget, i64 forget_batch, int forget_head, int forget_token,
     const unsigned char* RESTRICT starts, const unsigned char* RESTRICT padding,
     const float* RESTRICT dots, const float* RESTRICT k_writes, const float* RESTRICT keep, const float* RESTRICT first, int has_last,
-    const float* RESTRICT rows, const float* RESTRICT d_last, float* RESTRICT d_input, float* RESTRICT d_forget, float* RESTRICT d_scale, int length)
+    const float* RESTRICT rows, const float* RESTRICT d_last,
+    float* RESTRICT d_input, float* RESTRICT d_forget, float* RESTRICT d_scale, int length)
 {
     SHARED_MEMORY(memory);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
