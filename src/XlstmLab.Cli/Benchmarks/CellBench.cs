@@ -167,7 +167,7 @@ internal sealed record CellBench
             ChunkSize = chunk ?? 64,
             Form = Enum.Parse<MLstmForm>(form, ignoreCase: true),
         };
-        var rate = 3 * Batch * XlstmAccounting.CellFlops(config, length) / result.TrainingSeconds!.Value;
+        var rate = 3.0 * Batch * XlstmAccounting.CellFlops(config, length) / result.TrainingSeconds!.Value;
         return Filled(row, result, Batch) with { Gflops = rate / 1e9, ShareOfMatrixProduct = 100 * rate / matrixProductRate };
     }
 

@@ -103,7 +103,7 @@ public static class GateCapture
                 layer[GateQuantity.NormalizerProduct][at] = (float)memory.NormalizerProduct;
                 layer[GateQuantity.Denominator][at] = (float)memory.Denominator;
                 layer[GateQuantity.StabilizedMemoryNorm][at] = (float)memory.Norm;
-                layer[GateQuantity.MemoryNorm][at] = (float)(Math.Exp(memory.M) * memory.Norm);
+                layer[GateQuantity.MemoryNorm][at] = (float)Math.Exp(memory.LogNormInUnits);
                 layer[GateQuantity.OutputGate][at] = float.NaN;
                 if (o is not null)
                 {
@@ -137,6 +137,9 @@ internal sealed class MemoryOfHead(int dk, int dv, MLstmOptions cell)
 
     public double Norm { get; private set; }
 
+    /// <summary>log(exp(m) |C|): exp(m) alone may overflow, or meet a |C| of 0.</summary>
+    public double LogNormInUnits => M + Math.Log(Norm);
+
     public void Reset()
     {
         Array.Clear(_c);
@@ -169,8 +172,8 @@ internal sealed class MemoryOfHead(int dk, int dv, MLstmOptions cell)
         Denominator = cell.Normalize ? Math.Max(Math.Abs(NormalizerProduct), Math.Exp(-m)) + cell.Epsilon : 1;
     }
 
-    /// <summary>The Frobenius distance of two memories in units of 1, |exp(m) C - exp(m') C'|.</summary>
-    public double DistanceTo(MemoryOfHead other)
+    /// <summary>The logarithm of the Frobenius distance of two memories in units of 1, |exp(m) C - exp(m') C'|.</summary>
+    public double LogDistanceTo(MemoryOfHead other)
     {
         var scale = Math.Max(M, other.M);
         var (own, others) = (Math.Exp(M - scale), Math.Exp(other.M - scale));
@@ -181,6 +184,6 @@ internal sealed class MemoryOfHead(int dk, int dv, MLstmOptions cell)
             square += difference * difference;
         }
 
-        return Math.Exp(scale) * Math.Sqrt(square);
+        return scale + Math.Log(Math.Sqrt(square));
     }
 }

@@ -110,8 +110,8 @@ public sealed record NeedleResponse(IReadOnlyList<NeedleEffect> Effects, IReadOn
 
         NeedleEffect Effect(double inputChange, double forgetChange)
         {
-            var distance = a.DistanceTo(b);
-            return new(with.Layer, head, 0, distance, distance / (Math.Exp(b.M) * b.Norm), inputChange, forgetChange);
+            var distance = a.LogDistanceTo(b);
+            return new(with.Layer, head, 0, Math.Exp(distance), Math.Exp(distance - b.LogNormInUnits), inputChange, forgetChange);
         }
     }
 

@@ -159,7 +159,7 @@ public static class StateRanks
                 EffectiveRank(singular),
                 StableRank(singular),
                 numerical,
-                Math.Exp(scales?[row] ?? 0) * Math.Sqrt(square),
+                Math.Exp((scales?[row] ?? 0) + Math.Log(Math.Sqrt(square))),
                 full));
         }
     }

@@ -9,9 +9,9 @@ namespace XlstmLab.Cells;
 /// v' = [v, 1], so that C' = [C, n] and the row sum of the weights needs no formula of its own.
 /// </para>
 /// <para>
-/// The backward pass keeps q, k, v, gates and two numbers a position, and computes weights and states anew. It holds m
-/// constant: h does not depend on m but through epsilon, which counts in units of exp(m). Measured against automatic
-/// differentiation in float64 that leaves up to 5e-5 of the gates' gradients.
+/// The backward pass keeps q, k, v, gates and two numbers a position, and computes weights and states anew. m scales what it is
+/// taken from and cancels in h but for epsilon, which counts in units of exp(m), and in the last state: so gradients first count m as a
+/// constant, and what passes through m is added to the gates that made it (<see cref="ThroughScale"/>).
 /// </para>
 /// </remarks>
 public static class MLstmChunkwise
@@ -20,24 +20,22 @@ public static class MLstmChunkwise
     internal static (Tensor H, MLstmState? Last) Forward(
         Tensor q, Tensor k, Tensor v, Tensor logI, Tensor logF, MLstmState initial, Tensor? documentStarts, MLstmOptions options, bool returnState)
     {
-        var call = new Call(documentStarts, options, returnState);
-        var outputs = Function.apply(q, k, v, logI, logF, initial.C, initial.N, initial.M, call);
+        var outputs = Function.apply(q, k, v, logI, logF, initial.C, initial.N, initial.M, new Call(documentStarts, options, returnState));
         if (!returnState)
         {
             return (outputs[0], null);
         }
 
-        var c = outputs[1]; // (B, NH, DK, DV + 1)
-        var dv = v.shape[3];
-        return (outputs[0], new(c.narrow(3, 0, dv), c.select(3, dv), call.LastScale!));
+        var (dk, dv) = (q.shape[3], v.shape[3]);
+        var state = outputs[1].narrow(2, 0, dk * (dv + 1)).unflatten(2, [dk, dv + 1]); // (B, NH, DK, DV + 1)
+        var m = outputs[1].narrow(2, dk * (dv + 1), 1); // (B, NH, 1)
+        return (outputs[0], new(state.narrow(3, 0, dv), state.select(3, dv), options.HasPathThroughScale ? m : m.detach()));
     }
 
-    /// <summary>What a call needs beside tensors with gradients, and the last state's scale, which has none.</summary>
-    private sealed record Call(Tensor? DocumentStarts, MLstmOptions Options, bool ReturnState)
-    {
-        public Tensor? LastScale { get; set; }
-    }
+    /// <summary>What a call needs beside tensors with gradients.</summary>
+    private sealed record Call(Tensor? DocumentStarts, MLstmOptions Options, bool ReturnState);
 
+    /// <remarks>The last state is one tensor, [C, n] and m end to end: an unused one of several would count as alive for ever.</remarks>
     private sealed class Function : autograd.MultiTensorFunction<Function>
     {
         public override string Name => nameof(MLstmChunkwise);
@@ -53,14 +51,9 @@ public static class MLstmChunkwise
 
             var numerator = chunks.Weights().matmul(chunks.V) + (chunks.Inter * chunks.Q).matmul(chunks.StatesBefore());
             var dv = v.shape[3];
-            var h = numerator.narrow(4, 0, dv);
             var sum = numerator.select(4, dv); // n q, (B, NH, NC, L)
-            if (options.Normalize)
-            {
-                h = h / chunks.Denominator(sum).unsqueeze(4);
-            }
-
-            h = chunks.Flatten(h);
+            var h = numerator.narrow(4, 0, dv);
+            h = chunks.Flatten(options.Normalize ? MLstmNormalizer.Divide(h, sum, chunks.M, options) : h);
             // They are saved after this method has returned, so they must outlive its scope.
             var outputs = h.detach().MoveToOuterDisposeScope();
             var sums = chunks.Flatten(sum).MoveToOuterDisposeScope();
@@ -73,8 +66,9 @@ public static class MLstmChunkwise
                 return [h];
             }
 
-            call.LastScale = chunks.MLast.clone().MoveToOuterDisposeScope();
-            return [h, chunks.States.select(2, -1).clone().MoveToOuterDisposeScope()];
+            var state = chunks.States.select(2, -1);
+            var last = MLstmNormalizer.Narrowed(state.narrow(3, 0, dv), state.select(3, dv), chunks.MLast);
+            return [h, cat([cat([last.C, last.N.unsqueeze(3)], 3).flatten(2), last.M], 2).MoveToOuterDisposeScope()];
         }
 
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
@@ -87,20 +81,23 @@ public static class MLstmChunkwise
             var options = (MLstmOptions)ctx.get_data("options");
             var chunks = new Chunks(q, k, v, logI, logF, c0, n0, m0, starts, options);
 
-            // Through the division: h = numerator / d, d = max(|sum|, exp(-m)) + eps.
+            // Through the division: h = numerator u / d, d = (max(|sum|, exp(-m)) + eps) u.
             var dNumerator = chunks.Split(gradients[0].IsInvalid ? zeros_like(h) : gradients[0]); // (B, NH, NC, L, DV)
             var dSum = zeros_like(dNumerator.select(4, 0)).unsqueeze(4);
+            var dM = zeros_like(logF); // (B, NH, S)
             if (options.Normalize)
             {
                 var chunkSum = chunks.Split(sum);
-                var d = chunks.Denominator(chunkSum);
+                var (unit, d, fromSum) = MLstmNormalizer.Denominator(chunkSum, chunks.M, options.Epsilon);
+                var factor = unit / d;
                 if (options.NormalizerGradient == NormalizerGradient.Exact)
                 {
-                    var dDenominator = -(dNumerator * chunks.Split(h)).sum(-1) / d;
-                    dSum = (dDenominator * chunkSum.sign() * chunkSum.abs().gt(exp(-chunks.M))).unsqueeze(4);
+                    var dDenominator = -(dNumerator * chunks.Split(h)).sum(-1) * factor;
+                    dSum = (dDenominator * chunkSum.sign() * fromSum).unsqueeze(4);
+                    dM = chunks.Flatten(dDenominator * options.Epsilon);
                 }
 
-                dNumerator = dNumerator / d.unsqueeze(4);
+                dNumerator = dNumerator * factor.unsqueeze(4);
             }
 
             var dO = cat([dNumerator, dSum], 4); // (B, NH, NC, L, DV + 1), the gradient of [numerator, sum]
@@ -117,7 +114,11 @@ public static class MLstmChunkwise
             }
             else
             {
-                dLast.copy_(gradients[1]);
+                var count = gradients[1].shape[2] - 1;
+                dLast.copy_(gradients[1].narrow(2, 0, count).view(dLast.shape));
+                dLast.mul_(exp(chunks.MLast - chunks.MLast.to(q.dtype)).unsqueeze(3)); // as the state is narrowed
+                var ofMemory = (dLast * states.select(2, chunkCount)).sum([2, 3]).unsqueeze(2);
+                dM.narrow(2, -1, 1).add_(gradients[1].narrow(2, count, 1) - ofMemory);
             }
 
             var read = interQ.transpose(3, 4).matmul(dO); // (B, NH, NC, DK, DV + 1)
@@ -146,21 +147,51 @@ public static class MLstmChunkwise
             }
 
             var first = dStates.select(2, 0);
+            var dM0 = (first * states.select(2, 0)).sum([2, 3]).unsqueeze(2); // m0 scales the state that is read
+            (dLogI, dLogF) = (chunks.Flatten(dLogI), chunks.Flatten(dLogF));
+            if (options.HasPathThroughScale)
+            {
+                var (toInput, toForget, toInitial) = ThroughScale(dM, chunks.Flatten(chunks.InputWins), starts?.unsqueeze(1));
+                (dLogI, dLogF, dM0) = (dLogI + toInput, dLogF + toForget, dM0 + toInitial);
+            }
+
             var dv = v.shape[3];
             List<Tensor?> result =
             [
                 chunks.Flatten(dQ * chunks.Scale),
                 chunks.Flatten(dK),
                 chunks.Flatten(dV.narrow(4, 0, dv)),
-                chunks.Flatten(dLogI),
-                chunks.Flatten(dLogF),
+                dLogI,
+                dLogF,
                 first.narrow(3, 0, dv).clone(),
                 first.select(3, dv).clone(),
-                options.Stabilizes ? (first * states.select(2, 0)).sum([2, 3]).unsqueeze(2) : null, // m0 scales the state that is read
+                dM0,
                 null,
             ];
             return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
         }
+    }
+
+    /// <summary>
+    /// The gradient of every m handed to what made it: m_t = max(log f_t + m_(t-1), log i_t), where m_(t-1) is 0 at a document's start.
+    /// </summary>
+    /// <param name="dM">[B, NH, S].</param>
+    /// <param name="inputWins">[B, NH, S] bool, whether m_t is log i_t.</param>
+    /// <param name="starts">[B, 1, S] bool, or null.</param>
+    /// <returns>The shares of log i and log f, [B, NH, S], and of the initial m, [B, NH, 1].</returns>
+    private static (Tensor ToInput, Tensor ToForget, Tensor ToInitial) ThroughScale(Tensor dM, Tensor inputWins, Tensor? starts)
+    {
+        // A gate has the gradients of all m from its own to the last before m is made anew: differences of running sums.
+        var length = dM.shape[2];
+        var sums = LogSums.Running(dM);
+        var isNew = starts is null ? inputWins : inputWins.logical_or(starts);
+        var next = where(isNew, arange(length, device: dM.device), full(1, length, ScalarType.Int64, dM.device)).narrow(2, 1, length - 1);
+        next = next.flip(2).neg().cummax(2).values.neg().flip(2);
+        next = cat([next, full_like(next.narrow(2, 0, 1), length)], 2);
+        var own = (sums.gather(2, next - 1) - sums + dM).to(dM.dtype);
+        var (toInput, toForget) = (own.masked_fill(inputWins.logical_not(), 0.0), own.masked_fill(inputWins, 0.0));
+        var first = toForget.narrow(2, 0, 1);
+        return (toInput, toForget, starts is null ? first : first.masked_fill(starts.narrow(2, 0, 1), 0.0));
     }
 
     /// <summary>target = addend + state * decay, in place.</summary>
@@ -185,66 +216,59 @@ public static class MLstmChunkwise
             Count = (_length + size - 1) / size;
             _padded = Count * size;
             Scale = Math.Pow(q.shape[3], -0.5);
-            Epsilon = options.Epsilon;
 
             Q = Split(q * Scale);
             K = _k = Split(k);
             V = Split(cat([v, ones_like(v.narrow(3, 0, 1))], 3));
-            logI = Split(logI, double.NegativeInfinity); // (B, NH, NC, L): what pads the last chunk writes nothing,
-            logF = Split(logF); // and forgets nothing
-            var b = logF.cumsum(3);
-            var total = b.narrow(3, size - 1, 1); // (B, NH, NC, 1)
+            logF = Split(logF); // (B, NH, NC, L): what pads the last chunk forgets nothing,
+            var b = LogSums.Running(logF);
+            var u = Split(logI, double.NegativeInfinity) - b; // and writes nothing
             var causal = ones(size, size, dtype: ScalarType.Bool, device: q.device).tril();
             var before = zeros_like(b);
             var opens = ones_like(b); // 1 where a position still belongs to the document that the chunk opens with
-            Tensor? closed = null; // true where it does not
+            Tensor? document = null;
             if (starts is not null)
             {
                 Starts = Split(starts.unsqueeze(1).expand(-1, q.shape[1], -1)); // (B, NH, NC, L)
-                var document = Starts.to(ScalarType.Int64).cumsum(3);
+                document = Starts.to(ScalarType.Int64).cumsum(3);
                 causal = causal.logical_and(document.unsqueeze(4).eq(document.unsqueeze(3)));
-                closed = document.gt(0);
-                opens = closed.logical_not().to(b.dtype);
+                opens = document.eq(0).to(b.dtype);
                 var start = where(Starts, arange(size, device: q.device), zeros(1, dtype: ScalarType.Int64, device: q.device)).cummax(3).values;
                 before = (b - logF).gather(3, start) * (1 - opens);
             }
 
-            var logDecays = (b.unsqueeze(4) - b.unsqueeze(3)).add_(logI.unsqueeze(3))
-                .masked_fill_(causal.logical_not(), double.NegativeInfinity); // (B, NH, NC, L, L)
-            var logWrite = logDecays.select(3, size - 1); // (B, NH, NC, L): weight of each token in the state after the chunk
-            var logKeep = (b - before).narrow(3, size - 1, 1); // (B, NH, NC, 1)
-            var carries = opens.narrow(3, size - 1, 1);
-
-            // The scale of the states, chunk after chunk.
+            // The scale of the states, chunk after chunk: b + p with p the largest weight of what is read, all up to the reader's share b.
             var stabilise = options.Stabilizes;
-            var largest = logWrite.amax([3], keepdim: true);
-            var scales = new List<Tensor> { m0.unsqueeze(2) };
+            var largest = LogSums.LargestSoFar(u, document);
+            Tensor AtEnd(Tensor x) => x.narrow(3, size - 1, 1); // (B, NH, NC, 1)
+            var (total, carries, fresh, written) = (AtEnd(b), AtEnd(opens), AtEnd(before), AtEnd(largest));
+            var scales = new List<Tensor> { m0.unsqueeze(2).to(b.dtype) };
             for (long c = 0; c < Count; c++)
             {
+                Tensor At(Tensor x) => x.narrow(2, c, 1);
                 scales.Add(stabilise
-                    ? maximum(logKeep.narrow(2, c, 1) + scales[^1] * carries.narrow(2, c, 1), largest.narrow(2, c, 1))
+                    ? At(total) + maximum(scales[^1] * At(carries) - At(fresh), At(written))
                     : zeros_like(scales[0]));
             }
 
             var m = cat(scales, 2); // (B, NH, NC + 1, 1)
-            var mBefore = m.narrow(2, 0, Count);
-            var mAfter = m.narrow(2, 1, Count);
             MLast = m.select(2, Count); // (B, NH, 1)
-            Decay = Kept(total + mBefore - mAfter, closed?.narrow(3, size - 1, 1)).unsqueeze(4); // (B, NH, NC, 1, 1)
-            Write = exp(logWrite - mAfter).unsqueeze(4); // (B, NH, NC, L, 1)
+            var carried = m.narrow(2, 0, Count) * opens - before; // (B, NH, NC, L): the weight of the state that is read
+            var p = stabilise ? maximum(carried, largest) : -b;
+            M = (b + p).to(q.dtype);
+            InputWins = u.ge(p);
+            Inter = (exp(carried - p) * opens).to(q.dtype).unsqueeze(4); // (B, NH, NC, L, 1)
+            Decays = LogSums.Decays(-p, u, causal, q.dtype);
 
-            M = stabilise ? maximum(b - before + mBefore * opens, logDecays.amax(4)) : zeros_like(b); // (B, NH, NC, L)
-            Inter = Kept(b + mBefore - M, closed).unsqueeze(4); // (B, NH, NC, L, 1)
-            Decays = logDecays.sub_(M.unsqueeze(4)).exp_();
-
+            // A state is what a query at its chunk's last position would read.
+            Decay = Inter.narrow(3, size - 1, 1); // (B, NH, NC, 1, 1)
+            Write = Decays.select(3, size - 1).unsqueeze(4); // (B, NH, NC, L, 1)
             States = ComputeStates(c0, n0);
         }
 
         public long Count { get; }
 
         public double Scale { get; }
-
-        public double Epsilon { get; }
 
         /// <summary>Scaled queries, (B, NH, NC, L, DK).</summary>
         public Tensor Q { get; }
@@ -261,7 +285,10 @@ public static class MLstmChunkwise
         /// <summary>The logarithm of each position's scale, (B, NH, NC, L).</summary>
         public Tensor M { get; }
 
-        /// <summary>The last state's scale, (B, NH, 1).</summary>
+        /// <summary>Where that scale is the position's own log i, (B, NH, NC, L) bool.</summary>
+        public Tensor InputWins { get; }
+
+        /// <summary>The last state's scale, (B, NH, 1), of the sums' type.</summary>
         public Tensor MLast { get; }
 
         /// <summary>What a state keeps over a chunk, (B, NH, NC, 1, 1).</summary>
@@ -285,9 +312,6 @@ public static class MLstmChunkwise
 
         public Tensor Weights() => Scores().mul_(Decays);
 
-        /// <summary>max(|n q|, exp(-m)) + eps, (B, NH, NC, L).</summary>
-        public Tensor Denominator(Tensor sum) => maximum(sum.abs(), exp(-M)).add_(Epsilon);
-
         /// <summary>(B, NH, S, ...) to (B, NH, NC, L, ...), the last chunk filled up.</summary>
         public Tensor Split(Tensor x, double filling = 0)
         {
@@ -303,9 +327,6 @@ public static class MLstmChunkwise
 
         /// <summary>(B, NH, NC, L, ...) to (B, NH, S, ...).</summary>
         public Tensor Flatten(Tensor x) => x.flatten(2, 3).narrow(2, 0, _length).contiguous();
-
-        /// <summary>exp(x), and 0 behind a document's start, where x is of no document and may be too large for exp.</summary>
-        private static Tensor Kept(Tensor x, Tensor? closed) => closed is null ? exp(x) : exp(x).masked_fill_(closed, 0.0);
 
         private Tensor ComputeStates(Tensor c0, Tensor n0)
         {

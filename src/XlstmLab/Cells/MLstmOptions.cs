@@ -87,4 +87,7 @@ public sealed record MLstmOptions
 
     /// <summary>Whether gradients count m as a constant.</summary>
     internal bool DetachesStabilizer => !Normalize || NormalizerGradient == NormalizerGradient.Constant;
+
+    /// <summary>Whether there is an m that gradients pass.</summary>
+    internal bool HasPathThroughScale => Stabilizes && !DetachesStabilizer;
 }

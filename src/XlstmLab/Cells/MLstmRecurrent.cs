@@ -18,7 +18,10 @@ public static class MLstmRecurrent
     internal static (Tensor H, MLstmState Last) Forward(
         Tensor q, Tensor k, Tensor v, Tensor logI, Tensor logF, MLstmState initial, Tensor? documentStarts, MLstmOptions options)
     {
-        var state = initial;
+        // Logarithms count in the type of their sums; a lone token, which sums nothing, spares the conversions.
+        var type = q.shape[2] == 1 ? q.dtype : LogSums.Type(q);
+        (logI, logF) = (logI.to(type), logF.to(type));
+        var state = initial with { M = initial.M.to(type) };
         var outputs = new List<Tensor>();
         for (long t = 0; t < q.shape[2]; t++)
         {
@@ -36,7 +39,7 @@ public static class MLstmRecurrent
             outputs.Add(h);
         }
 
-        return (stack(outputs, 2), state);
+        return (stack(outputs, 2), MLstmNormalizer.Narrowed(state.C, state.N, state.M));
     }
 
     /// <summary>One token: q, k [B, NH, DK], v [B, NH, DV], log gates [B, NH].</summary>
@@ -45,14 +48,15 @@ public static class MLstmRecurrent
     {
         logI = logI.unsqueeze(2); // (B, NH, 1)
         logF = logF.unsqueeze(2);
-        var m = options.Stabilizes ? maximum(logF + state.M, logI) : zeros_like(state.M);
+        var past = logF + state.M; // (B, NH, 1)
+        var m = options.Stabilizes ? MLstmNormalizer.Larger(past, logI) : zeros_like(state.M);
         if (options.DetachesStabilizer)
         {
             m = m.detach();
         }
 
-        var forget = exp(logF + state.M - m); // (B, NH, 1)
-        var input = exp(logI - m);
+        var forget = exp(past - m).to(q.dtype);
+        var input = exp(logI - m).to(q.dtype);
         var c = forget.unsqueeze(3) * state.C + (input * k).unsqueeze(3) * v.unsqueeze(2); // (B, NH, DK, DV)
         var n = forget * state.N + input * k; // (B, NH, DK)
 
@@ -60,8 +64,7 @@ public static class MLstmRecurrent
         var h = scaled.unsqueeze(2).matmul(c).squeeze(2); // (B, NH, DV)
         if (options.Normalize)
         {
-            var denominator = maximum((scaled * n).sum(-1, keepdim: true).abs(), exp(-m)) + options.Epsilon;
-            h /= options.NormalizerGradient == NormalizerGradient.Constant ? denominator.detach() : denominator;
+            h = MLstmNormalizer.Divide(h, (scaled * n).sum(-1), m.squeeze(2).to(q.dtype), options);
         }
 
         return (h, new(c, n, m));

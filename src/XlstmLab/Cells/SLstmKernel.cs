@@ -364,7 +364,7 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
             var di = igate * (dc * z + dn);
             var df = fgate * (dc * cOld + dn * nOld);
             var dm = Vector.Load(m + d) - di - df;
-            var inputWon = Vector.BitwiseOr(Vector.LessThan(fgate, Vector<T>.One), Vector.Equals(nOld, Vector<T>.Zero));
+            var inputWon = Vector.Equals(igate, Vector<T>.One);
             di += Vector.ConditionalSelect(inputWon, dm, Vector<T>.Zero);
             df += Vector.ConditionalSelect(inputWon, Vector<T>.Zero, dm);
 

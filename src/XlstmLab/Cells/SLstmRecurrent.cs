@@ -62,7 +62,7 @@ public static class SLstmRecurrent
 
         var logForget = (options?.ForgetGate ?? ForgetGate.Sigmoid).Log(f) + state.M;
         logForget = logForget.masked_fill(state.N.eq(0), double.NegativeInfinity);               // nothing to keep
-        var m = maximum(i, logForget);
+        var m = MLstmNormalizer.Larger(logForget, i);
         var igate = (i - m).exp();
         var fgate = (logForget - m).exp();
         var c = fgate * state.C + igate * z.tanh();

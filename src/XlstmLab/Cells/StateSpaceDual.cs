@@ -57,8 +57,7 @@ public static class StateSpaceDual
 
         var written = Split(x * dt.unsqueeze(3)); // (B, H, NC, L, P)
         var (keys, queries) = (Split(b), Split(c)); // (B, G, NC, L, N)
-        var log = Split(dt * a).cumsum(3); // (B, H, NC, L)
-        var logDecays = log.unsqueeze(4) - log.unsqueeze(3); // (B, H, NC, L, L)
+        var log = LogSums.Running(Split(dt * a)); // (B, H, NC, L)
         var causal = ones(size, size, dtype: ScalarType.Bool, device: x.device).tril();
         var logWrite = log.narrow(3, size - 1, 1) - log; // (B, H, NC, L)
         var logRead = log;
@@ -70,10 +69,10 @@ public static class StateSpaceDual
             logRead = log.masked_fill(documents.ne(0), double.NegativeInfinity);
         }
 
-        var decays = exp(logDecays.masked_fill(causal.logical_not(), double.NegativeInfinity));
-        var read = exp(logRead); // (B, H, NC, L): what is left of the state before the chunk
+        var decays = LogSums.Decays(log, -log, causal, x.dtype); // (B, H, NC, L, L)
+        var read = exp(logRead).to(x.dtype); // (B, H, NC, L): what is left of the state before the chunk
         var scores = PerHead(queries.matmul(keys.transpose(3, 4))) * decays; // (B, H, NC, L, L)
-        var additions = (written * exp(logWrite).unsqueeze(4)).transpose(3, 4).matmul(PerHead(keys)); // (B, H, NC, P, N)
+        var additions = (written * exp(logWrite).to(x.dtype).unsqueeze(4)).transpose(3, 4).matmul(PerHead(keys)); // (B, H, NC, P, N)
         var keep = read.select(3, size - 1).unsqueeze(3).unsqueeze(4); // (B, H, NC, 1, 1)
         var h = initial ?? zeros(batch, heads, width, states, dtype: x.dtype, device: x.device);
         var before = new List<Tensor>();

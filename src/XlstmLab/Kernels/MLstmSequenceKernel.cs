@@ -7,7 +7,9 @@ namespace XlstmLab.Kernels;
 /// <summary>The mLSTM in chunks on tensor cores: memory at the chunks' borders, a triangle of weights a chunk, and the products of both.</summary>
 /// <remarks>
 /// The kernels' sources have the equations. Kept for the backward pass are the inputs, ten numbers a token and head, and memory and
-/// normalisers at the chunks' borders. As in <see cref="MLstmChunkwise"/>, m counts as a constant. All sums have a fixed order.
+/// normalisers at the chunks' borders. Gradients are those of <see cref="MLstmChunkwise"/>, through m too. All sums have a fixed order.
+/// Sums of log gates within a chunk are float32: a weight errs by 2^-24 of the chunk's whole log forgetting in bits, which is less than its
+/// rounding to bfloat16 as long as a chunk forgets less than e^-22000.
 /// </remarks>
 internal static class MLstmSequenceKernel
 {
@@ -35,8 +37,14 @@ internal static class MLstmSequenceKernel
         var outputs = is_grad_enabled() && inputs.Any(t => t is not null && t.requires_grad)
             ? Function.apply([.. inputs!, call])
             : Run(new Pass(inputs, call)).Outputs;
-        var last = returnState ? new MLstmState(outputs[1], outputs[2], call.LastScale!) : null;
-        return (outputs[0].MoveToOuterDisposeScope(), last?.MoveToOuterDisposeScope());
+        if (!returnState)
+        {
+            return (outputs[0].MoveToOuterDisposeScope(), null);
+        }
+
+        var (n, m) = (outputs[2].narrow(2, 0, q.shape[3]), outputs[2].narrow(2, q.shape[3], 1));
+        var last = new MLstmState(outputs[1], n, options.HasPathThroughScale ? m : m.detach());
+        return (outputs[0].MoveToOuterDisposeScope(), last.MoveToOuterDisposeScope());
     }
 
     /// <summary>The tensor, or a copy of it if its rows do not lie as the kernels load them, 16 bytes at a time.</summary>
@@ -55,8 +63,7 @@ internal static class MLstmSequenceKernel
         pass.Launch(
             "MLstmForward.cu", "mlstm_forward", triangles: 2, numbers: 256,
             [.. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), rows, n, states, sums, .. Strided(h), pass.Length, pass.Scale, (float)pass.Options.Epsilon]);
-        pass.Call.LastScale = pass.Call.ReturnState ? lastScale!.MoveToOuterDisposeScope() : null;
-        List<Tensor> outputs = pass.Call.ReturnState ? [h, lastC!, lastN!] : [h];
+        List<Tensor> outputs = pass.Call.ReturnState ? [h, lastC!, cat([lastN!, lastScale!], 2)] : [h]; // n and m end to end
         foreach (var kept in new[] { rows, keep, sums, states, n }.Concat(outputs))
         {
             kept?.MoveToOuterDisposeScope();
@@ -69,11 +76,7 @@ internal static class MLstmSequenceKernel
     private static KernelArgument[] Strided(Tensor x) => [x, x.stride(0), (int)x.stride(1), (int)x.stride(2)];
 
     private sealed record Call(
-        InputGate InputGate, ForgetGate ForgetGate, MLstmOptions Options, Tensor? Starts, Tensor? Padding, bool ReturnState)
-    {
-        /// <summary>The last state's scale, [B, NH, 1], which has no gradient.</summary>
-        public Tensor? LastScale { get; set; }
-    }
+        InputGate InputGate, ForgetGate ForgetGate, MLstmOptions Options, Tensor? Starts, Tensor? Padding, bool ReturnState);
 
     /// <summary>The inputs of a forward or backward pass, and the launches that both make.</summary>
     private sealed class Pass(IReadOnlyList<Tensor?> inputs, Call call)
@@ -222,10 +225,9 @@ internal static class MLstmSequenceKernel
             var saved = inputs.Take(5).Concat([rows, keep, sums, states]).Concat(optional.OfType<Tensor>()).Select(t => t!.MoveToOuterDisposeScope()).ToList();
             ctx.save_for_backward(saved);
             ctx.save_data("present", optional.Select(t => t is not null).ToArray());
-            ctx.save_data("call", call with { Starts = null, Padding = null, LastScale = null });
+            ctx.save_data("call", call with { Starts = null, Padding = null });
             ctx.set_materialize_grads(false);
             outputs.ForEach(t => t.MoveToOuterDisposeScope());
-            call.LastScale?.MoveToOuterDisposeScope();
             return outputs;
         }
 
@@ -240,17 +242,21 @@ internal static class MLstmSequenceKernel
             var (rows, keep, sums, states) = (always[5], always[6], always[7], always[8]);
             var n = optional[3];
             var dh = gradients[0].IsInvalid ? zeros_like(pass.V) : Aligned(gradients[0]);
-            var (dLastC, dLastN) = call.ReturnState ? (Given(gradients[1]), Given(gradients[2])) : default;
+            var (dLastC, dLast) = call.ReturnState ? (Given(gradients[1]), Given(gradients[2])) : default;
+            var dLastN = dLast?.narrow(2, 0, pass.Dk).contiguous();
             var exact = call.Options is { Normalize: true, NormalizerGradient: NormalizerGradient.Exact };
 
             var firstC = pass.C0 is null ? null : empty_like(pass.C0);
             var dStates = pass.States(pass.Q, dh, sums[2], keep, dLastC, firstC, reverse: true);
             var reads = empty(pass.Batch * pass.Heads, pass.Chunks * Chunk, pass.Dk, dtype: ScalarType.BFloat16, device: pass.Device);
-            var (weights, scores, dz, dots, writes) = (pass.Triangle(), pass.Triangle(), pass.Plane(1), pass.Plane(3), pass.Plane(1));
+            var (weights, scores, dz, dots, writes) = (pass.Triangle(), pass.Triangle(), pass.Plane(1), pass.Plane(4), pass.Plane(1));
             KernelArgument[] activations = [.. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), .. Strided(dh)];
             pass.Launch(
                 "MLstmBackward.cu", "mlstm_backward_scores", triangles: 2, numbers: 768,
-                [.. activations, rows, sums, states, exact ? 1 : 0, reads, weights, scores, dz, dots, pass.Length, pass.Scale]);
+                [
+                    .. activations, rows, sums, states, exact ? 1 : 0, reads, weights, scores, dz, dots, pass.Length, pass.Scale,
+                    exact ? (float)call.Options.Epsilon : 0f,
+                ]);
             var (dn, firstN) = exact || dLastN is not null ? pass.Normalizers(pass.Q, rows[2], dz, keep, dLastN, reverse: true) : default;
             var (dq, dk, dv) = (pass.Tokens(pass.Dk), pass.Tokens(pass.Dk), pass.Tokens(pass.Dv));
             pass.Launch(
@@ -260,18 +266,26 @@ internal static class MLstmSequenceKernel
                     .. Strided(dq), .. Strided(dk), .. Strided(dv), writes, pass.Length,
                 ]);
 
-            var first = dLastC is null && dLastN is null || pass.C0 is null ? null : (pass.C0 * firstC!).sum([2, 3]);
+            var hasLast = dLastC is not null || dLastN is not null;
+            var first = pass.C0 is null || !(hasLast || optional[2]!.requires_grad) ? null : (pass.C0 * firstC!).sum([2, 3]);
             first = first is null || firstN is null ? first : first.add_((pass.N0! * firstN).sum(2));
+            var hasScale = call.Options.HasPathThroughScale;
+            var dLastScale = hasScale ? dLast?.narrow(2, pass.Dk, 1).contiguous() : null;
+            var firstScale = hasScale && pass.C0 is not null ? empty([pass.Batch, pass.Heads], ScalarType.Float32, pass.Device) : null;
             var (dInput, dForget) = (pass.Gate(), pass.Gate());
             pass.Launch(
-                "MLstmGates.cu", "mlstm_gates_backward", pass.GateShape(8),
-                [.. pass.GateArguments(), dots, writes, keep, first, dLastC is null && dLastN is null ? 0 : 1, dInput, dForget, pass.Length]);
+                "MLstmGates.cu", "mlstm_gates_backward", pass.GateShape(16),
+                [
+                    .. pass.GateArguments(), dots, writes, keep, hasLast ? first : null, hasLast ? 1 : 0,
+                    hasScale ? rows : null, dLastScale, dInput, dForget, firstScale, pass.Length,
+                ]);
             if (pass.N0 is not null && firstN is null)
             {
                 firstN = zeros_like(pass.N0);
             }
 
-            Tensor?[] result = [dq, dk, dv, dInput, dForget, firstC, pass.N0 is null ? null : firstN, null, null];
+            var dScale = first is null || !call.Options.Stabilizes ? null : (firstScale is null ? first : first + firstScale).unsqueeze(2);
+            Tensor?[] result = [dq, dk, dv, dInput, dForget, firstC, pass.N0 is null ? null : firstN, dScale, null];
             return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
         }
 

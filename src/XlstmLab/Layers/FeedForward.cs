@@ -57,7 +57,9 @@ public sealed class FeedForward : nn.Module
     /// <param name="dim">The width of the stream, d.</param>
     /// <param name="factor">The inner width as a multiple of d.</param>
     /// <param name="roundUpTo">What the inner width is a multiple of.</param>
-    public static int InnerDim(int dim, double factor, int roundUpTo) => (int)((dim * factor + roundUpTo - 1) / roundUpTo) * roundUpTo;
+    /// <returns>The width, at most 2^31 - 1.</returns>
+    public static int InnerDim(int dim, double factor, int roundUpTo) =>
+        Counts.Width(Math.Truncate((dim * factor + roundUpTo - 1) / roundUpTo) * roundUpTo);
 
     /// <summary>[B, S, d] to [B, S, d].</summary>
     public Tensor Forward(Tensor x)

@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Text.Json.Serialization;
 
 namespace XlstmLab.Models;
@@ -75,7 +76,7 @@ public sealed record GlaConfig : LanguageModelConfig
 
     /// <summary>The inner width of the SwiGLU, d_ff.</summary>
     [JsonIgnore]
-    public int FeedForwardDim => FeedForwardWidth ?? (EmbeddingDim * 8 / 3 + 255) / 256 * 256;
+    public int FeedForwardDim => FeedForwardWidth ?? Counts.Width((EmbeddingDim * 8L / 3 + 255) / 256 * 256);
 
     /// <inheritdoc/>
     public override GlaLanguageModel CreateModel(int seed = 0) => new(this, seed);
@@ -83,9 +84,10 @@ public sealed record GlaConfig : LanguageModelConfig
     /// <inheritdoc/>
     public override long CountParameters()
     {
-        long d = EmbeddingDim, qk = QkDim, v = VDim;
+        BigInteger d = EmbeddingDim, qk = Counts.Fitting(QkDim, "expand_k"), v = Counts.Fitting(VDim, "expand_v");
         var mixer = d * (2 * qk + 3 * v) + (d + 1) * HeadCount + ConvTaps * (2 * qk + v) + v / HeadCount;
-        return BlockCount * (mixer + 3 * d * FeedForwardDim + 2 * d) + d + (TieWordEmbeddings ? 1 : 2) * VocabularySize * d;
+        var feedForward = 3 * d * Counts.Fitting(FeedForwardDim, "intermediate_size");
+        return Counts.Parameters(BlockCount * (mixer + feedForward + 2 * d) + d + Counts.Tables(this));
     }
 
     /// <inheritdoc/>
@@ -95,17 +97,19 @@ public sealed record GlaConfig : LanguageModelConfig
     /// </remarks>
     public override double ForwardFlopsPerToken(long length)
     {
-        double d = EmbeddingDim, qk = QkDim, v = VDim, chunk = Math.Min(GlaMixer.ChunkSize, length);
-        var projections = 2 * d * (2 * qk + 3 * v + HeadCount) + 2 * ConvTaps * (2 * qk + v);
+        double qk = (double)Counts.Fitting(QkDim, "expand_k"), v = (double)Counts.Fitting(VDim, "expand_v");
+        double d = EmbeddingDim, inner = (double)Counts.Fitting(FeedForwardDim, "intermediate_size");
+        double chunk = Math.Min(GlaMixer.ChunkSize, length);
+        var projections = 2 * d * (2 * qk + 3 * v + HeadCount) + 2.0 * ConvTaps * (2 * qk + v);
         var attention = 2 * chunk * (qk + v) + 4 * qk * v / HeadCount;
-        return BlockCount * (projections + attention + 6 * d * FeedForwardDim) + 2 * d * VocabularySize;
+        return BlockCount * (projections + attention + 6 * d * inner) + 2 * d * VocabularySize;
     }
 
     /// <inheritdoc/>
     public override long StateBytes(long length)
     {
-        long qk = QkDim, v = VDim;
-        return 4L * BlockCount * (qk * v / HeadCount + Math.Max(ConvTaps - 1, 0) * (2 * qk + v));
+        BigInteger qk = Counts.Fitting(QkDim, "expand_k"), v = Counts.Fitting(VDim, "expand_v");
+        return Counts.Bytes((BigInteger)4 * BlockCount * (qk * v / HeadCount + Math.Max(ConvTaps - 1, 0) * (2 * qk + v)));
     }
 
     /// <inheritdoc/>
@@ -115,6 +119,8 @@ public sealed record GlaConfig : LanguageModelConfig
         faults.RequireAtLeastOne(
             ("vocab_size", VocabularySize), ("hidden_size", EmbeddingDim), ("num_hidden_layers", BlockCount), ("num_heads", HeadCount),
             ("intermediate_size", FeedForwardDim));
+        faults.Require(
+            FeedForwardDim < int.MaxValue, $"hidden_size is {EmbeddingDim}; expected an intermediate_size below 2^31 - 1 with it");
         faults.Require(ConvTaps >= 0, $"conv_size is {ConvTaps}; expected at least 0");
         faults.Require(
             GateNormalizer > 0 && double.IsFinite(GateNormalizer), $"gate_logit_normalizer is {GateNormalizer}; expected a finite number above 0");

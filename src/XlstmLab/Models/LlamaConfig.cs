@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Text.Json.Serialization;
 
 namespace XlstmLab.Models;
@@ -84,10 +85,11 @@ public sealed record LlamaConfig : LanguageModelConfig
     /// <inheritdoc/>
     public override long CountParameters()
     {
-        long d = EmbeddingDim, inner = FeedForwardDim, q = (long)HeadCount * HeadDim, kv = (long)KeyValueHeadCount * HeadDim;
+        BigInteger d = EmbeddingDim, inner = FeedForwardDim, width = HeadDim;
+        var (q, kv) = (HeadCount * width, KeyValueHeadCount * width);
         var attention = 2 * d * (q + kv) + (AttentionBias ? q + 2 * kv + d : 0);
         var feedForward = 3 * d * inner + (FeedForwardBias ? 2 * inner + d : 0);
-        return BlockCount * (attention + feedForward + 2 * d) + d + (TieWordEmbeddings ? 1 : 2) * VocabularySize * d;
+        return Counts.Parameters(BlockCount * (attention + feedForward + 2 * d) + d + Counts.Tables(this));
     }
 
     /// <inheritdoc/>
@@ -98,12 +100,12 @@ public sealed record LlamaConfig : LanguageModelConfig
     public override double ForwardFlopsPerToken(long length)
     {
         double d = EmbeddingDim, q = (double)HeadCount * HeadDim, kv = (double)KeyValueHeadCount * HeadDim;
-        var attention = 4 * d * (q + kv) + length * (4 * q + 3 * HeadCount);
+        var attention = 4 * d * (q + kv) + length * (4 * q + 3.0 * HeadCount);
         return BlockCount * (attention + 6 * d * FeedForwardDim) + 2 * d * VocabularySize;
     }
 
     /// <inheritdoc/>
-    public override long StateBytes(long length) => 4L * 2 * BlockCount * KeyValueHeadCount * HeadDim * length;
+    public override long StateBytes(long length) => Counts.Bytes((BigInteger)8 * BlockCount * KeyValueHeadCount * HeadDim * length);
 
     /// <inheritdoc/>
     public override void Validate()

@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Text.Json.Serialization;
 
 namespace XlstmLab.Models;
@@ -53,7 +54,7 @@ public sealed record LstmConfig : LanguageModelConfig
     [JsonIgnore]
     public int FeedForwardDim =>
         FeedForward == FeedForwardKind.None ? 0
-        : FeedForwardWidth ?? (IsGated ? (EmbeddingDim * 8 / 3 + 63) / 64 * 64 : 4 * EmbeddingDim);
+        : FeedForwardWidth ?? Counts.Width(IsGated ? (EmbeddingDim * 8L / 3 + 63) / 64 * 64 : 4L * EmbeddingDim);
 
     private bool IsGated => FeedForward is FeedForwardKind.SwiGlu or FeedForwardKind.GeGlu;
 
@@ -63,9 +64,9 @@ public sealed record LstmConfig : LanguageModelConfig
     /// <inheritdoc/>
     public override long CountParameters()
     {
-        long d = EmbeddingDim;
+        BigInteger d = EmbeddingDim;
         var norms = !Residual ? 0 : FeedForward == FeedForwardKind.None ? d : 2 * d;
-        return BlockCount * (8 * d * (d + 1) + FeedForwardWeights + norms) + (Residual ? d : 0) + (TieWordEmbeddings ? 1 : 2) * VocabularySize * d;
+        return Counts.Parameters(BlockCount * (8 * d * (d + 1) + FeedForwardWeights + norms) + (Residual ? d : 0) + Counts.Tables(this));
     }
 
     /// <inheritdoc/>
@@ -73,11 +74,11 @@ public sealed record LstmConfig : LanguageModelConfig
     public override double ForwardFlopsPerToken(long length)
     {
         double d = EmbeddingDim;
-        return BlockCount * 2 * (8 * d * d + FeedForwardWeights) + 2 * d * VocabularySize;
+        return BlockCount * 2.0 * (8 * d * d + (double)FeedForwardWeights) + 2 * d * VocabularySize;
     }
 
     /// <inheritdoc/>
-    public override long StateBytes(long length) => 4L * 2 * BlockCount * EmbeddingDim;
+    public override long StateBytes(long length) => Counts.Bytes((BigInteger)8 * BlockCount * EmbeddingDim);
 
     /// <inheritdoc/>
     public override void Validate()
@@ -86,7 +87,8 @@ public sealed record LstmConfig : LanguageModelConfig
         faults.RequireAtLeastOne(("vocab_size", VocabularySize), ("hidden_size", EmbeddingDim), ("num_hidden_layers", BlockCount));
         faults.Require(Enum.IsDefined(FeedForward), $"feed_forward is {FeedForward}; expected a kind of feed-forward layer");
         faults.Require(
-            FeedForward == FeedForwardKind.None || FeedForwardDim >= 1, $"intermediate_size is {FeedForwardDim}; expected at least 1");
+            FeedForward == FeedForwardKind.None || FeedForwardDim is >= 1 and < int.MaxValue,
+            $"intermediate_size is {FeedForwardDim}; expected at least 1 and less than 2^31 - 1");
         faults.Require(
             Residual || FeedForward == FeedForwardKind.None, $"residual is false and feed_forward is {FeedForward}; a plain stack has none");
         faults.Require(double.IsFinite(ForgetGateBias), $"forget_gate_bias is {ForgetGateBias}; expected a finite number");
@@ -94,5 +96,6 @@ public sealed record LstmConfig : LanguageModelConfig
         faults.Throw();
     }
 
-    private long FeedForwardWeights => (IsGated ? 3L : 2) * EmbeddingDim * FeedForwardDim;
+    private BigInteger FeedForwardWeights =>
+        (IsGated ? 3 : 2) * (BigInteger)EmbeddingDim * Counts.Fitting(FeedForwardDim, "intermediate_size");
 }

@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Text.Json.Serialization;
 
 namespace XlstmLab.Models;
@@ -96,11 +97,11 @@ public sealed record Mamba2Config : LanguageModelConfig
 
     /// <summary>The inner width, E d = H P.</summary>
     [JsonIgnore]
-    public int InnerDim => Expand * EmbeddingDim;
+    public int InnerDim => Counts.Width((double)Expand * EmbeddingDim);
 
     /// <summary>The width of what the convolution reads: x, B and C.</summary>
     [JsonIgnore]
-    public int ConvDim => InnerDim + 2 * GroupCount * StateSize;
+    public int ConvDim => Counts.Width((double)WideConvDim);
 
     /// <inheritdoc/>
     public override Mamba2LanguageModel CreateModel(int seed = 0) => new(this, seed);
@@ -108,12 +109,12 @@ public sealed record Mamba2Config : LanguageModelConfig
     /// <inheritdoc/>
     public override long CountParameters()
     {
-        long d = EmbeddingDim, inner = InnerDim, input = inner + ConvDim + HeadCount;
+        BigInteger d = EmbeddingDim, inner = WideInnerDim, input = inner + WideConvDim + HeadCount;
         var mixer = d * (input + inner) + (UseBias ? input + d : 0) // in, out
-            + (long)ConvDim * (ConvKernelSize + (UseConvBias ? 1 : 0))
+            + WideConvDim * (ConvKernelSize + (UseConvBias ? 1L : 0))
             + 3L * HeadCount // A, D, bias of dt
             + inner; // norm
-        return BlockCount * (mixer + d) + d + (TieWordEmbeddings ? 1 : 2) * VocabularySize * d;
+        return Counts.Parameters(BlockCount * (mixer + d) + d + Counts.Tables(this));
     }
 
     /// <inheritdoc/>
@@ -122,14 +123,15 @@ public sealed record Mamba2Config : LanguageModelConfig
     /// </remarks>
     public override double ForwardFlopsPerToken(long length)
     {
-        double d = EmbeddingDim, inner = InnerDim, chunk = Math.Min(ChunkSize, length);
-        var projections = 2 * d * (inner + ConvDim + HeadCount + inner);
-        var mixing = 2 * chunk * (GroupCount * StateSize + inner) + 3 * chunk * HeadCount + 4 * inner * StateSize;
-        return BlockCount * (projections + 2 * ConvKernelSize * ConvDim + mixing + 2 * inner) + 2 * d * VocabularySize;
+        double d = EmbeddingDim, inner = (double)WideInnerDim, convolved = (double)WideConvDim, chunk = Math.Min(ChunkSize, length);
+        var projections = 2 * d * (inner + convolved + HeadCount + inner);
+        var mixing = 2 * chunk * ((double)GroupCount * StateSize + inner) + 3 * chunk * HeadCount + 4 * inner * StateSize;
+        return BlockCount * (projections + 2.0 * ConvKernelSize * convolved + mixing + 2 * inner) + 2 * d * VocabularySize;
     }
 
     /// <inheritdoc/>
-    public override long StateBytes(long length) => 4L * BlockCount * ((long)InnerDim * StateSize + (ConvKernelSize - 1L) * ConvDim);
+    public override long StateBytes(long length) =>
+        Counts.Bytes((BigInteger)4 * BlockCount * (WideInnerDim * StateSize + (ConvKernelSize - 1L) * WideConvDim));
 
     /// <inheritdoc/>
     public override void Validate()
@@ -142,6 +144,9 @@ public sealed record Mamba2Config : LanguageModelConfig
         faults.Require(
             (long)HeadCount * HeadDim == (long)Expand * EmbeddingDim,
             $"num_heads {HeadCount} times head_dim {HeadDim} is {(long)HeadCount * HeadDim}; expected expand times hidden_size, {(long)Expand * EmbeddingDim}");
+        faults.Require(
+            WideConvDim + WideInnerDim + HeadCount < int.MaxValue,
+            $"expand is {Expand}, n_groups {GroupCount}, state_size {StateSize}; expected an input projection of fewer than 2^31 - 1 rows");
         faults.Require(GroupCount < 1 || HeadCount % GroupCount == 0, $"n_groups is {GroupCount}; expected a divisor of num_heads {HeadCount}");
         faults.Require(NormEpsilon >= 0 && double.IsFinite(NormEpsilon), $"layer_norm_epsilon is {NormEpsilon}; expected a finite number of at least 0");
         faults.Require(InitStd >= 0 && double.IsFinite(InitStd), $"initializer_range is {InitStd}; expected a finite number of at least 0");
@@ -151,4 +156,8 @@ public sealed record Mamba2Config : LanguageModelConfig
             $"time_step_limit is [{TimeStepLowest}, {TimeStepHighest}]; expected two numbers of at least 0, the smaller first");
         faults.Throw();
     }
+
+    private BigInteger WideInnerDim => (BigInteger)Expand * EmbeddingDim;
+
+    private BigInteger WideConvDim => WideInnerDim + (BigInteger)2 * GroupCount * StateSize;
 }

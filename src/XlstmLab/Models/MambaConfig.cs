@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Text.Json.Serialization;
 
 namespace XlstmLab.Models;
@@ -83,11 +84,11 @@ public sealed record MambaConfig : LanguageModelConfig
 
     /// <summary>The inner width, E d.</summary>
     [JsonIgnore]
-    public int InnerDim => Expand * EmbeddingDim;
+    public int InnerDim => Counts.Width((double)Expand * EmbeddingDim);
 
     /// <summary>The rank of the step size's projection, R.</summary>
     [JsonIgnore]
-    public int StepRank => TimeStepRank ?? (EmbeddingDim + 15) / 16;
+    public int StepRank => TimeStepRank ?? (int)((EmbeddingDim + 15L) / 16);
 
     /// <inheritdoc/>
     public override MambaLanguageModel CreateModel(int seed = 0) => new(this, seed);
@@ -95,12 +96,12 @@ public sealed record MambaConfig : LanguageModelConfig
     /// <inheritdoc/>
     public override long CountParameters()
     {
-        long d = EmbeddingDim, inner = InnerDim, rank = StepRank;
+        BigInteger d = EmbeddingDim, inner = (BigInteger)Expand * EmbeddingDim, rank = StepRank, states = StateSize;
         var mixer = 3 * d * inner + (UseBias ? 2 * inner + d : 0) // in, out
-            + inner * (ConvKernelSize + (UseConvBias ? 1 : 0))
-            + inner * (rank + 2 * StateSize) + (rank + 1) * inner // x, dt
-            + inner * (StateSize + 1); // A, D
-        return BlockCount * (mixer + d) + d + (TieWordEmbeddings ? 1 : 2) * VocabularySize * d;
+            + inner * (ConvKernelSize + (UseConvBias ? 1L : 0))
+            + inner * (rank + 2 * states) + (rank + 1) * inner // x, dt
+            + inner * (states + 1); // A, D
+        return Counts.Parameters(BlockCount * (mixer + d) + d + Counts.Tables(this));
     }
 
     /// <inheritdoc/>
@@ -109,13 +110,14 @@ public sealed record MambaConfig : LanguageModelConfig
     /// </remarks>
     public override double ForwardFlopsPerToken(long length)
     {
-        double d = EmbeddingDim, inner = InnerDim, rank = StepRank;
-        var projections = 2 * (3 * d * inner + inner * (rank + 2 * StateSize) + rank * inner);
-        return BlockCount * (projections + 2 * ConvKernelSize * inner + 7 * inner * StateSize + 2 * inner) + 2 * d * VocabularySize;
+        double d = EmbeddingDim, inner = (double)Expand * EmbeddingDim, rank = StepRank;
+        var projections = 2 * (3 * d * inner + inner * (rank + 2.0 * StateSize) + rank * inner);
+        return BlockCount * (projections + 2.0 * ConvKernelSize * inner + 7 * inner * StateSize + 2 * inner) + 2 * d * VocabularySize;
     }
 
     /// <inheritdoc/>
-    public override long StateBytes(long length) => 4L * BlockCount * InnerDim * (StateSize + ConvKernelSize - 1);
+    public override long StateBytes(long length) =>
+        Counts.Bytes((BigInteger)4 * BlockCount * Expand * EmbeddingDim * ((long)StateSize + ConvKernelSize - 1));
 
     /// <inheritdoc/>
     public override void Validate()

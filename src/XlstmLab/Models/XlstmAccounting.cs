@@ -1,3 +1,4 @@
+using System.Numerics;
 using XlstmLab.Cells;
 
 namespace XlstmLab.Models;
@@ -6,14 +7,12 @@ namespace XlstmLab.Models;
 public static class XlstmAccounting
 {
     /// <summary>The number of parameters (xLSTM 7B, appendix E, and the same for every other variant); fixed gates are none.</summary>
-    public static long ParameterCount(XlstmConfig config)
-    {
-        var table = (long)config.VocabularySize * config.EmbeddingDim;
-        return table + (config.TieWordEmbeddings ? 0 : table)
+    /// <exception cref="ConfigException">There are 2^63 or more.</exception>
+    public static long ParameterCount(XlstmConfig config) => Counts.Parameters(
+        Counts.Tables(config)
             + MLstmBlockCount(config) * MLstmBlockParameters(config)
             + config.SLstmAt.Count * SLstmBlockParameters(config)
-            + (config.AddOutNorm ? NormParameters(config, config.PreNorm) : 0);
-    }
+            + (config.AddOutNorm ? NormParameters(config, config.PreNorm) : 0));
 
     /// <summary>
     /// Floating-point operations of one mLSTM layer's cell over a sequence, forward, a multiply-add counting 2 and every other
@@ -23,14 +22,13 @@ public static class XlstmAccounting
     /// <param name="length">The sequence's length S in tokens, a multiple of the chunk or counted as if.</param>
     public static double CellFlops(XlstmConfig config, long length)
     {
+        double k = (double)(QkDim(config) / config.HeadCount), v = (double)(VDim(config) / config.HeadCount);
         if (config.Form == MLstmForm.Recurrent)
         {
-            double k1 = config.QkHeadDim, v1 = config.VHeadDim;
-            return config.HeadCount * length * (6 * k1 * v1 + 7 * k1 + v1 + 12);
+            return (double)config.HeadCount * length * (6 * k * v + 7 * k + v + 12);
         }
 
         double chunk = config.Form == MLstmForm.Parallel ? length : Math.Min(config.ChunkSize, length);
-        double k = config.QkHeadDim, v = config.VHeadDim;
         var gates = 0.5 * chunk * (chunk + 1) + 2 * chunk;
         var stabiliser = 5 + 5 * chunk;
         var memory = 2 * k * v + 4 * chunk * k * v + 3 * chunk * k;
@@ -62,19 +60,26 @@ public static class XlstmAccounting
     /// <summary>The bytes of the recurrent state of one sequence in float32: C, n and m or h, c, n and m of every block, and its convolution's inputs.</summary>
     public static long StateBytes(XlstmConfig config)
     {
-        static long Convolution(int taps, int channels) => Math.Max(0, taps - 1L) * channels;
+        static BigInteger Convolution(int taps, int channels) => (BigInteger)Math.Max(0, taps - 1) * channels;
 
         var channels = config.BlockStyle == BlockStyle.PreUp ? config.InnerDim : config.EmbeddingDim;
-        var mlstm = config.HeadCount * (config.QkHeadDim * (long)config.VHeadDim + config.QkHeadDim + 1) + Convolution(config.ConvTaps, channels);
+        var (qk, v) = (QkDim(config) / config.HeadCount, VDim(config) / config.HeadCount);
+        var mlstm = config.HeadCount * (qk * v + qk + 1) + Convolution(config.ConvTaps, channels);
         var slstm = 4L * config.EmbeddingDim + Convolution(config.SLstmConvTaps, config.EmbeddingDim);
-        return 4 * (MLstmBlockCount(config) * mlstm + config.SLstmAt.Count * slstm);
+        return Counts.Bytes(4 * (MLstmBlockCount(config) * mlstm + config.SLstmAt.Count * slstm));
     }
 
     private static long MLstmBlockCount(XlstmConfig config) => config.BlockCount - config.SLstmAt.Count;
 
-    private static long MLstmBlockParameters(XlstmConfig config)
+    private static BigInteger QkDim(XlstmConfig config) => Counts.Fitting(config.QkDim, "qk_dim_factor or proj_factor");
+
+    private static BigInteger VDim(XlstmConfig config) => Counts.Fitting(config.VDim, "v_dim_factor or proj_factor");
+
+    private static BigInteger InnerDim(int width) => Counts.Fitting(width, "ffn_proj_factor");
+
+    private static BigInteger MLstmBlockParameters(XlstmConfig config)
     {
-        long d = config.EmbeddingDim, qk = config.QkDim, v = config.VDim;
+        BigInteger d = config.EmbeddingDim, qk = QkDim(config), v = VDim(config);
         var bias = config.UseBias ? 1 : 0;
         var gated = config.OutputGate ? 1 : 0;
         var gates = GateParameters(config, config.InputGate != InputGate.None, config.InputGatePreactivation)
@@ -85,7 +90,7 @@ public static class XlstmAccounting
         {
             return (d + bias) * (1 + gated) * v // up-projection
                 + ConvParameters(config.ConvTaps, v)
-                + 3 * v * (config.QkvBlockSize + bias)
+                + 3 * v * ((long)config.QkvBlockSize + bias)
                 + gates + norms
                 + (config.LearnableSkip ? v : 0)
                 + (v + bias) * d; // down-projection
@@ -98,9 +103,9 @@ public static class XlstmAccounting
             + FeedForwardParameters(config, config.FeedForward, config.FeedForwardDim);
     }
 
-    private static long SLstmBlockParameters(XlstmConfig config)
+    private static BigInteger SLstmBlockParameters(XlstmConfig config)
     {
-        long d = config.EmbeddingDim;
+        BigInteger d = config.EmbeddingDim;
         var cell = 4 * d * (d / config.SLstmHeads) + 4 * d; // R and b
         var norms = NormParameters(config, config.PreNorm) + NormParameters(config, config.PostNorm) + HeadNormParameters(config, d);
         var shared = cell + norms + ConvParameters(config.SLstmConvTaps, d);
@@ -109,37 +114,38 @@ public static class XlstmAccounting
             : shared + 5 * d * d + (config.UseBias ? d : 0) + FeedForwardParameters(config, config.FeedForward, config.FeedForwardDim);
     }
 
-    private static long GateParameters(XlstmConfig config, bool exists, GatePreactivation kind) => (exists, kind) switch
+    private static BigInteger GateParameters(XlstmConfig config, bool exists, GatePreactivation kind) => (exists, kind) switch
     {
         (false, _) or (_, GatePreactivation.Fixed) => 0,
         (_, GatePreactivation.BiasOnly) => config.HeadCount,
-        _ => (GateInputDim(config) + 1L) * config.HeadCount,
+        _ => (GateInputDim(config) + 1) * config.HeadCount,
     };
 
-    private static int GateInputDim(XlstmConfig config) =>
+    private static BigInteger GateInputDim(XlstmConfig config) =>
         (config.GateSource ?? (config.BlockStyle == BlockStyle.PreUp ? GateSource.Qkv : GateSource.Input)) == GateSource.Qkv
-            ? 2 * config.QkDim + config.VDim
+            ? 2 * QkDim(config) + VDim(config)
             : config.EmbeddingDim;
 
-    private static long NormParameters(XlstmConfig config, NormKind kind) =>
+    private static BigInteger NormParameters(XlstmConfig config, NormKind kind) =>
         kind == NormKind.None ? 0 : config.EmbeddingDim * (config.UseBias ? 2L : 1L);
 
-    private static long HeadNormParameters(XlstmConfig config, long width) =>
+    private static BigInteger HeadNormParameters(XlstmConfig config, BigInteger width) =>
         config.HeadNorm == HeadNormKind.None ? 0 : width * (config.UseBias ? 2 : 1);
 
-    private static long ConvParameters(int taps, long channels) => taps == 0 ? 0 : (taps + 1) * channels;
+    private static BigInteger ConvParameters(int taps, BigInteger channels) => taps == 0 ? 0 : (taps + 1L) * channels;
 
     /// <summary>A feed-forward layer and its norms; none for none.</summary>
-    private static long FeedForwardParameters(XlstmConfig config, FeedForwardKind kind, long inner)
+    private static BigInteger FeedForwardParameters(XlstmConfig config, FeedForwardKind kind, int width)
     {
         if (kind == FeedForwardKind.None)
         {
             return 0;
         }
 
+        var inner = InnerDim(width);
         var bias = config.UseBias ? 1 : 0;
         var up = IsGated(kind) ? 2 * inner : inner;
-        return (config.EmbeddingDim + bias) * up + (inner + bias) * config.EmbeddingDim
+        return ((long)config.EmbeddingDim + bias) * up + (inner + bias) * config.EmbeddingDim
             + NormParameters(config, config.PreNorm) + NormParameters(config, config.PostNorm);
     }
 
@@ -148,7 +154,7 @@ public static class XlstmAccounting
     /// <summary>What an mLSTM block computes for a token beside the cell.</summary>
     private static double MLstmBlockFlops(XlstmConfig config)
     {
-        double d = config.EmbeddingDim, qk = config.QkDim, v = config.VDim;
+        double d = config.EmbeddingDim, qk = (double)QkDim(config), v = (double)VDim(config);
         var gated = config.OutputGate ? 1 : 0;
         var gates = 0.0;
         foreach (var (exists, kind) in new[]
@@ -156,7 +162,7 @@ public static class XlstmAccounting
             (config.InputGate != InputGate.None, config.InputGatePreactivation), (config.ForgetGate != ForgetGate.None, config.ForgetGatePreactivation),
         })
         {
-            gates += exists && kind == GatePreactivation.Learned ? 2.0 * GateInputDim(config) * config.HeadCount : 0;
+            gates += exists && kind == GatePreactivation.Learned ? 2 * (double)GateInputDim(config) * config.HeadCount : 0;
         }
 
         return config.BlockStyle == BlockStyle.PreUp
@@ -175,13 +181,13 @@ public static class XlstmAccounting
             : cell + 10 * d * d + ConvFlops(config.SLstmConvTaps, d) + FeedForwardFlops(config, config.FeedForward, config.FeedForwardDim);
     }
 
-    private static double ConvFlops(int taps, double channels) => taps == 0 ? 0 : (2 * taps + 1) * channels;
+    private static double ConvFlops(int taps, double channels) => taps == 0 ? 0 : (2.0 * taps + 1) * channels;
 
     /// <summary>The 7B paper counts 2 d for the SwiGLU's elementwise part.</summary>
-    private static double FeedForwardFlops(XlstmConfig config, FeedForwardKind kind, double inner) => kind switch
+    private static double FeedForwardFlops(XlstmConfig config, FeedForwardKind kind, int width) => kind switch
     {
         FeedForwardKind.None => 0,
-        _ when IsGated(kind) => config.EmbeddingDim * (6 * inner + 2),
-        _ => config.EmbeddingDim * (4 * inner + 1),
+        _ when IsGated(kind) => config.EmbeddingDim * (6 * (double)InnerDim(width) + 2),
+        _ => config.EmbeddingDim * (4 * (double)InnerDim(width) + 1),
     };
 }

@@ -323,7 +323,7 @@ public sealed record XlstmConfig : LanguageModelConfig
     public override long StateBytes(long length) => XlstmAccounting.StateBytes(this);
 
     /// <summary>The first paper's rounding: up to a multiple of 64.</summary>
-    private static int RoundUp(double width) => (int)Math.Ceiling(width / 64) * 64;
+    private static int RoundUp(double width) => Counts.Width(Math.Ceiling(width / 64) * 64);
 
     /// <inheritdoc/>
     public override void Validate()

@@ -2,6 +2,7 @@
 // dC', dn' their gradients behind it, and s = DQK^-1/2:
 //     y_i  = C dh_i,   dh_i . h_i = (sum_j W_ij (dh_i . v_j) + read_i q_i . y_i) / D_i
 //     dz_i = -(dh_i . h_i) / D_i sign(z_i) where |z_i| > e^-M_i, else 0
+//     dM_i = -(dh_i . h_i) / D_i eps, as M scales all that h is made of but eps
 //     G_ij = s E_ij ((dh_i . v_j) / D_i + dz_i)                                                            mlstm_backward_scores
 //     dq_i = sum_j G_ij k_j + read_i (y_i / D_i + dz_i n)
 //     dk_j = sum_i G_ij q_i + write_j (dC' v_j + dn')
@@ -33,16 +34,18 @@ DEVICE void sum_columns(const float (&x)[CHUNK / 16][2], float* shared)
 
 // Activations: bf16 with strides of batch, head and token, q, k: [B, NH, S, DQK], v, dh: [B, NH, S, DHV]; rows: [6, B NH, NC CHUNK] as
 // mlstm_gates makes them; sums: [4, B NH, NC CHUNK] as mlstm_forward makes them; states: [B NH, NC, DQK, DHV] bf16, before each chunk.
-// With `exact`, gradients pass the denominator, else it counts as a constant.
+// With `exact`, gradients pass the denominator, else it counts as a constant and `epsilon` is 0.
 // y: [B NH, NC CHUNK, DQK] bf16; weights: W / D, gradients: G, [B NH, NC, CHUNK, CHUNK] bf16; dz: [B NH, NC CHUNK];
-// dots: [3, B NH, NC CHUNK]: q . dq without the token's own share, what the chunk's later tokens add to k . dk, and the token's own share
-// of both, which the forget gates' gradients do not need: as it is the largest by far when little is remembered, it would cost them digits.
+// dots: [4, B NH, NC CHUNK]: q . dq without the token's own share, what the chunk's later tokens add to k . dk, the token's own share of
+// both, which the forget gates' gradients do not need: as it is the largest by far when little is remembered, it would cost them digits;
+// and dM.
 // grid (NC, NH, B), block 256, shared STAGES STAGE_BYTES + 2 TRIANGLE_BYTES + 3072.
 KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward_scores(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token, const bf16* RESTRICT dh, i64 dh_batch, int dh_head, int dh_token,
     const float* RESTRICT rows, const float* RESTRICT sums, const bf16* RESTRICT states, int exact,
-    bf16* RESTRICT y, bf16* RESTRICT weights, bf16* RESTRICT gradients, float* RESTRICT dz, float* RESTRICT dots, int length, float scale)
+    bf16* RESTRICT y, bf16* RESTRICT weights, bf16* RESTRICT gradients, float* RESTRICT dz, float* RESTRICT dots, int length, float scale,
+    float epsilon)
 {
     SHARED_MEMORY(memory);
     unsigned char* staged = memory + STAGES * STAGE_BYTES;
@@ -122,10 +125,14 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward_scores(
         {
             const int row = warp_row() + 16 * i + 8 * half + lane / 4;
             const float z = sums[row], from_memory = sums[2 * plane + row] * read[i][half];
-            if (exact && fabsf(z) > rows[ROW_FLOOR * plane + row])
-                d_sum[i][half] = -(change[i][half] + from_memory) * inverse[i][half] * copysignf(1.f, z);
+            const float d_denominator = -(change[i][half] + from_memory) * inverse[i][half];
+            if (exact && fabsf(z) > rows[ROW_FLOOR * plane + row]) d_sum[i][half] = d_denominator * copysignf(1.f, z);
             read[i][half] = from_memory + d_sum[i][half] * sums[3 * plane + row];
-            if (warp_column(1) == 0 && lane % 4 == 0) dz[row] = d_sum[i][half];
+            if (warp_column(1) == 0 && lane % 4 == 0)
+            {
+                dz[row] = d_sum[i][half];
+                dots[3 * plane + row] = d_denominator * epsilon;
+            }
         }
 
     // G_ij (q_i . k_j) = W_ij ((dh_i . v_j) / D_i + dz_i), by rows and columns, without the diagonal.

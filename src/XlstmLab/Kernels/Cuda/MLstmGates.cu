@@ -221,22 +221,63 @@ KERNEL void __launch_bounds__(1024) mlstm_gates(
 // end, where the last state has no gradient, or from the start, where <C, dC> is `first` ([B NH], null for an empty state). Where less than
 // FORGOTTEN of the memory passes through, carried is smaller than the rounding of that difference and taken as 0.
 //
-// A document's first forget gate acts on nothing. dots: [3, B NH, NC CHUNK] as mlstm_backward_scores makes them; k_writes: [B NH, NC CHUNK];
-// keep: [B NH, NC]; d_input, d_forget: [B, NH, S]. grid (NH, B), block any number of warps, shared 8 NC bytes. Sums have a fixed order.
+// A document's first forget gate acts on nothing but M.
+//
+// All that counts M as a constant; where `rows` is given, M's gradients dM pass on to what made it, M_t = max(lf_t + M_(t-1), li_t): the
+// sum r_t of dM from t to the last token before M is made anew, by an input gate or a document's start, belongs to li_t where that is M_t,
+// else to lf_t. From right to left that is r_t = dM_t + x, with x = 0 or r_(t+1) as token t+1 has it; what a lane or a chunk hands on is
+// alpha + beta x. The last token's dM has d_last ([B NH] or null) besides, less <C', dC'> of the last state, which M divides; both here and
+// there that is made of the same k . dk, or their rounding would stay where they cancel.
+//
+// dots: [4, B NH, NC CHUNK] as mlstm_backward_scores makes them; k_writes: [B NH, NC CHUNK]; keep: [B NH, NC]; rows: as mlstm_gates makes
+// them, or null; d_input, d_forget: [B, NH, S]; d_scale: [B NH], what the first M gets in this way, or null.
+// grid (NH, B), block any number of warps, shared 16 NC bytes. Sums have a fixed order.
 #define FORGOTTEN 0.002f
+
+// A lane's tokens on the way of M's gradients.
+struct Scales
+{
+    float change[PER_LANE];    // dM
+    bool from_input[PER_LANE]; // whether M is the token's own li
+    bool is_new[PER_LANE];     // whether M owes nothing to the token before
+    float alpha, beta;         // the lane hands on alpha + beta x, of the x that comes to it from behind
+};
+
+DEVICE Scales read_scales(
+    const float* RESTRICT rows, const float* RESTRICT changes, const unsigned char* RESTRICT starts, i64 plane, int first, int length)
+{
+    Scales scales;
+    const int lane = threadIdx.x % 32;
+    scales.alpha = 0.f;
+    scales.beta = 1.f;
+#pragma unroll
+    for (int e = PER_LANE - 1; e >= 0; e--)
+    {
+        const int at = lane * PER_LANE + e, t = first + at;
+        scales.change[e] = t < length ? changes[at] : 0.f;
+        scales.from_input[e] = t < length && rows[ROW_U * plane + at] >= rows[ROW_P * plane + at];
+        scales.is_new[e] = scales.from_input[e] || (t < length && starts && starts[t]);
+        scales.alpha = scales.is_new[e] ? 0.f : scales.alpha + scales.change[e];
+        scales.beta = scales.is_new[e] ? 0.f : scales.beta;
+    }
+    return scales;
+}
 
 KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     const float* RESTRICT input, i64 input_batch, int input_head, int input_token,
     const float* RESTRICT forget, i64 forget_batch, int forget_head, int forget_token,
     const unsigned char* RESTRICT starts, const unsigned char* RESTRICT padding,
     const float* RESTRICT dots, const float* RESTRICT k_writes, const float* RESTRICT keep, const float* RESTRICT first, int has_last,
-    float* RESTRICT d_input, float* RESTRICT d_forget, int length)
+    const float* RESTRICT rows, const float* RESTRICT d_last,
+    float* RESTRICT d_input, float* RESTRICT d_forget, float* RESTRICT d_scale, int length)
 {
     SHARED_MEMORY(memory);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     const int chunks = (length + CHUNK - 1) / CHUNK;
     float* reads = (float*)memory;        // [NC]: Q, then carried
     float* writes = reads + chunks;       // [NC]: K
+    float* alphas = writes + chunks;      // [NC]: of a chunk, then what comes to it from behind
+    float* betas = alphas + chunks;       // [NC]
     const int head = blockIdx.y * gridDim.x + blockIdx.x;
     const i64 plane = (i64)gridDim.x * gridDim.y * chunks * CHUNK;
     input += blockIdx.y * input_batch + (i64)blockIdx.x * input_head;
@@ -246,11 +287,31 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     dots += (i64)head * chunks * CHUNK;
     k_writes += (i64)head * chunks * CHUNK;
     keep += (i64)head * chunks;
+    if (rows) rows += (i64)head * chunks * CHUNK;
 
     for (int c = warp; c < chunks; c += warps)
     {
         const i64 row = (i64)c * CHUNK + lane * PER_LANE;
         float read = 0.f, written = 0.f;
+        if (rows)
+        {
+            Scales scales = read_scales(rows + (i64)c * CHUNK, dots + 3 * plane + (i64)c * CHUNK, starts, plane, c * CHUNK, length);
+#pragma unroll
+            for (int o = 1; o < 32; o <<= 1)
+            {
+                const float alpha = __shfl_down_sync(FULL_WARP, scales.alpha, o), beta = __shfl_down_sync(FULL_WARP, scales.beta, o);
+                if (lane + o < 32)
+                {
+                    scales.alpha += scales.beta * alpha;
+                    scales.beta *= beta;
+                }
+            }
+            if (lane == 0)
+            {
+                alphas[c] = scales.alpha;
+                betas[c] = scales.beta;
+            }
+        }
 #pragma unroll
         for (int e = 0; e < PER_LANE; e++)
         {
@@ -278,6 +339,14 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
             reads[c] = carried;
             flow = far + carried;
         }
+        float behind = (d_last ? d_last[head] : 0.f) - (has_last ? flow : 0.f);
+        for (int c = chunks - 1; rows && c >= 0; c--)
+        {
+            const float x = alphas[c] + betas[c] * behind;
+            alphas[c] = behind;
+            behind = x;
+        }
+        if (d_scale) d_scale[head] = behind;
     }
     __syncthreads();
 
@@ -303,15 +372,43 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
         }
         lanes_before -= before;
         lanes_after -= after;
+
+        float to_input[PER_LANE] = {}, to_forget[PER_LANE] = {};
+        if (rows)
+        {
+            const Scales scales = read_scales(rows + (i64)c * CHUNK, dots + 3 * plane + (i64)c * CHUNK, starts, plane, c * CHUNK, length);
+            float alpha = scales.alpha, beta = scales.beta;
+#pragma unroll
+            for (int o = 1; o < 32; o <<= 1)
+            {
+                const float right_alpha = __shfl_down_sync(FULL_WARP, alpha, o), right_beta = __shfl_down_sync(FULL_WARP, beta, o);
+                if (lane + o < 32)
+                {
+                    alpha += beta * right_alpha;
+                    beta *= right_beta;
+                }
+            }
+            const float handed = __shfl_down_sync(FULL_WARP, alpha + beta * alphas[c], 1);
+            float behind = lane == 31 ? alphas[c] : handed;
+#pragma unroll
+            for (int e = PER_LANE - 1; e >= 0; e--)
+            {
+                const float sum = scales.change[e] + behind;
+                to_input[e] = scales.from_input[e] ? sum : 0.f;
+                to_forget[e] = scales.from_input[e] ? 0.f : sum;
+                behind = scales.is_new[e] ? 0.f : sum;
+            }
+        }
 #pragma unroll
         for (int e = 0; e < PER_LANE; e++)
         {
             const int t = c * CHUNK + lane * PER_LANE + e;
             if (t >= length) continue;
             const bool is_there = !(padding && padding[t]);
-            const float slope = is_there && !(starts && starts[t]) ? log_gate_slope(FORGET_GATE, forget[(i64)t * forget_token]) : 0.f;
-            const float own = dots[2 * plane + t] + dots[plane + t] + k_writes[t];
-            d_forget[(i64)head * length + t] = slope * (reads[c] + lanes_before + prefix[e] + lanes_after + suffix[e]);
+            const float slope = is_there ? log_gate_slope(FORGET_GATE, forget[(i64)t * forget_token]) : 0.f;
+            const float through = starts && starts[t] ? 0.f : reads[c] + lanes_before + prefix[e] + lanes_after + suffix[e];
+            const float own = dots[2 * plane + t] + dots[plane + t] + k_writes[t] + to_input[e];
+            d_forget[(i64)head * length + t] = slope * (through + to_forget[e]);
             d_input[(i64)head * length + t] = is_there ? own * log_gate_slope(INPUT_GATE, input[(i64)t * input_token]) : 0.f;
         }
     }
