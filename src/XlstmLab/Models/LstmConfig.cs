@@ -94,5 +94,5 @@ public sealed record LstmConfig : LanguageModelConfig
         faults.Throw();
     }
 
-    private long FeedForwardWeights => (IsGated ? 3L : 2) * EmbeddingDim * FeedForwardDim;
+    private long FeedForwardWeights => FeedForward.Known() == FeedForwardKind.None ? 0 : (IsGated ? 3L : 2) * EmbeddingDim * FeedForwardDim;
 }
