@@ -95,7 +95,7 @@ public sealed class LayerKernelTests
     [Fact]
     public void A_model_in_bfloat16_takes_the_kernels_and_learns_as_without()
     {
-        var config = XlstmPresets.ByName("bytes-1m") with { EmbeddingDim = 64, HeadCount = 2, BlockCount = 1, VocabularySize = 32 };
+        var config = XlstmPresets.ByName("bytes-1m") with { EmbeddingDim = 128, HeadCount = 2, BlockCount = 1, VocabularySize = 32 };
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
         using var model = KernelRun.Model(config);
