@@ -1,4 +1,3 @@
-using TorchSharp;
 using XlstmLab.Kernels;
 using XlstmLab.Layers;
 using XlstmLab.Tests.Kernels;

@@ -1,7 +1,6 @@
 using XlstmLab.Experiments;
 using XlstmLab.Inference;
 using XlstmLab.Models;
-using XlstmLab.Tasks;
 using XlstmLab.Text;
 using XlstmLab.Training;
 using Xunit;
@@ -39,18 +38,18 @@ public sealed class OwnGeneratorTests
     ];
 
     [Fact]
-    public void Run_TwoTrainersInTwoThreads_EachGivesTheLossesOfItsOwn()
+    public async Task Run_TwoTrainersInTwoThreads_EachGivesTheLossesOfItsOwn()
     {
         using var folder = new TempFolder();
         foreach (var seed in new[] { 1, 2 })
         {
-            InThread(seed, $"alone-{seed}", () => { }).Wait(TestContext.Current.CancellationToken);
+            await InThread(seed, $"alone-{seed}", () => { });
         }
 
         // Each step of one stands beside a step of the other.
         using var meeting = new Barrier(2);
         void Meet() => Assert.True(meeting.SignalAndWait(TimeSpan.FromMinutes(1)));
-        Task.WaitAll([InThread(1, "together-1", Meet), InThread(2, "together-2", Meet)], TestContext.Current.CancellationToken);
+        await Task.WhenAll(InThread(1, "together-1", Meet), InThread(2, "together-2", Meet));
         foreach (var seed in new[] { 1, 2 })
         {
             TrainerTests.AssertSameMetrics(folder[$"alone-{seed}"], folder[$"together-{seed}"]);
@@ -124,7 +123,7 @@ public sealed class OwnGeneratorTests
         Assert.True(expected.equal(rand(8)).all().item<bool>());
     }
 
-    private static LanguageModel Train(int seed, string folder, Action everyStep)
+    private static XlstmLanguageModel Train(int seed, string folder, Action everyStep)
     {
         var model = Model.CreateModel(seed);
         new Trainer(
