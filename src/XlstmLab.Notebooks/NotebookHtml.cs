@@ -79,9 +79,11 @@ public static partial class NotebookHtml
             case CellKind.Raw:
                 body.Append("<pre class=\"raw\">").Append(WebUtility.HtmlEncode(cell.Source)).Append("</pre>\n");
                 break;
-            default:
+            case CellKind.Code:
                 AppendCode(body, cell);
                 break;
+            default:
+                throw UnknownValue.Of(cell.Kind);
         }
     }
 

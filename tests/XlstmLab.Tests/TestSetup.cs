@@ -2,6 +2,7 @@ using System.Reflection;
 using System.Runtime.CompilerServices;
 using CsCheck;
 using XlstmLab.Native;
+using XlstmLab.Tests.Kernels;
 using Xunit.Sdk;
 using Xunit.v3;
 
@@ -26,6 +27,7 @@ internal static class TestSetup
     {
         Check.Threads = 1;
         NativeTorch.EnsureLoaded();
+        EmulatorBuild.StartAll();
     }
 #pragma warning restore CA2255
 }

@@ -123,6 +123,8 @@ internal static class NotebookCommand
                 break;
             case CellEvent.Output:
                 break;
+            default:
+                throw UnknownValue.Of(progress.Event);
         }
     }
 
@@ -150,7 +152,8 @@ internal static class NotebookCommand
         {
             NotebookOutcome.Succeeded => "all ran.",
             NotebookOutcome.TimedOut => "the time was up.",
-            _ => "a cell failed, those after it did not run.",
+            NotebookOutcome.Failed => "a cell failed, those after it did not run.",
+            _ => throw UnknownValue.Of(result.Outcome),
         }}");
     }
 }

@@ -10,7 +10,8 @@ public static class GateFunctions
     {
         InputGate.Exponential => preactivation,
         InputGate.Sigmoid => nn.functional.logsigmoid(preactivation),
-        _ => zeros_like(preactivation),
+        InputGate.None => zeros_like(preactivation),
+        _ => throw UnknownValue.Of(gate),
     };
 
     /// <summary>log f of the pre-activation f~, of any shape: log sigmoid(f~), f~ or 0.</summary>
@@ -18,7 +19,8 @@ public static class GateFunctions
     {
         ForgetGate.Sigmoid => nn.functional.logsigmoid(preactivation),
         ForgetGate.Exponential => preactivation,
-        _ => zeros_like(preactivation),
+        ForgetGate.None => zeros_like(preactivation),
+        _ => throw UnknownValue.Of(gate),
     };
 
     /// <summary>log i of the pre-activation i~.</summary>
@@ -26,7 +28,8 @@ public static class GateFunctions
     {
         InputGate.Exponential => preactivation,
         InputGate.Sigmoid => LogSigmoid(preactivation),
-        _ => 0,
+        InputGate.None => 0,
+        _ => throw UnknownValue.Of(gate),
     };
 
     /// <summary>log f of the pre-activation f~.</summary>
@@ -34,7 +37,8 @@ public static class GateFunctions
     {
         ForgetGate.Sigmoid => LogSigmoid(preactivation),
         ForgetGate.Exponential => preactivation,
-        _ => 0,
+        ForgetGate.None => 0,
+        _ => throw UnknownValue.Of(gate),
     };
 
     /// <summary>log(sigmoid(x)), without overflow and with all digits where the gate is all but 1.</summary>

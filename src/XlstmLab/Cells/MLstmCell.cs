@@ -21,7 +21,7 @@ public static class MLstmCell
     /// <param name="layout">Document starts and padding.</param>
     /// <param name="options">What to compute, and how.</param>
     /// <returns>H [B, NH, S, DV] in the values' type, and the last state, float32 or wider.</returns>
-    /// <exception cref="ArgumentException">Shapes or types do not fit.</exception>
+    /// <exception cref="ArgumentException">Shapes or types do not fit, or an option is none of its enum's.</exception>
     public static (Tensor H, MLstmState Last) Forward(
         Tensor q, Tensor k, Tensor v, Tensor igatePreact, Tensor fgatePreact,
         MLstmState? initial = null, SequenceLayout? layout = null, MLstmOptions? options = null)
@@ -87,7 +87,8 @@ public static class MLstmCell
         {
             MLstmForm.Recurrent => MLstmRecurrent.Forward(q.to(type), k.to(type), v.to(type), logI, logF, initial, starts, options),
             MLstmForm.Parallel => MLstmParallel.Forward(q.to(type), k.to(type), v.to(type), logI, logF, initial, starts, options),
-            _ => MLstmChunkwise.Forward(q.to(type), k.to(type), v.to(type), logI, logF, initial, starts, options, returnState),
+            MLstmForm.Chunkwise => MLstmChunkwise.Forward(q.to(type), k.to(type), v.to(type), logI, logF, initial, starts, options, returnState),
+            _ => throw UnknownValue.Of(form),
         };
         h = h.to(v.dtype).MoveToOuterDisposeScope();
         if (!returnState || last is null)
@@ -103,6 +104,7 @@ public static class MLstmCell
     internal static void Check(
         Tensor q, Tensor k, Tensor v, Tensor i, Tensor f, MLstmState? initial, SequenceLayout? layout, MLstmOptions options)
     {
+        _ = (options.InputGate.Known(), options.ForgetGate.Known(), options.Form.Known(), options.NormalizerGradient.Known());
         if (q.dim() != 4)
         {
             throw new ArgumentException($"Expected q of shape [B, NH, S, DK], got {Shape(q)}.", nameof(q));

@@ -126,7 +126,7 @@ public sealed record NearestNeighborExperiment
     private VectorRun Train(
         VectorModel model, int seed, int index, Device device, IProgress<VectorProgress>? progress, CancellationToken cancellationToken)
     {
-        random.manual_seed(seed).Dispose();
+        model.Backbone.Dropout.Seed(seed);
         model.Backbone.ComputeType = Training.ComputeType == ScalarType.BFloat16 ? ScalarType.BFloat16 : null;
         var watch = Stopwatch.StartNew();
         var parameters = model.named_parameters().ToArray();

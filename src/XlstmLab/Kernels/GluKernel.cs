@@ -27,8 +27,17 @@ internal static class GluKernel
 
     private static string[] Defines(long inner, FeedForwardKind kind, bool gated) =>
     [
-        $"INNER={inner}", $"GATED={(gated ? 1 : 0)}", $"ACTIVATION={kind switch { FeedForwardKind.SwiGlu => 0, FeedForwardKind.ReluSquared => 2, _ => 1 }}",
+        $"INNER={inner}", $"GATED={(gated ? 1 : 0)}", $"ACTIVATION={Activation(kind)}",
     ];
+
+    /// <summary>The source's number of a layer's nonlinearity.</summary>
+    private static int Activation(FeedForwardKind kind) => kind switch
+    {
+        FeedForwardKind.SwiGlu => 0,
+        FeedForwardKind.GeGlu or FeedForwardKind.Mlp => 1,
+        FeedForwardKind.ReluSquared => 2,
+        _ => throw UnknownValue.Of(kind),
+    };
 
     /// <summary>Whether a tensor is rows of equal distance, each in one piece.</summary>
     private static bool IsRows(Tensor x)

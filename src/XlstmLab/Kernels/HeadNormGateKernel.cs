@@ -26,8 +26,16 @@ internal static class HeadNormGateKernel
     public static Tensor Forward(Tensor h, Tensor? o, Tensor weight, Tensor? bias, HeadNormKind kind, double epsilon)
     {
         using var scope = NewDisposeScope();
-        return Function.apply(h, o!, weight, bias!, new Call(kind == HeadNormKind.Rms ? 1 : 2, (float)epsilon))[0].MoveToOuterDisposeScope();
+        return Function.apply(h, o!, weight, bias!, new Call(Norm(kind), (float)epsilon))[0].MoveToOuterDisposeScope();
     }
+
+    /// <summary>The source's number of a norm; with one group a head, GroupNorm is LayerNorm within it.</summary>
+    private static int Norm(HeadNormKind kind) => kind switch
+    {
+        HeadNormKind.Rms => 1,
+        HeadNormKind.Layer or HeadNormKind.Group => 2,
+        _ => throw UnknownValue.Of(kind),
+    };
 
     private sealed record Call(int Norm, float Epsilon);
 

@@ -205,7 +205,8 @@ internal static class MLstmSequenceKernel
             "MLstmNormalizer.cu" => [$"DQK={Dk}"],
             "MLstmStates.cu" => [$"DQK={Dk}", $"DHV={Dv}", $"STATE_STAGES={StateStages}"],
             "MLstmForward.cu" => [$"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}", $"NORMALIZE={(Options.Normalize ? 1 : 0)}"],
-            _ => [$"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}"],
+            "MLstmBackward.cu" => [$"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}"],
+            _ => throw new ArgumentException($"There are no macros for {file}.", nameof(file)),
         };
     }
 

@@ -39,7 +39,7 @@ public sealed class FeedForward : nn.Module
 
         _kind = kind;
         var gated = kind is FeedForwardKind.SwiGlu or FeedForwardKind.GeGlu;
-        if (gated && weightMode == WeightMode.Fused)
+        if (weightMode.Known() == WeightMode.Fused && gated)
         {
             _gateAndUp = new(dim, 2 * innerDim, bias);
         }
@@ -104,6 +104,7 @@ public sealed class FeedForward : nn.Module
     {
         FeedForwardKind.SwiGlu => nn.functional.silu(x),
         FeedForwardKind.ReluSquared => nn.functional.relu(x).square(),
-        _ => nn.functional.gelu(x),
+        FeedForwardKind.GeGlu or FeedForwardKind.Mlp => nn.functional.gelu(x),
+        _ => throw UnknownValue.Of(kind),
     };
 }

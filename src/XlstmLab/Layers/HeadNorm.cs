@@ -19,7 +19,7 @@ public sealed class HeadNorm : AffineNorm
     /// <param name="groups">The number of groups of <see cref="HeadNormKind.Group"/>, a divisor of NH DV; null for one a head.</param>
     /// <exception cref="ArgumentException">The groups do not divide the channels.</exception>
     public HeadNorm(HeadNormKind kind, int heads, int headDim, double epsilon, bool bias = false, int? groups = null)
-        : base(nameof(HeadNorm), kind == HeadNormKind.None ? null : heads * headDim, epsilon, bias)
+        : base(nameof(HeadNorm), kind.Known() == HeadNormKind.None ? null : heads * headDim, epsilon, bias)
     {
         _kind = kind;
         _groups = groups ?? heads;
@@ -52,6 +52,7 @@ public sealed class HeadNorm : AffineNorm
         HeadNormKind.Layer => Scale(Standardize(x).flatten(2)),
         HeadNormKind.Rms => Scale(DivideByRootMeanSquare(x).flatten(2)),
         HeadNormKind.Group => Scale(Standardize(x.flatten(2).unflatten(2, [_groups, -1])).flatten(2)),
-        _ => x.flatten(2),
+        HeadNormKind.None => x.flatten(2),
+        _ => throw UnknownValue.Of(_kind),
     };
 }

@@ -27,8 +27,8 @@ public sealed class MLstmGates
     public MLstmGates(XlstmConfig config, int inputDim)
     {
         _config = config;
-        var hasInput = config.InputGate != InputGate.None;
-        var hasForget = config.ForgetGate != ForgetGate.None;
+        var hasInput = config.InputGate.Known() != InputGate.None;
+        var hasForget = config.ForgetGate.Known() != ForgetGate.None;
         if (config.WeightMode == WeightMode.Fused && hasInput && hasForget && config.InputGatePreactivation == config.ForgetGatePreactivation)
         {
             _both = new(config.InputGatePreactivation, inputDim, 2 * config.HeadCount);
@@ -120,7 +120,7 @@ internal sealed class GateProjection : nn.Module
     public GateProjection(GatePreactivation kind, int inputDim, int outputDim)
         : base(nameof(GateProjection))
     {
-        _weight = kind == GatePreactivation.Learned ? Parameters.Zeros(outputDim, inputDim) : null;
+        _weight = kind.Known() == GatePreactivation.Learned ? Parameters.Zeros(outputDim, inputDim) : null;
         _bias = kind == GatePreactivation.Fixed ? zeros(outputDim).DetachFromDisposeScope() : Parameters.Zeros(outputDim);
         RegisterComponents();
     }

@@ -45,7 +45,7 @@ public sealed class MLstmLayer : nn.Module
     {
         _config = config;
         var (d, heads, bias) = (config.EmbeddingDim, config.HeadCount, config.UseBias);
-        if (config.WeightMode == WeightMode.Single)
+        if (config.WeightMode.Known() == WeightMode.Single)
         {
             _q = new(d, config.QkDim, bias);
             _k = new(d, config.QkDim, bias);

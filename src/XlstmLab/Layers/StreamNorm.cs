@@ -15,7 +15,7 @@ public sealed class StreamNorm : AffineNorm
     /// <param name="epsilon">Added to the mean square or the variance.</param>
     /// <param name="bias">Whether there is a bias.</param>
     public StreamNorm(NormKind kind, int dim, double epsilon, bool bias = false)
-        : base(nameof(StreamNorm), kind == NormKind.None ? null : dim, epsilon, bias)
+        : base(nameof(StreamNorm), kind.Known() == NormKind.None ? null : dim, epsilon, bias)
     {
         _kind = kind;
         RegisterComponents();
@@ -38,6 +38,7 @@ public sealed class StreamNorm : AffineNorm
     {
         NormKind.Rms => ByKernel(x, center: false) ?? Scale(DivideByRootMeanSquare(x)),
         NormKind.Layer => ByKernel(x, center: true) ?? Scale(Standardize(x)),
-        _ => x.alias(),
+        NormKind.None => x.alias(),
+        _ => throw UnknownValue.Of(_kind),
     };
 }

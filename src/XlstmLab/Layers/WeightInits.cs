@@ -15,6 +15,7 @@ public static class WeightInits
         WeightInit.Small => Math.Sqrt(2.0 / (5 * dim)),
         WeightInit.Wang => 2.0 / (blockCount * Math.Sqrt(dim)),
         WeightInit.Wang2 => 1.0 / (blockCount * Math.Sqrt(dim)),
-        _ => normal,
+        WeightInit.Normal => normal,
+        _ => throw UnknownValue.Of(init),
     };
 }

@@ -113,7 +113,7 @@ internal sealed class GlaBackbone : nn.Module
     public GlaBackbone(GlaConfig config)
         : base(nameof(GlaBackbone))
     {
-        _embeddings = nn.Embedding(config.VocabularySize, config.EmbeddingDim);
+        _embeddings = Parameters.Embedding(config.VocabularySize, config.EmbeddingDim);
         _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(_ => new GlaBlock(config))]);
         _norm = new(config.EmbeddingDim, config.NormEpsilon);
         RegisterComponents();

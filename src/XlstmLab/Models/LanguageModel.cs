@@ -42,6 +42,11 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
     /// <summary>Sees gates and other activations of every forward pass while it is set; null costs nothing.</summary>
     public ActivationObserver? Observer { get; set; }
 
+    /// <summary>
+    /// What dropout draws from, the model's own: a fresh model begins with the draws of its weights' seed, a training with those of its own.
+    /// </summary>
+    internal DropoutDraws Dropout { get; } = new();
+
     /// <summary>Reads the tokens, starting from the state.</summary>
     /// <param name="tokens">[B, S] int64, S at least 1.</param>
     /// <param name="state">The state to start from, left as it is; null is the empty state.</param>
@@ -116,6 +121,25 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
         using var scope = NewDisposeScope();
         var (hidden, _) = ForwardHidden(Computed(Embed(tokens)), null, layout); // (B, S, d)
         return HeadLossKernel.Forward(hidden.flatten(0, 1), Head!, targets.flatten(), divisor).MoveToOuterDisposeScope();
+    }
+
+    /// <summary>
+    /// In training x / (1 - share) with a share of its elements set to 0, otherwise x itself. A model that drops by this repeats its training
+    /// bit for bit, whatever other threads draw, and goes on where a checkpoint left it; torch's own dropout draws from what all threads share.
+    /// </summary>
+    /// <param name="x">[...] floating point.</param>
+    /// <param name="share">From 0 to below 1.</param>
+    protected Tensor Drop(Tensor x, double share) => training ? Dropout.Apply(x, share) : x;
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        if (disposing)
+        {
+            Dropout.Dispose();
+        }
+
+        base.Dispose(disposing);
     }
 
     /// <summary>The rows of a table, in one pass with their conversion where there is a kernel for it.</summary>

@@ -148,7 +148,7 @@ internal sealed class LlamaBackbone : nn.Module
     public LlamaBackbone(LlamaConfig config)
         : base(nameof(LlamaBackbone))
     {
-        _embeddings = nn.Embedding(config.VocabularySize, config.EmbeddingDim);
+        _embeddings = Parameters.Embedding(config.VocabularySize, config.EmbeddingDim);
         _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(_ => new LlamaBlock(config))]);
         _norm = new(config.EmbeddingDim, config.NormEpsilon);
         RegisterComponents();

@@ -96,6 +96,7 @@ public sealed record LstmConfig : LanguageModelConfig
         faults.Throw();
     }
 
-    private BigInteger FeedForwardWeights =>
-        (IsGated ? 3 : 2) * (BigInteger)EmbeddingDim * Counts.Fitting(FeedForwardDim, "intermediate_size");
+    private BigInteger FeedForwardWeights => FeedForward.Known() == FeedForwardKind.None
+        ? 0
+        : (IsGated ? 3 : 2) * (BigInteger)EmbeddingDim * Counts.Fitting(FeedForwardDim, "intermediate_size");
 }

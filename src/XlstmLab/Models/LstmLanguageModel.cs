@@ -152,7 +152,7 @@ internal sealed class LstmBackbone : nn.Module
     public LstmBackbone(LstmConfig config)
         : base(nameof(LstmBackbone))
     {
-        _embeddings = nn.Embedding(config.VocabularySize, config.EmbeddingDim);
+        _embeddings = Parameters.Embedding(config.VocabularySize, config.EmbeddingDim);
         _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(_ => new LstmBlock(config))]);
         _norm = config.Residual ? new(NormKind.Layer, config.EmbeddingDim, config.NormEpsilon) : null;
         RegisterComponents();
@@ -187,7 +187,7 @@ internal sealed class LstmBlock : nn.Module
     {
         _dim = config.EmbeddingDim;
         _norm = config.Residual ? new(NormKind.Layer, _dim, config.NormEpsilon) : null;
-        _lstm = nn.LSTM(_dim, _dim, batchFirst: true);
+        _lstm = Parameters.Undrawn(() => nn.LSTM(_dim, _dim, batchFirst: true));
         if (config.FeedForward != FeedForwardKind.None)
         {
             _feedForwardNorm = new(NormKind.Layer, _dim, config.NormEpsilon);

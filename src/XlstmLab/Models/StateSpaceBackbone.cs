@@ -67,7 +67,7 @@ internal sealed class StateSpaceBackbone : nn.Module
     public StateSpaceBackbone(LanguageModelConfig config, double epsilon, Func<StateSpaceMixer> mixer)
         : base(nameof(StateSpaceBackbone))
     {
-        _embeddings = nn.Embedding(config.VocabularySize, config.EmbeddingDim);
+        _embeddings = Parameters.Embedding(config.VocabularySize, config.EmbeddingDim);
         _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(_ => new StateSpaceBlock(config.EmbeddingDim, epsilon, mixer()))]);
         _norm = new(config.EmbeddingDim, epsilon);
         RegisterComponents();

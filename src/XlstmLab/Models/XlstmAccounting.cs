@@ -23,7 +23,7 @@ public static class XlstmAccounting
     public static double CellFlops(XlstmConfig config, long length)
     {
         double k = (double)(QkDim(config) / config.HeadCount), v = (double)(VDim(config) / config.HeadCount);
-        if (config.Form == MLstmForm.Recurrent)
+        if (config.Form.Known() == MLstmForm.Recurrent)
         {
             return (double)config.HeadCount * length * (6 * k * v + 7 * k + v + 12);
         }
@@ -62,7 +62,7 @@ public static class XlstmAccounting
     {
         static BigInteger Convolution(int taps, int channels) => (BigInteger)Math.Max(0, taps - 1) * channels;
 
-        var channels = config.BlockStyle == BlockStyle.PreUp ? config.InnerDim : config.EmbeddingDim;
+        var channels = config.BlockStyle.Known() == BlockStyle.PreUp ? config.InnerDim : config.EmbeddingDim;
         var (qk, v) = (QkDim(config) / config.HeadCount, VDim(config) / config.HeadCount);
         var mlstm = config.HeadCount * (qk * v + qk + 1) + Convolution(config.ConvTaps, channels);
         var slstm = 4L * config.EmbeddingDim + Convolution(config.SLstmConvTaps, config.EmbeddingDim);
@@ -82,11 +82,11 @@ public static class XlstmAccounting
         BigInteger d = config.EmbeddingDim, qk = QkDim(config), v = VDim(config);
         var bias = config.UseBias ? 1 : 0;
         var gated = config.OutputGate ? 1 : 0;
-        var gates = GateParameters(config, config.InputGate != InputGate.None, config.InputGatePreactivation)
-            + GateParameters(config, config.ForgetGate != ForgetGate.None, config.ForgetGatePreactivation);
+        var gates = GateParameters(config, config.InputGate.Known() != InputGate.None, config.InputGatePreactivation)
+            + GateParameters(config, config.ForgetGate.Known() != ForgetGate.None, config.ForgetGatePreactivation);
         var norms = NormParameters(config, config.PreNorm) + NormParameters(config, config.PostNorm)
             + (config.QkNorm ? 2 * qk : 0) + HeadNormParameters(config, v);
-        if (config.BlockStyle == BlockStyle.PreUp)
+        if (config.BlockStyle.Known() == BlockStyle.PreUp)
         {
             return (d + bias) * (1 + gated) * v // up-projection
                 + ConvParameters(config.ConvTaps, v)
@@ -109,7 +109,7 @@ public static class XlstmAccounting
         var cell = 4 * d * (d / config.SLstmHeads) + 4 * d; // R and b
         var norms = NormParameters(config, config.PreNorm) + NormParameters(config, config.PostNorm) + HeadNormParameters(config, d);
         var shared = cell + norms + ConvParameters(config.SLstmConvTaps, d);
-        return config.BlockStyle == BlockStyle.PreUp
+        return config.BlockStyle.Known() == BlockStyle.PreUp
             ? shared + 4 * d * (d / config.SLstmHeads) + FeedForwardParameters(config, config.SLstmFeedForward, config.SLstmFeedForwardDim)
             : shared + 5 * d * d + (config.UseBias ? d : 0) + FeedForwardParameters(config, config.FeedForward, config.FeedForwardDim);
     }
@@ -118,26 +118,27 @@ public static class XlstmAccounting
     {
         (false, _) or (_, GatePreactivation.Fixed) => 0,
         (_, GatePreactivation.BiasOnly) => config.HeadCount,
-        _ => (GateInputDim(config) + 1) * config.HeadCount,
+        (_, GatePreactivation.Learned) => (GateInputDim(config) + 1) * config.HeadCount,
+        _ => throw UnknownValue.Of(kind),
     };
 
     private static BigInteger GateInputDim(XlstmConfig config) =>
-        (config.GateSource ?? (config.BlockStyle == BlockStyle.PreUp ? GateSource.Qkv : GateSource.Input)) == GateSource.Qkv
+        (config.GateSource ?? (config.BlockStyle.Known() == BlockStyle.PreUp ? GateSource.Qkv : GateSource.Input)).Known() == GateSource.Qkv
             ? 2 * QkDim(config) + VDim(config)
             : config.EmbeddingDim;
 
     private static BigInteger NormParameters(XlstmConfig config, NormKind kind) =>
-        kind == NormKind.None ? 0 : config.EmbeddingDim * (config.UseBias ? 2L : 1L);
+        kind.Known() == NormKind.None ? 0 : config.EmbeddingDim * (config.UseBias ? 2L : 1L);
 
     private static BigInteger HeadNormParameters(XlstmConfig config, BigInteger width) =>
-        config.HeadNorm == HeadNormKind.None ? 0 : width * (config.UseBias ? 2 : 1);
+        config.HeadNorm.Known() == HeadNormKind.None ? 0 : width * (config.UseBias ? 2 : 1);
 
     private static BigInteger ConvParameters(int taps, BigInteger channels) => taps == 0 ? 0 : (taps + 1L) * channels;
 
     /// <summary>A feed-forward layer and its norms; none for none.</summary>
     private static BigInteger FeedForwardParameters(XlstmConfig config, FeedForwardKind kind, int width)
     {
-        if (kind == FeedForwardKind.None)
+        if (kind.Known() == FeedForwardKind.None)
         {
             return 0;
         }
@@ -159,13 +160,13 @@ public static class XlstmAccounting
         var gates = 0.0;
         foreach (var (exists, kind) in new[]
         {
-            (config.InputGate != InputGate.None, config.InputGatePreactivation), (config.ForgetGate != ForgetGate.None, config.ForgetGatePreactivation),
+            (config.InputGate.Known() != InputGate.None, config.InputGatePreactivation), (config.ForgetGate.Known() != ForgetGate.None, config.ForgetGatePreactivation),
         })
         {
-            gates += exists && kind == GatePreactivation.Learned ? 2 * (double)GateInputDim(config) * config.HeadCount : 0;
+            gates += exists && kind.Known() == GatePreactivation.Learned ? 2 * (double)GateInputDim(config) * config.HeadCount : 0;
         }
 
-        return config.BlockStyle == BlockStyle.PreUp
+        return config.BlockStyle.Known() == BlockStyle.PreUp
             ? 2 * d * (1 + gated) * v + ConvFlops(config.ConvTaps, v) + 6 * v * config.QkvBlockSize + gates
                 + (config.LearnableSkip ? 2 * v : 0) + gated * 2 * v + 2 * d * v
             : 2 * d * (2 * qk + (1 + gated) * v) + ConvFlops(config.ConvTaps, d) + gates
@@ -176,7 +177,7 @@ public static class XlstmAccounting
     {
         double d = config.EmbeddingDim, size = config.EmbeddingDim / config.SLstmHeads;
         var cell = 8 * d * size + 24 * d;
-        return config.BlockStyle == BlockStyle.PreUp
+        return config.BlockStyle.Known() == BlockStyle.PreUp
             ? cell + 8 * d * size + ConvFlops(config.SLstmConvTaps, d) + FeedForwardFlops(config, config.SLstmFeedForward, config.SLstmFeedForwardDim)
             : cell + 10 * d * d + ConvFlops(config.SLstmConvTaps, d) + FeedForwardFlops(config, config.FeedForward, config.FeedForwardDim);
     }
@@ -187,7 +188,8 @@ public static class XlstmAccounting
     private static double FeedForwardFlops(XlstmConfig config, FeedForwardKind kind, int width) => kind switch
     {
         FeedForwardKind.None => 0,
-        _ when IsGated(kind) => config.EmbeddingDim * (6 * (double)InnerDim(width) + 2),
-        _ => config.EmbeddingDim * (4 * (double)InnerDim(width) + 1),
+        FeedForwardKind.SwiGlu or FeedForwardKind.GeGlu => config.EmbeddingDim * (6 * (double)InnerDim(width) + 2),
+        FeedForwardKind.Mlp or FeedForwardKind.ReluSquared => config.EmbeddingDim * (4 * (double)InnerDim(width) + 1),
+        _ => throw UnknownValue.Of(kind),
     };
 }

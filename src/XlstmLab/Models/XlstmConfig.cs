@@ -255,11 +255,11 @@ public sealed record XlstmConfig : LanguageModelConfig
 
     /// <summary>The width of all heads' queries, NH dqk.</summary>
     [JsonIgnore]
-    public int QkDim => BlockStyle == BlockStyle.PreUp ? InnerDim : (int)(EmbeddingDim * QkDimFactor);
+    public int QkDim => BlockStyle.Known() == BlockStyle.PreUp ? InnerDim : (int)(EmbeddingDim * QkDimFactor);
 
     /// <summary>The width of all heads' values, NH dhv.</summary>
     [JsonIgnore]
-    public int VDim => BlockStyle == BlockStyle.PreUp ? InnerDim : (int)(EmbeddingDim * VDimFactor);
+    public int VDim => BlockStyle.Known() == BlockStyle.PreUp ? InnerDim : (int)(EmbeddingDim * VDimFactor);
 
     /// <summary>The inner width of a pre-up mLSTM block.</summary>
     [JsonIgnore]
@@ -267,7 +267,7 @@ public sealed record XlstmConfig : LanguageModelConfig
 
     /// <summary>The taps of the mLSTM's convolution, 0 for none.</summary>
     [JsonIgnore]
-    public int ConvTaps => ConvKernelSize ?? (BlockStyle == BlockStyle.PreUp ? 4 : 0);
+    public int ConvTaps => ConvKernelSize ?? (BlockStyle.Known() == BlockStyle.PreUp ? 4 : 0);
 
     /// <summary>The taps of the sLSTM's convolution, 0 for none.</summary>
     [JsonIgnore]
@@ -349,6 +349,11 @@ public sealed record XlstmConfig : LanguageModelConfig
         Require(OutputLogitSoftCap is not { } logitCap || (logitCap > 0 && double.IsFinite(logitCap)), $"output_logit_soft_cap is {OutputLogitSoftCap}; expected a finite number above 0, or null");
         RequireKnown("weight_mode", WeightMode);
         RequireKnown("block_style", BlockStyle);
+        if (!Enum.IsDefined(BlockStyle))
+        {
+            ThrowFaults(); // widths, which the rest speaks of, depend on it
+        }
+
         RequireKnown("input_gate", InputGate);
         RequireKnown("forget_gate", ForgetGate);
         RequireKnown("igate_preactivation", InputGatePreactivation);
@@ -435,9 +440,14 @@ public sealed record XlstmConfig : LanguageModelConfig
                 $"ffn_proj_factor is {FeedForwardFactor}; expected a number above 0 with which embedding_dim {EmbeddingDim} gives an inner width of 1 to 2^31");
         }
 
-        if (faults.Count > 0)
+        ThrowFaults();
+
+        void ThrowFaults()
         {
-            throw new ConfigException(string.Join("; ", faults) + ".");
+            if (faults.Count > 0)
+            {
+                throw new ConfigException(string.Join("; ", faults) + ".");
+            }
         }
 
         void RequireKnown<T>(string name, T value)

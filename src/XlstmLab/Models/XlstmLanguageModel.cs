@@ -35,7 +35,7 @@ public sealed class XlstmLanguageModel : LanguageModel
         config.Validate();
         NativeTorch.EnsureLoaded();
         _config = config;
-        _backbone = new(config);
+        _backbone = new(config, Dropout);
         _head = config.TieWordEmbeddings ? null : new(config.EmbeddingDim, config.VocabularySize);
         RegisterComponents();
         if (seed is { } number)
@@ -76,6 +76,7 @@ public sealed class XlstmLanguageModel : LanguageModel
         using var scope = NewDisposeScope();
         using var grad = no_grad();
         using var generator = new Generator((ulong)seed, CPU);
+        Dropout.Seed(seed);
         _backbone.Embedding.weight!.normal_(0, _config.InputStd, generator);
         foreach (var block in _backbone.Blocks)
         {
@@ -98,11 +99,11 @@ internal sealed class XlstmBackbone : nn.Module
     [ComponentName(Name = "out_norm")]
     private readonly StreamNorm? _outNorm;
 
-    public XlstmBackbone(XlstmConfig config)
+    public XlstmBackbone(XlstmConfig config, DropoutDraws dropout)
         : base(nameof(XlstmBackbone))
     {
-        _embeddings = nn.Embedding(config.VocabularySize, config.EmbeddingDim);
-        _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(block => Block(config, block))]);
+        _embeddings = Parameters.Embedding(config.VocabularySize, config.EmbeddingDim);
+        _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(block => Block(config, block, dropout))]);
         _outNorm = config.AddOutNorm ? new(config.PreNorm, config.EmbeddingDim, config.NormEpsilon, config.UseBias) : null;
         RegisterComponents();
     }
@@ -113,10 +114,11 @@ internal sealed class XlstmBackbone : nn.Module
 
     public StreamNorm? OutNorm => _outNorm;
 
-    private static XlstmBlock Block(XlstmConfig config, int block) => (config.BlockStyle, config.SLstmAt.Contains(block)) switch
+    private static XlstmBlock Block(XlstmConfig config, int block, DropoutDraws dropout) => (config.BlockStyle, config.SLstmAt.Contains(block)) switch
     {
-        (BlockStyle.PostUp, _) => new PostUpBlock(config, block),
-        (_, false) => new PreUpMLstmBlock(config),
-        (_, true) => new PreUpSLstmBlock(config, block),
+        (BlockStyle.PostUp, _) => new PostUpBlock(config, block, dropout),
+        (BlockStyle.PreUp, false) => new PreUpMLstmBlock(config, dropout),
+        (BlockStyle.PreUp, true) => new PreUpSLstmBlock(config, block, dropout),
+        var (style, _) => throw UnknownValue.Of(style),
     };
 }

@@ -132,5 +132,5 @@ public abstract record SyntheticTask
 
     /// <summary>Training rows have streams from 0; the negative ones are left to the order of epochs.</summary>
     private static long Stream(SyntheticSplit split, long index, LengthRange lengths) =>
-        split == SyntheticSplit.Train ? index : ((long)split << 60) + ((long)lengths.Minimum << 36) + index;
+        split.Known() == SyntheticSplit.Train ? index : ((long)split << 60) + ((long)lengths.Minimum << 36) + index;
 }

@@ -47,7 +47,8 @@ public sealed record SplitRule
     {
         Split.Validation => Validation,
         Split.Test => Test,
-        _ => 1 - Validation - Test,
+        Split.Train => 1 - Validation - Test,
+        _ => throw UnknownValue.Of(split),
     };
 
     /// <summary>Refuses shares that are none.</summary>

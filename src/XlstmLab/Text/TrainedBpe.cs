@@ -109,6 +109,6 @@ public sealed class TrainedBpe
               ]
             }
             """,
-        _ => throw new ArgumentOutOfRangeException(nameof(pattern), pattern, "There is no such pattern."),
+        _ => throw UnknownValue.Of(pattern),
     };
 }

@@ -63,6 +63,11 @@ public sealed record LearningRateSchedule
     /// <returns>A sentence for each fault.</returns>
     internal IEnumerable<string> Faults(int totalSteps)
     {
+        if (!Enum.IsDefined(Kind))
+        {
+            yield return $"the schedule's Kind is {Kind}; expected one of {string.Join(", ", Enum.GetNames<DecayKind>())}";
+        }
+
         if (WarmupSteps < 0 || CooldownSteps < 0 || DecaySteps < 1)
         {
             yield return "the schedule's lengths must not be negative, and DecaySteps at least 1 "
@@ -96,7 +101,7 @@ public sealed record LearningRateSchedule
             DecayKind.Cosine => EndFactor + (1 - EndFactor) * 0.5 * (1 + Math.Cos(Math.PI * Math.Min(1, decayed))),
             DecayKind.Exponential => Math.Pow(EndFactor, decayed),
             DecayKind.WarmupStableDecay => 1 - (1 - EndFactor) * Math.Sqrt(Math.Clamp((step - (end - length)) / (double)length, 0, 1)),
-            _ => throw new InvalidOperationException($"There is no schedule of kind {Kind}."),
+            _ => throw UnknownValue.Of(Kind),
         };
     }
 }

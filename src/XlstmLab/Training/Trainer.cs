@@ -14,8 +14,9 @@ namespace XlstmLab.Training;
 /// <summary>Trains a language model in a run folder, from where an earlier call stopped if there was one.</summary>
 /// <remarks>
 /// The same configuration, data and number of threads on the same CPU give the same losses bit for bit, however often the run was
-/// stopped or killed in between. Training sets the seed of torch's global generator. On a GPU, metrics come one update late, but for those
-/// that are validated or saved, spikes are judged by what was known when the update was begun, and dropout is drawn anew after a resumption.
+/// stopped or killed in between, and whatever other threads train: dropout draws from the model, and torch's global generator is neither
+/// read nor written. On a GPU, metrics come one update late, but for those that are validated or saved, and spikes are judged by what was
+/// known when the update was begun.
 /// </remarks>
 /// <param name="model">The model: float32, on the device it trains on.</param>
 /// <param name="config">The configuration of the training.</param>
@@ -113,17 +114,11 @@ public sealed class Trainer(
         }
         else
         {
-            random.manual_seed(config.Seed).Dispose();
+            model.Dropout.Seed(config.Seed);
             Log(
                 run,
                 LogLevel.Information,
                 $"Starting: {count:N0} parameters on {metadata.Device}, {metadata.Threads} threads, {config.Steps} steps.");
-        }
-
-        if (_parameters[0].Parameter.device_type == TorchSharp.DeviceType.CUDA)
-        {
-            // What a GPU draws for dropout has no state to save: it begins anew where the run does.
-            cuda.manual_seed_all(config.Seed + position.Step);
         }
 
         run.TruncateMetrics(position.Step);
@@ -430,9 +425,8 @@ public sealed class Trainer(
 
     private string Save(RunFolder run, AdamW optimizer, WeightAverage? average, TrainingPosition position)
     {
-        using var random = get_rng_state();
         run.FlushMetrics();
-        var state = position.ToState(training.Position, random.bytes.ToArray(), get_num_threads());
+        var state = position.ToState(training.Position, model.Dropout.State, get_num_threads());
         var moments = OptimizerTensors(optimizer, average);
         var folder = TrainingCheckpoint.Write(
             run.Folder, state, model.state_dict(), model.Config, moments, config.KeepCheckpoints, CheckpointWritten);
@@ -443,8 +437,7 @@ public sealed class Trainer(
     private void Restore(string folder, AdamW optimizer, WeightAverage? average, TrainingPosition position)
     {
         var state = TrainingCheckpoint.Read(folder, model.state_dict(), OptimizerTensors(optimizer, average));
-        using var random = tensor(state.RandomState, ScalarType.Byte);
-        set_rng_state(random);
+        model.Dropout.State = state.RandomState;
         training.Resume(state.Loader);
         position.Restore(state);
     }

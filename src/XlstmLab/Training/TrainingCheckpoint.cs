@@ -22,7 +22,7 @@ internal sealed record TrainerState
     /// <summary>Where the loader stands.</summary>
     public required BatchPosition Loader { get; init; }
 
-    /// <summary>The state of torch's generator on the CPU.</summary>
+    /// <summary>The state of the generator that dropout draws from.</summary>
     public required byte[] RandomState { get; init; }
 
     /// <summary>libtorch's threads.</summary>

@@ -213,7 +213,7 @@ public static partial class Plots
         GateQuantity.StabilizedMemoryNorm => "Stabilised memory norm",
         GateQuantity.OutputGate => "Output gate (mean)",
         GateQuantity.OutputNorm => "Output norm |h|",
-        _ => throw new ArgumentOutOfRangeException(nameof(quantity), quantity, "There is no such quantity."),
+        _ => throw UnknownValue.Of(quantity),
     };
 
     /// <summary>Quantities that spread over powers of ten.</summary>

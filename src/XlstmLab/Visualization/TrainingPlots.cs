@@ -68,8 +68,14 @@ public static partial class Plots
             }
         }
 
-        var xTitle = axis switch { CurveAxis.Steps => "Training step", CurveAxis.Tokens => "Training tokens", _ => "Training compute (FLOPs)" };
-        var yTitle = metric == CurveMetric.Loss ? "Cross-entropy (nats per token)" : "Cross-entropy (bits per byte)";
+        var xTitle = axis switch
+        {
+            CurveAxis.Steps => "Training step",
+            CurveAxis.Tokens => "Training tokens",
+            CurveAxis.Flops => "Training compute (FLOPs)",
+            _ => throw UnknownValue.Of(axis),
+        };
+        var yTitle = metric.Known() == CurveMetric.Loss ? "Cross-entropy (nats per token)" : "Cross-entropy (bits per byte)";
         return PlotStyle.Chart(traces, LinearOrLog(xTitle, allX, logX), LinearOrLog(yTitle, allY, logY));
     }
 

@@ -1,7 +1,9 @@
+using System.Collections.Concurrent;
 using TorchSharp;
 using XlstmLab.Kernels;
 using XlstmLab.Models;
 using XlstmLab.Native;
+using XlstmLab.Native.Cuda;
 using Xunit;
 using static TorchSharp.torch;
 
@@ -11,8 +13,10 @@ namespace XlstmLab.Tests.Kernels;
 internal sealed class KernelRun : IDisposable
 {
     private static readonly EmulatedDevice Emulator = new();
+    private static readonly CudaDevice Gpu = new();
 
     private readonly Device _before = get_default_device();
+    private readonly RecordingDevice _device;
 
     private KernelRun()
     {
@@ -21,10 +25,18 @@ internal sealed class KernelRun : IDisposable
             set_default_device(CUDA);
             Poison();
         }
-        else
-        {
-            Kernel.Device = Emulator;
-        }
+
+        Kernel.Device = _device = new(get_default_device().type == DeviceType.CUDA ? Gpu : Emulator);
+    }
+
+    /// <summary>The kernels that were launched since it began: a test of what takes the kernels looks whether it does.</summary>
+    public IReadOnlyCollection<string> Launched => _device.Launched;
+
+    /// <summary>Begins on a GPU; a test is skipped, with the reason, where there is none.</summary>
+    public static KernelRun BeginOnGpu()
+    {
+        Assert.SkipWhen(!NativeTorch.IsCudaAvailable || Kernel.Absence is not null, $"Only a GPU computes this in a reasonable time: {Kernel.Absence}.");
+        return new();
     }
 
     /// <summary>Begins; a test is skipped, with the reason, where kernels can be neither run nor emulated.</summary>
@@ -76,6 +88,32 @@ internal sealed class KernelRun : IDisposable
         finally
         {
             set_default_device(device);
+        }
+    }
+
+    /// <summary>A device that notes the names of the kernels it is given.</summary>
+    private sealed unsafe class RecordingDevice(IKernelDevice device) : IKernelDevice
+    {
+        private readonly ConcurrentDictionary<nint, string> _names = new();
+        private readonly ConcurrentDictionary<string, bool> _launched = new();
+
+        public IReadOnlyCollection<string> Launched => [.. _launched.Keys.Order(StringComparer.Ordinal)];
+
+        public bool Serves(Tensor tensor) => device.Serves(tensor);
+
+        public int Multiprocessors(int index) => device.Multiprocessors(index);
+
+        public nint Load(string file, IReadOnlyList<string> defines, int index, string function)
+        {
+            var handle = device.Load(file, defines, index, function);
+            _names[handle] = function;
+            return handle;
+        }
+
+        public void Launch(nint function, LaunchShape shape, void** arguments)
+        {
+            _launched[_names[function]] = true;
+            device.Launch(function, shape, arguments);
         }
     }
 

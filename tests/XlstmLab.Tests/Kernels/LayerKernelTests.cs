@@ -95,14 +95,22 @@ public sealed class LayerKernelTests
     [Fact]
     public void A_model_in_bfloat16_takes_the_kernels_and_learns_as_without()
     {
-        var config = XlstmPresets.ByName("bytes-1m") with { EmbeddingDim = 64, HeadCount = 2, BlockCount = 1, VocabularySize = 32 };
+        var config = XlstmPresets.ByName("bytes-1m") with { EmbeddingDim = 128, HeadCount = 2, BlockCount = 1, VocabularySize = 32 };
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
         using var model = KernelRun.Model(config);
         KernelRun.Seed(2);
         var tokens = randint(0, 32, [2, 9], dtype: int64);
         var wide = Gradients(model, tokens, null);
+        Assert.DoesNotContain(run.Launched, name => name.StartsWith("mlstm", StringComparison.Ordinal));
         var narrow = Gradients(model, tokens, ScalarType.BFloat16);
+        string[] taken =
+        [
+            "embedding_forward", "gate_forward", "gate_backward_input", "gate_backward_weight", "glu_forward", "glu_backward",
+            "head_norm_gate_forward", "head_norm_gate_backward", "mlstm_backward", "mlstm_backward_scores", "mlstm_forward", "mlstm_gates",
+            "mlstm_gates_backward", "mlstm_states", "norm_forward", "norm_backward",
+        ];
+        Assert.Empty(taken.Except(run.Launched));
         foreach (var (name, expected) in wide)
         {
             Assert.InRange(KernelRun.Error(narrow[name], expected), 0, 0.1);

@@ -12,6 +12,9 @@ public sealed class MLstmSequenceKernelTests
         new Case(1, 1, 2, 32, 32),
         new Case(2, 2, 150, 64, 128),
         new Case(1, 1, 128, 96, 192),
+        new Case(1, 2, 259, 96, 192) { HasState = true }, // the benchmarks' heads, in several chunks and an odd rest
+        new Case(1, 2, 259, 128, 256) { HasLayout = true },
+        new Case(1, 1, 133, 256, 512),
         new Case(2, 1, 131, 32, 64) { HasLayout = true, HasState = true },
         new Case(1, 1, 260, 32, 64) { InputBias = 10, ForgetBias = -12 },
         new Case(2, 2, 260, 32, 64) { InputBias = 10, ForgetBias = -12, HasLayout = true, HasState = true },
@@ -28,6 +31,27 @@ public sealed class MLstmSequenceKernelTests
     public void Agrees_with_float64_in_outputs_states_and_gradients(Case c)
     {
         using var run = KernelRun.Begin();
+        Compare(c);
+        Assert.Contains("mlstm_forward", run.Launched);
+    }
+
+    /// <summary>The shapes whose speed is published, and those of models of 768 and 1024 channels: batch, heads, length, DK, DV.</summary>
+    [Theory]
+    [InlineData(8, 4, 2048, 128, 256, InputGate.Exponential)]
+    [InlineData(8, 4, 2048, 128, 256, InputGate.Sigmoid)]
+    [InlineData(2, 8, 8192, 256, 512, InputGate.Exponential)]
+    [InlineData(8, 4, 2048, 96, 192, InputGate.Exponential)]
+    [InlineData(16, 4, 2048, 96, 192, InputGate.Exponential)]
+    [InlineData(8, 4, 1024, 128, 256, InputGate.Exponential)]
+    public void Benchmarked_shapes_agree_with_float64(int batch, int heads, int length, int dk, int dv, InputGate gate)
+    {
+        using var run = KernelRun.BeginOnGpu();
+        Compare(new(batch, heads, length, dk, dv) { Options = new() { InputGate = gate } });
+        Assert.Contains("mlstm_forward", run.Launched);
+    }
+
+    private static void Compare(Case c)
+    {
         using var scope = NewDisposeScope();
         KernelRun.Seed(c.Length + c.Dk);
         // As the layers make them: the heads of a token lie side by side.

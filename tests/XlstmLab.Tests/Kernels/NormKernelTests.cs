@@ -72,7 +72,7 @@ public sealed class NormKernelTests
         TrainThrice();
         var before = Live(); // what the engine's thread keeps of its last pass
         TrainThrice();
-        Assert.Equal(before, Live());
+        Assert.InRange(Live(), 0, before); // what other tests left may go meanwhile
     }
 
     private static void TrainThrice()
@@ -90,8 +90,13 @@ public sealed class NormKernelTests
 
     private static long Live()
     {
-        GC.Collect();
-        GC.WaitForPendingFinalizers();
+        // A finalised context lets go of what it saved, which then is finalised itself.
+        for (var round = 0; round < 3; round++)
+        {
+            GC.Collect();
+            GC.WaitForPendingFinalizers();
+        }
+
         return Tensor.TotalCount;
     }
 

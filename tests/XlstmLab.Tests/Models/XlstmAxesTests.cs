@@ -239,23 +239,31 @@ public sealed class XlstmAxesTests
         using var single = new XlstmLanguageModel(config);
         using var fused = new XlstmLanguageModel(config with { WeightMode = WeightMode.Fused });
         Randomize(single);
+        CopyIntoFused(single, fused);
+
+        var tokens = randint(0, 11, [2, 9], dtype: ScalarType.Int64, generator: new Generator(5, CPU));
+        Assert.Equal(fusedGates == 1, fused.state_dict().ContainsKey("backbone.blocks.0.mlstm_layer.ifgate_preact.bias"));
+        Assert.Equal(single.parameters().Sum(p => p.NumberOfElements), fused.parameters().Sum(p => p.NumberOfElements));
+        Assert.True(single.Forward(tokens).Logits.allclose(fused.Forward(tokens).Logits, 1e-4, 1e-5));
+    }
+
+    /// <summary>Gives a model of fused weights those of one that has the same apart.</summary>
+    internal static void CopyIntoFused(XlstmLanguageModel single, XlstmLanguageModel fused)
+    {
+        using var scope = NewDisposeScope();
+        using var grad = no_grad();
         var parts = single.state_dict();
         foreach (var (name, value) in fused.state_dict())
         {
             string[] sources = name.Split('.')[^2] switch
             {
-                "qkv_opreact" => config.OutputGate ? ["q", "k", "v", "ogate_preact"] : ["q", "k", "v"],
+                "qkv_opreact" => ((XlstmConfig)single.Config).OutputGate ? ["q", "k", "v", "ogate_preact"] : ["q", "k", "v"],
                 "ifgate_preact" => ["igate_preact", "fgate_preact"],
                 "proj_up_gate_z" => ["proj_up_gate", "proj_up"],
                 var own => [own],
             };
             value.copy_(cat([.. sources.Select(source => parts[name.Replace(name.Split('.')[^2], source, StringComparison.Ordinal)])], 0));
         }
-
-        var tokens = randint(0, 11, [2, 9], dtype: ScalarType.Int64, generator: new Generator(5, CPU));
-        Assert.Equal(fusedGates == 1, fused.state_dict().ContainsKey("backbone.blocks.0.mlstm_layer.ifgate_preact.bias"));
-        Assert.Equal(single.parameters().Sum(p => p.NumberOfElements), fused.parameters().Sum(p => p.NumberOfElements));
-        Assert.True(single.Forward(tokens).Logits.allclose(fused.Forward(tokens).Logits, 1e-4, 1e-5));
     }
 
     [Fact]

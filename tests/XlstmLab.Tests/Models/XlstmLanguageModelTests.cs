@@ -57,6 +57,18 @@ public sealed class XlstmLanguageModelTests
         using var fused = new XlstmLanguageModel(config with { WeightMode = WeightMode.Fused });
         Assert.Equal(XlstmAccounting.ParameterCount(config), single.parameters().Sum(p => p.NumberOfElements));
         Assert.Equal(XlstmAccounting.ParameterCount(config), fused.parameters().Sum(p => p.NumberOfElements));
+
+        XlstmAxesTests.CopyIntoFused(single, fused);
+        var tokens = randint(0, 50, [2, 70], dtype: ScalarType.Int64, generator: new Generator(3, CPU));
+        var (expected, actual) = (single.Forward(tokens).Logits, fused.Forward(tokens).Logits);
+        MLstmTests.Near(expected, actual, 1e-5, "logits");
+        expected.square().sum().backward();
+        actual.square().sum().backward();
+        var gradients = single.named_parameters().ToDictionary(p => p.name, p => p.parameter.grad!);
+        var gate = "backbone.blocks.0.ffn.proj_up_gate";
+        MLstmTests.Near(
+            cat([gradients[gate + ".weight"], gradients["backbone.blocks.0.ffn.proj_up.weight"]], 0),
+            fused.named_parameters().First(p => p.name == gate + "_z.weight").parameter.grad!, 1e-4, gate);
     }
 
     [Fact]

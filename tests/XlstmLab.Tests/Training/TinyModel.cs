@@ -68,7 +68,7 @@ internal sealed class TinyModel : LanguageModel
             outputs.Add(h);
         }
 
-        return (nn.functional.dropout(out_norm.call(stack(outputs, 1)), _dropout, training), null);
+        return (Drop(out_norm.call(stack(outputs, 1)), _dropout), null);
     }
 
     public override Tensor Logits(Tensor hidden)

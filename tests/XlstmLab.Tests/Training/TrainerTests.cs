@@ -475,7 +475,7 @@ public sealed class TrainerTests
         }));
         Assert.All(counts, c => Assert.Equal(counts[0].Tensors, c.Tensors));
         Assert.InRange(counts[^1].Bytes, 0, counts[1].Bytes * 1.05);
-        Assert.Equal(before, Tensor.TotalCount);
+        Assert.InRange(Tensor.TotalCount, 0, before); // what other tests left may go meanwhile
     }
 
     internal static TrainingConfig KillConfig { get; } = Config with { EmaDecay = 0.9 };

@@ -105,7 +105,7 @@ public static class TaskEvaluator
 
     private static IEnumerable<TaskMetric> MeasureGroup(LikelihoodTask task, IReadOnlyList<SampleScore> samples, string? group, int shots)
     {
-        if (task.Metrics == TaskMetrics.Cloze)
+        if (task.Metrics.Known() == TaskMetrics.Cloze)
         {
             var (mean, error) = Mean(samples.Select(s => s.Answers[s.Gold].LogLikelihood));
             yield return Accuracy("acc", s => s.Answers[s.Gold].IsGreedy);

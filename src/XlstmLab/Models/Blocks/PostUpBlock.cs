@@ -41,8 +41,8 @@ internal sealed class PostUpBlock : XlstmBlock
     [ComponentName(Name = "norm_ffn_post")]
     private readonly StreamNorm? _feedForwardPostNorm;
 
-    public PostUpBlock(XlstmConfig config, int block)
-        : base(nameof(PostUpBlock), config)
+    public PostUpBlock(XlstmConfig config, int block, DropoutDraws dropout)
+        : base(nameof(PostUpBlock), config, dropout)
     {
         var d = config.EmbeddingDim;
         if (config.SLstmAt.Contains(block))

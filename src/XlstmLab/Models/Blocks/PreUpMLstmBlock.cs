@@ -18,8 +18,8 @@ internal sealed class PreUpMLstmBlock : XlstmBlock
     [ComponentName(Name = "xlstm_post_norm")]
     private readonly StreamNorm _postNorm;
 
-    public PreUpMLstmBlock(XlstmConfig config)
-        : base(nameof(PreUpMLstmBlock), config)
+    public PreUpMLstmBlock(XlstmConfig config, DropoutDraws dropout)
+        : base(nameof(PreUpMLstmBlock), config, dropout)
     {
         (_norm, _postNorm) = (Norm(config, config.PreNorm), Norm(config, config.PostNorm));
         _mixer = new(config);

@@ -25,8 +25,8 @@ internal sealed class PreUpSLstmBlock : XlstmBlock
     [ComponentName(Name = "ffn_post_norm")]
     private readonly StreamNorm? _feedForwardPostNorm;
 
-    public PreUpSLstmBlock(XlstmConfig config, int block)
-        : base(nameof(PreUpSLstmBlock), config)
+    public PreUpSLstmBlock(XlstmConfig config, int block, DropoutDraws dropout)
+        : base(nameof(PreUpSLstmBlock), config, dropout)
     {
         (_norm, _postNorm) = (Norm(config, config.PreNorm), Norm(config, config.PostNorm));
         _mixer = new(config, block);
@@ -125,7 +125,7 @@ internal sealed class FirstFeedForward : nn.Module
     public FirstFeedForward(XlstmConfig config)
         : base(nameof(FirstFeedForward))
     {
-        _kind = config.SLstmFeedForward;
+        _kind = config.SLstmFeedForward.Known();
         var (d, inner) = (config.EmbeddingDim, config.SLstmFeedForwardDim);
         _up = new(d, _kind is FeedForwardKind.SwiGlu or FeedForwardKind.GeGlu ? 2 * inner : inner, config.UseBias);
         _down = new(inner, d, config.UseBias);

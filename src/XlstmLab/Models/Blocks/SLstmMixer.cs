@@ -55,7 +55,8 @@ internal sealed class SLstmMixer : nn.Module
         {
             RecurrentInit.Uniform => _recurrentKernel.uniform_(-bound, bound, generator),
             RecurrentInit.Normal => _recurrentKernel.normal_(0, bound, generator),
-            _ => _recurrentKernel.zero_(),
+            RecurrentInit.Zeros => _recurrentKernel.zero_(),
+            _ => throw UnknownValue.Of(_config.SLstmRecurrentInit),
         };
 
         _bias.zero_();
@@ -64,7 +65,7 @@ internal sealed class SLstmMixer : nn.Module
 
     private Tensor ForgetBias()
     {
-        if (_config.SLstmForgetBias == SLstmForgetBias.Linear)
+        if (_config.SLstmForgetBias.Known() == SLstmForgetBias.Linear)
         {
             return linspace(_config.ForgetGateBiasFirst, _config.ForgetGateBiasLast, _size);
         }

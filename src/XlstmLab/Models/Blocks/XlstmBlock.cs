@@ -5,7 +5,10 @@ using static TorchSharp.torch;
 namespace XlstmLab.Models.Blocks;
 
 /// <summary>A block of an xLSTM: what it adds to the residual stream, and what it remembers.</summary>
-internal abstract class XlstmBlock(string name, XlstmConfig config) : nn.Module(name)
+/// <param name="name">The module's name.</param>
+/// <param name="config">The architecture.</param>
+/// <param name="dropout">The model's.</param>
+internal abstract class XlstmBlock(string name, XlstmConfig config, DropoutDraws dropout) : nn.Module(name)
 {
     private readonly double _dropout = config.Dropout;
 
@@ -24,7 +27,7 @@ internal abstract class XlstmBlock(string name, XlstmConfig config) : nn.Module(
     /// <summary>As <see cref="Add"/>, with the norm of the sum, which the next layer reads.</summary>
     protected (Tensor Stream, Tensor Normed) AddAndNorm(Tensor stream, Tensor written, StreamNorm norm) => norm.AddForward(stream, Drop(written));
 
-    private Tensor Drop(Tensor written) => _dropout > 0 && training ? nn.functional.dropout(written, _dropout) : written;
+    private Tensor Drop(Tensor written) => training ? dropout.Apply(written, _dropout) : written;
 
     /// <summary>A norm of the stream as the configuration has them.</summary>
     protected static StreamNorm Norm(XlstmConfig config, NormKind kind) => new(kind, config.EmbeddingDim, config.NormEpsilon, config.UseBias);

@@ -77,7 +77,8 @@ internal static class NeedleTasks
             {
                 Kind.Essay => Essay(options.Haystack!, start, units, hidden),
                 Kind.Needles => Hay.Join(distractors[..units], '\n', hidden),
-                _ => Hay.Join(Noise(units), ' ', hidden),
+                Kind.Noise => Hay.Join(Noise(units), ' ', hidden),
+                _ => throw UnknownValue.Of(kind),
             };
             return new(head, text, tail, answers, places[..asked]);
         }

@@ -73,7 +73,8 @@ public sealed class RulerGenerator(ITokenizer tokenizer, RulerOptions? options =
             RulerTask.Cwe => WordTasks.Common(length, index, full),
             RulerTask.Fwe => [WordTasks.Frequent(length, index, full)],
             RulerTask.Qa1 or RulerTask.Qa2 => [QuestionTasks.Create(task, Question(task, length, index), length, index, full)],
-            _ => [NeedleTasks.Needles(task, length, index, full)],
+            _ when task.IsNeedle() => [NeedleTasks.Needles(task, length, index, full)],
+            _ => throw UnknownValue.Of(task),
         };
     }
 

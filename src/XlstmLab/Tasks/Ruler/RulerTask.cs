@@ -82,7 +82,7 @@ public static class RulerTasks
         RulerTask.Fwe => "fwe",
         RulerTask.Qa1 => "qa_1",
         RulerTask.Qa2 => "qa_2",
-        _ => throw new ArgumentOutOfRangeException(nameof(task), task, "There is no such task."),
+        _ => throw UnknownValue.Of(task),
     };
 
     /// <summary>The task of that published name.</summary>
@@ -101,7 +101,11 @@ public static class RulerTasks
     }
 
     /// <summary>Whether the task asks questions about the user's texts.</summary>
-    public static bool IsQuestion(this RulerTask task) => task is RulerTask.Qa1 or RulerTask.Qa2;
+    public static bool IsQuestion(this RulerTask task) => task.Known() is RulerTask.Qa1 or RulerTask.Qa2;
+
+    /// <summary>Whether the task hides needles in a haystack.</summary>
+    internal static bool IsNeedle(this RulerTask task) => task is RulerTask.NiahSingle1 or RulerTask.NiahSingle2 or RulerTask.NiahSingle3
+        or RulerTask.NiahMultikey1 or RulerTask.NiahMultikey2 or RulerTask.NiahMultikey3 or RulerTask.NiahMultivalue or RulerTask.NiahMultiquery;
 
     /// <summary>
     /// The number of tokens that RULER lets a model answer with: 128 for needles, 30 for vt, 120 for cwe, 50 for fwe, 32 for qa.
@@ -112,7 +116,8 @@ public static class RulerTasks
         RulerTask.Cwe => 120,
         RulerTask.Fwe => 50,
         RulerTask.Qa1 or RulerTask.Qa2 => 32,
-        _ => 128,
+        _ when task.IsNeedle() => 128,
+        _ => throw UnknownValue.Of(task),
     };
 
     /// <summary>The share of right answers in an output, from 0 to 1, by the metric that RULER scores the task with.</summary>

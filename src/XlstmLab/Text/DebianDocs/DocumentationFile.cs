@@ -44,7 +44,8 @@ internal static partial class DocumentationFile
             Kind.Html => HtmlText.Paragraphs(content),
             Kind.Info => PlainText.OfInfo(Decode(content)),
             Kind.Man => PlainText.OfMan(Decode(content)),
-            _ => PlainText.Paragraphs(Decode(content)),
+            Kind.Text or Kind.None => PlainText.Paragraphs(Decode(content)),
+            var kind => throw UnknownValue.Of(kind),
         });
     }
 

@@ -7,7 +7,7 @@
 // and write into a folder of its own (beside the library's Ptx.cuh, that one would be included) the text of kernel.cu, followed by one line
 //     REGISTER(name, bounds)
 // for each, with what stood in __launch_bounds__, or REGISTER(name). Then
-//     g++ -std=c++17 -O2 -fPIC -fvisibility=hidden -shared -I <this folder> -D<macro>=<value>... kernel.cpp Emulator.cpp -o kernel.so
+//     g++ -std=c++17 -O1 -fPIC -fvisibility=hidden -shared -I <this folder> -D<macro>=<value>... kernel.cpp Emulator.cpp -o kernel.so
 // and call emulate_launch of the result, declared at the end of this file. With -fsanitize=alignment,bounds,shift-exponent and
 // -fno-sanitize-recover=all, vectors off their alignment and indices out of an array end the launch with their line. With -g1 and
 // -fno-omit-frame-pointer, the offsets that messages end in are lines to addr2line.
