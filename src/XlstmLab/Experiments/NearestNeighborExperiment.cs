@@ -180,7 +180,7 @@ public sealed record NearestNeighborExperiment
         if (!float.IsFinite(value) || !double.IsFinite(norm))
         {
             throw new TrainingDivergedException(
-                $"In update {step} the loss was {value} and the gradient's norm {norm}: "
+                FormattableString.Invariant($"In update {step} the loss was {value} and the gradient's norm {norm}: ")
                 + "a lower learning rate, a longer warm-up or clipping may help.");
         }
 

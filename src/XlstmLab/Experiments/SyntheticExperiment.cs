@@ -162,7 +162,7 @@ public sealed record SyntheticExperiment
 
         if (Until is { } until && until is not (> 0 and <= 1))
         {
-            throw new ArgumentException($"The accuracy to stop at must lie in (0, 1], it is {until}.");
+            throw new ArgumentException(FormattableString.Invariant($"The accuracy to stop at must lie in (0, 1], it is {until}."));
         }
 
         Model.Validate();

@@ -152,7 +152,7 @@ public sealed class ModelConfigJsonTests
     [InlineData("""{"model_type":"xlstm","hidden_size":512,"num_hidden_layers":3}""", 512, 3)]
     [InlineData("""{"model_type":"xlstm","embedding_dim":512,"num_blocks":3,"num_hidden_layers":32}""", 512, 3)]
     [InlineData("""{"model_type":"xlstm","embedding_dim":null,"hidden_size":512,"num_blocks":null,"num_hidden_layers":3}""", 512, 3)]
-    [InlineData("""{"model_type":"xlstm","embedding_dim":512,"hidden_size":null,"num_blocks":3,"unknown":{"a":[1]}}""", 512, 3)]
+    [InlineData("""{"model_type":"xlstm","embedding_dim":512,"hidden_size":null,"num_blocks":3,"id2label":{"a":[1]}}""", 512, 3)]
     public void Parse_SecondNamesAndDefaults_AreUnderstood(string json, int embeddingDim, int blockCount)
     {
         var config = ModelConfigJson.Parse(json);
