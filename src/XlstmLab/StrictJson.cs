@@ -1,3 +1,4 @@
+using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization.Metadata;
@@ -50,6 +51,10 @@ internal static class StrictJson
                 CommentHandling = options?.ReadCommentHandling ?? JsonCommentHandling.Disallow,
             });
         }
+        catch (JsonException e) when (NameGivenTwice(json, options) is { } twice)
+        {
+            throw new JsonException($"'{twice}' is given twice.", e);
+        }
         catch (JsonException e)
         {
             var told = e.Message.Split(" LineNumber:")[0].Split(" Path:")[0].TrimEnd();
@@ -59,6 +64,40 @@ internal static class StrictJson
         {
             throw new JsonException($"a text is no Unicode: {e.Message}", e);
         }
+    }
+
+    /// <summary>The first name that an object of a text has twice; null if there is none, or none before the text ceases to be JSON.</summary>
+    private static string? NameGivenTwice(string json, JsonSerializerOptions? options)
+    {
+        var reader = new Utf8JsonReader(Encoding.UTF8.GetBytes(json), new JsonReaderOptions
+        {
+            AllowTrailingCommas = options?.AllowTrailingCommas ?? false,
+            CommentHandling = options?.ReadCommentHandling ?? JsonCommentHandling.Disallow,
+        });
+        var objects = new Stack<HashSet<string>>();
+        try
+        {
+            while (reader.Read())
+            {
+                switch (reader.TokenType)
+                {
+                    case JsonTokenType.StartObject:
+                        objects.Push(new(StringComparer.Ordinal));
+                        break;
+                    case JsonTokenType.EndObject:
+                        objects.Pop();
+                        break;
+                    case JsonTokenType.PropertyName when reader.GetString()! is var name && !objects.Peek().Add(name):
+                        return name;
+                }
+            }
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException)
+        {
+            return null;
+        }
+
+        return null;
     }
 
     private static void Check(JsonNode? node, JsonTypeInfo type, string place)

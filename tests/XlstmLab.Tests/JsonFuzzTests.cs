@@ -15,7 +15,7 @@ public sealed class JsonFuzzTests : IDisposable
 {
     private static readonly string[] Values =
     [
-        "null", "true", "[]", "{}", "\"\"", "\"x\"", "-1", "0", "1.5", "1e400", "-1e400", "99999999999999999999", "[null]", "[[[[[[[[1]]]]]]]]", "\"\\ud800\"", "\"NaN\"",
+        "null", "true", "[]", "{}", "\"\"", "\"x\"", "-1", "0", "1.5", "1e400", "-1e400", "99999999999999999999", "[null]", "[[[[[[[[1]]]]]]]]", "\"@@\"", "\"NaN\"",
     ];
 
     private readonly TempFolder _temp = new();
@@ -32,9 +32,10 @@ public sealed class JsonFuzzTests : IDisposable
     [MemberData(nameof(Kinds))]
     public void Read_UnknownName_IsRefusedWithIt(string kind)
     {
-        for (var at = 0; Objects(JsonNode.Parse(Document(kind))!).Count() > at; at++)
+        var document = Document(kind);
+        for (var at = 0; Objects(JsonNode.Parse(document)!).Count() > at; at++)
         {
-            var root = JsonNode.Parse(Document(kind))!;
+            var root = JsonNode.Parse(document)!;
             Objects(root).ElementAt(at)["zz_unknown"] = 1;
             Assert.Contains("zz_unknown", Refusal(kind, root.ToJsonString())!.Message, StringComparison.Ordinal);
         }
@@ -47,8 +48,7 @@ public sealed class JsonFuzzTests : IDisposable
         var root = JsonNode.Parse(Document(kind))!.AsObject();
         foreach (var name in root.Select(p => p.Key).ToArray())
         {
-            var twice = root.ToJsonString().TrimEnd('}') + new string('}', root.ToJsonString().Length - root.ToJsonString().TrimEnd('}').Length - 1)
-                + $",\"{name}\":{root[name]?.ToJsonString() ?? "null"}}}";
+            var twice = $"{root.ToJsonString()[..^1]},\"{name}\":{root[name]?.ToJsonString() ?? "null"}}}";
             Assert.Contains(name, Refusal(kind, twice)!.Message, StringComparison.Ordinal);
         }
     }
@@ -57,14 +57,15 @@ public sealed class JsonFuzzTests : IDisposable
     [MemberData(nameof(Kinds))]
     public void Read_OtherValues_AreReadOrRefused(string kind)
     {
-        var leaves = Places(JsonNode.Parse(Document(kind))!).Count();
+        var document = Document(kind);
+        var leaves = Places(JsonNode.Parse(document)!).Count();
         for (var at = 0; at < leaves; at++)
         {
             foreach (var value in Values)
             {
-                var root = JsonNode.Parse(Document(kind))!;
+                var root = JsonNode.Parse(document)!;
                 Places(root).ElementAt(at)(JsonNode.Parse(value));
-                Refusal(kind, root.ToJsonString());
+                Refusal(kind, root.ToJsonString().Replace("@@", "\\ud800", StringComparison.Ordinal));
             }
         }
     }
@@ -76,7 +77,7 @@ public sealed class JsonFuzzTests : IDisposable
         var random = new Random(5);
         string[] tokens = ["{", "}", "[", "]", ",", ":", "\"", "0,003", "null", "\\", "\\ud800", new('[', 100), "//", "NaN", "\0"];
         var document = Document(kind);
-        for (var i = 0; i < 300; i++)
+        for (var i = 0; i < 150; i++)
         {
             var at = random.Next(document.Length);
             Refusal(kind, document[..at] + tokens[random.Next(tokens.Length)] + document[Math.Min(document.Length, at + random.Next(3))..]);

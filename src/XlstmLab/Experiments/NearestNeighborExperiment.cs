@@ -97,6 +97,7 @@ public sealed record NearestNeighborExperiment
     {
         Training.Validate();
         Model.Validate();
+        TrainingMemory.Require(Model, Training with { ContextLength = Task.TrainingLength }, device ?? CPU);
         folder = Path.GetFullPath(folder);
         SeedFolders.Claim(folder, Describe());
         var runs = new List<VectorRun>();

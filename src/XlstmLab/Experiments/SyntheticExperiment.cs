@@ -87,6 +87,7 @@ public sealed record SyntheticExperiment
     {
         folder = Path.GetFullPath(folder);
         Check(seeds);
+        TrainingMemory.Require(Model, Training with { ContextLength = (TrainingLengths ?? Task.TrainingLengths).Maximum }, device ?? CPU);
         SeedFolders.Claim(folder, Describe());
         var runs = new List<SyntheticRun>();
         var curve = new List<SyntheticCurvePoint>();
