@@ -74,6 +74,11 @@ internal static class TextOptions
         }
 
         var path = TokenizerFile(name);
+        if (!File.Exists(path))
+        {
+            throw new FileNotFoundException($"There is no tokenizer file '{path}'.{NearestName.Hint(name, [Bytes])}", path);
+        }
+
         return endOfDocument is null ? BpeTokenizer.Load(path) : BpeTokenizer.Load(path, endOfDocument);
     }
 
