@@ -153,7 +153,7 @@ internal static class BenchCommand
             "xlstm bench train",
             "xlstm bench train --preset bytes-10m --context 256,2048 --threads 1,2 --csv results/training.csv",
             "xlstm bench train --device cuda --output results/gpu",
-            "xlstm bench train --device cuda --preset xlstm-162m:16x2048,mamba-160m:8x2048 --rival")
+            "xlstm bench train --device cuda --preset xlstm-160m:16x2048,mamba-130m:8x2048 --rival")
         {
             presets, contexts, tokens, compute,
         };
