@@ -45,7 +45,13 @@ public sealed class CultureTests
         ["training config"] = () => JsonSerializer.Serialize(TrainingConfig.Xlstm7B, RunJson.Indented),
         ["training faults"] = () => Message(() => new TrainingConfig
         {
-            PeakLearningRate = -0.5, Beta1 = 1.5, AdamEpsilon = -0.5, WeightDecay = -0.5, GradientClip = -0.5, Schedule = new() { EndFactor = 1.5 }, Spikes = new() { LossFactor = 0.5 },
+            PeakLearningRate = -0.5,
+            Beta1 = 1.5,
+            AdamEpsilon = -0.5,
+            WeightDecay = -0.5,
+            GradientClip = -0.5,
+            Schedule = new() { EndFactor = 1.5 },
+            Spikes = new() { LossFactor = 0.5 },
         }.Validate()),
         ["config faults"] = () => Message(() => new XlstmConfig { GateSoftCap = -1.5, QkDimFactor = double.NaN, Dropout = 1.5 }.Validate()),
         ["scores"] = () => JsonSerializer.Serialize(Accuracies, RunJson.Line),

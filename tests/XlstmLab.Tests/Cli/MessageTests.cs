@@ -70,7 +70,7 @@ public sealed class MessageTests : IDisposable
     [Fact]
     public void Message_CpuOutOfMemory_SaysWhatHelps()
     {
-        var message = Program.Message(new System.Runtime.InteropServices.ExternalException(
+        var message = Program.Message(new NativeException(
             "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12 (Cannot allocate memory)\nException raised from x"));
         Assert.StartsWith("DefaultCPUAllocator: can't allocate memory", message, StringComparison.Ordinal);
         Assert.Contains("--micro-batch-size", message, StringComparison.Ordinal);
@@ -132,6 +132,9 @@ public sealed class MessageTests : IDisposable
         Assert.Contains("train 6, validation 0, test 0", evaluated.Error, StringComparison.Ordinal);
         Assert.Equal(0, (await CommandLine.RunAsync("eval", _temp["run"], "--split", "train", "--threads", "1")).Code);
     }
+
+    /// <summary>What TorchSharp throws for an error of libtorch.</summary>
+    private sealed class NativeException(string message) : System.Runtime.InteropServices.ExternalException(message);
 
     private async Task RefusesAsync(string[] options, string expected)
     {
