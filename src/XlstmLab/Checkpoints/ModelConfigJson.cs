@@ -182,7 +182,7 @@ public static partial class ModelConfigJson
     {
         if (given[name] is { } value && !(value is JsonValue number && number.TryGetValue<double>(out var stated) && stated == implied))
         {
-            throw new ConfigException(FormattableString.Invariant($"{name} is {value.ToJsonString()}; expected {implied}, {why}."));
+            throw new ConfigException(FormattableString.Invariant($"{name} is {value.ToJsonString()}; expected {why}, {implied}."));
         }
 
         given.Remove(name);

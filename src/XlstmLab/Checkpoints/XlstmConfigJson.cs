@@ -43,7 +43,7 @@ internal static class XlstmConfigJson
         var config = ModelConfigJson.Read<XlstmConfig>(given);
         var repeated = new JsonObject { ["head_dim"] = width, ["cell_norm_eps"] = epsilon };
         ModelConfigJson.RequireImplied(repeated, "head_dim", config.EmbeddingDim / Math.Max(1, config.HeadCount), "embedding_dim divided by num_heads");
-        ModelConfigJson.RequireImplied(repeated, "cell_norm_eps", config.HeadNormEpsilon ?? config.NormEpsilon, "as norm_eps");
+        ModelConfigJson.RequireImplied(repeated, "cell_norm_eps", config.HeadNormEpsilon ?? config.NormEpsilon, "what norm_eps says");
         return multiple is null || multiple is JsonValue value && value.TryGetValue<int>(out var to) && to > 0 && config.QkDim % to == 0 && config.VDim % to == 0
             ? config
             : throw new ConfigException($"mlstm_round_up_to_multiple_of is {multiple.ToJsonString()}; expected a divisor of the widths {config.QkDim} and {config.VDim}.");

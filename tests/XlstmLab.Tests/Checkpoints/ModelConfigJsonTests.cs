@@ -231,8 +231,8 @@ public sealed class ModelConfigJsonTests
     [InlineData("""{"model_type":"xlstm","num_heads":4,"num_heads":8}""", "num_heads")]
     [InlineData("""{"model_type":"xlstm","add_qk_norm":true,"qk_norm":false}""", "they are one quantity and must agree")]
     [InlineData("""{"model_type":"xlstm","add_post_norm":true}""", "add_post_norm is true, which is not supported; expected false")]
-    [InlineData("""{"model_type":"xlstm","head_dim":64}""", "head_dim is 64; expected 512")]
-    [InlineData("""{"model_type":"xlstm","cell_norm_eps":1e-3}""", "cell_norm_eps is 1e-3; expected 1E-06")]
+    [InlineData("""{"model_type":"xlstm","head_dim":64}""", "head_dim is 64; expected embedding_dim divided by num_heads, 512")]
+    [InlineData("""{"model_type":"xlstm","cell_norm_eps":1e-3}""", "cell_norm_eps is 1e-3; expected what norm_eps says, 1E-06")]
     [InlineData("""{"model_type":"xlstm","quantization_config":{"bits":4}}""", "quantization_config is")]
     [InlineData("""{"model_type":"llama","rope_scaling":{"type":"linear","factor":2}}""", "rope_scaling has the type \"linear\"")]
     [InlineData("""{"model_type":"llama","rope_scaling":{"rope_type":"default","factor":2}}""", "rope_scaling has a 'factor'")]
@@ -241,8 +241,8 @@ public sealed class ModelConfigJsonTests
     [InlineData("""{"model_type":"llama","hidden_act":"gelu"}""", "hidden_act is \"gelu\", which is not supported; expected \"silu\"")]
     [InlineData("""{"model_type":"llama","attention_dropout":0.1}""", "attention_dropout is 0.1, which is not supported; expected 0")]
     [InlineData("""{"model_type":"mamba","rms_norm":false}""", "rms_norm is false")]
-    [InlineData("""{"model_type":"mamba","d_inner":5}""", "d_inner is 5; expected 1536")]
-    [InlineData("""{"model_type":"mamba2","intermediate_size":5}""", "intermediate_size is 5; expected 8192")]
+    [InlineData("""{"model_type":"mamba","d_inner":5}""", "d_inner is 5; expected expand times hidden_size, 1536")]
+    [InlineData("""{"model_type":"mamba2","intermediate_size":5}""", "intermediate_size is 5; expected expand times hidden_size, 8192")]
     [InlineData("""{"model_type":"simple_gla","use_gk":true}""", "use_gk is true, which is not supported; expected false")]
     public void Parse_FieldThatWouldBeIgnored_IsRefused(string json, string expected)
     {
