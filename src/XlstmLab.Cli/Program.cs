@@ -1,8 +1,10 @@
 using System.CommandLine;
 using System.CommandLine.Help;
 using System.CommandLine.Invocation;
+using System.Globalization;
 using System.Reflection;
 using System.Runtime.InteropServices;
+using System.Text.RegularExpressions;
 using XlstmLab.Cli.Commands;
 using XlstmLab.Cli.Terminals;
 
@@ -12,7 +14,7 @@ namespace XlstmLab.Cli;
 /// <remarks>
 /// Building and parsing the commands must not touch a method of the library: its first one loads libtorch, which help does not need.
 /// </remarks>
-internal static class Program
+internal static partial class Program
 {
     private static readonly Option<bool> Verbose = new("--verbose")
     {
@@ -24,6 +26,9 @@ internal static class Program
     /// <returns>0 for success, 1 for a failure, 2 for wrong usage, 130 if it was interrupted.</returns>
     public static async Task<int> Main(string[] args)
     {
+        // Whatever the user's culture, what is read and written has points in its numbers.
+        CultureInfo.DefaultThreadCurrentCulture = CultureInfo.DefaultThreadCurrentUICulture = CultureInfo.InvariantCulture;
+        CultureInfo.CurrentCulture = CultureInfo.CurrentUICulture = CultureInfo.InvariantCulture;
         if (OperatingSystem.IsWindows())
         {
             Console.OutputEncoding = System.Text.Encoding.UTF8;
@@ -53,6 +58,12 @@ internal static class Program
             }
 
             configuration.Output = stderr;
+            error.ShowTypoCorrections = false;
+            foreach (var hint in parsed.UnmatchedTokens.Select(token => Hint(parsed.CommandResult, token)).Where(hint => hint.Length > 0))
+            {
+                await stderr.WriteLineAsync(hint);
+            }
+
             error.ShowHelp = parsed.CommandResult.Command.Subcommands.Any(c => !c.Hidden) && parsed.Tokens.All(t => t.Value[0] != '-');
             await parsed.InvokeAsync(configuration, cancellationToken);
             if (!error.ShowHelp)
@@ -64,7 +75,7 @@ internal static class Program
         }
         catch (UsageException e)
         {
-            await stderr.WriteLineAsync($"error: {e.Message}");
+            await stderr.WriteLineAsync($"error: {WithoutParameter(e.Message)}");
             await stderr.WriteLineAsync($"'{PathOf(parsed.CommandResult)} --help' shows what it takes.");
             return ExitCode.WrongUsage;
         }
@@ -116,23 +127,69 @@ internal static class Program
         return root;
     }
 
-    /// <summary>The first sentence of what went wrong; libtorch's own stack is for --verbose.</summary>
-    /// <summary>What went wrong without the native stack, and what helps where a device's memory was too small.</summary>
+    /// <summary>What went wrong without the native stack, and what helps where memory was too small.</summary>
     internal static string Message(Exception error)
     {
-        var cause = error is TypeInitializationException or TargetInvocationException or AggregateException && error.InnerException is { } inner ? inner : error;
+        var cause = error;
+        while (cause is TypeInitializationException or TargetInvocationException or AggregateException && cause.InnerException is { } inner)
+        {
+            cause = inner;
+        }
+
         var native = cause.Message.IndexOf("\nException raised from", StringComparison.Ordinal);
-        var message = (native < 0 ? cause.Message : cause.Message[..native]).TrimEnd();
-        if (cause is not ExternalException || !message.Contains("out of memory", StringComparison.OrdinalIgnoreCase))
+        var message = WithoutParameter(native < 0 ? cause.Message : cause.Message[..native]).TrimEnd();
+        if (cause is UnauthorizedAccessException && Quoted().Match(message) is { Success: true } path && Directory.Exists(path.Groups[1].Value))
+        {
+            return $"'{path.Groups[1].Value}' is a folder; a file was expected.";
+        }
+
+        if (cause is NullReferenceException or IndexOutOfRangeException or InvalidCastException or KeyNotFoundException or OverflowException)
+        {
+            return $"The program failed where it should have said what is wrong ({cause.GetType().Name}: {message.TrimEnd('.')}). --verbose shows where.";
+        }
+
+        var isMemory = cause is OutOfMemoryException
+            || (cause is ExternalException && (message.Contains("out of memory", StringComparison.OrdinalIgnoreCase)
+                || message.Contains("can't allocate memory", StringComparison.OrdinalIgnoreCase)));
+        if (!isMemory)
         {
             return message;
         }
 
         // libtorch goes on about its allocator's settings; what it wanted and what there is are told first.
-        var told = message.Split(". ").TakeWhile(s => !s.Contains("PYTORCH", StringComparison.Ordinal) && !s.StartsWith("Of the allocated", StringComparison.Ordinal));
+        var told = message[(message.IndexOf("DefaultCPUAllocator:", StringComparison.Ordinal) is > 0 and var start ? start : 0)..]
+            .Split(". ").TakeWhile(s => !s.Contains("PYTORCH", StringComparison.Ordinal) && !s.StartsWith("Of the allocated", StringComparison.Ordinal));
         return $"{string.Join(". ", told).TrimEnd('.')}. Less memory is needed by a smaller --micro-batch-size (the update stays the same), "
             + "a smaller --batch-size, a shorter --context, --compute bf16 or a smaller --preset.";
     }
+
+    /// <summary>A message without the names of a method's parameters, which mean nothing to who gave options.</summary>
+    internal static string WithoutParameter(string message) => Parameter().Replace(message, "");
+
+    /// <summary>What was probably meant by a word that is no option and no command.</summary>
+    private static string Hint(System.CommandLine.Parsing.CommandResult result, string token)
+    {
+        var isOption = token.StartsWith('-');
+        var known = isOption
+            ? Ancestors(result).SelectMany(r => r.Command.Options.Where(o => r == result || o.Recursive)).SelectMany(o => o.Aliases.Append(o.Name)).Where(n => n.Length > 2)
+            : result.Command.Subcommands.Where(c => !c.Hidden).Select(c => c.Name);
+        var name = token.Split('=', ':')[0];
+        return NearestName.Of(name, known) is { } nearest ? $"There is no {(isOption ? "option" : "command")} '{name}'. Did you mean '{nearest}'?" : "";
+    }
+
+    private static IEnumerable<System.CommandLine.Parsing.CommandResult> Ancestors(System.CommandLine.Parsing.CommandResult? result)
+    {
+        for (; result is not null; result = result.Parent as System.CommandLine.Parsing.CommandResult)
+        {
+            yield return result;
+        }
+    }
+
+    [GeneratedRegex(@" \(Parameter '[^']*'\)|\r?\nActual value was [^\n]*")]
+    private static partial Regex Parameter();
+
+    [GeneratedRegex("'([^']+)'")]
+    private static partial Regex Quoted();
 
     private static string PathOf(System.CommandLine.Parsing.CommandResult result) =>
         result.Parent is System.CommandLine.Parsing.CommandResult parent ? $"{PathOf(parent)} {result.Command.Name}" : "xlstm";

@@ -30,7 +30,7 @@ internal sealed record RunText
         var path = Path.Combine(run, FileName);
         try
         {
-            return File.Exists(path) ? JsonSerializer.Deserialize<RunText>(File.ReadAllText(path), Terminal.Json) : null;
+            return File.Exists(path) ? StrictJson.Read<RunText>(File.ReadAllText(path), Terminal.Json) : null;
         }
         catch (JsonException e)
         {

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Globalization;
 using XlstmLab.Text;
 
 namespace XlstmLab.Cli;
@@ -26,7 +27,7 @@ internal static class TextOptions
     /// <summary>The option for a part of a corpus.</summary>
     public static Option<string> SplitOption(string usual) =>
         new Option<string>("--split") { Description = "The part of the text.", DefaultValueFactory = _ => usual }
-            .AcceptOnlyFromAmong("train", "validation", "test");
+            .OneOf("train", "validation", "test");
 
     /// <summary>The option for the field of JSON lines and the column of Parquet files.</summary>
     public static Option<string> TextFieldOption() => new("--text-field")
@@ -34,6 +35,30 @@ internal static class TextOptions
         Description = "The field of a JSON line, or the column of a Parquet file, that holds the text.",
         DefaultValueFactory = _ => "text",
         HelpName = "NAME",
+    };
+
+    /// <summary>Refuses a part without text.</summary>
+    /// <param name="name">The corpus.</param>
+    /// <param name="part">The part.</param>
+    /// <param name="documents">The documents of every part.</param>
+    /// <exception cref="InvalidDataException">It has none; the message says which parts have some.</exception>
+    public static void RequireDocuments(string name, Split part, Func<Split, long> documents)
+    {
+        if (documents(part) == 0)
+        {
+            var counts = Enum.GetValues<Split>().Select(s => string.Create(CultureInfo.InvariantCulture, $"{Word(s)} {documents(s):N0}"));
+            throw new InvalidDataException(
+                $"The {Word(part)} part of {name} is empty; documents: {string.Join(", ", counts)}. Choose another part by --split, or a text with more documents.");
+        }
+    }
+
+    /// <summary>A part as the command line spells it.</summary>
+    public static string Word(Split split) => split switch
+    {
+        Text.Split.Train => "train",
+        Text.Split.Validation => "validation",
+        Text.Split.Test => "test",
+        _ => throw new ArgumentOutOfRangeException(nameof(split), split, "There is no such part."),
     };
 
     /// <summary>The part of that name.</summary>
@@ -49,6 +74,11 @@ internal static class TextOptions
         }
 
         var path = TokenizerFile(name);
+        if (!File.Exists(path))
+        {
+            throw new FileNotFoundException($"There is no tokenizer file '{path}'.{NearestName.Hint(name, [Bytes])}", path);
+        }
+
         return endOfDocument is null ? BpeTokenizer.Load(path) : BpeTokenizer.Load(path, endOfDocument);
     }
 

@@ -81,6 +81,16 @@ internal sealed class TokenData : IDisposable
             })];
     }
 
+    /// <summary>Whether it is several folders.</summary>
+    public bool IsMixture => _parts.Count > 1;
+
+    /// <summary>Refuses a part without documents, of the first folder.</summary>
+    /// <exception cref="InvalidDataException">It has none.</exception>
+    public void RequireDocuments(Split part) => TextOptions.RequireDocuments(First.Path, part, Count);
+
+    /// <summary>The documents of a part of the first folder.</summary>
+    public long Count(Split part) => First.Card.Parts.TryGetValue(part, out var counts) ? counts.Documents : 0;
+
     /// <summary>The documents of a part.</summary>
     /// <exception cref="UsageException">It is a mixture.</exception>
     public IEnumerable<int[]> Documents(Split split) =>

@@ -26,7 +26,7 @@ internal sealed class CellOutputs(Action<string, string>? live)
             _streamed += text.Length;
             if (_streamed > StreamLimit)
             {
-                text = $"{text}\n... the rest of this cell's console output is left out (over {StreamLimit:N0} characters)\n";
+                text = FormattableString.Invariant($"{text}\n... the rest of this cell's console output is left out (over {StreamLimit:N0} characters)\n");
             }
 
             if (_outputs.Count == 0 || _outputs[^1].Text is null || _outputs[^1].Output["name"]!.GetValue<string>() != name)

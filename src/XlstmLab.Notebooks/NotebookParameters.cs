@@ -96,7 +96,7 @@ public static class NotebookParameters
         if (!declared.TryGetValue(name, out string? type))
         {
             string known = declared.Count == 0 ? "it declares none" : "it declares " + string.Join(", ", declared.Keys);
-            throw new NotebookException($"The cell tagged '{Tag}' does not declare '{name}'; {known}.");
+            throw new NotebookException($"The cell tagged '{Tag}' does not declare '{name}'; {known}.{NearestName.Hint(name, declared.Keys)}");
         }
 
         if (type == "const")

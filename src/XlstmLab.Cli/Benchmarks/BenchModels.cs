@@ -11,6 +11,9 @@ internal static class BenchModels
     /// <summary>The published PyTorch code's own model of width 768: four heads and its SwiGLU's width, 162.3 million parameters.</summary>
     public const string Xlstm162M = "xlstm-162m";
 
+    /// <summary>The names of all models.</summary>
+    public static IEnumerable<string> Names => Presets.All.Keys.Append(Xlstm162M);
+
     /// <summary>The model of that name.</summary>
     /// <exception cref="ArgumentException">There is none; the message lists all.</exception>
     public static LanguageModelConfig ByName(string name) =>

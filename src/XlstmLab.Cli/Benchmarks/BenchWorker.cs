@@ -1,5 +1,6 @@
 using XlstmLab.Cells;
 using XlstmLab.Cli.Machine;
+using XlstmLab.Models;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Cli.Benchmarks;
@@ -25,6 +26,7 @@ internal static class BenchWorker
 
     private static BenchResult MLstm(MLstmTask task, CancellationToken cancellationToken)
     {
+        Require(4.0 * task.Batch * task.Heads * task.Length * (2.0 * task.QkHeadDim + task.VHeadDim));
         var options = new MLstmOptions { Form = Enum.Parse<MLstmForm>(task.Form, ignoreCase: true), ChunkSize = task.ChunkSize };
         Tensor[] Inputs(long length) =>
         [
@@ -39,6 +41,7 @@ internal static class BenchWorker
 
     private static BenchResult SLstm(SLstmTask task, CancellationToken cancellationToken)
     {
+        Require(16.0 * task.Batch * task.Length * task.Heads * task.HeadDim);
         Tensor[] Inputs(long length) =>
         [
             randn([task.Batch, length, 4, task.Heads, task.HeadDim]),
@@ -52,6 +55,8 @@ internal static class BenchWorker
             task,
             cancellationToken);
     }
+
+    private static void Require(double bytes) => MemoryNeed.Require("A cell of this shape", bytes, CPU, "Choose a smaller batch, length or width.");
 
     private static BenchResult Cell(Func<long, Tensor[]> inputs, Func<Tensor[], Tensor> forward, int length, BenchTask task, CancellationToken cancellationToken)
     {

@@ -47,7 +47,7 @@ internal sealed record MemoryBench
         using var model = new XlstmLanguageModel(config);
         void Sample(string work, int done, int all)
         {
-            tracker.Report((work == "training" ? 0 : 0.5) + 0.5 * done / all, $"{work}, {done:N0} of {all:N0}");
+            tracker.Report((work == "training" ? 0 : 0.5) + 0.5 * done / all, FormattableString.Invariant($"{work}, {done:N0} of {all:N0}"));
             if (done % Math.Max(1, all / Samples) == 0)
             {
                 rows.Add(new(work, done, torch.Tensor.TotalCount, SystemMemory.Resident / 1048576.0, done >= WarmUp * all));

@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using TorchSharp;
 using XlstmLab.Cells;
 using XlstmLab.Cli.Machine;
@@ -58,6 +59,7 @@ internal static class WorkBench
     private static BenchResult Cell(
         WorkTask task, Device device, int length, double bytes, Func<long, Tensor[]> inputs, Func<Tensor[], Tensor> forward, CancellationToken cancellationToken)
     {
+        MemoryNeed.Require("A cell of this shape", bytes, device, "Choose a smaller batch, length or width.");
         // What libtorch and the runtime set up once is no part of the cell's memory.
         using (var scope = NewDisposeScope())
         {
@@ -117,6 +119,7 @@ internal static class WorkBench
     {
         const int warmUp = 5;
         var config = BenchModels.ByName(work.Preset);
+        TrainingMemory.Require(config, new TrainingConfig { BatchSize = work.Batch, ContextLength = work.Context, ComputeType = type }, device);
         var memory = new MemoryGrowth(device);
         var folder = Directory.CreateTempSubdirectory("xlstm-bench-").FullName;
         try
@@ -178,6 +181,7 @@ internal static class WorkBench
 
     private static BenchResult Prefill(PrefillWork work, WorkTask task, Device device, ScalarType type, CancellationToken cancellationToken)
     {
+        Require(work.Preset, work.Batch, work.Length, device);
         var memory = new MemoryGrowth(device);
         using var model = BenchModels.Untrained(BenchModels.ByName(work.Preset), device, type);
         using var scope = NewDisposeScope();
@@ -197,6 +201,7 @@ internal static class WorkBench
     private static BenchResult Decode(DecodeWork work, WorkTask task, Device device, ScalarType type, CancellationToken cancellationToken)
     {
         const int prompt = 16, warmUp = 8;
+        Require(work.Preset, work.Batch, prompt, device);
         var memory = new MemoryGrowth(device);
         using var model = BenchModels.Untrained(BenchModels.ByName(work.Preset), device, type);
         using var scope = NewDisposeScope();
@@ -232,6 +237,18 @@ internal static class WorkBench
         return new() { ForwardSeconds = seconds, TrainingPeak = memory.Bytes, Repetitions = count };
     }
 
+    /// <summary>Refuses prompts whose tokens and stream alone do not fit into memory.</summary>
+    private static void Require(string preset, int batch, int length, Device device)
+    {
+        var config = BenchModels.ByName(preset);
+        MemoryNeed.RequireModel(config);
+        MemoryNeed.Require(
+            string.Create(CultureInfo.InvariantCulture, $"Reading {batch:N0} x {length:N0} tokens"),
+            (double)batch * length * (sizeof(long) + 2.0 * config.EmbeddingDim),
+            device,
+            "Choose fewer or shorter prompts.");
+    }
+
     /// <summary>The most likely next token of each row, [B, 1] on the device, and the state after what was read.</summary>
     private static (Tensor Token, ModelState State) Next(LanguageModel model, Tensor tokens, ModelState? state)
     {
@@ -245,7 +262,7 @@ internal static class WorkBench
     {
         var draw = new Random(1);
         var documents = Enumerable.Range(0, 16)
-            .Select(_ => Enumerable.Range(0, 2 + work.Batch * work.Context / 8).Select(t => t == 0 ? vocabulary - 1 : draw.Next(vocabulary - 1)).ToArray())
+            .Select(_ => Enumerable.Range(0, (int)Math.Min(1 << 28, 2 + (long)work.Batch * work.Context / 8)).Select(t => t == 0 ? vocabulary - 1 : draw.Next(vocabulary - 1)).ToArray())
             .ToArray();
         return new(documents, vocabulary - 1, work.Context);
     }

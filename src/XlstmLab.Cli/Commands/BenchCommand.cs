@@ -65,19 +65,19 @@ internal static class BenchCommand
         {
             foreach (var form in result.GetValueOrDefault<string>().Split(',').Except(["chunkwise", "parallel", "recurrent", "slstm"]))
             {
-                result.AddError($"--forms does not know '{form}'; expected some of chunkwise,parallel,recurrent,slstm.");
+                result.AddError($"--forms does not know '{form}'; expected some of chunkwise,parallel,recurrent,slstm.{NearestName.Hint(form, ["chunkwise", "parallel", "recurrent", "slstm"])}");
             }
         });
         var batch = Size("--batch", 1, "Sequences, B.");
         var heads = Size("--heads", 4, "Heads, NH.");
         var qk = Size("--qk", 64, "Width of a head's queries and keys, DK.");
         var v = Size("--v", 128, "Width of a head's values, DV.");
-        var limit = new Option<double>("--pass-limit")
+        var limit = NumberOption.Real(new Option<double>("--pass-limit")
         {
             Description = "Leave out what would take longer than this many seconds for one forward and backward pass.",
             HelpName = "SECONDS",
             DefaultValueFactory = _ => 5,
-        };
+        }, NumberRange.Seconds);
         var shapes = new Option<string?>("--shapes")
         {
             Description = "Compare cells at these shapes, B,NH,S,DK,DV of an mLSTM or B,S,NH,D of an sLSTM, separated by '/', instead of forms and lengths. "
@@ -153,7 +153,7 @@ internal static class BenchCommand
             "xlstm bench train",
             "xlstm bench train --preset bytes-10m --context 256,2048 --threads 1,2 --csv results/training.csv",
             "xlstm bench train --device cuda --output results/gpu",
-            "xlstm bench train --device cuda --preset xlstm-160m:16x2048,mamba-160m:8x2048 --rival")
+            "xlstm bench train --device cuda --preset xlstm-160m:16x2048,mamba-130m:8x2048 --rival")
         {
             presets, contexts, tokens, compute,
         };
@@ -330,10 +330,10 @@ internal static class BenchCommand
     private static string CommandLine(ParseResult parsed) => "xlstm " + string.Join(' ', parsed.Tokens.Select(t => t.Value));
 
     private static Option<int> Size(string name, int usual, string description) =>
-        Compute.Positive(new Option<int>(name) { Description = description, HelpName = "N", DefaultValueFactory = _ => usual });
+        NumberOption.Whole(new Option<int>(name) { Description = description, HelpName = "N", DefaultValueFactory = _ => usual }, 1);
 
     private static Option<string?> ComputeOption() =>
-        new Option<string?>("--compute") { Description = "The type of the activations. Default: float32, on a GPU bf16." }.AcceptOnlyFromAmong("bf16", "float32");
+        new Option<string?>("--compute") { Description = "The type of the activations. Default: float32, on a GPU bf16." }.OneOf("bf16", "float32");
 
     private static Option<string?> PresetOption(string description) => new("--preset") { Description = description, HelpName = "LIST" };
 
@@ -353,7 +353,11 @@ internal static class BenchCommand
             }
 
             // A wrong name is told before anything is measured.
-            BenchModels.ByName(parts[0]);
+            if (!BenchModels.Names.Contains(parts[0], StringComparer.OrdinalIgnoreCase))
+            {
+                throw new UsageException($"--preset: there is no preset '{parts[0]}'.{NearestName.Hint(parts[0], BenchModels.Names)} 'xlstm models' lists them all.");
+            }
+
             yield return (parts[0], size is [var batch, var length] ? (batch, length) : null);
         }
     }

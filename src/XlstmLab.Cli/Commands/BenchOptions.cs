@@ -16,11 +16,11 @@ internal sealed class BenchOptions
     private readonly Option<string?> _markdown = new("--markdown") { Description = "Also write a Markdown file.", HelpName = "FILE" };
     private readonly Option<string?> _output = new("--output") { Description = "Also write both into a folder, under the command's name.", HelpName = "DIR" };
     private readonly Option<string> _device = Compute.DeviceOption();
-    private readonly Option<double?> _seconds = new("--seconds")
+    private readonly Option<double?> _seconds = NumberOption.Real(new Option<double?>("--seconds")
     {
         Description = "Begin no row after this many seconds. Default: 90 on a GPU, no end on the CPU.",
         HelpName = "SECONDS",
-    };
+    }, NumberRange.Seconds);
 
     private readonly Option<string?> _rival = new("--rival")
     {
@@ -29,12 +29,12 @@ internal sealed class BenchOptions
         Arity = ArgumentArity.ZeroOrOne,
     };
 
-    private readonly Option<double> _rivalSeconds = new("--rival-seconds")
+    private readonly Option<double> _rivalSeconds = NumberOption.Real(new Option<double>("--rival-seconds")
     {
         Description = "How long the script may take.",
         HelpName = "SECONDS",
         DefaultValueFactory = _ => 300,
-    };
+    }, NumberRange.Seconds);
 
     private readonly Option<double?> _minSeconds;
     private readonly Option<int> _repetitions;
@@ -49,17 +49,17 @@ internal sealed class BenchOptions
     {
         (_usualMinSeconds, _usualMinSecondsOnGpu) = (minSeconds, minSecondsOnGpu ?? minSeconds);
         var onGpu = minSecondsOnGpu is null ? "" : string.Create(CultureInfo.InvariantCulture, $", on a GPU {minSecondsOnGpu}");
-        _minSeconds = new("--min-time")
+        _minSeconds = NumberOption.Real(new Option<double?>("--min-time")
         {
             Description = string.Create(CultureInfo.InvariantCulture, $"Seconds to measure each row for, at least. Default: {minSeconds}{onGpu}."),
             HelpName = "SECONDS",
-        };
-        _repetitions = Compute.Positive(new Option<int>("--repetitions")
+        }, NumberRange.NotNegative);
+        _repetitions = NumberOption.Whole(new Option<int>("--repetitions")
         {
             Description = "Repetitions of each row, at least.",
             HelpName = "N",
             DefaultValueFactory = _ => repetitions,
-        });
+        }, 1);
         _threads.Validators.Add(result => CheckNumbers(result, "--threads", result.GetValueOrDefault<string?>()));
     }
 

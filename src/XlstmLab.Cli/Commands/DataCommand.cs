@@ -2,7 +2,6 @@ using System.CommandLine;
 using System.Diagnostics;
 using System.Globalization;
 using System.Text;
-using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Evaluation;
 using XlstmLab.Text;
@@ -113,9 +112,9 @@ internal static class DataCommand
     private static ExampleCommand Split()
     {
         var (json, data, field) = (JsonOption(), DataArgument(), TextOptions.TextFieldOption());
-        var seed = new Option<long?>("--seed") { Description = "Another seed of the split. Default: the dataset's own, or 0." };
-        var validation = new Option<double?>("--validation") { Description = "Another share of validation documents. Default: the dataset's own, or 0.05." };
-        var test = new Option<double?>("--test") { Description = "Another share of test documents. Default: the dataset's own, or 0.05." };
+        var seed = NumberOption.Whole(new Option<long?>("--seed") { Description = "Another seed of the split. Default: the dataset's own, or 0." });
+        var validation = NumberOption.Real(new Option<double?>("--validation") { Description = "Another share of validation documents. Default: the dataset's own, or 0.05." }, NumberRange.BelowOne);
+        var test = NumberOption.Real(new Option<double?>("--test") { Description = "Another share of test documents. Default: the dataset's own, or 0.05." }, NumberRange.BelowOne);
         var documents = new Option<bool>("--documents") { Description = "Also list every document with its part and its bytes." };
         var command = new ExampleCommand(
             "split", "Shows how documents are split, or would be under another rule.",
@@ -198,7 +197,7 @@ internal static class DataCommand
                 foreach (var split in Enum.GetValues<Text.Split>())
                 {
                     // An end of document is a token that spells nothing: it is left out of the ratio.
-                    var progress = new ImmediateProgress<TokenizingProgress>(p => tracker.Report(p.Documents / (double)p.TotalDocuments, $"{split}, {p.Tokens:N0} tokens"));
+                    var progress = new ImmediateProgress<TokenizingProgress>(p => tracker.Report(p.Documents / (double)p.TotalDocuments, $"{split}, {Number(p.Tokens)} tokens"));
                     var tokens = tokenizer.EncodeDocuments(corpus[split], progress, cancellationToken);
                     var spelt = tokens.Sum(t => t.Length - 1L);
                     var used = new HashSet<int>(tokens.SelectMany(t => t));
@@ -249,6 +248,8 @@ internal static class DataCommand
             var (first, last) = Orders(parsed.GetValue(order))!.Value;
             var part = TextOptions.Split(parsed.GetValue(split)!);
             var corpus = Corpus.Open(parsed.GetValue(data)!, new CorpusOptions { TextField = parsed.GetValue(field)! }, cancellationToken);
+            TextOptions.RequireDocuments(corpus.Name, Text.Split.Train, split => corpus[split].Count);
+            TextOptions.RequireDocuments(corpus.Name, part, split => corpus[split].Count);
             var rows = new List<NGramRow>();
             await terminal.TrackAsync("n-grams", tracker =>
             {
@@ -282,7 +283,7 @@ internal static class DataCommand
 
     private static ExampleCommand Build()
     {
-        var name = new Argument<string>("NAME") { Description = "The dataset to build." }.AcceptOnlyFromAmong(DefaultData);
+        var name = new Argument<string>("NAME") { Description = "The dataset to build." }.OneOf(DefaultData);
         var source = new Argument<string>("PACKAGE_FOLDER") { Description = "The unpacked package it is made from." };
         var output = new Argument<string>("OUT") { Description = "The dataset's folder." };
         var command = new ExampleCommand(
@@ -306,11 +307,11 @@ internal static class DataCommand
         var source = SourceArgument();
         var output = new Option<string>("--out", "-o") { Description = "The token folder.", HelpName = "FOLDER", Required = true };
         var (name, end, field) = (TextOptions.TokenizerOption("Default: bytes."), TextOptions.EndOfDocumentOption(), TextOptions.TextFieldOption());
-        var workers = Compute.Positive(new Option<int?>("--workers")
+        var workers = NumberOption.Whole(new Option<int?>("--workers")
         {
             Description = "Documents encoded side by side. Default: one a core.",
             HelpName = "N",
-        });
+        }, 1);
         var splits = new Option<string?>("--splits")
         {
             Description = "The shares of documents for training, validation and test. Default: a dataset's own, or 0.99,0.005,0.005.",
@@ -323,8 +324,8 @@ internal static class DataCommand
                 result.AddError($"--splits is '{text}'; expected three shares that sum to 1, such as 0.9,0.05,0.05.");
             }
         });
-        var seed = new Option<long?>("--seed") { Description = "The seed of the split. Default: a dataset's own, or 0.", HelpName = "N" };
-        var shard = Compute.Positive(new Option<int?>("--shard-mib") { Description = "MiB of text a shard, which is what a kill can cost. Default: 256.", HelpName = "N" });
+        var seed = NumberOption.Whole(new Option<long?>("--seed") { Description = "The seed of the split. Default: a dataset's own, or 0.", HelpName = "N" });
+        var shard = NumberOption.Whole(new Option<int?>("--shard-mib") { Description = "MiB of text a shard, which is what a kill can cost. Default: 256.", HelpName = "N" }, 1);
         var json = JsonOption();
         var command = new ExampleCommand(
             "tokenize",
@@ -403,38 +404,38 @@ internal static class DataCommand
             HelpName = "FILE",
             DefaultValueFactory = _ => "tokenizer.json",
         };
-        var size = Compute.Positive(new Option<int?>("--vocab")
+        var size = NumberOption.Whole(new Option<int?>("--vocab")
         {
             Description = "The token ids, the bytes and special tokens included. Default: 16384.",
             HelpName = "N",
-        });
+        }, 1);
         var pattern = new Option<string>("--pattern")
         {
             Description = "How text is cut into the pieces that tokens never cross: as GPT-2 or GPT-4.",
             DefaultValueFactory = _ => "gpt2",
         }
-            .AcceptOnlyFromAmong("gpt2", "gpt4");
-        var frequency = Compute.Positive(new Option<int?>("--min-frequency")
+            .OneOf("gpt2", "gpt4");
+        var frequency = NumberOption.Whole(new Option<int?>("--min-frequency")
         {
             Description = "A pair that occurs fewer times is not merged. Default: 2.",
             HelpName = "N",
-        });
+        }, 1);
         var special = new Option<string[]>("--special")
         {
             Description = "The special tokens; the first opens documents. Default: <|endoftext|>.",
             HelpName = "TOKEN",
             AllowMultipleArgumentsPerToken = true,
         };
-        var sample = Compute.Positive(new Option<int?>("--sample-mib")
+        var sample = NumberOption.Whole(new Option<int?>("--sample-mib")
         {
             Description = "MiB of text to learn from, of the beginning of each file. Default: all.",
             HelpName = "N",
-        });
-        var workers = Compute.Positive(new Option<int?>("--workers")
+        }, 1);
+        var workers = NumberOption.Whole(new Option<int?>("--workers")
         {
             Description = "Chunks of text cut into pieces side by side. Default: one a core.",
             HelpName = "N",
-        });
+        }, 1);
         var (field, json) = (TextOptions.TextFieldOption(), JsonOption());
         var command = new ExampleCommand(
             "train-tokenizer",
@@ -531,11 +532,11 @@ internal static class DataCommand
             Description = "Take the .deb files in this folder and download nothing.",
             HelpName = "FOLDER",
         };
-        var workers = Compute.Positive(new Option<int?>("--workers")
+        var workers = NumberOption.Whole(new Option<int?>("--workers")
         {
             Description = "Files made into text side by side. Default: one a core.",
             HelpName = "N",
-        });
+        }, 1);
         var json = JsonOption();
         var command = new ExampleCommand(
             "debian-docs",

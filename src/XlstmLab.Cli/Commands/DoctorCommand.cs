@@ -119,7 +119,8 @@ internal static class DoctorCommand
             var ratio = torch.BFloat16Gflops / torch.Float32Gflops;
             yield return ratio > 1.2
                 ? string.Create(CultureInfo.InvariantCulture, $"Matrix products are {ratio:0.0} times as fast in bfloat16: --compute bf16 may pay for wide models, not for small ones; 'xlstm bench train --compute bf16' tells.")
-                : string.Create(CultureInfo.InvariantCulture, $"Stay with --compute float32: bfloat16 products reach {ratio:0.0} times its rate.");
+                : ratio >= 1 ? string.Create(CultureInfo.InvariantCulture, $"Stay with --compute float32: products in bfloat16 are hardly faster ({ratio:0.0} times).")
+                : string.Create(CultureInfo.InvariantCulture, $"Stay with --compute float32: products in bfloat16 take {1 / ratio:0.0} times as long.");
         }
 
         if (RuntimeInformation.ProcessArchitecture == Architecture.X64 && !report.Processor.Simd.Contains("AVX2"))

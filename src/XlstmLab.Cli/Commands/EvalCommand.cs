@@ -23,17 +23,17 @@ internal static class EvalCommand
         {
             Description = "What the model has read when it predicts: windows from the empty state (fresh), all of the document (carried), overlapping windows (sliding).",
             DefaultValueFactory = _ => "carried",
-        }.AcceptOnlyFromAmong("fresh", "carried", "sliding");
-        var context = Compute.Positive(new Option<int?>("--context") { Description = "Tokens of a window, or read at a time. Default: 512.", HelpName = "N" });
-        var stride = Compute.Positive(new Option<int?>("--stride") { Description = "Tokens from one sliding window to the next. Default: half a window.", HelpName = "N" });
-        var batch = Compute.Positive(new Option<int?>("--batch-size") { Description = "Windows or documents read side by side. Default: 8.", HelpName = "N" });
+        }.OneOf("fresh", "carried", "sliding");
+        var context = NumberOption.Whole(new Option<int?>("--context") { Description = "Tokens of a window, or read at a time. Default: 512.", HelpName = "N" }, 1);
+        var stride = NumberOption.Whole(new Option<int?>("--stride") { Description = "Tokens from one sliding window to the next. Default: half a window.", HelpName = "N" }, 1);
+        var batch = NumberOption.Whole(new Option<int?>("--batch-size") { Description = "Windows or documents read side by side. Default: 8.", HelpName = "N" }, 1);
         var buckets = new Option<bool>("--buckets") { Description = "Also show the loss by position, in powers of two." };
-        var extrapolate = Compute.Positive(new Option<int?>("--extrapolate") { Description = "Instead, the loss by position up to N tokens, within and beyond the training length, of the documents that are so long.", HelpName = "N" });
-        var trained = Compute.Positive(new Option<int?>("--trained-length") { Description = "With --extrapolate: the tokens of a training context. Default: the run's.", HelpName = "N" });
-        var documents = Compute.Positive(new Option<int?>("--documents") { Description = "Only the first documents of the part.", HelpName = "N" });
+        var extrapolate = NumberOption.Whole(new Option<int?>("--extrapolate") { Description = "Instead, the loss by position up to N tokens, within and beyond the training length, of the documents that are so long.", HelpName = "N" }, 1);
+        var trained = NumberOption.Whole(new Option<int?>("--trained-length") { Description = "With --extrapolate: the tokens of a training context. Default: the run's.", HelpName = "N" }, 1);
+        var documents = NumberOption.Whole(new Option<int?>("--documents") { Description = "Only the first documents of the part.", HelpName = "N" }, 1);
         var tokenizer = TextOptions.TokenizerOption("Default: the model's.");
         var end = TextOptions.EndOfDocumentOption();
-        var compute = new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.AcceptOnlyFromAmong("bf16", "float32");
+        var compute = new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.OneOf("bf16", "float32");
         var (threads, device) = (Compute.ThreadsOption(), Compute.DeviceOption());
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
@@ -76,6 +76,15 @@ internal static class EvalCommand
             var corpus = tokenData is null
                 ? Corpus.Open(source, new CorpusOptions { TextField = parsed.GetValue(field) ?? loaded.Text?.TextField ?? "text" }, cancellationToken)
                 : null;
+            if (corpus is not null)
+            {
+                TextOptions.RequireDocuments(corpus.Name, part, s => corpus[s].Count);
+            }
+            else
+            {
+                tokenData!.RequireDocuments(part);
+            }
+
             if (parsed.GetValue(extrapolate) is { } longest)
             {
                 var far = new ExtrapolationOptions

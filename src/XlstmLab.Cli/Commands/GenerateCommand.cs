@@ -15,14 +15,14 @@ internal static class GenerateCommand
     private static readonly Argument<string> Folder = new("MODEL") { Description = "A run's folder, one of its checkpoints, or a Hugging Face folder." };
     private static readonly Option<string?> Prompt = new("--prompt") { Description = "The text to go on from. Default: the start of a document.", HelpName = "TEXT" };
     private static readonly Option<string?> PromptFile = new("--prompt-file") { Description = "The same from a file; - is stdin.", HelpName = "FILE" };
-    private static readonly Option<int> MaxTokens = new("--max-tokens") { Description = "The most tokens to generate.", DefaultValueFactory = _ => 256, HelpName = "N" };
-    private static readonly Option<double> Temperature = new("--temperature") { Description = "What logits are divided by; 0 is greedy.", DefaultValueFactory = _ => 0.8, HelpName = "T" };
+    private static readonly Option<int> MaxTokens = NumberOption.Whole(new Option<int>("--max-tokens") { Description = "The most tokens to generate.", DefaultValueFactory = _ => 256, HelpName = "N" }, 0);
+    private static readonly Option<double> Temperature = NumberOption.Real(new Option<double>("--temperature") { Description = "What logits are divided by; 0 is greedy.", DefaultValueFactory = _ => 0.8, HelpName = "T" }, NumberRange.NotNegative);
     private static readonly Option<bool> Greedy = new("--greedy") { Description = "Always take the likeliest token." };
-    private static readonly Option<int?> TopK = new("--top-k") { Description = "Keep the K likeliest tokens.", HelpName = "K" };
-    private static readonly Option<double?> TopP = new("--top-p") { Description = "Keep the likeliest tokens that make up this probability.", HelpName = "P" };
-    private static readonly Option<double?> MinP = new("--min-p") { Description = "Keep tokens of at least this share of the likeliest one's probability.", HelpName = "P" };
-    private static readonly Option<double> Penalty = new("--repetition-penalty") { Description = "Above 1, makes tokens that occurred less likely.", DefaultValueFactory = _ => 1, HelpName = "R" };
-    private static readonly Option<long> Seed = new("--seed") { Description = "The seed of the draws.", DefaultValueFactory = _ => 0, HelpName = "N" };
+    private static readonly Option<int?> TopK = NumberOption.Whole(new Option<int?>("--top-k") { Description = "Keep the K likeliest tokens.", HelpName = "K" }, 1);
+    private static readonly Option<double?> TopP = NumberOption.Real(new Option<double?>("--top-p") { Description = "Keep the likeliest tokens that make up this probability.", HelpName = "P" }, NumberRange.PositiveShare);
+    private static readonly Option<double?> MinP = NumberOption.Real(new Option<double?>("--min-p") { Description = "Keep tokens of at least this share of the likeliest one's probability.", HelpName = "P" }, NumberRange.Share);
+    private static readonly Option<double> Penalty = NumberOption.Real(new Option<double>("--repetition-penalty") { Description = "Above 1, makes tokens that occurred less likely.", DefaultValueFactory = _ => 1, HelpName = "R" }, NumberRange.Positive);
+    private static readonly Option<long> Seed = NumberOption.Whole(new Option<long>("--seed") { Description = "The seed of the draws.", DefaultValueFactory = _ => 0, HelpName = "N" });
     private static readonly Option<string[]> Stop = new("--stop") { Description = "End where the text holds this; may be given several times.", HelpName = "TEXT" };
     private static readonly Option<bool> IgnoreEnd = new("--ignore-end") { Description = "Go on past the end of a document." };
     private static readonly Option<string?> StateIn = new("--state-in") { Description = "Go on from a saved state instead of an empty one.", HelpName = "FILE" };
@@ -30,7 +30,7 @@ internal static class GenerateCommand
     private static readonly Option<string?> Tokenizer = TextOptions.TokenizerOption("Default: the model's.");
     private static readonly Option<string?> EndOfDocument = TextOptions.EndOfDocumentOption();
     private static readonly Option<string?> ComputeType =
-        new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.AcceptOnlyFromAmong("bf16", "float32");
+        new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.OneOf("bf16", "float32");
 
     private static readonly Option<int?> Threads = Compute.ThreadsOption();
     private static readonly Option<string> Device = Compute.DeviceOption();

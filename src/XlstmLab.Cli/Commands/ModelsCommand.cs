@@ -12,7 +12,7 @@ internal static class ModelsCommand
     public static Command Create()
     {
         var pattern = new Argument<string?>("pattern") { Description = "Only names that contain this.", DefaultValueFactory = _ => null };
-        var length = new Option<int>("--length") { Description = "Tokens of the sequence that operations and state are counted for.", DefaultValueFactory = _ => 2048 };
+        var length = NumberOption.Whole(new Option<int>("--length") { Description = "Tokens of the sequence that operations and state are counted for.", DefaultValueFactory = _ => 2048 }, 1);
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "models",
@@ -26,11 +26,6 @@ internal static class ModelsCommand
         {
             var terminal = new Terminal(parsed);
             var tokens = parsed.GetValue(length);
-            if (tokens < 1)
-            {
-                throw new UsageException($"--length is {tokens}; expected at least 1.");
-            }
-
             var rows = Presets.All
                 .Where(p => p.Key.Contains(parsed.GetValue(pattern) ?? "", StringComparison.OrdinalIgnoreCase))
                 .Select(p => new
@@ -47,7 +42,7 @@ internal static class ModelsCommand
                 .ToArray();
             if (rows.Length == 0)
             {
-                throw new UsageException($"No model's name contains '{parsed.GetValue(pattern)}'.");
+                throw new UsageException($"No model's name contains '{parsed.GetValue(pattern)}'.{NearestName.Hint(parsed.GetValue(pattern)!, Presets.All.Keys)}");
             }
 
             if (parsed.GetValue(json))

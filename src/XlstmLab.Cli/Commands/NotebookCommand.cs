@@ -1,5 +1,4 @@
 using System.CommandLine;
-using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Notebooks;
 
@@ -39,7 +38,7 @@ internal static class NotebookCommand
             }
         });
         var html = new Option<string?>("--html") { Description = "Also write a page that opens offline.", HelpName = "PAGE" };
-        var timeout = Compute.Positive(new Option<double?>("--timeout") { Description = "Give up after so many seconds.", HelpName = "SECONDS" });
+        var timeout = NumberOption.Real(new Option<double?>("--timeout") { Description = "Give up after so many seconds.", HelpName = "SECONDS" }, NumberRange.Seconds);
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "run",

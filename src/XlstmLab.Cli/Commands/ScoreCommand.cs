@@ -22,24 +22,24 @@ internal static class ScoreCommand
             Required = true,
         };
         var examples = new Option<string[]>("--examples") { Description = "Where a task's examples are chosen from. Default: its questions, but for the one asked.", HelpName = "NAME=PATH" };
-        var shots = new Option<int>("--shots") { Description = "Examples before each question.", HelpName = "N", DefaultValueFactory = _ => 0 };
-        var selection = new Option<string?>("--selection") { Description = "How examples are chosen. Default: first for mmlu, otherwise random." }.AcceptOnlyFromAmong("random", "first");
-        var seed = new Option<long>("--seed") { Description = "Chooses random examples.", HelpName = "N", DefaultValueFactory = _ => 1234 };
+        var shots = NumberOption.Whole(new Option<int>("--shots") { Description = "Examples before each question.", HelpName = "N", DefaultValueFactory = _ => 0 }, 0);
+        var selection = new Option<string?>("--selection") { Description = "How examples are chosen. Default: first for mmlu, otherwise random." }.OneOf("random", "first");
+        var seed = NumberOption.Whole(new Option<long>("--seed") { Description = "Chooses random examples.", HelpName = "N", DefaultValueFactory = _ => 1234 });
         var mutual = new Option<bool>("--mutual-information") { Description = "Also score answers without their questions, for acc_mutual_info." };
-        var batch = Compute.Positive(new Option<int?>("--batch-tokens") { Description = "Tokens read at once. Default: 4096.", HelpName = "N" });
-        var rows = Compute.Positive(new Option<int?>("--batch-rows") { Description = "Rows read at once, each with its own state. Default: 64.", HelpName = "N" });
-        var most = Compute.Positive(new Option<int?>("--max-tokens") { Description = "Tokens of a request; prompts are cut from the left. Default: no limit.", HelpName = "N" });
+        var batch = NumberOption.Whole(new Option<int?>("--batch-tokens") { Description = "Tokens read at once. Default: 4096.", HelpName = "N" }, 1);
+        var rows = NumberOption.Whole(new Option<int?>("--batch-rows") { Description = "Rows read at once, each with its own state. Default: 64.", HelpName = "N" }, 1);
+        var most = NumberOption.Whole(new Option<int?>("--max-tokens") { Description = "Tokens of a request; prompts are cut from the left. Default: no limit.", HelpName = "N" }, 1);
         var prefix = new Option<string>("--prefix")
         {
             Description = "Whether every prompt begins with the end of document (always), or an empty one only (empty-context).",
             DefaultValueFactory = _ => "always",
-        }.AcceptOnlyFromAmong("always", "empty-context");
-        var limit = Compute.Positive(new Option<int?>("--limit") { Description = "Only the first questions of each task.", HelpName = "N" });
+        }.OneOf("always", "empty-context");
+        var limit = NumberOption.Whole(new Option<int?>("--limit") { Description = "Only the first questions of each task.", HelpName = "N" }, 1);
         var output = new Option<string?>("--out") { Description = "Write TASK.json and TASK.samples.jsonl there.", HelpName = "FOLDER" };
         var samples = new Option<bool>("--samples") { Description = "Also show every answer with its log-likelihood." };
         var tokenizer = TextOptions.TokenizerOption("Default: the model's.");
         var end = TextOptions.EndOfDocumentOption();
-        var compute = new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.AcceptOnlyFromAmong("bf16", "float32");
+        var compute = new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.OneOf("bf16", "float32");
         var (threads, device) = (Compute.ThreadsOption(), Compute.DeviceOption());
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
@@ -137,7 +137,8 @@ internal static class ScoreCommand
         return task is not null && equals < text.Length - 1
             ? (task, text[(equals + 1)..])
             : throw new UsageException(
-                $"Expected {option} NAME=PATH with a NAME of {string.Join(", ", LikelihoodTask.All.Select(t => t.Name))}, got '{text}'.");
+                $"Expected {option} NAME=PATH with a NAME of {string.Join(", ", LikelihoodTask.All.Select(t => t.Name))}, got '{text}'."
+                + (equals < 0 || task is not null ? "" : NearestName.Hint(text[..equals], LikelihoodTask.All.Select(t => t.Name))));
     }
 
     private static void Write(Terminal terminal, string checkpoint, List<TaskScore> scores, double seconds, bool samples, bool json)

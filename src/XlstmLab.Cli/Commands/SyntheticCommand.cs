@@ -38,13 +38,13 @@ internal static class SyntheticCommand
     private static readonly Option<int?> Steps = Number("--steps", "Updates of a run. Default: the recipe's.");
     private static readonly Option<int?> BatchSize = Number("--batch-size", "Rows an update. Default: the recipe's.");
     private static readonly Option<int?> MicroBatchSize = Number("--micro-batch-size", "Rows that go through the model at once; less memory. Default: all.");
-    private static readonly Option<double?> LearningRate = new("--lr") { Description = "The peak learning rate. Default: the recipe's.", HelpName = "RATE" };
-    private static readonly Option<double?> EndFactor = new("--end-factor") { Description = "The share of the peak rate that the cosine leads to. Default: the recipe's.", HelpName = "SHARE" };
-    private static readonly Option<int?> Warmup = new("--warmup") { Description = "Updates over which the rate grows. Default: the recipe's share of the steps.", HelpName = "N" };
-    private static readonly Option<double?> WeightDecay = new("--weight-decay") { Description = "AdamW's weight decay. Default: the recipe's.", HelpName = "RATE" };
-    private static readonly Option<double?> Clip = new("--clip") { Description = "The norm that gradients are clipped to; 0 for no clipping. Default: no clipping.", HelpName = "NORM" };
-    private static readonly Option<double?> Dropout = new("--dropout") { Description = "The share of what layers write that is dropped in training; of an xLSTM. Default: the model's.", HelpName = "SHARE" };
-    private static readonly Option<int?> Samples = new("--samples") { Description = "Rows of an epoch; 0 to draw rows without end. Default: the recipe's.", HelpName = "N" };
+    private static readonly Option<double?> LearningRate = NumberOption.Real(new Option<double?>("--lr") { Description = "The peak learning rate. Default: the recipe's.", HelpName = "RATE" }, NumberRange.Positive);
+    private static readonly Option<double?> EndFactor = NumberOption.Real(new Option<double?>("--end-factor") { Description = "The share of the peak rate that the cosine leads to. Default: the recipe's.", HelpName = "SHARE" }, NumberRange.PositiveShare);
+    private static readonly Option<int?> Warmup = NumberOption.Whole(new Option<int?>("--warmup") { Description = "Updates over which the rate grows. Default: the recipe's share of the steps.", HelpName = "N" }, 0);
+    private static readonly Option<double?> WeightDecay = NumberOption.Real(new Option<double?>("--weight-decay") { Description = "AdamW's weight decay. Default: the recipe's.", HelpName = "RATE" }, NumberRange.NotNegative);
+    private static readonly Option<double?> Clip = NumberOption.Real(new Option<double?>("--clip") { Description = "The norm that gradients are clipped to; 0 for no clipping. Default: no clipping.", HelpName = "NORM" }, NumberRange.NotNegative);
+    private static readonly Option<double?> Dropout = NumberOption.Real(new Option<double?>("--dropout") { Description = "The share of what layers write that is dropped in training; of an xLSTM. Default: the model's.", HelpName = "SHARE" }, NumberRange.BelowOne);
+    private static readonly Option<int?> Samples = NumberOption.Whole(new Option<int?>("--samples") { Description = "Rows of an epoch; 0 to draw rows without end. Default: the recipe's.", HelpName = "N" }, 0);
     private static readonly Option<string> Seeds = new("--seeds") { Description = "A run for each.", HelpName = "LIST", DefaultValueFactory = _ => "1" };
     private static readonly Option<string?> TrainLengths = new("--train-lengths") { Description = "The lengths of training rows, such as 3-40. Default: the task's.", HelpName = "RANGE" };
     private static readonly Option<string?> ValidationLengths = new("--validation-lengths") { Description = "The lengths whose accuracy is watched, such as 40-256. Default: the task's.", HelpName = "RANGE" };
@@ -53,9 +53,9 @@ internal static class SyntheticCommand
     private static readonly Option<int?> ValidationRows = Number("--validation-rows", "Rows of a validation. Default: the recipe's.");
     private static readonly Option<int?> ValidateEvery = Number("--validate-every", "Updates between validations. Default: the recipe's.");
     private static readonly Option<int?> CheckpointEvery = Number("--checkpoint-every", "Updates between checkpoints. Default: the recipe's.");
-    private static readonly Option<double?> Until = new("--until") { Description = "Stop a run when its accuracy at the validation lengths reaches this, such as 0.99.", HelpName = "ACCURACY" };
+    private static readonly Option<double?> Until = NumberOption.Real(new Option<double?>("--until") { Description = "Stop a run when its accuracy at the validation lengths reaches this, such as 0.99.", HelpName = "ACCURACY" }, NumberRange.PositiveShare);
     private static readonly Option<string?> ComputeType =
-        new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: float32." }.AcceptOnlyFromAmong("bf16", "float32");
+        new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: float32." }.OneOf("bf16", "float32");
 
     private static readonly Option<int?> Threads = Compute.ThreadsOption();
     private static readonly Option<string> Device = Compute.DeviceOption();
@@ -222,7 +222,7 @@ internal static class SyntheticCommand
         terminal.WriteTable(
             [">length", .. runs.Select(r => Text($">seed {r.Seed}"))],
             experiment.TestLengths.Select((length, at) => (string[])[Text($"{length}"), .. runs.Select(r => Text($"{r.Scores[at].MeanSquaredError:F5}"))]));
-        terminal.Note($"Mean squared errors; guessing has {NearestNeighborSearch.ChanceError:F4}. All of it is in {folder}.");
+        terminal.Note(Text($"Mean squared errors; guessing has {NearestNeighborSearch.ChanceError:F4}. All of it is in {folder}."));
     }
 
     private static SyntheticExperiment Experiment(ParseResult parsed, string name)
@@ -356,7 +356,7 @@ internal static class SyntheticCommand
     }
 
     private static Option<int?> Number(string name, string description) =>
-        Compute.Positive(new Option<int?>(name) { Description = description, HelpName = "N" });
+        NumberOption.Whole(new Option<int?>(name) { Description = description, HelpName = "N" }, 1);
 
     private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
 

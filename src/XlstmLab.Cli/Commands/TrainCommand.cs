@@ -31,23 +31,23 @@ internal static class TrainCommand
     private static readonly Option<int?> BatchSize = Number("--batch-size", "Sequences an update. Default: 8.");
     private static readonly Option<int?> MicroBatchSize = Number("--micro-batch-size", "Sequences that go through the model at once; less memory. Default: all.");
     private static readonly Option<int?> Context = Number("--context", "Tokens a sequence. Default: 256.");
-    private static readonly Option<double?> LearningRate = new("--lr") { Description = "The peak learning rate. Default: 0.003.", HelpName = "RATE" };
+    private static readonly Option<double?> LearningRate = NumberOption.Real(new Option<double?>("--lr") { Description = "The peak learning rate. Default: 0.003.", HelpName = "RATE" }, NumberRange.Positive);
     private static readonly Option<string?> Schedule =
-        new Option<string?>("--schedule") { Description = "The course of the learning rate after the warm-up. Default: cosine." }.AcceptOnlyFromAmong("constant", "cosine", "exponential", "wsd");
+        new Option<string?>("--schedule") { Description = "The course of the learning rate after the warm-up. Default: cosine." }.OneOf("constant", "cosine", "exponential", "wsd");
 
-    private static readonly Option<double?> EndFactor = new("--end-factor") { Description = "The share of the peak rate that the schedule leads to. Default: 0.1.", HelpName = "SHARE" };
+    private static readonly Option<double?> EndFactor = NumberOption.Real(new Option<double?>("--end-factor") { Description = "The share of the peak rate that the schedule leads to. Default: 0.1.", HelpName = "SHARE" }, NumberRange.PositiveShare);
     private static readonly Option<int?> DecaySteps = Number("--decay-steps", "Updates the decay takes. Default: all between warm-up and cool-down.");
-    private static readonly Option<int?> Warmup = new("--warmup") { Description = "Updates over which the rate grows. Default: a twentieth of the steps.", HelpName = "N" };
-    private static readonly Option<int?> Cooldown = new("--cooldown") { Description = "Last updates over which the rate falls to zero. Default: 0.", HelpName = "N" };
-    private static readonly Option<double?> WeightDecay = new("--weight-decay") { Description = "AdamW's weight decay. Default: 0.1.", HelpName = "RATE" };
-    private static readonly Option<double?> Clip = new("--clip") { Description = "The norm that gradients are clipped to; 0 for no clipping. Default: 0.5.", HelpName = "NORM" };
-    private static readonly Option<double?> Ema = new("--ema") { Description = "Also keep a running average of the weights, with this decay an update.", HelpName = "DECAY" };
+    private static readonly Option<int?> Warmup = NumberOption.Whole(new Option<int?>("--warmup") { Description = "Updates over which the rate grows. Default: a twentieth of the steps.", HelpName = "N" }, 0);
+    private static readonly Option<int?> Cooldown = NumberOption.Whole(new Option<int?>("--cooldown") { Description = "Last updates over which the rate falls to zero. Default: 0.", HelpName = "N" }, 0);
+    private static readonly Option<double?> WeightDecay = NumberOption.Real(new Option<double?>("--weight-decay") { Description = "AdamW's weight decay. Default: 0.1.", HelpName = "RATE" }, NumberRange.NotNegative);
+    private static readonly Option<double?> Clip = NumberOption.Real(new Option<double?>("--clip") { Description = "The norm that gradients are clipped to; 0 for no clipping. Default: 0.5.", HelpName = "NORM" }, NumberRange.NotNegative);
+    private static readonly Option<double?> Ema = NumberOption.Real(new Option<double?>("--ema") { Description = "Also keep a running average of the weights, with this decay an update.", HelpName = "DECAY" }, NumberRange.BelowOne);
     private static readonly Option<string?> ComputeType =
-        new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: float32." }.AcceptOnlyFromAmong("bf16", "float32");
+        new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: float32." }.OneOf("bf16", "float32");
 
-    private static readonly Option<int?> Seed = new("--seed") { Description = "The seed of weights and data order. Default: 1.", HelpName = "N" };
+    private static readonly Option<int?> Seed = NumberOption.Whole(new Option<int?>("--seed") { Description = "The seed of weights and data order. Default: 1.", HelpName = "N" });
     private static readonly Option<int?> ValidateEvery = Number("--validate-every", "Updates between validations. Default: 250.");
-    private static readonly Option<long?> ValidationTokens = new("--validation-tokens") { Description = "Tokens a validation takes, 0 for all. Default: 65536.", HelpName = "N" };
+    private static readonly Option<long?> ValidationTokens = NumberOption.Whole(new Option<long?>("--validation-tokens") { Description = "Tokens a validation takes, 0 for all. Default: 65536.", HelpName = "N" }, 0);
     private static readonly Option<int?> CheckpointEvery = Number("--checkpoint-every", "Updates between checkpoints. Default: 500.");
     private static readonly Option<int?> Threads = Compute.ThreadsOption();
     private static readonly Option<string> Device = Compute.DeviceOption();
@@ -112,8 +112,9 @@ internal static class TrainCommand
         var config = Training(parsed, resume ? RunFolder.ReadTrainingConfig(folder) : null);
         config.Validate();
         var architecture = resume ? RunFolder.ReadModelConfig(folder) : Architecture(parsed, tokenizer);
-        var (training, validation) = tokens is not null
-            ? (tokens.Training(config.ContextLength, config.Seed), tokens.Validation(config.ContextLength, config.BatchSize, config.ValidationTokens))
+        TrainingMemory.Require(architecture, config, device);
+        var (training, validation, documents) = tokens is not null
+            ? (tokens.Training(config.ContextLength, config.Seed), tokens.Validation(config.ContextLength, config.BatchSize, config.ValidationTokens), (Func<Split, long>)tokens.Count)
             : await TokenizeAsync(terminal, text, tokenizer, config, cancellationToken);
         if (validation.Length == 0)
         {
@@ -138,25 +139,31 @@ internal static class TrainCommand
             result = trainer.Run(cancellationToken);
             return Task.CompletedTask;
         });
-        Write(terminal, folder, parsed.GetValue(Out)!, result!, parsed.GetValue(Json));
+        var evaluation = (tokens is { IsMixture: true } ? $" --data {Terminal.Quoted(tokens.First.Path)}" : "") + $" --split {TextOptions.Word(Measurable(documents))}";
+        Write(terminal, folder, Terminal.Quoted(parsed.GetValue(Out)!), result!, evaluation, parsed.GetValue(Json));
         return result!.Status == TrainingStatus.Stopped ? ExitCode.Interrupted : ExitCode.Success;
     }
 
-    private static async Task<(BatchSource Training, TokenBatch[] Validation)> TokenizeAsync(
+    /// <summary>The part that a result is reported on: the test part or, where it is empty, one that is not.</summary>
+    private static Split Measurable(Func<Split, long> documents) =>
+        new[] { Split.Test, Split.Validation }.FirstOrDefault(part => documents(part) > 0, Split.Train);
+
+    private static async Task<(BatchSource Training, TokenBatch[] Validation, Func<Split, long> Documents)> TokenizeAsync(
         Terminal terminal, RunText text, ITokenizer tokenizer, TrainingConfig config, CancellationToken cancellationToken)
     {
         var corpus = Corpus.Open(text.Data, new CorpusOptions { TextField = text.TextField }, cancellationToken);
         int[][] training = [], validation = [];
         await terminal.TrackAsync("Tokenizing", tracker =>
         {
-            var progress = new ImmediateProgress<TokenizingProgress>(p => tracker.Report(p.Documents / (double)p.TotalDocuments, $"{p.Tokens:N0} tokens"));
+            var progress = new ImmediateProgress<TokenizingProgress>(p => tracker.Report(p.Documents / (double)p.TotalDocuments, FormattableString.Invariant($"{p.Tokens:N0} tokens")));
             training = tokenizer.EncodeDocuments(corpus[Split.Train], progress, cancellationToken);
             validation = tokenizer.EncodeDocuments(corpus[Split.Validation], null, cancellationToken);
             return Task.CompletedTask;
         });
         return (
             new PackedTokens(training, tokenizer.EndOfDocument, config.ContextLength, config.Seed),
-            [.. new PackedTokens(validation, tokenizer.EndOfDocument, config.ContextLength).Sequential(config.BatchSize)]);
+            [.. new PackedTokens(validation, tokenizer.EndOfDocument, config.ContextLength).Sequential(config.BatchSize)],
+            part => corpus[part].Count);
     }
 
     private static string Name(BatchSource training, RunText text) =>
@@ -250,10 +257,10 @@ internal static class TrainCommand
         var name = parsed.GetValue(Preset) ?? "bytes-1m";
         return Presets.All.TryGetValue(name, out var preset)
             ? preset with { VocabularySize = tokenizer.VocabularySize }
-            : throw new UsageException($"There is no preset '{name}'; 'xlstm models' lists them all.");
+            : throw new UsageException($"There is no preset '{name}'.{NearestName.Hint(name, Presets.All.Keys)} 'xlstm models' lists them all.");
     }
 
-    private static void Write(Terminal terminal, string folder, string shown, TrainingResult result, bool json)
+    private static void Write(Terminal terminal, string folder, string shown, TrainingResult result, string evaluation, bool json)
     {
         if (json)
         {
@@ -274,7 +281,7 @@ internal static class TrainCommand
 
         terminal.Note(result.Status == TrainingStatus.Stopped
             ? $"Stopped with a checkpoint. To go on: xlstm train --out {shown} --resume"
-            : $"Next: xlstm eval {shown} --split test   or   xlstm generate {shown} --prompt \"Fellow citizens\"");
+            : $"Next: xlstm eval {shown}{evaluation}   or   xlstm generate {shown} --prompt \"Fellow citizens\"");
     }
 
     private static string Validation(TrainingMetrics metrics) => string.Create(
@@ -283,7 +290,7 @@ internal static class TrainCommand
         + (metrics.ValidationBitsPerByte is { } bits ? string.Create(CultureInfo.InvariantCulture, $", {bits:F4} bits per byte") : "");
 
     private static Option<int?> Number(string name, string description) =>
-        Compute.Positive(new Option<int?>(name) { Description = description, HelpName = "N" });
+        NumberOption.Whole(new Option<int?>(name) { Description = description, HelpName = "N" }, 1);
 
     /// <summary>Shows a run's metrics and warnings.</summary>
     private sealed class Watcher(ProgressTracker tracker, TrainingConfig config, Action begun) : ILogger

@@ -9,11 +9,11 @@ namespace XlstmLab.Cli.Machine;
 internal static class Compute
 {
     /// <summary>The option for libtorch's threads.</summary>
-    public static Option<int?> ThreadsOption() => Positive(new Option<int?>("--threads")
+    public static Option<int?> ThreadsOption() => NumberOption.Whole(new Option<int?>("--threads")
     {
         Description = "Threads of one operation. Default: OMP_NUM_THREADS, else the physical cores.",
         HelpName = "N",
-    });
+    }, 1);
 
     /// <summary>The option for the device.</summary>
     public static Option<string> DeviceOption() => new("--device")
@@ -22,20 +22,6 @@ internal static class Compute
         HelpName = "DEVICE",
         DefaultValueFactory = _ => "cpu",
     };
-
-    /// <summary>Refuses numbers below one.</summary>
-    public static Option<T> Positive<T>(Option<T> option)
-    {
-        option.Validators.Add(result =>
-        {
-            // What is no number has its own message.
-            if (result.Tokens.Any(t => double.TryParse(t.Value, NumberStyles.Float, CultureInfo.InvariantCulture, out var number) && number < 1))
-            {
-                result.AddError($"{option.Name} must be at least 1.");
-            }
-        });
-        return option;
-    }
 
     /// <summary>Loads libtorch and sets its threads, once for the process.</summary>
     /// <exception cref="NativeTorchException">libtorch cannot be loaded.</exception>
@@ -67,7 +53,7 @@ internal static class Compute
         }
 
         var index = 0;
-        if (name != "cuda" && !(name.StartsWith("cuda:", StringComparison.Ordinal) && int.TryParse(name.AsSpan(5), out index) && index >= 0))
+        if (name != "cuda" && !(name.StartsWith("cuda:", StringComparison.Ordinal) && int.TryParse(name.AsSpan(5), NumberStyles.None, CultureInfo.InvariantCulture, out index)))
         {
             throw new UsageException($"There is no device '{name}'; expected cpu, cuda or cuda:1.");
         }

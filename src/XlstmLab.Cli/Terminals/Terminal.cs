@@ -18,7 +18,7 @@ internal sealed class Terminal
         DictionaryKeyPolicy = JsonNamingPolicy.SnakeCaseLower,
         NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals,
         Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) },
+        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower, allowIntegerValues: false) },
         WriteIndented = true,
     };
 
@@ -131,6 +131,9 @@ internal sealed class Terminal
             .Columns(new TaskDescriptionColumn { Alignment = Justify.Left }, new ProgressBarColumn(), new PercentageColumn())
             .StartAsync(context => work(new(title, this, context.AddTask(Markup.Escape(title)))));
     }
+
+    /// <summary>A path as a shell takes it in a command line that is recommended.</summary>
+    public static string Quoted(string path) => path.Any(char.IsWhiteSpace) ? $"\"{path}\"" : path;
 
     /// <summary>Seconds as 4.2 s, 3:05 or 2:04:10.</summary>
     public static string Duration(double seconds) =>

@@ -38,7 +38,7 @@ public sealed class MetricsTable
     {
         if (!_byName.TryGetValue(name, out var column))
         {
-            throw new ArgumentException($"There is no column '{name}'. Columns: {string.Join(", ", Columns.Select(c => c.Name))}.", nameof(name));
+            throw new ArgumentException($"There is no column '{name}'.{NearestName.Hint(name, Columns.Select(c => c.Name))} Columns: {string.Join(", ", Columns.Select(c => c.Name))}.", nameof(name));
         }
 
         return column.Type == typeof(string) || column.Type == typeof(DateTime)
@@ -168,7 +168,7 @@ public sealed class MetricsTable
 
             try
             {
-                using var line = JsonDocument.Parse(lines[at]);
+                using var line = JsonDocument.Parse(lines[at], new JsonDocumentOptions { AllowDuplicateProperties = false });
                 rows.AddRange(rowsOf(Flatten(line.RootElement, []), line.RootElement));
             }
             catch (Exception e) when (e is JsonException or InvalidOperationException)

@@ -107,7 +107,7 @@ public static class SLstmCell
 
         if (options?.RecurrentGradientClip is { } clip && !(clip > 0))
         {
-            throw new ArgumentException($"RecurrentGradientClip must be positive, or null for none, but is {clip}.", nameof(options));
+            throw new ArgumentException(FormattableString.Invariant($"RecurrentGradientClip must be positive, or null for none, but is {clip}."), nameof(options));
         }
 
         void CheckTensor(string name, string form, Tensor? tensor, long[] shape, string parameter)

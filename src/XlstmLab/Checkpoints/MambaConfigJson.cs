@@ -11,24 +11,31 @@ internal static class MambaConfigJson
     /// <summary>Reads the fields of a Mamba.</summary>
     public static MambaConfig ReadMamba(JsonObject given)
     {
-        Prepare(given);
+        var inner = Prepare(given);
+        ModelConfigJson.Leave(given, "use_mambapy", "use_associative_scan", "fused_add_norm", "pad_vocab_size_multiple");
+        ModelConfigJson.TakeAlias(given, "hidden_size", "d_model", mustAgree: true);
+        ModelConfigJson.TakeAlias(given, "num_hidden_layers", "n_layer", mustAgree: true);
+        ModelConfigJson.Require(given, "rms_norm", "true");
+        ModelConfigJson.Require(given, "ssm_cfg", "{}");
         var config = ModelConfigJson.Read<MambaConfig>(given);
-        RequireInnerDim(given, config.InnerDim);
+        RequireInnerDim(inner, config.InnerDim);
         return config;
     }
 
     /// <summary>Reads the fields of a Mamba2.</summary>
     public static Mamba2Config ReadMamba2(JsonObject given)
     {
-        Prepare(given);
-        if (given["norm_before_gate"]?.ToJsonString() == "true" || given["rms_norm"]?.ToJsonString() == "false")
-        {
-            throw new ConfigException("norm_before_gate is true or rms_norm is false, which is not supported; expected an RMSNorm behind the gate.");
-        }
+        var inner = Prepare(given);
 
+        // Files say that the norm stands before the gate, and transformers, which they are for, has it behind all the same. Nor does it
+        // have a rank and a scale of step sizes.
+        ModelConfigJson.Leave(given, "norm_before_gate", "time_step_rank", "time_step_scale");
+        ModelConfigJson.Require(given, "rms_norm", "true");
+        var limit = given["time_step_limit"]?.DeepClone();
+        given.Remove("time_step_limit");
         var config = ModelConfigJson.Read<Mamba2Config>(given);
-        RequireInnerDim(given, config.InnerDim);
-        if (given["time_step_limit"] is not { } limit)
+        RequireInnerDim(inner, config.InnerDim);
+        if (limit is null)
         {
             return config;
         }
@@ -76,27 +83,34 @@ internal static class MambaConfigJson
         return json;
     }
 
-    private static void Prepare(JsonObject given)
+    /// <summary>Takes out what both kinds have beside their records' fields, and hands back what it says of the inner width.</summary>
+    private static JsonObject Prepare(JsonObject given)
     {
-        ModelConfigJson.RequireActivation(given, "silu");
+        ModelConfigJson.Require(given, "hidden_act", "\"silu\"");
+        ModelConfigJson.Require(given, "time_step_init_scheme", "\"random\"");
+
+        // The sum of all blocks is in float32 here, whatever a file asks for.
+        ModelConfigJson.Leave(given, "residual_in_fp32");
         if (given["time_step_rank"]?.ToJsonString() == "\"auto\"")
         {
             given.Remove("time_step_rank");
         }
+
+        var inner = new JsonObject { ["intermediate_size"] = given["intermediate_size"]?.DeepClone(), ["d_inner"] = given["d_inner"]?.DeepClone() };
+        ModelConfigJson.Leave(given, "intermediate_size", "d_inner");
+        return inner;
     }
 
     private static void RequireInnerDim(JsonObject given, int inner)
     {
-        if (given["intermediate_size"] is { } stated && stated.ToJsonString() != inner.ToString(CultureInfo.InvariantCulture))
-        {
-            throw new ConfigException($"intermediate_size is {stated.ToJsonString()}; expected expand times hidden_size, {inner}.");
-        }
+        ModelConfigJson.RequireImplied(given, "intermediate_size", inner, "expand times hidden_size");
+        ModelConfigJson.RequireImplied(given, "d_inner", inner, "expand times hidden_size");
     }
 
     private static double? Number(JsonNode? node) => node switch
     {
         JsonValue value when value.TryGetValue<double>(out var number) => number,
-        JsonObject wrapped when wrapped["__float__"]?.ToJsonString() == "\"Infinity\"" => double.PositiveInfinity,
+        JsonObject { Count: 1 } wrapped when wrapped["__float__"]?.ToJsonString() == "\"Infinity\"" => double.PositiveInfinity,
         _ => null,
     };
 }

@@ -110,7 +110,7 @@ internal sealed record SafetensorsHeader(IReadOnlyList<SafetensorsEntry> Entries
         if (length > MaxBytes)
         {
             throw new ArgumentException(
-                $"The names and metadata take {length:N0} bytes; a safetensors header has at most {MaxBytes:N0}. Write fewer tensors to a file.");
+                FormattableString.Invariant($"The names and metadata take {length:N0} bytes; a safetensors header has at most {MaxBytes:N0}. Write fewer tensors to a file."));
         }
 
         var bytes = new byte[PrefixBytes + length];
@@ -137,13 +137,13 @@ internal sealed record SafetensorsHeader(IReadOnlyList<SafetensorsEntry> Entries
         if (length > MaxBytes)
         {
             throw new CheckpointException(
-                $"{file}: the header claims {length:N0} bytes; at most {MaxBytes:N0} are read. The file is damaged or no safetensors file.");
+                FormattableString.Invariant($"{file}: the header claims {length:N0} bytes; at most {MaxBytes:N0} are read. The file is damaged or no safetensors file."));
         }
 
         if ((long)length > fileBytes - PrefixBytes)
         {
             throw new CheckpointException(
-                $"{file}: the header claims {length:N0} bytes, but only {fileBytes - PrefixBytes:N0} follow. The file was cut off.");
+                FormattableString.Invariant($"{file}: the header claims {length:N0} bytes, but only {fileBytes - PrefixBytes:N0} follow. The file was cut off."));
         }
 
         return (int)length;

@@ -25,7 +25,28 @@ internal static class XlstmConfigJson
 
         // Published checkpoints have the class's default of 32 here beside their real num_blocks.
         ModelConfigJson.TakeAlias(given, "num_blocks", "num_hidden_layers", mustAgree: false);
-        return ModelConfigJson.Read<XlstmConfig>(given);
+        ModelConfigJson.TakeAlias(given, "igate_bias_init", "igate_bias_init_range", mustAgree: true);
+        ModelConfigJson.TakeAlias(given, "add_out_norm", "add_post_blocks_norm", mustAgree: true);
+        ModelConfigJson.TakeAlias(given, "qk_norm", "add_qk_norm", mustAgree: true);
+        foreach (var off in new[] { "add_embedding_dropout", "add_post_norm", "gate_linear_headwise" })
+        {
+            ModelConfigJson.Require(given, off, "false");
+        }
+
+        // Names of kernels and their types, which compute the same more or less exactly, and what a tokenizer or a cache does.
+        ModelConfigJson.Leave(
+            given, "autocast_kernel_dtype", "inference_state_dtype", "norm_reduction_force_float32", "chunkwise_kernel", "sequence_kernel", "step_kernel",
+            "forward_backend_name", "step_backend_name", "add_forward_backend_padding", "mode", "return_last_states", "max_inference_chunksize",
+            "force_bos_token_insert");
+        var (width, epsilon, multiple) = (given["head_dim"]?.DeepClone(), given["cell_norm_eps"]?.DeepClone(), given["mlstm_round_up_to_multiple_of"]?.DeepClone());
+        ModelConfigJson.Leave(given, "head_dim", "cell_norm_eps", "mlstm_round_up_to_multiple_of");
+        var config = ModelConfigJson.Read<XlstmConfig>(given);
+        var repeated = new JsonObject { ["head_dim"] = width, ["cell_norm_eps"] = epsilon };
+        ModelConfigJson.RequireImplied(repeated, "head_dim", config.EmbeddingDim / Math.Max(1, config.HeadCount), "embedding_dim divided by num_heads");
+        ModelConfigJson.RequireImplied(repeated, "cell_norm_eps", config.HeadNormEpsilon ?? config.NormEpsilon, "what norm_eps says");
+        return multiple is null || multiple is JsonValue value && value.TryGetValue<int>(out var to) && to > 0 && config.QkDim % to == 0 && config.VDim % to == 0
+            ? config
+            : throw new ConfigException($"mlstm_round_up_to_multiple_of is {multiple.ToJsonString()}; expected a divisor of the widths {config.QkDim} and {config.VDim}.");
     }
 
     /// <summary>The fields of an xLSTM, those that the xLSTM of Hugging Face's transformers wants among them.</summary>

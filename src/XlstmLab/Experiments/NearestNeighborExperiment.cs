@@ -97,6 +97,7 @@ public sealed record NearestNeighborExperiment
     {
         Training.Validate();
         Model.Validate();
+        TrainingMemory.Require(Model, Training with { ContextLength = Task.TrainingLength }, device ?? CPU);
         folder = Path.GetFullPath(folder);
         SeedFolders.Claim(folder, Describe());
         var runs = new List<VectorRun>();
@@ -180,7 +181,7 @@ public sealed record NearestNeighborExperiment
         if (!float.IsFinite(value) || !double.IsFinite(norm))
         {
             throw new TrainingDivergedException(
-                $"In update {step} the loss was {value} and the gradient's norm {norm}: "
+                FormattableString.Invariant($"In update {step} the loss was {value} and the gradient's norm {norm}: ")
                 + "a lower learning rate, a longer warm-up or clipping may help.");
         }
 

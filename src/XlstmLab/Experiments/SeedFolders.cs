@@ -57,7 +57,7 @@ internal static class SeedFolders
     {
         try
         {
-            return File.Exists(path) ? JsonSerializer.Deserialize<T>(File.ReadAllText(path), RunJson.Indented) : null;
+            return File.Exists(path) ? StrictJson.Read<T>(File.ReadAllText(path), RunJson.Indented) : null;
         }
         catch (JsonException e)
         {
@@ -82,7 +82,7 @@ internal static class SeedFolders
     {
         try
         {
-            return JsonNode.Parse(File.ReadAllText(path));
+            return StrictJson.Parse(File.ReadAllText(path));
         }
         catch (JsonException e)
         {

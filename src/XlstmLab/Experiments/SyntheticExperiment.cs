@@ -87,6 +87,7 @@ public sealed record SyntheticExperiment
     {
         folder = Path.GetFullPath(folder);
         Check(seeds);
+        TrainingMemory.Require(Model, Training with { ContextLength = (TrainingLengths ?? Task.TrainingLengths).Maximum }, device ?? CPU);
         SeedFolders.Claim(folder, Describe());
         var runs = new List<SyntheticRun>();
         var curve = new List<SyntheticCurvePoint>();
@@ -162,7 +163,7 @@ public sealed record SyntheticExperiment
 
         if (Until is { } until && until is not (> 0 and <= 1))
         {
-            throw new ArgumentException($"The accuracy to stop at must lie in (0, 1], it is {until}.");
+            throw new ArgumentException(FormattableString.Invariant($"The accuracy to stop at must lie in (0, 1], it is {until}."));
         }
 
         Model.Validate();

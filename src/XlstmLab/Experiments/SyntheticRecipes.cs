@@ -1,3 +1,4 @@
+using System.Globalization;
 using XlstmLab.Tasks;
 using XlstmLab.Training;
 
@@ -55,11 +56,13 @@ public static class SyntheticRecipes
     public static SyntheticTask Task(string name)
     {
         var parts = name.Split('-');
-        return parts is ["mqar", var length, var pairs] && int.TryParse(length, out var tokens) && int.TryParse(pairs, out var count)
+        return parts is ["mqar", var length, var pairs] && Number(length) is { } tokens && Number(pairs) is { } count
             ? new MultiQueryRecall { ContextLength = tokens, PairCount = count }
             : Tasks.FirstOrDefault(task => task.Name == name)
                 ?? throw new ArgumentException(
-                    $"There is no task '{name}'; there are: {string.Join(", ", Tasks.Select(t => t.Name))}.", nameof(name));
+                    $"There is no task '{name}'.{NearestName.Hint(name, Tasks.Select(t => t.Name))} There are: {string.Join(", ", Tasks.Select(t => t.Name))}.", nameof(name));
+
+        static int? Number(string digits) => int.TryParse(digits, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : null;
     }
 
     /// <summary>The recipe of a task.</summary>

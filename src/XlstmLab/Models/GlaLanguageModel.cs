@@ -29,7 +29,7 @@ public sealed class GlaLanguageModel : LanguageModel
     public GlaLanguageModel(GlaConfig config, int seed = 0)
         : base(nameof(GlaLanguageModel), config)
     {
-        config.Validate();
+        config.ValidateToBuild();
         NativeTorch.EnsureLoaded();
         _config = config;
         _backbone = new(config);

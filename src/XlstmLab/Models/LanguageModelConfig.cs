@@ -34,6 +34,14 @@ public abstract record LanguageModelConfig
     /// <exception cref="ConfigException">It cannot; the message names every value that is wrong.</exception>
     public abstract void Validate();
 
+    /// <summary>Checks that a model of these values can be built, and that this machine's memory holds its parameters.</summary>
+    /// <exception cref="ConfigException">It cannot, or does not.</exception>
+    internal void ValidateToBuild()
+    {
+        Validate();
+        MemoryNeed.RequireModel(this);
+    }
+
     /// <summary>A model with fresh weights, initialised as the architecture's paper does.</summary>
     /// <param name="seed">Two models of one configuration and seed are equal.</param>
     /// <exception cref="ConfigException">The configuration cannot be.</exception>

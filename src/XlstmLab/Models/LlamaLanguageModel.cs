@@ -33,7 +33,7 @@ public sealed class LlamaLanguageModel : LanguageModel
     public LlamaLanguageModel(LlamaConfig config, int seed = 0)
         : base(nameof(LlamaLanguageModel), config)
     {
-        config.Validate();
+        config.ValidateToBuild();
         NativeTorch.EnsureLoaded();
         _config = config;
         _backbone = new(config);

@@ -29,7 +29,7 @@ public sealed class LstmLanguageModel : LanguageModel
     public LstmLanguageModel(LstmConfig config, int seed = 0)
         : base(nameof(LstmLanguageModel), config)
     {
-        config.Validate();
+        config.ValidateToBuild();
         NativeTorch.EnsureLoaded();
         _config = config;
         _backbone = new(config);

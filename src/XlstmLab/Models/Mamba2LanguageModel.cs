@@ -28,7 +28,7 @@ public sealed class Mamba2LanguageModel : LanguageModel
     public Mamba2LanguageModel(Mamba2Config config, int seed = 0)
         : base(nameof(Mamba2LanguageModel), config)
     {
-        config.Validate();
+        config.ValidateToBuild();
         NativeTorch.EnsureLoaded();
         _backbone = new(config, config.NormEpsilon, () => new Mamba2Mixer(config));
         _head = config.TieWordEmbeddings ? null : new(config.EmbeddingDim, config.VocabularySize);

@@ -28,7 +28,7 @@ public sealed class MambaLanguageModel : LanguageModel
     public MambaLanguageModel(MambaConfig config, int seed = 0)
         : base(nameof(MambaLanguageModel), config)
     {
-        config.Validate();
+        config.ValidateToBuild();
         NativeTorch.EnsureLoaded();
         _backbone = new(config, config.NormEpsilon, () => new MambaMixer(config));
         _head = config.TieWordEmbeddings ? null : new(config.EmbeddingDim, config.VocabularySize);

@@ -32,7 +32,7 @@ public sealed class XlstmLanguageModel : LanguageModel
     public XlstmLanguageModel(XlstmConfig config, int? seed = 0)
         : base(nameof(XlstmLanguageModel), config)
     {
-        config.Validate();
+        config.ValidateToBuild();
         NativeTorch.EnsureLoaded();
         _config = config;
         _backbone = new(config, Dropout);

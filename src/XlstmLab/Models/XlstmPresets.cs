@@ -101,7 +101,7 @@ public static class XlstmPresets
     public static XlstmConfig ByName(string name) =>
         All.TryGetValue(name, out var config)
             ? config
-            : throw new ArgumentException($"There is no preset '{name}'. Presets: {string.Join(", ", All.Keys)}.", nameof(name));
+            : throw new ArgumentException($"There is no preset '{name}'.{NearestName.Hint(name, All.Keys)} Presets: {string.Join(", ", All.Keys)}.", nameof(name));
 
     /// <summary>xLSTM[a:b]: of every a + b blocks the first a mix by an mLSTM and the last b by an sLSTM (first paper, section 2.4).</summary>
     /// <remarks>The first paper's large [7:1] models have their sLSTM blocks at places of their own: see the presets.</remarks>

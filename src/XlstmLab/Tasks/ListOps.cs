@@ -57,7 +57,7 @@ public sealed record ListOps : SyntheticTask
         {
             throw new ArgumentException(
                 "ListOps needs a depth of at least 2, at least 2 elements a list and a share of lists above 0 and up to 1; "
-                + $"asked for were {this}.");
+                + $"asked for were {Describe()}.");
         }
 
         RequireAtLeast(2, lengths);
@@ -96,7 +96,7 @@ public sealed record ListOps : SyntheticTask
         }
 
         throw new InvalidOperationException(
-            $"None of {MaximumDraws:N0} trees of {this} had {lengths} tokens with the answer: "
+            $"None of {MaximumDraws} trees of {Describe()} had {lengths} tokens with the answer: "
             + "ask for other lengths, or for a greater depth or more elements.");
     }
 

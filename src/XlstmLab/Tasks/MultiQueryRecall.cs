@@ -61,7 +61,7 @@ public sealed record MultiQueryRecall : SyntheticTask
         {
             throw new ArgumentException(
                 $"Recall needs at least one pair, an even number of tokens with more than {PairCount} keys among them, and a power law "
-                + $"above 0; asked for were {PairCount} pairs of {TokenCount} tokens with {PowerLaw}.");
+                + FormattableString.Invariant($"above 0; asked for were {PairCount} pairs of {TokenCount} tokens with {PowerLaw}."));
         }
 
         RequireAtLeast(4 * PairCount, lengths);

@@ -19,9 +19,8 @@ public sealed record DatasetCard
     private static readonly JsonSerializerOptions Options = new()
     {
         PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
-        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) },
+        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower, allowIntegerValues: false) },
         Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-        RespectNullableAnnotations = true,
         WriteIndented = true,
     };
 
@@ -72,8 +71,8 @@ public sealed record DatasetCard
         var path = Path.Combine(folder, FileName);
         try
         {
-            var card = JsonSerializer.Deserialize<DatasetCard>(System.IO.File.ReadAllBytes(path), Options);
-            return card is not null && card.File.Length > 0 && card.File == Path.GetFileName(card.File)
+            var card = StrictJson.Read<DatasetCard>(System.IO.File.ReadAllText(path), Options);
+            return card.File.Length > 0 && card.File == Path.GetFileName(card.File)
                 ? card
                 : throw new InvalidDataException($"The dataset card '{path}' names no file of its folder.");
         }

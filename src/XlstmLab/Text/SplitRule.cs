@@ -51,6 +51,9 @@ public sealed record SplitRule
         _ => throw UnknownValue.Of(split),
     };
 
+    /// <inheritdoc/>
+    public override string ToString() => FormattableString.Invariant($"seed {Seed}, validation {Validation}, test {Test}");
+
     /// <summary>Refuses shares that are none.</summary>
     /// <exception cref="InvalidDataException">A share is negative, or nothing is left to train on.</exception>
     internal void Check()

@@ -85,9 +85,8 @@ public sealed class TokenFolder : IDisposable
     {
         PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
         DictionaryKeyPolicy = JsonNamingPolicy.SnakeCaseLower,
-        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) },
+        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower, allowIntegerValues: false) },
         Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-        RespectNullableAnnotations = true,
         WriteIndented = true,
     };
 
@@ -253,11 +252,11 @@ public sealed class TokenFolder : IDisposable
     {
         try
         {
-            return File.Exists(path) ? JsonSerializer.Deserialize<T>(File.ReadAllBytes(path), Options) ?? throw new JsonException("It holds null.") : null;
+            return File.Exists(path) ? StrictJson.Read<T>(File.ReadAllText(path), Options) : null;
         }
         catch (JsonException e)
         {
-            throw new InvalidDataException($"'{path}' cannot be read: {e.Message} Delete its folder and tokenize again.", e);
+            throw new InvalidDataException($"'{path}' cannot be read: {e.Message.TrimEnd('.')}. Delete its folder and tokenize again.", e);
         }
     }
 

@@ -76,11 +76,11 @@ public sealed record LearningRateSchedule
 
         if (EndFactor is not (> 0 and <= 1))
         {
-            yield return $"the schedule's EndFactor must lie in (0, 1], it is {EndFactor}; use CooldownSteps to end at zero";
+            yield return FormattableString.Invariant($"the schedule's EndFactor must lie in (0, 1], it is {EndFactor}; use CooldownSteps to end at zero");
         }
 
         var decay = Kind == DecayKind.WarmupStableDecay ? DecaySteps ?? 0 : 0;
-        if (WarmupSteps + decay + CooldownSteps > totalSteps)
+        if ((long)WarmupSteps + decay + CooldownSteps > totalSteps)
         {
             yield return $"warm-up {WarmupSteps}, decay {decay} and cool-down {CooldownSteps} do not fit into {totalSteps} steps";
         }

@@ -54,9 +54,19 @@ public sealed class RunFolder : IDisposable
     /// <summary>The run's metadata.</summary>
     /// <param name="folder">The run's folder.</param>
     /// <exception cref="FileNotFoundException">The folder has none.</exception>
-    public static RunMetadata ReadMetadata(string folder) =>
-        JsonSerializer.Deserialize<RunMetadata>(File.ReadAllText(Path.Combine(folder, MetadataName)), RunJson.Indented)
-        ?? throw new InvalidDataException($"{Path.Combine(folder, MetadataName)} holds null.");
+    /// <exception cref="InvalidDataException">meta.json does not hold any.</exception>
+    public static RunMetadata ReadMetadata(string folder)
+    {
+        var path = Path.Combine(folder, MetadataName);
+        try
+        {
+            return StrictJson.Read<RunMetadata>(File.ReadAllText(path), RunJson.Indented);
+        }
+        catch (JsonException e)
+        {
+            throw new InvalidDataException($"{path} cannot be read as a run's metadata: {e.Message}", e);
+        }
+    }
 
     /// <summary>The run's training configuration.</summary>
     /// <param name="folder">The run's folder.</param>
@@ -66,10 +76,9 @@ public sealed class RunFolder : IDisposable
         var path = Path.Combine(folder, ConfigName);
         try
         {
-            return JsonNode.Parse(File.ReadAllText(path))?["training"].Deserialize<TrainingConfig>(RunJson.Indented)
-                ?? throw new JsonException("it has no 'training'");
+            return StrictJson.Read<TrainingConfig>(ReadDescription(path)["training"], RunJson.Indented, "training");
         }
-        catch (Exception e) when (e is JsonException or InvalidOperationException)
+        catch (JsonException e)
         {
             throw new InvalidDataException($"{path} cannot be read as a run's configuration: {e.Message}", e);
         }
@@ -84,8 +93,7 @@ public sealed class RunFolder : IDisposable
         var path = Path.Combine(folder, ConfigName);
         try
         {
-            var model = JsonNode.Parse(File.ReadAllText(path))?["model"] ?? throw new JsonException("it has no 'model'");
-            return ModelConfigJson.Parse(model.ToJsonString(), path);
+            return ModelConfigJson.Parse(ReadDescription(path)["model"]!.ToJsonString(), path);
         }
         catch (Exception e) when (e is JsonException or InvalidOperationException)
         {
@@ -179,11 +187,34 @@ public sealed class RunFolder : IDisposable
             return new(
                 Path.Combine(folder, LockName), FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
         }
-        catch (IOException e) when (e is not (DirectoryNotFoundException or FileNotFoundException or PathTooLongException))
+        catch (IOException e) when (IsTaken(e))
         {
             throw new InvalidOperationException(
                 $"Another process trains in {folder}: {e.Message} Wait for it to end, or choose another folder.", e);
         }
+        catch (Exception e) when (e is IOException or UnauthorizedAccessException)
+        {
+            throw new InvalidOperationException(
+                $"{folder} cannot be written: {e.Message.TrimEnd('.')}. A run writes its metrics and checkpoints there: "
+                + "make the folder writable, or copy the run to one that is.",
+                e);
+        }
+    }
+
+    /// <summary>Whether another process has the file open for itself, as Windows, macOS and Linux number that.</summary>
+    private static bool IsTaken(IOException error) =>
+        OperatingSystem.IsWindows() ? (error.HResult & 0xFFFF) is 32 or 33 : error.HResult == (OperatingSystem.IsMacOS() ? 35 : 11);
+
+    /// <summary>A run's configuration: an object with model, training and data, and nothing else.</summary>
+    private static JsonObject ReadDescription(string path)
+    {
+        string[] parts = ["model", "training", "data"];
+        var description = StrictJson.Parse(File.ReadAllText(path)) as JsonObject ?? throw new JsonException("expected an object with model, training and data");
+        return description.Select(part => part.Key).FirstOrDefault(name => !parts.Contains(name)) is { } unknown
+            ? throw new JsonException($"there is no '{unknown}'.{NearestName.Hint(unknown, parts)} Known are {string.Join(", ", parts)}.")
+            : parts[..2].FirstOrDefault(name => description[name] is not JsonObject) is { } missing
+                ? throw new JsonException($"it has no object '{missing}'")
+                : description;
     }
 
     private void Prepare(TrainingConfig config, LanguageModelConfig model, object? data, bool startOver)
@@ -247,7 +278,7 @@ public sealed class RunFolder : IDisposable
     {
         // A setting that the old file lacks had today's default: it goes through the record.
         var earlier = ReadTrainingConfig(Folder);
-        var old = JsonNode.Parse(File.ReadAllText(path))!;
+        var old = ReadDescription(path);
         old["training"] = JsonSerializer.SerializeToNode(earlier, RunJson.Indented);
         var before = RunJson.Leaves(JsonNode.Parse(old.ToJsonString()));
         var now = RunJson.Leaves(JsonNode.Parse(description.ToJsonString()));

@@ -14,17 +14,16 @@ internal static class RunJson
         PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
         NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals,
         DefaultIgnoreCondition = JsonIgnoreCondition.WhenWritingNull,
-        Converters = { new ScalarTypeConverter(), new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower) },
+        Converters = { new ScalarTypeConverter(), new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower, allowIntegerValues: false) },
     };
 
     /// <summary>For reading by people; what is off is written as null.</summary>
     public static JsonSerializerOptions Indented { get; } =
         new(Line) { WriteIndented = true, DefaultIgnoreCondition = JsonIgnoreCondition.Never };
 
-    /// <summary>For what people write: comments are skipped, and a name that is none is an error.</summary>
-    public static JsonSerializerOptions Strict { get; } = new(Line)
+    /// <summary>For what people write: comments are skipped.</summary>
+    public static JsonSerializerOptions ByHand { get; } = new(Line)
     {
-        UnmappedMemberHandling = JsonUnmappedMemberHandling.Disallow,
         ReadCommentHandling = JsonCommentHandling.Skip,
         AllowTrailingCommas = true,
     };

@@ -65,6 +65,7 @@ public sealed class Trainer(
                 + "cut it for the same length.");
         }
 
+        TrainingMemory.Require(model.Config, config, model.parameters().First().device, model.parameters().Sum(p => p.numel()));
         var data = new { Description = DataDescription, training.Fingerprint, training.TokenCount, training.Seed };
         using var run = RunFolder.Open(runFolder, config, model.Config, data, StartOver);
         _parameters = [.. model.named_parameters()];
@@ -105,11 +106,8 @@ public sealed class Trainer(
             Log(run, LogLevel.Information, $"Going on after step {position.Step} of {config.Steps}, from {folder}.");
             if (position.ThreadsBefore != metadata.Threads)
             {
-                Log(
-                    run,
-                    LogLevel.Warning,
-                    $"{metadata.Threads} threads now, {position.ThreadsBefore} before: "
-                    + "losses may differ in their last digits from those of an uninterrupted run.");
+                const string consequence = "losses may differ in their last digits from those of an uninterrupted run.";
+                Log(run, LogLevel.Warning, $"{metadata.Threads} threads now, {position.ThreadsBefore} before: {consequence}");
             }
         }
         else
@@ -223,7 +221,7 @@ public sealed class Trainer(
                     var record = later();
                     var why = record.Applied == 1 ? null
                         : position.Spike(record.Loss, record.Norm, config.Spikes)
-                        ?? $"the loss is {record.Loss} and the gradients' norm {record.Norm}";
+                        ?? FormattableString.Invariant($"the loss is {record.Loss} and the gradients' norm {record.Norm}");
                     return new(record.Loss, record.Norm, why);
                 };
             }
@@ -366,8 +364,8 @@ public sealed class Trainer(
         var names = _parameters.Where(p => p.Parameter.grad is { } g && !g.isfinite().all().item<bool>()).Select(p => p.Name).ToArray();
         var first = string.Join(", ", names.Take(3)) + (names.Length > 3 ? ", ..." : "");
         return names.Length == 0
-            ? $"the loss is {loss}, though every gradient is finite"
-            : $"the loss is {loss} and the gradient is not finite in {names.Length} of {_parameters.Length} parameters ({first})";
+            ? FormattableString.Invariant($"the loss is {loss}, though every gradient is finite")
+            : FormattableString.Invariant($"the loss is {loss} and the gradient is not finite in {names.Length} of {_parameters.Length} parameters ({first})");
     }
 
     private TrainingMetrics Validate(TrainingMetrics metrics, TokenBatch[] batches, long? bytes, WeightAverage? average)
@@ -459,8 +457,9 @@ public sealed class Trainer(
         }
     }
 
-    private void Log(RunFolder run, LogLevel level, string message)
+    private void Log(RunFolder run, LogLevel level, FormattableString text)
     {
+        var message = FormattableString.Invariant(text);
         run.Log(level >= LogLevel.Warning ? $"{level}: {message}" : message);
         _logger.Log(level, "{Message}", message);
     }

@@ -119,8 +119,7 @@ internal static class TrainingCheckpoint
     {
         try
         {
-            var state = JsonSerializer.Deserialize<TrainerState>(File.ReadAllText(Path.Combine(folder, StateName)), RunJson.Line)
-                ?? throw new JsonException($"{StateName} holds null");
+            var state = ReadState(Path.Combine(folder, StateName));
             using var weights = SafetensorsFolder.Open(folder);
             foreach (var (name, target) in model)
             {
@@ -141,6 +140,18 @@ internal static class TrainingCheckpoint
                 $"The checkpoint {folder} cannot be read ({e.Message.TrimEnd('.')}). "
                 + "Remove that folder to go on from the one before it, or start over.",
                 e);
+        }
+    }
+
+    private static TrainerState ReadState(string path)
+    {
+        try
+        {
+            return StrictJson.Read<TrainerState>(File.ReadAllText(path), RunJson.Line);
+        }
+        catch (JsonException e)
+        {
+            throw new JsonException($"{StateName}: {e.Message}", e);
         }
     }
 

@@ -144,9 +144,14 @@ public sealed record TrainingConfig
     /// <exception cref="IOException">It cannot be read.</exception>
     public static TrainingConfig Read(string file)
     {
+        if (Directory.Exists(file))
+        {
+            throw new IOException($"{file} is a folder; expected a JSON file of training settings.");
+        }
+
         try
         {
-            return JsonSerializer.Deserialize<TrainingConfig>(File.ReadAllText(file), RunJson.Strict) ?? throw new JsonException("it holds null");
+            return StrictJson.Read<TrainingConfig>(File.ReadAllText(file), RunJson.ByHand);
         }
         catch (JsonException e)
         {
@@ -197,30 +202,30 @@ public sealed record TrainingConfig
 
         if (!(PeakLearningRate > 0 && double.IsFinite(PeakLearningRate)))
         {
-            yield return $"{nameof(PeakLearningRate)} must be positive, it is {PeakLearningRate}";
+            yield return FormattableString.Invariant($"{nameof(PeakLearningRate)} must be positive, it is {PeakLearningRate}");
         }
 
         foreach (var (name, value) in new[] { (nameof(Beta1), Beta1), (nameof(Beta2), Beta2), (nameof(EmaDecay), EmaDecay ?? 0) })
         {
             if (value is not (>= 0 and < 1))
             {
-                yield return $"{name} must lie in [0, 1), it is {value}";
+                yield return FormattableString.Invariant($"{name} must lie in [0, 1), it is {value}");
             }
         }
 
-        if (!(AdamEpsilon > 0))
+        if (!(AdamEpsilon > 0 && double.IsFinite(AdamEpsilon)))
         {
-            yield return $"{nameof(AdamEpsilon)} must be positive, it is {AdamEpsilon}";
+            yield return FormattableString.Invariant($"{nameof(AdamEpsilon)} must be positive, it is {AdamEpsilon}");
         }
 
-        if (!(WeightDecay >= 0))
+        if (!(WeightDecay >= 0 && double.IsFinite(WeightDecay)))
         {
-            yield return $"{nameof(WeightDecay)} must not be negative, it is {WeightDecay}";
+            yield return FormattableString.Invariant($"{nameof(WeightDecay)} must not be negative, it is {WeightDecay}");
         }
 
-        if (GradientClip is { } clip && !(clip > 0))
+        if (GradientClip is { } clip && !(clip > 0 && double.IsFinite(clip)))
         {
-            yield return $"{nameof(GradientClip)} must be positive, or null for no clipping; it is {clip}";
+            yield return FormattableString.Invariant($"{nameof(GradientClip)} must be positive, or null for no clipping; it is {clip}");
         }
 
         if (ValidationTokens < 1)
@@ -240,9 +245,10 @@ public sealed record TrainingConfig
                 + string.Join(", ", BatchRamp);
         }
 
-        if (Spikes is { } rule && !(rule.GradientNormFactor > 1 && rule.LossFactor > 1 && rule.Window >= 4))
+        if (Spikes is { } rule && !(rule.GradientNormFactor > 1 && rule.LossFactor > 1 && rule.Window >= 4 && double.IsFinite(rule.GradientNormFactor + rule.LossFactor)))
         {
-            yield return $"{nameof(Spikes)} needs factors above 1 and a window of at least 4: {rule}";
+            yield return FormattableString.Invariant(
+                $"{nameof(Spikes)} needs factors above 1 and a window of at least 4; they are {rule.GradientNormFactor}, {rule.LossFactor} and {rule.Window}");
         }
     }
 }

@@ -49,9 +49,9 @@ internal sealed class TrainingPosition
 
         var (usualLoss, usualNorm) = (Median(_losses), Median(_norms));
         return norm > rule.GradientNormFactor * usualNorm
-                ? $"the gradient norm {norm:G4} is more than {rule.GradientNormFactor} times the running median {usualNorm:G4}"
+                ? FormattableString.Invariant($"the gradient norm {norm:G4} is more than {rule.GradientNormFactor} times the running median {usualNorm:G4}")
             : loss > rule.LossFactor * usualLoss
-                ? $"the loss {loss:G4} is more than {rule.LossFactor} times the running median {usualLoss:G4}"
+                ? FormattableString.Invariant($"the loss {loss:G4} is more than {rule.LossFactor} times the running median {usualLoss:G4}")
             : null;
     }
 

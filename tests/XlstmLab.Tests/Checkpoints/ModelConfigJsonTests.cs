@@ -152,7 +152,7 @@ public sealed class ModelConfigJsonTests
     [InlineData("""{"model_type":"xlstm","hidden_size":512,"num_hidden_layers":3}""", 512, 3)]
     [InlineData("""{"model_type":"xlstm","embedding_dim":512,"num_blocks":3,"num_hidden_layers":32}""", 512, 3)]
     [InlineData("""{"model_type":"xlstm","embedding_dim":null,"hidden_size":512,"num_blocks":null,"num_hidden_layers":3}""", 512, 3)]
-    [InlineData("""{"model_type":"xlstm","embedding_dim":512,"hidden_size":null,"num_blocks":3,"unknown":{"a":[1]}}""", 512, 3)]
+    [InlineData("""{"model_type":"xlstm","embedding_dim":512,"hidden_size":null,"num_blocks":3,"id2label":{"a":[1]}}""", 512, 3)]
     public void Parse_SecondNamesAndDefaults_AreUnderstood(string json, int embeddingDim, int blockCount)
     {
         var config = ModelConfigJson.Parse(json);
@@ -216,6 +216,79 @@ public sealed class ModelConfigJsonTests
         Assert.StartsWith("some/config.json: ", e.Message, StringComparison.Ordinal);
         Assert.Contains(reason, e.Message, StringComparison.Ordinal);
     }
+
+    [Theory]
+    [InlineData("""{"model_type":"xlstm","igate_bias":-2}""", "there is no 'igate_bias'. Did you mean 'igate_bias_init'?")]
+    [InlineData("""{"model_type":"xlstm","embeding_dim":64}""", "there is no 'embeding_dim'. Did you mean 'embedding_dim'?")]
+    [InlineData("""{"model_type":"xlstm","Embedding_Dim":64}""", "there is no 'Embedding_Dim'. Did you mean 'embedding_dim'?")]
+    [InlineData("""{"model_type":"llama","num_attention_head":4}""", "Did you mean 'num_attention_heads'?")]
+    [InlineData("""{"model_type":"mamba","state_sise":4}""", "Did you mean 'state_size'?")]
+    [InlineData("""{"model_type":"mamba2","n_group":4}""", "Did you mean 'n_groups'?")]
+    [InlineData("""{"model_type":"simple_gla","expandk":4}""", "Did you mean 'expand_k'?")]
+    [InlineData("""{"model_type":"lstm","forget_bias":4}""", "there is no 'forget_bias'")]
+    [InlineData("""{"model_type":"xlstm","unknown":{"a":[1]}}""", "there is no 'unknown'")]
+    [InlineData("""{"model_type":"xslstm"}""", "Did you mean 'xlstm'?")]
+    [InlineData("""{"model_type":"xlstm","num_heads":4,"num_heads":8}""", "num_heads")]
+    [InlineData("""{"model_type":"xlstm","add_qk_norm":true,"qk_norm":false}""", "they are one quantity and must agree")]
+    [InlineData("""{"model_type":"xlstm","add_post_norm":true}""", "add_post_norm is true, which is not supported; expected false")]
+    [InlineData("""{"model_type":"xlstm","head_dim":64}""", "head_dim is 64; expected embedding_dim divided by num_heads, 512")]
+    [InlineData("""{"model_type":"xlstm","cell_norm_eps":1e-3}""", "cell_norm_eps is 1e-3; expected what norm_eps says, 1E-06")]
+    [InlineData("""{"model_type":"xlstm","quantization_config":{"bits":4}}""", "quantization_config is")]
+    [InlineData("""{"model_type":"llama","rope_scaling":{"type":"linear","factor":2}}""", "rope_scaling has the type \"linear\"")]
+    [InlineData("""{"model_type":"llama","rope_scaling":{"rope_type":"default","factor":2}}""", "rope_scaling has a 'factor'")]
+    [InlineData("""{"model_type":"llama","sliding_window":4096}""", "sliding_window is 4096, which is not supported; expected null")]
+    [InlineData("""{"model_type":"llama","layer_types":["sliding_attention"]}""", "layer_types is")]
+    [InlineData("""{"model_type":"llama","hidden_act":"gelu"}""", "hidden_act is \"gelu\", which is not supported; expected \"silu\"")]
+    [InlineData("""{"model_type":"llama","attention_dropout":0.1}""", "attention_dropout is 0.1, which is not supported; expected 0")]
+    [InlineData("""{"model_type":"mamba","rms_norm":false}""", "rms_norm is false")]
+    [InlineData("""{"model_type":"mamba","d_inner":5}""", "d_inner is 5; expected expand times hidden_size, 1536")]
+    [InlineData("""{"model_type":"mamba2","intermediate_size":5}""", "intermediate_size is 5; expected expand times hidden_size, 8192")]
+    [InlineData("""{"model_type":"simple_gla","use_gk":true}""", "use_gk is true, which is not supported; expected false")]
+    public void Parse_FieldThatWouldBeIgnored_IsRefused(string json, string expected)
+    {
+        var message = Assert.Throws<ConfigException>(() => ModelConfigJson.Parse(json, "some/config.json")).Message;
+        Assert.StartsWith("some/config.json: ", message, StringComparison.Ordinal);
+        Assert.Contains(expected, message, StringComparison.Ordinal);
+    }
+
+    /// <summary>What published files have beside their kind's own fields.</summary>
+    [Theory]
+    [InlineData(
+        """
+        {"model_type":"xlstm","add_embedding_dropout":false,"add_forward_backend_padding":false,"add_out_norm":true,"add_post_blocks_norm":true,
+        "add_post_norm":false,"add_qk_norm":false,"architectures":["xLSTMForCausalLM"],"autocast_kernel_dtype":"bfloat16","bos_token_id":0,
+        "cell_norm_eps":1e-06,"chunk_size":64,"chunkwise_kernel":"chunkwise--triton_xl_chunk","embedding_dim":4096,"eos_token_id":2,"eps":1e-06,
+        "ffn_proj_factor":2.667,"ffn_round_up_to_multiple_of":64,"force_bos_token_insert":true,"gate_soft_cap":15.0,"head_dim":512,
+        "igate_bias_init_range":-10.0,"inference_state_dtype":"float32","mlstm_round_up_to_multiple_of":64,"mode":"inference","norm_eps":1e-06,
+        "norm_reduction_force_float32":true,"num_blocks":32,"num_heads":8,"output_logit_soft_cap":30.0,"pad_token_id":1,"qk_dim_factor":0.5,
+        "return_last_states":true,"sequence_kernel":"native_sequence__triton","step_kernel":"triton","tie_word_embeddings":false,
+        "torch_dtype":"float32","transformers_version":"4.48.0.dev0","use_bias":false,"use_cache":true,"v_dim_factor":1.0,"vocab_size":50304,
+        "weight_mode":"single"}
+        """)]
+    [InlineData(
+        """
+        {"model_type":"llama","_name_or_path":"x","attention_bias":false,"attention_dropout":0.0,"bos_token_id":1,"hidden_act":"silu",
+        "initializer_range":0.02,"is_llama_config":true,"mlp_bias":false,"pretraining_tp":1,"rope_interleaved":false,"rope_scaling":null,
+        "transformers.js_config":{"kv_cache_dtype":{"q4f16":"float16"}},"torch_dtype":"bfloat16","use_cache":true,"sliding_window":null}
+        """)]
+    [InlineData(
+        """
+        {"model_type":"mamba","d_inner":1536,"d_model":768,"fused_add_norm":true,"hidden_act":"silu","hidden_size":768,"intermediate_size":1536,
+        "n_layer":24,"num_hidden_layers":24,"pad_vocab_size_multiple":8,"residual_in_fp32":true,"rms_norm":true,"ssm_cfg":{},
+        "time_step_init_scheme":"random","time_step_rank":48,"time_step_scale":1.0,"use_cache":true,"use_mambapy":false}
+        """)]
+    [InlineData(
+        """
+        {"model_type":"mamba2","hidden_act":"silu","hidden_size":4096,"intermediate_size":8192,"norm_before_gate":true,"residual_in_fp32":true,
+        "rms_norm":true,"time_step_init_scheme":"random","time_step_limit":[0.0,Infinity],"time_step_rank":256,"time_step_scale":1.0}
+        """)]
+    [InlineData(
+        """
+        {"model_type":"simple_gla","attn":null,"attn_mode":"chunk","elementwise_affine":true,"feature_map":null,"fuse_cross_entropy":true,
+        "fuse_norm":true,"fuse_swiglu":true,"hidden_act":"swish","hidden_ratio":4,"num_heads":4,"num_kv_heads":null,"share_conv_kernel":false,
+        "use_cache":true,"use_output_gate":true,"use_short_conv":true}
+        """)]
+    public void Parse_FieldsOfPublishedFiles_AreLeftAside(string json) => ModelConfigJson.Parse(json);
 
     [Fact]
     public void Validate_SeveralFaults_AreNamedAtOnce()

@@ -67,7 +67,7 @@ public static class TaskFiles
 
             try
             {
-                rows.Add(JsonNode.Parse(line) is JsonObject fields
+                rows.Add(StrictJson.Parse(line) is JsonObject fields
                     ? new(file, index + 1, fields)
                     : throw new InvalidDataException(
                         $"'{file}', row {index + 1}: expected a JSON object, got {(line.Length <= 80 ? line : line[..80] + "...")}."));

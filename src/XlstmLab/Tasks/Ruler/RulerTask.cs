@@ -97,7 +97,7 @@ public static class RulerTasks
             }
         }
 
-        throw new ArgumentException($"There is no RULER task '{name}'. Tasks: {string.Join(", ", All.Select(Name))}.", nameof(name));
+        throw new ArgumentException($"There is no RULER task '{name}'.{NearestName.Hint(name, All.Select(Name))} Tasks: {string.Join(", ", All.Select(Name))}.", nameof(name));
     }
 
     /// <summary>Whether the task asks questions about the user's texts.</summary>

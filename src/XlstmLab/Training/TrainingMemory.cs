@@ -1,0 +1,46 @@
+using System.Globalization;
+using TorchSharp;
+using XlstmLab.Models;
+
+namespace XlstmLab.Training;
+
+/// <summary>The least memory that a training run needs.</summary>
+internal static class TrainingMemory
+{
+    /// <summary>Refuses a run that cannot fit, before its folder or its model are there.</summary>
+    /// <param name="model">The architecture.</param>
+    /// <param name="training">The run.</param>
+    /// <param name="device">Where it shall be trained.</param>
+    /// <param name="count">The number of parameters of a model that is there; null to count them.</param>
+    /// <exception cref="ConfigException">It cannot fit; the message says what it needs and what there is.</exception>
+    public static void Require(LanguageModelConfig model, TrainingConfig training, torch.Device device, long? count = null)
+    {
+        if (count is null)
+        {
+            MemoryNeed.RequireModel(model);
+        }
+
+        var parameters = count ?? MemoryNeed.Parameters(model).Count;
+        var batch = training.BatchRamp.Select(stage => stage.BatchSize).Append(training.BatchSize).Max();
+        var micro = Math.Min(batch, training.MicroBatchSize ?? batch);
+
+        // Weights, gradients and two moments; of each token at once its logits and the stream that every block keeps for its gradient.
+        var ofParameters = parameters * sizeof(float) * (training.EmaDecay is null ? 4 : 5);
+        var numberBytes = training.ComputeType == torch.ScalarType.BFloat16 ? 2 : sizeof(float);
+        var ofTokens = (double)micro * training.ContextLength * numberBytes * (model.VocabularySize + (double)model.BlockCount * model.EmbeddingDim);
+        MemoryNeed.Require(
+            string.Create(
+                CultureInfo.InvariantCulture,
+                $"Training {MemoryNeed.Count(parameters)} parameters ({MemoryNeed.Size(ofParameters)}) on {micro:N0} x {training.ContextLength:N0} tokens at once ({MemoryNeed.Size(ofTokens)})"),
+            ofParameters + ofTokens,
+            device,
+            "Less memory is needed by a smaller micro-batch (the update stays the same), a smaller batch, a shorter context, bfloat16 or a smaller model.");
+
+        // A batch is read as a whole, wherever it is computed: inputs and targets of four bytes, and their copies for libtorch of eight.
+        MemoryNeed.Require(
+            string.Create(CultureInfo.InvariantCulture, $"A batch of {batch:N0} x {training.ContextLength:N0} tokens"),
+            (double)batch * training.ContextLength * 2 * sizeof(int),
+            torch.CPU,
+            "Choose a smaller batch or a shorter context.");
+    }
+}
