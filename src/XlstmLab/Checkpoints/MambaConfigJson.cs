@@ -21,9 +21,10 @@ internal static class MambaConfigJson
     public static Mamba2Config ReadMamba2(JsonObject given)
     {
         Prepare(given);
-        if (given["norm_before_gate"]?.ToJsonString() == "true" || given["rms_norm"]?.ToJsonString() == "false")
+        // Of norm_before_gate transformers takes no notice: its norm is behind the gate whatever Codestral's config says.
+        if (given["rms_norm"]?.ToJsonString() == "false")
         {
-            throw new ConfigException("norm_before_gate is true or rms_norm is false, which is not supported; expected an RMSNorm behind the gate.");
+            throw new ConfigException("rms_norm is false, which is not supported; expected an RMSNorm behind the gate.");
         }
 
         var config = ModelConfigJson.Read<Mamba2Config>(given);

@@ -117,7 +117,7 @@ public sealed class Mamba2LanguageModelTests : LanguageModelContract
     [InlineData("\"n_groups\":3", "n_groups is 3; expected a divisor of num_heads 128")]
     [InlineData("\"time_step_limit\":[0.1]", "expected two numbers")]
     [InlineData("\"time_step_limit\":[0.2, 0.1]", "time_step_limit is [0.2, 0.1]")]
-    [InlineData("\"norm_before_gate\":true", "not supported")]
+    [InlineData("\"rms_norm\":false", "not supported")]
     [InlineData("\"chunk_size\":0", "chunk_size is 0")]
     public void Parse_ImpossibleValue_SaysWhatWasExpected(string field, string reason)
     {
