@@ -9,8 +9,7 @@ namespace XlstmLab.Checkpoints;
 /// <summary>Which model something belongs to: a state, or the moments of an optimiser.</summary>
 /// <remarks>
 /// It covers the whole configuration and every byte of every tensor of the state dict, with names, types and shapes: two models of one
-/// identity compute the same. All of the weights go through SHA-256 on all cores, which takes less time than reading them from a disk did;
-/// those of a GPU are copied piece by piece.
+/// identity compute the same. All of the weights go through SHA-256, on all cores; those of a GPU are copied piece by piece.
 /// </remarks>
 /// <param name="Config">SHA-256 of the configuration's text, in hexadecimal.</param>
 /// <param name="Weights">SHA-256 over all weights, in hexadecimal.</param>
