@@ -1,3 +1,5 @@
+using XlstmLab.Cli.Terminals;
+
 namespace XlstmLab.Cli;
 
 /// <summary>What the command tells its caller.</summary>
@@ -14,6 +16,21 @@ internal static class ExitCode
 
     /// <summary>Ctrl-C or a request to end.</summary>
     public const int Interrupted = 130;
+
+    /// <summary>Success if all numbers of a result are finite; otherwise a failure, which is said.</summary>
+    /// <param name="terminal">Told what is not finite.</param>
+    /// <param name="what">What the numbers are.</param>
+    /// <param name="numbers">The numbers.</param>
+    public static int Of(Terminal terminal, string what, IEnumerable<double> numbers)
+    {
+        if (numbers.All(double.IsFinite))
+        {
+            return Success;
+        }
+
+        terminal.Note($"error: The {what} is not finite: the model's weights are damaged, or its training had diverged.");
+        return Failure;
+    }
 }
 
 /// <summary>Options that do not go together; the message says which.</summary>

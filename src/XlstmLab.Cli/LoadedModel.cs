@@ -32,7 +32,7 @@ internal sealed record LoadedModel(LanguageModel Model, ITokenizer Tokenizer, st
         }
 
         var checkpoint = RunFolder.LatestCheckpoint(folder) ?? folder;
-        if (checkpoint == folder && Directory.Exists(Path.Combine(folder, "checkpoints")))
+        if (checkpoint == folder && (Directory.Exists(Path.Combine(folder, "checkpoints")) || RunFolder.IsOne(folder)))
         {
             throw new FileNotFoundException($"The run in '{folder}' has no checkpoint yet: wait for its first one, or stop it by Ctrl-C, which writes one.");
         }
@@ -42,6 +42,7 @@ internal sealed record LoadedModel(LanguageModel Model, ITokenizer Tokenizer, st
         var text = RunText.Read(run);
         using var weights = HuggingFaceFolder.Open(checkpoint);
         var found = FindTokenizer(folder, run, text, weights.Config.VocabularySize, tokenizer, endOfDocument);
+        RequireTokenizer(run, tokenizer is null ? null : text, found, weights.Config.VocabularySize, terminal);
         var model = weights.Config.CreateModel();
         try
         {
@@ -64,6 +65,30 @@ internal sealed record LoadedModel(LanguageModel Model, ITokenizer Tokenizer, st
 
     /// <inheritdoc/>
     public void Dispose() => Model.Dispose();
+
+    /// <summary>Refuses a tokenizer whose ids are not the model's, as far as that can be known.</summary>
+    private static void RequireTokenizer(string run, RunText? text, ITokenizer tokenizer, int vocabulary, Terminal terminal)
+    {
+        if (text is not null && (text.Bytes || File.Exists(text.TokenizerFile(run))) && text.OpenTokenizer(run) is var trained && trained.Fingerprint != tokenizer.Fingerprint)
+        {
+            throw new UsageException(
+                $"The run in {run} was trained with another tokenizer (fingerprint {trained.Fingerprint}, the one given has {tokenizer.Fingerprint}): "
+                + "its ids mean other texts to the model. Leave out --tokenizer and --end-of-document.");
+        }
+
+        if (tokenizer.VocabularySize > vocabulary)
+        {
+            throw new UsageException(
+                $"The tokenizer has {tokenizer.VocabularySize} ids and the model only {vocabulary}: give the tokenizer that the model was trained with, by --tokenizer.");
+        }
+
+        // Models are padded to round numbers of ids, not by a tenth.
+        if (tokenizer.VocabularySize < 0.9 * vocabulary)
+        {
+            terminal.Note(
+                $"warning: The tokenizer has {tokenizer.VocabularySize} ids and the model {vocabulary}: the tokenizer may be another model's, and results mean nothing then.");
+        }
+    }
 
     private static ITokenizer FindTokenizer(string folder, string run, RunText? text, int vocabulary, string? tokenizer, string? endOfDocument)
     {

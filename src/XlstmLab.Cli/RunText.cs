@@ -1,5 +1,5 @@
+using System.Text;
 using System.Text.Json;
-using XlstmLab.Checkpoints;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Text;
 
@@ -40,17 +40,16 @@ internal sealed record RunText
 
     /// <summary>The tokenizer that the run was trained with.</summary>
     public ITokenizer OpenTokenizer(string run) =>
-        Bytes ? new ByteTokenizer() : TextOptions.Tokenizer(Path.Combine(run, TokenizerName), EndOfDocument);
+        TokenizerFile(run) is { } file ? TextOptions.Tokenizer(file, EndOfDocument) : new ByteTokenizer();
 
-    /// <summary>Writes the file, and copies the tokenizer's.</summary>
-    public void Write(string run, string? tokenizerFile)
+    /// <summary>The tokenizer's file in the run's folder; null where tokens are bytes.</summary>
+    public string? TokenizerFile(string run) => Bytes ? null : Path.Combine(run, TokenizerName);
+
+    /// <summary>The file and the tokenizer's, by their names in the run's folder; null is a file that the run has not.</summary>
+    /// <param name="tokenizerFile">The tokenizer's file; null where tokens are bytes.</param>
+    public IReadOnlyDictionary<string, byte[]?> Files(string? tokenizerFile) => new Dictionary<string, byte[]?>
     {
-        if (tokenizerFile is not null && Path.GetFullPath(tokenizerFile) != Path.GetFullPath(Path.Combine(run, TokenizerName)))
-        {
-            var content = File.ReadAllBytes(tokenizerFile);
-            AtomicFile.Write(Path.Combine(run, TokenizerName), stream => stream.Write(content));
-        }
-
-        AtomicFile.WriteText(Path.Combine(run, FileName), JsonSerializer.Serialize(this, Terminal.Json) + "\n");
-    }
+        [TokenizerName] = tokenizerFile is null ? null : File.ReadAllBytes(tokenizerFile),
+        [FileName] = Encoding.UTF8.GetBytes(JsonSerializer.Serialize(this, Terminal.Json) + "\n"),
+    };
 }

@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Text.Json.Serialization;
 using XlstmLab.Cells;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
@@ -20,7 +21,12 @@ internal sealed record CellRow(
     double? ForwardMiB,
     double? TrainingMiB,
     int Repetitions,
-    string? Remark);
+    string? Remark)
+{
+    /// <summary>Whether it was to be measured and could not be.</summary>
+    [JsonIgnore]
+    public bool Failed { get; init; }
+}
 
 /// <summary>Each form of the mLSTM against the length, and the sLSTM fused against eager.</summary>
 internal sealed record CellBench
@@ -156,7 +162,7 @@ internal sealed record CellBench
         }
         catch (InvalidOperationException e)
         {
-            return row with { Remark = e.Message };
+            return row with { Remark = e.Message, Failed = true };
         }
 
         var config = new XlstmConfig

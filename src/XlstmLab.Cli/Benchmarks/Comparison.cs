@@ -124,7 +124,7 @@ internal sealed record Comparison
         }
         catch (InvalidOperationException e)
         {
-            return row with { Remark = e.Message };
+            return row with { Remark = e.Message, Failed = true };
         }
     }
 

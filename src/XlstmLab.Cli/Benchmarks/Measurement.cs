@@ -32,6 +32,10 @@ internal sealed record Measurement(Workload Work, string Implementation, string 
     /// <summary>Whether it does something else in the same place, so that the work's count of operations is not its own.</summary>
     public bool IsOtherWork { get; init; }
 
+    /// <summary>Whether it was to be measured and could not be.</summary>
+    [JsonIgnore]
+    public bool Failed { get; init; }
+
     /// <summary>Whether it is this library's.</summary>
     [JsonIgnore]
     public bool IsOwn => Implementation == Own;

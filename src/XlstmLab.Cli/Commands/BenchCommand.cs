@@ -134,7 +134,7 @@ internal static class BenchCommand
             BenchReport<CellRow>? report = null;
             await terminal.TrackAsync("Cells", async tracker => report = await plan.RunAsync(CommandLine(parsed), tracker, cancellationToken));
             common.Write(report!, terminal, parsed);
-            return ExitCode.Success;
+            return Outcome(terminal, report!.Rows.Count(r => r.ForwardMs is not null), report.Rows.Count(r => r.Failed));
         });
         return command;
     }
@@ -316,7 +316,24 @@ internal static class BenchCommand
             Gpu = onGpu ? $"{comparison.DeviceName}, {Gpu.Driver()}" : null,
         };
         common.Write(report, terminal, parsed);
-        return rows.Any(r => r.IsOwn && (r.ForwardSeconds ?? r.TrainingSeconds) is not null) ? ExitCode.Success : ExitCode.Failure;
+        return Outcome(terminal, rows.Count(r => r.IsOwn && (r.ForwardSeconds ?? r.TrainingSeconds) is not null), rows.Count(r => r.Failed));
+    }
+
+    /// <summary>A failure where nothing was measured; measurements that failed beside others are counted.</summary>
+    private static int Outcome(Terminal terminal, int measured, int failed)
+    {
+        if (measured == 0)
+        {
+            terminal.Note("error: Nothing was measured; the remarks say why.");
+            return ExitCode.Failure;
+        }
+
+        if (failed > 0)
+        {
+            terminal.Note($"warning: {failed} of {measured + failed} measurements failed; the remarks say why.");
+        }
+
+        return ExitCode.Success;
     }
 
     private static void AddTo(Command command, IEnumerable<Option> options)

@@ -96,7 +96,7 @@ internal static class EvalCommand
                 };
                 var reached = await ExtrapolateAsync(terminal, loaded, Tokens, far, cancellationToken);
                 WriteExtrapolation(terminal, loaded, corpus?.Name ?? source, parsed.GetValue(split)!, reached, parsed.GetValue(json));
-                return ExitCode.Success;
+                return ExitCode.Of(terminal, "loss", reached.Ranges.Select(r => r.Loss));
             }
 
             var watch = Stopwatch.StartNew();
@@ -111,7 +111,7 @@ internal static class EvalCommand
                 return Task.CompletedTask;
             });
             Write(terminal, loaded.Checkpoint, corpus?.Name ?? source, parsed.GetValue(split)!, result!, watch.Elapsed.TotalSeconds, parsed.GetValue(buckets), parsed.GetValue(json));
-            return ExitCode.Success;
+            return ExitCode.Of(terminal, "loss", [result!.Loss]);
 
             int[][] Tokens() => corpus is null
                 ? [.. tokenData!.Documents(part).Take(count)]

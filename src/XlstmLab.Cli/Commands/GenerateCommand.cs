@@ -6,6 +6,7 @@ using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Inference;
 using XlstmLab.Models;
+using XlstmLab.Text;
 
 namespace XlstmLab.Cli.Commands;
 
@@ -25,8 +26,18 @@ internal static class GenerateCommand
     private static readonly Option<long> Seed = NumberOption.Whole(new Option<long>("--seed") { Description = "The seed of the draws.", DefaultValueFactory = _ => 0, HelpName = "N" });
     private static readonly Option<string[]> Stop = new("--stop") { Description = "End where the text holds this; may be given several times.", HelpName = "TEXT" };
     private static readonly Option<bool> IgnoreEnd = new("--ignore-end") { Description = "Go on past the end of a document." };
-    private static readonly Option<string?> StateIn = new("--state-in") { Description = "Go on from a saved state instead of an empty one.", HelpName = "FILE" };
-    private static readonly Option<string?> StateOut = new("--state-out") { Description = "Save the state after the last token.", HelpName = "FILE" };
+    private static readonly Option<string?> StateIn = new("--state-in")
+    {
+        Description = "Go on with a text whose state was saved, by this model only. Without a prompt and a --seed it goes on as if it had never stopped.",
+        HelpName = "FILE",
+    };
+
+    private static readonly Option<string?> StateOut = new("--state-out") { Description = "Save where the text stands: the state, and the last token, which it has not read.", HelpName = "FILE" };
+    private static readonly Option<bool> AnyModel = new("--state-any-model")
+    {
+        Description = "Take the state of another model, or a file that does not say whose it is, as those of older versions: what comes of it is your responsibility.",
+    };
+
     private static readonly Option<string?> Tokenizer = TextOptions.TokenizerOption("Default: the model's.");
     private static readonly Option<string?> EndOfDocument = TextOptions.EndOfDocumentOption();
     private static readonly Option<string?> ComputeType =
@@ -45,9 +56,10 @@ internal static class GenerateCommand
             "xlstm generate runs/first --prompt \"Fellow citizens\"",
             "xlstm generate runs/first --prompt \"The year\" --temperature 0.7 --top-p 0.9 --seed 3 --stop \".\"",
             "xlstm generate runs/first --prompt-file long.txt --max-tokens 0 --state-out long.safetensors",
-            "xlstm generate runs/first --state-in long.safetensors --prompt \" Therefore\" --greedy")
+            "xlstm generate runs/first --state-in long.safetensors --prompt \" Therefore\" --greedy",
+            "xlstm generate runs/first --state-in long.safetensors --state-out longer.safetensors")
         {
-            Folder, Prompt, PromptFile, MaxTokens, Temperature, Greedy, TopK, TopP, MinP, Penalty, Seed, Stop, IgnoreEnd, StateIn, StateOut, Tokenizer,
+            Folder, Prompt, PromptFile, MaxTokens, Temperature, Greedy, TopK, TopP, MinP, Penalty, Seed, Stop, IgnoreEnd, StateIn, StateOut, AnyModel, Tokenizer,
             EndOfDocument, ComputeType, Threads, Device, Json,
         };
         command.Validators.Add(result =>
@@ -58,6 +70,13 @@ internal static class GenerateCommand
                 {
                     result.AddError($"{one.Name} and {other.Name} do not go together.");
                 }
+            }
+        });
+        command.Validators.Add(result =>
+        {
+            if (result.GetValue(AnyModel) && result.GetResult(StateIn) is null)
+            {
+                result.AddError($"{AnyModel.Name} is for {StateIn.Name}.");
             }
         });
         command.SetAction((parsed, cancellationToken) => RunAsync(new(parsed), parsed, cancellationToken));
@@ -77,6 +96,7 @@ internal static class GenerateCommand
             Seed = parsed.GetValue(Seed),
             StopStrings = parsed.GetValue(Stop) ?? [],
             StopAtEndOfDocument = !parsed.GetValue(IgnoreEnd),
+            GoesOn = parsed.GetValue(StateOut) is not null,
         };
         options.Validate();
         var prompt = parsed.GetValue(Prompt) ?? parsed.GetValue(PromptFile) switch
@@ -90,28 +110,60 @@ internal static class GenerateCommand
         using var loaded = await LoadedModel.LoadAsync(
             parsed.GetValue(Folder)!, parsed.GetValue(Tokenizer), parsed.GetValue(EndOfDocument), device,
             Compute.Type(parsed.GetValue(ComputeType)), terminal, cancellationToken);
-        using var state = parsed.GetValue(StateIn) is { } stateFile ? ModelStateFile.Load(stateFile, device) : null;
+        var (stateIn, stateOut) = (parsed.GetValue(StateIn), parsed.GetValue(StateOut));
+        var identity = stateIn is null && stateOut is null ? null : ModelIdentity.Of(loaded.Model);
+        using var saved = stateIn is null ? null : SavedText.Load(stateIn, identity!, parsed.GetValue(AnyModel), device, terminal);
+        var ids = loaded.Tokenizer.Encode(prompt);
+        int[] read = saved is null ? [loaded.Tokenizer.EndOfDocument, .. ids] : [.. saved.Next, .. ids];
+        if (read.Length == 0)
+        {
+            throw new UsageException($"{stateIn} does not say which token comes next, as files of older versions do not: give a prompt to go on with.");
+        }
+
+        if (saved is not null)
+        {
+            options = saved.Continue(options, ids.Length == 0, parsed.GetResult(Seed) is { Implicit: false });
+        }
+
+        var run = new TextRun(loaded, identity, options, read, saved);
         var generator = new TextGenerator(loaded.Model, loaded.Tokenizer);
-        var watch = Stopwatch.StartNew();
         if (parsed.GetValue(Json))
         {
-            WriteJson(terminal, generator, loaded, prompt, options, state, parsed.GetValue(StateOut), cancellationToken);
+            WriteJson(terminal, generator, run, prompt, stateOut, cancellationToken);
             return ExitCode.Success;
         }
 
-        Action<ModelState>? save = parsed.GetValue(StateOut) is { } path ? last => Save(last, path) : null;
+        var watch = Stopwatch.StartNew();
+        if (options.MaxNewTokens == 0 && stateOut is not null)
+        {
+            SaveUnread(generator, run, stateOut, cancellationToken);
+            terminal.Note(string.Create(CultureInfo.InvariantCulture, $"{read.Length:N0} tokens read in {Terminal.Duration(watch.Elapsed.TotalSeconds)}."));
+            return ExitCode.Success;
+        }
+
+        ModelState? last = null;
+        Action<ModelState>? take = stateOut is null ? null : state => last = state;
+
         var characters = 0;
+        var tokens = new List<int>();
         try
         {
-            await foreach (var piece in generator.StreamTextAsync(prompt, options, state, save, cancellationToken))
+            await foreach (var (token, piece) in generator.StreamPiecesAsync(read, options, saved?.State, take, cancellationToken))
             {
+                tokens.Add(token.Id);
                 await terminal.Out.WriteAsync(piece);
                 await terminal.Out.FlushAsync(cancellationToken);
                 characters += piece.Length;
             }
+
+            if (last is not null)
+            {
+                run.Save(last, tokens, stateOut!);
+            }
         }
         finally
         {
+            last?.Dispose();
             if (characters > 0)
             {
                 await terminal.Out.WriteLineAsync();
@@ -123,49 +175,73 @@ internal static class GenerateCommand
     }
 
     private static void WriteJson(
-        Terminal terminal, TextGenerator generator, LoadedModel loaded, string prompt, GenerationOptions options, ModelState? state, string? stateOut,
-        CancellationToken cancellationToken)
+        Terminal terminal, TextGenerator generator, TextRun run, string prompt, string? stateOut, CancellationToken cancellationToken)
     {
         var watch = Stopwatch.StartNew();
-        var end = loaded.Tokenizer.EndOfDocument;
-        var ids = loaded.Tokenizer.Encode(prompt);
-        int[] read = state is null ? [end, .. ids] : ids;
-        var result = generator.Generate([read], options, state, stateOut is not null, null, cancellationToken);
-        var sequence = result.Sequences[0];
-        var seconds = watch.Elapsed.TotalSeconds;
-        if (stateOut is not null)
+        GeneratedSequence sequence;
+        if (run.Options.MaxNewTokens == 0 && stateOut is not null)
         {
-            // The generator has not read its own last token, and the end of a document is where the next text begins.
-            var last = result.State!;
-            if (sequence.Tokens.Length > 0 && sequence.Tokens[^1] != end)
+            SaveUnread(generator, run, stateOut, cancellationToken);
+            sequence = new([], "", 0, FinishReason.Length);
+        }
+        else
+        {
+            var result = generator.Generate([run.Read], run.Options, run.Before?.State, stateOut is not null, null, cancellationToken);
+            using var state = result.State;
+            sequence = result.Sequences[0];
+            if (state is not null)
             {
-                using var before = last;
-                last = generator.Read([sequence.Tokens[^1]], before, cancellationToken);
+                run.Save(state, sequence.Tokens, stateOut!);
             }
-
-            Save(last, stateOut);
         }
 
+        var seconds = watch.Elapsed.TotalSeconds;
         terminal.WriteJson(new
         {
-            Model = loaded.Checkpoint,
+            Model = run.Loaded.Checkpoint,
             Prompt = prompt,
             sequence.Text,
             sequence.Tokens,
             sequence.LogProbability,
             sequence.FinishReason,
-            PromptTokens = read.Length,
+            PromptTokens = run.Read.Length,
             Seconds = seconds,
             TokensPerSecond = sequence.Tokens.Length / seconds,
-            options.Seed,
+            run.Options.Seed,
         });
     }
 
-    private static void Save(ModelState state, string path)
+    /// <summary>Saves what was read but for its last token, which is the next one: what follows it is asked for when the text goes on.</summary>
+    private static void SaveUnread(TextGenerator generator, TextRun run, string path, CancellationToken cancellationToken)
     {
-        using (state)
+        using var state = run.Read.Length > 1 ? generator.Read(run.Read[..^1], run.Before?.State, cancellationToken)
+            : run.Before?.State?.Clone() ?? new ModelState([]);
+        run.Save(state, [], path);
+    }
+
+    /// <summary>A text before it is generated.</summary>
+    /// <param name="Loaded">The model.</param>
+    /// <param name="Identity">The model's identity where a state is read or written.</param>
+    /// <param name="Options">How tokens are chosen.</param>
+    /// <param name="Read">The ids that are read first.</param>
+    /// <param name="Before">Where the text goes on from; null at its start.</param>
+    private sealed record TextRun(LoadedModel Loaded, ModelIdentity? Identity, GenerationOptions Options, int[] Read, SavedText? Before)
+    {
+        /// <summary>Writes the state, which has read all but the last of the tokens, or of those that were read where there are none.</summary>
+        public void Save(ModelState state, IReadOnlyList<int> tokens, string path)
         {
-            ModelStateFile.Save(state, path);
+            var draws = Options.Temperature == 0 ? 0 : tokens.Count;
+            byte[] bytes = [.. Options.EarlierBytes, .. tokens.SelectMany(id => Loaded.Tokenizer.Bytes(id).ToArray())];
+            ModelStateFile.Save(state, path, new ModelStateNotes
+            {
+                TokenCount = Before is { TokenCount: null } ? null : (Before?.TokenCount ?? 0) + Read.Length + tokens.Count - 1,
+                Model = Identity,
+                NextToken = tokens.Count > 0 ? tokens[^1] : Read[^1],
+                Seed = Options.Seed,
+                Draws = Options.EarlierDraws + draws,
+                TokensSeen = [.. Options.EarlierTokens.Concat(Read).Concat(tokens).Distinct().Order()],
+                OpenBytes = Utf8StreamDecoder.OpenBytes(bytes).ToArray(),
+            });
         }
     }
 }

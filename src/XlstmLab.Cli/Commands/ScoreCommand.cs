@@ -99,7 +99,7 @@ internal static class ScoreCommand
             }
 
             Write(terminal, loaded.Checkpoint, scores, watch.Elapsed.TotalSeconds, parsed.GetValue(samples), parsed.GetValue(json));
-            return ExitCode.Success;
+            return ExitCode.Of(terminal, "log-likelihood of an answer", scores.SelectMany(s => s.AnswerRows()).Select(a => a.LogLikelihood));
         });
         return command;
     }

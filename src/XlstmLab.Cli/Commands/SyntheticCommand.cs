@@ -132,8 +132,7 @@ internal static class SyntheticCommand
         var seeds = SeedList(parsed.GetValue(Seeds)!);
         if (name == NearestNeighborSearch.Name)
         {
-            await RunNearestNeighborAsync(terminal, parsed, seeds, cancellationToken);
-            return ExitCode.Success;
+            return await RunNearestNeighborAsync(terminal, parsed, seeds, cancellationToken);
         }
 
         var experiment = Experiment(parsed, name);
@@ -170,11 +169,11 @@ internal static class SyntheticCommand
             WritePlot(folder, "accuracy-by-length", Plots.AccuracyByLength(accuracies, (experiment.TrainingLengths ?? experiment.Task.TrainingLengths).Maximum));
         }
 
-        Write(terminal, folder, summary, accuracies, parsed.GetValue(Json));
-        return ExitCode.Success;
+        Write(terminal, folder, summary, accuracies, experiment.Until, parsed.GetValue(Json));
+        return ExitCode.Of(terminal, "loss", [.. summary.Runs.Select(r => r.Loss), .. accuracies.Select(a => a.Loss)]);
     }
 
-    private static async Task RunNearestNeighborAsync(Terminal terminal, ParseResult parsed, int[] seeds, CancellationToken cancellationToken)
+    private static async Task<int> RunNearestNeighborAsync(Terminal terminal, ParseResult parsed, int[] seeds, CancellationToken cancellationToken)
     {
         foreach (var option in new Option[] { Recipe, Samples, TrainLengths, ValidationLengths, ValidationRows, CheckpointEvery, MicroBatchSize, Until })
         {
@@ -213,16 +212,18 @@ internal static class SyntheticCommand
             return System.Threading.Tasks.Task.CompletedTask;
         });
         WritePlot(folder, "error-by-length", Plots.ErrorByLength(runs, experiment.Task.TrainingLength));
+        var errors = runs.SelectMany(r => r.Scores).Select(s => s.MeanSquaredError);
         if (parsed.GetValue(Json))
         {
             terminal.WriteJson(new { Folder = folder, Task = NearestNeighborSearch.Name, Runs = runs });
-            return;
+            return ExitCode.Of(terminal, "squared error", errors);
         }
 
         terminal.WriteTable(
             [">length", .. runs.Select(r => Text($">seed {r.Seed}"))],
             experiment.TestLengths.Select((length, at) => (string[])[Text($"{length}"), .. runs.Select(r => Text($"{r.Scores[at].MeanSquaredError:F5}"))]));
         terminal.Note(Text($"Mean squared errors; guessing has {NearestNeighborSearch.ChanceError:F4}. All of it is in {folder}."));
+        return ExitCode.Of(terminal, "squared error", errors);
     }
 
     private static SyntheticExperiment Experiment(ParseResult parsed, string name)
@@ -307,7 +308,7 @@ internal static class SyntheticCommand
     }
 
     private static void Write(
-        Terminal terminal, string folder, SyntheticSummary summary, IReadOnlyList<SyntheticAccuracy> accuracies, bool json)
+        Terminal terminal, string folder, SyntheticSummary summary, IReadOnlyList<SyntheticAccuracy> accuracies, double? until, bool json)
     {
         if (json)
         {
@@ -324,7 +325,7 @@ internal static class SyntheticCommand
         foreach (var run in summary.Runs)
         {
             terminal.Note(Text(
-                $"seed {run.Seed}: {run.Step:N0} steps in {Terminal.Duration(run.Seconds)}{(run.SolvedAtStep is { } step ? Text($", solved at step {step:N0}") : "")}"));
+                $"seed {run.Seed}: {run.Step:N0} steps in {Terminal.Duration(run.Seconds)}{(run.SolvedAtStep is { } step ? Text($", solved at step {step:N0}") : until is { } wanted ? Text($", NOT solved: it never reached an accuracy of {wanted}") : "")}"));
         }
 
         terminal.Note($"Summary, curve and plots are in {folder}.");

@@ -98,7 +98,14 @@ internal static class TrainCommand
         Compute.Begin(parsed.GetValue(Threads));
         var device = Compute.Device(parsed.GetValue(Device)!);
 
-        var text = Text(parsed, resume ? RunText.Read(folder) : null);
+        var earlier = resume ? RunText.Read(folder) : null;
+        if (resume && earlier is null && parsed.GetValue(Data) is null)
+        {
+            throw new UsageException(
+                $"The run in {folder} was begun by something else than 'xlstm train', or was killed before it noted its text: name it again by --data, and by --tokenizer if tokens are not bytes. Or --start-over.");
+        }
+
+        var text = Text(parsed, earlier);
         using var tokens = TokenData.Open(text.Data);
         var tokenizerFile = parsed.GetValue(Tokenizer) is { } named ? (named == TextOptions.Bytes ? null : TextOptions.TokenizerFile(named)) : null;
         if (tokens is not null && !resume && parsed.GetValue(Tokenizer) is null)
@@ -107,7 +114,8 @@ internal static class TrainCommand
             text = text with { Bytes = tokenizerFile is null, EndOfDocument = tokens.First.Card.Plan.EndOfDocumentText };
         }
 
-        var tokenizer = tokenizerFile is null ? text.OpenTokenizer(folder) : TextOptions.Tokenizer(tokenizerFile, text.EndOfDocument);
+        tokenizerFile ??= resume ? text.TokenizerFile(folder) : null;
+        var tokenizer = tokenizerFile is null ? new ByteTokenizer() : TextOptions.Tokenizer(tokenizerFile, text.EndOfDocument);
         tokens?.RequireTokenizer(tokenizer);
         var config = Training(parsed, resume ? RunFolder.ReadTrainingConfig(folder) : null);
         config.Validate();
@@ -129,11 +137,12 @@ internal static class TrainCommand
         TrainingResult? result = null;
         await terminal.TrackAsync("Training", tracker =>
         {
-            var watcher = new Watcher(tracker, config, () => text.Write(folder, tokenizerFile));
+            var watcher = new Watcher(tracker, config);
             var trainer = new Trainer(model, config, training, validation, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report), watcher)
             {
                 DataDescription = text.Data,
                 Tokenizer = tokenizer,
+                Attachments = text.Files(tokenizerFile),
                 StartOver = parsed.GetValue(StartOver),
             };
             result = trainer.Run(cancellationToken);
@@ -280,7 +289,7 @@ internal static class TrainCommand
         }
 
         terminal.Note(result.Status == TrainingStatus.Stopped
-            ? $"Stopped with a checkpoint. To go on: xlstm train --out {shown} --resume"
+            ? $"Stopped {(result.Checkpoint is null ? "before there was a checkpoint: it will begin anew" : "with a checkpoint")}. To go on: xlstm train --out {shown} --resume"
             : $"Next: xlstm eval {shown}{evaluation}   or   xlstm generate {shown} --prompt \"Fellow citizens\"");
     }
 
@@ -293,20 +302,12 @@ internal static class TrainCommand
         NumberOption.Whole(new Option<int?>(name) { Description = description, HelpName = "N" }, 1);
 
     /// <summary>Shows a run's metrics and warnings.</summary>
-    private sealed class Watcher(ProgressTracker tracker, TrainingConfig config, Action begun) : ILogger
+    private sealed class Watcher(ProgressTracker tracker, TrainingConfig config) : ILogger
     {
-        private bool _hasBegun;
         private double? _rate;
 
         public void Report(TrainingMetrics metrics)
         {
-            if (!_hasBegun)
-            {
-                // The folder is the run's from its first step on.
-                begun();
-                _hasBegun = true;
-            }
-
             _rate = _rate is { } before ? 0.9 * before + 0.1 * metrics.TokensPerSecond : metrics.TokensPerSecond;
             tracker.Report(
                 metrics.Step / (double)config.Steps,

@@ -17,6 +17,7 @@ internal static class FirstPaperGolden
             model,
             golden.Names.Where(n => n.StartsWith("param.", StringComparison.Ordinal)).ToDictionary(n => n["param.".Length..], n => golden[n]));
         model.to(golden.Device);
+        model.eval();
 
         var ids = golden["input_ids"];
         var length = ids.shape[1] - 1;

@@ -179,6 +179,7 @@ public static partial class GoldenVerifier
         config["ffn_proj_factor"] ??= 2.6667;
         using var model = ModelConfigJson.Parse(config.ToJsonString(), golden.Name).CreateModel();
         model.to(golden.Device);
+        model.eval();
         using (no_grad())
         {
             foreach (var (parameter, value) in model.named_parameters())
@@ -225,6 +226,7 @@ public static partial class GoldenVerifier
         using var model = files.Config.CreateModel();
         files.LoadInto(model);
         model.to(golden.Device);
+        model.eval();
         using var grad = no_grad();
         yield return GoldenRow.Compare(
             golden.Name, "logits", GoldenCase.LargestDifference(golden["logits"], model.Forward(golden["input_ids"]).Logits), 1e-4);

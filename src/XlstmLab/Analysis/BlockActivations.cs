@@ -17,7 +17,7 @@ internal static class BlockActivations
         ArgumentNullException.ThrowIfNull(model);
         return tokens.IsEmpty
             ? throw new ArgumentException("Expected at least one token, got none.", nameof(tokens))
-            : tensor(tokens.ToArray(), [1, tokens.Length], int64, model.parameters().FirstOrDefault()?.device ?? CPU);
+            : tensor(tokens.ToArray(), [1, tokens.Length], int64, model.WeightsDevice);
     }
 
     /// <summary>The shape of a batch of tokens.</summary>
@@ -48,8 +48,8 @@ internal static class BlockActivations
     {
         ArgumentNullException.ThrowIfNull(model);
         Shape(tokens);
+        using var mode = EvaluationMode.Of(model);
         using var scope = NewDisposeScope();
-        using var grad = no_grad();
         var seen = new Dictionary<string, Tensor>();
         var current = -1;
         var previous = model.Observer;

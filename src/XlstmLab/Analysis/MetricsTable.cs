@@ -48,19 +48,22 @@ public sealed class MetricsTable
 
     /// <summary>Reads a training run's <c>metrics.jsonl</c>: a row a line, a column a key; an object's keys are joined by dots.</summary>
     /// <param name="run">The run's folder, or the file itself.</param>
+    /// <param name="damaged">Told what is wrong with each damaged line, which is then left out; null for an exception instead.</param>
     /// <returns>Rows by step. Of two lines with one step, the later counts. Lists are left out: see <see cref="ReadNested"/>.</returns>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>
     /// <exception cref="InvalidDataException">A line is no JSON object, or a key changes its type.</exception>
-    public static MetricsTable Read(string run) => FromRows(BySteps(ReadLines(run, (row, _) => [row])), run);
+    public static MetricsTable Read(string run, ICollection<string>? damaged = null) =>
+        FromRows(BySteps(ReadLines(run, damaged, (row, _) => [row])), run);
 
     /// <summary>Reads a list in the lines of a run's <c>metrics.jsonl</c>, such as <c>gates</c>: a row an element, with the line's step.</summary>
     /// <param name="run">The run's folder, or the file itself.</param>
     /// <param name="key">The list's key.</param>
+    /// <param name="damaged">As in <see cref="Read"/>.</param>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>
     /// <exception cref="InvalidDataException">A line is no JSON object, or the key holds something other than objects.</exception>
-    public static MetricsTable ReadNested(string run, string key) =>
+    public static MetricsTable ReadNested(string run, string key, ICollection<string>? damaged = null) =>
         FromRows(
-            ReadLines(run, (row, line) => line.TryGetProperty(key, out var list)
+            ReadLines(run, damaged, (row, line) => line.TryGetProperty(key, out var list)
                 ? [.. list.EnumerateArray().Select(element => Flatten(element, row.Where(cell => cell.Key == "step")))]
                 : []),
             run);
@@ -144,7 +147,8 @@ public sealed class MetricsTable
     };
 
     private static List<Dictionary<string, object>> ReadLines(
-        string run, Func<Dictionary<string, object>, JsonElement, IEnumerable<Dictionary<string, object>>> rowsOf)
+        string run, ICollection<string>? damaged,
+        Func<Dictionary<string, object>, JsonElement, IEnumerable<Dictionary<string, object>>> rowsOf)
     {
         var path = Directory.Exists(run) ? Path.Combine(run, "metrics.jsonl") : run;
         if (!File.Exists(path))
@@ -173,7 +177,14 @@ public sealed class MetricsTable
             }
             catch (Exception e) when (e is JsonException or InvalidOperationException)
             {
-                throw new InvalidDataException($"{path}, line {at + 1}: expected a JSON object of metrics. {e.Message}", e);
+                var what = $"{path}, line {at + 1}: expected a JSON object of metrics. {e.Message}";
+                if (damaged is null)
+                {
+                    throw new InvalidDataException(
+                        $"{what} Delete the line, go on with the run, which leaves it out, or read with a list of what is damaged.", e);
+                }
+
+                damaged.Add(what);
             }
         }
 

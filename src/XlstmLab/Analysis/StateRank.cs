@@ -56,13 +56,13 @@ public static class StateRanks
         ArgumentOutOfRangeException.ThrowIfLessThan(every, 1);
         var (_, length) = BlockActivations.Shape(tokens);
         var ranks = new List<StateRank>();
+        using var mode = EvaluationMode.Of(model);
         ModelState? before = null;
         try
         {
             for (var start = 0; start < length; start += every)
             {
                 using var scope = NewDisposeScope();
-                using var grad = no_grad();
                 var count = Math.Min(every, length - start);
                 var output = model.Forward(
                     tokens.narrow(1, start, count),

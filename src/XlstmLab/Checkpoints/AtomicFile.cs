@@ -6,7 +6,8 @@ namespace XlstmLab.Checkpoints;
 /// <remarks>
 /// All is written beside its place, under the same name with <c>.tmp-</c> and a random end, flushed to the disk, and renamed. A failure or
 /// a cancellation removes what was written and leaves what was there before. A killed process leaves the <c>.tmp-</c> entry, never a
-/// half-written target; <see cref="Recover"/> clears it.
+/// half-written target; <see cref="Recover"/> clears it. Where the name is a symbolic link, what it points to is written and the link
+/// stays; a file that is replaced keeps its permissions. A device such as <c>/dev/null</c> is written as it is.
 /// </remarks>
 public static class AtomicFile
 {
@@ -20,6 +21,13 @@ public static class AtomicFile
     public static void Write(string path, Action<FileStream> write)
     {
         ArgumentNullException.ThrowIfNull(write);
+        if (IsDevice(path))
+        {
+            using var device = new FileStream(path, FileMode.Open, FileAccess.Write, FileShare.ReadWrite, 1 << 16);
+            write(device);
+            return;
+        }
+
         var target = Normalize(path);
         Directory.CreateDirectory(Parent(target));
         var aside = Aside(target, Mark);
@@ -29,6 +37,11 @@ public static class AtomicFile
             {
                 write(stream);
                 stream.Flush(flushToDisk: true);
+            }
+
+            if (!OperatingSystem.IsWindows() && File.Exists(target))
+            {
+                File.SetUnixFileMode(aside, File.GetUnixFileMode(target));
             }
 
             File.Move(aside, target, overwrite: true);
@@ -154,8 +167,17 @@ public static class AtomicFile
     private static string Normalize(string path)
     {
         ArgumentException.ThrowIfNullOrWhiteSpace(path);
-        return Path.TrimEndingDirectorySeparator(Path.GetFullPath(path));
+        var entry = new FileInfo(Path.TrimEndingDirectorySeparator(Path.GetFullPath(path)));
+        return entry.LinkTarget is null
+            ? entry.FullName
+            : Path.TrimEndingDirectorySeparator(entry.ResolveLinkTarget(returnFinalTarget: true)!.FullName);
     }
+
+    private static bool IsDevice(string path) =>
+        path is not null
+        && path.StartsWith("/dev/", StringComparison.Ordinal)
+        && !path.StartsWith("/dev/shm/", StringComparison.Ordinal)
+        && File.Exists(path);
 
     private static string Parent(string target) =>
         Path.GetDirectoryName(target) ?? throw new IOException($"{target} is a root folder and cannot be written as a whole.");

@@ -1,3 +1,4 @@
+using System.Globalization;
 using XlstmLab.Models;
 using static TorchSharp.torch;
 
@@ -6,13 +7,18 @@ namespace XlstmLab.Checkpoints;
 /// <summary>A Hugging Face folder with a language model: <c>config.json</c> and its weights under the names of the state dict.</summary>
 /// <remarks>
 /// An xLSTM's names are <c>backbone.embeddings.weight</c>, <c>backbone.blocks.N...</c>, <c>backbone.out_norm.weight</c> and <c>lm_head.weight</c>;
-/// <c>embedding.weight</c>, as NX-AI's own package calls the first of them, is understood. Where the config ties the head to the
-/// embedding, the folder may lack <c>lm_head.weight</c>.
+/// <c>embedding.weight</c>, as NX-AI's own package calls the first of them, is understood, and so are names without the <c>backbone.</c> or
+/// <c>model.</c> that a model without a head lacks. Where the config ties the head to the embedding, the folder may lack either of the
+/// two; if it has both, they must be equal. Of buffers that follow from the configuration, as published files have them, rotary
+/// frequencies are compared with it and the rest is passed over.
 /// </remarks>
 public sealed class HuggingFaceFolder : IDisposable
 {
     /// <summary>The name of the file with the configuration.</summary>
     public const string ConfigFileName = "config.json";
+
+    /// <summary>What wrappers put before every name.</summary>
+    private static readonly string[] Wrappers = ["module.", "_orig_mod."];
 
     private const string OriginalEmbedding = "embedding.weight";
     private const string Head = "lm_head.weight";
@@ -25,8 +31,7 @@ public sealed class HuggingFaceFolder : IDisposable
         Path = path;
         Config = config;
         _weights = weights;
-        _stored = weights.Names.ToDictionary(
-            name => name == OriginalEmbedding && !weights.Contains(config.EmbeddingName) ? config.EmbeddingName : name, StringComparer.Ordinal);
+        _stored = Stored(weights, config.EmbeddingName);
         Names = [.. _stored.Keys.Order(StringComparer.Ordinal)];
     }
 
@@ -55,12 +60,13 @@ public sealed class HuggingFaceFolder : IDisposable
         try
         {
             // A config that lies about sizes is found here, before a model is built that does not fit into memory.
-            if (opened._stored.ContainsKey(config.EmbeddingName)
-                && opened.Info(config.EmbeddingName).Shape is var shape
+            var table = config.TieWordEmbeddings && !opened._stored.ContainsKey(config.EmbeddingName) ? Head : config.EmbeddingName;
+            if (opened._stored.ContainsKey(table)
+                && opened.Info(table).Shape is var shape
                 && !shape.AsSpan().SequenceEqual([config.VocabularySize, config.EmbeddingDim]))
             {
                 throw new CheckpointException(
-                    $"{folder}: {config.EmbeddingName} has shape [{string.Join(", ", shape)}], but {ConfigFileName} says [{config.VocabularySize}, {config.EmbeddingDim}] (vocabulary, width).");
+                    $"{folder}: {table} has shape [{string.Join(", ", shape)}], but {ConfigFileName} says [{config.VocabularySize}, {config.EmbeddingDim}] (vocabulary, width).");
             }
 
             return opened;
@@ -103,14 +109,22 @@ public sealed class HuggingFaceFolder : IDisposable
         var sources = new Dictionary<string, string>(_stored, StringComparer.Ordinal);
         if (Config.TieWordEmbeddings)
         {
+            RequireOneTable();
+            if (sources.GetValueOrDefault(Config.EmbeddingName, sources.GetValueOrDefault(Head, "")) is { Length: > 0 } table)
+            {
+                sources[Config.EmbeddingName] = table;
+                sources[Head] = table;
+            }
+
             if (!parameters.ContainsKey(Head))
             {
                 sources.Remove(Head);
             }
-            else if (!sources.ContainsKey(Head) && sources.TryGetValue(Config.EmbeddingName, out var embedding))
-            {
-                sources.Add(Head, embedding);
-            }
+        }
+
+        foreach (var name in sources.Keys.Where(name => !parameters.ContainsKey(name) && IsDerived(name)).ToArray())
+        {
+            sources.Remove(name);
         }
 
         CheckFit(parameters, sources);
@@ -183,6 +197,96 @@ public sealed class HuggingFaceFolder : IDisposable
 
     /// <inheritdoc/>
     public void Dispose() => _weights.Dispose();
+
+    /// <summary>The names in the files by those of the state dict.</summary>
+    private static Dictionary<string, string> Stored(SafetensorsFolder weights, string embedding)
+    {
+        var names = weights.Names.Select(name => (Stored: name, Name: name)).ToArray();
+        while (names.Length > 0 && Wrappers.FirstOrDefault(w => names.All(n => n.Name.StartsWith(w, StringComparison.Ordinal))) is { } wrapper)
+        {
+            names = [.. names.Select(n => (n.Stored, n.Name[wrapper.Length..]))];
+        }
+
+        // A model that was saved without its head has its names without the part that stands for it.
+        var body = embedding[..(embedding.IndexOf('.', StringComparison.Ordinal) + 1)];
+        var bare = !names.Any(n => n.Name.StartsWith(body, StringComparison.Ordinal))
+            && names.Any(n => n.Name.Split('.')[0] is "layers" or "blocks");
+        if (bare)
+        {
+            names = [.. names.Select(n => (n.Stored, n.Name.StartsWith("lm_head.", StringComparison.Ordinal) ? n.Name : body + n.Name))];
+        }
+
+        // Mamba's and xLSTM's own packages have the embedding in the singular, the latter's outside of the body.
+        var singular = embedding == $"{body}embeddings.weight" && !names.Any(n => n.Name == embedding)
+            ? names.FirstOrDefault(n => n.Name == OriginalEmbedding || n.Name == $"{body}{OriginalEmbedding}").Name
+            : null;
+        return names.ToDictionary(n => n.Name == singular ? embedding : n.Name, n => n.Stored, StringComparer.Ordinal);
+    }
+
+    /// <summary>Refuses a head that the config ties to the embedding, and that differs from it.</summary>
+    private void RequireOneTable()
+    {
+        if (!_stored.TryGetValue(Config.EmbeddingName, out var embedding) || !_stored.TryGetValue(Head, out var head) || embedding == head)
+        {
+            return;
+        }
+
+        using var scope = NewDisposeScope();
+        var (first, second) = (_weights.Read(embedding), _weights.Read(head));
+        if (!first.shape.AsSpan().SequenceEqual(second.shape)
+            || !first.to(ScalarType.Float32).equal(second.to(ScalarType.Float32)).all().item<bool>())
+        {
+            throw new CheckpointException(
+                $"{Path}: {ConfigFileName} ties the head to the embedding, but {embedding} and {head} differ. "
+                + $"If the head is a matrix of its own, set tie_word_embeddings to false; if not, remove {head}.");
+        }
+    }
+
+    /// <summary>Whether a tensor is a buffer that published files store though it follows from the configuration.</summary>
+    /// <exception cref="CheckpointException">It does not follow from this one.</exception>
+    private bool IsDerived(string name)
+    {
+        var buffer = name[(name.LastIndexOf('.') + 1)..];
+        switch (buffer)
+        {
+            case "num_batches_tracked" or "masked_bias" or "position_ids":
+                return true;
+            case "bias":
+                // A causal mask [1, 1, N, N] under the name of a bias.
+                return name.EndsWith("attn.bias", StringComparison.Ordinal)
+                    && Info(name).Shape is [1, 1, var rows, var columns]
+                    && rows == columns;
+            case "inv_freq" or "original_inv_freq" or "cos_cached" or "sin_cached" when Config is LlamaConfig llama:
+                RequireFrequencies(name, buffer, llama);
+                return true;
+            default:
+                return false;
+        }
+    }
+
+    private void RequireFrequencies(string name, string buffer, LlamaConfig config)
+    {
+        using var scope = NewDisposeScope();
+        var half = config.HeadDim / 2;
+        var stored = Read(name, dtype: ScalarType.Float64).flatten();
+        var isTable = buffer.EndsWith("_cached", StringComparison.Ordinal);
+
+        // The second row of a table is that of position 1.
+        stored = isTable && stored.NumberOfElements >= 4 * half ? stored.narrow(0, 2 * half, half) : stored;
+        for (var j = 0; j < half; j++)
+        {
+            var frequency = Math.Pow(config.RopeTheta, -2.0 * j / config.HeadDim);
+            var expected = buffer switch { "cos_cached" => Math.Cos(frequency), "sin_cached" => Math.Sin(frequency), _ => frequency };
+            if (stored.NumberOfElements != half || Math.Abs(stored[j].item<double>() - expected) > 0.01 * Math.Abs(expected) + 1e-6)
+            {
+                throw new CheckpointException(
+                    string.Create(
+                        CultureInfo.InvariantCulture,
+                        $"{Path}: {name} is not what {ConfigFileName} says, theta^(-2j/D) with theta = {config.RopeTheta} and D = {config.HeadDim}: ")
+                    + "the model was trained with other rotary frequencies, which this library would not use.");
+            }
+        }
+    }
 
     private void CheckFit(IReadOnlyDictionary<string, Tensor> parameters, Dictionary<string, string> sources)
     {

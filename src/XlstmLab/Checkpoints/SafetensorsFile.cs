@@ -18,6 +18,7 @@ public sealed class SafetensorsFile : IDisposable
     private readonly MemoryMappedViewAccessor _view;
     private readonly Dictionary<string, SafetensorsEntry> _entries;
     private readonly int _pieceBytes;
+    private bool _isDisposed;
 
     private SafetensorsFile(string path, SafetensorsHeader header, MemoryMappedFile map, int pieceBytes)
     {
@@ -116,6 +117,7 @@ public sealed class SafetensorsFile : IDisposable
     public void ReadInto(string name, Tensor target)
     {
         ArgumentNullException.ThrowIfNull(target);
+        ObjectDisposedException.ThrowIf(_isDisposed, this);
         var entry = Info(name);
         if (!entry.Shape.AsSpan().SequenceEqual(target.shape))
         {
@@ -144,6 +146,7 @@ public sealed class SafetensorsFile : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
+        _isDisposed = true;
         _view.Dispose();
         _map.Dispose();
     }

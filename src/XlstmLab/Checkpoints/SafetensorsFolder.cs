@@ -7,6 +7,8 @@ namespace XlstmLab.Checkpoints;
 /// <remarks>Where both are there the single file counts, as in Hugging Face's tools.</remarks>
 public sealed class SafetensorsFolder : IDisposable
 {
+    private static readonly string[] OtherFormats = [".bin", ".pt", ".pth", ".ckpt", ".gguf", ".h5", ".msgpack", ".npz", ".safetensors"];
+
     private readonly List<SafetensorsFile> _files;
     private readonly Dictionary<string, SafetensorsFile> _locations;
 
@@ -38,8 +40,16 @@ public sealed class SafetensorsFolder : IDisposable
         var index = System.IO.Path.Combine(folder, Safetensors.IndexFileName);
         if (!File.Exists(single) && !File.Exists(index))
         {
+            var others = Directory.EnumerateFiles(folder)
+                .Where(file => OtherFormats.Contains(System.IO.Path.GetExtension(file)))
+                .Select(System.IO.Path.GetFileName)
+                .OfType<string>()
+                .Order(StringComparer.Ordinal)
+                .ToList();
             throw new CheckpointException(
-                $"{folder}: there is neither {Safetensors.SingleFileName} nor {Safetensors.IndexFileName}. Weights in other formats must be converted to safetensors.");
+                $"{folder}: there is neither {Safetensors.SingleFileName} nor {Safetensors.IndexFileName}"
+                + (others.Count == 0 ? "." : $", but {CheckpointException.List(others)}.")
+                + " Weights in other formats must be converted to safetensors, as transformers' save_pretrained writes them.");
         }
 
         var files = new List<SafetensorsFile>();

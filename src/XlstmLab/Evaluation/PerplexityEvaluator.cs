@@ -33,10 +33,8 @@ public static class PerplexityEvaluator
         options.Validate();
         var segments = Split(model, documents, tokenizer);
         var tally = new Tally(options, segments.Sum(s => (long)s.Length), progress);
-        var device = model.parameters().First().device;
-        var training = model.training;
-        model.eval();
-        try
+        var device = model.WeightsDevice;
+        using (EvaluationMode.Of(model))
         {
             // Neighbours in this order differ least in length.
             if (options.Policy == ContextPolicy.Carried)
@@ -56,10 +54,6 @@ public static class PerplexityEvaluator
                     Score(model, rows, null, false, device, tokenizer.EndOfDocument, tally);
                 }
             }
-        }
-        finally
-        {
-            model.train(training);
         }
 
         var bytes = segments.Sum(s => s.Bytes(tokenizer));

@@ -35,9 +35,7 @@ public static class RulerEvaluator
         }
 
         var (scores, depths, answers) = (new List<RulerScore>(), new List<RulerDepthScore>(), new List<RulerAnswer>());
-        var training = model.training;
-        model.eval();
-        try
+        using (EvaluationMode.Of(model))
         {
             foreach (var (task, length) in cells)
             {
@@ -65,10 +63,6 @@ public static class RulerEvaluator
                     .Select(g => new RulerDepthScore(
                         task, length, g.Key / ranges, (g.Key + 1) / ranges, g.Count(), g.Average(f => f.Score))));
             }
-        }
-        finally
-        {
-            model.train(training);
         }
 
         var averages = options.Lengths.Select(length => new RulerAverage(

@@ -51,9 +51,7 @@ public static class SyntheticEvaluator
             task.Validate(range);
         }
 
-        var training = model.training;
-        model.eval();
-        try
+        using (EvaluationMode.Of(model))
         {
             var scores = new List<SyntheticScore>();
             foreach (var range in lengths)
@@ -65,17 +63,13 @@ public static class SyntheticEvaluator
 
             return scores;
         }
-        finally
-        {
-            model.train(training);
-        }
     }
 
     private static SyntheticScore Score(
         LanguageModel model, SyntheticTask task, TokenBatch all, LengthRange range, int batchSize, ImmediateProgress<int> progress,
         CancellationToken cancellationToken)
     {
-        var device = model.parameters().First().device;
+        var device = model.WeightsDevice;
         var order = new int[all.Rows];
         var ends = new int[all.Rows];
         for (var r = 0; r < all.Rows; r++)

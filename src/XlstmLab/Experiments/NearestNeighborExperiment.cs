@@ -89,7 +89,9 @@ public sealed record NearestNeighborExperiment
     /// <param name="cancellationToken">Stops after an update, or in a test.</param>
     /// <exception cref="ArgumentException">The settings do not fit each other.</exception>
     /// <exception cref="InvalidOperationException">The folder holds another experiment.</exception>
-    /// <exception cref="TrainingDivergedException">A loss or a gradient was not finite.</exception>
+    /// <exception cref="TrainingDivergedException">
+    /// A seed's loss, gradient or error was not finite; the others are done, and the summary is theirs.
+    /// </exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public IReadOnlyList<VectorRun> Run(
         string folder, IReadOnlyList<int> seeds, Device? device = null, IProgress<VectorProgress>? progress = null,
@@ -101,6 +103,7 @@ public sealed record NearestNeighborExperiment
         folder = Path.GetFullPath(folder);
         SeedFolders.Claim(folder, Describe());
         var runs = new List<VectorRun>();
+        var diverged = new List<string>();
         foreach (var (index, seed) in seeds.Index())
         {
             var run = SeedFolders.ReadResult<VectorRun>(folder, seed);
@@ -108,7 +111,16 @@ public sealed record NearestNeighborExperiment
             {
                 using var model = new VectorModel(Model, seed);
                 model.to(device ?? CPU);
-                run = Train(model, seed, index, device ?? CPU, progress, cancellationToken);
+                try
+                {
+                    run = Train(model, seed, index, device ?? CPU, progress, cancellationToken);
+                }
+                catch (TrainingDivergedException e)
+                {
+                    diverged.Add($"Seed {seed}: {e.Message}");
+                    continue;
+                }
+
                 Directory.CreateDirectory(SeedFolders.Of(folder, seed));
                 SeedFolders.WriteResult(folder, seed, run);
             }
@@ -121,7 +133,7 @@ public sealed record NearestNeighborExperiment
                 [.. runs.SelectMany(r => r.Scores.Select(s => new { r.Seed, s.Length, s.Rows, s.MeanSquaredError, s.LastSquaredError }))]);
         }
 
-        return runs;
+        return diverged.Count == 0 ? runs : throw new TrainingDivergedException(string.Join("\n", diverged));
     }
 
     private VectorRun Train(
@@ -166,6 +178,13 @@ public sealed record NearestNeighborExperiment
 
         var seconds = watch.Elapsed.TotalSeconds;
         var scores = TestLengths.Select(length => Score(model, SyntheticSplit.Test, length, device, cancellationToken)).ToArray();
+        if (!double.IsFinite(curve[^1].ValidationError))
+        {
+            throw new TrainingDivergedException(
+                $"After update {Training.Steps}, the last, the validation's error is {curve[^1].ValidationError}: "
+                + "a lower learning rate, a longer warm-up or clipping may help.");
+        }
+
         return new(seed, Training.Steps, seconds, model.TrainedCount, scores, curve);
     }
 
@@ -192,13 +211,12 @@ public sealed record NearestNeighborExperiment
 
     private VectorScore Score(VectorModel model, SyntheticSplit split, int length, Device device, CancellationToken cancellationToken)
     {
-        model.eval();
+        using var mode = EvaluationMode.Of(model);
         var (sum, last) = (0.0, 0.0);
         for (var first = 0; first < TestRows; first += Training.BatchSize)
         {
             cancellationToken.ThrowIfCancellationRequested();
             using var scope = NewDisposeScope();
-            using var gradient = no_grad();
             int[] rows = [.. Enumerable.Range(first, Math.Min(Training.BatchSize, TestRows - first))];
             var errors = SquaredErrors(model, NearestNeighborSearch.Rows(split, 0, rows, length), device);
             sum += errors.sum(ScalarType.Float64).item<double>();

@@ -41,6 +41,13 @@ internal static class SeedFolders
             return;
         }
 
+        if (Directory.EnumerateDirectories(folder, "seed-*").FirstOrDefault() is { } orphan)
+        {
+            throw new InvalidOperationException(
+                $"{folder} holds {Path.GetFileName(orphan)} but no {ExperimentName}, which says what was run: "
+                + "its results may be those of other settings. Choose another folder.");
+        }
+
         AtomicFile.WriteText(path, description.ToJsonString(RunJson.Indented) + "\n");
     }
 

@@ -80,6 +80,7 @@ public sealed record SyntheticExperiment
     /// <param name="cancellationToken">Stops after an update with a checkpoint, or in a test.</param>
     /// <exception cref="ArgumentException">The settings do not fit each other.</exception>
     /// <exception cref="InvalidOperationException">The folder holds another experiment.</exception>
+    /// <exception cref="TrainingDivergedException">Seeds diverged; the others are done, and the summary is theirs.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled; started again, it goes on.</exception>
     public SyntheticSummary Run(
         string folder, IReadOnlyList<int> seeds, Device? device = null, IProgress<SyntheticProgress>? progress = null,
@@ -91,12 +92,22 @@ public sealed record SyntheticExperiment
         SeedFolders.Claim(folder, Describe());
         var runs = new List<SyntheticRun>();
         var curve = new List<SyntheticCurvePoint>();
+        var diverged = new List<string>();
         foreach (var (index, seed) in seeds.Index())
         {
             var run = SeedFolders.ReadResult<SyntheticRun>(folder, seed);
             if (run is null)
             {
-                run = RunSeed(folder, seed, index, device ?? CPU, progress, logger, cancellationToken);
+                try
+                {
+                    run = RunSeed(folder, seed, index, device ?? CPU, progress, logger, cancellationToken);
+                }
+                catch (TrainingDivergedException e)
+                {
+                    diverged.Add($"Seed {seed}: {e.Message}");
+                    continue;
+                }
+
                 SeedFolders.WriteResult(folder, seed, run);
             }
 
@@ -108,7 +119,7 @@ public sealed record SyntheticExperiment
             SeedFolders.WriteCsv(Path.Combine(folder, "accuracy.csv"), summary.AccuracyByLength());
         }
 
-        return new(Task.Name, runs, curve);
+        return diverged.Count == 0 ? new(Task.Name, runs, curve) : throw new TrainingDivergedException(string.Join("\n", diverged));
     }
 
     private SyntheticRun RunSeed(

@@ -13,6 +13,7 @@ internal sealed class Decoding : IDisposable
     private readonly ITokenizer _tokenizer;
     private readonly GenerationOptions _options;
     private readonly Device _device;
+    private readonly EvaluationMode _mode;
     private readonly RowInProgress[] _rows;
     private readonly bool _keepStates;
 
@@ -28,7 +29,8 @@ internal sealed class Decoding : IDisposable
     private Decoding(LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, bool keepStates)
     {
         (_model, _tokenizer, _options, _state, _keepStates) = (model, tokenizer, options, state, keepStates);
-        _device = model.parameters().First().device;
+        _mode = new(model);
+        _device = model.WeightsDevice;
         _rows = [.. prompts.Select((prompt, r) => new RowInProgress(options, r, prompt, tokenizer))];
         _active = [.. _rows];
     }
@@ -108,7 +110,7 @@ internal sealed class Decoding : IDisposable
         {
             cancellationToken.ThrowIfCancellationRequested();
             using var scope = NewDisposeScope();
-            using var gradient = no_grad();
+            using var mode = _mode.Enter();
             var length = Math.Min(prefillLength, longest - start);
             var tokens = new long[prompts.Length * length];
             var padding = new bool[tokens.Length];
@@ -140,6 +142,7 @@ internal sealed class Decoding : IDisposable
         using var scope = NewDisposeScope();
 
         // A fifth faster than no_grad with a small model. Such a state cannot be trained from, but what TakeState gives is computed outside.
+        using var mode = _mode.Enter();
         using var inference = inference_mode();
         var tokens = _active.Select(row => (long)row.Tokens[^1]).ToArray();
         var logits = Known(Forward(tensor(tokens, [tokens.Length, 1], device: _device), layout: null));
@@ -193,7 +196,7 @@ internal sealed class RowInProgress(GenerationOptions options, int row, int[] pr
 {
     private readonly TokenSampler _sampler = new(options, options.Seed + row, prompt);
     private readonly StopStringFilter _filter = new(options.StopStrings);
-    private readonly Utf8StreamDecoder _decoder = new(tokenizer);
+    private readonly Utf8StreamDecoder _decoder = Begin(options, tokenizer);
     private readonly double[] _logits = new double[tokenizer.VocabularySize];
 
     /// <summary>The ids so far.</summary>
@@ -239,12 +242,19 @@ internal sealed class RowInProgress(GenerationOptions options, int row, int[] pr
             : null;
         if (reason is not null)
         {
-            Piece += _filter.Push(_decoder.Flush()) + _filter.Flush();
+            Piece += _filter.Push(options.GoesOn ? "" : _decoder.Flush()) + _filter.Flush();
         }
 
         Text.Append(Piece);
         Last = new(id, logProbability, reason);
         return reason;
+    }
+
+    private static Utf8StreamDecoder Begin(GenerationOptions options, ITokenizer tokenizer)
+    {
+        var decoder = new Utf8StreamDecoder(tokenizer);
+        decoder.PushBytes([.. options.EarlierBytes]);
+        return decoder;
     }
 
     /// <summary>The finished text.</summary>

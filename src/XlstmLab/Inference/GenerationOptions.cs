@@ -23,13 +23,28 @@ public sealed record GenerationOptions
     public double? MinP { get; init; }
 
     /// <summary>
-    /// Divides positive logits, and multiplies negative ones, of tokens that the prompt or the generated text holds; 1 changes nothing. What
-    /// was read into a given state before is not known any more and not penalised.
+    /// Divides positive logits, and multiplies negative ones, of tokens that the prompt, the generated text or <see cref="EarlierTokens"/>
+    /// hold; 1 changes nothing. What was read into a given state before is known from there only.
     /// </summary>
     public double RepetitionPenalty { get; init; } = 1.0;
 
     /// <summary>The seed of the draws. Row r of a batch draws from seed + r, so that equal prompts give different texts.</summary>
     public long Seed { get; init; }
+
+    /// <summary>How many tokens of the same text were drawn with this seed before: the draws go on after them.</summary>
+    public long EarlierDraws { get; init; }
+
+    /// <summary>Ids that occurred in the same text before, for <see cref="RepetitionPenalty"/>.</summary>
+    public IReadOnlyList<int> EarlierTokens { get; init; } = [];
+
+    /// <summary>The first bytes of a character that the same text ended in the middle of before.</summary>
+    public IReadOnlyList<byte> EarlierBytes { get; init; } = [];
+
+    /// <summary>
+    /// Whether a character that the last token leaves unfinished is left out, since the text will be gone on with, instead of becoming
+    /// U+FFFD.
+    /// </summary>
+    public bool GoesOn { get; init; }
 
     /// <summary>Generation stops once the generated text holds one of these.</summary>
     public IReadOnlyList<string> StopStrings { get; init; } = [];
@@ -46,6 +61,7 @@ public sealed record GenerationOptions
         Require(TopK is null or >= 1, nameof(TopK), "at least 1, or null to keep all", TopK);
         Require(TopP is null or (> 0 and <= 1), nameof(TopP), "more than 0 and at most 1, or null to keep all", TopP);
         Require(MinP is null or (>= 0 and <= 1), nameof(MinP), "from 0 to 1, or null to keep all", MinP);
+        Require(EarlierDraws >= 0, nameof(EarlierDraws), "0 or more", EarlierDraws);
         var penalty = double.IsFinite(RepetitionPenalty) && RepetitionPenalty > 0;
         Require(penalty, nameof(RepetitionPenalty), "more than 0, 1 for none", RepetitionPenalty);
         if (StopStrings is null || StopStrings.Any(string.IsNullOrEmpty))

@@ -156,6 +156,15 @@ public sealed class TextGenerator
         }
     }
 
+    /// <summary>
+    /// Generates tokens one by one with the text that each makes sure of: whole characters, and nothing of a stop string.
+    /// </summary>
+    /// <inheritdoc cref="StreamAsync"/>
+    public IAsyncEnumerable<(GeneratedToken Token, string Piece)> StreamPiecesAsync(
+        int[] prompt, GenerationOptions? options = null, ModelState? state = null, Action<ModelState>? takeState = null,
+        CancellationToken cancellationToken = default) =>
+        StreamRowAsync(prompt, options ?? new(), state, takeState, row => (row.Last, row.Piece), cancellationToken);
+
     private async IAsyncEnumerable<T> StreamRowAsync<T>(
         int[] prompt, GenerationOptions options, ModelState? state, Action<ModelState>? takeState, Func<RowInProgress, T> select,
         [EnumeratorCancellation] CancellationToken cancellationToken)
@@ -187,6 +196,7 @@ public sealed class TextGenerator
                 nameof(state));
         }
 
+        _model.ThrowIfDisposed();
         var read = prompts.Select((prompt, r) => prompt.Length > 0 ? prompt
             : state is null ? [_tokenizer.EndOfDocument]
             : throw new ArgumentException(

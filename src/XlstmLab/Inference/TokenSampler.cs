@@ -6,8 +6,8 @@ namespace XlstmLab.Inference;
 /// <summary>Chooses the tokens of one text: holds its draws and the ids that occurred.</summary>
 internal sealed class TokenSampler(GenerationOptions options, long seed, IEnumerable<int> prompt)
 {
-    private readonly HashSet<int>? _occurred = options.RepetitionPenalty == 1 ? null : [.. prompt];
-    private SplitMix64 _random = new(seed, 0);
+    private readonly HashSet<int>? _occurred = options.RepetitionPenalty == 1 ? null : [.. options.EarlierTokens, .. prompt];
+    private SplitMix64 _random = Begin(seed, options.EarlierDraws);
     private double[] _scores = [];
 
     /// <summary>The next token and its logarithm of probability.</summary>
@@ -35,6 +35,13 @@ internal sealed class TokenSampler(GenerationOptions options, long seed, IEnumer
         var id = options.Temperature == 0 ? Sampling.Greedy(_scores) : Draw(_scores);
         _occurred?.Add(id);
         return (id, Sampling.LogProbability(logits, id));
+    }
+
+    private static SplitMix64 Begin(long seed, long drawn)
+    {
+        var random = new SplitMix64(seed, 0);
+        random.Skip(drawn);
+        return random;
     }
 
     private int Draw(double[] scores)

@@ -19,11 +19,17 @@ public delegate void ActivationObserver(int block, string name, Tensor value);
 public sealed record ModelOutput(Tensor Logits, ModelState? State);
 
 /// <summary>A causal language model: tokens and a state in, logits and a state out.</summary>
-/// <remarks>Trainer, evaluators and generator know models by this contract only.</remarks>
+/// <remarks>
+/// Trainer, evaluators and generator know models by this contract only. A new model is in training mode, like every new module of torch:
+/// it drops what its configuration says. Whatever evaluates, generates or analyses enters <see cref="EvaluationMode"/> of its own accord;
+/// before calling <see cref="Forward"/> yourself to evaluate, call <c>eval()</c>.
+/// </remarks>
 /// <param name="name">The model's name.</param>
 /// <param name="config">The architecture.</param>
 public abstract class LanguageModel(string name, LanguageModelConfig config) : nn.Module(name)
 {
+    private bool _isDisposed;
+
     /// <summary>The architecture.</summary>
     public LanguageModelConfig Config { get; } = config;
 
@@ -38,6 +44,16 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
     /// gates, norms' sums, states and logits stay float32.
     /// </summary>
     public ScalarType? ComputeType { get; set; }
+
+    /// <summary>The device of the weights.</summary>
+    internal Device WeightsDevice
+    {
+        get
+        {
+            ThrowIfDisposed();
+            return parameters().FirstOrDefault()?.device ?? CPU;
+        }
+    }
 
     /// <summary>Sees gates and other activations of every forward pass while it is set; null costs nothing.</summary>
     public ActivationObserver? Observer { get; set; }
@@ -59,6 +75,7 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
     /// <returns>Logits in the caller's dispose scope, and the state outside of every scope.</returns>
     /// <exception cref="ArgumentException">The tokens are no [B, S] of int64, or the positions no [N] of int64.</exception>
     /// <exception cref="ArgumentOutOfRangeException">A token id is none of the model's.</exception>
+    /// <exception cref="ObjectDisposedException">The model or the state was disposed.</exception>
     public ModelOutput Forward(
         Tensor tokens, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false, Tensor? positions = null)
     {
@@ -106,6 +123,9 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
         return new(states[0].Tensors.Keys.Select(name => KeyValuePair.Create(name, cat([.. states.Select(s => s[name])], 0))));
     }
 
+    /// <summary>Refuses a model that was disposed: it has no weights left.</summary>
+    internal void ThrowIfDisposed() => ObjectDisposedException.ThrowIf(_isDisposed, this);
+
     /// <summary>Whether <see cref="Loss"/> can be taken: on a GPU in bfloat16.</summary>
     internal bool HasLossKernel => HeadLossKernel.Serves(Head, ComputeType);
 
@@ -148,10 +168,18 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
             ? EmbeddingKernel.Forward(embedding.weight!, tokens)
             : embedding.call(tokens);
 
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        _isDisposed = true;
+        base.Dispose(disposing);
+    }
+
     private Tensor Computed(Tensor embedded) => ComputeType is { } type ? embedded.to(type) : embedded;
 
     private void CheckTokens(Tensor tokens)
     {
+        ThrowIfDisposed();
         if (tokens.dim() != 2 || tokens.shape[1] < 1 || tokens.dtype != ScalarType.Int64)
         {
             throw new ArgumentException(

@@ -42,7 +42,9 @@ public abstract record LanguageModelConfig
         MemoryNeed.RequireModel(this);
     }
 
-    /// <summary>A model with fresh weights, initialised as the architecture's paper does.</summary>
+    /// <summary>
+    /// A model with fresh weights, initialised as the architecture's paper does, in training mode as every new module of torch.
+    /// </summary>
     /// <param name="seed">Two models of one configuration and seed are equal.</param>
     /// <exception cref="ConfigException">The configuration cannot be.</exception>
     public abstract LanguageModel CreateModel(int seed = 0);

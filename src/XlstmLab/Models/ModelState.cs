@@ -5,11 +5,13 @@ namespace XlstmLab.Models;
 /// <summary>All that a model remembers of the tokens it has read: named tensors with the batch as first dimension.</summary>
 /// <remarks>
 /// The state owns its tensors: they are outside every dispose scope and live until <see cref="Dispose"/>. A model never writes
-/// into a state it was given, so that one state can be read from, forked and saved at any time.
+/// into a state it was given, so that one state can be read from, forked and saved at any time. Once disposed, every member but
+/// <see cref="Dispose"/> throws an <see cref="ObjectDisposedException"/>.
 /// </remarks>
 public sealed class ModelState : IDisposable
 {
     private readonly SortedDictionary<string, Tensor> _tensors = new(StringComparer.Ordinal);
+    private bool _isDisposed;
 
     /// <summary>Takes ownership of the tensors.</summary>
     /// <param name="tensors">Names such as <c>blocks.0.c</c>, and tensors [B, ...].</param>
@@ -22,21 +24,30 @@ public sealed class ModelState : IDisposable
     }
 
     /// <summary>The tensors by name, in ordinal order of their names.</summary>
-    public IReadOnlyDictionary<string, Tensor> Tensors => _tensors;
+    public IReadOnlyDictionary<string, Tensor> Tensors => Live;
 
     /// <summary>The number of sequences, B.</summary>
-    public long BatchSize => _tensors.Count == 0 ? 0 : _tensors.First().Value.shape[0];
+    public long BatchSize => Live.Count == 0 ? 0 : Live.First().Value.shape[0];
 
     /// <summary>The size of all tensors in bytes.</summary>
-    public long SizeInBytes => _tensors.Values.Sum(t => t.NumberOfElements * t.ElementSize);
+    public long SizeInBytes => Live.Values.Sum(t => t.NumberOfElements * t.ElementSize);
 
     /// <summary>The tensor of that name.</summary>
     /// <exception cref="KeyNotFoundException">The state has no such tensor: it was made by another model.</exception>
     public Tensor this[string name] =>
-        _tensors.TryGetValue(name, out var tensor)
+        Live.TryGetValue(name, out var tensor)
             ? tensor
             : throw new KeyNotFoundException(
                 $"The state has no tensor '{name}'; it holds {string.Join(", ", _tensors.Keys.Take(6))}{(_tensors.Count > 6 ? ", ..." : "")}. It was made by another model.");
+
+    private SortedDictionary<string, Tensor> Live
+    {
+        get
+        {
+            ObjectDisposedException.ThrowIf(_isDisposed, this);
+            return _tensors;
+        }
+    }
 
     /// <summary>An independent copy, cut off from any gradient.</summary>
     public ModelState Clone() => Map(t => t.detach().clone());
@@ -53,7 +64,7 @@ public sealed class ModelState : IDisposable
 
     /// <summary>A state made of each tensor's image.</summary>
     internal ModelState Map(Func<Tensor, Tensor> image) =>
-        new(_tensors.Select(pair =>
+        new(Live.Select(pair =>
         {
             using var scope = NewDisposeScope();
             return KeyValuePair.Create(pair.Key, image(pair.Value).MoveToOuterDisposeScope());
@@ -68,5 +79,6 @@ public sealed class ModelState : IDisposable
         }
 
         _tensors.Clear();
+        _isDisposed = true;
     }
 }

@@ -3,6 +3,7 @@ using System.Security.Cryptography;
 using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
+using XlstmLab.Checkpoints;
 
 namespace XlstmLab.Text;
 
@@ -129,17 +130,6 @@ public static class DatasetArchive
         }
     }
 
-    private static void Replace(string path, byte[] content)
-    {
-        var aside = $"{path}.tmp-{Guid.NewGuid():N}";
-        try
-        {
-            File.WriteAllBytes(aside, content);
-            File.Move(aside, path, overwrite: true);
-        }
-        finally
-        {
-            File.Delete(aside);
-        }
-    }
+    private static void Replace(string path, byte[] content) =>
+        AtomicFile.Write(path, stream => stream.Write(content));
 }

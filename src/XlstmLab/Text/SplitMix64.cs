@@ -19,6 +19,9 @@ internal struct SplitMix64(long seed, long stream)
     /// <summary>A number from 0 to 1, 1 excluded, in steps of 2^-53.</summary>
     public double NextDouble() => (Next() >> 11) * (1.0 / (1UL << 53));
 
+    /// <summary>Leaves numbers out, as if they had been drawn.</summary>
+    public void Skip(long count) => _state += (ulong)count * 0x9E3779B97F4A7C15;
+
     /// <summary>64 random bits.</summary>
     public ulong Next() => Mix(_state += 0x9E3779B97F4A7C15);
 

@@ -12,6 +12,23 @@ public sealed class Utf8StreamDecoder(ITokenizer tokenizer)
     /// <summary>The characters that are complete with this id: none, one or several.</summary>
     public string Push(int id) => Convert(tokenizer.Bytes(id), flush: false);
 
+    /// <summary>The characters that are complete with these bytes.</summary>
+    internal string PushBytes(ReadOnlySpan<byte> bytes) => Convert(bytes, flush: false);
+
+    /// <summary>The first bytes of a character that a text ends in the middle of; none where it ends with a whole one.</summary>
+    public static ReadOnlySpan<byte> OpenBytes(ReadOnlySpan<byte> text)
+    {
+        for (var length = Math.Min(3, text.Length); length > 0; length--)
+        {
+            if (Rune.DecodeFromUtf8(text[^length..], out _, out _) == OperationStatus.NeedMoreData)
+            {
+                return text[^length..];
+            }
+        }
+
+        return [];
+    }
+
     /// <summary>U+FFFD for a character that was never completed, else nothing; the decoder is then as new.</summary>
     public string Flush() => Convert([], flush: true);
 

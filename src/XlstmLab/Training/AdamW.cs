@@ -25,6 +25,7 @@ public sealed class AdamW : IDisposable
     private readonly double _beta2;
     private readonly double _epsilon;
     private readonly double _weightDecay;
+    private bool _isDisposed;
 
     /// <summary>Moments for each parameter, on its device.</summary>
     /// <param name="parameters">Names as in the state dict, and parameters: float32, contiguous, on one device for good.</param>
@@ -66,7 +67,14 @@ public sealed class AdamW : IDisposable
     }
 
     /// <summary>The number of updates so far.</summary>
-    public long Steps => _steps.item<long>();
+    public long Steps
+    {
+        get
+        {
+            ObjectDisposedException.ThrowIf(_isDisposed, this);
+            return _steps.item<long>();
+        }
+    }
 
     /// <summary>
     /// Whether weight decay acts on a parameter: on those with two dimensions or more, the head's and the gates' weights among
@@ -89,8 +97,10 @@ public sealed class AdamW : IDisposable
     /// <summary>One update from the parameters' gradients; a parameter without one is left as it is.</summary>
     /// <param name="learningRate">The learning rate.</param>
     /// <param name="gradientScale">What every gradient is multiplied by, such as the factor of clipping.</param>
+    /// <exception cref="ObjectDisposedException">The optimiser was disposed.</exception>
     public void Step(double learningRate, double gradientScale = 1)
     {
+        ObjectDisposedException.ThrowIf(_isDisposed, this);
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
         if (_parameters.Length > 0 && _parameters[0].Weight.device_type == DeviceType.CPU)
@@ -136,6 +146,7 @@ public sealed class AdamW : IDisposable
     /// <returns>The optimiser's own tensors, not copies: what is written into them counts.</returns>
     public IReadOnlyDictionary<string, Tensor> StateDict()
     {
+        ObjectDisposedException.ThrowIf(_isDisposed, this);
         var state = new Dictionary<string, Tensor> { ["step"] = _steps };
         for (var p = 0; p < _parameters.Length; p++)
         {
@@ -174,6 +185,8 @@ public sealed class AdamW : IDisposable
         {
             moment.Dispose();
         }
+
+        _isDisposed = true;
     }
 
     /// <summary>The update in libtorch's operations.</summary>

@@ -46,10 +46,11 @@ public sealed class RunFolder : IDisposable
 
     /// <summary>The metrics of a run, whether it has ended or not.</summary>
     /// <param name="folder">The run's folder.</param>
+    /// <param name="damaged">Told what is wrong with each damaged line, which is then left out; null for an exception instead.</param>
     /// <returns>The complete lines; a last line that is being written is left out.</returns>
     /// <exception cref="InvalidDataException">A line is not one of metrics.</exception>
-    public static IReadOnlyList<TrainingMetrics> ReadMetrics(string folder) =>
-        [.. ReadMetricLines(folder).Select(line => line.Metrics)];
+    public static IReadOnlyList<TrainingMetrics> ReadMetrics(string folder, ICollection<string>? damaged = null) =>
+        [.. ReadMetricLines(folder, damaged).Select(line => line.Metrics)];
 
     /// <summary>The run's metadata.</summary>
     /// <param name="folder">The run's folder.</param>
@@ -101,13 +102,45 @@ public sealed class RunFolder : IDisposable
         }
     }
 
+    /// <summary>Whether a folder is a run's.</summary>
+    /// <param name="folder">The folder.</param>
+    public static bool IsOne(string folder)
+    {
+        var path = Path.Combine(folder, ConfigName);
+        try
+        {
+            return File.Exists(path)
+                && JsonNode.Parse(File.ReadAllText(path)) is JsonObject config
+                && config["model"] is JsonObject
+                && config["training"] is JsonObject;
+        }
+        catch (Exception e) when (e is JsonException or InvalidOperationException or ArgumentException)
+        {
+            return false;
+        }
+    }
+
     /// <summary>The folder of the latest complete checkpoint; null if there is none.</summary>
     /// <param name="folder">The run's folder.</param>
     public static string? LatestCheckpoint(string folder) =>
         TrainingCheckpoint.List(folder) is { Count: > 0 } checkpoints ? checkpoints[^1].Folder : null;
 
     /// <summary>When the run that is continued first started; null for a new one.</summary>
-    internal DateTimeOffset? StartedAt => File.Exists(Path.Combine(Folder, MetadataName)) ? ReadMetadata(Folder).StartedAt : null;
+    internal DateTimeOffset? StartedAt
+    {
+        get
+        {
+            try
+            {
+                return File.Exists(Path.Combine(Folder, MetadataName)) ? ReadMetadata(Folder).StartedAt : null;
+            }
+            catch (Exception e) when (e is JsonException or InvalidDataException)
+            {
+                // It is written anew; a run whose checkpoints are whole need not stop at it.
+                return null;
+            }
+        }
+    }
 
     /// <summary>Opens a new or an existing run, for this process alone.</summary>
     /// <param name="folder">The folder; it is made if need be.</param>
@@ -115,17 +148,20 @@ public sealed class RunFolder : IDisposable
     /// <param name="model">The model's configuration.</param>
     /// <param name="data">A description of the data, any object that JSON can hold.</param>
     /// <param name="startOver">Whether an earlier run in the folder is deleted.</param>
+    /// <param name="attachments">As <see cref="Trainer.Attachments"/>.</param>
     /// <exception cref="InvalidOperationException">
     /// Another process trains in it, it is some other folder, or its run has another configuration.
     /// </exception>
-    internal static RunFolder Open(string folder, TrainingConfig config, LanguageModelConfig model, object? data, bool startOver)
+    internal static RunFolder Open(
+        string folder, TrainingConfig config, LanguageModelConfig model, object? data, bool startOver,
+        IReadOnlyDictionary<string, byte[]?>? attachments = null)
     {
         folder = Path.GetFullPath(folder);
         Directory.CreateDirectory(folder);
         var run = new RunFolder(folder, Lock(folder));
         try
         {
-            run.Prepare(config, model, data, startOver);
+            run.Prepare(config, model, data, startOver, attachments ?? new Dictionary<string, byte[]?>());
             return run;
         }
         catch
@@ -135,12 +171,16 @@ public sealed class RunFolder : IDisposable
         }
     }
 
-    /// <summary>Drops the metrics of steps that a checkpoint does not cover, since they will be made again.</summary>
-    internal void TruncateMetrics(int lastStep)
+    /// <summary>
+    /// Drops the metrics of steps that a checkpoint does not cover, since they will be made again, and lines that are damaged.
+    /// </summary>
+    /// <returns>What is damaged, a sentence a line.</returns>
+    internal IReadOnlyList<string> TruncateMetrics(int lastStep)
     {
-        var path = Path.Combine(Folder, MetricsName);
-        var kept = ReadMetricLines(Folder).TakeWhile(line => line.Metrics.Step <= lastStep).Select(line => line.Text + "\n");
-        AtomicFile.WriteText(path, string.Concat(kept));
+        var damaged = new List<string>();
+        var kept = ReadMetricLines(Folder, damaged).TakeWhile(line => line.Metrics.Step <= lastStep).Select(line => line.Text + "\n");
+        AtomicFile.WriteText(Path.Combine(Folder, MetricsName), string.Concat(kept));
+        return damaged;
     }
 
     /// <summary>Appends a line of metrics, to the event file too if there is one.</summary>
@@ -217,7 +257,8 @@ public sealed class RunFolder : IDisposable
                 : description;
     }
 
-    private void Prepare(TrainingConfig config, LanguageModelConfig model, object? data, bool startOver)
+    private void Prepare(
+        TrainingConfig config, LanguageModelConfig model, object? data, bool startOver, IReadOnlyDictionary<string, byte[]?> attachments)
     {
         var path = Path.Combine(Folder, ConfigName);
         var description = new JsonObject
@@ -230,7 +271,7 @@ public sealed class RunFolder : IDisposable
         {
             var others = Directory.EnumerateFileSystemEntries(Folder)
                 .Select(Path.GetFileName)
-                .Where(name => name != LockName && !name!.Contains(".tmp-", StringComparison.Ordinal))
+                .Where(name => name != LockName && !attachments.ContainsKey(name!) && !name!.Contains(".tmp-", StringComparison.Ordinal))
                 .ToArray();
             if (others.Length > 0)
             {
@@ -246,6 +287,19 @@ public sealed class RunFolder : IDisposable
         else
         {
             RefuseOtherConfig(path, description, config);
+        }
+
+        // What a run cannot go on without comes first: with its configuration a folder is a run.
+        foreach (var (name, content) in attachments)
+        {
+            if (content is null)
+            {
+                File.Delete(Path.Combine(Folder, name));
+            }
+            else
+            {
+                AtomicFile.Write(Path.Combine(Folder, name), stream => stream.Write(content));
+            }
         }
 
         AtomicFile.WriteText(path, description.ToJsonString(RunJson.Indented) + "\n");
@@ -265,11 +319,7 @@ public sealed class RunFolder : IDisposable
             File.Delete(file);
         }
 
-        var checkpoints = Path.Combine(Folder, "checkpoints");
-        if (Directory.Exists(checkpoints))
-        {
-            Directory.Delete(checkpoints, recursive: true);
-        }
+        TrainingCheckpoint.RemoveAll(Folder);
 
         File.Delete(Path.Combine(Folder, ConfigName));
     }
@@ -301,7 +351,7 @@ public sealed class RunFolder : IDisposable
         }
     }
 
-    private static IEnumerable<(string Text, TrainingMetrics Metrics)> ReadMetricLines(string folder)
+    private static IEnumerable<(string Text, TrainingMetrics Metrics)> ReadMetricLines(string folder, ICollection<string>? damaged)
     {
         var path = Path.Combine(folder, MetricsName);
         if (!File.Exists(path))
@@ -316,17 +366,25 @@ public sealed class RunFolder : IDisposable
         for (int start = 0, end; (end = text.IndexOf('\n', start)) >= 0; start = end + 1)
         {
             number++;
-            TrainingMetrics? metrics;
+            TrainingMetrics metrics;
             try
             {
-                metrics = JsonSerializer.Deserialize<TrainingMetrics>(text.AsSpan(start, end - start), RunJson.Line);
+                metrics = JsonSerializer.Deserialize<TrainingMetrics>(text.AsSpan(start, end - start), RunJson.Line)
+                    ?? throw new JsonException("It is null.");
             }
             catch (JsonException e)
             {
-                throw new InvalidDataException($"Line {number} of {path} is not a line of metrics: {e.Message}", e);
+                var what = $"Line {number} of {path} is not a line of metrics: {e.Message.TrimEnd('.')}";
+                if (damaged is null)
+                {
+                    throw new InvalidDataException($"{what}. Delete the line; or go on with the run, which leaves it out.", e);
+                }
+
+                damaged.Add(what);
+                continue;
             }
 
-            yield return (text[start..end], metrics ?? throw new InvalidDataException($"Line {number} of {path} holds null."));
+            yield return (text[start..end], metrics);
         }
     }
 

@@ -46,6 +46,12 @@ public sealed class Trainer(
     /// <summary>Whether a run that is in the folder already is deleted, instead of continued.</summary>
     public bool StartOver { get; init; }
 
+    /// <summary>
+    /// Files that belong to the run, by their names: there before <c>config.json</c> is, so that no run is without them, whenever it is
+    /// killed. Null is a file that the run does not have.
+    /// </summary>
+    public IReadOnlyDictionary<string, byte[]?> Attachments { get; init; } = new Dictionary<string, byte[]?>();
+
     /// <summary>Told each path of a checkpoint as it is written.</summary>
     internal Action<string>? CheckpointWritten { get; init; }
 
@@ -54,9 +60,14 @@ public sealed class Trainer(
     /// <exception cref="ArgumentException">The configuration cannot be used, or does not fit the model or the loader.</exception>
     /// <exception cref="InvalidOperationException">The folder is in use, is not a run's, or has a run of another configuration.</exception>
     /// <exception cref="CheckpointException">The checkpoint to go on from is damaged or belongs to another model.</exception>
-    /// <exception cref="TrainingDivergedException"><see cref="TrainingConfig.MaxBadSteps"/> updates in a row could not be made.</exception>
+    /// <exception cref="TrainingDivergedException">
+    /// <see cref="TrainingConfig.MaxBadSteps"/> updates in a row could not be made, or the run ended in losses, gradients or weights that
+    /// are not finite; then the last checkpoint is one from before.
+    /// </exception>
+    /// <exception cref="ObjectDisposedException">The model was disposed.</exception>
     public TrainingResult Run(CancellationToken cancellationToken = default)
     {
+        using var modes = new EvaluationMode(model).Keep();
         config.Validate();
         if (training.ContextLength != config.ContextLength)
         {
@@ -67,13 +78,13 @@ public sealed class Trainer(
 
         TrainingMemory.Require(model.Config, config, model.parameters().First().device, model.parameters().Sum(p => p.numel()));
         var data = new { Description = DataDescription, training.Fingerprint, training.TokenCount, training.Seed };
-        using var run = RunFolder.Open(runFolder, config, model.Config, data, StartOver);
+        using var run = RunFolder.Open(runFolder, config, model.Config, data, StartOver, Attachments);
         _parameters = [.. model.named_parameters()];
         using var optimizer = new AdamW(_parameters, config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay);
         using var average = config.EmaDecay is { } decay ? new WeightAverage(_parameters, decay) : null;
         var position = new TrainingPosition();
         var metadata = Begin(run, optimizer, average, position);
-        var (computeType, mode) = (model.ComputeType, model.training);
+        var computeType = model.ComputeType;
         model.ComputeType = config.ComputeType == ScalarType.BFloat16 ? ScalarType.BFloat16 : null;
         try
         {
@@ -89,7 +100,6 @@ public sealed class Trainer(
         finally
         {
             model.ComputeType = computeType;
-            model.train(mode);
             model.zero_grad();
         }
     }
@@ -119,7 +129,11 @@ public sealed class Trainer(
                 $"Starting: {count:N0} parameters on {metadata.Device}, {metadata.Threads} threads, {config.Steps} steps.");
         }
 
-        run.TruncateMetrics(position.Step);
+        foreach (var damage in run.TruncateMetrics(position.Step))
+        {
+            Log(run, LogLevel.Warning, $"{damage}; it is left out.");
+        }
+
         run.WriteMetadata(position.Describe(metadata, TrainingStatus.Running));
         return metadata;
     }
@@ -133,6 +147,7 @@ public sealed class Trainer(
         var lastValidated = earlier.LastOrDefault(m => m.IsValidated);
         var checkpoint = RunFolder.LatestCheckpoint(run.Folder);
         var savedStep = position.Step;
+        int? brokenSince = null; // the first of the latest updates in a row whose numbers are not finite
         var secondsBefore = position.Seconds;
         var watch = Stopwatch.StartNew();
         var finished = watch.Elapsed;
@@ -160,12 +175,19 @@ public sealed class Trainer(
             Finish(running);
         }
 
-        if (position.Step > savedStep)
+        var status = position.Step == config.Steps ? TrainingStatus.Completed : TrainingStatus.Stopped;
+        if (brokenSince is { } first && status == TrainingStatus.Completed)
         {
-            checkpoint = Save(run, optimizer, average, position);
+            throw Diverged(
+                $"Loss, gradients or validation are not finite since step {first}, and were not when the run ended at step {position.Step}",
+                checkpoint);
         }
 
-        var status = position.Step == config.Steps ? TrainingStatus.Completed : TrainingStatus.Stopped;
+        if (position.Step > savedStep && brokenSince is null)
+        {
+            checkpoint = Save(run, optimizer, average, position, checkpoint);
+        }
+
         Log(
             run,
             LogLevel.Information,
@@ -270,20 +292,28 @@ public sealed class Trainer(
                 run.Append(metrics, config.TensorBoard);
             }
 
+            var isFinite = double.IsFinite(loss) && double.IsFinite(norm) && double.IsFinite(metrics.ValidationLoss ?? 0);
+            brokenSince = isFinite ? null : brokenSince ?? step;
             last = metrics;
             lastValidated = metrics.IsValidated ? metrics : lastValidated;
             progress?.Report(metrics);
             if (position.BadSteps >= config.MaxBadSteps)
             {
-                throw new TrainingDivergedException(
-                    $"{position.BadSteps} updates in a row could not be made, the last, of step {step}, because {skipped}. "
-                    + $"The last checkpoint is {checkpoint ?? "the start of the run"}. "
-                    + "A lower learning rate, a longer warm-up or a smaller clipping norm may help.");
+                throw Diverged(
+                    $"{position.BadSteps} updates in a row could not be made, the last, of step {step}, because {skipped}", checkpoint);
             }
 
-            if (step % config.CheckpointEvery == 0)
+            if (step % config.CheckpointEvery == 0 && brokenSince is not null)
             {
-                (checkpoint, savedStep) = (Save(run, optimizer, average, position), step);
+                // What led here may be in the weights already: older checkpoints must not go for it.
+                Log(
+                    run,
+                    LogLevel.Warning,
+                    $"Step {step}: no checkpoint: loss, gradients or validation are not finite since step {brokenSince}.");
+            }
+            else if (step % config.CheckpointEvery == 0)
+            {
+                (checkpoint, savedStep) = (Save(run, optimizer, average, position, checkpoint), step);
                 finished = watch.Elapsed;
             }
         }
@@ -370,13 +400,23 @@ public sealed class Trainer(
 
     private TrainingMetrics Validate(TrainingMetrics metrics, TokenBatch[] batches, long? bytes, WeightAverage? average)
     {
-        model.eval();
+        using var mode = EvaluationMode.Of(model);
         var tokens = batches.Sum(b => (long)b.TargetCount);
         var nats = ValidationNats(batches);
-        average?.Swap();
-        var averageNats = average is null ? (double?)null : ValidationNats(batches);
-        average?.Swap();
-        model.train();
+        double? averageNats = null;
+        if (average is not null)
+        {
+            average.Swap();
+            try
+            {
+                averageNats = ValidationNats(batches);
+            }
+            finally
+            {
+                average.Swap();
+            }
+        }
+
         return metrics with
         {
             ValidationLoss = nats / tokens,
@@ -421,8 +461,17 @@ public sealed class Trainer(
         return ([.. chosen], bytes > 0 ? bytes : null);
     }
 
-    private string Save(RunFolder run, AdamW optimizer, WeightAverage? average, TrainingPosition position)
+    private string Save(RunFolder run, AdamW optimizer, WeightAverage? average, TrainingPosition position, string? before)
     {
+        if (!double.IsFinite(GlobalNorm.Of([.. _parameters.Select(p => p.Parameter)])))
+        {
+            var broken = _parameters.Where(p => !double.IsFinite(GlobalNorm.Of([p.Parameter]))).Select(p => p.Name).ToArray();
+            throw Diverged(
+                $"After step {position.Step} the weights are not finite in {broken.Length} of {_parameters.Length} parameters "
+                + $"({string.Join(", ", broken.Take(3))})",
+                before);
+        }
+
         run.FlushMetrics();
         var state = position.ToState(training.Position, model.Dropout.State, get_num_threads());
         var moments = OptimizerTensors(optimizer, average);
@@ -442,6 +491,10 @@ public sealed class Trainer(
 
     private static Dictionary<string, Tensor> OptimizerTensors(AdamW optimizer, WeightAverage? average) =>
         new(optimizer.StateDict().Concat(average?.StateDict() ?? new Dictionary<string, Tensor>()));
+
+    private static TrainingDivergedException Diverged(string what, string? checkpoint) =>
+        new($"{what}. {(checkpoint is null ? "No checkpoint was saved" : $"The last checkpoint is {checkpoint}, from before")}. "
+            + "Start over with a lower learning rate, a longer warm-up or a smaller clipping norm.");
 
     /// <summary>Notes what ended the run, unless that is what keeps it from being noted: a full disk must not hide behind itself.</summary>
     private void RecordFailure(RunFolder run, RunMetadata metadata)

@@ -25,6 +25,9 @@ internal sealed record TrainerState
     /// <summary>The state of the generator that dropout draws from.</summary>
     public required byte[] RandomState { get; init; }
 
+    /// <summary><see cref="ModelIdentity.HashOf"/> of the model's weights; null in older checkpoints.</summary>
+    public string? Weights { get; init; }
+
     /// <summary>libtorch's threads.</summary>
     public required int Threads { get; init; }
 
@@ -45,6 +48,7 @@ internal static class TrainingCheckpoint
     private const string Prefix = "step-";
     private const string OptimizerName = "optimizer.safetensors";
     private const string StateName = "trainer.json";
+    private const string WeightsKey = "model_weights_sha256";
 
     /// <summary>The complete checkpoints of a run, oldest first.</summary>
     public static IReadOnlyList<(int Step, string Folder)> List(string run)
@@ -72,6 +76,21 @@ internal static class TrainingCheckpoint
         }
     }
 
+    /// <summary>Removes all checkpoints of a run; killed meanwhile, it leaves none that passes for a complete one.</summary>
+    public static void RemoveAll(string run)
+    {
+        foreach (var (_, folder) in List(run))
+        {
+            Remove(folder);
+        }
+
+        var all = Path.Combine(run, "checkpoints");
+        if (Directory.Exists(all))
+        {
+            Directory.Delete(all, recursive: true);
+        }
+    }
+
     /// <summary>Writes a checkpoint, and removes old ones once it is complete.</summary>
     /// <param name="run">The run's folder.</param>
     /// <param name="state">The state of the training.</param>
@@ -90,21 +109,20 @@ internal static class TrainingCheckpoint
         int keep,
         Action<string>? written)
     {
+        state = state with { Weights = ModelIdentity.HashOf(model) };
         var folder = Path.Combine(run, "checkpoints", string.Create(CultureInfo.InvariantCulture, $"{Prefix}{state.Step:D6}"));
         AtomicFile.WriteFolder(folder, aside =>
         {
             HuggingFaceFolder.WriteInto(aside, modelConfig, model);
             written?.Invoke(Path.Combine(aside, Safetensors.SingleFileName));
-            Safetensors.Write(Path.Combine(aside, OptimizerName), optimizer);
+            Safetensors.Write(Path.Combine(aside, OptimizerName), optimizer, [KeyValuePair.Create(WeightsKey, state.Weights)]);
             written?.Invoke(Path.Combine(aside, OptimizerName));
             AtomicFile.WriteText(Path.Combine(aside, StateName), JsonSerializer.Serialize(state, RunJson.Line));
             written?.Invoke(Path.Combine(aside, StateName));
         });
         foreach (var (_, old) in List(run).SkipLast(keep))
         {
-            // Renamed first, so that a checkpoint whose removal is interrupted does not pass for a complete one.
-            Directory.Move(old, old + ".tmp-removed");
-            Directory.Delete(old + ".tmp-removed", recursive: true);
+            Remove(old);
         }
 
         return folder;
@@ -127,6 +145,7 @@ internal static class TrainingCheckpoint
             }
 
             using var moments = SafetensorsFile.Open(Path.Combine(folder, OptimizerName));
+            RequireOneCheckpoint(state, ModelIdentity.HashOf(model), moments);
             foreach (var (name, target) in optimizer)
             {
                 moments.ReadInto(name, target);
@@ -153,6 +172,29 @@ internal static class TrainingCheckpoint
         {
             throw new JsonException($"{StateName}: {e.Message}", e);
         }
+    }
+
+    /// <summary>Refuses weights or moments of another checkpoint, whose names and shapes may be the same.</summary>
+    private static void RequireOneCheckpoint(TrainerState state, string weights, SafetensorsFile moments)
+    {
+        if (state.Weights is null)
+        {
+            return;
+        }
+
+        if (state.Weights != weights || moments.Metadata.GetValueOrDefault(WeightsKey) != state.Weights)
+        {
+            throw new CheckpointException(
+                $"the {(state.Weights != weights ? "weights" : "optimiser's moments and averages")} are not those that {StateName} was "
+                + "written with: a file was changed, or is another checkpoint's");
+        }
+    }
+
+    private static void Remove(string checkpoint)
+    {
+        // Renamed first, so that a checkpoint whose removal is interrupted does not pass for a complete one.
+        Directory.Move(checkpoint, checkpoint + ".tmp-removed");
+        Directory.Delete(checkpoint + ".tmp-removed", recursive: true);
     }
 
     private static int? StepOf(string name) =>

@@ -9,6 +9,7 @@ public sealed class WeightAverage : IDisposable
     private readonly (string Name, Parameter Weight)[] _parameters;
     private readonly Tensor[] _averages;
     private readonly double _decay;
+    private bool _isDisposed;
 
     /// <summary>Copies the weights.</summary>
     /// <param name="parameters">Names and parameters.</param>
@@ -31,6 +32,7 @@ public sealed class WeightAverage : IDisposable
     /// <summary>Moves the average towards the present weights.</summary>
     public void Update()
     {
+        ObjectDisposedException.ThrowIf(_isDisposed, this);
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
         for (var p = 0; p < _parameters.Length; p++)
@@ -42,6 +44,7 @@ public sealed class WeightAverage : IDisposable
     /// <summary>Puts the average in the weights' place and the weights in the average's; a second call undoes it.</summary>
     public void Swap()
     {
+        ObjectDisposedException.ThrowIf(_isDisposed, this);
         using var noGrad = no_grad();
         for (var p = 0; p < _parameters.Length; p++)
         {
@@ -52,8 +55,11 @@ public sealed class WeightAverage : IDisposable
     }
 
     /// <summary>The averages' own tensors, by the name <c>ema.NAME</c>: what is written into them counts.</summary>
-    public IReadOnlyDictionary<string, Tensor> StateDict() =>
-        _parameters.Zip(_averages).ToDictionary(p => $"ema.{p.First.Name}", p => p.Second);
+    public IReadOnlyDictionary<string, Tensor> StateDict()
+    {
+        ObjectDisposedException.ThrowIf(_isDisposed, this);
+        return _parameters.Zip(_averages).ToDictionary(p => $"ema.{p.First.Name}", p => p.Second);
+    }
 
     /// <inheritdoc/>
     public void Dispose()
@@ -62,5 +68,7 @@ public sealed class WeightAverage : IDisposable
         {
             average.Dispose();
         }
+
+        _isDisposed = true;
     }
 }

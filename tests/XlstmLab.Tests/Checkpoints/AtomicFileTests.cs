@@ -32,6 +32,44 @@ public sealed class AtomicFileTests : IDisposable
     }
 
     [Fact]
+    public void Write_OverASymbolicLink_WritesWhatItPointsToAndKeepsTheLink()
+    {
+        Assert.SkipWhen(OperatingSystem.IsWindows(), "Links take a privilege there.");
+        Directory.CreateDirectory(_temp["far"]);
+        File.WriteAllText(_temp["far", "a"], "old");
+        File.CreateSymbolicLink(_temp["a"], _temp["far", "a"]);
+        File.CreateSymbolicLink(_temp["b"], "a");
+        File.CreateSymbolicLink(_temp["new"], _temp["far", "new"]);
+        AtomicFile.WriteText(_temp["b"], "1");
+        Assert.Equal("1", File.ReadAllText(_temp["far", "a"]));
+        AtomicFile.WriteText(_temp["new"], "2");
+        Assert.Equal("2", File.ReadAllText(_temp["far", "new"]));
+        Assert.Equal(("a", _temp["far", "a"]), (new FileInfo(_temp["b"]).LinkTarget, new FileInfo(_temp["a"]).LinkTarget));
+        Assert.Equal(["a", "new"], Directory.EnumerateFiles(_temp["far"]).Select(Path.GetFileName).Order());
+
+        Directory.CreateSymbolicLink(_temp["folder"], _temp["far"]);
+        AtomicFile.WriteFolder(_temp["folder"], folder => File.WriteAllText(Path.Combine(folder, "c"), "3"), replace: true);
+        Assert.Equal(_temp["far"], new DirectoryInfo(_temp["folder"]).LinkTarget);
+        Assert.Equal([_temp["far", "c"]], Directory.GetFileSystemEntries(_temp["far"]));
+        Assert.Equal(["a", "b", "far", "folder", "new"], _temp.Entries);
+    }
+
+    [Fact]
+    public void Write_FileWithPermissionsOrDevice_KeepsThem()
+    {
+        Assert.SkipWhen(OperatingSystem.IsWindows(), "Permissions and devices are others there.");
+        File.WriteAllText(_temp["a"], "old");
+#pragma warning disable CA1416 // Skipped on Windows.
+        File.SetUnixFileMode(_temp["a"], UnixFileMode.UserRead | UnixFileMode.UserWrite);
+        AtomicFile.WriteText(_temp["a"], "new");
+        Assert.Equal(UnixFileMode.UserRead | UnixFileMode.UserWrite, File.GetUnixFileMode(_temp["a"]));
+#pragma warning restore CA1416
+        AtomicFile.WriteText("/dev/null", "x");
+        Assert.Equal("", File.ReadAllText("/dev/null"));
+        Assert.Empty(Directory.EnumerateFiles("/dev", "null.tmp-*"));
+    }
+
+    [Fact]
     public void Write_OverAFolder_LeavesNothing()
     {
         Directory.CreateDirectory(_temp["a"]);

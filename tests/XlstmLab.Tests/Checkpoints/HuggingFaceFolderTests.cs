@@ -164,6 +164,147 @@ public sealed class HuggingFaceFolderTests : IDisposable
         Assert.Empty(_temp.Entries);
     }
 
+    /// <summary>Names and buffers as published files have them.</summary>
+    public static TheoryData<string, string> Published => new()
+    {
+        { "llama", "inv_freq" }, { "llama", "inv_freq bf16" }, { "llama", "caches" }, { "llama", "masks" }, { "llama", "bare" }, { "llama", "wrapped" },
+        { "llama tied", "both" }, { "llama tied", "head only" }, { "llama tied", "bare" }, { "llama tied", "bare head only" },
+        { "xlstm", "original" }, { "xlstm", "bare" }, { "xlstm tied", "head only" }, { "mamba", "head only" }, { "mamba", "both" }, { "mamba", "singular" }, { "mamba2", "singular" },
+        { "mamba2", "bare" }, { "mamba2 tied", "head only" }, { "gla tied", "head only" }, { "gla", "bare" }, { "lstm tied", "head only" }, { "lstm", "bare" },
+    };
+
+    [Theory]
+    [MemberData(nameof(Published))]
+    public void LoadInto_PublishedSpellings_GiveTheSameModel(string kind, string spelling)
+    {
+        var config = Kind(kind);
+        using var model = config.CreateModel(5);
+        var embedding = config.EmbeddingName;
+        var body = embedding[..(embedding.IndexOf('.', StringComparison.Ordinal) + 1)];
+        var state = model.state_dict().ToDictionary();
+        foreach (var part in spelling.Split(' '))
+        {
+            switch (part)
+            {
+                case "inv_freq":
+                    var frequencies = tensor([1.0f, 0.1f, 0.01f, 0.001f]);
+                    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = spelling.EndsWith("bf16", StringComparison.Ordinal) ? frequencies.bfloat16() : frequencies;
+                    state["model.rotary_emb.inv_freq"] = frequencies;
+                    break;
+                case "caches":
+                    var angles = outer(arange(6, dtype: ScalarType.Float32), tensor([1.0f, 0.1f, 0.01f, 0.001f]));
+                    state["model.layers.0.self_attn.rotary_emb.cos_cached"] = cat([angles, angles], 1).cos().view(1, 1, 6, 8);
+                    state["model.layers.0.self_attn.rotary_emb.sin_cached"] = cat([angles, angles], 1).sin();
+                    break;
+                case "masks":
+                    state["model.layers.0.self_attn.bias"] = ones(1, 1, 4, 4, dtype: ScalarType.Bool).tril();
+                    state["model.layers.0.self_attn.masked_bias"] = tensor(-1e4f);
+                    state["model.layers.0.norm.num_batches_tracked"] = tensor(7L);
+                    break;
+                case "both":
+                    state["lm_head.weight"] = state[embedding];
+                    break;
+                case "head" or "only" or "bf16":
+                    break;
+                case "bare":
+                    state = state.ToDictionary(p => p.Key.StartsWith(body, StringComparison.Ordinal) ? p.Key[body.Length..] : p.Key, p => p.Value);
+                    break;
+                case "wrapped":
+                    state = state.ToDictionary(p => $"module._orig_mod.{p.Key}", p => p.Value);
+                    break;
+                case "original":
+                    Rename("embedding.weight");
+                    break;
+                case "singular":
+                    Rename("backbone.embedding.weight");
+                    break;
+                default:
+                    throw new ArgumentException(part);
+            }
+        }
+
+        if (spelling.Contains("head only", StringComparison.Ordinal))
+        {
+            var stored = state.ContainsKey(embedding) ? embedding : embedding[body.Length..];
+            state.Remove(stored, out var table);
+            state["lm_head.weight"] = table!;
+        }
+
+        // Not by Save, which would store a tied matrix once.
+        Directory.CreateDirectory(_temp["m"]);
+        File.WriteAllText(_temp["m", "config.json"], ModelConfigJson.Text(config));
+        Safetensors.Write(_temp["m", "model.safetensors"], state, [KeyValuePair.Create("format", "pt")]);
+        using var folder = HuggingFaceFolder.Open(_temp["m"]);
+        using var loaded = folder.Config.CreateModel(6);
+        folder.LoadInto(loaded);
+        Assert.Equal(ModelIdentity.Of(model), ModelIdentity.Of(loaded));
+
+        void Rename(string name)
+        {
+            state.Remove(embedding, out var value);
+            state[name] = value!;
+        }
+    }
+
+    [Fact]
+    public void LoadInto_WhatDoesNotFollowFromTheConfig_IsRefused()
+    {
+        var config = (LlamaConfig)Kind("llama");
+        using var model = config.CreateModel(5);
+        var state = model.state_dict().ToDictionary();
+        state["model.rotary_emb.inv_freq"] = tensor([1.0f, 0.5f, 0.25f, 0.125f]);
+        Assert.Contains("other rotary frequencies", Refused(config), StringComparison.Ordinal);
+        state["model.rotary_emb.inv_freq"] = tensor([1.0f, 0.1f]);
+        Assert.Contains("other rotary frequencies", Refused(config), StringComparison.Ordinal);
+        state.Remove("model.rotary_emb.inv_freq");
+        state["model.layers.0.self_attn.q_proj.bias"] = ones(16);
+        Assert.Contains("q_proj.bias", Refused(config), StringComparison.Ordinal);
+        state.Remove("model.layers.0.self_attn.q_proj.bias");
+        Assert.Contains("ties the head", Refused(config with { TieWordEmbeddings = true }), StringComparison.Ordinal);
+        state.Remove("lm_head.weight");
+        Assert.Contains("lm_head.weight", Refused(config), StringComparison.Ordinal);
+
+        string Refused(LlamaConfig written)
+        {
+            File.WriteAllText(_temp["config.json"], ModelConfigJson.Text(written));
+            Safetensors.Write(_temp["model.safetensors"], state);
+            using var folder = HuggingFaceFolder.Open(_temp["."]);
+            using var target = written.CreateModel();
+            return Assert.Throws<CheckpointException>(() => folder.LoadInto(target)).Message;
+        }
+    }
+
+    [Fact]
+    public void Open_OtherFormatsOnly_NamesThemAndSaysToConvert()
+    {
+        File.WriteAllText(_temp["config.json"], ModelConfigJson.Text(Tiny));
+        File.WriteAllText(_temp["pytorch_model.bin"], "");
+        File.WriteAllText(_temp["consolidated.safetensors"], "");
+        var error = Assert.Throws<CheckpointException>(() => HuggingFaceFolder.Open(_temp["."]));
+        Assert.Contains("'consolidated.safetensors', 'pytorch_model.bin'", error.Message, StringComparison.Ordinal);
+        Assert.Contains("converted", error.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Parse_NormBeforeGate_IsPassedOverAsTransformersDoes() =>
+        Assert.Equal(
+            ModelConfigJson.Parse("{\"model_type\":\"mamba2\"}"),
+            ModelConfigJson.Parse("{\"model_type\":\"mamba2\",\"norm_before_gate\":true,\"rms_norm\":true}"));
+
+    private static LanguageModelConfig Kind(string name)
+    {
+        var tied = name.EndsWith(" tied", StringComparison.Ordinal);
+        return name.Split(' ')[0] switch
+        {
+            "llama" => new LlamaConfig { VocabularySize = 11, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, FeedForwardDim = 16, TieWordEmbeddings = tied },
+            "xlstm" => Tiny with { TieWordEmbeddings = tied },
+            "mamba" => new MambaConfig { VocabularySize = 11, EmbeddingDim = 8, BlockCount = 1 },
+            "mamba2" => new Mamba2Config { VocabularySize = 11, EmbeddingDim = 16, BlockCount = 1, HeadCount = 4, HeadDim = 8, GroupCount = 1, TieWordEmbeddings = tied },
+            "gla" => new GlaConfig { VocabularySize = 11, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, TieWordEmbeddings = tied },
+            _ => new LstmConfig { VocabularySize = 11, EmbeddingDim = 8, BlockCount = 1, TieWordEmbeddings = tied },
+        };
+    }
+
     private sealed class TinyModule : nn.Module
     {
         private readonly TorchSharp.Modules.Linear _first = nn.Linear(3, 5);

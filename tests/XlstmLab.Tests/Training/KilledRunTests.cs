@@ -50,13 +50,49 @@ public sealed class KilledRunTests : IDisposable
             Directory.GetDirectories(Path.Combine(killed, "checkpoints")).Select(Path.GetFileName).Order());
     }
 
+    [Fact]
+    public void Run_KilledBeforeItsFirstStepAndAtSeveralMoments_ResumesBitForBit()
+    {
+        using var folder = new TempFolder();
+        var (straight, killed) = (Path.Combine(folder.Path, "straight"), Path.Combine(folder.Path, "killed"));
+        using (var model = new TinyModel(dropout: 0.2))
+        {
+            TrainerTests.Train(model, TrainerTests.KillConfig, straight);
+        }
+
+        // Passes of the child, which begins where the one before it had a checkpoint; some are those of a validation.
+        foreach (var stage in new[] { "pass 1", "pass 9", "pass 23", "pass 14" })
+        {
+            Assert.Equal(128 + 9, RunChild(killed, stage));
+            Assert.True(RunFolder.IsOne(killed));
+        }
+
+        using (var model = new TinyModel(seed: 4, dropout: 0.2))
+        {
+            Assert.Equal(TrainingStatus.Completed, TrainerTests.Train(model, TrainerTests.KillConfig, killed).Status);
+        }
+
+        TrainerTests.AssertSameMetrics(straight, killed);
+    }
+
     /// <summary>Not a test but the process that dies: it cuts the file it has just written in half, and kills itself.</summary>
     [Fact(Explicit = true)]
     public void Child_TrainsAndKillsItself()
     {
         Assert.SkipUnless(Environment.GetEnvironmentVariable(FolderVariable) is not null, "It runs as a child of another test only.");
         var stage = Environment.GetEnvironmentVariable(StageVariable);
-        using var model = new TinyModel(dropout: 0.2);
+        using var model = new TinyModel(dropout: 0.2)
+        {
+            Disturb = (pass, logits) =>
+            {
+                if (stage == $"pass {pass}")
+                {
+                    Process.GetCurrentProcess().Kill();
+                }
+
+                return logits;
+            },
+        };
         TrainerTests.Train(model, TrainerTests.KillConfig, Environment.GetEnvironmentVariable(FolderVariable)!, written: path =>
         {
             if (path.Contains("step-000020", StringComparison.Ordinal) && Path.GetFileName(path) == stage)

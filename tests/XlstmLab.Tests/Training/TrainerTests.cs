@@ -145,6 +145,126 @@ public sealed class TrainerTests
         Assert.True(model.training);
     }
 
+    [Fact]
+    public void Run_EndsInNaN_ThrowsAndKeepsTheLastGoodCheckpoint()
+    {
+        using var folder = new TempFolder();
+        using var model = new TinyModel { Disturb = (pass, logits) => pass > 12 ? logits * float.NaN : logits };
+        var error = Assert.Throws<TrainingDivergedException>(
+            () => Train(model, Config with { StatisticsEvery = 0, ValidateEvery = 100, CheckpointEvery = 5, KeepCheckpoints = 1, MaxBadSteps = 100 }, folder.Path));
+        Assert.Contains("since step 13", error.Message, StringComparison.Ordinal);
+        Assert.Contains("step-000010", error.Message, StringComparison.Ordinal);
+        Assert.Contains("lower learning rate", error.Message, StringComparison.Ordinal);
+        Assert.Equal(["step-000010"], Directory.GetDirectories(Path.Combine(folder.Path, "checkpoints")).Select(Path.GetFileName));
+        Assert.Contains("Step 15: no checkpoint", File.ReadAllText(Path.Combine(folder.Path, "log.txt")), StringComparison.Ordinal);
+        Assert.Equal((TrainingStatus.Failed, 30), (RunFolder.ReadMetadata(folder.Path).Status, RunFolder.ReadMetadata(folder.Path).Step));
+    }
+
+    [Fact]
+    public void Run_WeightsNotFinite_AreNeverWritten()
+    {
+        using var folder = new TempFolder();
+        using var model = new TinyModel();
+        var error = Assert.Throws<TrainingDivergedException>(() => Train(
+            model, Config with { StatisticsEvery = 0, ValidateEvery = 100, Steps = 12 }, folder.Path, progress: new ImmediateProgress<TrainingMetrics>(m =>
+            {
+                if (m.Step == 12)
+                {
+                    using var noGrad = no_grad();
+                    model.parameters().First().fill_(float.NaN);
+                }
+            })));
+        Assert.Contains("After step 12 the weights are not finite in 1 of ", error.Message, StringComparison.Ordinal);
+        Assert.Equal(["step-000010"], Directory.GetDirectories(Path.Combine(folder.Path, "checkpoints")).Select(Path.GetFileName));
+    }
+
+    [Fact]
+    public void Run_ValidationThatFails_LeavesWeightsAndModesAsTheyWere()
+    {
+        using var folder = new TempFolder();
+        var passes = 0;
+        var config = Config with { StatisticsEvery = 0, ValidateEvery = 2, Schedule = new() { Kind = DecayKind.Constant } };
+        using (var counted = new TinyModel())
+        {
+            Train(counted, config with { Steps = 2 }, Path.Combine(folder.Path, "counted"));
+            passes = counted.ForwardCount;
+        }
+
+        using var model = new TinyModel { Disturb = (pass, logits) => pass > passes ? throw new IOException("the disk is gone") : logits };
+        model.train();
+        model.children().First().eval();
+        var modes = Models.EvaluationModeTests.Modes(model);
+        Assert.Throws<IOException>(() => Train(model, config with { EmaDecay = 0.5 }, Path.Combine(folder.Path, "run")));
+        Assert.Equal(modes, Models.EvaluationModeTests.Modes(model));
+
+        // The validation of the averages failed: the weights are those of the second update, as of a run that ends with it.
+        using var straight = new TinyModel();
+        Train(straight, config with { EmaDecay = 0.5, Steps = 2 }, Path.Combine(folder.Path, "straight"));
+        Assert.Equal(ModelIdentity.Of(straight).Weights, ModelIdentity.Of(model).Weights);
+    }
+
+    [Fact]
+    public void Run_DamagedLineOfMetrics_IsLeftOutAndSaidAndAnalysesSayHow()
+    {
+        using var folder = new TempFolder();
+        using var model = new TinyModel();
+        Train(model, Config with { Steps = 20, Schedule = new() { Kind = DecayKind.Constant } }, folder.Path);
+        var path = Path.Combine(folder.Path, "metrics.jsonl");
+        var lines = File.ReadAllLines(path);
+        lines[6] = lines[6][..20];
+        File.WriteAllLines(path, lines);
+        Assert.Contains("Line 7", Assert.Throws<InvalidDataException>(() => RunFolder.ReadMetrics(folder.Path)).Message, StringComparison.Ordinal);
+        Assert.Contains("line 7", Assert.Throws<InvalidDataException>(() => XlstmLab.Analysis.MetricsTable.Read(folder.Path)).Message, StringComparison.Ordinal);
+        var damaged = new List<string>();
+        Assert.Equal(19, RunFolder.ReadMetrics(folder.Path, damaged).Count);
+        Assert.Equal(19, XlstmLab.Analysis.MetricsTable.Read(folder.Path, damaged).RowCount);
+        Assert.Equal(2, damaged.Count);
+
+        Assert.Equal(30, Train(model, Config with { Schedule = new() { Kind = DecayKind.Constant } }, folder.Path).Step);
+        Assert.Equal(29, RunFolder.ReadMetrics(folder.Path).Count);
+        Assert.Matches("Warning: Line 7 of .* is not a line of metrics.*; it is left out", File.ReadAllText(Path.Combine(folder.Path, "log.txt")));
+    }
+
+    [Theory]
+    [InlineData("model.safetensors", "weights")]
+    [InlineData("optimizer.safetensors", "moments")]
+    public void Run_FileOfAnotherCheckpoint_IsRefused(string file, string what)
+    {
+        using var folder = new TempFolder();
+        var (one, other) = (Path.Combine(folder.Path, "one"), Path.Combine(folder.Path, "other"));
+        using var model = new TinyModel();
+        var mine = Train(model, Config, one).Checkpoint!;
+        using var second = new TinyModel(seed: 2);
+        File.Copy(Path.Combine(Train(second, Config, other).Checkpoint!, file), Path.Combine(mine, file), overwrite: true);
+        var error = Assert.Throws<CheckpointException>(() => Train(model, Config, one));
+        Assert.Contains(what, error.Message, StringComparison.Ordinal);
+        Assert.Contains("another checkpoint's", error.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Run_Attachments_AreThereBeforeTheConfigurationAndGoWithStartingOver()
+    {
+        using var folder = new TempFolder();
+        using var model = new TinyModel();
+        var config = Config with { Steps = 2, Schedule = new() { Kind = DecayKind.Constant } };
+        var first = new Trainer(model, config, TinyText.Packed(1), [], folder.Path)
+        {
+            Attachments = new Dictionary<string, byte[]?> { ["text.json"] = [1, 2], ["t.json"] = [3] },
+        };
+
+        // As a kill between the two leaves it.
+        File.WriteAllBytes(Path.Combine(folder.Path, "text.json"), [1]);
+        first.Run(TestContext.Current.CancellationToken);
+        Assert.Equal([1, 2], File.ReadAllBytes(Path.Combine(folder.Path, "text.json")));
+        new Trainer(model, config with { Steps = 3 }, TinyText.Packed(1), [], folder.Path)
+        {
+            StartOver = true,
+            Attachments = new Dictionary<string, byte[]?> { ["text.json"] = [4], ["t.json"] = null },
+        }.Run(TestContext.Current.CancellationToken);
+        Assert.Equal([4], File.ReadAllBytes(Path.Combine(folder.Path, "text.json")));
+        Assert.False(File.Exists(Path.Combine(folder.Path, "t.json")));
+    }
+
     [Theory]
     [InlineData(false)]
     [InlineData(true)]

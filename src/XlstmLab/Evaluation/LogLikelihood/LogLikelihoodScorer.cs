@@ -43,10 +43,8 @@ public static class LogLikelihoodScorer
         var alone = groups[false].SelectMany(g => g.Rows).ToList();
         var shared = groups[true].Select(g => g.SharedRow).ToList();
         var tally = new Tally(encoded, alone.Concat(shared).Concat(shared.SelectMany(Forks)).Sum(r => (long)r.Tokens.Length), progress);
-        var device = model.parameters().First().device;
-        var training = model.training;
-        model.eval();
-        try
+        var device = model.WeightsDevice;
+        using (EvaluationMode.Of(model))
         {
             foreach (var rows in Batches(alone, options))
             {
@@ -59,10 +57,6 @@ public static class LogLikelihoodScorer
                 cancellationToken.ThrowIfCancellationRequested();
                 ReadShared(model, contexts, options, device, tokenizer.EndOfDocument, tally, cancellationToken);
             }
-        }
-        finally
-        {
-            model.train(training);
         }
 
         return tally.Scores;
