@@ -7,7 +7,7 @@ namespace XlstmLab.Text.Patterns;
 /// <remarks>
 /// Read are: alternatives, groups of all kinds but absent ones, greedy, reluctant and possessive quantifiers, look-around, the options i, m
 /// and x, classes with ranges, POSIX brackets, nested classes and intersections, properties, escapes, and anchors. What is not known to mean
-/// the same here, such as back-references, calls and \X, is refused by its place.
+/// the same here, such as back-references, calls, \R and \X, is refused by its place.
 /// </remarks>
 internal sealed class OnigurumaPattern
 {
@@ -364,20 +364,6 @@ internal sealed class OnigurumaPattern
             case 'O':
                 _at++;
                 Add(CodePointSet.All);
-                return true;
-            case 'R':
-                if (flags.Behind || (_at + 2 < _pattern.Length && _pattern[_at + 2] == '+'))
-                {
-                    throw Refuse(start, "in a look-behind or possessive is not supported");
-                }
-
-                _at++;
-                Add("(?>");
-                Add(CodePointSet.Of('\r'));
-                Add(LineEnd);
-                Add("|");
-                Add(CodePointSet.Parse("A-D 85 2028-2029"));
-                Add(")");
                 return true;
             default:
                 _at = start;
