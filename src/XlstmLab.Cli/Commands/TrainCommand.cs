@@ -146,7 +146,7 @@ internal static class TrainCommand
         Terminal terminal, RunText text, ITokenizer tokenizer, TrainingConfig config, CancellationToken cancellationToken)
     {
         var corpus = Corpus.Open(text.Data, new CorpusOptions { TextField = text.TextField }, cancellationToken);
-        int[][] training = [], validation = [];
+        TokenDocuments? training = null, validation = null;
         await terminal.TrackAsync("Tokenizing", tracker =>
         {
             var progress = new ImmediateProgress<TokenizingProgress>(p => tracker.Report(p.Documents / (double)p.TotalDocuments, $"{p.Tokens:N0} tokens"));
@@ -155,8 +155,8 @@ internal static class TrainCommand
             return Task.CompletedTask;
         });
         return (
-            new PackedTokens(training, tokenizer.EndOfDocument, config.ContextLength, config.Seed),
-            [.. new PackedTokens(validation, tokenizer.EndOfDocument, config.ContextLength).Sequential(config.BatchSize)]);
+            new PackedTokens(training!, tokenizer.EndOfDocument, config.ContextLength, config.Seed),
+            [.. new PackedTokens(validation!, tokenizer.EndOfDocument, config.ContextLength).Sequential(config.BatchSize)]);
     }
 
     private static string Name(BatchSource training, RunText text) =>

@@ -60,6 +60,9 @@ internal sealed class PreTokenizer
         }
     }
 
+    /// <summary>Whether a space is put before texts, or a part of them left out.</summary>
+    public bool ChangesText => _prefixDepth >= 0 || _steps.Exists(s => !s.KeepMatches || !s.KeepGaps);
+
     /// <summary>Hands over the pieces of a text in order.</summary>
     public void Split(ReadOnlySpan<char> text, PieceAction action) => Split(text, 0, action);
 
