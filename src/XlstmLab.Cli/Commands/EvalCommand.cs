@@ -46,6 +46,8 @@ internal static class EvalCommand
         {
             folder, data, split, field, policy, context, stride, batch, buckets, extrapolate, trained, documents, tokenizer, end, compute, threads, device, json,
         };
+        var reading = new ReadingOptions();
+        reading.AddTo(command);
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
@@ -74,7 +76,7 @@ internal static class EvalCommand
             var part = TextOptions.Split(parsed.GetValue(split)!);
             var count = parsed.GetValue(documents) ?? int.MaxValue;
             var corpus = tokenData is null
-                ? Corpus.Open(source, new CorpusOptions { TextField = parsed.GetValue(field) ?? loaded.Text?.TextField ?? "text" }, cancellationToken)
+                ? Corpus.Open(source, reading.Read(parsed, parsed.GetValue(field) ?? loaded.Text?.TextField ?? "text", loaded.Text), cancellationToken)
                 : null;
             if (parsed.GetValue(extrapolate) is { } longest)
             {

@@ -118,7 +118,7 @@ public static class BpeTrainer
     {
         options ??= new();
         options.Validate();
-        DocumentFile[] files = [.. DocumentFile.Find(source).Select(f => f with { SkipNull = options.SkipNull, MaxLineBytes = options.MaxLineBytes })];
+        var files = DocumentFile.Find(source, options.SkipNull, options.MaxLineBytes);
         var byPosition = options.Split?.CutsByPosition(files.SelectMany(f => f.Read(options.TextField, cancellationToken)), source) ?? false;
         var counts = Count(Chunks(files, byPosition, options, cancellationToken), options, progress, cancellationToken);
         var trained = Merge(counts, options, progress, cancellationToken);

@@ -90,8 +90,7 @@ public sealed class Corpus
                 throw new InvalidDataException($"'{source}' holds tokens, and text is needed here: name what it was made of.");
             }
 
-            var read = DocumentFile.Find(source)
-                .Select(f => f with { SkipNull = options.SkipNull, MaxLineBytes = options.MaxLineBytes })
+            var read = DocumentFile.Find(source, options.SkipNull, options.MaxLineBytes)
                 .SelectMany(f => f.ReadRaw(options.TextField, 1, cancellationToken))
                 .Select(raw => raw.Parse(options.TextField, keepFields: true)).ToList();
             return new Corpus(source, read.OfType<Document>(), options.Rule) { Skipped = read.Count(d => d is null) };

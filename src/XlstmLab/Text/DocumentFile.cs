@@ -69,6 +69,14 @@ public sealed record DocumentFile(string Path, string Name)
         return files.Length > 0 ? files : throw new InvalidDataException($"The folder '{source}' holds no file of text: no {Kinds}.");
     }
 
+    /// <summary>The same files, to be read in a certain way.</summary>
+    /// <param name="source">The file, folder or dataset.</param>
+    /// <param name="skipNull">See <see cref="SkipNull"/>.</param>
+    /// <param name="maxLineBytes">See <see cref="MaxLineBytes"/>.</param>
+    /// <inheritdoc cref="Find(string)" path="/exception"/>
+    public static IReadOnlyList<DocumentFile> Find(string source, bool skipNull, long maxLineBytes) =>
+        [.. Find(source).Select(file => file with { SkipNull = skipNull, MaxLineBytes = maxLineBytes })];
+
     /// <summary>The folder of the dataset that a path or name means; null for a folder of files.</summary>
     /// <exception cref="FileNotFoundException">There is neither a path nor a dataset of that name; the message lists the datasets.</exception>
     public static string? DatasetFolder(string source) =>

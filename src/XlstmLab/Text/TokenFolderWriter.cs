@@ -80,7 +80,7 @@ public static class TokenFolderWriter
     {
         options ??= new();
         options.Validate();
-        DocumentFile[] files = [.. DocumentFile.Find(source).Select(f => f with { SkipNull = options.SkipNull, MaxLineBytes = options.MaxLineBytes })];
+        var files = DocumentFile.Find(source, options.SkipNull, options.MaxLineBytes);
         var plan = new TokenPlan
         {
             Files = [.. files.Select(f => new TokenSource(f.Name, new FileInfo(f.Path).Length))],

@@ -199,7 +199,7 @@ internal sealed class OnigurumaPattern
             else if (Take('<') || Take('\''))
             {
                 var end = _pattern.IndexOf(_pattern[_at - 1] == '<' ? '>' : '\'', _at);
-                if (end <= _at || !_pattern.AsSpan(_at..end).ContainsAnyExcept("0123456789-+") || char.IsDigit(_pattern[_at]))
+                if (end <= _at || !char.IsLetter(_pattern[_at]))
                 {
                     throw Refuse(start, "is no group with a name");
                 }
