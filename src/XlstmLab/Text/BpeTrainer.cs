@@ -103,7 +103,7 @@ public static class BpeTrainer
     private const int ChunkBytes = 1 << 21;
 
     /// <summary>Learns from a corpus and writes the <c>tokenizer.json</c>.</summary>
-    /// <param name="source">A file, folder or dataset that <see cref="DocumentFile.Find"/> takes.</param>
+    /// <param name="source">A file, folder or dataset that <see cref="DocumentFile.Find(string)"/> takes.</param>
     /// <param name="path">The file to write, which is there as a whole or not at all.</param>
     /// <param name="options">How; null is the default.</param>
     /// <param name="progress">Told from the calling thread.</param>

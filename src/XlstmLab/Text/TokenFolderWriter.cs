@@ -51,7 +51,7 @@ public readonly record struct TokenFolderProgress(long SourceBytes, long TotalSo
 
 /// <summary>Makes a corpus of any size into a <see cref="TokenFolder"/>, on all cores and in little memory, and goes on where it was stopped.</summary>
 /// <remarks>
-/// Documents keep the order of <see cref="DocumentFile.Find"/> and are split by <see cref="SplitRule"/> into the parts that a
+/// Documents keep the order of <see cref="DocumentFile.Find(string)"/> and are split by <see cref="SplitRule"/> into the parts that a
 /// <see cref="Corpus"/> has; empty ones are left out. A shard
 /// is there as a whole or not at all. The same source, tokenizer and options give the same bytes, whatever the number of workers and
 /// however often it was stopped or killed.
@@ -62,7 +62,7 @@ public static class TokenFolderWriter
     private const string ShardName = "shard.json";
 
     /// <summary>Writes the folder, or what is missing of it.</summary>
-    /// <param name="source">A file or folder that <see cref="DocumentFile.Find"/> takes.</param>
+    /// <param name="source">A file or folder that <see cref="DocumentFile.Find(string)"/> takes.</param>
     /// <param name="tokenizer">The tokenizer.</param>
     /// <param name="folder">The token folder: a new one, or one that was begun in the same way.</param>
     /// <param name="options">How; null is the default.</param>
