@@ -183,7 +183,7 @@ public static class BpeTrainer
 
     /// <summary>What of a document is to be learned from.</summary>
     private static IEnumerable<string> TextsOf(RawDocument raw, bool byPosition, BpeTrainerOptions options) =>
-        raw.Parse(options.TextField, keepFields: false) is not { } document ? []
+        raw.ParseOrSkip(options.TextField, keepFields: false) is not { } document ? []
         : options.Split is null ? [document.Text]
         : options.Split.Parts(document, byPosition).Where(p => p.Split == Split.Train).Select(p => p.Document.Text);
 

@@ -92,7 +92,7 @@ public sealed class Corpus
 
             var read = DocumentFile.Find(source, options.SkipNull, options.MaxLineBytes)
                 .SelectMany(f => f.ReadRaw(options.TextField, 1, cancellationToken))
-                .Select(raw => raw.Parse(options.TextField, keepFields: true)).ToList();
+                .Select(raw => raw.ParseOrSkip(options.TextField, keepFields: true)).ToList();
             return new Corpus(source, read.OfType<Document>(), options.Rule) { Skipped = read.Count(d => d is null) };
         }
 

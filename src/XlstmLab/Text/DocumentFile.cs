@@ -90,7 +90,7 @@ public sealed record DocumentFile(string Path, string Name)
     /// <param name="cancellationToken">Stops between documents.</param>
     /// <exception cref="InvalidDataException">The file is damaged or a document is not as expected; the message says where and what to do.</exception>
     public IEnumerable<Document> Read(string textField = "text", CancellationToken cancellationToken = default) =>
-        ReadRaw(textField, 1, cancellationToken).Select(raw => raw.Parse(textField, keepFields: true)).OfType<Document>();
+        ReadRaw(textField, 1, cancellationToken).Select(raw => raw.ParseOrSkip(textField, keepFields: true)).OfType<Document>();
 
     /// <summary>The documents from a line or row on, not parsed yet.</summary>
     internal IEnumerable<RawDocument> ReadRaw(string textField, long firstLine, CancellationToken cancellationToken)

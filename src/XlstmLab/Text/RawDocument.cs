@@ -18,7 +18,7 @@ internal readonly record struct RawDocument(DocumentFile File, long Line, ReadOn
 
     /// <summary>The document, with the fields beside its text if they are to be kept; null for one without a text that is to be skipped.</summary>
     /// <exception cref="InvalidDataException">The line is not as expected; the message says where and what to do.</exception>
-    public Document? Parse(string textField, bool keepFields)
+    public Document? ParseOrSkip(string textField, bool keepFields)
     {
         if (IsNull)
         {
@@ -29,6 +29,11 @@ internal readonly record struct RawDocument(DocumentFile File, long Line, ReadOn
         var name = isWholeFile ? File.Name : FormattableString.Invariant($"{File.Name}:{Line}");
         return Text is not null ? new(name, Text) : ParseJson(Json, File.Path, Line, File.HasNames ? null : name, textField, keepFields, File.SkipNull);
     }
+
+    /// <summary>The document, which has a text.</summary>
+    /// <exception cref="InvalidDataException">The line is not as expected, or has no text; the message says where and what to do.</exception>
+    public Document Parse(string textField, bool keepFields) => ParseOrSkip(textField, keepFields)
+        ?? throw new InvalidDataException(FormattableString.Invariant($"'{File.Path}', line {Line}: there is no text in '{textField}'."));
 
     /// <summary>Parses a JSON line.</summary>
     /// <param name="json">The line.</param>

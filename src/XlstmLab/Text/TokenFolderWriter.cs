@@ -309,7 +309,7 @@ public static class TokenFolderWriter
     private static EncodedDocument Encode(int file, RawDocument raw, ITokenizer tokenizer, TokenPlan plan, CancellationToken cancellationToken)
     {
         cancellationToken.ThrowIfCancellationRequested();
-        var document = raw.Parse(plan.TextField, keepFields: false);
+        var document = raw.ParseOrSkip(plan.TextField, keepFields: false);
         EncodedPart[] parts;
         try
         {
