@@ -8,22 +8,27 @@ internal static class JsonLine
 {
     private static readonly string[] NoNumbers = ["-Infinity", "Infinity", "NaN"];
 
-    /// <summary>Reads a line, mended if need be: NaN and infinities are null, half of a surrogate pair is U+FFFD, wherever it stands.</summary>
+    /// <summary>Reads a line, mended if need be: NaN and infinities are null, half of a surrogate pair is U+FFFD or another escape.</summary>
+    /// <param name="json">The line.</param>
+    /// <param name="half">The six characters that stand in place of each half; by them a caller can tell where halves were.</param>
     /// <exception cref="JsonException">It is no JSON, even so.</exception>
-    public static JsonDocument Parse(ReadOnlyMemory<byte> json)
+    public static JsonDocument Parse(ReadOnlyMemory<byte> json, string half = "\\ufffd")
     {
-        var halves = json.Span.IndexOf("\\u"u8) >= 0;
+        var halves = MayHaveHalves(json);
         try
         {
-            return JsonDocument.Parse(halves ? Mend(json.Span) : json);
+            return JsonDocument.Parse(halves ? Mend(json.Span, half) : json);
         }
         catch (JsonException) when (!halves)
         {
-            return JsonDocument.Parse(Mend(json.Span));
+            return JsonDocument.Parse(Mend(json.Span, half));
         }
     }
 
-    private static byte[] Mend(ReadOnlySpan<byte> json)
+    /// <summary>False only if there surely is no half of a surrogate pair.</summary>
+    public static bool MayHaveHalves(ReadOnlyMemory<byte> json) => json.Span.IndexOf("\\u"u8) >= 0;
+
+    private static byte[] Mend(ReadOnlySpan<byte> json, string half)
     {
         var mended = new List<byte>(json.Length + 16);
         var inText = false;
@@ -36,12 +41,12 @@ internal static class JsonLine
             }
             else if (inText && json[at] == '\\')
             {
-                length = Surrogate(json[at..]) is not { } half ? Math.Min(2, json.Length - at)
-                    : char.IsHighSurrogate(half) && Surrogate(json[Math.Min(at + 6, json.Length)..]) is { } other && char.IsLowSurrogate(other) ? 12
+                length = Surrogate(json[at..]) is not { } found ? Math.Min(2, json.Length - at)
+                    : char.IsHighSurrogate(found) && Surrogate(json[Math.Min(at + 6, json.Length)..]) is { } other && char.IsLowSurrogate(other) ? 12
                     : 6;
                 if (length == 6)
                 {
-                    mended.AddRange("\\ufffd"u8);
+                    mended.AddRange(Encoding.ASCII.GetBytes(half));
                     at += length;
                     continue;
                 }

@@ -57,6 +57,16 @@ internal readonly record struct RawDocument(DocumentFile File, long Line, ReadOn
                 return null;
             }
 
+            // Beside the text a half of a surrogate pair does no harm; in it, it is an error, as bytes are that are not UTF-8.
+            if (JsonLine.MayHaveHalves(json))
+            {
+                using var other = JsonLine.Parse(json, "\\u0000");
+                if (Field(other.RootElement, textField) != Field(root, textField))
+                {
+                    throw new JsonException($"The field '{textField}' has half of a surrogate pair, which is no Unicode text.");
+                }
+            }
+
             var document = new Document(name ?? Field(root, "name"), Field(root, textField));
             if (!keepFields)
             {

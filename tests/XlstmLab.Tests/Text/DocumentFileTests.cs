@@ -137,11 +137,16 @@ public sealed class DocumentFileTests
         folder.Write("a.jsonl", """
             {"text":"one","score":NaN,"list":[-Infinity,Infinity]}
             {"text":"two NaN \\ \" Infinity","url":"x\udc00"}
-            {"text":"half \ud83d and \udc4d\ud83d, whole \ud83d\udc4d","score":NaN,"b\ud83d":1}
+            {"text":"whole \ud83d\udc4d","score":NaN,"b\ud83d":"\udc4d\ud83d"}
             """);
         var read = new DocumentFile(folder["a.jsonl"], "a").Read().ToList();
-        Assert.Equal(["one", "two NaN \\ \" Infinity", "half \ufffd and \ufffd\ufffd, whole \U0001F44D"], read.Select(d => d.Text));
+        Assert.Equal(["one", "two NaN \\ \" Infinity", "whole \U0001F44D"], read.Select(d => d.Text));
         Assert.Equal(("", "x\ufffd"), (read[0].Fields["score"], read[1].Fields["url"]));
+        Assert.Equal("\ufffd\ufffd", read[2].Fields["b\ufffd"]);
+        folder.Write("c.jsonl", "{\"text\":\"one\"}\n{\"text\":\"half \\ud83d\"}\n");
+        var error = Assert.Throws<InvalidDataException>(() => new DocumentFile(folder["c.jsonl"], "c").Read().ToList());
+        Assert.Contains("line 2", error.Message, StringComparison.Ordinal);
+        Assert.Contains("surrogate", error.Message, StringComparison.Ordinal);
         folder.Write("b.jsonl", "{\"text\":NaN}");
         Assert.Contains("no string but a Null", Assert.Throws<InvalidDataException>(() => new DocumentFile(folder["b.jsonl"], "b").Read().ToList()).Message);
     }
@@ -165,7 +170,8 @@ public sealed class DocumentFileTests
     public void Read_LineThatUnpacksWithoutEnd_IsRefusedInLittleMemory()
     {
         using var folder = new TempFolder();
-        using (var zstd = new ZstdSharp.CompressionStream(File.Create(folder["bomb.jsonl.zst"])))
+        using (var file = File.Create(folder["bomb.jsonl.zst"]))
+        using (var zstd = new ZstdSharp.CompressionStream(file))
         {
             var zeros = new byte[1 << 20];
             for (var k = 0; k < 300; k++)

@@ -69,7 +69,8 @@ public static class TaskFiles
 
             try
             {
-                using var parsed = JsonLine.Parse(Encoding.UTF8.GetBytes(line));
+                var json = Encoding.UTF8.GetBytes(line);
+                using var parsed = JsonLine.Parse(json, TaskRow.Half);
                 rows.Add(parsed.RootElement.ValueKind == JsonValueKind.Object
                     ? new(file, index + 1, (JsonObject)ToNode(parsed.RootElement)!)
                     : throw new InvalidDataException(
