@@ -86,7 +86,9 @@ public static class TokenFolderWriter
             Files = [.. files.Select(f => new TokenSource(f.Name, new FileInfo(f.Path).Length))],
             TextField = options.TextField,
             Split = options.Split,
-            ByPosition = options.Split.CutsByPosition(files.SelectMany(f => f.Read(options.TextField, cancellationToken)), source),
+
+            // What is cancelled before it begins is begun all the same, so that the same call goes on with it.
+            ByPosition = options.Split.CutsByPosition(files.SelectMany(f => f.Read(options.TextField, CancellationToken.None)), source),
             SkipNull = options.SkipNull,
             Tokenizer = tokenizer.Fingerprint,
             VocabularySize = tokenizer.VocabularySize,

@@ -22,7 +22,7 @@ internal sealed record TokenizedRequest(int[] Context, int[] Continuation, int T
         {
             throw new ArgumentException(
                 $"The continuation '{request.Continuation}' has no token of its own after '{Tail(context)}': expected text that the tokenizer "
-                + "does not merge into the context. Begin it with a space, or leave such questions of a task out by --skip-joined "
+                + "does not merge into the context; begin it with a space, or leave such questions of a task out by --skip-joined "
                 + $"({nameof(TaskOptions)}.{nameof(TaskOptions.SkipJoined)}).",
                 nameof(request));
         }
