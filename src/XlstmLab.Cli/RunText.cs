@@ -17,6 +17,12 @@ internal sealed record RunText
     /// <summary>The field of JSON lines and the column of Parquet files.</summary>
     public string TextField { get; init; } = "text";
 
+    /// <summary>Whether rows without a text are left out.</summary>
+    public bool SkipNull { get; init; }
+
+    /// <summary>MiB that a line may have, where it is not the usual number.</summary>
+    public int? MaxLineMib { get; init; }
+
     /// <summary>Whether tokens are bytes; otherwise the tokenizer's file lies beside this one.</summary>
     public required bool Bytes { get; init; }
 

@@ -91,11 +91,11 @@ internal sealed class TokenData : IDisposable
     /// <summary>The documents of a part of the first folder.</summary>
     public long Count(Split part) => First.Card.Parts.TryGetValue(part, out var counts) ? counts.Documents : 0;
 
-    /// <summary>The documents of a part.</summary>
+    /// <summary>The first documents of a part.</summary>
     /// <exception cref="UsageException">It is a mixture.</exception>
-    public IEnumerable<int[]> Documents(Split split) =>
+    public TokenDocuments Documents(Split split, ITokenizer tokenizer, int most) =>
         _parts.Count == 1
-            ? First.Documents(split)
+            ? First.Read(split, tokenizer, most)
             : throw new UsageException($"A mixture cannot be evaluated as one text: name one of its folders by --data: {string.Join(", ", _parts.Select(p => p.Folder.Path))}.");
 
     /// <inheritdoc/>

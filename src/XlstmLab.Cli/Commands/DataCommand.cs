@@ -81,10 +81,13 @@ internal static class DataCommand
             field,
             json,
         };
+        var reading = new ReadingOptions();
+        reading.AddTo(command);
         command.SetAction((parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
-            var corpus = Corpus.Open(parsed.GetValue(data)!, new CorpusOptions { TextField = parsed.GetValue(field)! }, cancellationToken);
+            var corpus = Corpus.Open(parsed.GetValue(data)!, reading.Read(parsed, parsed.GetValue(field)!), cancellationToken);
+            ReadingOptions.Note(terminal, corpus.Skipped);
             var card = CardOf(parsed.GetValue(data)!);
             if (parsed.GetValue(json))
             {
@@ -128,10 +131,12 @@ internal static class DataCommand
             field,
             json,
         };
+        var reading = new ReadingOptions();
+        reading.AddTo(command);
         command.SetAction((parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
-            var options = new CorpusOptions { TextField = parsed.GetValue(field)! };
+            var options = reading.Read(parsed, parsed.GetValue(field)!);
             var corpus = Corpus.Open(parsed.GetValue(data)!, options, cancellationToken);
             if (parsed.GetValue(seed) is not null || parsed.GetValue(validation) is not null || parsed.GetValue(test) is not null)
             {
@@ -186,10 +191,13 @@ internal static class DataCommand
             field,
             json,
         };
+        var reading = new ReadingOptions();
+        reading.AddTo(command);
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
-            var corpus = Corpus.Open(parsed.GetValue(data)!, new CorpusOptions { TextField = parsed.GetValue(field)! }, cancellationToken);
+            var corpus = Corpus.Open(parsed.GetValue(data)!, reading.Read(parsed, parsed.GetValue(field)!), cancellationToken);
+            ReadingOptions.Note(terminal, corpus.Skipped);
             var tokenizer = TextOptions.Tokenizer(parsed.GetValue(name) ?? TextOptions.Bytes, parsed.GetValue(end));
             var counts = new List<PartTokens>();
             await terminal.TrackAsync("Tokenizing", tracker =>
@@ -242,12 +250,15 @@ internal static class DataCommand
             field,
             json,
         };
+        var reading = new ReadingOptions();
+        reading.AddTo(command);
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
             var (first, last) = Orders(parsed.GetValue(order))!.Value;
             var part = TextOptions.Split(parsed.GetValue(split)!);
-            var corpus = Corpus.Open(parsed.GetValue(data)!, new CorpusOptions { TextField = parsed.GetValue(field)! }, cancellationToken);
+            var corpus = Corpus.Open(parsed.GetValue(data)!, reading.Read(parsed, parsed.GetValue(field)!), cancellationToken);
+            ReadingOptions.Note(terminal, corpus.Skipped);
             TextOptions.RequireDocuments(corpus.Name, Text.Split.Train, split => corpus[split].Count);
             TextOptions.RequireDocuments(corpus.Name, part, split => corpus[split].Count);
             var rows = new List<NGramRow>();
@@ -314,7 +325,7 @@ internal static class DataCommand
         }, 1);
         var splits = new Option<string?>("--splits")
         {
-            Description = "The shares of documents for training, validation and test. Default: a dataset's own, or 0.99,0.005,0.005.",
+            Description = "The shares of documents for training, validation and test. Default: a dataset's own, or 0.9,0.05,0.05. Where documents are too few for that, each is cut in these shares; train does the same.",
             HelpName = "TRAIN,VALIDATION,TEST",
         };
         splits.Validators.Add(result =>
@@ -344,6 +355,8 @@ internal static class DataCommand
             shard,
             json,
         };
+        var reading = new ReadingOptions();
+        reading.AddTo(command);
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
@@ -351,9 +364,12 @@ internal static class DataCommand
             var tokenizer = TextOptions.Tokenizer(chosen, parsed.GetValue(end));
             var split = Rule(parsed.GetValue(source)!, parsed.GetValue(splits), parsed.GetValue(seed));
             var defaults = new TokenFolderOptions();
+            var read = reading.Read(parsed, parsed.GetValue(field)!);
             var options = defaults with
             {
-                TextField = parsed.GetValue(field)!,
+                TextField = read.TextField,
+                SkipNull = read.SkipNull,
+                MaxLineBytes = read.MaxLineBytes,
                 Split = split,
                 TokenizerFile = chosen == TextOptions.Bytes ? null : TextOptions.TokenizerFile(chosen),
                 Workers = parsed.GetValue(workers) ?? defaults.Workers,
@@ -384,11 +400,22 @@ internal static class DataCommand
 
             if (parsed.GetValue(json))
             {
-                terminal.WriteJson(new { Folder = folder, card!.Shards, card.Parts, last.BytesPerSecond });
+                terminal.WriteJson(new { Folder = folder, card!.Shards, card.Parts, card.Skipped, card.Plan.ByPosition, last.BytesPerSecond });
                 return ExitCode.Success;
             }
 
             WriteCounts(terminal, card!);
+            ReadingOptions.Note(terminal, card!.Skipped);
+            if (card.Plan.ByPosition)
+            {
+                terminal.Note("The documents are too few to be split whole: each was cut in the shares of the parts.");
+            }
+
+            if (card.Parts.Where(p => p.Value.Documents == 0).Select(p => $"{p.Key}").ToArray() is { Length: > 0 } empty)
+            {
+                terminal.Note($"Nothing is in {string.Join(" and ", empty)}: give it a share by --splits, such as 0.9,0.05,0.05, to measure a model on it.");
+            }
+
             terminal.Note(last.BytesPerSecond > 0 ? $"{Fixed(last.BytesPerSecond / 1e6, 1)} MB of text a second. Next: xlstm train --data {folder} --out RUN" : $"{folder} was finished already.");
             return ExitCode.Success;
         });
@@ -428,7 +455,7 @@ internal static class DataCommand
         };
         var sample = NumberOption.Whole(new Option<int?>("--sample-mib")
         {
-            Description = "MiB of text to learn from, of the beginning of each file. Default: all.",
+            Description = "MiB of text to learn from at most, of the beginning of each file; a document is cut where they end. Default: all.",
             HelpName = "N",
         }, 1);
         var workers = NumberOption.Whole(new Option<int?>("--workers")
@@ -454,17 +481,22 @@ internal static class DataCommand
             workers,
             json,
         };
+        var reading = new ReadingOptions();
+        reading.AddTo(command);
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
             var (path, defaults) = (parsed.GetValue(output)!, new BpeTrainerOptions());
+            var read = reading.Read(parsed, parsed.GetValue(field)!);
             var options = defaults with
             {
                 VocabularySize = parsed.GetValue(size) ?? defaults.VocabularySize,
                 Pattern = Enum.Parse<BpePattern>(parsed.GetValue(pattern)!, ignoreCase: true),
                 MinimumFrequency = parsed.GetValue(frequency) ?? defaults.MinimumFrequency,
                 SpecialTokens = parsed.GetValue(special) is { Length: > 0 } tokens ? tokens : defaults.SpecialTokens,
-                TextField = parsed.GetValue(field)!,
+                TextField = read.TextField,
+                SkipNull = read.SkipNull,
+                MaxLineBytes = read.MaxLineBytes,
                 Split = DocumentFile.DatasetFolder(parsed.GetValue(source)!) is { } dataset ? DatasetCard.Read(dataset).Split : null,
                 SampleBytes = parsed.GetValue(sample) is { } mib ? (long)mib << 20 : null,
                 Workers = parsed.GetValue(workers) ?? defaults.Workers,
@@ -594,8 +626,7 @@ internal static class DataCommand
     private static SplitRule Rule(string source, string? shares, long? seed)
     {
         var rule = shares is null && DocumentFile.DatasetFolder(source) is { } dataset ? DatasetCard.Read(dataset).Split : null;
-        var wanted = Shares(shares ?? "0.99,0.005,0.005")!;
-        return (rule ?? new SplitRule { Validation = wanted[1], Test = wanted[2] }) with { Seed = seed ?? rule?.Seed ?? 0 };
+        return (rule ?? (Shares(shares) is { } wanted ? new SplitRule { Validation = wanted[1], Test = wanted[2] } : new SplitRule())) with { Seed = seed ?? rule?.Seed ?? 0 };
     }
 
     private static ExampleCommand Show()
@@ -625,7 +656,7 @@ internal static class DataCommand
                 ("source", $"{Number(plan.Files.Count)} files from {plan.Files[0].Name} to {plan.Files[^1].Name}, {Terminal.Size(plan.Files.Sum(f => f.Bytes))}; text in '{plan.TextField}'"),
                 ("tokenizer", $"{Number(plan.VocabularySize)} ids, fingerprint {plan.Tokenizer}, documents begin with {plan.EndOfDocument} {plan.EndOfDocumentText}".TrimEnd()),
                 ("files", $"{Number(card.Shards)} shards of {Terminal.Size(plan.ShardBytes)} of text, {folder[Text.Split.Train][0].TokenBytes} bytes a token{(parsed.GetValue(check) ? ", checksums right" : "")}"),
-                ("split", string.Create(CultureInfo.InvariantCulture, $"by document: seed {plan.Split.Seed}, shares {plan.Split.Share(Text.Split.Train):0.####}/{plan.Split.Validation:0.####}/{plan.Split.Test:0.####}")),
+                ("split", string.Create(CultureInfo.InvariantCulture, $"{(plan.ByPosition ? "by position in each document" : "by document")}: seed {plan.Split.Seed}, shares {plan.Split.Share(Text.Split.Train):0.####}/{plan.Split.Validation:0.####}/{plan.Split.Test:0.####}")),
             ]);
             terminal.Line();
             WriteCounts(terminal, card);

@@ -46,6 +46,8 @@ internal static class EvalCommand
         {
             folder, data, split, field, policy, context, stride, batch, buckets, extrapolate, trained, documents, tokenizer, end, compute, threads, device, json,
         };
+        var reading = new ReadingOptions();
+        reading.AddTo(command);
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
@@ -74,7 +76,7 @@ internal static class EvalCommand
             var part = TextOptions.Split(parsed.GetValue(split)!);
             var count = parsed.GetValue(documents) ?? int.MaxValue;
             var corpus = tokenData is null
-                ? Corpus.Open(source, new CorpusOptions { TextField = parsed.GetValue(field) ?? loaded.Text?.TextField ?? "text" }, cancellationToken)
+                ? Corpus.Open(source, reading.Read(parsed, parsed.GetValue(field) ?? loaded.Text?.TextField ?? "text", loaded.Text), cancellationToken)
                 : null;
             if (corpus is not null)
             {
@@ -113,8 +115,8 @@ internal static class EvalCommand
             Write(terminal, loaded.Checkpoint, corpus?.Name ?? source, parsed.GetValue(split)!, result!, watch.Elapsed.TotalSeconds, parsed.GetValue(buckets), parsed.GetValue(json));
             return ExitCode.Of(terminal, "loss", [result!.Loss]);
 
-            int[][] Tokens() => corpus is null
-                ? [.. tokenData!.Documents(part).Take(count)]
+            TokenDocuments Tokens() => corpus is null
+                ? tokenData!.Documents(part, loaded.Tokenizer, count)
                 : loaded.Tokenizer.EncodeDocuments([.. corpus[part].Take(count)], null, cancellationToken);
         });
         return command;
@@ -126,7 +128,7 @@ internal static class EvalCommand
         : throw new UsageException("The folder is no run's and does not say how long its training contexts were: give it by --trained-length.");
 
     private static async Task<ExtrapolationResult> ExtrapolateAsync(
-        Terminal terminal, LoadedModel loaded, Func<int[][]> tokens, ExtrapolationOptions options, CancellationToken cancellationToken)
+        Terminal terminal, LoadedModel loaded, Func<TokenDocuments> tokens, ExtrapolationOptions options, CancellationToken cancellationToken)
     {
         ExtrapolationResult? result = null;
         await terminal.TrackAsync("Extrapolating", tracker =>
@@ -193,9 +195,9 @@ internal static class EvalCommand
                 Stride = result.Options.Policy == ContextPolicy.Sliding ? result.Options.Stride : (int?)null,
                 result.Loss,
                 result.Perplexity,
-                result.BitsPerByte,
+                BitsPerByte = result.Bytes > 0 ? result.BitsPerByte : (double?)null,
                 result.Tokens,
-                result.Bytes,
+                Bytes = result.Bytes > 0 ? result.Bytes : (long?)null,
                 result.Documents,
                 Seconds = seconds,
                 Buckets = buckets ? result.Buckets : null,
@@ -210,7 +212,9 @@ internal static class EvalCommand
             ("context", $"{result.Options.Policy.ToString().ToLowerInvariant()}, {result.Options.ContextLength} tokens"),
             ("loss", string.Create(CultureInfo.InvariantCulture, $"{result.Loss:F4} nats a token")),
             ("perplexity", string.Create(CultureInfo.InvariantCulture, $"{result.Perplexity:F3}")),
-            ("bits per byte", string.Create(CultureInfo.InvariantCulture, $"{result.BitsPerByte:F4}")),
+            ("bits per byte", result.Bytes > 0
+                ? string.Create(CultureInfo.InvariantCulture, $"{result.BitsPerByte:F4}")
+                : "unknown: the token folder does not say how long each text was; tokenize again"),
             ("time", string.Create(CultureInfo.InvariantCulture, $"{Terminal.Duration(seconds)}, {result.Tokens / seconds:N0} tokens/s")),
         ]);
         if (buckets)

@@ -34,6 +34,10 @@ internal static class ScoreCommand
             Description = "Whether every prompt begins with the end of document (always), or an empty one only (empty-context).",
             DefaultValueFactory = _ => "always",
         }.OneOf("always", "empty-context");
+        var skip = new Option<bool>("--skip-joined")
+        {
+            Description = "Leave out and count questions with an answer that the tokenizer merges into the question. Default: an error.",
+        };
         var limit = NumberOption.Whole(new Option<int?>("--limit") { Description = "Only the first questions of each task.", HelpName = "N" }, 1);
         var output = new Option<string?>("--out") { Description = "Write TASK.json and TASK.samples.jsonl there.", HelpName = "FOLDER" };
         var samples = new Option<bool>("--samples") { Description = "Also show every answer with its log-likelihood." };
@@ -49,7 +53,7 @@ internal static class ScoreCommand
             "xlstm score NX-AI_xLSTM-7b --task arc_easy=ARC-Easy/test-*.parquet --task hellaswag=hellaswag/validation.parquet --json",
             "xlstm score NX-AI_xLSTM-7b --task mmlu=mmlu/all/test-*.parquet --examples mmlu=mmlu/all/dev-*.parquet --shots 5 --out scores")
         {
-            folder, tasks, examples, shots, selection, seed, mutual, batch, rows, most, prefix, limit, output, samples, tokenizer, end, compute, threads,
+            folder, tasks, examples, shots, selection, seed, mutual, batch, rows, most, prefix, skip, limit, output, samples, tokenizer, end, compute, threads,
             device, json,
         };
         command.SetAction(async (parsed, cancellationToken) =>
@@ -62,6 +66,7 @@ internal static class ScoreCommand
                 Selection = parsed.GetValue(selection) is { } chosen ? Enum.Parse<FewShotSelection>(chosen, ignoreCase: true) : null,
                 Seed = parsed.GetValue(seed),
                 MutualInformation = parsed.GetValue(mutual),
+                SkipJoined = parsed.GetValue(skip),
                 Scoring = new()
                 {
                     BatchTokens = parsed.GetValue(batch) ?? 4096,
@@ -149,7 +154,7 @@ internal static class ScoreCommand
             {
                 Checkpoint = checkpoint,
                 Seconds = seconds,
-                Tasks = scores.Select(s => new { s.Task, s.Options, s.Metrics, Samples = samples ? s.Samples : null }),
+                Tasks = scores.Select(s => new { s.Task, s.Options, s.Skipped, s.Metrics, Samples = samples ? s.Samples : null }),
             });
             return;
         }
@@ -164,6 +169,11 @@ internal static class ScoreCommand
         if (scores.Sum(s => s.Samples.Sum(q => q.Answers.Count(a => a.TokensCut > 0))) is > 0 and var cut)
         {
             terminal.Note(string.Create(CultureInfo.InvariantCulture, $"{cut:N0} prompts were cut from the left to fit --max-tokens."));
+        }
+
+        if (scores.Sum(s => s.Skipped) is > 0 and var skipped)
+        {
+            terminal.Note(string.Create(CultureInfo.InvariantCulture, $"{skipped:N0} questions were left out: the tokenizer merges an answer into the question."));
         }
 
         if (samples)

@@ -24,6 +24,7 @@ internal static class TrainCommand
     };
 
     private static readonly Option<string?> TextField = new("--text-field") { Description = "The field of a JSON line, or the column of a Parquet file, that holds the text. Default: text.", HelpName = "NAME" };
+    private static readonly ReadingOptions Reading = new();
     private static readonly Option<string?> Tokenizer = TextOptions.TokenizerOption("Default: bytes.");
     private static readonly Option<string?> EndOfDocument = TextOptions.EndOfDocumentOption();
     private static readonly Option<string?> Config = new("--config") { Description = "A JSON file of training settings, as 'training' in a run's config.json; options go before it.", HelpName = "FILE" };
@@ -76,6 +77,7 @@ internal static class TrainCommand
             command.Options.Add(option);
         }
 
+        Reading.AddTo(command);
         command.Validators.Add(result =>
         {
             foreach (var (one, other) in new (Option, Option)[] { (Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config) })
@@ -160,8 +162,10 @@ internal static class TrainCommand
     private static async Task<(BatchSource Training, TokenBatch[] Validation, Func<Split, long> Documents)> TokenizeAsync(
         Terminal terminal, RunText text, ITokenizer tokenizer, TrainingConfig config, CancellationToken cancellationToken)
     {
-        var corpus = Corpus.Open(text.Data, new CorpusOptions { TextField = text.TextField }, cancellationToken);
-        int[][] training = [], validation = [];
+        var options = new CorpusOptions { TextField = text.TextField, SkipNull = text.SkipNull };
+        var corpus = Corpus.Open(text.Data, text.MaxLineMib is { } mib ? options with { MaxLineBytes = (long)mib << 20 } : options, cancellationToken);
+        ReadingOptions.Note(terminal, corpus.Skipped);
+        TokenDocuments? training = null, validation = null;
         await terminal.TrackAsync("Tokenizing", tracker =>
         {
             var progress = new ImmediateProgress<TokenizingProgress>(p => tracker.Report(p.Documents / (double)p.TotalDocuments, FormattableString.Invariant($"{p.Tokens:N0} tokens")));
@@ -170,8 +174,8 @@ internal static class TrainCommand
             return Task.CompletedTask;
         });
         return (
-            new PackedTokens(training, tokenizer.EndOfDocument, config.ContextLength, config.Seed),
-            [.. new PackedTokens(validation, tokenizer.EndOfDocument, config.ContextLength).Sequential(config.BatchSize)],
+            new PackedTokens(training!, tokenizer.EndOfDocument, config.ContextLength, config.Seed),
+            [.. new PackedTokens(validation!, tokenizer.EndOfDocument, config.ContextLength).Sequential(config.BatchSize)],
             part => corpus[part].Count);
     }
 
@@ -196,11 +200,14 @@ internal static class TrainCommand
     {
         var data = parsed.GetValue(Data);
         var tokenizer = parsed.GetValue(Tokenizer);
+        var read = Reading.Read(parsed, parsed.GetValue(TextField) ?? earlier?.TextField ?? "text", earlier);
         return new()
         {
             // A path has to be found again from any working folder.
             Data = data is null ? earlier?.Data ?? Datasets.Default : TokenData.Absolute(data),
-            TextField = parsed.GetValue(TextField) ?? earlier?.TextField ?? "text",
+            TextField = read.TextField,
+            SkipNull = read.SkipNull,
+            MaxLineMib = read.MaxLineBytes == DocumentFile.UsualLineBytes ? null : (int)(read.MaxLineBytes >> 20),
             Bytes = tokenizer is null ? earlier?.Bytes ?? true : tokenizer == TextOptions.Bytes,
             EndOfDocument = parsed.GetValue(EndOfDocument) ?? earlier?.EndOfDocument,
         };

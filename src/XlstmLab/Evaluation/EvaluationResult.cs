@@ -17,7 +17,10 @@ public sealed record PositionBucket(long Start, long? End, long Tokens, double N
 /// <summary>What a model makes of documents.</summary>
 /// <param name="Nats">The sum of the negative logarithms of probability of all tokens, and of the end of each document.</param>
 /// <param name="Tokens">The number of predictions: text tokens and ends of documents.</param>
-/// <param name="Bytes">The number of bytes of text.</param>
+/// <param name="Bytes">
+/// The UTF-8 bytes of the texts the tokens were made of; 0 where nothing tells them, for the tokenizer changes texts and the documents were
+/// given as tokens alone.
+/// </param>
 /// <param name="Documents">The number of documents.</param>
 /// <param name="Buckets">The same by position, without empty buckets.</param>
 /// <param name="Options">How it was measured.</param>
@@ -30,8 +33,8 @@ public sealed record EvaluationResult(
     /// <summary>exp(loss).</summary>
     public double Perplexity => Math.Exp(Loss);
 
-    /// <summary>Bits per byte of text; the bits include the cost of the end of each document, the bytes do not count it.</summary>
-    public double BitsPerByte => Nats / Math.Log(2) / Bytes;
+    /// <summary>Bits per byte of text; the bits include the cost of the end of each document, the bytes do not count it. NaN where the bytes are not known.</summary>
+    public double BitsPerByte => Bytes > 0 ? Nats / Math.Log(2) / Bytes : double.NaN;
 }
 
 /// <summary>How far an evaluation has come.</summary>

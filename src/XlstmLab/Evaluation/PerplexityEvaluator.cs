@@ -17,7 +17,8 @@ public static class PerplexityEvaluator
     /// </remarks>
     /// <param name="model">The model.</param>
     /// <param name="documents">
-    /// Token ids, each document opened by the end of document; where it stands inside a document, another one starts.
+    /// Token ids, each document opened by the end of document; where it stands inside a document, another one starts. Those that
+    /// <see cref="TokenizerExtensions.EncodeDocuments"/> and <see cref="TokenFolder.Read"/> give know the bytes of their texts.
     /// </param>
     /// <param name="tokenizer">Knows the end of document and the bytes of each id.</param>
     /// <param name="options">How to measure; null is the default.</param>
@@ -56,8 +57,7 @@ public static class PerplexityEvaluator
             }
         }
 
-        var bytes = segments.Sum(s => s.Bytes(tokenizer));
-        return tally.ToResult(bytes, segments.Count);
+        return tally.ToResult(TokenDocuments.TextBytesOf(documents, tokenizer) ?? 0, segments.Count);
     }
 
     /// <summary>Documents side by side, a window's length at a time; those that end are left behind.</summary>
@@ -179,19 +179,7 @@ public static class PerplexityEvaluator
     }
 
     /// <summary>A document: as many predictions as tokens, its opening end of document included.</summary>
-    private readonly record struct Segment(int[] Tokens, int Start, int Length)
-    {
-        public long Bytes(ITokenizer tokenizer)
-        {
-            var bytes = 0L;
-            foreach (var id in Tokens.AsSpan(Start, Length))
-            {
-                bytes += tokenizer.Bytes(id).Length;
-            }
-
-            return bytes;
-        }
-    }
+    private readonly record struct Segment(int[] Tokens, int Start, int Length);
 
     /// <summary>Tokens that are read at once.</summary>
     /// <param name="Segment">The document.</param>

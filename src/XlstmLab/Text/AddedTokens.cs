@@ -14,6 +14,9 @@ internal sealed class AddedTokens
         _contents = SearchValues.Create([.. _longestFirst.Select(t => t.Content!)], StringComparison.Ordinal);
     }
 
+    /// <summary>Whether a token takes white space with it that it does not spell.</summary>
+    public bool ChangesText => Array.Exists(_longestFirst, t => t.Lstrip || t.Rstrip);
+
     /// <summary>Hands over the text between the tokens, and the tokens, in order.</summary>
     public void Split(ReadOnlySpan<char> text, PieceAction onText, Action<int> onToken)
     {

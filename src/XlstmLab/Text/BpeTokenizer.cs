@@ -87,6 +87,9 @@ public sealed class BpeTokenizer : ITokenizer
     /// <remarks>Of the file's bytes and the token that opens documents.</remarks>
     public string Fingerprint { get; private init; } = "";
 
+    /// <inheritdoc/>
+    public bool ChangesText => _normalizer.ChangesText || _preTokenizer.ChangesText || _addedToText.ChangesText || _addedToNormalized.ChangesText;
+
     /// <summary>The special tokens by their text, such as the end of document; they are found in a text and spell no bytes.</summary>
     public IReadOnlyDictionary<string, int> SpecialTokens { get; }
 

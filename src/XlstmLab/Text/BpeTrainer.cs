@@ -31,11 +31,18 @@ public sealed record BpeTrainerOptions
     /// <summary>The field of a JSON line, or the column of a Parquet file, that holds the text; dots lead into nested ones.</summary>
     public string TextField { get; init; } = "text";
 
-    /// <summary>Documents outside the training part under this rule are left out; null takes all.</summary>
+    /// <summary>Whether rows and lines whose text is null, or not there, are left out; otherwise the first is an error.</summary>
+    public bool SkipNull { get; init; }
+
+    /// <summary>The bytes that a line may have, unpacked.</summary>
+    public long MaxLineBytes { get; init; } = DocumentFile.UsualLineBytes;
+
+    /// <summary>What is outside the training part under this rule is left out; null takes all.</summary>
     public SplitRule? Split { get; init; }
 
     /// <summary>
-    /// The UTF-8 bytes of text to learn from, taken from the beginning of every file in proportion to the files' sizes; null takes all.
+    /// The most UTF-8 bytes of text to learn from, taken from the beginning of every file in proportion to the files' sizes; null takes all.
+    /// The document that would go beyond them is cut, at the end of a line if one is near.
     /// </summary>
     public long? SampleBytes { get; init; }
 
@@ -96,7 +103,7 @@ public static class BpeTrainer
     private const int ChunkBytes = 1 << 21;
 
     /// <summary>Learns from a corpus and writes the <c>tokenizer.json</c>.</summary>
-    /// <param name="source">A file, folder or dataset that <see cref="DocumentFile.Find"/> takes.</param>
+    /// <param name="source">A file, folder or dataset that <see cref="DocumentFile.Find(string)"/> takes.</param>
     /// <param name="path">The file to write, which is there as a whole or not at all.</param>
     /// <param name="options">How; null is the default.</param>
     /// <param name="progress">Told from the calling thread.</param>
@@ -111,7 +118,9 @@ public static class BpeTrainer
     {
         options ??= new();
         options.Validate();
-        var counts = Count(Chunks(DocumentFile.Find(source), options, cancellationToken), options, progress, cancellationToken);
+        var files = DocumentFile.Find(source, options.SkipNull, options.MaxLineBytes);
+        var byPosition = options.Split?.CutsByPosition(files.SelectMany(f => f.Read(options.TextField, cancellationToken)), source) ?? false;
+        var counts = Count(Chunks(files, byPosition, options, cancellationToken), options, progress, cancellationToken);
         var trained = Merge(counts, options, progress, cancellationToken);
         trained.Save(path);
         return trained;
@@ -131,45 +140,81 @@ public static class BpeTrainer
 
     /// <summary>The texts in chunks that can be parsed side by side, with the share of the source that has been read with each.</summary>
     private static IEnumerable<(Func<IEnumerable<string>> Texts, double Share)> Chunks(
-        IReadOnlyList<DocumentFile> files, BpeTrainerOptions options, CancellationToken cancellationToken)
+        IReadOnlyList<DocumentFile> files, bool byPosition, BpeTrainerOptions options, CancellationToken cancellationToken)
     {
+        var sampled = 0L;
         var sizes = files.Select(f => Math.Max(1, new FileInfo(f.Path).Length)).ToArray();
         var total = (double)sizes.Sum();
         var before = 0.0;
         for (var k = 0; k < sizes.Length; k++)
         {
-            var quota = options.SampleBytes is { } sample ? Math.Max(1, (long)(sample * (sizes[k] / total))) : long.MaxValue;
-            var (taken, size, chunk) = (0L, 0L, new List<RawDocument>());
+            var (size, chunk) = (0L, new List<RawDocument>());
+            if (options.SampleBytes is { } sample)
+            {
+                // What the files before fell short of is taken from this one.
+                var texts = Sample(files[k], byPosition, options, (long)(sample * ((before + sizes[k]) / total)) - sampled, cancellationToken);
+                sampled += texts.Sum(t => (long)Encoding.UTF8.GetByteCount(t));
+                before += sizes[k];
+                yield return (() => texts, before / total);
+                continue;
+            }
+
             foreach (var document in files[k].ReadRaw(options.TextField, 1, cancellationToken))
             {
                 chunk.Add(document);
                 size += document.Size;
-                taken += document.Size;
-                if (size >= ChunkBytes || taken >= quota)
+                if (size >= ChunkBytes)
                 {
-                    yield return (Texts(chunk, options), (before + document.FileBytes) / total);
+                    yield return (Texts(chunk, byPosition, options), (before + document.FileBytes) / total);
                     (size, chunk) = (0, []);
-                }
-
-                if (taken >= quota)
-                {
-                    break;
                 }
             }
 
             before += sizes[k];
             if (chunk.Count > 0)
             {
-                yield return (Texts(chunk, options), before / total);
+                yield return (Texts(chunk, byPosition, options), before / total);
             }
         }
     }
 
-    private static Func<IEnumerable<string>> Texts(List<RawDocument> chunk, BpeTrainerOptions options) =>
-        () => chunk
-            .Select(raw => raw.Parse(options.TextField, keepFields: false))
-            .Where(document => options.Split is null || options.Split.Of(document.Name) == Split.Train)
-            .Select(document => document.Text);
+    private static Func<IEnumerable<string>> Texts(List<RawDocument> chunk, bool byPosition, BpeTrainerOptions options) =>
+        () => chunk.SelectMany(raw => TextsOf(raw, byPosition, options));
+
+    /// <summary>What of a document is to be learned from.</summary>
+    private static IEnumerable<string> TextsOf(RawDocument raw, bool byPosition, BpeTrainerOptions options) =>
+        raw.ParseOrSkip(options.TextField, keepFields: false) is not { } document ? []
+        : options.Split is null ? [document.Text]
+        : options.Split.Parts(document, byPosition).Where(p => p.Split == Split.Train).Select(p => p.Document.Text);
+
+    /// <summary>The first texts of a file, of so many UTF-8 bytes in all at most.</summary>
+    private static List<string> Sample(DocumentFile file, bool byPosition, BpeTrainerOptions options, long bytes, CancellationToken cancellationToken)
+    {
+        var texts = new List<string>();
+        foreach (var text in file.ReadRaw(options.TextField, 1, cancellationToken).SelectMany(raw => TextsOf(raw, byPosition, options)))
+        {
+            var size = Encoding.UTF8.GetByteCount(text);
+            if (size > bytes)
+            {
+                texts.Add(Beginning(text, (int)Math.Max(0, bytes)));
+                break;
+            }
+
+            texts.Add(text);
+            bytes -= size;
+        }
+
+        return texts;
+    }
+
+    /// <summary>The beginning of a text of so many UTF-8 bytes at most, up to a line's end if one is in its second half.</summary>
+    private static string Beginning(string text, int bytes)
+    {
+        Encoding.UTF8.GetEncoder().Convert(text, new byte[bytes], flush: false, out var characters, out _, out _);
+        var line = text.AsSpan(0, characters).LastIndexOf('\n') + 1;
+        characters = line > characters / 2 ? line : characters;
+        return text[..(characters > 0 && char.IsHighSurrogate(text[characters - 1]) ? characters - 1 : characters)];
+    }
 
     private static PieceCounts Count(
         IEnumerable<(Func<IEnumerable<string>> Texts, double Share)> chunks, BpeTrainerOptions options,

@@ -8,15 +8,19 @@ public sealed record CorpusOptions
     /// <summary>The field of a JSON line, or the column of a Parquet file, that holds the text; dots lead into nested ones.</summary>
     public string TextField { get; init; } = "text";
 
+    /// <summary>Whether rows and lines whose text is null, or not there, are left out and counted; otherwise the first is an error.</summary>
+    public bool SkipNull { get; init; }
+
+    /// <summary>The bytes that a line may have, unpacked.</summary>
+    public long MaxLineBytes { get; init; } = DocumentFile.UsualLineBytes;
+
     /// <summary>How documents are split; null is a dataset's own rule, or for other sources the default rule.</summary>
     public SplitRule? Rule { get; init; }
 }
 
 /// <summary>Documents in three parts: to train on, to validate on, to test on.</summary>
 /// <remarks>
-/// Documents are split by <see cref="SplitRule"/>. Where that would leave a wanted part empty, as with a single
-/// document, every document is cut by position instead: its first characters are for training, then validation, then test, in the
-/// rule's shares, each cut moved forward to the next line if a line begins before the following cut. <see cref="SplitMethod"/>
+/// Documents are split by <see cref="SplitRule"/>, and where they are too few for that, cut. <see cref="SplitMethod"/>
 /// says which it was. Empty documents are left out; texts are left as they are but for a byte order mark.
 /// </remarks>
 public sealed class Corpus
@@ -42,17 +46,13 @@ public sealed class Corpus
             throw new InvalidDataException($"'{name}' has two documents named '{twin.Name}'.");
         }
 
-        foreach (var document in all)
+        var byPosition = Rule.CutsByPosition(all, name);
+        foreach (var (split, document) in all.SelectMany(d => Rule.Parts(d, byPosition)))
         {
-            _parts[Rule.Of(document.Name)].Add(document);
+            _parts[split].Add(document);
         }
 
-        SplitMethod = FormattableString.Invariant(
-            $"by document: SHA-256 of seed {Rule.Seed} and name, shares {Rule.Share(Split.Train):0.###}/{Rule.Validation:0.###}/{Rule.Test:0.###}");
-        if (_parts.Any(p => p.Value.Count == 0 && Rule.Share(p.Key) > 0))
-        {
-            CutByPosition(all);
-        }
+        SplitMethod = Rule.Describe(byPosition);
     }
 
     /// <summary>The name of the dataset, or the path.</summary>
@@ -62,7 +62,10 @@ public sealed class Corpus
     public SplitRule Rule { get; }
 
     /// <summary>How the parts came about, in words for a log.</summary>
-    public string SplitMethod { get; private set; }
+    public string SplitMethod { get; }
+
+    /// <summary>The rows and lines that were left out, see <see cref="CorpusOptions.SkipNull"/>.</summary>
+    public long Skipped { get; private init; }
 
     /// <summary>The documents of a part, in the order of the source.</summary>
     public IReadOnlyList<Document> this[Split split] => _parts[split];
@@ -82,9 +85,15 @@ public sealed class Corpus
         options ??= new CorpusOptions();
         if (File.Exists(source) || (Directory.Exists(source) && !File.Exists(Path.Combine(source, DatasetCard.FileName))))
         {
-            return TokenFolder.IsOne(source)
-                ? throw new InvalidDataException($"'{source}' holds tokens, and text is needed here: name what it was made of.")
-                : new Corpus(source, DocumentFile.Find(source).SelectMany(f => f.Read(options.TextField, cancellationToken)), options.Rule);
+            if (TokenFolder.IsOne(source))
+            {
+                throw new InvalidDataException($"'{source}' holds tokens, and text is needed here: name what it was made of.");
+            }
+
+            var read = DocumentFile.Find(source, options.SkipNull, options.MaxLineBytes)
+                .SelectMany(f => f.ReadRaw(options.TextField, 1, cancellationToken))
+                .Select(raw => raw.ParseOrSkip(options.TextField, keepFields: true)).ToList();
+            return new Corpus(source, read.OfType<Document>(), options.Rule) { Skipped = read.Count(d => d is null) };
         }
 
         var (card, documents) = DatasetArchive.Read(Directory.Exists(source) ? source : Datasets.FolderOf(source));
@@ -111,54 +120,10 @@ public sealed class Corpus
             var json = content[range].Trim(" \t\r"u8);
             if (!json.IsEmpty)
             {
-                documents.Add(RawDocument.ParseJson(json, path, line, name is null ? null : $"{name}:{line}", textField, keepFields: true));
+                documents.Add(RawDocument.ParseJson(json, path, line, name is null ? null : $"{name}:{line}", textField, keepFields: true)!);
             }
         }
 
         return documents;
-    }
-
-    private void CutByPosition(List<Document> documents)
-    {
-        foreach (var part in _parts.Values)
-        {
-            part.Clear();
-        }
-
-        foreach (var document in documents)
-        {
-            var text = document.Text;
-            var nominal = (int)(text.Length * Rule.Share(Split.Train));
-            var end = (int)(text.Length * (1 - Rule.Test));
-            var validation = Cut(text, nominal, end);
-            var test = Cut(text, end, text.Length);
-            Add(Split.Train, 0, validation);
-            Add(Split.Validation, validation, test);
-            Add(Split.Test, test, text.Length);
-
-            void Add(Split split, int start, int stop)
-            {
-                if (stop > start)
-                {
-                    _parts[split].Add(document with { Name = $"{document.Name}#{split}", Text = text[start..stop] });
-                }
-            }
-        }
-
-        if (_parts.FirstOrDefault(p => p.Value.Count == 0 && Rule.Share(p.Key) > 0) is { Value: not null } empty)
-        {
-            throw new InvalidDataException($"'{Name}' is too short to be split: nothing is left for {empty.Key}.");
-        }
-
-        SplitMethod = FormattableString.Invariant(
-            $"by position in each document, shares {Rule.Share(Split.Train):0.###}/{Rule.Validation:0.###}/{Rule.Test:0.###}");
-    }
-
-    private static int Cut(string text, int position, int limit)
-    {
-        var newline = text.AsSpan(position, limit - position).IndexOf('\n');
-        return newline >= 0 && position + newline + 1 < limit ? position + newline + 1
-            : position > 0 && position < text.Length && char.IsLowSurrogate(text[position]) && char.IsHighSurrogate(text[position - 1]) ? position + 1
-            : position;
     }
 }

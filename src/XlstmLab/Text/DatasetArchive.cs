@@ -75,7 +75,7 @@ public static class DatasetArchive
         var compressed = File.ReadAllBytes(path);
         Check(path, "the card's sha256", card.Sha256, Convert.ToHexStringLower(SHA256.HashData(compressed)));
         var content = Decompress(card, compressed, path);
-        Check(path, "the card's content_sha256", card.ContentSha256, Convert.ToHexStringLower(SHA256.HashData(content)));
+        Check(path, "the card's content_sha256", card.ContentSha256, Convert.ToHexStringLower(SHA256.HashData(content.Span)));
         var documents = Corpus.ReadJsonLines(content, path, name: null, textField: "text");
         foreach (var (split, size) in Sizes(new Corpus(card.Name, documents, card.Split)))
         {
@@ -114,19 +114,31 @@ public static class DatasetArchive
 
     private static bool IsZstandard(DatasetCard card) => card.File.EndsWith(".zst", StringComparison.Ordinal);
 
-    private static byte[] Decompress(DatasetCard card, byte[] compressed, string path)
+    private static ReadOnlyMemory<byte> Decompress(DatasetCard card, byte[] compressed, string path)
     {
         try
         {
             var source = new MemoryStream(compressed);
             using Stream stream = IsZstandard(card) ? new ZstdSharp.DecompressionStream(source) : new BrotliStream(source, CompressionMode.Decompress);
             var content = new MemoryStream();
-            stream.CopyTo(content);
-            return content.ToArray();
+            var buffer = new byte[1 << 16];
+            for (int got; (got = stream.Read(buffer)) > 0;)
+            {
+                if (content.Length + got > Math.Min(card.ContentBytes, Array.MaxLength))
+                {
+                    throw new InvalidDataException(
+                        $"it unpacks to more than {Math.Min(card.ContentBytes, Array.MaxLength)} bytes, which its card says (content_bytes) or memory holds. "
+                        + "Restore both from their origin.");
+                }
+
+                content.Write(buffer.AsSpan(0, got));
+            }
+
+            return content.GetBuffer().AsMemory(0, (int)content.Length);
         }
         catch (Exception e) when (e is InvalidDataException or InvalidOperationException or IOException or ZstdSharp.ZstdException)
         {
-            throw new InvalidDataException($"'{path}' is not a {(IsZstandard(card) ? "Zstandard" : "Brotli")} file: {e.Message}", e);
+            throw new InvalidDataException($"'{path}' cannot be read as a {(IsZstandard(card) ? "Zstandard" : "Brotli")} file: {e.Message}", e);
         }
     }
 

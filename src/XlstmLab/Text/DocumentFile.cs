@@ -19,12 +19,28 @@ public sealed record DocumentFile(string Path, string Name)
 {
     private const string Kinds = ".txt, .jsonl, .jsonl.gz, .jsonl.zst and .parquet";
 
+    /// <summary>The bytes that a line may have unless more are allowed.</summary>
+    public const long UsualLineBytes = 128L << 20;
+
+    private const long MostLineBytes = 1L << 30;
+
+    private const long MostRowsOfGroup = 1 << 24;
+
     private static readonly UTF8Encoding StrictUtf8 = new(encoderShouldEmitUTF8Identifier: false, throwOnInvalidBytes: true);
 
     private static readonly string[] Endings = [".txt", ".jsonl", ".jsonl.gz", ".jsonl.zst", ".parquet"];
 
     /// <summary>Whether a document's field "name" names it, as in a dataset's file, and not the file and the line.</summary>
     public bool HasNames { get; init; }
+
+    /// <summary>Whether a row or line whose text is null, or not there, is left out; otherwise it is an error.</summary>
+    public bool SkipNull { get; init; }
+
+    /// <summary>The bytes that a line may have, decompressed: what is held of a file, however far it unpacks.</summary>
+    public long MaxLineBytes { get; init; } = UsualLineBytes;
+
+    /// <summary>The bytes that the whole file may unpack to; null where nobody says.</summary>
+    internal long? ContentBytes { get; init; }
 
     /// <summary>
     /// The file of that path, or all files of documents in the folder of that path and those below it, in ordinal order of their names, or the
@@ -53,6 +69,14 @@ public sealed record DocumentFile(string Path, string Name)
         return files.Length > 0 ? files : throw new InvalidDataException($"The folder '{source}' holds no file of text: no {Kinds}.");
     }
 
+    /// <summary>The same files, to be read in a certain way.</summary>
+    /// <param name="source">The file, folder or dataset.</param>
+    /// <param name="skipNull">See <see cref="SkipNull"/>.</param>
+    /// <param name="maxLineBytes">See <see cref="MaxLineBytes"/>.</param>
+    /// <inheritdoc cref="Find(string)" path="/exception"/>
+    public static IReadOnlyList<DocumentFile> Find(string source, bool skipNull, long maxLineBytes) =>
+        [.. Find(source).Select(file => file with { SkipNull = skipNull, MaxLineBytes = maxLineBytes })];
+
     /// <summary>The folder of the dataset that a path or name means; null for a folder of files.</summary>
     /// <exception cref="FileNotFoundException">There is neither a path nor a dataset of that name; the message lists the datasets.</exception>
     public static string? DatasetFolder(string source) =>
@@ -66,7 +90,7 @@ public sealed record DocumentFile(string Path, string Name)
     /// <param name="cancellationToken">Stops between documents.</param>
     /// <exception cref="InvalidDataException">The file is damaged or a document is not as expected; the message says where and what to do.</exception>
     public IEnumerable<Document> Read(string textField = "text", CancellationToken cancellationToken = default) =>
-        ReadRaw(textField, 1, cancellationToken).Select(raw => raw.Parse(textField, keepFields: true));
+        ReadRaw(textField, 1, cancellationToken).Select(raw => raw.ParseOrSkip(textField, keepFields: true)).OfType<Document>();
 
     /// <summary>The documents from a line or row on, not parsed yet.</summary>
     internal IEnumerable<RawDocument> ReadRaw(string textField, long firstLine, CancellationToken cancellationToken)
@@ -93,7 +117,7 @@ public sealed record DocumentFile(string Path, string Name)
 
         using var stream = File.OpenRead(file);
         return Convert.ToHexStringLower(SHA256.HashData(stream)) == card.Sha256
-            ? new(file, $"{card.Name}/{card.File}") { HasNames = true }
+            ? new(file, $"{card.Name}/{card.File}") { HasNames = true, ContentBytes = card.ContentBytes }
             : throw new InvalidDataException($"'{file}' is not the file that its card describes: its SHA-256 is not the card's. Restore both from their origin.");
     }
 
@@ -106,6 +130,12 @@ public sealed record DocumentFile(string Path, string Name)
         if (firstLine > 1)
         {
             yield break;
+        }
+
+        if (new FileInfo(Path).Length is > MostLineBytes and var size)
+        {
+            throw new InvalidDataException(
+                $"'{Path}' has {size} bytes, and a .txt file is one document, of at most {MostLineBytes}: cut it into several, or make it JSON lines.");
         }
 
         var bytes = File.ReadAllBytes(Path);
@@ -130,7 +160,8 @@ public sealed record DocumentFile(string Path, string Name)
         using Stream stream = Ends(".gz") ? new GZipInputStream(file) : Ends(".zst") ? new ZstdSharp.DecompressionStream(file)
             : Ends(".br") ? new BrotliStream(file, CompressionMode.Decompress) : file;
         var buffer = new byte[1 << 18];
-        var (start, end, line, ended) = (0, 0, 0L, false);
+        var (start, end, line, unpacked, ended) = (0, 0, 0L, 0L, false);
+        var most = Math.Clamp(MaxLineBytes, 1, MostLineBytes);
         while (!ended || start < end)
         {
             var length = buffer.AsSpan(start, end - start).IndexOf((byte)'\n');
@@ -143,15 +174,31 @@ public sealed record DocumentFile(string Path, string Name)
                 }
                 else if (end == buffer.Length)
                 {
-                    Array.Resize(ref buffer, checked(2 * buffer.Length));
+                    Array.Resize(ref buffer, (int)Math.Min(2L * buffer.Length, Math.Max(most + 1, buffer.Length + 1)));
+                }
+
+                if (end - start > most)
+                {
+                    throw LineTooLong(line + 1);
                 }
 
                 var got = Fill(stream, buffer.AsSpan(end), line + 1);
-                (end, ended) = (end + got, got == 0);
+                (end, ended, unpacked) = (end + got, got == 0, unpacked + got);
+                if (unpacked > ContentBytes)
+                {
+                    throw new InvalidDataException(
+                        $"'{Path}' unpacks to more than the {ContentBytes} bytes that its card says (content_bytes). Restore both from their origin.");
+                }
+
                 continue;
             }
 
             line++;
+            if ((length < 0 ? end - start : length) > most)
+            {
+                throw LineTooLong(line);
+            }
+
             var next = length < 0 ? end : start + length + 1;
             if (line >= firstLine)
             {
@@ -167,6 +214,10 @@ public sealed record DocumentFile(string Path, string Name)
         }
     }
 
+    private InvalidDataException LineTooLong(long line) => new(
+        $"'{Path}', line {line}: it is longer than the {Math.Clamp(MaxLineBytes, 1, MostLineBytes)} bytes that a line may have, unpacked. "
+        + $"If that is a text, allow more by --max-line-mib ({nameof(MaxLineBytes)}), up to {MostLineBytes} bytes; else the file is damaged.");
+
     private int Fill(Stream stream, Span<byte> target, long line)
     {
         try
@@ -174,7 +225,7 @@ public sealed record DocumentFile(string Path, string Name)
             return stream.Read(target);
         }
 #pragma warning disable CA1031 // On damaged bytes the libraries fail in whatever way they lead them to.
-        catch (Exception e) when (e is not OutOfMemoryException)
+        catch (Exception e)
         {
             throw new InvalidDataException($"'{Path}' cannot be read at line {line}: {e.Message} The file is damaged or not whole: fetch it again.", e);
         }
@@ -198,6 +249,13 @@ public sealed record DocumentFile(string Path, string Name)
                     continue;
                 }
 
+                if (rows.RowCount is < 0 or > MostRowsOfGroup)
+                {
+                    throw new InvalidDataException(
+                        $"'{Path}', row group {group} has {rows.RowCount} rows, which are read at once, and at most {MostRowsOfGroup} can be: "
+                        + "write it in smaller groups. If it should have fewer, the file is damaged: fetch it again.");
+                }
+
                 var before = row;
                 var texts = Parquet(() => Texts(rows, field), $"in row group {group}, rows {row + 1} to {row + rows.RowCount},");
                 if (texts.Length != rows.RowCount)
@@ -210,8 +268,11 @@ public sealed record DocumentFile(string Path, string Name)
                     row++;
                     if (row >= firstRow)
                     {
-                        var text = texts[k] ?? throw new InvalidDataException(
-                            $"'{Path}', row {row}: the column '{textField}' is null. Remove the row, or name another column as the text field.");
+                        var text = texts[k] is null && !SkipNull
+                            ? throw new InvalidDataException(
+                                $"'{Path}', row {row}: the column '{textField}' is null. Remove the row, name another column as the text field, "
+                                + "or leave such rows out by --skip-null.")
+                            : texts[k];
                         yield return new(this, row, default, text, (long)((group + (row - before) / (double)rows.RowCount) / reader.RowGroupCount * file.Length));
                     }
                 }
@@ -274,8 +335,8 @@ public sealed record DocumentFile(string Path, string Name)
         {
             return read();
         }
-#pragma warning disable CA1031 // As of other damaged files.
-        catch (Exception e) when (e is not OutOfMemoryException)
+#pragma warning disable CA1031 // As of other damaged files; sizes that are damaged ask for more memory than there is.
+        catch (Exception e)
         {
             throw new InvalidDataException($"'{Path}' cannot be read {what}: {e.Message} The file is damaged or not whole: fetch it again.", e);
         }

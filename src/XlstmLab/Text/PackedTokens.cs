@@ -139,6 +139,8 @@ public sealed class PackedTokens : BatchSource
 
         IEnumerable<TokenBatch> Batches()
         {
+            using var counter = _documents is TokenDocuments known && known.WithTextBytes() is { } sized ? new TextByteCounter(known.Tokenizer, sized) : null;
+            counter?.Next(1);
             for (var first = 0; first < WindowsPerEpoch; first += rows)
             {
                 var count = Math.Min(rows, WindowsPerEpoch - first);
@@ -148,7 +150,7 @@ public sealed class PackedTokens : BatchSource
                     Copy((long)(first + row) * ContextLength, Row(tokens, row), _inOrder, _startsInOrder);
                 }
 
-                yield return TokenBatch.OfWindows(tokens, count, ContextLength, _endOfDocument);
+                yield return TokenBatch.OfWindows(tokens, count, ContextLength, _endOfDocument) with { TextBytes = counter?.Next(count * (long)ContextLength) };
             }
         }
     }

@@ -1,6 +1,4 @@
-using System.Globalization;
-using System.Text;
-using System.Text.RegularExpressions;
+using XlstmLab.Text.Patterns;
 
 namespace XlstmLab.Text;
 
@@ -8,9 +6,10 @@ namespace XlstmLab.Text;
 internal delegate void PieceAction(ReadOnlySpan<char> piece);
 
 /// <summary>Cuts text into the pieces that byte pair encoding never merges across.</summary>
-internal sealed partial class PreTokenizer
+internal sealed class PreTokenizer
 {
-    private static readonly Dictionary<UnicodeCategory, char> Representatives = FindRepresentatives();
+    private static readonly Lazy<CodePointPattern> Gpt2Pattern =
+        new(() => OnigurumaPattern.Parse(@"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+"));
 
     private readonly List<Step> _steps = [];
     private int _prefixDepth = -1;
@@ -41,7 +40,7 @@ internal sealed partial class PreTokenizer
                     _prefixDepth = step.AddPrefixSpace ? _steps.Count : -1;
                     if (step.UseRegex)
                     {
-                        _steps.Add(new Step(Gpt2Pattern(), KeepMatches: true, KeepGaps: true));
+                        _steps.Add(new Step(Gpt2Pattern.Value, KeepMatches: true, KeepGaps: true));
                     }
 
                     break;
@@ -49,7 +48,7 @@ internal sealed partial class PreTokenizer
                     _steps.Add(SplitStep(step));
                     break;
                 case "Digits":
-                    _steps.Add(new Step(step.IndividualDigits ? Digit() : Digits(), KeepMatches: true, KeepGaps: true));
+                    _steps.Add(new Step(OnigurumaPattern.Parse(step.IndividualDigits ? @"\p{N}" : @"\p{N}+"), KeepMatches: true, KeepGaps: true));
                     break;
                 case "Sequence" when step.Pretokenizers is not null:
                     step.Pretokenizers.ForEach(Add);
@@ -60,6 +59,9 @@ internal sealed partial class PreTokenizer
             }
         }
     }
+
+    /// <summary>Whether a space is put before texts, or a part of them left out.</summary>
+    public bool ChangesText => _prefixDepth >= 0 || _steps.Exists(s => !s.KeepMatches || !s.KeepGaps);
 
     /// <summary>Hands over the pieces of a text in order.</summary>
     public void Split(ReadOnlySpan<char> text, PieceAction action) => Split(text, 0, action);
@@ -83,110 +85,54 @@ internal sealed partial class PreTokenizer
         }
 
         var step = _steps[depth];
-        var (subject, offsets) = OneCharacterACodePoint(text);
+        var matches = new List<Range>();
+        step.Pattern.Find(text, matches);
         var end = 0;
-        foreach (var match in step.Pattern.EnumerateMatches(subject))
+        foreach (var match in matches)
         {
             if (step.KeepGaps)
             {
-                Split(text[At(end)..At(match.Index)], depth + 1, action);
+                Split(text[end..match.Start], depth + 1, action);
             }
 
-            end = match.Index + match.Length;
+            end = match.End.Value;
             if (step.KeepMatches)
             {
-                Split(text[At(match.Index)..At(end)], depth + 1, action);
+                Split(text[match], depth + 1, action);
             }
         }
 
         if (step.KeepGaps)
         {
-            Split(text[At(end)..], depth + 1, action);
+            Split(text[end..], depth + 1, action);
         }
-
-        int At(int position) => offsets is null ? position : offsets[position];
-    }
-
-    /// <summary>
-    /// .NET's patterns see the two halves of a code point beyond U+FFFF as characters that are neither letter nor number. A
-    /// character of the same category stands in for such a code point while the pattern is matched.
-    /// </summary>
-    private static Subject OneCharacterACodePoint(ReadOnlySpan<char> text)
-    {
-        if (!text.ContainsAnyInRange('\uD800', '\uDFFF'))
-        {
-            return new Subject(text, null);
-        }
-
-        var characters = new char[text.Length];
-        var offsets = new int[text.Length + 1];
-        var (count, position) = (0, 0);
-        foreach (var rune in text.EnumerateRunes())
-        {
-            offsets[count] = position;
-            characters[count++] = rune.IsBmp ? (char)rune.Value : Representatives[Rune.GetUnicodeCategory(rune)];
-            position += rune.Utf16SequenceLength;
-        }
-
-        offsets[count] = position;
-        return new Subject(characters.AsSpan(0, count), offsets);
     }
 
     private static Step SplitStep(StepJson json)
     {
-        var pattern = json.Pattern?.Regex
-            ?? (json.Pattern?.Literal is { } literal ? Regex.Escape(literal) : null)
-            ?? throw new InvalidDataException("a Split of its pre_tokenizer has neither a Regex nor a String as pattern");
-        Regex regex;
+        CodePointPattern pattern;
         try
         {
-            // Multiline because ^ and $ are ends of lines in the dialect these patterns are written in.
-            regex = new Regex(pattern, RegexOptions.Compiled | RegexOptions.CultureInvariant | RegexOptions.Multiline);
+            pattern = json.Pattern switch
+            {
+                { Regex: { } regex } => OnigurumaPattern.Parse(regex),
+                { Literal: { } literal } => CodePointPattern.OfText(literal),
+                _ => throw new InvalidDataException("it has neither a Regex nor a String as pattern"),
+            };
         }
-        catch (ArgumentException e)
+        catch (InvalidDataException e)
         {
-            throw new InvalidDataException($"the pattern of a Split in its pre_tokenizer cannot be used: {e.Message}", e);
+            throw new InvalidDataException($"a Split of its pre_tokenizer is not supported: {e.Message}", e);
         }
 
         return json.Behavior switch
         {
-            "Isolated" => new Step(regex, KeepMatches: true, KeepGaps: true),
-            "Removed" => new Step(regex, KeepMatches: json.Invert, KeepGaps: !json.Invert),
+            "Isolated" => new Step(pattern, KeepMatches: true, KeepGaps: true),
+            "Removed" => new Step(pattern, KeepMatches: json.Invert, KeepGaps: !json.Invert),
             _ => throw new InvalidDataException(
                 $"a Split of its pre_tokenizer has the behavior '{json.Behavior}'; supported are Isolated and Removed"),
         };
     }
 
-    private static Dictionary<UnicodeCategory, char> FindRepresentatives()
-    {
-        var representatives = new Dictionary<UnicodeCategory, char>();
-        for (var c = char.MaxValue; c > 0x7F; c--)
-        {
-            representatives.TryAdd(char.GetUnicodeCategory(c), c);
-        }
-
-        return representatives;
-    }
-
-    [GeneratedRegex(@"'s|'t|'re|'ve|'m|'ll|'d| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+", RegexOptions.CultureInvariant)]
-    private static partial Regex Gpt2Pattern();
-
-    [GeneratedRegex(@"\p{N}", RegexOptions.CultureInvariant)]
-    private static partial Regex Digit();
-
-    [GeneratedRegex(@"\p{N}+", RegexOptions.CultureInvariant)]
-    private static partial Regex Digits();
-
-    private sealed record Step(Regex Pattern, bool KeepMatches, bool KeepGaps);
-
-    private readonly ref struct Subject(ReadOnlySpan<char> text, int[]? offsets)
-    {
-        private readonly ReadOnlySpan<char> _text = text;
-
-        public void Deconstruct(out ReadOnlySpan<char> text, out int[]? offsetsOfText)
-        {
-            text = _text;
-            offsetsOfText = offsets;
-        }
-    }
+    private sealed record Step(CodePointPattern Pattern, bool KeepMatches, bool KeepGaps);
 }

@@ -13,14 +13,27 @@ internal readonly record struct RawDocument(DocumentFile File, long Line, ReadOn
     /// <summary>The bytes it takes, about.</summary>
     public long Size => Text?.Length ?? Json.Length;
 
-    /// <summary>The document, with the fields beside its text if they are to be kept.</summary>
+    /// <summary>Whether it is a row without a text.</summary>
+    public bool IsNull => Text is null && Json.IsEmpty;
+
+    /// <summary>The document, with the fields beside its text if they are to be kept; null for one without a text that is to be skipped.</summary>
     /// <exception cref="InvalidDataException">The line is not as expected; the message says where and what to do.</exception>
-    public Document Parse(string textField, bool keepFields)
+    public Document? ParseOrSkip(string textField, bool keepFields)
     {
+        if (IsNull)
+        {
+            return null;
+        }
+
         var isWholeFile = Text is not null && File.Path.EndsWith(".txt", StringComparison.OrdinalIgnoreCase);
         var name = isWholeFile ? File.Name : FormattableString.Invariant($"{File.Name}:{Line}");
-        return Text is not null ? new(name, Text) : ParseJson(Json, File.Path, Line, File.HasNames ? null : name, textField, keepFields);
+        return Text is not null ? new(name, Text) : ParseJson(Json, File.Path, Line, File.HasNames ? null : name, textField, keepFields, File.SkipNull);
     }
+
+    /// <summary>The document, which has a text.</summary>
+    /// <exception cref="InvalidDataException">The line is not as expected, or has no text; the message says where and what to do.</exception>
+    public Document Parse(string textField, bool keepFields) => ParseOrSkip(textField, keepFields)
+        ?? throw new InvalidDataException(FormattableString.Invariant($"'{File.Path}', line {Line}: there is no text in '{textField}'."));
 
     /// <summary>Parses a JSON line.</summary>
     /// <param name="json">The line.</param>
@@ -29,13 +42,31 @@ internal readonly record struct RawDocument(DocumentFile File, long Line, ReadOn
     /// <param name="name">The document's name; null takes the field "name".</param>
     /// <param name="textField">The field of the text; dots lead into nested ones.</param>
     /// <param name="keepFields">Whether the other fields are kept.</param>
+    /// <param name="skipNull">Whether a text that is null or not there is no error.</param>
+    /// <returns>The document; null for one without a text that is to be skipped.</returns>
     /// <exception cref="InvalidDataException">The line is not as expected; the message says where and what to do.</exception>
-    public static Document ParseJson(ReadOnlyMemory<byte> json, string path, long line, string? name, string textField, bool keepFields)
+    public static Document? ParseJson(
+        ReadOnlyMemory<byte> json, string path, long line, string? name, string textField, bool keepFields, bool skipNull = false)
     {
         try
         {
-            using var parsed = JsonDocument.Parse(json);
+            using var parsed = JsonLine.Parse(json);
             var root = parsed.RootElement;
+            if (skipNull && IsMissing(root, textField))
+            {
+                return null;
+            }
+
+            // Beside the text a half of a surrogate pair does no harm; in it, it is an error, as bytes are that are not UTF-8.
+            if (JsonLine.MayHaveHalves(json))
+            {
+                using var other = JsonLine.Parse(json, "\\u0000");
+                if (Field(other.RootElement, textField) != Field(root, textField))
+                {
+                    throw new JsonException($"The field '{textField}' has half of a surrogate pair, which is no Unicode text.");
+                }
+            }
+
             var document = new Document(name ?? Field(root, "name"), Field(root, textField));
             if (!keepFields)
             {
@@ -53,8 +84,21 @@ internal readonly record struct RawDocument(DocumentFile File, long Line, ReadOn
         catch (Exception e) when (e is JsonException or InvalidOperationException)
         {
             throw new InvalidDataException(
-                $"'{path}', line {line}: expected a JSON object with the text field '{textField}': {e.Message} Mend or remove the line, or name another text field.", e);
+                $"'{path}', line {line}: expected a JSON object with the text field '{textField}': {e.Message} Mend or remove the line, name another text field, or leave out lines without a text by --skip-null.", e);
         }
+    }
+
+    /// <summary>Whether an object has no such field, or has it as null.</summary>
+    private static bool IsMissing(JsonElement element, string name)
+    {
+        if (element.ValueKind != JsonValueKind.Object)
+        {
+            return element.ValueKind == JsonValueKind.Null;
+        }
+
+        return element.TryGetProperty(name, out var value) ? value.ValueKind == JsonValueKind.Null
+            : name.IndexOf('.', StringComparison.Ordinal) is not (> 0 and var dot) || !element.TryGetProperty(name[..dot], out var inner)
+            || IsMissing(inner, name[(dot + 1)..]);
     }
 
     private static string Field(JsonElement element, string name)

@@ -18,6 +18,9 @@ public sealed record TokenBatch(int[] Inputs, int[] Targets, bool[] DocumentStar
     /// <summary>The target of a position whose prediction counts nowhere.</summary>
     public const int Ignored = -100;
 
+    /// <summary>The UTF-8 bytes of the text that the targets stand for; null where that is not known.</summary>
+    public long? TextBytes { get; init; }
+
     /// <summary>The number of targets that count.</summary>
     public int TargetCount => Targets.Length - Targets.AsSpan().Count(Ignored);
 

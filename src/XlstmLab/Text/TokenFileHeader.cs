@@ -8,7 +8,13 @@ internal sealed record TokenFileHeader
     /// <summary>The bytes it takes.</summary>
     public const int Size = 128;
 
-    private const int Version = 1;
+    private const int CurrentVersion = 2;
+
+    /// <summary>The version of the layout: 1, or 2 with the bytes of each document's text.</summary>
+    public int Version { get; init; } = CurrentVersion;
+
+    /// <summary>Whether the bytes of each document's text follow the index.</summary>
+    public bool HasDocumentBytes => Version > 1;
 
     /// <summary>The bytes of a token, 2 or 4.</summary>
     public required int TokenBytes { get; init; }
@@ -38,7 +44,7 @@ internal sealed record TokenFileHeader
     public long IndexStart => Size + (TokenCount * TokenBytes + 7) / 8 * 8;
 
     /// <summary>The size of the file in bytes.</summary>
-    public long FileLength => IndexStart + (DocumentCount + 1) * sizeof(long);
+    public long FileLength => IndexStart + (DocumentCount + 1 + (HasDocumentBytes ? DocumentCount : 0)) * sizeof(long);
 
     private static ReadOnlySpan<byte> Magic => "XLSTMTOK"u8;
 
@@ -72,13 +78,14 @@ internal sealed record TokenFileHeader
         }
 
         var version = BinaryPrimitives.ReadInt32LittleEndian(bytes[8..]);
-        if (version != Version)
+        if (version is < 1 or > CurrentVersion)
         {
-            throw new InvalidDataException($"'{path}' is a token file of version {version}; this program reads version {Version}. Tokenize again.");
+            throw new InvalidDataException($"'{path}' is a token file of version {version}; this program reads versions 1 to {CurrentVersion}. Tokenize again.");
         }
 
         var header = new TokenFileHeader
         {
+            Version = version,
             TokenBytes = BinaryPrimitives.ReadInt32LittleEndian(bytes[12..]),
             VocabularySize = BinaryPrimitives.ReadInt32LittleEndian(bytes[16..]),
             EndOfDocument = BinaryPrimitives.ReadInt32LittleEndian(bytes[20..]),

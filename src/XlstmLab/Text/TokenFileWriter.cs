@@ -10,6 +10,7 @@ internal sealed class TokenFileWriter : IDisposable
     private readonly TokenFileHeader _empty;
     private readonly IncrementalHash _hash = IncrementalHash.CreateHash(HashAlgorithmName.SHA256);
     private readonly List<long> _offsets = [0];
+    private readonly List<long> _documentBytes = [];
     private ushort[] _narrow = [];
     private long _textBytes;
 
@@ -33,6 +34,7 @@ internal sealed class TokenFileWriter : IDisposable
     public void Append(int[] tokens, long textBytes)
     {
         _offsets.Add(_offsets[^1] + tokens.Length);
+        _documentBytes.Add(textBytes);
         _textBytes += textBytes;
         if (_empty.TokenBytes == sizeof(uint))
         {
@@ -52,6 +54,7 @@ internal sealed class TokenFileWriter : IDisposable
         var header = _empty with { TokenCount = _offsets[^1], DocumentCount = _offsets.Count - 1, TextBytes = _textBytes };
         Write(new byte[header.IndexStart - _stream.Position]);
         Write(MemoryMarshal.AsBytes(CollectionsMarshal.AsSpan(_offsets)));
+        Write(MemoryMarshal.AsBytes(CollectionsMarshal.AsSpan(_documentBytes)));
         _stream.Position = 0;
         _stream.Write((header with { Sha256 = _hash.GetHashAndReset() }).ToBytes());
         _stream.Flush();

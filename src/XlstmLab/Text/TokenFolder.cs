@@ -31,6 +31,14 @@ public sealed record TokenPlan
     /// <summary>How documents are split.</summary>
     public required SplitRule Split { get; init; }
 
+    /// <summary>Whether every document is cut, as there are too few to be split whole; see <see cref="SplitRule"/>.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
+    public bool ByPosition { get; init; }
+
+    /// <summary>Whether rows and lines without a text are left out.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
+    public bool SkipNull { get; init; }
+
     /// <summary>The <see cref="ITokenizer.Fingerprint"/> of the tokenizer.</summary>
     public required string Tokenizer { get; init; }
 
@@ -50,6 +58,8 @@ public sealed record TokenPlan
     internal string? DifferenceFrom(TokenPlan other) =>
         Tokenizer != other.Tokenizer || EndOfDocument != other.EndOfDocument ? "another tokenizer"
         : TextField != other.TextField ? $"the text field '{other.TextField}', not '{TextField}'"
+        : SkipNull != other.SkipNull ? $"rows without a text {(other.SkipNull ? "left out" : "as errors")}"
+        : ByPosition != other.ByPosition ? $"another split (documents {(other.ByPosition ? "cut by position" : "whole")})"
         : Split != other.Split ? $"another split ({other.Split}, not {Split})"
         : ShardBytes != other.ShardBytes ? $"shards of {other.ShardBytes} bytes, not {ShardBytes}"
         : !Files.SequenceEqual(other.Files) ? $"other source files ({other.Files.Count} of {other.Files.Sum(f => f.Bytes)} bytes, not {Files.Count} of {Files.Sum(f => f.Bytes)})"
@@ -67,6 +77,10 @@ public sealed record TokenFolderCard
 
     /// <summary>How much is in each part.</summary>
     public required IReadOnlyDictionary<Split, TokenCounts> Parts { get; init; }
+
+    /// <summary>The rows and lines without a text that were left out.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)]
+    public long Skipped { get; init; }
 }
 
 /// <summary>A corpus as tokens in memory-mapped files: each shard a folder with a <see cref="TokenFile"/> a part, and a card beside them.</summary>
@@ -164,6 +178,22 @@ public sealed class TokenFolder : IDisposable
         }
     }
 
+    /// <summary>The first documents of a part, with the bytes of their texts.</summary>
+    /// <param name="split">The part.</param>
+    /// <param name="tokenizer">The tokenizer of the tokens.</param>
+    /// <param name="most">How many documents are wanted; fewer where there are fewer.</param>
+    /// <exception cref="InvalidDataException">A file is damaged, or made by another tokenizer.</exception>
+    public TokenDocuments Read(Split split, ITokenizer tokenizer, int most = int.MaxValue)
+    {
+        RequireTokenizer(tokenizer);
+        int[][] tokens = [.. Documents(split).Take(most)];
+        var all = _files[split].Sum(f => f.DocumentCount) == tokens.Length;
+        var sizes = _files[split].SelectMany(f => Enumerable.Range(0, checked((int)f.DocumentCount)).Select(d => f.DocumentBytes(d))).Take(tokens.Length).ToArray();
+        return sizes.Contains(null)
+            ? new(tokenizer, tokens, null) { TextBytes = all ? _files[split].Sum(f => f.TextBytes) : TokenDocuments.TextBytesOf(tokens, tokenizer) }
+            : new(tokenizer, tokens, Array.ConvertAll(sizes, s => s!.Value));
+    }
+
     /// <summary>The tokenizer the tokens were made by.</summary>
     /// <exception cref="InvalidDataException">The folder holds another tokenizer, or none though tokens are no bytes.</exception>
     public ITokenizer OpenTokenizer()
@@ -180,6 +210,19 @@ public sealed class TokenFolder : IDisposable
             : throw new InvalidDataException($"'{Path}' holds no {TokenizerName}: name the tokenizer that its tokens were made by.");
         RequireTokenizer(tokenizer);
         return tokenizer;
+    }
+
+    /// <summary>The tokenizer the tokens were made by; null where the folder does not hold it.</summary>
+    internal ITokenizer? TryOpenTokenizer()
+    {
+        try
+        {
+            return OpenTokenizer();
+        }
+        catch (InvalidDataException)
+        {
+            return null;
+        }
     }
 
     /// <summary>Refuses a tokenizer other than that of the tokens.</summary>

@@ -1,6 +1,7 @@
 using System.Diagnostics;
 using System.Security.Cryptography;
 using System.Text;
+using System.Text.Json.Serialization;
 using XlstmLab.Checkpoints;
 
 namespace XlstmLab.Text;
@@ -13,6 +14,12 @@ public sealed record TokenFolderOptions
 
     /// <summary>How documents are split.</summary>
     public SplitRule Split { get; init; } = new();
+
+    /// <summary>Whether rows and lines whose text is null, or not there, are left out and counted; otherwise the first is an error.</summary>
+    public bool SkipNull { get; init; }
+
+    /// <summary>The bytes that a line may have, unpacked.</summary>
+    public long MaxLineBytes { get; init; } = DocumentFile.UsualLineBytes;
 
     /// <summary>The tokenizer's file, which is copied into the folder; null where tokens are bytes.</summary>
     public string? TokenizerFile { get; init; }
@@ -44,7 +51,8 @@ public readonly record struct TokenFolderProgress(long SourceBytes, long TotalSo
 
 /// <summary>Makes a corpus of any size into a <see cref="TokenFolder"/>, on all cores and in little memory, and goes on where it was stopped.</summary>
 /// <remarks>
-/// Documents keep the order of <see cref="DocumentFile.Find"/> and are split by <see cref="SplitRule"/>; empty ones are left out. A shard
+/// Documents keep the order of <see cref="DocumentFile.Find(string)"/> and are split by <see cref="SplitRule"/> into the parts that a
+/// <see cref="Corpus"/> has; empty ones are left out. A shard
 /// is there as a whole or not at all. The same source, tokenizer and options give the same bytes, whatever the number of workers and
 /// however often it was stopped or killed.
 /// </remarks>
@@ -54,7 +62,7 @@ public static class TokenFolderWriter
     private const string ShardName = "shard.json";
 
     /// <summary>Writes the folder, or what is missing of it.</summary>
-    /// <param name="source">A file or folder that <see cref="DocumentFile.Find"/> takes.</param>
+    /// <param name="source">A file or folder that <see cref="DocumentFile.Find(string)"/> takes.</param>
     /// <param name="tokenizer">The tokenizer.</param>
     /// <param name="folder">The token folder: a new one, or one that was begun in the same way.</param>
     /// <param name="options">How; null is the default.</param>
@@ -72,12 +80,16 @@ public static class TokenFolderWriter
     {
         options ??= new();
         options.Validate();
-        var files = DocumentFile.Find(source);
+        var files = DocumentFile.Find(source, options.SkipNull, options.MaxLineBytes);
         var plan = new TokenPlan
         {
             Files = [.. files.Select(f => new TokenSource(f.Name, new FileInfo(f.Path).Length))],
             TextField = options.TextField,
             Split = options.Split,
+
+            // What is cancelled before it begins is begun all the same, so that the same call goes on with it.
+            ByPosition = options.Split.CutsByPosition(files.SelectMany(f => f.Read(options.TextField, CancellationToken.None)), source),
+            SkipNull = options.SkipNull,
             Tokenizer = tokenizer.Fingerprint,
             VocabularySize = tokenizer.VocabularySize,
             EndOfDocument = tokenizer.EndOfDocument,
@@ -140,7 +152,7 @@ public static class TokenFolderWriter
     {
         var planHash = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(TokenFolder.ToJson(plan))));
         var parts = Enum.GetValues<Split>().ToDictionary(s => s, _ => new TokenCounts(0, 0, 0));
-        var (shards, position) = (0, new SourcePosition(0, 1));
+        var (shards, position, skipped) = (0, new SourcePosition(0, 1), 0L);
         AtomicFile.Recover(TokenFolder.ShardPath(folder, 0));
         while (TokenFolder.Read<ShardCard>(Path.Combine(TokenFolder.ShardPath(folder, shards), ShardName)) is { } shard)
         {
@@ -156,6 +168,7 @@ public static class TokenFolderWriter
             }
 
             position = shard.Next;
+            skipped += shard.Skipped;
             AtomicFile.Recover(TokenFolder.ShardPath(folder, ++shards));
         }
 
@@ -183,17 +196,19 @@ public static class TokenFolderWriter
                             writers[split] = new(Path.Combine(aside, TokenFolder.FileName(split)), tokenizer);
                         }
 
-                        var (first, bytes) = (position, 0L);
+                        var (first, bytes, skippedHere) = (position, 0L, 0L);
                         while (chunk is not null && bytes < plan.ShardBytes)
                         {
                             cancellationToken.ThrowIfCancellationRequested();
                             var document = chunk[next];
-                            if (document.Tokens is not null)
+                            foreach (var part in document.Parts)
                             {
-                                writers[document.Split].Append(document.Tokens, document.Bytes);
-                                parts[document.Split] = parts[document.Split].Plus(new(1, document.Tokens.Length, document.Bytes));
-                                bytes += document.Bytes;
+                                writers[part.Split].Append(part.Tokens, part.Bytes);
+                                parts[part.Split] = parts[part.Split].Plus(new(1, part.Tokens.Length, part.Bytes));
+                                bytes += part.Bytes;
                             }
+
+                            skippedHere += document.IsSkipped ? 1 : 0;
 
                             position = document.Next;
                             if (++next == chunk.Length)
@@ -211,7 +226,8 @@ public static class TokenFolderWriter
                             writer.Finish();
                         }
 
-                        File.WriteAllText(Path.Combine(aside, ShardName), TokenFolder.ToJson(new ShardCard(planHash, first, position)));
+                        File.WriteAllText(Path.Combine(aside, ShardName), TokenFolder.ToJson(new ShardCard(planHash, first, position, skippedHere)));
+                        skipped += skippedHere;
                     }
                     finally
                     {
@@ -230,7 +246,7 @@ public static class TokenFolderWriter
             throw new InvalidDataException($"There is no text in the {files.Count} files of the source.");
         }
 
-        var card = new TokenFolderCard { Plan = plan, Shards = shards, Parts = parts };
+        var card = new TokenFolderCard { Plan = plan, Shards = shards, Parts = parts, Skipped = skipped };
         AtomicFile.WriteText(Path.Combine(folder, TokenFolder.CardName), TokenFolder.ToJson(card));
         return card;
     }
@@ -295,18 +311,19 @@ public static class TokenFolderWriter
     private static EncodedDocument Encode(int file, RawDocument raw, ITokenizer tokenizer, TokenPlan plan, CancellationToken cancellationToken)
     {
         cancellationToken.ThrowIfCancellationRequested();
-        var document = raw.Parse(plan.TextField, keepFields: false);
-        int[]? tokens;
+        var document = raw.ParseOrSkip(plan.TextField, keepFields: false);
+        EncodedPart[] parts;
         try
         {
-            tokens = document.Text.Length == 0 ? null : [tokenizer.EndOfDocument, .. tokenizer.Encode(document.Text)];
+            parts = document is null or { Text.Length: 0 } ? [] : [.. plan.Split.Parts(document, plan.ByPosition).Select(p => new EncodedPart(
+                p.Split, [tokenizer.EndOfDocument, .. tokenizer.Encode(p.Document.Text)], Encoding.UTF8.GetByteCount(p.Document.Text)))];
         }
         catch (ArgumentException e)
         {
             throw new ArgumentException($"'{raw.File.Path}', line {raw.Line}: {e.Message} Use a tokenizer that has every byte.", e);
         }
 
-        return new(new(file, raw.Line + 1), plan.Split.Of(document.Name), tokens, Encoding.UTF8.GetByteCount(document.Text), raw.FileBytes);
+        return new(new(file, raw.Line + 1), parts, document is null, raw.FileBytes);
     }
 
     /// <summary>A place in the source.</summary>
@@ -318,7 +335,11 @@ public static class TokenFolderWriter
     /// <param name="Plan">The SHA-256 of the plan.</param>
     /// <param name="First">Where it begins.</param>
     /// <param name="Next">Where the next one does.</param>
-    private sealed record ShardCard(string Plan, SourcePosition First, SourcePosition Next);
+    /// <param name="Skipped">The rows and lines without a text that were left out.</param>
+    private sealed record ShardCard(
+        string Plan, SourcePosition First, SourcePosition Next, [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)] long Skipped = 0);
 
-    private sealed record EncodedDocument(SourcePosition Next, Split Split, int[]? Tokens, long Bytes, long FileBytes);
+    private sealed record EncodedDocument(SourcePosition Next, EncodedPart[] Parts, bool IsSkipped, long FileBytes);
+
+    private sealed record EncodedPart(Split Split, int[] Tokens, long Bytes);
 }

@@ -11,6 +11,7 @@ namespace XlstmLab.Text;
 /// </remarks>
 public sealed class TokenWindows : BatchSource
 {
+    private readonly TokenFolder _folder;
     private readonly IReadOnlyList<TokenFile> _files;
     private readonly long[] _starts;
     private readonly int _endOfDocument;
@@ -27,6 +28,7 @@ public sealed class TokenWindows : BatchSource
     public TokenWindows(TokenFolder folder, Split split, int contextLength, long seed = 0)
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(contextLength, 1);
+        _folder = folder;
         _files = [.. folder[split].Where(f => f.TokenCount > 0)];
         _starts = new long[_files.Count];
         var tokens = 0L;
@@ -110,6 +112,10 @@ public sealed class TokenWindows : BatchSource
 
         IEnumerable<TokenBatch> Batches()
         {
+            using var counter = _files.All(f => f.HasDocumentBytes) && _folder.TryOpenTokenizer() is { } tokenizer
+                ? new TextByteCounter(tokenizer, _files.SelectMany(f => f.DocumentsWithTextBytes()))
+                : null;
+            counter?.Next(1);
             for (var first = 0L; first < WindowsPerEpoch; first += rows)
             {
                 var count = (int)Math.Min(rows, WindowsPerEpoch - first);
@@ -119,7 +125,7 @@ public sealed class TokenWindows : BatchSource
                     Copy(first + row, tokens.AsSpan(row * (ContextLength + 1), ContextLength + 1));
                 }
 
-                yield return TokenBatch.OfWindows(tokens, count, ContextLength, _endOfDocument);
+                yield return TokenBatch.OfWindows(tokens, count, ContextLength, _endOfDocument) with { TextBytes = counter?.Next(count * (long)ContextLength) };
             }
         }
     }

@@ -1,3 +1,5 @@
+using System.Text;
+
 namespace XlstmLab.Text;
 
 /// <summary>How far a tokenizer has come.</summary>
@@ -12,18 +14,19 @@ public static class TokenizerExtensions
     /// <summary>The tokens of each document, opened by the end of document; documents are encoded in parallel.</summary>
     /// <exception cref="ArgumentException">A text holds what the tokenizer's vocabulary lacks.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
-    public static int[][] EncodeDocuments(
+    public static TokenDocuments EncodeDocuments(
         this ITokenizer tokenizer,
         IReadOnlyList<Document> documents,
         IProgress<TokenizingProgress>? progress = null,
         CancellationToken cancellationToken = default)
     {
-        var encoded = new int[documents.Count][];
+        var (encoded, textBytes) = (new int[documents.Count][], new long[documents.Count]);
         var (done, tokens) = (0, 0L);
         try
         {
             Parallel.For(0, encoded.Length, new ParallelOptions { CancellationToken = cancellationToken }, k =>
             {
+                textBytes[k] = Encoding.UTF8.GetByteCount(documents[k].Text);
                 encoded[k] = [tokenizer.EndOfDocument, .. tokenizer.Encode(documents[k].Text)];
                 var total = Interlocked.Add(ref tokens, encoded[k].Length);
                 progress?.Report(new TokenizingProgress(Interlocked.Increment(ref done), encoded.Length, total));
@@ -35,6 +38,6 @@ public static class TokenizerExtensions
             System.Runtime.ExceptionServices.ExceptionDispatchInfo.Throw(e.InnerExceptions[0]);
         }
 
-        return encoded;
+        return new(tokenizer, encoded, textBytes);
     }
 }

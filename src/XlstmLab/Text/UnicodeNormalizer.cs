@@ -45,6 +45,9 @@ internal sealed class UnicodeNormalizer
         }
     }
 
+    /// <summary>Whether there is a form that texts are brought into.</summary>
+    public bool ChangesText => _forms.Count > 0;
+
     /// <summary>The text in normal form.</summary>
     /// <exception cref="PlatformNotSupportedException">The text may need normalization and .NET runs without ICU.</exception>
     public string Normalize(string text)

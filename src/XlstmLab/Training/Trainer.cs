@@ -445,7 +445,7 @@ public sealed class Trainer(
         return sum;
     }
 
-    /// <summary>The batches that the configuration asks for, and the bytes of text that their targets spell.</summary>
+    /// <summary>The batches that the configuration asks for, and the bytes of the text that their targets stand for.</summary>
     private (TokenBatch[] Batches, long? Bytes) ChooseValidation()
     {
         var chosen = new List<TokenBatch>();
@@ -456,8 +456,11 @@ public sealed class Trainer(
             tokens += batch.TargetCount;
         }
 
+        // Tokens of a tokenizer that changes texts do not tell how long those were.
         var targets = chosen.SelectMany(batch => batch.Targets.Where(t => t != TokenBatch.Ignored));
-        long? bytes = Tokenizer is null ? null : targets.Sum(id => (long)Tokenizer.Bytes(id).Length);
+        var bytes = chosen.TrueForAll(batch => batch.TextBytes is not null) ? chosen.Sum(batch => batch.TextBytes)
+            : Tokenizer is null or { ChangesText: true } ? null
+            : targets.Sum(id => (long)Tokenizer.Bytes(id).Length);
         return ([.. chosen], bytes > 0 ? bytes : null);
     }
 

@@ -133,6 +133,29 @@ public class BpeTrainerTests
     }
 
     [Fact]
+    public void TrainFiles_SampleOfOneHugeDocument_IsNoLongerThanAskedFor()
+    {
+        using var folder = new TempFolder();
+        folder.Write("a.txt", string.Concat(Enumerable.Repeat("a line of text with \u00e9 in it\n", 5000)));
+        var trained = BpeTrainer.Train(folder["a.txt"], folder["tokenizer.json"], new() { VocabularySize = 300, SampleBytes = 10_000 });
+        Assert.InRange(trained.TextBytes, 9_900, 10_000);
+
+        folder.Write("b.jsonl", $"{{\"text\":\"{new string('x', 60_000)}\",\"beside\":\"{new string('y', 60_000)}\"}}\n");
+        Assert.InRange(BpeTrainer.Train(folder.Path, folder["tokenizer.json"], new() { VocabularySize = 300, SampleBytes = 10_000 }).TextBytes, 9_900, 10_000);
+    }
+
+    [Fact]
+    public void TrainFiles_FewDocumentsOfASplit_LearnsFromTheirTrainingPartsOnly()
+    {
+        using var folder = new TempFolder();
+        folder.Write("in/a.txt", string.Concat(Enumerable.Repeat("line\n", 200)));
+        var rule = new SplitRule { Validation = 0.1, Test = 0.1 };
+        Assert.Equal(
+            new Corpus("c", [new("a.txt", File.ReadAllText(folder["in/a.txt"]))], rule).Bytes(Split.Train),
+            BpeTrainer.Train(folder["in"], folder["tokenizer.json"], new() { VocabularySize = 300, Split = rule }).TextBytes);
+    }
+
+    [Fact]
     public void TrainFiles_SplitRule_LearnsFromTrainingDocumentsOnly()
     {
         using var folder = new TempFolder();

@@ -5,7 +5,7 @@ namespace XlstmLab.Tests.Text;
 /// <summary>Damages files in ways that disks and networks do.</summary>
 internal static class Damage
 {
-    /// <summary>Reads cut, flipped, overwritten and repeated copies: each must read, or fail with InvalidDataException and a message.</summary>
+    /// <summary>Reads cut, flipped, overwritten, repeated and odd copies: each must read, or fail with InvalidDataException and a message.</summary>
     /// <returns>The number of copies that were refused.</returns>
     public static int Check(byte[] content, Action<byte[]> read, int copies = 400)
     {
@@ -32,7 +32,7 @@ internal static class Damage
     private static byte[] Copy(byte[] content, int kind, Random random)
     {
         byte[] copy = [.. content];
-        switch (kind % 4)
+        switch (kind % 5)
         {
             case 0:
                 return copy[..random.Next(content.Length)];
@@ -46,6 +46,11 @@ internal static class Damage
                 }
 
                 return copy;
+            case 3:
+                // What JSON does not allow and published files have, and what unpacks or nests without end.
+                string[] oddities = ["\\ud83d", "NaN", "-Infinity", "null", "[[:alpha:]]", "\\\\p{Han}{,2}", "&&[^a]", new('[', 200), new('9', 400)];
+                var place = random.Next(content.Length);
+                return [.. copy[..place], .. System.Text.Encoding.UTF8.GetBytes(oddities[random.Next(oddities.Length)]), .. copy[place..]];
             default:
                 var at = random.Next(content.Length);
                 return [.. copy[..at], .. copy[random.Next(content.Length)..]];

@@ -65,6 +65,27 @@ public sealed class DatasetTests
         Assert.Contains("lacks", Assert.Throws<InvalidDataException>(() => DatasetArchive.Read(folder)).Message, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void Read_FileThatUnpacksToMoreThanItsCardSays_StopsThere()
+    {
+        using var temporary = new TempFolder();
+        var folder = Path.Combine(temporary.Path, "tiny");
+        DatasetArchive.Write(folder, Card, Documents);
+        byte[] content = [.. Enumerable.Repeat((byte)' ', 200_000_000)];
+        var bomb = new byte[1 << 20];
+        Assert.True(System.IO.Compression.BrotliEncoder.TryCompress(content, bomb, out var written, quality: 5, window: 22));
+        File.WriteAllBytes(Path.Combine(folder, "text.jsonl.br"), bomb[..written]);
+        var card = System.Text.Json.Nodes.JsonNode.Parse(File.ReadAllText(Path.Combine(folder, "card.json")))!;
+        card["sha256"] = Convert.ToHexStringLower(System.Security.Cryptography.SHA256.HashData(bomb.AsSpan(0, written)));
+        card["content_bytes"] = 1000;
+        File.WriteAllText(Path.Combine(folder, "card.json"), card.ToJsonString());
+
+        var before = GC.GetTotalAllocatedBytes();
+        Assert.Contains("content_bytes", Assert.Throws<InvalidDataException>(() => DatasetArchive.Read(folder)).Message, StringComparison.Ordinal);
+        Assert.Contains("content_bytes", Assert.Throws<InvalidDataException>(() => DocumentFile.Find(folder)[0].Read().ToList()).Message, StringComparison.Ordinal);
+        Assert.InRange(GC.GetTotalAllocatedBytes() - before, 0, 32 << 20);
+    }
+
     [Theory]
     [InlineData("card.json")]
     [InlineData("text.jsonl.br")]

@@ -131,6 +131,61 @@ public sealed class DocumentFileTests
     }
 
     [Fact]
+    public void Read_WhatJsonDoesNotAllow_StopsNoCorpus()
+    {
+        using var folder = new TempFolder();
+        folder.Write("a.jsonl", """
+            {"text":"one","score":NaN,"list":[-Infinity,Infinity]}
+            {"text":"two NaN \\ \" Infinity","url":"x\udc00"}
+            {"text":"whole \ud83d\udc4d","score":NaN,"b\ud83d":"\udc4d\ud83d"}
+            """);
+        var read = new DocumentFile(folder["a.jsonl"], "a").Read().ToList();
+        Assert.Equal(["one", "two NaN \\ \" Infinity", "whole \U0001F44D"], read.Select(d => d.Text));
+        Assert.Equal(("", "x\ufffd"), (read[0].Fields["score"], read[1].Fields["url"]));
+        Assert.Equal("\ufffd\ufffd", read[2].Fields["b\ufffd"]);
+        folder.Write("c.jsonl", "{\"text\":\"one\"}\n{\"text\":\"half \\ud83d\"}\n");
+        var error = Assert.Throws<InvalidDataException>(() => new DocumentFile(folder["c.jsonl"], "c").Read().ToList());
+        Assert.Contains("line 2", error.Message, StringComparison.Ordinal);
+        Assert.Contains("surrogate", error.Message, StringComparison.Ordinal);
+        folder.Write("b.jsonl", "{\"text\":NaN}");
+        Assert.Contains("no string but a Null", Assert.Throws<InvalidDataException>(() => new DocumentFile(folder["b.jsonl"], "b").Read().ToList()).Message);
+    }
+
+    [Theory]
+    [InlineData("a.jsonl")]
+    [InlineData("a.jsonl.zst")]
+    [InlineData("a.jsonl.gz")]
+    public void Read_LineLongerThanAllowed_SaysWhereAndHowToAllowIt(string name)
+    {
+        using var folder = new TempFolder();
+        var path = Write(folder, name, ["short", new string('x', 3 << 20), "short"]);
+        var error = Assert.Throws<InvalidDataException>(() => new DocumentFile(path, "a") { MaxLineBytes = 2 << 20 }.Read().ToList());
+        Assert.Contains("line 2", error.Message, StringComparison.Ordinal);
+        Assert.Contains("--max-line-mib", error.Message, StringComparison.Ordinal);
+        Assert.Contains(path, error.Message, StringComparison.Ordinal);
+        Assert.Equal(3, new DocumentFile(path, "a") { MaxLineBytes = 4 << 20 }.Read().Count());
+    }
+
+    [Fact]
+    public void Read_LineThatUnpacksWithoutEnd_IsRefusedInLittleMemory()
+    {
+        using var folder = new TempFolder();
+        using (var file = File.Create(folder["bomb.jsonl.zst"]))
+        using (var zstd = new ZstdSharp.CompressionStream(file))
+        {
+            var zeros = new byte[1 << 20];
+            for (var k = 0; k < 300; k++)
+            {
+                zstd.Write(zeros);
+            }
+        }
+
+        var before = GC.GetTotalAllocatedBytes();
+        Assert.Throws<InvalidDataException>(() => new DocumentFile(folder["bomb.jsonl.zst"], "a") { MaxLineBytes = 8 << 20 }.Read().ToList());
+        Assert.InRange(GC.GetTotalAllocatedBytes() - before, 0, 64 << 20);
+    }
+
+    [Fact]
     public void Open_FolderOfEveryLayout_IsACorpusToo()
     {
         using var folder = new TempFolder();

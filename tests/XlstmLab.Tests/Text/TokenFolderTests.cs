@@ -199,6 +199,58 @@ public sealed class TokenFolderTests
         Assert.Contains("missing", Assert.Throws<InvalidDataException>(() => TokenFolder.Open(Out(folder))).Message, StringComparison.Ordinal);
     }
 
+    [Theory]
+    [InlineData(1)]
+    [InlineData(4)]
+    [InlineData(200)]
+    public void Write_AnyNumberOfDocuments_HasThePartsOfTheCorpus(int count)
+    {
+        using var folder = new TempFolder();
+        for (var k = 0; k < count; k++)
+        {
+            folder.Write($"in/{k:000}.txt", string.Concat(Enumerable.Repeat($"line {k} \U0001F680\n", 40)));
+        }
+
+        var card = TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder), new() { ShardBytes = 500 });
+        using var tokens = TokenFolder.Open(Out(folder));
+        var corpus = Corpus.Open(Source(folder));
+        foreach (var split in Enum.GetValues<Split>())
+        {
+            Assert.NotEmpty(corpus[split]);
+            Assert.Equal(corpus[split].Select(d => d.Text), tokens.Documents(split).Select(d => new ByteTokenizer().Decode(d)));
+        }
+
+        Assert.Equal(count < 10, card.Plan.ByPosition);
+        Assert.Equal(corpus.SplitMethod.StartsWith("by position", StringComparison.Ordinal), card.Plan.ByPosition);
+    }
+
+    [Fact]
+    public void Write_TextTooShortForItsParts_SaysSoAndWritesNothing()
+    {
+        using var folder = new TempFolder();
+        folder.Write("in/a.txt", "ab");
+        Assert.Contains("too short", Assert.Throws<InvalidDataException>(() => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder))).Message);
+        Assert.False(Directory.Exists(Out(folder)));
+        Assert.Equal(2, TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder), new() { Split = new() { Validation = 0, Test = 0 } }).Parts[Split.Train].Bytes);
+    }
+
+    [Fact]
+    public void Write_RowsWithoutText_AreCountedWhereTheyAreSkipped()
+    {
+        using var folder = new TempFolder();
+        Directory.CreateDirectory(Source(folder));
+        CorpusFiles.WriteParquet(Path.Combine(Source(folder), "a.parquet"), ["one", null, "two", null], 2);
+        folder.Write("in/b.jsonl", "{\"text\":\"three\"}\n{\"text\":null}\n{\"other\":1}\n{\"text\":NaN}\n");
+        var error = Assert.Throws<InvalidDataException>(() => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder)));
+        Assert.Contains("--skip-null", error.Message, StringComparison.Ordinal);
+
+        var options = new TokenFolderOptions { SkipNull = true, Split = new() { Validation = 0, Test = 0 } };
+        var card = TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder), options);
+        Assert.Equal((3, 5), (card.Parts[Split.Train].Documents, card.Skipped));
+        Assert.Equal(5, Corpus.Open(Source(folder), new() { SkipNull = true, Rule = options.Split }).Skipped);
+        Assert.Equal(11, BpeTrainer.Train(Source(folder), folder["t.json"], new() { VocabularySize = 260, SkipNull = true }).TextBytes);
+    }
+
     /// <summary>Some files of every layout; texts come with the names that split them.</summary>
     internal static List<(string Name, string Text)> WriteSource(TempFolder folder, int copies = 3)
     {

@@ -37,6 +37,9 @@ public abstract record LikelihoodTask(string Name)
     /// <summary>What of it counts.</summary>
     public virtual TaskMetrics Metrics => TaskMetrics.NormalizedAccuracy;
 
+    /// <summary>Whether a metric of the whole is the mean over groups, as in the harness's BLiMP, and not over questions, as in its MMLU.</summary>
+    public virtual bool GroupsCountAlike => false;
+
     /// <summary>How its few-shot examples are chosen, unless asked otherwise.</summary>
     public virtual FewShotSelection Selection => FewShotSelection.Random;
 

@@ -168,12 +168,15 @@ public sealed record MmluTask() : LikelihoodTask("mmlu")
 /// <summary>BLiMP, which of two sentences is grammatical (Warstadt et al. 2020, arXiv:1912.00582).</summary>
 /// <remarks>
 /// Dataset nyu-mll/blimp: sentence_good, sentence_bad, UID, the name of one of 67 paradigms. Harness tasks blimp_*: each whole sentence
-/// after the end of document alone. acc over all pairs, of each paradigm, and its mean over paradigms. Without examples.
+/// after the end of document alone. acc of each paradigm, and its mean over paradigms. Without examples.
 /// </remarks>
 public sealed record BlimpTask() : LikelihoodTask("blimp")
 {
     /// <inheritdoc/>
     public override TaskMetrics Metrics => TaskMetrics.Accuracy;
+
+    /// <inheritdoc/>
+    public override bool GroupsCountAlike => true;
 
     /// <inheritdoc/>
     public override TaskItem Item(TaskRow row) =>

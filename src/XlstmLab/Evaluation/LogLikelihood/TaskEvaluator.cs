@@ -41,18 +41,25 @@ public static class TaskEvaluator
         }
 
         var prompts = Prompts(task, items, options, examples ?? []);
-        var requests = items.Index()
-            .SelectMany(i => i.Item.Choices.Select(c => new ScoreRequest(prompts[i.Index] + c.Query, $" {c.Answer}"))).ToList();
+        var asked = items.Index().Where(i => !options.SkipJoined || !Requests(i.Index, i.Item).Any(r => TokenizedRequest.IsJoined(r, tokenizer))).ToList();
+        if (asked.Count == 0)
+        {
+            throw new ArgumentException(
+                $"Each of the {items.Count} questions of {task.Name} has an answer that the tokenizer merges into its question: none is left to score.",
+                nameof(items));
+        }
+
+        var requests = asked.SelectMany(i => Requests(i.Index, i.Item)).ToList();
         var conditional = requests.Count;
         if (options.MutualInformation)
         {
-            requests.AddRange(items.SelectMany(i => i.Choices).Select(c => new ScoreRequest("", $" {c.Answer}")));
+            requests.AddRange(asked.SelectMany(i => i.Item.Choices).Select(c => new ScoreRequest("", $" {c.Answer}")));
         }
 
         var scores = LogLikelihoodScorer.Score(model, tokenizer, requests, options.Scoring, progress, cancellationToken);
         var samples = new List<SampleScore>(items.Count);
         var next = 0;
-        foreach (var (index, item) in items.Index())
+        foreach (var (index, item) in asked)
         {
             var answers = new List<AnswerScore>(item.Choices.Count);
             foreach (var choice in item.Choices)
@@ -68,19 +75,23 @@ public static class TaskEvaluator
             samples.Add(new(index, item.Group, item.Gold, Best(answers, a => a.LogLikelihood), answers));
         }
 
-        return new(task.Name, options, Measure(task, samples, options.Shots), samples);
+        return new(task.Name, options, Measure(task, samples, options.Shots), samples) { Skipped = items.Count - asked.Count };
+
+        IEnumerable<ScoreRequest> Requests(int index, TaskItem item) =>
+            item.Choices.Select(c => new ScoreRequest(prompts[index] + c.Query, $" {c.Answer}"));
     }
 
     /// <summary>The metrics of answered questions.</summary>
     /// <remarks>
-    /// acc: the share of questions whose right answer has the highest log-likelihood. acc_norm: after dividing by the answer's bytes.
-    /// acc_norm_chars: by its characters, which is what the code of lm-evaluation-harness calls acc_norm (the same for ASCII answers).
-    /// acc_norm_tokens: by its tokens. acc_mutual_info: after subtracting the log-likelihood without the query (Brown et al. 2020, section
-    /// 2.4; Holtzman et al. 2021, arXiv:2104.08315), where it was computed. Of equals the first is chosen, and an empty answer counts as of
-    /// length 1. For cloze tasks, acc: the share that greedy decoding finds; perplexity: exp(-mean log-likelihood) over questions.
+    /// Names are those of lm-evaluation-harness, and so are their meanings; acc_norm_tokens it does not have.
+    /// acc: the share of questions whose right answer has the highest log-likelihood. acc_norm: after dividing by the answer's characters
+    /// (code points). acc_bytes: by its UTF-8 bytes. acc_norm_tokens: by its tokens. acc_mutual_info: after subtracting the log-likelihood without the query (Brown et al. 2020, section
+    /// 2.4; Holtzman et al. 2021, arXiv:2104.08315), where it was computed. Of equals the first is chosen; an empty answer is never
+    /// chosen where lengths count. For cloze tasks, acc: the share that greedy decoding finds; perplexity: exp(-mean log-likelihood) over questions.
     /// Standard errors are s / sqrt(N) with the sample's standard deviation s over N questions; that of the perplexity is the perplexity
     /// times that of the mean log-likelihood (delta method). Where a task has groups, each metric is also given for each group and, as
-    /// <c>METRIC_group_mean</c>, as the mean of the groups' values, its standard error sqrt(sum of squared errors) / groups.
+    /// <c>METRIC_group_mean</c>, as the mean of the groups' values, its standard error sqrt(sum of squared errors) / groups; where
+    /// <see cref="LikelihoodTask.GroupsCountAlike"/>, that is the metric of the whole too.
     /// </remarks>
     /// <param name="task">The task.</param>
     /// <param name="samples">Its questions, at least one.</param>
@@ -92,12 +103,12 @@ public static class TaskEvaluator
             .Select(g => MeasureGroup(task, [.. g], g.Key, shots).ToList()).ToList();
         if (groups.Count > 0)
         {
-            whole.AddRange(Enumerable.Range(0, whole.Count).Select(m => whole[m] with
+            var means = Enumerable.Range(0, whole.Count).Select(m => whole[m] with
             {
-                Metric = $"{whole[m].Metric}_group_mean",
                 Value = groups.Average(g => g[m].Value),
                 StandardError = Math.Sqrt(groups.Sum(g => g[m].StandardError * g[m].StandardError)) / groups.Count,
-            }).ToList());
+            }).ToList();
+            whole = [.. task.GroupsCountAlike ? means : whole, .. means.Select(m => m with { Metric = $"{m.Metric}_group_mean" })];
         }
 
         return [.. whole, .. groups.SelectMany(g => g)];
@@ -116,8 +127,8 @@ public static class TaskEvaluator
         yield return Best("acc", a => a.LogLikelihood);
         if (task.Metrics == TaskMetrics.NormalizedAccuracy)
         {
-            yield return Best("acc_norm", a => a.LogLikelihood / Math.Max(1, a.Bytes));
-            yield return Best("acc_norm_chars", a => a.LogLikelihood / Math.Max(1, a.Characters));
+            yield return Best("acc_norm", a => a.LogLikelihood / a.Characters);
+            yield return Best("acc_bytes", a => a.LogLikelihood / a.Bytes);
             yield return Best("acc_norm_tokens", a => a.LogLikelihood / a.Tokens);
         }
 

@@ -1,7 +1,9 @@
 using System.Collections;
+using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Parquet.Serialization;
+using XlstmLab.Text;
 
 namespace XlstmLab.Evaluation.LogLikelihood;
 
@@ -67,8 +69,10 @@ public static class TaskFiles
 
             try
             {
-                rows.Add(StrictJson.Parse(line) is JsonObject fields
-                    ? new(file, index + 1, fields)
+                var json = Encoding.UTF8.GetBytes(line);
+                using var parsed = JsonLine.Parse(json, TaskRow.Half);
+                rows.Add(parsed.RootElement.ValueKind == JsonValueKind.Object
+                    ? new(file, index + 1, (JsonObject)ToNode(parsed.RootElement)!)
                     : throw new InvalidDataException(
                         $"'{file}', row {index + 1}: expected a JSON object, got {(line.Length <= 80 ? line : line[..80] + "...")}."));
             }
@@ -92,6 +96,31 @@ public static class TaskFiles
         catch (Exception e) when (e is not (OperationCanceledException or FileNotFoundException or UnauthorizedAccessException))
         {
             throw new InvalidDataException($"'{file}' cannot be read as Parquet: {e.Message}", e);
+        }
+    }
+
+    /// <summary>An element as a node that outlives its document.</summary>
+    private static JsonNode? ToNode(JsonElement element)
+    {
+        switch (element.ValueKind)
+        {
+            case JsonValueKind.Object:
+                var fields = new JsonObject();
+                foreach (var field in element.EnumerateObject())
+                {
+                    if (!fields.TryAdd(field.Name, ToNode(field.Value)))
+                    {
+                        throw new JsonException($"'{field.Name}' is given twice.");
+                    }
+                }
+
+                return fields;
+            case JsonValueKind.Array:
+                return new JsonArray([.. element.EnumerateArray().Select(ToNode)]);
+            case JsonValueKind.Null:
+                return null;
+            default:
+                return JsonValue.Create(element.Clone());
         }
     }
 

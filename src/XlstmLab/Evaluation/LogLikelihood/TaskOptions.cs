@@ -15,6 +15,12 @@ public sealed record TaskOptions
     /// <summary>Whether answers are also scored without their context, for acc_mutual_info.</summary>
     public bool MutualInformation { get; init; }
 
+    /// <summary>
+    /// Whether questions are left out and counted that have an answer without a token of its own, for the tokenizer merges it into the question;
+    /// otherwise the first such question is an error.
+    /// </summary>
+    public bool SkipJoined { get; init; }
+
     /// <summary>How log-likelihoods are computed.</summary>
     public ScoringOptions Scoring { get; init; } = new();
 

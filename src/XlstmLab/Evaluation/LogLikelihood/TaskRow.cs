@@ -10,6 +10,9 @@ namespace XlstmLab.Evaluation.LogLikelihood;
 /// <param name="fields">The columns, nested where the file nests them.</param>
 public sealed class TaskRow(string file, long number, JsonObject fields)
 {
+    /// <summary>What a half of a surrogate pair is read as; a text with it is refused. It is a noncharacter that no text has.</summary>
+    internal const string Half = "\\ufdd0";
+
     /// <summary>The path of the file.</summary>
     public string File => file;
 
@@ -23,7 +26,7 @@ public sealed class TaskRow(string file, long number, JsonObject fields)
     /// <param name="field">The field's name.</param>
     /// <exception cref="InvalidDataException">The row has no such field, or it is no text.</exception>
     public string Text(string field) =>
-        fields[field] is JsonValue value && value.GetValueKind() == JsonValueKind.String ? value.GetValue<string>() : throw Refuse(field, "a text");
+        TextOf(fields[field]) ?? throw Refuse(field, "a text");
 
     /// <summary>Texts.</summary>
     /// <param name="field">The field's name.</param>
@@ -88,13 +91,15 @@ public sealed class TaskRow(string file, long number, JsonObject fields)
     public InvalidDataException Refuse(string field, string expected)
     {
         var found = fields[field] is { } node
-            ? Short(node.ToJsonString())
+            ? Short(node.ToJsonString().Replace(Half, "half of a surrogate pair", StringComparison.OrdinalIgnoreCase))
             : $"no such field; the row has {string.Join(", ", fields.Select(f => f.Key))}";
         return new(string.Create(CultureInfo.InvariantCulture, $"'{file}', row {number}: expected '{field}' to be {expected}, got {found}."));
     }
 
     private static string? TextOf(JsonNode? node) =>
-        node is JsonValue value && value.GetValueKind() == JsonValueKind.String ? value.GetValue<string>() : null;
+        node is JsonValue value && value.GetValueKind() == JsonValueKind.String && value.GetValue<string>() is var text && !text.Contains('\uFDD0', StringComparison.Ordinal)
+            ? text
+            : null;
 
     private static List<string>? TextsOf(JsonNode? node) => node is JsonArray array ? AllTexts(array) : null;
 

@@ -59,6 +59,9 @@ public sealed record AnswerRow(
 /// <param name="Samples">Every question.</param>
 public sealed record TaskScore(string Task, TaskOptions Options, IReadOnlyList<TaskMetric> Metrics, IReadOnlyList<SampleScore> Samples)
 {
+    /// <summary>The questions that were left out, see <see cref="TaskOptions.SkipJoined"/>.</summary>
+    public int Skipped { get; init; }
+
     /// <summary>A metric of the whole task.</summary>
     /// <param name="metric">Its name, such as acc.</param>
     /// <exception cref="KeyNotFoundException">The task has no such metric; the message lists those it has.</exception>
@@ -89,6 +92,6 @@ public sealed record TaskScore(string Task, TaskOptions Options, IReadOnlyList<T
         });
         AtomicFile.WriteText(
             Path.Combine(folder, $"{Task}.json"),
-            JsonSerializer.Serialize(new { Task, Options, Metrics }, RunJson.Indented) + "\n");
+            JsonSerializer.Serialize(new { Task, Options, Skipped, Metrics }, RunJson.Indented) + "\n");
     }
 }

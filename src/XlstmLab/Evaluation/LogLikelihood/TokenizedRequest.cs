@@ -17,15 +17,13 @@ internal sealed record TokenizedRequest(int[] Context, int[] Continuation, int T
     /// <exception cref="ArgumentException">The continuation has no tokens of its own, or more than the limit.</exception>
     public static TokenizedRequest Encode(ScoreRequest request, ITokenizer tokenizer, ScoringOptions options)
     {
-        var context = request.Context.TrimEnd();
-        var continuation = request.Context[context.Length..] + request.Continuation;
-        var before = tokenizer.Encode(context);
-        var whole = tokenizer.Encode(context + continuation);
+        var (context, before, whole) = Tokens(request, tokenizer);
         if (whole.Length <= before.Length)
         {
             throw new ArgumentException(
                 $"The continuation '{request.Continuation}' has no token of its own after '{Tail(context)}': expected text that the tokenizer "
-                + "does not merge into the context; begin it with a space.",
+                + "does not merge into the context; begin it with a space, or leave such questions of a task out by --skip-joined "
+                + $"({nameof(TaskOptions)}.{nameof(TaskOptions.SkipJoined)}).",
                 nameof(request));
         }
 
@@ -45,6 +43,19 @@ internal sealed record TokenizedRequest(int[] Context, int[] Continuation, int T
 
         var cut = Math.Max(0, before.Length + scored.Length - 1 - (options.MaxTokens ?? int.MaxValue));
         return new(before[cut..], scored, cut);
+    }
+
+    /// <summary>Whether the tokenizer merges the continuation into the context, so that it has no token of its own.</summary>
+    public static bool IsJoined(ScoreRequest request, ITokenizer tokenizer)
+    {
+        var (_, before, whole) = Tokens(request, tokenizer);
+        return whole.Length <= before.Length;
+    }
+
+    private static (string Context, int[] Before, int[] Whole) Tokens(ScoreRequest request, ITokenizer tokenizer)
+    {
+        var context = request.Context.TrimEnd();
+        return (context, tokenizer.Encode(context), tokenizer.Encode(request.Context + request.Continuation));
     }
 
     private static string Tail(string text) => text.Length <= 40 ? text : $"...{text[^40..]}";

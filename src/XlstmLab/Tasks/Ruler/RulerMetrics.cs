@@ -15,8 +15,12 @@ public static class RulerMetrics
     public static double StringMatchPart(string output, IReadOnlyList<string> answers) =>
         RequireSome(answers).Any(answer => Holds(output, answer)) ? 1 : 0;
 
-    /// <summary>Whether an output holds an answer.</summary>
-    public static bool Holds(string output, string answer) => output.Contains(answer, StringComparison.OrdinalIgnoreCase);
+    /// <summary>Whether an output holds an answer, both in lower case.</summary>
+    public static bool Holds(string output, string answer) => Lower(output).Contains(Lower(answer), StringComparison.Ordinal);
+
+#pragma warning disable CA1308 // RULER compares lower case, which makes other characters equal than upper case.
+    private static string Lower(string text) => text.ToLowerInvariant();
+#pragma warning restore CA1308
 
     private static IReadOnlyList<string> RequireSome(IReadOnlyList<string> answers) =>
         answers.Count > 0 ? answers : throw new ArgumentException("Expected at least one answer to look for, got none.", nameof(answers));

@@ -2,8 +2,8 @@ using System.ComponentModel;
 using System.Diagnostics;
 using System.Formats.Tar;
 using System.Globalization;
-using System.IO.Compression;
 using System.Text;
+using ICSharpCode.SharpZipLib.GZip;
 
 namespace XlstmLab.Text.DebianDocs;
 
@@ -35,7 +35,7 @@ internal static class DebFile
         using Stream tar = member switch
         {
             "data.tar" => file,
-            "data.tar.gz" => new GZipStream(file, CompressionMode.Decompress),
+            "data.tar.gz" => new GZipInputStream(file),
             "data.tar.zst" => new ZstdSharp.DecompressionStream(file),
             _ => throw new InvalidDataException($"'{path}' is packed in an unknown way: {member}."),
         };
@@ -62,7 +62,7 @@ internal static class DebFile
                 return name;
             }
 
-            if (!long.TryParse(Encoding.ASCII.GetString(header[48..58]), NumberStyles.AllowTrailingWhite, CultureInfo.InvariantCulture, out var size))
+            if (!long.TryParse(Encoding.ASCII.GetString(header[48..58]), NumberStyles.AllowTrailingWhite, CultureInfo.InvariantCulture, out var size) || size < 0)
             {
                 break;
             }
@@ -115,27 +115,34 @@ internal static class DebFile
     private static IEnumerable<(string Path, byte[] Content)> ReadTar(Stream stream, string path, Func<string, bool> wanted)
     {
         using var tar = new TarReader(stream, leaveOpen: true);
-        while (Next() is { } entry)
+        while (Unpacked(path, () => tar.GetNextEntry()) is { } entry)
         {
             var name = entry.Name.TrimStart('.', '/');
             if (entry.EntryType is TarEntryType.RegularFile or TarEntryType.V7RegularFile && entry.Length is > 0 and <= MaximumEntry && wanted(name))
             {
                 var content = new byte[entry.Length];
-                entry.DataStream!.ReadExactly(content);
+                Unpacked(path, () =>
+                {
+                    entry.DataStream!.ReadExactly(content);
+                    return content;
+                });
                 yield return (name, content);
             }
         }
+    }
 
-        TarEntry? Next()
+    /// <summary>What is unpacked, with errors that name the package.</summary>
+    private static T Unpacked<T>(string path, Func<T> read)
+    {
+        try
         {
-            try
-            {
-                return tar.GetNextEntry();
-            }
-            catch (Exception e) when (e is InvalidDataException or EndOfStreamException or FormatException)
-            {
-                throw new InvalidDataException($"'{path}' cannot be unpacked: {e.Message} Fetch it again.", e);
-            }
+            return read();
         }
+#pragma warning disable CA1031 // On damaged bytes the libraries fail in whatever way they lead them to.
+        catch (Exception e)
+        {
+            throw new InvalidDataException($"'{path}' cannot be unpacked: {e.Message} The package is damaged or not whole: fetch it again.", e);
+        }
+#pragma warning restore CA1031
     }
 }

@@ -46,7 +46,7 @@ public sealed class TaskEvaluatorTests : IDisposable
             var lls = expected.Select(e => e.LogLikelihood).ToArray();
             double[][] scores =
             [
-                lls, [.. lls.Zip(item.Choices, (l, c) => l / System.Text.Encoding.UTF8.GetByteCount(c.Answer))], [.. lls.Zip(item.Choices, (l, c) => l / c.Answer.Length)],
+                lls, [.. lls.Zip(item.Choices, (l, c) => l / c.Answer.Length)], [.. lls.Zip(item.Choices, (l, c) => l / System.Text.Encoding.UTF8.GetByteCount(c.Answer))],
                 [.. lls.Zip(expected, (l, e) => l / e.Tokens)], [.. lls.Zip(alone, (l, u) => l - u.LogLikelihood)],
             ];
             for (var m = 0; m < right.Length; m++)
@@ -57,7 +57,7 @@ public sealed class TaskEvaluatorTests : IDisposable
             Assert.Equal(Array.IndexOf(lls, lls.Max()), sample.Predicted);
         }
 
-        string[] metrics = ["acc", "acc_norm", "acc_norm_chars", "acc_norm_tokens", "acc_mutual_info"];
+        string[] metrics = ["acc", "acc_norm", "acc_bytes", "acc_norm_tokens", "acc_mutual_info"];
         Assert.Equal(metrics, score.Metrics.Select(m => m.Metric));
         Assert.Equal(right.Select(r => r / 4.0), score.Metrics.Select(m => m.Value));
         Assert.All(score.Metrics, m => Assert.Equal((4, 3, "piqa"), (m.Samples, m.Shots, m.Task)));
@@ -132,20 +132,61 @@ public sealed class TaskEvaluatorTests : IDisposable
 
         // -2 < -1.5; -4 < -3; no; yes.
         Assert.Equal(0.25, metrics["acc"].Value);
-        // -2/2 > -1.5; -4/4 > -3/2; no; yes.
-        Assert.Equal(0.75, metrics["acc_norm"].Value);
-        // -2/2 > -1.5; -4/2 < -3/2; no; yes.
-        Assert.Equal(0.5, metrics["acc_norm_chars"].Value);
+        // By bytes: -2/2 > -1.5; -4/4 > -3/2; no; yes.
+        Assert.Equal(0.75, metrics["acc_bytes"].Value);
+        // By characters: -2/2 > -1.5; -4/2 < -3/2; no; yes.
+        Assert.Equal(0.5, metrics["acc_norm"].Value);
         // -2/2 > -1.5; -4/1 < -3/3; no; yes.
         Assert.Equal(0.5, metrics["acc_norm_tokens"].Value);
         // -2+3 > -1.5+1; -4+9 < -3+9; no; yes.
         Assert.Equal(0.5, metrics["acc_mutual_info"].Value);
         // s^2 = 0.75 0.25 4/3 = 0.25.
         Assert.Equal(0.25, metrics["acc"].StandardError, 1e-12);
-        Assert.Equal(Math.Sqrt(1.0 / 3 / 4), metrics["acc_norm_chars"].StandardError, 1e-12);
+        Assert.Equal(Math.Sqrt(1.0 / 3 / 4), metrics["acc_norm"].StandardError, 1e-12);
 
         Assert.DoesNotContain("acc_mutual_info", TaskEvaluator.Measure(Piqa, [Sample(0, null, new AnswerScore("a", -1, null, 1, 1, 1, false, 0))], 0).Select(m => m.Metric));
         Assert.Equal(["acc"], TaskEvaluator.Measure(new WinoGrandeTask(), [Sample(0, null, new AnswerScore("a", -1, null, 1, 1, 1, false, 0))], 0).Select(m => m.Metric));
+    }
+
+    [Fact]
+    public void Measure_AnswersBeyondAscii_NormCountsCodePointsAndBytesCountBytes()
+    {
+        var items = new[]
+        {
+            Sample(1, null, new AnswerScore("aa", -4, null, 2, 2, 2, false, 0), new AnswerScore("\u00E9\u00E9", -6, null, 4, 2, 4, false, 0)),
+        };
+        var metrics = TaskEvaluator.Measure(Piqa, items, 0).ToDictionary(m => m.Metric, m => m.Value);
+        Assert.Equal((0.0, 0.0, 1.0), (metrics["acc"], metrics["acc_norm"], metrics["acc_bytes"]));
+
+        var emoji = TaskEvaluator.Evaluate(_model, Bytes, Piqa, [Item("Q:", 0, "\U0001F44D\U0001F44D", "abc")]).Samples[0].Answers[0];
+        Assert.Equal((2, 8), (emoji.Characters, emoji.Bytes));
+
+        var empty = TaskEvaluator.Measure(Piqa, [Sample(0, null, new AnswerScore("a", -9, null, 1, 1, 1, false, 0), new AnswerScore("", -1, null, 0, 0, 1, false, 0))], 0);
+        Assert.Equal([0.0, 1.0, 1.0], empty.Take(3).Select(m => m.Value));
+    }
+
+    [Fact]
+    public void Measure_Blimp_TheWholeIsTheMeanOfTheParadigms()
+    {
+        SampleScore[] samples = [Answered(0, "a"), Answered(0, "a"), Answered(0, "a"), Answered(1, "b")];
+        Assert.Equal([0.5, 0.5, 1, 0], TaskEvaluator.Measure(new BlimpTask(), samples, 0).Select(m => m.Value));
+
+        static SampleScore Answered(int gold, string group) =>
+            Sample(gold, group, new("A", -1, null, 1, 1, 1, true, 0), new("B", -2, null, 1, 1, 1, false, 0));
+    }
+
+    [Fact]
+    public void Evaluate_AnswerMergedIntoItsQuestion_IsAnErrorThatNamesTheOptionThatSkipsIt()
+    {
+        var letters = new JoiningTokenizer();
+        TaskItem[] items = [Item("Q1:", 0, "a", "b"), Item("Q2", 0, "a", "b")];
+        var error = Assert.Throws<ArgumentException>(() => TaskEvaluator.Evaluate(_model, letters, Piqa, items));
+        Assert.Contains("--skip-joined", error.Message, StringComparison.Ordinal);
+
+        var score = TaskEvaluator.Evaluate(_model, letters, Piqa, items, new() { SkipJoined = true });
+        Assert.Equal((1, 1), (score.Skipped, score.Samples.Single().Sample));
+        Assert.Equal(1, score["acc"].Samples);
+        Assert.Throws<ArgumentException>(() => TaskEvaluator.Evaluate(_model, letters, Piqa, items[..1], new() { SkipJoined = true }));
     }
 
     [Fact]
@@ -235,4 +276,18 @@ public sealed class TaskEvaluatorTests : IDisposable
         new("x", 1, new() { ["question"] = question, ["subject"] = subject, ["choices"] = new JsonArray("1", "2", "3", "4"), ["answer"] = answer }));
 
     private static SampleScore Sample(int gold, string? group, params AnswerScore[] answers) => new(0, group, gold, 0, answers);
+
+    /// <summary>Bytes, but for ": a", which is the token of ":".</summary>
+    private sealed class JoiningTokenizer : ITokenizer
+    {
+        public int VocabularySize => 257;
+
+        public int EndOfDocument => End;
+
+        public int[] Encode(string text) => TaskEvaluatorTests.Bytes.Encode(text.Replace(": a", ":", StringComparison.Ordinal));
+
+        public string Decode(IEnumerable<int> ids) => TaskEvaluatorTests.Bytes.Decode(ids);
+
+        public ReadOnlySpan<byte> Bytes(int id) => TaskEvaluatorTests.Bytes.Bytes(id);
+    }
 }

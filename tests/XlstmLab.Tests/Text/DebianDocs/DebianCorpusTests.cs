@@ -161,6 +161,67 @@ public class DebianCorpusTests
     private static string Page(int k) =>
         $"<html><body><nav>Home</nav><h1>Page {k}</h1>{string.Concat(Enumerable.Range(0, 7).Select(i => $"<p>This is the paragraph {i} of page {k}, and it tells the reader what is to be done with each of {k * i} parts.</p>"))}<p>{Shared}</p></body></html>";
 
+    [Theory]
+    [InlineData("data.tar.gz")]
+    [InlineData("data.tar.zst")]
+    [InlineData("data.tar")]
+    public void Read_Damaged_NamesThePackage(string member)
+    {
+        using var folder = new TempFolder();
+        var path = folder["a_1_all.deb"];
+        var tar = new MemoryStream();
+        using (var writer = new System.Formats.Tar.TarWriter(tar, leaveOpen: true))
+        {
+            for (var k = 0; k < 5; k++)
+            {
+                writer.WriteEntry(new System.Formats.Tar.UstarTarEntry(System.Formats.Tar.TarEntryType.RegularFile, $"./usr/{k}.html")
+                {
+                    DataStream = new MemoryStream(Encoding.UTF8.GetBytes(string.Concat(Enumerable.Range(0, 200).Select(n => $"<p>{n * 7919 % 1000}</p>")))),
+                });
+            }
+        }
+
+        var content = member switch
+        {
+            "data.tar.gz" => Packed(tar, to => new System.IO.Compression.GZipStream(to, System.IO.Compression.CompressionLevel.Fastest, leaveOpen: true)),
+            "data.tar.zst" => Packed(tar, to => new ZstdSharp.CompressionStream(to)),
+            _ => tar.ToArray(),
+        };
+        byte[] deb = [.. "!<arch>\n"u8, .. Encoding.ASCII.GetBytes($"{member,-16}{0,-12}{0,-6}{0,-6}{100644,-8}{content.Length,-10}`\n"), .. content];
+        File.WriteAllBytes(path, deb);
+        Assert.Equal(5, DebFile.Read(path, _ => true).Count());
+        var random = new Random(1);
+        var refused = 0;
+        for (var k = 0; k < 300; k++)
+        {
+            byte[] damaged = [.. deb];
+            damaged[random.Next(damaged.Length)] ^= (byte)(1 << random.Next(8));
+            File.WriteAllBytes(path, k % 3 == 0 ? damaged[..random.Next(damaged.Length)] : damaged);
+            try
+            {
+                _ = DebFile.Read(path, _ => true).ToList();
+            }
+            catch (InvalidDataException e)
+            {
+                Assert.Contains(path, e.Message, StringComparison.Ordinal);
+                refused++;
+            }
+        }
+
+        Assert.True(refused > 60, $"only {refused} were refused");
+    }
+
+    private static byte[] Packed(MemoryStream content, Func<Stream, Stream> pack)
+    {
+        var packed = new MemoryStream();
+        using (var stream = pack(packed))
+        {
+            stream.Write(content.GetBuffer().AsSpan(0, (int)content.Length));
+        }
+
+        return packed.ToArray();
+    }
+
     /// <summary>An ar archive as dpkg-deb writes it, packed by gzip.</summary>
     private static void WriteDeb(string path, (string Path, string Text)[] files)
     {
