@@ -30,7 +30,7 @@ public sealed class CellEngine
         typeof(NotebookApi).FullName!,
     ];
 
-    private static readonly CSharpParseOptions Script = new(LanguageVersion.Latest, DocumentationMode.None, SourceCodeKind.Script);
+    internal static readonly CSharpParseOptions Script = new(LanguageVersion.Latest, DocumentationMode.None, SourceCodeKind.Script);
 
     /// <summary>The kernels beside C# that .NET Interactive's notebooks may have, by the magics that choose them.</summary>
     private static readonly HashSet<string> OtherLanguages = new(StringComparer.OrdinalIgnoreCase)
@@ -251,17 +251,7 @@ public sealed class CellEngine
     {
         var tree = CSharpSyntaxTree.ParseText(SourceText.From(code, Encoding.UTF8), Script, path, cancellationToken);
         _references.Failures.Clear();
-        CSharpCompilationOptions options = new(
-            OutputKind.DynamicallyLinkedLibrary,
-            scriptClassName: CellTrace.ScriptClass + ExecutionCount.ToString(CultureInfo.InvariantCulture),
-            usings: Imports,
-            optimizationLevel: OptimizationLevel.Release,
-            allowUnsafe: true,
-            sourceReferenceResolver: new SourceFileResolver(ImmutableArray<string>.Empty, _folder),
-            metadataReferenceResolver: _references,
-            assemblyIdentityComparer: DesktopAssemblyIdentityComparer.Default);
-        var compilation = CSharpCompilation.CreateScriptCompilation(
-            $"Cell{ExecutionCount}", tree, HostReferences.Host, options, _previous, typeof(object));
+        var compilation = Submission(tree, ExecutionCount, _folder, _references, _previous);
 
         var errors = compilation.GetDiagnostics(cancellationToken).Where(d => d.Severity == DiagnosticSeverity.Error).ToArray();
         Refuse(errors);
@@ -289,6 +279,21 @@ public sealed class CellEngine
         var method = assembly.GetType(entry.ContainingType.MetadataName, throwOnError: true)!
             .GetMethod(entry.MetadataName, BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic)!;
         return (method.CreateDelegate<Func<object?[], Task<object?>>>(), HasValue(compilation, tree));
+    }
+
+    /// <summary>A cell as the compiler takes it, after the cells before it.</summary>
+    internal static CSharpCompilation Submission(SyntaxTree tree, int number, string folder, HostReferences references, CSharpCompilation? previous)
+    {
+        CSharpCompilationOptions options = new(
+            OutputKind.DynamicallyLinkedLibrary,
+            scriptClassName: CellTrace.ScriptClass + number.ToString(CultureInfo.InvariantCulture),
+            usings: Imports,
+            optimizationLevel: OptimizationLevel.Release,
+            allowUnsafe: true,
+            sourceReferenceResolver: new SourceFileResolver(ImmutableArray<string>.Empty, folder),
+            metadataReferenceResolver: references,
+            assemblyIdentityComparer: DesktopAssemblyIdentityComparer.Default);
+        return CSharpCompilation.CreateScriptCompilation($"Cell{number}", tree, HostReferences.Host, options, previous, typeof(object));
     }
 
     private void Refuse(Diagnostic[] errors)

@@ -100,39 +100,35 @@ internal sealed class CellOutputs(Action<string, string>? live)
     {
         lock (_gate)
         {
+            int cut = _unstreamed > 0 ? _outputs.FindLastIndex(entry => entry.Text is not null) : -1;
             JsonArray json = [];
-            foreach (var (output, text) in _outputs)
+            foreach (var (index, (output, text)) in _outputs.Index())
             {
                 var copy = output.DeepClone().AsObject();
                 if (text is not null)
                 {
-                    copy["text"] = MultilineText.Split(text.ToString());
+                    copy["text"] = MultilineText.Split(index == cut ? $"{text}\n{Note(_unstreamed, "console output", StreamLimit)}" : text.ToString());
                 }
 
                 json.Add((JsonNode)copy);
             }
 
-            AddNote(json, _unstreamed, "console output", StreamLimit);
-            AddNote(json, _undisplayed, "displayed values", DisplayLimit);
+            if (_undisplayed > 0)
+            {
+                json.Add((JsonNode)new JsonObject
+                {
+                    ["output_type"] = "stream",
+                    ["name"] = "stderr",
+                    ["text"] = MultilineText.Split(Note(_undisplayed, "displayed values", DisplayLimit)),
+                });
+            }
+
             return json;
         }
     }
 
-    /// <summary>A note of what was left out, before the error that ends the cell.</summary>
-    private static void AddNote(JsonArray json, long leftOut, string what, int limit)
-    {
-        if (leftOut > 0)
-        {
-            int error = json.Count > 0 && (string?)json[^1]!["output_type"] == "error" ? json.Count - 1 : json.Count;
-            json.Insert(error, new JsonObject
-            {
-                ["output_type"] = "stream",
-                ["name"] = "stderr",
-                ["text"] = MultilineText.Split(string.Create(
-                    CultureInfo.InvariantCulture, $"... {leftOut:N0} characters of this cell's {what} are left out: the limit is {limit:N0}.\n")),
-            });
-        }
-    }
+    private static string Note(long leftOut, string what, int limit) =>
+        string.Create(CultureInfo.InvariantCulture, $"... {leftOut:N0} characters of this cell's {what} are left out: the limit is {limit:N0}.\n");
 
     private JsonObject Add(JsonObject output)
     {

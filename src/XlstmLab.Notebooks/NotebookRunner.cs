@@ -77,13 +77,24 @@ public static class NotebookRunner
     /// </remarks>
     /// <exception cref="NotebookException">The notebook, its parameters or a cell's language cannot be used, or the output cannot be written.</exception>
     /// <exception cref="OperationCanceledException">The run was cancelled.</exception>
-    public static async Task<NotebookRunResult> RunAsync(
+    public static Task<NotebookRunResult> RunAsync(
         string notebookPath,
         string outputPath,
         IReadOnlyDictionary<string, object?>? parameters = null,
         TimeSpan? timeout = null,
         IProgress<CellProgress>? progress = null,
-        CancellationToken cancellationToken = default)
+        CancellationToken cancellationToken = default) =>
+        RunAsync(notebookPath, outputPath, parameters, timeout, progress, TimeProvider.System, cancellationToken);
+
+    /// <summary>The same, with the clock that the time limit goes by.</summary>
+    internal static async Task<NotebookRunResult> RunAsync(
+        string notebookPath,
+        string outputPath,
+        IReadOnlyDictionary<string, object?>? parameters,
+        TimeSpan? timeout,
+        IProgress<CellProgress>? progress,
+        TimeProvider clock,
+        CancellationToken cancellationToken)
     {
         notebookPath = Path.GetFullPath(notebookPath);
         outputPath = Path.GetFullPath(outputPath);
@@ -100,7 +111,7 @@ public static class NotebookRunner
             string folder = Path.GetDirectoryName(notebookPath)!;
             Environment.CurrentDirectory = folder;
             Environment.SetEnvironmentVariable(CellProcesses.Variable, mark);
-            return await RunCellsAsync(notebook, folder, outputPath, timeout, progress, mark, cancellationToken).ConfigureAwait(false);
+            return await RunCellsAsync(notebook, folder, outputPath, timeout, progress, mark, clock, cancellationToken).ConfigureAwait(false);
         }
         finally
         {
@@ -118,14 +129,12 @@ public static class NotebookRunner
         TimeSpan? timeout,
         IProgress<CellProgress>? progress,
         string mark,
+        TimeProvider clock,
         CancellationToken cancellationToken)
     {
         long start = Stopwatch.GetTimestamp();
-        using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        if (timeout is { } time)
-        {
-            limit.CancelAfter(time);
-        }
+        using CancellationTokenSource timer = new(timeout ?? Timeout.InfiniteTimeSpan, clock);
+        using var limit = CancellationTokenSource.CreateLinkedTokenSource(timer.Token, cancellationToken);
 
         // A cell that waits for a process goes on when that has ended.
         using var interruption = limit.Token.Register(() => CellProcesses.End(mark));
