@@ -121,8 +121,13 @@ internal static partial class OfflineHtml
                 string url = Value(attribute);
                 if (attribute.Groups["name"].Value.Equals("srcdoc", StringComparison.OrdinalIgnoreCase))
                 {
-                    // A page in the page, as maps are: what it loads is named, since it can do nothing without.
-                    missing.AddRange(ScriptAddress().Matches(url).Select(load => load.Groups["url"].Value));
+                    // A page in the page, as maps are, can do nothing without what it loads.
+                    string[] loads = [.. ScriptAddress().Matches(url).Select(load => load.Groups["url"].Value)];
+                    missing.AddRange(loads);
+                    if (loads.Length > 0)
+                    {
+                        return "";
+                    }
                 }
                 else if (IsRemote(url))
                 {

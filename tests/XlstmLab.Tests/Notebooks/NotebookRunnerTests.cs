@@ -131,8 +131,12 @@ public sealed class NotebookRunnerTests
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
         using NotebookFolder folder = new();
         string input = folder.Notebook(
-            "using System.Diagnostics;\nvar p = Process.Start(\"sleep\", \"600\");\n"
-            + "Process.Start(\"sh\", \"-c \\\"setsid nohup sleep 600 >/dev/null 2>&1 & echo \\$! > grandchild\\\"\").WaitForExit();\nConsole.Write(p.Id);",
+            """
+            using System.Diagnostics;
+            var p = Process.Start("sleep", "600");
+            Process.Start("sh", new[] { "-c", "setsid nohup sleep 600 >/dev/null 2>&1 & echo $! > grandchild" }).WaitForExit();
+            Console.Write(p.Id);
+            """,
             "Console.Write(\"x\");\n" + wait);
         HandClock clock = new();
         var started = 0;
@@ -152,14 +156,10 @@ public sealed class NotebookRunnerTests
 
         Assert.Equal(wait.Length > 0 ? NotebookOutcome.TimedOut : NotebookOutcome.Succeeded, result.Outcome);
         Assert.True(started > 0);
-        Assert.False(IsRunning(started));
-        Assert.False(IsRunning(int.Parse(File.ReadAllText(folder["grandchild"]), System.Globalization.CultureInfo.InvariantCulture)));
+        Assert.False(NotebookFolder.IsRunning($"{started}"));
+        Assert.False(NotebookFolder.IsRunning(File.ReadAllText(folder["grandchild"])));
         Assert.Null(Environment.GetEnvironmentVariable(CellProcesses.Variable));
     }
-
-    /// <summary>Whether a process is there and no mere entry of one that has ended.</summary>
-    private static bool IsRunning(int process) =>
-        File.Exists($"/proc/{process}/status") && !File.ReadAllText($"/proc/{process}/status").Contains("State:\tZ", StringComparison.Ordinal);
 
     /// <summary>A clock whose timers go off by hand.</summary>
     private sealed class HandClock : TimeProvider

@@ -129,10 +129,10 @@ public sealed class PlotsTests : IDisposable
     {
         var recording = Recording();
 
-        var text = Recording(2000);
-        var (life, lifeLayout) = Figure(Plots.ForgetHalfLife(text));
-        Assert.Equal(Math.Log10(text.HeadLifetimes()[3].Median), life[0].GetProperty("z")[1][1].GetDouble(), 1e-6);
-        Assert.Equal("not in 4", Figure(Plots.ForgetHalfLife(recording)).Traces[0].GetProperty("text")[1][1].GetString());
+        var (life, lifeLayout) = Figure(Plots.ForgetHalfLife(recording));
+        Assert.Equal(Math.Log10(recording.Summarize()[3].HalfLife), life[0].GetProperty("z")[1][1].GetDouble(), 1e-6);
+        Assert.Equal(recording.HeadLifetimes()[3].Median, recording.Summarize()[3].HalfLife);
+        Assert.Equal("not in 1", Figure(Plots.ForgetHalfLife(Recording(1))).Traces[0].GetProperty("text")[1][1].GetString());
         Assert.Equal(("Head", "Block"), Titles(lifeLayout));
 
         var (violins, violinLayout) = Figure(Plots.GateViolins(recording, GateQuantity.ForgetPreactivation));
