@@ -67,8 +67,8 @@ public sealed class CellEngine
     /// <param name="live">Told of console text as it comes: stream name (<c>stdout</c> or <c>stderr</c>), text.</param>
     /// <param name="cancellationToken">
     /// Interrupts the cell, an endless loop too; what was declared before stays. Work that an awaited task does on other threads is left to
-    /// itself unless the cell passes <see cref="NotebookApi.CellCancellation"/> on. A cell that has not ended five seconds later, since it is
-    /// in native code, is left behind; the engine runs no other cell until it has ended.
+    /// itself unless the cell passes <see cref="NotebookApi.CellCancellation"/> on. A cell that has not ended five seconds later, since it
+    /// sleeps or is in native code, is left behind; the engine runs no other cell until it has ended.
     /// </param>
     /// <returns>The outputs, and how the cell ended.</returns>
     /// <exception cref="InvalidOperationException">Another cell of this engine is still running.</exception>
@@ -88,7 +88,8 @@ public sealed class CellEngine
 
             // To abort a thread may take for ever, and so may what a cell does when it is cancelled: neither holds up the caller.
             CancellationTokenSource cell = new();
-            await using var interruption = cancellationToken.Register(() => new Thread(cell.Cancel) { IsBackground = true }.Start()).ConfigureAwait(false);
+            await using var interruption = cancellationToken
+                .Register(() => new Thread(cell.Cancel) { IsBackground = true }.Start()).ConfigureAwait(false);
             CellContext context = new(outputs, this, cell.Token);
             TaskCompletionSource<(CellStatus, CellError?)> done = new(TaskCreationOptions.RunContinuationsAsynchronously);
             long start = Stopwatch.GetTimestamp();
@@ -104,7 +105,7 @@ public sealed class CellEngine
             {
                 isLeft = true;
                 _ = done.Task.ContinueWith(_ => Volatile.Write(ref _running, 0), TaskScheduler.Default);
-                const string message = "The cell was interrupted, but does not stop: it is in native code, or holds off what would stop it.";
+                const string message = "The cell was interrupted, but does not stop: it sleeps, or is in native code.";
                 CellError left = new(number, null, "Interrupted", message, [message]);
                 outputs.Error(left);
                 return new CellResult(CellStatus.Interrupted, number, outputs.ToJson(), left, Stopwatch.GetElapsedTime(start));
@@ -282,7 +283,8 @@ public sealed class CellEngine
     }
 
     /// <summary>A cell as the compiler takes it, after the cells before it.</summary>
-    internal static CSharpCompilation Submission(SyntaxTree tree, int number, string folder, HostReferences references, CSharpCompilation? previous)
+    internal static CSharpCompilation Submission(
+        SyntaxTree tree, int number, string folder, HostReferences references, CSharpCompilation? previous)
     {
         CSharpCompilationOptions options = new(
             OutputKind.DynamicallyLinkedLibrary,

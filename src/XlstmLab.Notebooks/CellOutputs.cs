@@ -42,7 +42,8 @@ internal sealed class CellOutputs(Action<string, string>? live)
             }
 
             bool fits = whole <= room && _unstreamed == 0;
-            kept = _unstreamed > 0 || room == 0 ? "" : string.Concat(text[..(int)Math.Min(room, text.Length)], fits && endsLine ? "\n" : "");
+            kept = _unstreamed > 0 || room == 0 ? ""
+                : string.Concat(text[..(int)Math.Min(room, text.Length)], fits && endsLine ? "\n" : "");
             _unstreamed += whole - kept.Length;
             kept = kept.Replace("\r\n", "\n", StringComparison.Ordinal);
             if (kept.Length == 0)
@@ -107,7 +108,8 @@ internal sealed class CellOutputs(Action<string, string>? live)
                 var copy = output.DeepClone().AsObject();
                 if (text is not null)
                 {
-                    copy["text"] = MultilineText.Split(index == cut ? $"{text}\n{Note(_unstreamed, "console output", StreamLimit)}" : text.ToString());
+                    string note = index == cut ? "\n" + Note(_unstreamed, "console output", StreamLimit) : "";
+                    copy["text"] = MultilineText.Split(text + note);
                 }
 
                 json.Add((JsonNode)copy);
@@ -127,8 +129,8 @@ internal sealed class CellOutputs(Action<string, string>? live)
         }
     }
 
-    private static string Note(long leftOut, string what, int limit) =>
-        string.Create(CultureInfo.InvariantCulture, $"... {leftOut:N0} characters of this cell's {what} are left out: the limit is {limit:N0}.\n");
+    private static string Note(long leftOut, string what, int limit) => string.Create(
+        CultureInfo.InvariantCulture, $"... {leftOut:N0} characters of this cell's {what} are left out: the limit is {limit:N0}.\n");
 
     private JsonObject Add(JsonObject output)
     {
@@ -155,7 +157,8 @@ internal sealed class CellOutputs(Action<string, string>? live)
 
             _undisplayed += size;
             _displayed += Overhead - replaced;
-            return new JsonObject { ["text/plain"] = MultilineText.Split(string.Create(CultureInfo.InvariantCulture, $"... a value of {size:N0} characters is left out")) };
+            string note = string.Create(CultureInfo.InvariantCulture, $"... a value of {size:N0} characters is left out");
+            return new JsonObject { ["text/plain"] = MultilineText.Split(note) };
         }
     }
 

@@ -50,7 +50,7 @@ public static class CellProcesses
         }
     }
 
-    /// <summary>The environment that a process started with; empty if it has ended (though nobody has asked for its exit code) or is not ours.</summary>
+    /// <summary>The environment that a process started with; empty if it has ended or belongs to somebody else.</summary>
     private static byte[] Environ(string folder)
     {
         try

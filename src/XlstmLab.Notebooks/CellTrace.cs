@@ -43,8 +43,9 @@ internal static partial class CellTrace
         try
         {
             string message = exception.Message;
-            return message.Length <= MessageLimit ? message : string.Create(
-                CultureInfo.InvariantCulture, $"{message.AsSpan(0, MessageLimit)}\n... {message.Length - MessageLimit:N0} more characters are left out");
+            int leftOut = Math.Max(0, message.Length - MessageLimit);
+            return leftOut == 0 ? message : string.Create(
+                CultureInfo.InvariantCulture, $"{message.AsSpan(0, MessageLimit)}\n... {leftOut:N0} more characters are left out");
         }
         catch (Exception e)
         {

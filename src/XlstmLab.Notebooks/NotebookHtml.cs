@@ -124,7 +124,8 @@ public static class NotebookHtml
                 body.Append($"<pre class=\"{name}\">").Append(WebUtility.HtmlEncode(TerminalText.Plain(Text("text")))).Append("</pre>\n");
                 break;
             case "error":
-                string trace = output["traceback"] is JsonArray lines ? string.Join("\n", lines.Select(MultilineText.Join)) : Text("traceback");
+                string trace = output["traceback"] is JsonArray lines
+                    ? string.Join("\n", lines.Select(MultilineText.Join)) : Text("traceback");
                 string message = trace.Trim().Length > 0 ? trace : $"{Text("ename")}: {Text("evalue")}".TrimStart(':', ' ');
                 body.Append("<pre class=\"error\">").Append(WebUtility.HtmlEncode(TerminalText.Plain(message))).Append("</pre>\n");
                 break;

@@ -19,7 +19,9 @@ internal static class NotebookLanguage
             ("kernelspec.language", Text(metadata["kernelspec"], "language")),
             ("kernelspec.name", KernelLanguage(metadata)),
             ("language_info.name", Text(metadata["language_info"], "name") is var name && IsPolyglot(name) ? null : name),
-            ("polyglot_notebook.kernelInfo.defaultKernelName", Text((metadata["polyglot_notebook"] as JsonObject)?["kernelInfo"], "defaultKernelName")),
+            (
+                "polyglot_notebook.kernelInfo.defaultKernelName",
+                Text((metadata["polyglot_notebook"] as JsonObject)?["kernelInfo"], "defaultKernelName")),
             ("dotnet_interactive.language", Text(metadata["dotnet_interactive"], "language")),
         ];
         return named.FirstOrDefault(entry => entry.Language is { } language && !IsCSharp(language)) is { Language: { } foreign } found
@@ -39,7 +41,8 @@ internal static class NotebookLanguage
         if (Foreign(notebook) is (var place, var named))
         {
             throw new NotebookException(
-                $"{path} is a notebook in '{named}' ({place}): only C# notebooks can be run here, those of the kernel .net-csharp. Nothing was run or written.");
+                $"{path} is a notebook in '{named}' ({place}): only C# notebooks can be run here, those of the kernel .net-csharp. "
+                + "Nothing was run or written.");
         }
 
         foreach (var (index, cell) in notebook.CodeCells.Index())
@@ -49,7 +52,8 @@ internal static class NotebookLanguage
             if (language is not null)
             {
                 throw new NotebookException(
-                    $"Code cell {index + 1} of {path} is written in '{language}': only C# cells can be run, with the magics #!csharp and #!time. Nothing was run or written.");
+                    $"Code cell {index + 1} of {path} is written in '{language}': only C# cells can be run, with the magics #!csharp and "
+                    + "#!time. Nothing was run or written.");
             }
         }
     }
@@ -65,8 +69,9 @@ internal static class NotebookLanguage
             || CSharpKernels.Any(part => name.Contains(part, StringComparison.OrdinalIgnoreCase)) ? null : name;
     }
 
-    private static bool IsPolyglot(string? language) => language is not null && language.Equals(Polyglot, StringComparison.OrdinalIgnoreCase);
+    private static bool IsPolyglot(string? language) => string.Equals(language, Polyglot, StringComparison.OrdinalIgnoreCase);
 
     private static string? Text(JsonNode? owner, string key) =>
-        owner is JsonObject json && MultilineText.IsString(json[key]) && json[key]!.GetValue<string>().Trim() is { Length: > 0 } text ? text : null;
+        owner is JsonObject json && MultilineText.IsString(json[key]) && json[key]!.GetValue<string>().Trim() is { Length: > 0 } text
+            ? text : null;
 }

@@ -111,7 +111,8 @@ public static class NotebookRunner
             string folder = Path.GetDirectoryName(notebookPath)!;
             Environment.CurrentDirectory = folder;
             Environment.SetEnvironmentVariable(CellProcesses.Variable, mark);
-            return await RunCellsAsync(notebook, folder, outputPath, timeout, progress, mark, clock, cancellationToken).ConfigureAwait(false);
+            return await RunCellsAsync(notebook, folder, outputPath, timeout, progress, mark, clock, cancellationToken)
+                .ConfigureAwait(false);
         }
         finally
         {

@@ -4,7 +4,9 @@ using System.Text.RegularExpressions;
 
 namespace XlstmLab.Notebooks;
 
-/// <summary>Makes HTML that other programs wrote independent of the network: plotly is the page's own, all else is named where it is missing.</summary>
+/// <summary>
+/// Makes HTML that other programs wrote independent of the network: plotly is the page's own, all else is named where it is missing.
+/// </summary>
 internal static partial class OfflineHtml
 {
     /// <summary>
@@ -104,7 +106,8 @@ internal static partial class OfflineHtml
             NoteUnless(plotly && IsOwn(load.Groups["url"].Value), load.Groups["url"].Value, missing);
         }
 
-        return plotly && Import().IsMatch(code) ? script.Value.Replace(code, Import().Replace(code, ""), StringComparison.Ordinal) : script.Value;
+        return plotly && Import().IsMatch(code)
+            ? script.Value.Replace(code, Import().Replace(code, ""), StringComparison.Ordinal) : script.Value;
     }
 
     private static string WithoutLoads(string html, List<string> missing)
@@ -119,7 +122,7 @@ internal static partial class OfflineHtml
             foreach (Match attribute in Attribute().Matches(tag.Value))
             {
                 string url = Value(attribute);
-                if (attribute.Groups["name"].Value.Equals("srcdoc", StringComparison.OrdinalIgnoreCase))
+                if (Is(attribute, "srcdoc"))
                 {
                     // A page in the page, as maps are, can do nothing without what it loads.
                     string[] loads = [.. ScriptAddress().Matches(url).Select(load => load.Groups["url"].Value)];
@@ -149,12 +152,14 @@ internal static partial class OfflineHtml
     }
 
     private static string? Address(string tag) =>
-        Attribute().Matches(tag).FirstOrDefault(attribute => attribute.Groups["name"].Value.Equals("src", StringComparison.OrdinalIgnoreCase)) is { } found ? Value(found) : null;
+        Attribute().Matches(tag).FirstOrDefault(attribute => Is(attribute, "src")) is { } source ? Value(source) : null;
+
+    private static bool Is(Match attribute, string name) => attribute.Groups["name"].Value.Equals(name, StringComparison.OrdinalIgnoreCase);
 
     private static string Value(Match attribute) => WebUtility.HtmlDecode(attribute.Groups["value"].Value).Trim().Trim('"', '\'').Trim();
 
     /// <summary>What the page has itself: plotly, and what loads it.</summary>
-    private static bool IsOwn(string url) => url.Contains("plotly", StringComparison.OrdinalIgnoreCase) || url.Contains("//cdn.plot.ly", StringComparison.OrdinalIgnoreCase) || RequireJs().IsMatch(url);
+    private static bool IsOwn(string url) => OwnAddress().IsMatch(url);
 
     [GeneratedRegex(@"https?://[^\s""'<>]*plotly|\brequire(js)?\b|\bPlotly\.(newPlot|react|plot)\b", RegexOptions.IgnoreCase)]
     private static partial Regex PlotlyUse();
@@ -162,7 +167,9 @@ internal static partial class OfflineHtml
     [GeneratedRegex(@"(?<opening><script\b[^>]*>)(?<code>.*?)</script\s*>", RegexOptions.Singleline | RegexOptions.IgnoreCase)]
     private static partial Regex Script();
 
-    [GeneratedRegex(@"<(img|link|iframe|embed|object|source|video|audio|track|input|image)\b(?:[^>""']|""[^""]*""|'[^']*')*>", RegexOptions.IgnoreCase)]
+    [GeneratedRegex(
+        @"<(img|link|iframe|embed|object|source|video|audio|track|input|image)\b(?:[^>""']|""[^""]*""|'[^']*')*>",
+        RegexOptions.IgnoreCase)]
     private static partial Regex Loading();
 
     [GeneratedRegex(@"\b(?<name>src|href|data|poster|srcset|srcdoc)\s*=\s*(?<value>""[^""]*""|'[^']*'|[^\s>]+)", RegexOptions.IgnoreCase)]
@@ -171,17 +178,21 @@ internal static partial class OfflineHtml
     [GeneratedRegex(@"^\s*(https?:|ftp:)?//", RegexOptions.IgnoreCase)]
     private static partial Regex Remote();
 
-    [GeneratedRegex(@"/require(\.min)?(\.js)?$", RegexOptions.IgnoreCase)]
-    private static partial Regex RequireJs();
+    [GeneratedRegex(@"plotly|//cdn\.plot\.ly|/require(\.min)?(\.js)?$", RegexOptions.IgnoreCase)]
+    private static partial Regex OwnAddress();
 
     [GeneratedRegex(@"<style\b[^>]*>.*?</style\s*>|\bstyle\s*=\s*(""[^""]*""|'[^']*')", RegexOptions.Singleline | RegexOptions.IgnoreCase)]
     private static partial Regex Styles();
 
-    [GeneratedRegex(@"(@import\s+)?url\(\s*[""']?(?<url>(https?:)?//[^""')\s]+)[""']?\s*\)|@import\s*[""'](?<url>(https?:)?//[^""']+)[""']", RegexOptions.IgnoreCase)]
+    [GeneratedRegex(
+        @"(@import\s+)?url\(\s*[""']?(?<url>(https?:)?//[^""')\s]+)[""']?\s*\)|@import\s*[""'](?<url>(https?:)?//[^""']+)[""']",
+        RegexOptions.IgnoreCase)]
     private static partial Regex StyleAddress();
 
     /// <summary>An address in a script that is one of code or style, not of a page.</summary>
-    [GeneratedRegex(@"[""'`](?<url>(https?:)?//[^\s""'`<>]*?(\.m?js|\.css|\.wasm|(?<=//(cdn|unpkg|esm)[^\s""'`<>]*))([?#][^\s""'`<>]*)?)[""'`]", RegexOptions.IgnoreCase)]
+    [GeneratedRegex(
+        @"[""'`](?<url>(https?:)?//[^\s""'`<>]*?(\.m?js|\.css|\.wasm|(?<=//(cdn|unpkg|esm)[^\s""'`<>]*))([?#][^\s""'`<>]*)?)[""'`]",
+        RegexOptions.IgnoreCase)]
     private static partial Regex ScriptAddress();
 
     [GeneratedRegex(@"\bimport\s*[""']https?://[^""']*plotly[^""']*[""']\s*;?", RegexOptions.IgnoreCase)]

@@ -156,7 +156,13 @@ internal sealed class TerminalLine
     private static int AfterString(string line, int at)
     {
         int end = line.AsSpan(at).IndexOfAny('\a', '\u009c', '\e');
-        return end < 0 ? line.Length : line[at + end] != '\e' ? at + end + 1 : at + end + 1 < line.Length && line[at + end + 1] == '\\' ? at + end + 2 : at + end;
+        if (end < 0)
+        {
+            return line.Length;
+        }
+
+        end += at;
+        return line[end] != '\e' ? end + 1 : end + 1 < line.Length && line[end + 1] == '\\' ? end + 2 : end;
     }
 
     private static int SkipWhile(string line, int at, char least, char greatest)

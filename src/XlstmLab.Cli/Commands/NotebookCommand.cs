@@ -40,11 +40,16 @@ internal static class NotebookCommand
             }
         });
         var html = new Option<string?>("--html") { Description = "Also write a page that opens offline.", HelpName = "PAGE" };
-        var timeout = Compute.Positive(new Option<double?>("--timeout") { Description = "Give up after so many seconds; processes that cells started end too.", HelpName = "SECONDS" });
+        var timeout = Compute.Positive(new Option<double?>("--timeout")
+        {
+            Description = "Give up after so many seconds; processes that cells started end too.",
+            HelpName = "SECONDS",
+        });
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "run",
-            "Runs every cell of a C# notebook and writes the notebook with its outputs after each of them. What cells print is passed on as it comes.",
+            "Runs every cell of a C# notebook and writes the notebook with its outputs after each of them. "
+            + "What cells print is passed on as it comes.",
             "xlstm notebook run notebooks/01-train-a-small-xlstm.ipynb",
             "xlstm notebook run 01.ipynb -o done.ipynb -p steps=200 -p seed=3 --html done.html --timeout 600")
         {
@@ -61,7 +66,10 @@ internal static class NotebookCommand
             var path = parsed.GetValue(notebook)!.FullName;
             var page = parsed.GetValue(html) is { } name ? Path.GetFullPath(name) : null;
             var request = new NotebookRequest(
-                path, Path.GetFullPath(parsed.GetValue(output) ?? path), Values(parsed.GetValue(parameters) ?? []), parsed.GetValue(timeout));
+                path,
+                Path.GetFullPath(parsed.GetValue(output) ?? path),
+                Values(parsed.GetValue(parameters) ?? []),
+                parsed.GetValue(timeout));
             NotebookRunResult? result = null;
             await terminal.TrackAsync(Path.GetFileName(path), async tracker =>
             {
@@ -103,7 +111,7 @@ internal static class NotebookCommand
 
     private static Command Worker()
     {
-        var command = new Command(NotebookProcess.WorkerName, "Runs a notebook in this process; the other commands call it.") { Hidden = true };
+        var command = new Command(NotebookProcess.WorkerName, "Runs a notebook in this process; 'run' calls it.") { Hidden = true };
         command.SetAction((_, cancellationToken) => NotebookProcess.WorkAsync(cancellationToken));
         return command;
     }

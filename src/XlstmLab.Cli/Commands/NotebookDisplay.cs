@@ -6,7 +6,9 @@ using XlstmLab.Notebooks;
 
 namespace XlstmLab.Cli.Commands;
 
-/// <summary>Shows a running notebook: each line that a cell writes, a line for each cell that ends, and where it is at least every ten seconds.</summary>
+/// <summary>
+/// Shows a running notebook: each line that a cell writes, a line for each cell that ends, and every ten seconds at least where it is.
+/// </summary>
 internal sealed class NotebookDisplay(ProgressTracker tracker) : IDisposable
 {
     private const int LongestHint = 100;
@@ -40,7 +42,7 @@ internal sealed class NotebookDisplay(ProgressTracker tracker) : IDisposable
                 case CellEvent.Finished:
                     EndLines();
                     _cell = null;
-                    tracker.Line($"cell {progress.Index} of {progress.Count}, {Terminal.Duration(progress.Elapsed.TotalSeconds)}: {progress.FirstLine}");
+                    tracker.Line($"{Place(progress, progress.Elapsed)}: {progress.FirstLine}");
                     break;
                 default:
                     throw new InvalidOperationException($"There is no cell event {progress.Event}.");
@@ -81,10 +83,13 @@ internal sealed class NotebookDisplay(ProgressTracker tracker) : IDisposable
             if (_cell is { } cell)
             {
                 var hint = _hint.Length <= LongestHint ? _hint : $"{_hint.AsSpan(0, LongestHint - 1)}…";
-                tracker.Report((cell.Index - 1) / (double)cell.Count, $"cell {cell.Index} of {cell.Count}, {Terminal.Duration(_watch.Elapsed.TotalSeconds)}: {hint}", estimates: false);
+                tracker.Report((cell.Index - 1) / (double)cell.Count, $"{Place(cell, _watch.Elapsed)}: {hint}", estimates: false);
             }
         }
     }
+
+    private static string Place(CellProgress cell, TimeSpan elapsed) =>
+        $"cell {cell.Index} of {cell.Count}, {Terminal.Duration(elapsed.TotalSeconds)}";
 
     private void Take(string stream, string text)
     {

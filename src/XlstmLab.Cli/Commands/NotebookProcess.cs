@@ -12,7 +12,8 @@ namespace XlstmLab.Cli.Commands;
 /// <param name="Output">Where the executed notebook goes, an absolute path.</param>
 /// <param name="Parameters">Values for its parameters.</param>
 /// <param name="TimeoutSeconds">The limit; null for none.</param>
-internal sealed record NotebookRequest(string Notebook, string Output, IReadOnlyDictionary<string, string> Parameters, double? TimeoutSeconds);
+internal sealed record NotebookRequest(
+    string Notebook, string Output, IReadOnlyDictionary<string, string> Parameters, double? TimeoutSeconds);
 
 /// <summary>A line of what that process says: one of the three.</summary>
 internal sealed record NotebookReport
@@ -33,7 +34,9 @@ internal sealed record NotebookReport
 /// </summary>
 /// <param name="request">What is run.</param>
 /// <param name="progress">Told of each cell and of its output.</param>
-/// <param name="stray">Told of lines that reached the process's own output: those of native code and of processes that a cell started.</param>
+/// <param name="stray">
+/// Told of lines that reached the process's own output: those of native code and of processes that a cell started.
+/// </param>
 internal sealed class NotebookProcess(NotebookRequest request, Action<CellProgress> progress, Action<string> stray)
 {
     /// <summary>The hidden command that runs notebooks in its own process.</summary>
@@ -73,7 +76,8 @@ internal sealed class NotebookProcess(NotebookRequest request, Action<CellProgre
         var isStopped = false;
         try
         {
-            var lines = Task.WhenAll(ReadAsync(process.StandardOutput, cancellationToken), ReadAsync(process.StandardError, cancellationToken));
+            var lines = Task.WhenAll(
+                ReadAsync(process.StandardOutput, cancellationToken), ReadAsync(process.StandardError, cancellationToken));
             await AskAsync(process);
             isStopped = !await EndsAsync(process, cancellationToken);
             if (isStopped)
@@ -289,10 +293,12 @@ internal sealed class NotebookProcess(NotebookRequest request, Action<CellProgre
         if (_running is not { } cell)
         {
             cancellationToken.ThrowIfCancellationRequested();
-            throw new InvalidOperationException($"The process that runs the notebook ended outside of its cells: {how}.{string.Concat(_firstStrays.Concat(_lastStrays).Select(l => $"\n{l}"))}");
+            throw new InvalidOperationException(string.Join(
+                '\n', [$"The process that runs the notebook ended outside of its cells: {how}.", .. _firstStrays, .. _lastStrays]));
         }
 
-        var message = isStopped ? $"The cell did not stop within {Terminal.Duration(Patience.TotalSeconds)} of its interruption, and its process was ended."
+        var message = isStopped
+            ? $"The cell did not stop within {Terminal.Duration(Patience.TotalSeconds)} of its interruption, and its process was ended."
             : $"The cell ended the process that ran the notebook: {how}.";
         var error = new CellError(cell.Index, null, "ProcessEnded", message, [message, .. _firstStrays, .. _lastStrays]);
         var notebook = Notebook.Load(request.Output);
@@ -304,7 +310,8 @@ internal sealed class NotebookProcess(NotebookRequest request, Action<CellProgre
 
     private static string Ending(int exitCode) => exitCode switch
     {
-        134 => "signal 6 (SIGABRT), as after Environment.FailFast, an exception on another thread, a stack overflow, or a failure of native code",
+        134 => "signal 6 (SIGABRT), as after Environment.FailFast, an exception on another thread, a stack overflow "
+            + "or a failure of native code",
         135 or 139 => $"signal {exitCode - 128}, a failure of native code",
         137 => "signal 9 (SIGKILL), as the system ends a process when memory runs out",
         > 128 and < 192 => $"signal {exitCode - 128}",

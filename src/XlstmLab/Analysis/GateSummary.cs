@@ -22,7 +22,8 @@ namespace XlstmLab.Analysis;
 /// <see cref="TraceLifetimes"/> measure.
 /// </param>
 /// <param name="EffectiveTokens">
-/// The tokens that make up the memory, whatever is read of it (what is read, <see cref="ReadingRange.EffectiveTokens"/> says), mean over t of (sum_j w_j)^2 / sum_j w_j^2 with the weight w_j = i_j f_(j+1) ... f_t of token j:
+/// The tokens that make up the memory, whatever is read of it (which is what <see cref="ReadingRange.EffectiveTokens"/> says), mean over t
+/// of (sum_j w_j)^2 / sum_j w_j^2 with the weight w_j = i_j f_(j+1) ... f_t of token j:
 /// 1 where a single token dominates, t where all weigh alike.
 /// </param>
 public sealed record GateSummary(

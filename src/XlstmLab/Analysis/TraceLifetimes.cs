@@ -45,7 +45,7 @@ public static class TraceLifetimes
     /// <summary>The share left of a trace after its half-life.</summary>
     public const double Half = 0.5;
 
-    /// <summary>The share left of a trace after the effective memory length: 1 / -ln(f) tokens for a constant gate f, about 1 / (1 - f).</summary>
+    /// <summary>The share left of a trace after the effective memory length, for a constant gate f 1 / -ln(f) tokens or about 1 / (1 - f).</summary>
     public const double OneOverE = 1 / Math.E;
 
     /// <summary>The lifetime of every trace. A document's end or the recording's ends what can be seen; padding counts as no token.</summary>

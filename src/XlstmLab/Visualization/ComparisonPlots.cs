@@ -8,7 +8,9 @@ namespace XlstmLab.Visualization;
 public static partial class Plots
 {
     /// <summary>Perplexity against the position in the context: a curve for each model or context policy.</summary>
-    /// <param name="series">Curves over the centres of buckets, as <see cref="PlotSeries.PerplexityByPosition(string, EvaluationResult, long)"/> gives them.</param>
+    /// <param name="series">
+    /// Curves over the centres of buckets, as <see cref="PlotSeries.PerplexityByPosition(string, EvaluationResult, long)"/> gives them.
+    /// </param>
     /// <param name="trainedLength">The context length of training, marked by a line; null for none.</param>
     /// <param name="logX">Whether positions are on a logarithmic axis.</param>
     /// <param name="logY">Whether perplexities are on a logarithmic axis.</param>

@@ -235,7 +235,8 @@ public static partial class Plots
             return null;
         }
 
-        var ratios = run.Metrics.Numbers("validation_loss").Zip(run.Metrics.Numbers("validation_bits_per_byte"), (loss, bits) => loss / Math.Log(2) / bits)
+        var (losses, bits) = (run.Metrics.Numbers("validation_loss"), run.Metrics.Numbers("validation_bits_per_byte"));
+        var ratios = losses.Zip(bits, (nats, perByte) => nats / Math.Log(2) / perByte)
             .Where(ratio => double.IsFinite(ratio) && ratio > 0).ToArray();
         return ratios.Length > 0 ? ratios.Average() : null;
     }

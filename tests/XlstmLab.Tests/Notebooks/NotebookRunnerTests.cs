@@ -181,15 +181,16 @@ public sealed class NotebookRunnerTests
         using NotebookFolder folder = new();
         string input = folder.Notebook("Console.WriteLine(\"going\"); while (true) { }");
         using CancellationTokenSource cancellation = new();
+        long start = 0;
         ImmediateProgress<CellProgress> progress = new(report =>
         {
             if (report.Event == CellEvent.Output)
             {
                 Assert.Equal("going\n", report.Text);
+                start = Stopwatch.GetTimestamp();
                 cancellation.CancelAfter(50);
             }
         });
-        long start = Stopwatch.GetTimestamp();
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() =>
             NotebookRunner.RunAsync(input, folder["out.ipynb"], progress: progress, cancellationToken: cancellation.Token));
 
