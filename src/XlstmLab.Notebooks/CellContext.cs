@@ -45,25 +45,36 @@ internal sealed class CellConsole(TextWriter host, string stream) : TextWriter
 
     public override Encoding Encoding => host.Encoding;
 
-    public override void Write(char value) => Write(value.ToString());
+    public override void Write(char value) => Write([value], endsLine: false);
 
-    public override void Write(char[] buffer, int index, int count) => Write(new string(buffer, index, count));
+    public override void Write(char[] buffer, int index, int count) => Write(buffer.AsSpan(index, count), endsLine: false);
 
-    public override void Write(ReadOnlySpan<char> buffer) => Write(new string(buffer));
+    public override void Write(ReadOnlySpan<char> buffer) => Write(buffer, endsLine: false);
 
-    public override void WriteLine(string? value) => Write(value + "\n");
+    public override void Write(string? value) => Write(value, endsLine: false);
 
-    public override void WriteLine() => Write("\n");
+    public override void WriteLine(char[] buffer, int index, int count) => Write(buffer.AsSpan(index, count), endsLine: true);
 
-    public override void Write(string? value)
+    public override void WriteLine(ReadOnlySpan<char> buffer) => Write(buffer, endsLine: true);
+
+    public override void WriteLine(string? value) => Write(value, endsLine: true);
+
+    public override void WriteLine() => Write([], endsLine: true);
+
+    /// <summary>Passes text on without a copy of it: a cell may write half a gigabyte at once.</summary>
+    private void Write(ReadOnlySpan<char> text, bool endsLine)
     {
         if (CellContext.Current is { } cell)
         {
-            cell.Outputs.WriteStream(stream, (value ?? "").Replace("\r\n", "\n", StringComparison.Ordinal));
+            cell.Outputs.WriteStream(stream, text, endsLine);
+        }
+        else if (endsLine)
+        {
+            host.WriteLine(text);
         }
         else
         {
-            host.Write(value);
+            host.Write(text);
         }
     }
 

@@ -30,7 +30,16 @@ public sealed class CellEngine
         typeof(NotebookApi).FullName!,
     ];
 
-    private static readonly CSharpParseOptions Script = new(LanguageVersion.Latest, DocumentationMode.None, SourceCodeKind.Script);
+    internal static readonly CSharpParseOptions Script = new(LanguageVersion.Latest, DocumentationMode.None, SourceCodeKind.Script);
+
+    /// <summary>The kernels beside C# that .NET Interactive's notebooks may have, by the magics that choose them.</summary>
+    private static readonly HashSet<string> OtherLanguages = new(StringComparer.OrdinalIgnoreCase)
+    {
+        "fsharp", "f#", "pwsh", "powershell", "javascript", "js", "html", "mermaid", "markdown", "sql", "kql", "python", "r", "http",
+    };
+
+    /// <summary>How long an interrupted cell may take to end.</summary>
+    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(5);
 
     private readonly string _folder;
     private readonly HostReferences _references;
@@ -58,7 +67,8 @@ public sealed class CellEngine
     /// <param name="live">Told of console text as it comes: stream name (<c>stdout</c> or <c>stderr</c>), text.</param>
     /// <param name="cancellationToken">
     /// Interrupts the cell, an endless loop too; what was declared before stays. Work that an awaited task does on other threads is left to
-    /// itself unless the cell passes <see cref="NotebookApi.CellCancellation"/> on.
+    /// itself unless the cell passes <see cref="NotebookApi.CellCancellation"/> on. A cell that has not ended five seconds later, since it
+    /// sleeps or is in native code, is left behind; the engine runs no other cell until it has ended.
     /// </param>
     /// <returns>The outputs, and how the cell ended.</returns>
     /// <exception cref="InvalidOperationException">Another cell of this engine is still running.</exception>
@@ -70,11 +80,17 @@ public sealed class CellEngine
             throw new InvalidOperationException("A cell of this engine is still running: await it before the next one.");
         }
 
+        bool isLeft = false;
         try
         {
             int number = ++ExecutionCount;
             CellOutputs outputs = new(live is null ? null : (stream, text) => CellContext.Outside(() => live(stream, text)));
-            CellContext context = new(outputs, this, cancellationToken);
+
+            // To abort a thread may take for ever, and so may what a cell does when it is cancelled: neither holds up the caller.
+            CancellationTokenSource cell = new();
+            await using var interruption = cancellationToken
+                .Register(() => new Thread(cell.Cancel) { IsBackground = true }.Start()).ConfigureAwait(false);
+            CellContext context = new(outputs, this, cell.Token);
             TaskCompletionSource<(CellStatus, CellError?)> done = new(TaskCreationOptions.RunContinuationsAsynchronously);
             long start = Stopwatch.GetTimestamp();
 
@@ -85,12 +101,39 @@ public sealed class CellEngine
                 Name = $"cell {number}",
             };
             thread.Start();
+            if (!await EndsAsync(done.Task, cancellationToken).ConfigureAwait(false))
+            {
+                isLeft = true;
+                _ = done.Task.ContinueWith(_ => Volatile.Write(ref _running, 0), TaskScheduler.Default);
+                const string message = "The cell was interrupted, but does not stop: it sleeps, or is in native code.";
+                CellError left = new(number, null, "Interrupted", message, [message]);
+                outputs.Error(left);
+                return new CellResult(CellStatus.Interrupted, number, outputs.ToJson(), left, Stopwatch.GetElapsedTime(start));
+            }
+
             var (status, error) = await done.Task.ConfigureAwait(false);
             return new CellResult(status, number, outputs.ToJson(), error, Stopwatch.GetElapsedTime(start));
         }
         finally
         {
-            Volatile.Write(ref _running, 0);
+            if (!isLeft)
+            {
+                Volatile.Write(ref _running, 0);
+            }
+        }
+    }
+
+    /// <summary>Waits for the end of a cell; once it is interrupted, for a while only.</summary>
+    private static async Task<bool> EndsAsync(Task cell, CancellationToken cancellationToken)
+    {
+        try
+        {
+            await cell.WaitAsync(cancellationToken).ConfigureAwait(false);
+            return true;
+        }
+        catch (OperationCanceledException)
+        {
+            return await Task.WhenAny(cell, Task.Delay(Patience, CancellationToken.None)).ConfigureAwait(false) == cell;
         }
     }
 
@@ -152,6 +195,11 @@ public sealed class CellEngine
         }
     }
 
+    /// <summary>The magic that begins a cell and says that it is written in another language than C#; null if none does.</summary>
+    internal static string? ForeignMagic(string source) =>
+        source.TrimStart().StartsWith("#!", StringComparison.Ordinal) && FirstMagic(source, "cell")?.ToString().Trim() is { } magic
+        && OtherLanguages.Contains(magic.Split(' ')[0][2..]) ? magic : null;
+
     /// <summary>Blanks the magics this engine knows, line for line, and refuses others. Text in strings and comments is no magic.</summary>
     private static (string Code, bool Timed) TakeMagics(string source, string path)
     {
@@ -164,15 +212,11 @@ public sealed class CellEngine
         bool timed = false;
         while (true)
         {
-            var tree = CSharpSyntaxTree.ParseText(code.ToString(), Script, path);
-            var magic = tree.GetRoot().DescendantTrivia().FirstOrDefault(trivia =>
-                trivia.IsDirective && tree.GetText().ToString(trivia.Span).StartsWith("#!", StringComparison.Ordinal));
-            if (magic == default)
+            if (FirstMagic(code.ToString(), path) is not { } line)
             {
                 return (code.ToString(), timed);
             }
 
-            var line = tree.GetText().Lines.GetLineFromPosition(magic.SpanStart);
             string text = line.ToString().Trim();
             switch (text.Split(' ')[0])
             {
@@ -195,21 +239,20 @@ public sealed class CellEngine
         }
     }
 
+    /// <summary>The line with the first magic; null if there is none.</summary>
+    private static TextLine? FirstMagic(string code, string path)
+    {
+        var tree = CSharpSyntaxTree.ParseText(code, Script, path);
+        var magic = tree.GetRoot().DescendantTrivia().FirstOrDefault(trivia =>
+            trivia.IsDirective && tree.GetText().ToString(trivia.Span).StartsWith("#!", StringComparison.Ordinal));
+        return magic == default ? null : tree.GetText().Lines.GetLineFromPosition(magic.SpanStart);
+    }
+
     private (Func<object?[], Task<object?>> Entry, bool HasValue) Compile(string code, string path, CancellationToken cancellationToken)
     {
         var tree = CSharpSyntaxTree.ParseText(SourceText.From(code, Encoding.UTF8), Script, path, cancellationToken);
         _references.Failures.Clear();
-        CSharpCompilationOptions options = new(
-            OutputKind.DynamicallyLinkedLibrary,
-            scriptClassName: CellTrace.ScriptClass + ExecutionCount.ToString(CultureInfo.InvariantCulture),
-            usings: Imports,
-            optimizationLevel: OptimizationLevel.Release,
-            allowUnsafe: true,
-            sourceReferenceResolver: new SourceFileResolver(ImmutableArray<string>.Empty, _folder),
-            metadataReferenceResolver: _references,
-            assemblyIdentityComparer: DesktopAssemblyIdentityComparer.Default);
-        var compilation = CSharpCompilation.CreateScriptCompilation(
-            $"Cell{ExecutionCount}", tree, HostReferences.Host, options, _previous, typeof(object));
+        var compilation = Submission(tree, ExecutionCount, _folder, _references, _previous);
 
         var errors = compilation.GetDiagnostics(cancellationToken).Where(d => d.Severity == DiagnosticSeverity.Error).ToArray();
         Refuse(errors);
@@ -237,6 +280,22 @@ public sealed class CellEngine
         var method = assembly.GetType(entry.ContainingType.MetadataName, throwOnError: true)!
             .GetMethod(entry.MetadataName, BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic)!;
         return (method.CreateDelegate<Func<object?[], Task<object?>>>(), HasValue(compilation, tree));
+    }
+
+    /// <summary>A cell as the compiler takes it, after the cells before it.</summary>
+    internal static CSharpCompilation Submission(
+        SyntaxTree tree, int number, string folder, HostReferences references, CSharpCompilation? previous)
+    {
+        CSharpCompilationOptions options = new(
+            OutputKind.DynamicallyLinkedLibrary,
+            scriptClassName: CellTrace.ScriptClass + number.ToString(CultureInfo.InvariantCulture),
+            usings: Imports,
+            optimizationLevel: OptimizationLevel.Release,
+            allowUnsafe: true,
+            sourceReferenceResolver: new SourceFileResolver(ImmutableArray<string>.Empty, folder),
+            metadataReferenceResolver: references,
+            assemblyIdentityComparer: DesktopAssemblyIdentityComparer.Default);
+        return CSharpCompilation.CreateScriptCompilation($"Cell{number}", tree, HostReferences.Host, options, previous, typeof(object));
     }
 
     private void Refuse(Diagnostic[] errors)

@@ -8,6 +8,8 @@ namespace XlstmLab.Notebooks;
 /// <summary>Says where an error of a cell came from, in terms of cells and lines.</summary>
 internal static partial class CellTrace
 {
+    private const int MessageLimit = 20_000;
+
     /// <summary>The name under which the compiler and stack traces know a cell.</summary>
     public static string PathOf(int cell) => $"cell {cell}";
 
@@ -25,14 +27,30 @@ internal static partial class CellTrace
         List<string> lines = [];
         for (var e = exception; e is not null; e = e.InnerException)
         {
-            lines.AddRange($"{(ReferenceEquals(e, exception) ? "" : "caused by ")}{e.GetType().FullName}: {e.Message}".Split('\n'));
+            lines.AddRange($"{(ReferenceEquals(e, exception) ? "" : "caused by ")}{e.GetType().FullName}: {Message(e)}".Split('\n'));
             lines.AddRange(Frames(e));
         }
 
         int? line = lines.Select(text => OwnLine().Match(text))
             .Where(match => match.Success && match.Groups["cell"].Value == cell.ToString(CultureInfo.InvariantCulture))
             .Select(match => (int?)int.Parse(match.Groups["line"].Value, CultureInfo.InvariantCulture)).FirstOrDefault();
-        return new CellError(cell, line, exception.GetType().FullName!, exception.Message, lines);
+        return new CellError(cell, line, exception.GetType().FullName!, Message(exception), lines);
+    }
+
+    /// <summary>The exception's message; a cell's own exception may have one of any length, or fail to give it.</summary>
+    private static string Message(Exception exception)
+    {
+        try
+        {
+            string message = exception.Message;
+            int leftOut = Math.Max(0, message.Length - MessageLimit);
+            return leftOut == 0 ? message : string.Create(
+                CultureInfo.InvariantCulture, $"{message.AsSpan(0, MessageLimit)}\n... {leftOut:N0} more characters are left out");
+        }
+        catch (Exception e)
+        {
+            return $"(its message cannot be had: {e.GetType().FullName})";
+        }
     }
 
     /// <summary>A compile error with its source line and a mark under the place.</summary>

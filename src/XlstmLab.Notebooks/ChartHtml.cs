@@ -1,5 +1,7 @@
+using System.Globalization;
 using System.Security.Cryptography;
 using System.Text;
+using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
 using Plotly.NET;
@@ -33,17 +35,21 @@ internal static partial class ChartHtml
         return $"chart, {traces.Count} {(traces.Count == 1 ? "trace" : "traces")}: {kinds}{(traces.Count > 8 ? ", ..." : "")}";
     }
 
-    public static string Render(GenericChart chart)
+    public static string Render(GenericChart chart) => Library() + Fragment(Styled(chart));
+
+    /// <summary>The part of a page that draws a figure with the page's library.</summary>
+    /// <param name="figure">What plotly takes: data, layout, config.</param>
+    public static string Fragment(JsonObject figure)
     {
-        var figure = Styled(chart);
         string json = figure.ToJsonString();
-        string height = figure["layout"]!["height"]!.ToJsonString();
+        string height = (figure["layout"] as JsonObject)?["height"] is JsonValue value && value.GetValueKind() == JsonValueKind.Number
+            ? value.ToJsonString() : Style.Height.ToString(CultureInfo.InvariantCulture);
 
         // The same chart may be shown twice, and outputs of several runs may meet on a page.
         string seed = $"{Interlocked.Increment(ref _count)} {json}";
         string id = "chart-" + Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(seed)))[..12];
         return $$$"""
-            {{{Library()}}}<div id="{{{id}}}" class="{{{ChartClass}}}" style="height:{{{height}}}px"></div>
+            <div id="{{{id}}}" class="{{{ChartClass}}}" style="height:{{{height}}}px"></div>
             <script>(function(){var f={{{json}}},n=0;
             function draw(){var e=document.getElementById("{{{id}}}");
             if(window.Plotly&&e){window.Plotly.newPlot(e,f.data,f.layout,f.config);return true;}

@@ -44,7 +44,19 @@ internal static class MarkdownHtml
 
         foreach (var link in document.Descendants<LinkInline>().ToList())
         {
-            link.Url = link.IsImage ? Picture(link.Url ?? "", attachments, folder) : SafeLink(link.Url);
+            if (!link.IsImage)
+            {
+                link.Url = SafeLink(link.Url);
+            }
+            else if (Picture(link.Url ?? "", attachments, folder) is { Length: > 0 } picture)
+            {
+                link.Url = picture;
+            }
+            else
+            {
+                string described = string.Concat(link.Descendants<LiteralInline>().Select(text => text.Content.ToString()));
+                link.ReplaceBy(new HtmlInline(Missing(described, link.Url ?? "")), copyChildren: false);
+            }
         }
 
         foreach (var link in document.Descendants<AutolinkInline>().Where(link => !link.IsEmail))
@@ -68,6 +80,15 @@ internal static class MarkdownHtml
         int colon = target.IndexOf(':', StringComparison.Ordinal);
         bool hasScheme = colon > 0 && target.AsSpan(0, colon).IndexOfAny("/?#") < 0;
         return !hasScheme || target[..colon].ToLowerInvariant() is "http" or "https" or "mailto" ? target : "#";
+    }
+
+    /// <summary>What stands in the place of a picture that a page cannot hold.</summary>
+    private static string Missing(string described, string url)
+    {
+        string name = described.Length > 0 ? $"\"{WebUtility.HtmlEncode(described)}\", " : "";
+        return OfflineHtml.IsRemote(url)
+            ? $"<span class=\"network\">The picture {name}{OfflineHtml.Link(url)}, is on the network, not in this page.</span>"
+            : $"<span class=\"network\">The picture {name}{WebUtility.HtmlEncode(url)}, is not in this page: no such file or attachment was found.</span>";
     }
 
     private static string Picture(string url, JsonObject? attachments, string? folder)

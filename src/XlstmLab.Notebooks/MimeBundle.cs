@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using Microsoft.DotNet.Interactive.Formatting;
@@ -26,16 +27,40 @@ internal static class MimeBundle
         JsonObject data = [];
         foreach (string mimeType in wanted.Distinct())
         {
-            string text = value.ToDisplayString(mimeType).Replace("\r\n", "\n", StringComparison.Ordinal);
-            if (mimeType == Plain && wanted.Contains(Html) && text.Length > PlainTextLimit)
+            bool isBesideHtml = mimeType == Plain && wanted.Contains(Html);
+            int limit = isBesideHtml ? PlainTextLimit : mimeType == Plain ? CellOutputs.StreamLimit : CellOutputs.DisplayLimit;
+            string text = Text(value, mimeType, limit, out long leftOut).Replace("\r\n", "\n", StringComparison.Ordinal);
+            if (leftOut > 0 && !isBesideHtml)
             {
-                text = text[..PlainTextLimit] + " ...";
+                // Half of a page, a picture or a document is none: only plain text can be cut.
+                string whole = string.Create(CultureInfo.InvariantCulture, $"... a value of {text.Length + leftOut:N0} characters is left out");
+                data[mimeType == Html ? Html : Plain] = MultilineText.Split(
+                    mimeType == Plain ? string.Create(CultureInfo.InvariantCulture, $"{text}\n... {leftOut:N0} more characters are left out")
+                    : mimeType == Html ? $"<p>{whole}</p>" : whole);
+                continue;
             }
 
-            data[mimeType] = NotebookReader.IsJson(mimeType) ? ParseJson(text) : MultilineText.Split(text);
+            data[mimeType] = NotebookReader.IsJson(mimeType) ? ParseJson(text) : MultilineText.Split(leftOut > 0 ? text + " ..." : text);
         }
 
         return data;
+    }
+
+    /// <summary>The value's text, as far as there is room for it.</summary>
+    private static string Text(object value, string mimeType, int limit, out long leftOut)
+    {
+        using LimitedWriter writer = new(limit);
+        if (value is string text && mimeType == Plain)
+        {
+            writer.Write(text);
+        }
+        else
+        {
+            value.FormatTo(new FormatContext(writer), mimeType);
+        }
+
+        leftOut = writer.LeftOut;
+        return writer.ToString();
     }
 
     private static JsonNode? ParseJson(string text)

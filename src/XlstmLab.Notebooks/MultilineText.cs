@@ -11,12 +11,13 @@ internal static class MultilineText
 
     public static bool IsString(JsonNode? node) => node?.GetValueKind() == JsonValueKind.String;
 
-    /// <summary>The text of a valid multiline string; empty for an absent one.</summary>
+    /// <summary>The text of a multiline string; empty for an absent one. What is no string is shown as JSON, null as nothing.</summary>
     public static string Join(JsonNode? node) => node switch
     {
-        JsonArray lines => string.Concat(lines.Select(line => line!.GetValue<string>())),
-        JsonValue text => text.GetValue<string>(),
-        _ => "",
+        null => "",
+        JsonArray lines => string.Concat(lines.Select(Join)),
+        _ when IsString(node) => node.GetValue<string>(),
+        _ => node.ToJsonString(),
     };
 
     public static JsonArray Split(string text)

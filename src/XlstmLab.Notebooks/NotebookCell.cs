@@ -88,13 +88,22 @@ public sealed class NotebookCell
         Json["execution_count"] = executionCount;
     }
 
+    /// <summary>Replaces the outputs of a code cell that did not live to give them itself.</summary>
+    /// <param name="console">What it wrote to the console: stream name, text. What passes the limits of a cell is left out.</param>
+    /// <param name="error">Why it ended.</param>
+    /// <exception cref="InvalidOperationException">The cell is no code cell.</exception>
+    public void SetFailure(IEnumerable<(string Stream, string Text)> console, CellError error)
+    {
+        CellOutputs outputs = new(null);
+        foreach (var (stream, text) in console)
+        {
+            outputs.WriteStream(stream, text);
+        }
+
+        outputs.Error(error);
+        SetOutputs(outputs.ToJson(), error.Cell);
+    }
+
     /// <summary>Removes the outputs and the execution count of a code cell.</summary>
     public void ClearOutputs() => SetOutputs([], null);
-
-    /// <summary>The language the metadata names (<c>csharp</c>, <c>fsharp</c>, ...), or null for the notebook's own.</summary>
-    internal string? Language =>
-        Text(Metadata["polyglot_notebook"], "kernelName") ?? Text(Metadata["dotnet_interactive"], "language");
-
-    private static string? Text(JsonNode? owner, string key) =>
-        owner is JsonObject json && MultilineText.IsString(json[key]) ? json[key]!.GetValue<string>() : null;
 }

@@ -3,13 +3,17 @@ using System.Net;
 using System.Reflection;
 using System.Text;
 using System.Text.Json.Nodes;
-using System.Text.RegularExpressions;
 
 namespace XlstmLab.Notebooks;
 
 /// <summary>Exports notebooks as pages that can be read and printed without a network or a server.</summary>
-public static partial class NotebookHtml
+public static class NotebookHtml
 {
+    private const string Html = "text/html";
+
+    /// <summary>A figure as plotly takes it, which Python's plotly leaves beside or instead of HTML.</summary>
+    private const string PlotlyFigure = "application/vnd.plotly.v1+json";
+
     private static readonly Lazy<string> Css = new(() =>
     {
         using StreamReader reader = new(Assembly.GetExecutingAssembly().GetManifestResourceStream("XlstmLab.Notebooks.page.css")!);
@@ -35,13 +39,17 @@ public static partial class NotebookHtml
     {
         ArgumentNullException.ThrowIfNull(notebook);
         StringBuilder body = new();
+        bool isCSharp = NotebookLanguage.Foreign(notebook) is null;
         foreach (var cell in notebook.Cells)
         {
-            Append(body, cell, pictures);
+            Append(body, cell, pictures, NotebookLanguage.Of(cell) is { } own ? NotebookLanguage.IsCSharp(own) : isCSharp);
         }
 
         string title = Title(notebook) ?? fallbackTitle;
-        string library = ChartHtml.IsChart(body.ToString()) ? ChartHtml.LibraryScript() : "";
+        bool foreignCharts = notebook.CodeCells.SelectMany(cell => cell.Outputs)
+            .Any(output => output["data"] is JsonObject data && OfflineHtml.DrawsWithForeignPlotly(MultilineText.Join(data[Html])));
+        string library = foreignCharts || ChartHtml.IsChart(body.ToString()) ? ChartHtml.LibraryScript() : "";
+        library += foreignCharts ? "\n" + OfflineHtml.ModuleLoader : "";
         return $$"""
             <!DOCTYPE html>
             <html lang="en">
@@ -68,7 +76,7 @@ public static partial class NotebookHtml
             """;
     }
 
-    private static void Append(StringBuilder body, NotebookCell cell, string? pictures)
+    private static void Append(StringBuilder body, NotebookCell cell, string? pictures, bool isCSharp)
     {
         switch (cell.Kind)
         {
@@ -80,14 +88,14 @@ public static partial class NotebookHtml
                 body.Append("<pre class=\"raw\">").Append(WebUtility.HtmlEncode(cell.Source)).Append("</pre>\n");
                 break;
             case CellKind.Code:
-                AppendCode(body, cell);
+                AppendCode(body, cell, isCSharp);
                 break;
             default:
                 throw UnknownValue.Of(cell.Kind);
         }
     }
 
-    private static void AppendCode(StringBuilder body, NotebookCell cell)
+    private static void AppendCode(StringBuilder body, NotebookCell cell, bool isCSharp)
     {
         string source = cell.Source.Trim('\n', '\r');
         if (source.Length == 0 && !cell.Outputs.Any())
@@ -98,7 +106,7 @@ public static partial class NotebookHtml
         string count = cell.ExecutionCount?.ToString(CultureInfo.InvariantCulture) ?? "";
         body.Append("<section class=\"cell\">\n<details open><summary><span class=\"count\">").Append(count).Append("</span><span class=\"first\">")
             .Append(WebUtility.HtmlEncode(cell.FirstLine)).Append("</span><span class=\"time\">").Append(Duration(cell)).Append("</span></summary>\n<pre class=\"code\">")
-            .Append(CSharpHtml.Render(source)).Append("</pre></details>\n");
+            .Append(isCSharp ? CSharpHtml.Render(source) : WebUtility.HtmlEncode(source)).Append("</pre></details>\n");
         foreach (var output in cell.Outputs)
         {
             AppendOutput(body, output);
@@ -107,21 +115,27 @@ public static partial class NotebookHtml
         body.Append("</section>\n");
     }
 
+    /// <summary>Shows an output as far as it can be understood: any program may have written it.</summary>
     private static void AppendOutput(StringBuilder body, JsonObject output)
     {
-        switch (output["output_type"]!.GetValue<string>())
+        string Text(string key) => MultilineText.Join(output[key]);
+        switch (Text("output_type"))
         {
             case "stream":
-                string name = output["name"]!.GetValue<string>() == "stderr" ? "stderr" : "stdout";
-                body.Append($"<pre class=\"{name}\">").Append(WebUtility.HtmlEncode(Terminal(MultilineText.Join(output["text"])))).Append("</pre>\n");
+                string name = Text("name") == "stderr" ? "stderr" : "stdout";
+                body.Append($"<pre class=\"{name}\">").Append(WebUtility.HtmlEncode(TerminalText.Plain(Text("text")))).Append("</pre>\n");
                 break;
             case "error":
-                string trace = string.Join("\n", output["traceback"]!.AsArray().Select(line => line!.GetValue<string>()));
-                string message = trace.Length > 0 ? trace : $"{output["ename"]}: {output["evalue"]}";
-                body.Append("<pre class=\"error\">").Append(WebUtility.HtmlEncode(Terminal(message))).Append("</pre>\n");
+                string trace = output["traceback"] is JsonArray lines
+                    ? string.Join("\n", lines.Select(MultilineText.Join)) : Text("traceback");
+                string message = trace.Trim().Length > 0 ? trace : $"{Text("ename")}: {Text("evalue")}".TrimStart(':', ' ');
+                body.Append("<pre class=\"error\">").Append(WebUtility.HtmlEncode(TerminalText.Plain(message))).Append("</pre>\n");
+                break;
+            case var _ when output["data"] is JsonObject data:
+                body.Append("<div class=\"output\">").Append(Shown(data)).Append("</div>\n");
                 break;
             default:
-                body.Append("<div class=\"output\">").Append(Shown(output["data"]!.AsObject())).Append("</div>\n");
+                body.Append("<pre>").Append(WebUtility.HtmlEncode(TerminalText.Plain(output.ToJsonString()))).Append("</pre>\n");
                 break;
         }
     }
@@ -129,44 +143,46 @@ public static partial class NotebookHtml
     /// <summary>The richest form of a value that a page can show.</summary>
     private static string Shown(JsonObject data)
     {
+        bool Has(string mimeType) => data[mimeType] is not null;
         string Text(string mimeType) => MultilineText.Join(data[mimeType]);
-        if (data.ContainsKey("text/html"))
+        if (Has(Html))
         {
-            return ChartHtml.WithoutLibrary(Text("text/html"));
+            return OfflineHtml.Render(ChartHtml.WithoutLibrary(Text(Html)));
+        }
+
+        if (data[PlotlyFigure] is JsonObject figure)
+        {
+            return ChartHtml.Fragment(figure);
         }
 
         foreach (string type in new[] { "image/png", "image/jpeg", "image/gif" })
         {
-            if (data.ContainsKey(type))
+            if (Has(type))
             {
                 string base64 = string.Concat(Text(type).Where(c => char.IsAsciiLetterOrDigit(c) || c is '+' or '/' or '='));
                 return $"<img alt=\"\" src=\"data:{type};base64,{base64}\">";
             }
         }
 
-        if (data.ContainsKey("image/svg+xml") && MultilineText.IsValid(data["image/svg+xml"]))
+        if (Has("image/svg+xml"))
         {
             // As a picture, an SVG runs no scripts.
             return $"<img alt=\"\" src=\"data:image/svg+xml;base64,{Convert.ToBase64String(Encoding.UTF8.GetBytes(Text("image/svg+xml")))}\">";
         }
 
-        if (data.ContainsKey("text/markdown"))
+        if (Has("text/markdown"))
         {
             return MarkdownHtml.Render(Text("text/markdown"), null, null);
         }
 
-        if (data.ContainsKey("text/latex"))
+        if (Has("text/latex"))
         {
             return MathHtml.Render(Text("text/latex").Trim('$', ' ', '\n'), display: true);
         }
 
-        string plain = data.ContainsKey("text/plain") ? Text("text/plain") : data.FirstOrDefault().Value?.ToJsonString() ?? "";
-        return $"<pre>{WebUtility.HtmlEncode(plain)}</pre>";
+        string plain = Has("text/plain") ? Text("text/plain") : MultilineText.Join(data.FirstOrDefault().Value);
+        return $"<pre>{WebUtility.HtmlEncode(TerminalText.Plain(plain))}</pre>";
     }
-
-    /// <summary>What a terminal would show in the end: colours dropped, lines overwritten after a carriage return.</summary>
-    private static string Terminal(string text) => string.Join('\n', AnsiSequence().Replace(text.Replace("\r\n", "\n", StringComparison.Ordinal), "").Split('\n').Select(line =>
-        line.TrimEnd('\r') is var shown && shown.LastIndexOf('\r') is >= 0 and var start ? shown[(start + 1)..] : shown));
 
     private static string? Title(Notebook notebook) => notebook.Cells
         .Where(cell => cell.Kind == CellKind.Markdown)
@@ -188,7 +204,4 @@ public static partial class NotebookHtml
 
     private static DateTimeOffset? Time(JsonNode? node) =>
         MultilineText.IsString(node) && DateTimeOffset.TryParse(node!.GetValue<string>(), CultureInfo.InvariantCulture, DateTimeStyles.AssumeUniversal, out var time) ? time : null;
-
-    [GeneratedRegex("\x1b\\[[0-9;?]*[A-Za-z]")]
-    private static partial Regex AnsiSequence();
 }

@@ -1,11 +1,13 @@
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using System.Text.RegularExpressions;
 
 namespace XlstmLab.Notebooks;
 
 /// <summary>Parses notebook files and checks everything that the rest of this library relies on.</summary>
-internal static class NotebookReader
+/// <remarks>Outputs, which a run replaces, may be as strange as Jupyter and VS Code let them be; what a run needs may not.</remarks>
+internal static partial class NotebookReader
 {
     /// <summary>nbformat's cell types, in the order of <see cref="CellKind"/>.</summary>
     public static readonly string[] CellTypes = ["code", "markdown", "raw"];
@@ -22,7 +24,7 @@ internal static class NotebookReader
                 throw Damaged(name, "the file holds no JSON object");
             }
 
-            Materialize(root);
+            Materialize(root, mends: false);
             Check(root, name);
             return root;
         }
@@ -40,28 +42,48 @@ internal static class NotebookReader
         }
     }
 
-    /// <summary>Reads every string now: JSON nodes decode late, and a broken surrogate must not surface in the middle of a run.</summary>
-    private static void Materialize(JsonNode? node)
+    /// <summary>
+    /// Reads every string now: JSON nodes decode late, and a broken surrogate must not surface in the middle of a run. In outputs and
+    /// metadata, on which no run depends, half a pair that a program cut becomes U+FFFD.
+    /// </summary>
+    private static JsonNode? Materialize(JsonNode? node, bool mends)
     {
         switch (node)
         {
             case JsonObject json:
-                foreach (var (_, value) in json)
+                foreach (string key in json.Select(entry => entry.Key).ToList())
                 {
-                    Materialize(value);
+                    if (Materialize(json[key], mends || key is "outputs" or "metadata") is var read && !ReferenceEquals(read, json[key]))
+                    {
+                        json[key] = read;
+                    }
                 }
 
-                break;
+                return json;
             case JsonArray array:
-                foreach (var value in array)
+                for (int i = 0; i < array.Count; i++)
                 {
-                    Materialize(value);
+                    if (Materialize(array[i], mends) is var read && !ReferenceEquals(read, array[i]))
+                    {
+                        array[i] = read;
+                    }
                 }
 
-                break;
+                return array;
             case JsonValue value when value.GetValueKind() == JsonValueKind.String:
-                _ = value.GetValue<string>();
-                break;
+                try
+                {
+                    _ = value.GetValue<string>();
+                    return value;
+                }
+                catch (InvalidOperationException) when (mends)
+                {
+                    string raw = value.GetValue<JsonElement>().GetRawText();
+                    return Materialize(JsonNode.Parse(LoneSurrogate().Replace(raw, "${before}\\ufffd")), mends: false);
+                }
+
+            default:
+                return node;
         }
     }
 
@@ -134,9 +156,11 @@ internal static class NotebookReader
             throw Damaged(name, $"the id of {where} is {Show(cell["id"])}, not 1 to 64 letters, digits, '-' and '_'");
         }
 
-        if (!ids.Add(cell["id"]!.GetValue<string>()))
+        // Copied cells keep their id in some programs; the later one gets an id of its own, as Jupyter gives it.
+        string id = cell["id"]!.GetValue<string>();
+        for (int copy = 2; !ids.Add(cell["id"]!.GetValue<string>()); copy++)
         {
-            throw Damaged(name, $"{where} has the id {Show(cell["id"])} of an earlier cell");
+            cell["id"] = $"{id[..Math.Min(id.Length, 54)]}-{copy}";
         }
 
         if (cell["attachments"] is not (null or JsonObject))
@@ -152,12 +176,11 @@ internal static class NotebookReader
 
     private static void CheckCode(JsonObject cell, string where, string name)
     {
-        if (cell["execution_count"] is { } count && !IsInteger(count, out _))
+        if (!IsInteger(cell["execution_count"], out _))
         {
-            throw Damaged(name, $"the execution_count of {where} is {Show(count)}, neither null nor a whole number");
+            cell["execution_count"] = null;
         }
 
-        cell.TryAdd("execution_count", null);
         cell["outputs"] ??= new JsonArray();
         if (cell["outputs"] is not JsonArray outputs)
         {
@@ -166,31 +189,12 @@ internal static class NotebookReader
 
         for (int i = 0; i < outputs.Count; i++)
         {
-            if (outputs[i] is not JsonObject output || !IsOutput(output))
+            if (outputs[i] is not JsonObject { Count: > 1 })
             {
-                throw Damaged(name, $"output {i + 1} of {where} is none of stream, display_data, execute_result and error with their fields");
+                throw Damaged(name, $"output {i + 1} of {where} is no object that holds anything");
             }
         }
     }
-
-    private static bool IsOutput(JsonObject output)
-    {
-        if (!MultilineText.IsString(output["output_type"]))
-        {
-            return false;
-        }
-
-        return output["output_type"]!.GetValue<string>() switch
-        {
-            "stream" => MultilineText.IsString(output["name"]) && MultilineText.IsValid(output["text"]),
-            "display_data" or "execute_result" => output["data"] is JsonObject data && data.All(IsMimeData),
-            "error" => MultilineText.IsString(output["ename"]) && MultilineText.IsString(output["evalue"])
-                && output["traceback"] is JsonArray lines && lines.All(MultilineText.IsString),
-            _ => false,
-        };
-    }
-
-    private static bool IsMimeData(KeyValuePair<string, JsonNode?> entry) => IsJson(entry.Key) || MultilineText.IsValid(entry.Value);
 
     /// <summary>Whether data of this type is any JSON value, not text.</summary>
     public static bool IsJson(string mimeType) => mimeType == "application/json" || mimeType.EndsWith("+json", StringComparison.Ordinal);
@@ -210,4 +214,9 @@ internal static class NotebookReader
     }
 
     private static NotebookException Damaged(string name, string what) => new($"{name} is not a valid notebook: {what}.");
+
+    [GeneratedRegex(
+        @"(?<before>(?<!\\)(?:\\\\)*)"
+        + @"(?:\\u[dD][89abAB][0-9a-fA-F]{2}(?!\\u[dD][c-fC-F])|(?<!\\u[dD][89abAB][0-9a-fA-F]{2})\\u[dD][c-fC-F][0-9a-fA-F]{2})")]
+    private static partial Regex LoneSurrogate();
 }

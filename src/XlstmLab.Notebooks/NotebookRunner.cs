@@ -71,46 +71,74 @@ public static class NotebookRunner
     /// <param name="progress">Told of each cell and of console output as it comes, on the thread that made it.</param>
     /// <param name="cancellationToken">Stops the run; the output file is complete when the exception comes.</param>
     /// <returns>How the run ended. A cell that fails is a result, not an exception. Runs of one process wait for each other.</returns>
+    /// <remarks>
+    /// The processes that were started meanwhile end with the run, at the latest when its time is up (on Linux). A cell that ends its own
+    /// process ends the caller's: <c>xlstm notebook run</c> has a process for the cells, and tells what became of it.
+    /// </remarks>
     /// <exception cref="NotebookException">The notebook, its parameters or a cell's language cannot be used, or the output cannot be written.</exception>
     /// <exception cref="OperationCanceledException">The run was cancelled.</exception>
-    public static async Task<NotebookRunResult> RunAsync(
+    public static Task<NotebookRunResult> RunAsync(
         string notebookPath,
         string outputPath,
         IReadOnlyDictionary<string, object?>? parameters = null,
         TimeSpan? timeout = null,
         IProgress<CellProgress>? progress = null,
-        CancellationToken cancellationToken = default)
+        CancellationToken cancellationToken = default) =>
+        RunAsync(notebookPath, outputPath, parameters, timeout, progress, TimeProvider.System, cancellationToken);
+
+    /// <summary>The same, with the clock that the time limit goes by.</summary>
+    internal static async Task<NotebookRunResult> RunAsync(
+        string notebookPath,
+        string outputPath,
+        IReadOnlyDictionary<string, object?>? parameters,
+        TimeSpan? timeout,
+        IProgress<CellProgress>? progress,
+        TimeProvider clock,
+        CancellationToken cancellationToken)
     {
         notebookPath = Path.GetFullPath(notebookPath);
         outputPath = Path.GetFullPath(outputPath);
         var notebook = Notebook.Load(notebookPath);
+        NotebookLanguage.RequireCSharp(notebook, notebookPath);
         NotebookParameters.Inject(notebook, parameters ?? new Dictionary<string, object?>());
-        RequireCSharp(notebook);
 
         await OneRun.WaitAsync(cancellationToken).ConfigureAwait(false);
         string before = Environment.CurrentDirectory;
+        string? outerMark = Environment.GetEnvironmentVariable(CellProcesses.Variable);
+        string mark = CellProcesses.NewMark();
         try
         {
             string folder = Path.GetDirectoryName(notebookPath)!;
             Environment.CurrentDirectory = folder;
-            return await RunCellsAsync(notebook, folder, outputPath, timeout, progress, cancellationToken).ConfigureAwait(false);
+            Environment.SetEnvironmentVariable(CellProcesses.Variable, mark);
+            return await RunCellsAsync(notebook, folder, outputPath, timeout, progress, mark, clock, cancellationToken)
+                .ConfigureAwait(false);
         }
         finally
         {
+            Environment.SetEnvironmentVariable(CellProcesses.Variable, outerMark);
             Environment.CurrentDirectory = before;
+            CellProcesses.End(mark);
             OneRun.Release();
         }
     }
 
     private static async Task<NotebookRunResult> RunCellsAsync(
-        Notebook notebook, string folder, string outputPath, TimeSpan? timeout, IProgress<CellProgress>? progress, CancellationToken cancellationToken)
+        Notebook notebook,
+        string folder,
+        string outputPath,
+        TimeSpan? timeout,
+        IProgress<CellProgress>? progress,
+        string mark,
+        TimeProvider clock,
+        CancellationToken cancellationToken)
     {
         long start = Stopwatch.GetTimestamp();
-        using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
-        if (timeout is { } time)
-        {
-            limit.CancelAfter(time);
-        }
+        using CancellationTokenSource timer = new(timeout ?? Timeout.InfiniteTimeSpan, clock);
+        using var limit = CancellationTokenSource.CreateLinkedTokenSource(timer.Token, cancellationToken);
+
+        // A cell that waits for a process goes on when that has ended.
+        using var interruption = limit.Token.Register(() => CellProcesses.End(mark));
 
         CellEngine engine = new(folder);
         List<NotebookCell> cells = [.. notebook.CodeCells];
@@ -174,17 +202,4 @@ public static class NotebookRunner
     }
 
     private static string Timestamp(DateTime time) => time.ToString("yyyy-MM-dd'T'HH:mm:ss.ffffff'Z'", CultureInfo.InvariantCulture);
-
-    private static void RequireCSharp(Notebook notebook)
-    {
-        int index = 0;
-        foreach (var cell in notebook.CodeCells)
-        {
-            index++;
-            if (cell.Language is { } language && language is not ("csharp" or "C#" or "c#"))
-            {
-                throw new NotebookException($"Code cell {index} is written in '{language}': only C# cells can be run.");
-            }
-        }
-    }
 }

@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Text.Json;
+using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 
 namespace XlstmLab.Cli.Benchmarks;
@@ -17,18 +18,7 @@ internal static class BenchProcess
     /// <exception cref="InvalidOperationException">The process failed, took too long, or was ended by the system, as it does when memory runs out.</exception>
     public static async Task<BenchResult> RunAsync(BenchTask task, CancellationToken cancellationToken, TimeSpan? patience = null)
     {
-        var library = typeof(BenchProcess).Assembly.Location;
-        var program = Environment.ProcessPath!;
-
-        // The program of a test or of 'dotnet xlstm.dll' is another one.
-        var isOwn = Path.GetFileNameWithoutExtension(program) == "xlstm" || library.Length == 0;
-        var start = new ProcessStartInfo(isOwn ? program : "dotnet") { RedirectStandardOutput = true, RedirectStandardError = true };
-        foreach (var argument in (isOwn ? Array.Empty<string>() : [library]).Concat(["bench", WorkerName, JsonSerializer.Serialize(task, Terminal.Json)]))
-        {
-            start.ArgumentList.Add(argument);
-        }
-
-        using var process = Process.Start(start)!;
+        using var process = Process.Start(OwnProgram.Start("bench", WorkerName, JsonSerializer.Serialize(task, Terminal.Json)))!;
         using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         limit.CancelAfter(patience ?? Timeout.InfiniteTimeSpan);
         try

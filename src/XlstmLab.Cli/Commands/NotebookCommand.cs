@@ -16,6 +16,7 @@ internal static class NotebookCommand
     {
         Run(),
         Export(),
+        Worker(),
     };
 
     private static Argument<FileInfo> NotebookArgument() => new("NOTEBOOK") { Description = "The .ipynb file." };
@@ -38,11 +39,16 @@ internal static class NotebookCommand
             }
         });
         var html = new Option<string?>("--html") { Description = "Also write a page that opens offline.", HelpName = "PAGE" };
-        var timeout = NumberOption.Real(new Option<double?>("--timeout") { Description = "Give up after so many seconds.", HelpName = "SECONDS" }, NumberRange.Seconds);
+        var timeout = NumberOption.Real(new Option<double?>("--timeout")
+        {
+            Description = "Give up after so many seconds; processes that cells started end too.",
+            HelpName = "SECONDS",
+        }, NumberRange.Seconds);
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "run",
-            "Runs every cell and writes the notebook with its outputs after each of them.",
+            "Runs every cell of a C# notebook and writes the notebook with its outputs after each of them. "
+            + "What cells print is passed on as it comes.",
             "xlstm notebook run notebooks/01-train-a-small-xlstm.ipynb",
             "xlstm notebook run 01.ipynb -o done.ipynb -p steps=200 -p seed=3 --html done.html --timeout 600")
         {
@@ -58,14 +64,18 @@ internal static class NotebookCommand
             var terminal = new Terminal(parsed);
             var path = parsed.GetValue(notebook)!.FullName;
             var page = parsed.GetValue(html) is { } name ? Path.GetFullPath(name) : null;
-            NotebookRunResult? result = null;
-            await terminal.TrackAsync(Path.GetFileName(path), async tracker => result = await NotebookRunner.RunAsync(
+            var request = new NotebookRequest(
                 path,
                 Path.GetFullPath(parsed.GetValue(output) ?? path),
                 Values(parsed.GetValue(parameters) ?? []),
-                parsed.GetValue(timeout) is { } seconds ? TimeSpan.FromSeconds(seconds) : null,
-                new ImmediateProgress<CellProgress>(p => Show(tracker, p)),
-                cancellationToken));
+                parsed.GetValue(timeout));
+            NotebookRunResult? result = null;
+            await terminal.TrackAsync(Path.GetFileName(path), async tracker =>
+            {
+                using var display = new NotebookDisplay(tracker);
+                display.Start();
+                result = await new NotebookProcess(request, display.Show, display.Line).RunAsync(cancellationToken);
+            });
             if (page is not null)
             {
                 // A failed run has a page too: it shows the error under its cell.
@@ -98,9 +108,16 @@ internal static class NotebookCommand
         return command;
     }
 
-    private static Dictionary<string, object?> Values(string[] parameters)
+    private static Command Worker()
     {
-        var values = new Dictionary<string, object?>();
+        var command = new Command(NotebookProcess.WorkerName, "Runs a notebook in this process; 'run' calls it.") { Hidden = true };
+        command.SetAction((_, cancellationToken) => NotebookProcess.WorkAsync(cancellationToken));
+        return command;
+    }
+
+    private static Dictionary<string, string> Values(string[] parameters)
+    {
+        var values = new Dictionary<string, string>();
         foreach (var parameter in parameters)
         {
             var split = parameter.IndexOf('=', StringComparison.Ordinal);
@@ -108,23 +125,6 @@ internal static class NotebookCommand
         }
 
         return values;
-    }
-
-    private static void Show(ProgressTracker tracker, CellProgress progress)
-    {
-        switch (progress.Event)
-        {
-            case CellEvent.Started:
-                tracker.Report((progress.Index - 1) / (double)progress.Count, $"cell {progress.Index} of {progress.Count}, {progress.FirstLine}");
-                break;
-            case CellEvent.Finished:
-                tracker.Line($"cell {progress.Index} of {progress.Count}, {Terminal.Duration(progress.Elapsed.TotalSeconds)}: {progress.FirstLine}");
-                break;
-            case CellEvent.Output:
-                break;
-            default:
-                throw UnknownValue.Of(progress.Event);
-        }
     }
 
     private static void Report(Terminal terminal, NotebookRunResult result, string? page, bool json)
@@ -144,7 +144,7 @@ internal static class NotebookCommand
 
         if (result.FirstError is { } error)
         {
-            terminal.Note($"error: {error}");
+            terminal.Note($"error: {NotebookDisplay.Short(error.ToString())}");
         }
 
         terminal.Note($"{result.Executed} of {result.CodeCells} cells in {Terminal.Duration(result.Elapsed.TotalSeconds)}: {result.Outcome switch

@@ -16,12 +16,13 @@ internal sealed class ProgressTracker(string title, Terminal terminal, ProgressT
     /// <summary>Shows the state of the work.</summary>
     /// <param name="share">The share that is done, from 0 to 1.</param>
     /// <param name="status">What else there is to say, such as a rate.</param>
-    public void Report(double share, string status = "")
+    /// <param name="estimates">Whether the share says how much time is left.</param>
+    public void Report(double share, string status = "", bool estimates = true)
     {
         // What an earlier run did took none of this run's time.
         _first ??= share;
         var elapsed = _watch.Elapsed;
-        var left = share > _first ? elapsed.TotalSeconds * (1 - share) / (share - _first.Value) : double.NaN;
+        var left = estimates && share > _first ? elapsed.TotalSeconds * (1 - share) / (share - _first.Value) : double.NaN;
         var text = (status.Length > 0 ? $"{title}: {status}" : title) + (double.IsFinite(left) ? $", {Terminal.Duration(left)} left" : "");
         if (bar is not null)
         {

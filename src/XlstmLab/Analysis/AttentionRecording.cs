@@ -12,9 +12,12 @@ public sealed record AttentionWeight(int Sequence, int Layer, int Head, int Quer
 /// <summary>Where a head reads, mean over all tokens. Negative weights count by their size.</summary>
 /// <param name="Layer">The block, from 0.</param>
 /// <param name="Head">The head, from 0.</param>
-/// <param name="MeanAge">How many tokens ago what is read was written: sum_s |A_ts| (t - s) / sum_s |A_ts|, mean over t.</param>
+/// <param name="MeanAge">How many tokens ago what is read was written, in tokens: sum_s |A_ts| (t - s) / sum_s |A_ts|, mean over t.</param>
 /// <param name="OwnShare">The share of the weight that a token gives itself, |A_tt| / sum_s |A_ts|, from 0 to 1.</param>
-/// <param name="EffectiveTokens">The tokens that a token reads, exp of the entropy of |A_ts| / sum_s |A_ts|: 1 where a single one dominates.</param>
+/// <param name="EffectiveTokens">
+/// The tokens that a token reads, exp of the entropy of |A_ts| / sum_s |A_ts|: 1 where a single one dominates. What is kept, whether or not
+/// it is read, <see cref="GateSummary.EffectiveTokens"/> says, by another measure.
+/// </param>
 /// <param name="NegativeShare">The share of the weight that is negative, from 0 to 1: what is read with its sign turned.</param>
 public sealed record ReadingRange(int Layer, int Head, double MeanAge, double OwnShare, double EffectiveTokens, double NegativeShare);
 

@@ -7,15 +7,23 @@ namespace XlstmLab.Analysis;
 /// <param name="MeanForgetGate">The mean of the forget gate.</param>
 /// <param name="MeanOutputGate">The mean of the output gate.</param>
 /// <param name="HalfLife">
-/// The tokens after which a trace has halved, ln 2 / -mean(log f): infinite where no gate ever closes. It may exceed the sequence's length.
+/// The half-life in tokens: the median over all tokens s of the tokens until f_(s+1) ... f_t has fallen to 1/2, the
+/// <see cref="HeadLifetime.Median"/> of <see cref="TraceLifetimes.HeadLifetimes"/> for a share of <see cref="TraceLifetimes.Half"/>. Infinite
+/// where less than half of what the tokens wrote was seen to halve before the text ended.
+/// </param>
+/// <param name="MeanRateHalfLife">
+/// The half-life in tokens of a constant gate that forgets as much per token, ln 2 / -mean(log f): infinite where no gate ever closes, and
+/// possibly longer than the text. It is the shorter, the more a head forgets at a few tokens; of a constant gate both are the same.
 /// </param>
 /// <param name="OpenInputShare">The share of tokens whose input gate exceeds the threshold, from 0 to 1.</param>
 /// <param name="MemoryLength">
 /// The tokens that the forget gate keeps, mean over t of l_t = 1 + f_t l_(t-1), with l = 1 at a document's first token: 1 / (1 - f) for a
-/// constant gate in a long text, and never more than the tokens read.
+/// constant gate in a long text, and never more than the tokens read. Not the time until a trace has fallen to 1/e, which
+/// <see cref="TraceLifetimes"/> measure.
 /// </param>
 /// <param name="EffectiveTokens">
-/// The tokens that make up the memory, mean over t of (sum_j w_j)^2 / sum_j w_j^2 with the weight w_j = i_j f_(j+1) ... f_t of token j:
+/// The tokens that make up the memory, whatever is read of it (which is what <see cref="ReadingRange.EffectiveTokens"/> says), mean over t
+/// of (sum_j w_j)^2 / sum_j w_j^2 with the weight w_j = i_j f_(j+1) ... f_t of token j:
 /// 1 where a single token dominates, t where all weigh alike.
 /// </param>
 public sealed record GateSummary(
@@ -25,6 +33,7 @@ public sealed record GateSummary(
     double MeanForgetGate,
     double MeanOutputGate,
     double HalfLife,
+    double MeanRateHalfLife,
     double OpenInputShare,
     double MemoryLength,
     double EffectiveTokens);
@@ -36,11 +45,17 @@ public static class GateSummaries
     /// <param name="recording">The recording.</param>
     /// <param name="openInputThreshold">The input gate above which a token counts as written, in units of the gate.</param>
     /// <exception cref="ArgumentException">The recording is all padding.</exception>
-    public static IReadOnlyList<GateSummary> Summarize(this GateRecording recording, double openInputThreshold = 0.5) =>
-        [.. recording.Layers.SelectMany(
-            layer => Enumerable.Range(0, layer.HeadCount).Select(head => Summarize(recording, layer, head, openInputThreshold)))];
+    public static IReadOnlyList<GateSummary> Summarize(this GateRecording recording, double openInputThreshold = 0.5)
+    {
+        var halfLives = recording.HeadLifetimes().ToDictionary(h => (h.Layer, h.Head), h => h.Median);
+        return
+        [
+            .. recording.Layers.SelectMany(layer => Enumerable.Range(0, layer.HeadCount)
+                .Select(head => Summarize(recording, layer, head, openInputThreshold, halfLives[(layer.Layer, head)]))),
+        ];
+    }
 
-    private static GateSummary Summarize(GateRecording recording, LayerRecording layer, int head, double threshold)
+    private static GateSummary Summarize(GateRecording recording, LayerRecording layer, int head, double threshold, double halfLife)
     {
         var (count, open) = (0, 0);
         double input = 0, forget = 0, output = 0, logForget = 0, memoryLength = 0, effectiveTokens = 0;
@@ -79,17 +94,13 @@ public static class GateSummaries
             }
         }
 
-        if (count == 0)
-        {
-            throw new ArgumentException("The recording holds no token, only padding.", nameof(recording));
-        }
-
         return new(
             layer.Layer,
             head,
             input / count,
             forget / count,
             output / count,
+            halfLife,
             logForget < 0 ? Math.Log(2) * count / -logForget : double.PositiveInfinity,
             (double)open / count,
             memoryLength / count,

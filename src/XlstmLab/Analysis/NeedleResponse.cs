@@ -23,7 +23,8 @@ public sealed record NeedleEffect(
 /// <param name="Written">The relative distance of the memories just after the needle.</param>
 /// <param name="Lifetime">
 /// The tokens after the needle from which on the relative distance stays below 1/e of <paramref name="Written"/>, exponential between two
-/// tokens; infinite where the text ends before, 0 where nothing was written.
+/// tokens; infinite where the text ends before, 0 where nothing was written. Other than a <see cref="TraceLifetime"/> it follows the
+/// memory, not the gates: what is written after the needle in another way counts too.
 /// </param>
 public sealed record NeedleSummary(int Layer, int Head, double InputExcess, double ForgetExcess, double Written, double Lifetime);
 

@@ -24,7 +24,7 @@ public sealed record TraceLifetime(int Sequence, int Layer, int Head, int Token,
 /// <param name="CensoredShare">The share of traces that the document's end cut off, from 0 to 1.</param>
 /// <param name="Quantile05">The lifetime that 5 % of traces do not exceed.</param>
 /// <param name="Quantile25">The lifetime that 25 % of traces do not exceed.</param>
-/// <param name="Median">The lifetime that half of the traces do not exceed.</param>
+/// <param name="Median">The lifetime that half of the traces do not exceed; with a share of 1/2, the head's half-life in tokens.</param>
 /// <param name="Quantile75">The lifetime that 75 % of traces do not exceed.</param>
 /// <param name="Quantile95">The lifetime that 95 % of traces do not exceed.</param>
 public sealed record HeadLifetime(
@@ -45,7 +45,7 @@ public static class TraceLifetimes
     /// <summary>The share left of a trace after its half-life.</summary>
     public const double Half = 0.5;
 
-    /// <summary>The share left of a trace after the effective memory length: that of a constant gate f is 1 / -ln(f), about 1 / (1 - f).</summary>
+    /// <summary>The share left of a trace after the effective memory length, for a constant gate f 1 / -ln(f) tokens or about 1 / (1 - f).</summary>
     public const double OneOverE = 1 / Math.E;
 
     /// <summary>The lifetime of every trace. A document's end or the recording's ends what can be seen; padding counts as no token.</summary>

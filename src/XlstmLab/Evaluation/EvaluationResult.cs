@@ -1,3 +1,5 @@
+using System.Text.Json.Serialization;
+
 namespace XlstmLab.Evaluation;
 
 /// <summary>The predictions at a range of positions.</summary>
@@ -12,6 +14,10 @@ public sealed record PositionBucket(long Start, long? End, long Tokens, double N
 
     /// <summary>exp(loss).</summary>
     public double Perplexity => Math.Exp(Loss);
+
+    /// <summary>Where the bucket is drawn, (start + end) / 2 in tokens; null for one without end.</summary>
+    [JsonIgnore]
+    public double? Center => (Start + End) / 2.0;
 }
 
 /// <summary>What a model makes of documents.</summary>

@@ -1,3 +1,4 @@
+using System.Text.Json.Serialization;
 using XlstmLab.Models;
 using XlstmLab.Text;
 
@@ -69,6 +70,10 @@ public sealed record ExtrapolationRange(int Start, int End, long Tokens, double 
 {
     /// <summary>exp(loss).</summary>
     public double Perplexity => Math.Exp(Loss);
+
+    /// <summary>Where the range is drawn, (start + end) / 2 in tokens.</summary>
+    [JsonIgnore]
+    public double Center => ((long)Start + End) / 2.0;
 }
 
 /// <summary>What a model makes of positions within and beyond its training contexts.</summary>

@@ -31,7 +31,7 @@ public static partial class Plots
             ("zmin", -strongest),
             ("zmax", strongest),
             ("colorscale", PlotStyle.SignedColorScale),
-            ("colorbar", PlotStyle.ColorBar("Excess over other tokens")),
+            ("colorbar", PlotStyle.ColorBar($"Excess over other tokens{Unit(quantity)}")),
             ("hovertemplate", "%{y}, %{x}: %{z:.3g}<extra></extra>"));
         return PlotStyle.Chart(
             [trace],
@@ -82,6 +82,10 @@ public static partial class Plots
             PlotStyle.Axis("Maximum / RMS", ("rangemode", "tozero")),
             PlotStyle.Axis("Kurtosis", ("rangemode", "tozero")));
     }
+
+    /// <summary>The unit of a quantity's differences, in brackets; empty where it is a plain number.</summary>
+    private static string Unit(GateQuantity quantity) =>
+        QuantityName(quantity) is var name && name.EndsWith("(nats)", StringComparison.Ordinal) ? " (nats)" : "";
 
     /// <summary>The name of an enum's member as words: SentenceEnd is "sentence end".</summary>
     private static string Words(string name) =>

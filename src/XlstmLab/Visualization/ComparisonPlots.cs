@@ -1,28 +1,32 @@
 using System.Globalization;
 using Plotly.NET;
 using Plotly.NET.LayoutObjects;
+using XlstmLab.Evaluation;
 
 namespace XlstmLab.Visualization;
 
 public static partial class Plots
 {
     /// <summary>Perplexity against the position in the context: a curve for each model or context policy.</summary>
-    /// <param name="series">Curves over buckets' positions: their centres or ends, since 0 has no place on a logarithmic axis.</param>
+    /// <param name="series">
+    /// Curves over the centres of buckets, as <see cref="PlotSeries.PerplexityByPosition(string, EvaluationResult, long)"/> gives them.
+    /// </param>
     /// <param name="trainedLength">The context length of training, marked by a line; null for none.</param>
     /// <param name="logX">Whether positions are on a logarithmic axis.</param>
     /// <param name="logY">Whether perplexities are on a logarithmic axis.</param>
+    /// <param name="unit">What a token is, for the axes: <c>token</c>, or <c>byte</c> for a model of bytes.</param>
     /// <exception cref="ArgumentException">
     /// There is no curve, one has not as many positions as values, or a position is not above 0 on a logarithmic axis.
     /// </exception>
     public static GenericChart PerplexityByPosition(
-        IReadOnlyList<PlotSeries> series, int? trainedLength = null, bool logX = true, bool logY = false)
+        IReadOnlyList<PlotSeries> series, int? trainedLength = null, bool logX = true, bool logY = false, string unit = "token")
     {
         var traces = Curves(series);
         var (x, y) = (series.SelectMany(s => s.X), series.SelectMany(s => s.Y));
         if (logX && x.Any(position => position <= 0))
         {
             throw new ArgumentException(
-                "Expected positions above 0, as a logarithmic axis has no place for others: give the buckets' centres or ends, or set logX to false.",
+                "Expected positions above 0, as a logarithmic axis has no place for others: give the buckets' centres, or set logX to false.",
                 nameof(series));
         }
 
@@ -55,8 +59,8 @@ public static partial class Plots
             : null;
         return PlotStyle.Chart(
             traces,
-            logX ? LengthAxis("Position in the context (tokens)", x) : PlotStyle.Axis("Position in the context (tokens)"),
-            LinearOrLog("Perplexity", y, logY),
+            logX ? LengthAxis($"Position in the context ({unit}s)", x) : PlotStyle.Axis($"Position in the context ({unit}s)"),
+            LinearOrLog($"Perplexity per {unit}", y, logY),
             PlotStyle.Height,
             ("shapes", marks),
             ("annotations", notes));

@@ -57,7 +57,10 @@ public static partial class Plots
             Math.Max(220, 110 + 34 * heads + 7 * LongestLabel(texts)));
     }
 
-    /// <summary>The forget gates' half-lives: blocks down, heads across, the number of tokens in each cell.</summary>
+    /// <summary>
+    /// The heads' half-lives, <see cref="GateSummary.HalfLife"/>: blocks down, heads across, the number of tokens in each cell. Where less than
+    /// half of what was written halved within the text, only that is known.
+    /// </summary>
     /// <param name="recording">The recording.</param>
     public static GenericChart ForgetHalfLife(GateRecording recording)
     {
@@ -87,7 +90,7 @@ public static partial class Plots
             ("x", Enumerable.Range(0, heads).Select(h => h.ToString(CultureInfo.InvariantCulture)).ToArray()),
             ("y", layers.Select(l => l.ToString(CultureInfo.InvariantCulture)).ToArray()),
             ("z", cells.Select(row => PlotStyle.Gaps(row.Select(Math.Log10))).ToArray()),
-            ("text", cells.Select(row => row.Select(HalfLifeText).ToArray()).ToArray()),
+            ("text", cells.Select(row => row.Select(tokens => HalfLifeText(tokens, recording.Length)).ToArray()).ToArray()),
             ("texttemplate", "%{text}"),
             ("textfont", PlotStyle.Obj(("size", 13))),
             ("xgap", 2),
@@ -244,9 +247,9 @@ public static partial class Plots
     /// <summary>The characters of the longest label that <see cref="TokenAxis"/> writes.</summary>
     private static int LongestLabel(string[]? texts) => texts is { Length: > 0 and <= MostTokenLabels } ? texts.Max(t => t.Length) : 0;
 
-    private static string HalfLifeText(double tokens) => tokens switch
+    private static string HalfLifeText(double tokens, int length) => tokens switch
     {
-        double.PositiveInfinity => "∞",
+        double.PositiveInfinity => string.Create(CultureInfo.InvariantCulture, $"not in {length}"),
         double.NaN => "",
         < 10 => tokens.ToString("0.0", CultureInfo.InvariantCulture),
         < 10000 => tokens.ToString("0", CultureInfo.InvariantCulture),

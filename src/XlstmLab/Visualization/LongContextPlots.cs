@@ -73,19 +73,19 @@ public static partial class Plots
     }
 
     /// <summary>
-    /// Perplexity by position within and beyond the training contexts: a curve for each model, the training length marked.
+    /// Perplexity by position within and beyond the training contexts: a curve for each model with a point at the centre of each range,
+    /// the training length marked.
     /// </summary>
     /// <param name="results">Models by the names that the legend has. The first one's training length is marked.</param>
     /// <param name="logY">Whether perplexities are on a logarithmic axis.</param>
+    /// <param name="unit">What a token is, for the axes: <c>token</c>, or <c>byte</c> for a model of bytes.</param>
     /// <exception cref="ArgumentException">There is no model.</exception>
-    public static GenericChart LengthExtrapolation(IReadOnlyList<(string Name, ExtrapolationResult Result)> results, bool logY = false)
+    public static GenericChart LengthExtrapolation(
+        IReadOnlyList<(string Name, ExtrapolationResult Result)> results, bool logY = false, string unit = "token")
     {
         RequireSome(results, "model");
         return PerplexityByPosition(
-            [.. results.Select(r => new PlotSeries(
-                r.Name, [.. r.Result.Ranges.Select(range => (double)range.End)], [.. r.Result.Ranges.Select(range => range.Perplexity)]))],
-            results[0].Result.TrainedLength,
-            logY: logY);
+            [.. results.Select(r => PlotSeries.PerplexityByPosition(r.Name, r.Result))], results[0].Result.TrainedLength, logY: logY, unit: unit);
     }
 
     private static GenericChart ScoreChart(IReadOnlyList<Trace> traces, IEnumerable<double> lengths) => PlotStyle.Chart(

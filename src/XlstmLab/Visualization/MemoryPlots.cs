@@ -38,10 +38,7 @@ public static partial class Plots
         }
 
         var share = lifetimes[0].Share;
-        var title = share == TraceLifetimes.Half ? "Half-life"
-            : share == TraceLifetimes.OneOverE ? "Effective memory length"
-            : $"Lifetime until {share.ToString("0.###", CultureInfo.InvariantCulture)} is left";
-        var axis = PlotStyle.LogAxis($"{title} (tokens): median, 50 % and 90 % of traces", finite.Append(least).Append(greatest));
+        var axis = PlotStyle.LogAxis($"{LifetimeName(share)} (tokens): median, 50 % and 90 % of traces", finite.Append(least).Append(greatest));
         axis.SetProperty("range", new[] { Math.Log10(least), Math.Log10(greatest) });
         return PlotStyle.Chart(
             traces,
@@ -79,7 +76,7 @@ public static partial class Plots
         static string HeadName(HeadLifetime head) => HeadOfBlock(head.Layer, head.Head);
     }
 
-    /// <summary>What heads could read against what they do: the effective memory length across, the mean age of what is read upwards.</summary>
+    /// <summary>What heads could read against what they do: the median lifetime of traces across, the mean age of what is read upwards.</summary>
     /// <param name="lifetimes">The heads' lifetimes; a head whose median is infinite is left out.</param>
     /// <param name="ranges">The same heads' reading ranges.</param>
     /// <exception cref="ArgumentException">No head has both.</exception>
@@ -105,7 +102,7 @@ public static partial class Plots
             ("marker", PlotStyle.Obj(("color", PlotStyle.Color(block.Index)), ("size", 9))),
             ("hovertemplate", "head %{text}: remembers %{x:.3g}, reads %{y:.3g} tokens back<extra></extra>")));
         var share = lifetimes[0].Share;
-        var remembered = share == TraceLifetimes.Half ? "Median half-life (tokens)" : "Effective memory length (tokens)";
+        var remembered = $"{LifetimeName(share)} (tokens)";
         return PlotStyle.Chart(
             [Line("as old as remembered", ends, ends, PlotStyle.Muted, width: 1.5, dash: "dot"), .. traces],
             PlotStyle.LogAxis(remembered, heads.Select(h => h.X)),
@@ -164,6 +161,14 @@ public static partial class Plots
             LinearOrLog("Distance / norm", shown.Select(e => e.RelativeDistance), log: true),
             PlotStyle.Axis("Δ log input gate (nats)"));
     }
+
+    /// <summary>What a trace's lifetime until a share is left is called.</summary>
+    private static string LifetimeName(double share) => share switch
+    {
+        TraceLifetimes.Half => "Half-life",
+        TraceLifetimes.OneOverE => "Effective memory length",
+        _ => $"Lifetime until {share.ToString("0.###", CultureInfo.InvariantCulture)} is left",
+    };
 
     private static string HeadOfBlock(int block, int head) => $"block {block}, head {head}";
 }

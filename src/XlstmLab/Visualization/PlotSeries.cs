@@ -1,4 +1,5 @@
 using XlstmLab.Analysis;
+using XlstmLab.Evaluation;
 
 namespace XlstmLab.Visualization;
 
@@ -6,7 +7,28 @@ namespace XlstmLab.Visualization;
 /// <param name="Name">Its name in the legend.</param>
 /// <param name="X">Where its points lie.</param>
 /// <param name="Y">Their values; what is no finite number is a gap.</param>
-public sealed record PlotSeries(string Name, IReadOnlyList<double> X, IReadOnlyList<double> Y);
+public sealed record PlotSeries(string Name, IReadOnlyList<double> X, IReadOnlyList<double> Y)
+{
+    /// <summary>Perplexity per token against position, each bucket at its centre; one without end has none and is left out.</summary>
+    /// <param name="name">The curve's name in the legend.</param>
+    /// <param name="result">The evaluation.</param>
+    /// <param name="minimumTokens">Buckets with fewer predictions are left out: their perplexity is that of a few words.</param>
+    public static PlotSeries PerplexityByPosition(string name, EvaluationResult result, long minimumTokens = 1)
+    {
+        ArgumentNullException.ThrowIfNull(result);
+        var shown = result.Buckets.Where(b => b.Center is not null && b.Tokens >= minimumTokens).ToArray();
+        return new(name, [.. shown.Select(b => b.Center!.Value)], [.. shown.Select(b => b.Perplexity)]);
+    }
+
+    /// <summary>Perplexity per token against position, each range at its centre.</summary>
+    /// <param name="name">The curve's name in the legend.</param>
+    /// <param name="result">The measurement.</param>
+    public static PlotSeries PerplexityByPosition(string name, ExtrapolationResult result)
+    {
+        ArgumentNullException.ThrowIfNull(result);
+        return new(name, [.. result.Ranges.Select(r => r.Center)], [.. result.Ranges.Select(r => r.Perplexity)]);
+    }
+}
 
 /// <summary>A bar of a comparison.</summary>
 /// <param name="Name">Its name beside the axis.</param>
@@ -45,7 +67,10 @@ public sealed record PlotRun(string Name, MetricsTable Metrics)
     /// <summary>The FLOPs of training on one token, forward and backward; needed to plot against compute.</summary>
     public double? FlopsPerToken { get; init; }
 
-    /// <summary>The mean number of bytes that a token spells; needed for bits per byte. 1 for a byte model.</summary>
+    /// <summary>
+    /// The mean number of bytes that a token spells, for the training loss in bits per byte. 1 for a byte model; null for that of the
+    /// validation text, which metrics with both <c>validation_loss</c> and <c>validation_bits_per_byte</c> tell.
+    /// </summary>
     public double? BytesPerToken { get; init; }
 
     /// <summary>The run in a folder, with the folder's name unless another is given.</summary>

@@ -18,6 +18,10 @@ public static partial class Plots
     /// </param>
     /// <param name="logX">Whether the horizontal axis is logarithmic.</param>
     /// <param name="logY">Whether the vertical axis is logarithmic.</param>
+    /// <remarks>
+    /// Bits per byte of the training loss are those of the run's <see cref="PlotRun.BytesPerToken"/>; where that is not set, of the bytes
+    /// that the validation's tokens spell.
+    /// </remarks>
     /// <exception cref="ArgumentException">There is no run, a run has no rows, or lacks what the axes need.</exception>
     public static GenericChart LearningCurves(
         IReadOnlyList<PlotRun> runs,
@@ -75,7 +79,12 @@ public static partial class Plots
             CurveAxis.Flops => "Training compute (FLOPs)",
             _ => throw UnknownValue.Of(axis),
         };
-        var yTitle = metric.Known() == CurveMetric.Loss ? "Cross-entropy (nats per token)" : "Cross-entropy (bits per byte)";
+        var yTitle = metric switch
+        {
+            CurveMetric.Loss => "Cross-entropy (nats per token)",
+            CurveMetric.BitsPerByte => "Cross-entropy (bits per byte)",
+            _ => throw UnknownValue.Of(metric),
+        };
         return PlotStyle.Chart(traces, LinearOrLog(xTitle, allX, logX), LinearOrLog(yTitle, allY, logY));
     }
 
@@ -133,7 +142,7 @@ public static partial class Plots
         return TwoPanels(
             traces,
             PlotStyle.Axis("Training step"),
-            PlotStyle.Axis("Loss (nats)"),
+            PlotStyle.Axis("Loss (nats per token)"),
             LinearOrLog("Gradient norm", norms, logNorm));
     }
 
@@ -213,8 +222,23 @@ public static partial class Plots
             return run.Metrics.Numbers("validation_bits_per_byte");
         }
 
-        var bytes = run.BytesPerToken ?? throw new ArgumentException($"Set BytesPerToken of run '{run.Name}' to plot bits per byte.");
+        var bytes = run.BytesPerToken ?? ValidationBytesPerToken(run)
+            ?? throw new ArgumentException($"Set BytesPerToken of run '{run.Name}' to plot bits per byte: its metrics have none.");
         return Array.ConvertAll(run.Metrics.Numbers(column), loss => loss / Math.Log(2) / bytes);
+    }
+
+    /// <summary>The bytes that a token of the validation text spells, which its loss in both units tells; null if there is none.</summary>
+    private static double? ValidationBytesPerToken(PlotRun run)
+    {
+        if (!run.Metrics.Has("validation_loss") || !run.Metrics.Has("validation_bits_per_byte"))
+        {
+            return null;
+        }
+
+        var (losses, bits) = (run.Metrics.Numbers("validation_loss"), run.Metrics.Numbers("validation_bits_per_byte"));
+        var ratios = losses.Zip(bits, (nats, perByte) => nats / Math.Log(2) / perByte)
+            .Where(ratio => double.IsFinite(ratio) && ratio > 0).ToArray();
+        return ratios.Length > 0 ? ratios.Average() : null;
     }
 
     /// <summary>The exponential mean, free of the bias towards its start; gaps stay gaps.</summary>

@@ -205,6 +205,7 @@ public sealed class GateCaptureTests
 
         Assert.Equal(2, recording.Summarize().Count);
         Assert.Equal(Math.Log(2) / -Math.Log(0.9), summary.HalfLife, 1e-4);
+        Assert.Equal(summary.HalfLife, summary.MeanRateHalfLife, 1e-4);
         Assert.Equal(0.9, summary.MeanForgetGate, 1e-5);
         Assert.Equal(Math.Exp(-1), summary.MeanInputGate, 1e-5);
         Assert.Equal(1, summary.OpenInputShare);
@@ -214,6 +215,21 @@ public sealed class GateCaptureTests
         // (1 - f^t)^2 / (1 - f)^2 over (1 - f^2t) / (1 - f^2).
         var expected = Enumerable.Range(1, 400).Average(t => Math.Pow(lengths[t - 1], 2) * (1 - 0.81) / (1 - Math.Pow(0.9, 2 * t)));
         Assert.Equal(expected, summary.EffectiveTokens, 1e-3);
+    }
+
+    [Fact]
+    public void Summarize_GatesThatAnswerToTheText_HaveTheHalfLifeOfTheirLifetimes()
+    {
+        using var model = Lively(Small);
+        var recording = GateCapture.Run(model, [.. Enumerable.Range(0, 600).Select(t => t * 5 % 9)]);
+        var lifetimes = recording.HeadLifetimes();
+
+        Assert.All(recording.Summarize(), s =>
+        {
+            Assert.Equal(lifetimes.Single(h => (h.Layer, h.Head) == (s.Layer, s.Head)).Median, s.HalfLife);
+            var meanLog = recording.Values(GateQuantity.LogForgetGate, s.Layer, s.Head).ToArray().Average(v => (double)v);
+            Assert.Equal(Math.Log(2) / -meanLog, s.MeanRateHalfLife, 1e-6 * s.MeanRateHalfLife);
+        });
     }
 
     [Fact]

@@ -179,9 +179,18 @@ public sealed class CellEngineTests
     {
         CellEngine engine = new();
         await Succeed(engine, "int before = 1;");
-        using CancellationTokenSource cancellation = new(300);
-        long start = Stopwatch.GetTimestamp();
-        var result = await engine.RunAsync("Console.Write(\"x\");\n" + source, cancellationToken: cancellation.Token);
+        using CancellationTokenSource cancellation = new();
+        long start = 0;
+
+        // Not before the cell runs: on a busy machine it may take seconds to compile.
+        var result = await engine.RunAsync(
+            "Console.Write(\"x\");\n" + source,
+            (_, _) =>
+            {
+                start = Stopwatch.GetTimestamp();
+                cancellation.CancelAfter(100);
+            },
+            cancellation.Token);
 
         Assert.Equal(CellStatus.Interrupted, result.Status);
         Assert.InRange(Stopwatch.GetElapsedTime(start).TotalSeconds, 0, 20);
@@ -200,6 +209,97 @@ public sealed class CellEngineTests
 
         Assert.InRange(result.Outputs[0].Text().Length, 1_000_000, 4_000_000);
         Assert.Contains("left out", result.Outputs[0].Text(), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task RunAsync_CellThatCannotBeStopped_IsLeftAndNamed()
+    {
+        CellEngine engine = new();
+        using CancellationTokenSource cancellation = new();
+        long start = 0;
+        var result = await engine.RunAsync(
+            "Console.Write(\"x\");\nSystem.Threading.Thread.Sleep(12_000);",
+            (_, _) =>
+            {
+                start = Stopwatch.GetTimestamp();
+                cancellation.CancelAfter(100);
+            },
+            cancellation.Token);
+
+        Assert.Equal(CellStatus.Interrupted, result.Status);
+        Assert.InRange(Stopwatch.GetElapsedTime(start).TotalSeconds, 0, 20);
+        Assert.Contains("does not stop", result.Error!.Message, StringComparison.Ordinal);
+        Assert.Equal("x", result.Outputs[0].Text());
+        await Assert.ThrowsAsync<InvalidOperationException>(() => engine.RunAsync("1", cancellationToken: TestContext.Current.CancellationToken));
+        await WaitAsync(engine);
+        Assert.Equal("1", (await Succeed(engine, "1")).Outputs[0].Text("text/plain"));
+    }
+
+    [Theory]
+    [InlineData("Console.Write(new string('x', 50_000_000)); Console.WriteLine(\"end\");", "48,000,010 characters of this cell's console output")]
+    [InlineData("Console.WriteLine(new string('x', 50_000_000).ToCharArray()); Console.Error.Write(\"e\");", "characters of this cell's console output")]
+    [InlineData("for (int i = 0; i < 30; i++) { Console.Write('x'); Console.WriteLine(new string('y', 1_000_000)); }", "console output are left out")]
+    public async Task RunAsync_WriteBeyondTheLimit_IsCutWithWhatIsLeftOut(string source, string note)
+    {
+        List<string> live = [];
+        var result = await new CellEngine().RunAsync("Console.WriteLine(\"start\");\n" + source, (_, text) => live.Add(text), TestContext.Current.CancellationToken);
+
+        Assert.Equal(CellStatus.Succeeded, result.Status);
+        Assert.StartsWith("start\nx", result.Outputs[0].Text(), StringComparison.Ordinal);
+        Assert.InRange(result.Outputs[0].Text().Length, CellOutputs.StreamLimit, CellOutputs.StreamLimit + 200);
+        Assert.Contains(note, result.Outputs[^1].Text(), StringComparison.Ordinal);
+        Assert.InRange(live.Sum(text => (long)text.Length), 2_000_000, 2_001_000);
+    }
+
+    [Fact]
+    public async Task RunAsync_ManySmallWritesOfBothStreams_StayWithinTheLimit()
+    {
+        var result = await Succeed(new CellEngine(), "for (int i = 0; i < 100_000; i++) { Console.Write('o'); Console.Error.Write('e'); }");
+
+        Assert.InRange(result.Outputs.Count, 1000, 30_000);
+        Assert.Contains("left out", result.Outputs[^1].Text(), StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("display(new string('x', 30_000_000));", "28,000,000 more characters are left out")]
+    [InlineData("new string('x', 30_000_000)", "28,000,000 more characters are left out")]
+    [InlineData("HTML(new string('x', 30_000_000))", "a value of 30,000,000 characters is left out")]
+    [InlineData("for (int i = 0; i < 30; i++) display(new string('x', 1_000_000));", "displayed values are left out")]
+    [InlineData("var shown = display(1); for (int i = 0; i < 30; i++) shown.Update(new string('x', 1_900_000)); display(new string('x', 30_000_000));", "more characters are left out")]
+    public async Task RunAsync_ValuesBeyondTheLimit_AreCutWithWhatIsLeftOut(string source, string note)
+    {
+        var result = await Succeed(new CellEngine(), source);
+        string json = result.Outputs.ToJsonString();
+
+        Assert.Contains(note, json, StringComparison.Ordinal);
+        Assert.InRange(json.Length, 50, 25_000_000);
+    }
+
+    [Fact]
+    public async Task RunAsync_ExceptionWithAnEndlessMessage_IsCut()
+    {
+        var result = await new CellEngine().RunAsync("throw new Exception(new string('e', 10_000_000));", cancellationToken: TestContext.Current.CancellationToken);
+
+        Assert.Equal(1, result.Error!.Line);
+        Assert.InRange(result.Outputs.ToJsonString().Length, 20_000, 100_000);
+        Assert.Contains("more characters are left out", result.Error.Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>Waits for a cell that was left behind: as long as it runs, it has the console.</summary>
+    private static async Task WaitAsync(CellEngine engine)
+    {
+        for (var tries = 0; tries < 600; tries++)
+        {
+            try
+            {
+                await engine.RunAsync("", cancellationToken: TestContext.Current.CancellationToken);
+                return;
+            }
+            catch (InvalidOperationException)
+            {
+                await Task.Delay(100, TestContext.Current.CancellationToken);
+            }
+        }
     }
 
     private static async Task<CellResult> Succeed(CellEngine engine, string source)

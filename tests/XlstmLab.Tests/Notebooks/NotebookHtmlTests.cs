@@ -85,6 +85,112 @@ public sealed class NotebookHtmlTests
         Assert.Contains("<pre class=\"error\">red &lt;x&gt;</pre>", page, StringComparison.Ordinal);
     }
 
+    [Fact]
+    public void Render_TerminalSequences_AreInNoOutput()
+    {
+        const string text = "\e[31mred\e[0m \e]8;;http://localhost/\e\\\\link\e]8;;\e\\\\ \e(B\e[m \e[38:2::255:0:0mcolon\e[0m abc\b\bX";
+        string page = Outputs(
+            new JsonObject { ["output_type"] = "stream", ["name"] = "stdout", ["text"] = text },
+            new JsonObject { ["output_type"] = "error", ["ename"] = "E", ["evalue"] = text, ["traceback"] = new JsonArray() },
+            new JsonObject { ["output_type"] = "error", ["ename"] = "E", ["evalue"] = "v", ["traceback"] = new JsonArray(text) },
+            Data("text/plain", text));
+
+        Assert.DoesNotContain('\e', page);
+        Assert.DoesNotContain('\b', page);
+        Assert.Equal(5, page.Split("colon aXc").Length);
+        Assert.DoesNotContain("localhost", page, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("""<div id="own"></div><script>var r=requirejs.config({context:"own",paths:{plotly:"https://cdn.plot.ly/plotly-2.6.3.min"}})||require;r(["plotly"],function(P){P.newPlot("own",[]);});</script>""")]
+    [InlineData("""<script src="https://cdn.plot.ly/plotly-latest.min.js"></script><div id="own"></div><script>Plotly.newPlot("own",[]);</script>""")]
+    [InlineData("""<script type="module">import "https://cdn.plot.ly/plotly-3.0.1.min"</script><div id="own"></div><script>Plotly.newPlot("own",[]);</script>""")]
+    public void Render_ChartOfAnotherKernel_IsDrawnByThePagesLibrary(string html)
+    {
+        string page = Outputs(Data("text/html", html), Data("text/html", html));
+
+        Assert.Equal(2, page.Split("<script data-xlstm=\"plotly\">").Length);
+        Assert.Contains("window.requirejs=load", page, StringComparison.Ordinal);
+        Assert.DoesNotContain("class=\"network\"", page, StringComparison.Ordinal);
+        Assert.Contains("newPlot(\"own\"", page, StringComparison.Ordinal);
+        AssertSelfContained(ChartHtml.WithoutLibrary(page));
+        Assert.DoesNotContain("import \"http", page, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Render_PlotlyFigureWithoutHtml_IsDrawn()
+    {
+        JsonObject output = Data("text/plain", "Figure");
+        output["data"]!["application/vnd.plotly.v1+json"] = JsonNode.Parse("""{"data":[{"x":[1],"y":[2],"name":"</script>"}],"layout":{"height":300}}""");
+        string page = Outputs(output);
+
+        Assert.Contains("<script data-xlstm=\"plotly\">", page, StringComparison.Ordinal);
+        Assert.Contains("height:300px", page, StringComparison.Ordinal);
+        Assert.DoesNotContain("\"</script>\"", page, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("<img src='https://example.org/a.png'>")]
+    [InlineData("<img alt=\"a > b\" src=//example.org/a.png>")]
+    [InlineData("<link rel=stylesheet href=\"https://example.org/a.css\"><b>x</b>")]
+    [InlineData("<script src=\"https://example.org/a.js\"></script>")]
+    [InlineData("<script>var s=document.createElement('script');s.src='https://example.org/a.js';</script>")]
+    [InlineData("<script>require(['https://cdn.example.org/npm/x'],function(){});</script>")]
+    [InlineData("<style>@import url('https://example.org/a.css'); b{background:url(https://example.org/b.png)}</style>")]
+    [InlineData("<iframe srcdoc=\"&lt;script src=&quot;https://example.org/a.js&quot;&gt;\"></iframe>")]
+    public void Render_OutputThatNeedsTheNetwork_SaysSo(string html)
+    {
+        string page = Outputs(Data("text/html", html));
+
+        Assert.Contains("class=\"network\"", page, StringComparison.Ordinal);
+        Assert.Contains("example.org", page, StringComparison.Ordinal);
+        Assert.Contains("from the network", page, StringComparison.Ordinal);
+        AssertSelfContained(page);
+    }
+
+    [Fact]
+    public void Render_OutputThatNeedsNoNetwork_StaysAsItIs()
+    {
+        const string html = "<a href=\"https://example.org\">link</a><img src=\"data:image/png;base64,AQID\"><p>see https://example.org/a.js</p><script>var x='<img src=\"y\">';</script>";
+
+        Assert.Contains(html, Outputs(Data("text/html", html)), StringComparison.Ordinal);
+        Assert.DoesNotContain("class=\"network\"", Outputs(Data("text/html", html)), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Render_PicturesThatAPageCannotHold_AreNamed()
+    {
+        string page = Prose("![the far one](http://example.org/a.png) and ![](gone.png)");
+
+        Assert.Contains("the far one", page, StringComparison.Ordinal);
+        Assert.Contains("href=\"http://example.org/a.png\"", page, StringComparison.Ordinal);
+        Assert.Contains("gone.png", page, StringComparison.Ordinal);
+        Assert.Contains("not in this page", page, StringComparison.Ordinal);
+        AssertSelfContained(page);
+    }
+
+    [Fact]
+    public void Render_NotebookOfAnotherLanguage_IsNotColouredAsCSharp()
+    {
+        var notebook = Notebook.Parse("""
+            {"nbformat":4,"nbformat_minor":5,"metadata":{"language_info":{"name":"python"}},"cells":[{"cell_type":"code","source":"class A: pass # x","id":"a","metadata":{}}]}
+            """);
+
+        Assert.Contains("<pre class=\"code\">class A: pass # x</pre>", NotebookHtml.Render(notebook, "x"), StringComparison.Ordinal);
+    }
+
+    private static JsonObject Data(string mimeType, string text) =>
+        new() { ["output_type"] = "display_data", ["metadata"] = new JsonObject(), ["data"] = new JsonObject { [mimeType] = text } };
+
+    private static string Outputs(params JsonNode[] outputs)
+    {
+        Notebook notebook = new();
+        NotebookCell code = new(CellKind.Code, "x");
+        code.SetOutputs(new JsonArray([.. outputs.Select(output => output.DeepClone())]), 1);
+        notebook.Cells.Add(code);
+        return NotebookHtml.Render(notebook, "x");
+    }
+
     private static string Prose(string markdown)
     {
         Notebook notebook = new();

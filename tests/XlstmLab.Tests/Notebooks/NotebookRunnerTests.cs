@@ -105,13 +105,74 @@ public sealed class NotebookRunnerTests
     public async Task RunAsync_TimeLimit_InterruptsTheCellAndKeepsAValidFile()
     {
         using NotebookFolder folder = new();
-        string input = folder.Notebook("1", "while (true) { }", "3");
+        string input = folder.Notebook("1", "Console.Write(\"x\"); while (true) { }", "3");
+        HandClock clock = new();
+        ImmediateProgress<CellProgress> progress = new(report =>
+        {
+            if (report.Event == CellEvent.Output)
+            {
+                clock.Ring();
+            }
+        });
         var result = await NotebookRunner.RunAsync(
-            input, folder["out.ipynb"], timeout: TimeSpan.FromSeconds(2), cancellationToken: TestContext.Current.CancellationToken);
+            input, folder["out.ipynb"], null, TimeSpan.FromSeconds(2), progress, clock, TestContext.Current.CancellationToken);
 
         Assert.Equal((NotebookOutcome.TimedOut, 2), (result.Outcome, result.Executed));
         Assert.Contains("time limit of 00:00:02", result.FirstError!.Message, StringComparison.Ordinal);
         Assert.Equal("1", Notebook.Load(result.OutputPath).Cells[0].Outputs.Single().Text("text/plain"));
+    }
+
+    [Theory]
+    [InlineData("p.WaitForExit();")]
+    [InlineData("await p.WaitForExitAsync();")]
+    [InlineData("")]
+    public async Task RunAsync_ProcessesOfACell_EndWithTheRun(string wait)
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
+        using NotebookFolder folder = new();
+        string input = folder.Notebook(
+            """
+            using System.Diagnostics;
+            var p = Process.Start("sleep", "600");
+            Process.Start("sh", new[] { "-c", "setsid nohup sleep 600 >/dev/null 2>&1 & echo $! > grandchild" }).WaitForExit();
+            Console.Write(p.Id);
+            """,
+            "Console.Write(\"x\");\n" + wait);
+        HandClock clock = new();
+        var started = 0;
+        ImmediateProgress<CellProgress> progress = new(report =>
+        {
+            if (report.Event == CellEvent.Output)
+            {
+                started = report.Index == 1 ? int.Parse(report.Text!, System.Globalization.CultureInfo.InvariantCulture) : started;
+                if (report.Index == 2 && wait.Length > 0)
+                {
+                    clock.Ring();
+                }
+            }
+        });
+        var result = await NotebookRunner.RunAsync(
+            input, folder["out.ipynb"], null, TimeSpan.FromSeconds(2), progress, clock, TestContext.Current.CancellationToken);
+
+        Assert.Equal(wait.Length > 0 ? NotebookOutcome.TimedOut : NotebookOutcome.Succeeded, result.Outcome);
+        Assert.True(started > 0);
+        Assert.False(NotebookFolder.IsRunning($"{started}"));
+        Assert.False(NotebookFolder.IsRunning(File.ReadAllText(folder["grandchild"])));
+        Assert.Null(Environment.GetEnvironmentVariable(CellProcesses.Variable));
+    }
+
+    /// <summary>A clock whose timers go off by hand.</summary>
+    private sealed class HandClock : TimeProvider
+    {
+        private Action? _ring;
+
+        public void Ring() => Task.Run(_ring!);
+
+        public override ITimer CreateTimer(TimerCallback callback, object? state, TimeSpan dueTime, TimeSpan period)
+        {
+            _ring = () => callback(state);
+            return new Timer(_ => { });
+        }
     }
 
     [Fact]
@@ -120,15 +181,16 @@ public sealed class NotebookRunnerTests
         using NotebookFolder folder = new();
         string input = folder.Notebook("Console.WriteLine(\"going\"); while (true) { }");
         using CancellationTokenSource cancellation = new();
+        long start = 0;
         ImmediateProgress<CellProgress> progress = new(report =>
         {
             if (report.Event == CellEvent.Output)
             {
                 Assert.Equal("going\n", report.Text);
+                start = Stopwatch.GetTimestamp();
                 cancellation.CancelAfter(50);
             }
         });
-        long start = Stopwatch.GetTimestamp();
         await Assert.ThrowsAnyAsync<OperationCanceledException>(() =>
             NotebookRunner.RunAsync(input, folder["out.ipynb"], progress: progress, cancellationToken: cancellation.Token));
 
@@ -148,5 +210,48 @@ public sealed class NotebookRunnerTests
         var error = await Assert.ThrowsAsync<NotebookException>(() =>
             NotebookRunner.RunAsync(folder["in.ipynb"], folder["out.ipynb"], cancellationToken: TestContext.Current.CancellationToken));
         Assert.Contains("'fsharp'", error.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("""{"kernelspec":{"display_name":"Python 3","language":"python","name":"python3"},"language_info":{"name":"python"}}""", "{}", "print(1)", "'python'")]
+    [InlineData("""{"kernelspec":{"display_name":"Python 3","name":"python3"}}""", "{}", "print(1)", "'python3'")]
+    [InlineData("""{"kernelspec":{"display_name":"Python 3.11"}}""", "{}", "print(1)", "'Python 3.11'")]
+    [InlineData("""{"language_info":{"name":"R"}}""", "{}", "1", "'R'")]
+    [InlineData("""{"kernelspec":{"display_name":".NET (F#)","language":"F#","name":".net-fsharp"}}""", "{}", "1", "'F#'")]
+    [InlineData("""{"kernelspec":{"display_name":".NET (C#)","language":"C#","name":".net-csharp"},"polyglot_notebook":{"kernelInfo":{"defaultKernelName":"fsharp"}}}""", "{}", "1", "'fsharp'")]
+    [InlineData("{}", """{"dotnet_interactive":{"language":"pwsh"}}""", "1", "'pwsh'")]
+    [InlineData("{}", """{"vscode":{"languageId":"python"}}""", "1", "'python'")]
+    [InlineData("{}", "{}", "#!fsharp\nlet x = 1", "'#!fsharp'")]
+    public async Task RunAsync_NotebookOfAnotherLanguage_IsRefusedUntouched(string metadata, string cell, string source, string named)
+    {
+        using NotebookFolder folder = new();
+        string text = $$"""
+            {"cells":[{"cell_type":"code","id":"a","metadata":{},"source":"System.IO.File.WriteAllText(\"ran\", \"\")","outputs":[],"execution_count":null},
+            {"cell_type":"code","id":"b","metadata":{{cell}},"source":{{System.Text.Json.JsonSerializer.Serialize(source)}},
+            "outputs":[{"output_type":"stream","name":"stdout","text":"kept"}],"execution_count":4}],"metadata":{{metadata}},"nbformat":4,"nbformat_minor":5}
+            """;
+        File.WriteAllText(folder["in.ipynb"], text);
+        var error = await Assert.ThrowsAsync<NotebookException>(() => NotebookRunner.RunAsync(
+            folder["in.ipynb"], folder["in.ipynb"], new Dictionary<string, object?> { ["n"] = 1 }, cancellationToken: TestContext.Current.CancellationToken));
+
+        Assert.Contains(named, error.Message, StringComparison.Ordinal);
+        Assert.Contains("C#", error.Message, StringComparison.Ordinal);
+        Assert.Equal(text, File.ReadAllText(folder["in.ipynb"]));
+        Assert.Equal(["in.ipynb"], Directory.EnumerateFileSystemEntries(folder.Path).Select(Path.GetFileName));
+    }
+
+    [Theory]
+    [InlineData("{}", "{}")]
+    [InlineData("""{"kernelspec":{"name":"csharp"},"language_info":{"name":"polyglot-notebook"}}""", """{"vscode":{"languageId":"polyglot-notebook"}}""")]
+    [InlineData("""{"kernelspec":{"display_name":".NET (C#)","language":"c#","name":"mine"},"language_info":{"name":"C#"}}""", """{"dotnet_interactive":{"language":"csharp"}}""")]
+    public async Task RunAsync_NotebookThatIsCSharpOrSaysNothing_Runs(string metadata, string cell)
+    {
+        using NotebookFolder folder = new();
+        File.WriteAllText(
+            folder["in.ipynb"],
+            $$"""{"cells":[{"cell_type":"code","metadata":{{cell}},"source":"1 + 1"}],"metadata":{{metadata}},"nbformat":4,"nbformat_minor":4}""");
+        var result = await NotebookRunner.RunAsync(folder["in.ipynb"], folder["in.ipynb"], cancellationToken: TestContext.Current.CancellationToken);
+
+        Assert.Equal(NotebookOutcome.Succeeded, result.Outcome);
     }
 }

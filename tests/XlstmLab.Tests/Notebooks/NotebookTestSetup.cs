@@ -14,6 +14,19 @@ public sealed class NotebookTestSetup
 /// <summary>A folder that goes with the test.</summary>
 internal sealed class NotebookFolder : TempFolder
 {
+    /// <summary>Whether a process is there (on Linux), and no mere entry of one that has ended.</summary>
+    public static bool IsRunning(string process)
+    {
+        try
+        {
+            return !File.ReadAllText($"/proc/{process.Trim()}/status").Contains("State:\tZ", StringComparison.Ordinal);
+        }
+        catch (IOException)
+        {
+            return false;
+        }
+    }
+
     /// <summary>Saves a notebook of code cells; a cell may start with a tag in the form <c>[tag]</c>.</summary>
     public string Notebook(params string[] cells)
     {

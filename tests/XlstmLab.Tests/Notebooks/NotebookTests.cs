@@ -99,11 +99,47 @@ public sealed class NotebookTests
     [InlineData("""{"nbformat":4,"nbformat_minor":5,"cells":[{"cell_type":"code","source":"","metadata":[]}]}""", "metadata of cell 1")]
     [InlineData("""{"nbformat":4,"nbformat_minor":5,"cells":[{"cell_type":"code","source":"","outputs":[{"output_type":"stream"}]}]}""", "output 1 of cell 1")]
     [InlineData("""{"nbformat":4,"nbformat_minor":5,"cells":[{"cell_type":"raw","source":"","id":"a b"}]}""", "id of cell 1")]
-    [InlineData("""{"nbformat":4,"nbformat_minor":5,"cells":[{"cell_type":"raw","source":"","id":"a"},{"cell_type":"raw","source":"","id":"a"}]}""", "earlier cell")]
     [InlineData("""{"nbformat":4,"nbformat_minor":5,"cells":[],"cells":[]}""", "not valid JSON")]
     [InlineData("""{"nbformat":4,"nbformat_minor":5,"cells":[{"cell_type":"raw","source":"\ud800"}]}""", "Unicode")]
     public void Parse_DamagedText_SaysWhatIsWrong(string text, string expected) =>
         Assert.Contains(expected, Assert.Throws<NotebookException>(() => Notebook.Parse(text)).Message, StringComparison.Ordinal);
+
+    [Theory]
+    [InlineData("""{"output_type":"error","ename":"","evalue":"shown","traceback":[null]}""")]
+    [InlineData("""{"output_type":"error","ename":"shown"}""")]
+    [InlineData("""{"output_type":"error","traceback":"shown"}""")]
+    [InlineData("""{"output_type":"unknown","data":{"text/plain":"shown"}}""")]
+    [InlineData("""{"output_type":"pyout","text":["shown"]}""")]
+    [InlineData("""{"output_type":7,"data":{"text/plain":["shown",null,3]}}""")]
+    [InlineData("""{"output_type":"stream","text":"shown \ud83d"}""")]
+    [InlineData("""{"output_type":"stream","name":"stdout","text":"\ude00 shown \ud83d\ude00 \ud83d\ud83d \\ud83d"}""")]
+    [InlineData("""{"output_type":"display_data","data":{"text/html":null,"image/png":null,"text/plain":"shown"}}""")]
+    [InlineData("""{"output_type":"display_data","data":{"text/html":{"a":"shown"}}}""")]
+    [InlineData("""{"output_type":"execute_result","data":{},"metadata":{"x":"\ud83d"},"execution_count":"shown"}""", false)]
+    public void Parse_OutputThatJupyterOpens_IsShownAndReplaced(string output, bool isShown = true)
+    {
+        var notebook = Notebook.Parse($$"""
+            {"nbformat":4,"nbformat_minor":5,"metadata":{},"cells":[{"cell_type":"code","source":"1","id":"a","metadata":{},"execution_count":"*","outputs":[{{output}}]}]}
+            """);
+        string page = NotebookHtml.Render(notebook, "x");
+
+        Assert.True(!isShown || page.Contains("shown", StringComparison.Ordinal), page);
+        Assert.Equal(notebook.ToJson(), Notebook.Parse(notebook.ToJson()).ToJson());
+        notebook.Cells[0].ClearOutputs();
+        Assert.Empty(Notebook.Parse(notebook.ToJson()).Cells[0].Outputs);
+    }
+
+    [Fact]
+    public void Parse_SameIdTwice_GivesTheLaterCellItsOwn()
+    {
+        var notebook = Notebook.Parse("""
+            {"nbformat":4,"nbformat_minor":5,"cells":[{"cell_type":"raw","source":"","id":"a"},{"cell_type":"raw","source":"","id":"a"},
+            {"cell_type":"raw","source":"","id":"a-2"},{"cell_type":"raw","source":"","id":"a"}]}
+            """);
+
+        Assert.Equal("a", notebook.Cells[0].Id);
+        Assert.Equal(4, notebook.Cells.Select(cell => cell.Id).Distinct().Count());
+    }
 
     [Fact]
     public void Load_DamagedFiles_ThrowsNotebookExceptionOnly()

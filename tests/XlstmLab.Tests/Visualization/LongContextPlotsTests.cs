@@ -54,7 +54,9 @@ public sealed class LongContextPlotsTests
     {
         var result = new ExtrapolationResult(8, 16, 3, [new(0, 8, 24, 1, false), new(8, 16, 24, 2, true)]);
         var (traces, layout) = Figure(Plots.LengthExtrapolation([("a", result)]));
-        Assert.Equal([8, 16], Numbers(traces[0], "x"));
+        Assert.Equal([4, 12], Numbers(traces[0], "x"));
+        Assert.Equal("Perplexity per token", Title(layout, "yaxis"));
+        Assert.Equal("Perplexity per byte", Title(Figure(Plots.LengthExtrapolation([("a", result)], unit: "byte")).Layout, "yaxis"));
         Assert.Equal(Math.E * Math.E, Numbers(traces[0], "y")[1]!.Value, 1e-5);
         Assert.Equal(8, layout.GetProperty("shapes")[0].GetProperty("x0").GetInt32());
     }

@@ -1,6 +1,7 @@
 using System.Text.Json;
 using Plotly.NET;
 using XlstmLab.Analysis;
+using XlstmLab.Evaluation;
 using XlstmLab.Tests.Analysis;
 using XlstmLab.Visualization;
 using Xunit;
@@ -87,7 +88,7 @@ public sealed class PlotsTests : IDisposable
         Assert.Equal((0.25 * 4 + 0.5 * 2) / 0.75, Numbers(traces[0], "y")[2]!.Value, 1e-5);
         Assert.Equal((0.5 * 3 + 2) / 1.5, Numbers(traces[1], "y")[1]!.Value, 1e-5);
         Assert.Equal("y2", traces[3].GetProperty("yaxis").GetString());
-        Assert.Equal(("Training step", "Loss (nats)"), Titles(layout));
+        Assert.Equal(("Training step", "Loss (nats per token)"), Titles(layout));
         Complains("below 1", () => Plots.Stability([SomeRun], smoothing: 1));
         Complains("at least one run", () => Plots.Stability([]));
     }
@@ -130,6 +131,8 @@ public sealed class PlotsTests : IDisposable
 
         var (life, lifeLayout) = Figure(Plots.ForgetHalfLife(recording));
         Assert.Equal(Math.Log10(recording.Summarize()[3].HalfLife), life[0].GetProperty("z")[1][1].GetDouble(), 1e-6);
+        Assert.Equal(recording.HeadLifetimes()[3].Median, recording.Summarize()[3].HalfLife);
+        Assert.Equal("not in 1", Figure(Plots.ForgetHalfLife(Recording(1))).Traces[0].GetProperty("text")[1][1].GetString());
         Assert.Equal(("Head", "Block"), Titles(lifeLayout));
 
         var (violins, violinLayout) = Figure(Plots.GateViolins(recording, GateQuantity.ForgetPreactivation));
@@ -182,11 +185,47 @@ public sealed class PlotsTests : IDisposable
         Assert.Equal([4, null], Numbers(traces[0], "y"));
         Assert.Equal(["64", "128"], layout.GetProperty("xaxis").GetProperty("ticktext").EnumerateArray().Select(t => t.GetString()));
         Assert.Equal(100, layout.GetProperty("shapes")[0].GetProperty("x0").GetInt32());
-        Assert.Equal(("Position in the context (tokens)", "Perplexity"), Titles(layout));
+        Assert.Equal(("Position in the context (tokens)", "Perplexity per token"), Titles(layout));
+        Assert.Equal(
+            ("Position in the context (bytes)", "Perplexity per byte"),
+            Titles(Figure(Plots.PerplexityByPosition([new("a", [1, 2], [4, 3])], unit: "byte")).Layout));
         Complains("'x' has 1 positions and 2 values", () => Plots.PerplexityByPosition([new("x", [1], [1, 2])]));
         Complains("'x' has no points", () => Plots.PerplexityByPosition([new("x", [], [])]));
         Complains("at least one curve", () => Plots.PerplexityByPosition([]));
         Complains("logarithmic axis", () => Plots.PerplexityByPosition([new("x", [0, 1], [1, 2])]));
+    }
+
+    [Fact]
+    public void PerplexityByPosition_Evaluation_LiesAtTheCentresOfBuckets()
+    {
+        var evaluation = new EvaluationResult(
+            0, 0, 0, 1, [new(0, 1, 500, 500), new(1, 256, 500, 500), new(256, 512, 500, 1000), new(512, 1024, 5, 5), new(1024, null, 500, 500)], new());
+        var curve = PlotSeries.PerplexityByPosition("a", evaluation, minimumTokens: 200);
+
+        Assert.Equal([0.5, 128.5, 384], curve.X);
+        Assert.Equal(Math.Exp(2), curve.Y[2], 1e-9);
+        Figure(Plots.PerplexityByPosition([curve], trainedLength: 256));
+    }
+
+    [Theory]
+    [InlineData(CurveMetric.Loss, CurveAxis.Steps)]
+    [InlineData(CurveMetric.Loss, CurveAxis.Tokens)]
+    [InlineData(CurveMetric.Loss, CurveAxis.Flops)]
+    [InlineData(CurveMetric.BitsPerByte, CurveAxis.Steps)]
+    [InlineData(CurveMetric.BitsPerByte, CurveAxis.Tokens)]
+    [InlineData(CurveMetric.BitsPerByte, CurveAxis.Flops)]
+    public void LearningCurves_RecordedRun_ShowsEveryMetric(CurveMetric metric, CurveAxis axis)
+    {
+        var run = PlotRun.Read(Path.Combine(TestSetup.RepositoryRoot, "results", "bytes-1m-8m")) with { FlopsPerToken = 5e6 };
+        var (traces, _) = Figure(Plots.LearningCurves([run], metric, axis, smoothing: 0.9));
+
+        Assert.Equal(["training, raw", "training", "validation"], traces.Select(Name));
+        var recorded = run.Metrics.Numbers(metric == CurveMetric.Loss ? "validation_loss" : "validation_bits_per_byte").Where(double.IsFinite);
+        Assert.All(recorded.Zip(Numbers(traces[2], "y")), pair => Assert.Equal(pair.First, pair.Second!.Value, 1e-5));
+        var unit = metric == CurveMetric.Loss ? 1 : 1 / Math.Log(2);
+        Assert.Equal(run.Metrics.Numbers("loss")[0] * unit, Numbers(traces[0], "y")[0]!.Value, 1e-2);
+        Figure(Plots.Stability([run]));
+        Figure(Plots.Optimization([run]));
     }
 
     [Fact]

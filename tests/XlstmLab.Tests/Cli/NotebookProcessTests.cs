@@ -1,0 +1,112 @@
+using System.Diagnostics;
+using XlstmLab.Notebooks;
+using XlstmLab.Tests.Notebooks;
+using Xunit;
+
+namespace XlstmLab.Tests.Cli;
+
+/// <summary>Notebooks that the command line runs in a process of their own.</summary>
+[Collection(NotebookTestSetup.Name)]
+public sealed class NotebookProcessTests
+{
+    [Theory]
+    [InlineData("Environment.Exit(0);", "exit code 0")]
+    [InlineData("[System.Runtime.InteropServices.DllImport(\"libc\")] static extern void _exit(int code);\n_exit(0);", "exit code 0")]
+    [InlineData("Environment.FailFast(\"broken\");", "SIGABRT")]
+    [InlineData("int Deep(int n) => Deep(n + 1) + 1;\nDeep(0)", "SIGABRT")]
+    [InlineData("System.Diagnostics.Process.GetCurrentProcess().Kill();", "SIGKILL")]
+    [InlineData("new System.Threading.Thread(() => throw new Exception(\"elsewhere\")).Start(); System.Threading.Thread.Sleep(20_000);", "SIGABRT")]
+    public async Task Run_CellThatEndsTheProcess_FailsAndKeepsTheOutputs(string source, string how)
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Exit codes of signals are Linux's.");
+        using NotebookFolder folder = new();
+        string input = folder.Notebook("Console.WriteLine(\"first\");", "Console.WriteLine(\"before\");\n" + source, "3");
+        var result = await CommandLine.RunAsync("notebook", "run", input, "--json");
+
+        Assert.Equal((1, "failed"), (result.Code, result.Json["outcome"]!.GetValue<string>()));
+        Assert.Contains("error: cell 2:", result.Error, StringComparison.Ordinal);
+        Assert.Contains(how, result.Error, StringComparison.Ordinal);
+        var cells = Notebook.Load(input).Cells;
+        Assert.Equal("first\n", cells[0].Outputs.Single().Text());
+        Assert.Equal(["stream", "error"], cells[1].Outputs.Select(output => output.Type()));
+        Assert.Equal("before\n", cells[1].Outputs.First().Text());
+        Assert.Contains(how, (string)cells[1].Outputs.Last()["evalue"]!, StringComparison.Ordinal);
+        Assert.Empty(cells[2].Outputs);
+        Assert.Equal(["in.ipynb"], Directory.EnumerateFileSystemEntries(folder.Path).Select(Path.GetFileName));
+    }
+
+    [Fact]
+    public async Task Run_ProcessesOfADeadCell_End()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
+        using NotebookFolder folder = new();
+        string input = folder.Notebook("System.IO.File.WriteAllText(\"id\", $\"{System.Diagnostics.Process.Start(\"sleep\", \"600\").Id}\"); Environment.FailFast(\"x\");");
+        await CommandLine.RunAsync("notebook", "run", input);
+
+        Assert.False(NotebookFolder.IsRunning(File.ReadAllText(folder["id"])));
+    }
+
+    [Fact]
+    public async Task Run_LongCell_PassesItsOutputOnAndTellsWhereItIs()
+    {
+        using NotebookFolder folder = new();
+        string input = folder.Notebook(
+            "Console.WriteLine(\"step 1\"); Console.Error.Write(\"\\e[31m10 %\\r20 %\"); Console.WriteLine(\"going\"); System.Threading.Thread.Sleep(12_500);",
+            "throw new Exception(\"bad\");");
+        var result = await CommandLine.RunAsync("notebook", "run", input);
+
+        Assert.Equal(1, result.Code);
+        int output = result.Error.IndexOf("step 1\n", StringComparison.Ordinal);
+        Assert.True(output >= 0, result.Error);
+        Assert.Matches(@"%[ ]in\.ipynb: cell 1 of 2, [\d.:]+( s)?: going", result.Error[output..]);
+        Assert.Contains("20 %", result.Error, StringComparison.Ordinal);
+        Assert.DoesNotContain('\e', result.Error);
+        Assert.Contains("error: cell 2, line 1: bad", result.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Run_CellThatCannotBeStopped_EndsAtTheTimeLimit()
+    {
+        using NotebookFolder folder = new();
+        string input = folder.Notebook("System.Threading.Thread.Sleep(-1);");
+        long start = Stopwatch.GetTimestamp();
+        var result = await CommandLine.RunAsync("notebook", "run", input, "--timeout", "3", "--json");
+
+        Assert.Equal((1, "timed_out"), (result.Code, result.Json["outcome"]!.GetValue<string>()));
+        Assert.InRange(Stopwatch.GetElapsedTime(start).TotalSeconds, 0, 60);
+        Assert.Contains("time limit", result.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Run_Cancelled_SavesAndLeavesNoProcess()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
+        using NotebookFolder folder = new();
+        string input = folder.Notebook("System.IO.File.WriteAllText(\"id\", $\"{Environment.ProcessId}\"); Console.Write(\"x\"); while (true) { }");
+        using CancellationTokenSource cancellation = new();
+        var run = CommandLine.RunAsync(cancellation.Token, "notebook", "run", input);
+        while (!run.IsCompleted && !(File.Exists(folder["id"]) && File.ReadAllText(folder["id"]).Length > 0))
+        {
+            await Task.Delay(50, TestContext.Current.CancellationToken);
+        }
+
+        await cancellation.CancelAsync();
+        Assert.Equal(130, (await run).Code);
+        Assert.False(NotebookFolder.IsRunning(File.ReadAllText(folder["id"])));
+        Assert.Equal("error", Notebook.Load(input).Cells[0].Outputs.Last().Type());
+    }
+
+    [Fact]
+    public async Task Run_NotebookOfAnotherKernel_SaysSoAndLeavesTheFile()
+    {
+        using NotebookFolder folder = new();
+        const string python = """{"cells":[{"cell_type":"code","id":"a","metadata":{},"source":"print(1)","outputs":[],"execution_count":null}],"metadata":{"kernelspec":{"name":"python3","language":"python"}},"nbformat":4,"nbformat_minor":5}""";
+        File.WriteAllText(folder["p.ipynb"], python);
+        var result = await CommandLine.RunAsync("notebook", "run", folder["p.ipynb"], "--html", folder["p.html"]);
+
+        Assert.Equal(1, result.Code);
+        Assert.Contains("'python'", result.Error, StringComparison.Ordinal);
+        Assert.Equal(python, File.ReadAllText(folder["p.ipynb"]));
+        Assert.False(File.Exists(folder["p.html"]));
+    }
+}
