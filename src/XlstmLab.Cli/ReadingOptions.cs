@@ -1,5 +1,4 @@
 using System.CommandLine;
-using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Text;
 
@@ -10,11 +9,11 @@ internal sealed class ReadingOptions
 {
     private readonly Option<bool> _skipNull = new("--skip-null") { Description = "Leave out and count rows whose text is null or missing. Default: an error." };
 
-    private readonly Option<int?> _maxLine = Compute.Positive(new Option<int?>("--max-line-mib")
+    private readonly Option<int?> _maxLine = NumberOption.Whole(new Option<int?>("--max-line-mib")
     {
         Description = "MiB that a line may have, unpacked; at most 1024. Default: 128.",
         HelpName = "N",
-    });
+    }, 1);
 
     /// <summary>Gives the options to a command.</summary>
     public void AddTo(Command command)

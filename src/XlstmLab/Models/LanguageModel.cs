@@ -154,6 +154,7 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
     /// <inheritdoc/>
     protected override void Dispose(bool disposing)
     {
+        _isDisposed = true;
         if (disposing)
         {
             Dropout.Dispose();
@@ -167,13 +168,6 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
         ComputeType == ScalarType.BFloat16 && is_grad_enabled() && EmbeddingKernel.Serves(embedding.weight!)
             ? EmbeddingKernel.Forward(embedding.weight!, tokens)
             : embedding.call(tokens);
-
-    /// <inheritdoc/>
-    protected override void Dispose(bool disposing)
-    {
-        _isDisposed = true;
-        base.Dispose(disposing);
-    }
 
     private Tensor Computed(Tensor embedded) => ComputeType is { } type ? embedded.to(type) : embedded;
 

@@ -34,7 +34,11 @@ public sealed class MLstmGradientTests
         const int Dk = 3, Dv = 2;
         var options = new MLstmOptions
         {
-            InputGate = input, ForgetGate = forget, Normalize = normalize, NormalizerGradient = rule, ChunkSize = 2,
+            InputGate = input,
+            ForgetGate = forget,
+            Normalize = normalize,
+            NormalizerGradient = rule,
+            ChunkSize = 2,
         };
         var heads = Extremes.Length * Extremes.Length;
         foreach (var (length, withState) in new[] { (1, false), (1, true), (2, false), (5, true) })

@@ -98,7 +98,11 @@ public sealed class CountsTests
         // Two layers of 8 d (d + 1), and a row for the only token.
         var wide = new LstmConfig
         {
-            EmbeddingDim = 1 << 20, BlockCount = 2, VocabularySize = 1, Residual = false, FeedForward = FeedForwardKind.None,
+            EmbeddingDim = 1 << 20,
+            BlockCount = 2,
+            VocabularySize = 1,
+            Residual = false,
+            FeedForward = FeedForwardKind.None,
             TieWordEmbeddings = true,
         };
         Assert.Equal(16L * (1 << 20) * ((1 << 20) + 1) + (1 << 20), wide.CountParameters());
