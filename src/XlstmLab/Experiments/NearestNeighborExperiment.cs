@@ -181,7 +181,7 @@ public sealed record NearestNeighborExperiment
         if (!double.IsFinite(curve[^1].ValidationError))
         {
             throw new TrainingDivergedException(
-                $"After update {Training.Steps}, the last, the validation's error is {curve[^1].ValidationError}: "
+                FormattableString.Invariant($"After update {Training.Steps}, the last, the validation's error is {curve[^1].ValidationError}: ")
                 + "a lower learning rate, a longer warm-up or clipping may help.");
         }
 
