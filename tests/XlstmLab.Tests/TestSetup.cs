@@ -3,13 +3,22 @@ using System.Runtime.CompilerServices;
 using CsCheck;
 using XlstmLab.Native;
 using XlstmLab.Tests.Kernels;
+using Xunit;
 using Xunit.Sdk;
 using Xunit.v3;
 
-// Tests count the live tensors and the files of the whole process, and set its number of threads: one at a time.
-[assembly: Parallelization(Mode = ParallelMode.None)]
+// Tests count the live tensors of the whole process and set its number of threads: one at a time. Beside them run those that make no tensor
+// here and mostly wait for processes of their own (ProcessCollection).
+[assembly: CollectionBehavior(CollectionBehavior.CollectionPerAssembly)]
+[assembly: Parallelization(Mode = ParallelMode.Collections)]
 
 namespace XlstmLab.Tests;
+
+/// <summary>Tests of other processes, which run beside all that may run beside something.</summary>
+[CollectionDefinition(nameof(ProcessCollection))]
+#pragma warning disable CA1711 // What xunit calls it.
+public sealed class ProcessCollection;
+#pragma warning restore CA1711
 
 /// <summary>What every test relies on: libtorch is loaded before the first tensor, and files of the clone are found.</summary>
 internal static class TestSetup

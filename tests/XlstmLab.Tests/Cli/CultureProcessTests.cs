@@ -6,6 +6,7 @@ using Xunit;
 namespace XlstmLab.Tests.Cli;
 
 /// <summary>The program as users of other cultures start it, with the system's globalization and without.</summary>
+[Collection(nameof(ProcessCollection))]
 public sealed class CultureProcessTests
 {
     public static TheoryData<string, string> Cultures()

@@ -6,7 +6,7 @@ using Xunit;
 namespace XlstmLab.Tests.Cli;
 
 /// <summary>Notebooks that the command line runs in a process of their own.</summary>
-[Collection(NotebookTestSetup.Name)]
+[Collection(nameof(ProcessCollection))]
 public sealed class NotebookProcessTests
 {
     [Theory]

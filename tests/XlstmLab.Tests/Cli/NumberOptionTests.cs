@@ -5,6 +5,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Cli;
 
+[Collection(nameof(ProcessCollection))]
 public sealed class NumberOptionTests
 {
     private static readonly Type[] Kinds = [typeof(int), typeof(long), typeof(double), typeof(float), typeof(decimal)];

@@ -1,8 +1,10 @@
 using XlstmLab.Native;
+using XlstmLab.Tests.Training;
 using Xunit;
 
 namespace XlstmLab.Tests.Native;
 
+[Collection(nameof(AloneCollection))]
 public sealed class UserCacheTests
 {
     [Fact]
