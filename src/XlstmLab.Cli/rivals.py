@@ -104,7 +104,7 @@ class Bench:
             torch.cuda.reset_peak_memory_stats(self.device)
 
     def peak(self):
-        return torch.cuda.max_memory_allocated(self.device) if self.cuda else None
+        return torch.cuda.max_memory_reserved(self.device) if self.cuda else None
 
 
 def cell(bench, index, name, versions, forward, inputs, size, other=False):

@@ -1,9 +1,11 @@
 using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text;
+using System.Text.Json;
 using XlstmLab.Checkpoints;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Native;
 
 namespace XlstmLab.Cli.Benchmarks;
 
@@ -43,9 +45,9 @@ internal sealed record BenchReport<T>(
     private readonly string _date = DateTime.UtcNow.ToString("yyyy-MM-dd HH:mm 'UTC'", CultureInfo.InvariantCulture);
     private readonly string _commit = Repository.Commit() ?? "unknown";
     private readonly string _host =
-        $"{Processor.Current}, {Terminal.Size(SystemMemory.Total)} of memory, {RuntimeInformation.OSDescription}, {RuntimeInformation.FrameworkDescription}, libtorch {TorchSharp.torch.__version__}{Load()}";
+        $"{Processor.Current}, {Terminal.Size(SystemMemory.Total)} of memory, {RuntimeInformation.OSDescription}, {RuntimeInformation.FrameworkDescription}, libtorch {NativeTorch.Version}{Load()}";
 
-    /// <summary>The GPU and its driver; null where the CPU computes.</summary>
+    /// <summary>The GPU, its driver, and whether kernels and graphs serve; null where the CPU computes.</summary>
     public string? Gpu { get; init; }
 
     private string Machine => Gpu is null ? _host : $"{Gpu}; {_host}";
@@ -82,6 +84,10 @@ internal sealed record BenchReport<T>(
             AtomicFile.WriteText(file, Markdown());
         }
     }
+
+    /// <summary>What a rival's script wrote, under a line that says where and when.</summary>
+    public IEnumerable<string> RivalLines(IReadOnlyList<Workload> works, IEnumerable<string> raw) =>
+        raw.Prepend(JsonSerializer.Serialize(new RivalRun(Command, _date, Gpu ?? _host, null, works), Terminal.JsonLine));
 
     /// <summary>How busy the machine is with this and everything else: other programs' work slows what is measured.</summary>
     private static string Load()

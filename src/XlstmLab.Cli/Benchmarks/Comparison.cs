@@ -52,10 +52,9 @@ internal sealed record Comparison
         }
 
         var others = Script is null ? [] : await Script.RunAsync(Works, Device, ComputeType, text => tracker.Report(0.5, text), cancellationToken);
-        return
-        [
-            .. Works.SelectMany(work => own.Concat(IsOnGpu && ComputeType == "bf16" ? Rivals.Of(work) : []).Concat(others).Where(row => row.Work == work)),
-        ];
+        var now = others.Where(row => row.Remark is null).ToArray();
+        var before = IsOnGpu && ComputeType == "bf16" ? Rivals.Measured.Where(row => !now.Any(row.Replaces)) : [];
+        return [.. Works.SelectMany(work => own.Concat(before).Concat(others).Where(row => row.Work == work))];
     }
 
     /// <summary>How many times as fast this library is as the fastest of the others that the same device measured.</summary>

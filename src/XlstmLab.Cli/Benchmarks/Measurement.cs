@@ -39,4 +39,7 @@ internal sealed record Measurement(Workload Work, string Implementation, string 
     /// <summary>Whether it is this library's.</summary>
     [JsonIgnore]
     public bool IsOwn => Implementation == Own;
+
+    /// <summary>Whether the other measures the same in the same way, so that one of the two is enough.</summary>
+    public bool Replaces(Measurement other) => Work == other.Work && Implementation == other.Implementation;
 }

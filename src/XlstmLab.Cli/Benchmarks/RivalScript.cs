@@ -33,6 +33,9 @@ internal sealed record RivalScript(string File, double Seconds, double MinSecond
     public string Python { get; init; } =
         Environment.GetEnvironmentVariable(PythonVariable) is { Length: > 0 } set ? set : OperatingSystem.IsWindows() ? "python" : "python3";
 
+    /// <summary>The lines with a measurement that the script has written so far, as it wrote them.</summary>
+    public List<string> Raw { get; } = [];
+
     private string Name => Path.GetFileName(File);
 
     /// <summary>Measures; where it cannot, rows say why.</summary>
@@ -96,7 +99,8 @@ internal sealed record RivalScript(string File, double Seconds, double MinSecond
                 {
                     if (Read(line, works) is { } row)
                     {
-                        rows.Add(row);
+                        Raw.Add(line);
+                        rows.Add(row with { Source = row.Source.Length > 0 ? $"{ThisRun}, {row.Source}" : ThisRun });
                         report($"{row.Implementation}: {Comparison.Describe(row.Work)}");
                     }
                 }
@@ -131,12 +135,12 @@ internal sealed record RivalScript(string File, double Seconds, double MinSecond
     }
 
     /// <summary>The measurement in a line; null if there is none.</summary>
-    private static Measurement? Read(string line, IReadOnlyList<Workload> works)
+    internal static Measurement? Read(string line, IReadOnlyList<Workload> works)
     {
         try
         {
             return JsonSerializer.Deserialize<Line>(line, Terminal.Json) is { Implementation: { } name } read && read.Index >= 0 && read.Index < works.Count
-                ? new Measurement(works[read.Index], name, read.Versions is { } versions ? $"{ThisRun}, {versions}" : ThisRun)
+                ? new Measurement(works[read.Index], name, read.Versions ?? "")
                 {
                     ForwardSeconds = read.ForwardSeconds,
                     TrainingSeconds = read.TrainingSeconds,

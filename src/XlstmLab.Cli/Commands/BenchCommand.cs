@@ -34,8 +34,8 @@ internal static class BenchCommand
     private const string CpuMemory = "Memory is the growth of the resident set's peak.";
 
     private const string GpuMemory =
-        "Memory is what libtorch's allocator holds of the device at the end, by the driver's count, without context and libraries; others' is the "
-        + "peak that PyTorch's allocator tells.";
+        "Memory is the most that libtorch's caching allocator held of the device, which gives nothing back: ours by the driver's count at the end, without "
+        + "context and libraries, others' by torch.cuda.max_memory_reserved.";
 
     /// <summary>The command and those below it.</summary>
     public static Command Create() => new ExampleCommand(
@@ -313,9 +313,9 @@ internal static class BenchCommand
             rows,
             [.. comparison.Findings(rows), .. onGpu && Kernel.Absence is { } absence ? [$"The library's kernels were NOT used: {absence}"] : (string[])[]])
         {
-            Gpu = onGpu ? $"{comparison.DeviceName}, {Gpu.Driver()}" : null,
+            Gpu = onGpu ? $"{comparison.DeviceName}, {Gpu.Driver()}, kernels {(Kernel.Absence is null ? "on" : "off")}, graphs off" : null,
         };
-        common.Write(report, terminal, parsed);
+        common.Write(report, terminal, parsed, comparison.Script is { Raw.Count: > 0 } script ? report.RivalLines(comparison.Works, script.Raw) : null);
         return Outcome(terminal, rows.Count(r => r.IsOwn && (r.ForwardSeconds ?? r.TrainingSeconds) is not null), rows.Count(r => r.Failed));
     }
 

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
+using XlstmLab.Checkpoints;
 using XlstmLab.Cli.Benchmarks;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
@@ -92,8 +93,8 @@ internal sealed class BenchOptions
     /// <summary>The thread counts that were asked for.</summary>
     public int[] ThreadCounts(ParseResult parsed) => parsed.GetValue(_threads) is { } list ? Numbers(list) : [Processor.Current.PhysicalCores];
 
-    /// <summary>Writes the report wherever it was asked for.</summary>
-    public void Write<T>(BenchReport<T> report, Terminal terminal, ParseResult parsed)
+    /// <summary>Writes the report wherever it was asked for, and beside it what a rival's script wrote.</summary>
+    public void Write<T>(BenchReport<T> report, Terminal terminal, ParseResult parsed, IEnumerable<string>? rivals = null)
     {
         var folder = parsed.GetValue(_output);
         if (folder is not null)
@@ -103,6 +104,10 @@ internal sealed class BenchOptions
 
         string? Beside(string extension) => folder is null ? null : Path.Combine(folder, parsed.CommandResult.Command.Name + extension);
         report.Write(terminal, parsed.GetValue(_json), [parsed.GetValue(_csv), Beside(".csv")], [parsed.GetValue(_markdown), Beside(".md")]);
+        if (rivals is not null && Beside(".rivals.jsonl") is { } raw)
+        {
+            AtomicFile.WriteText(raw, string.Concat(rivals.Select(line => line + '\n')));
+        }
     }
 
     /// <summary>An option with numbers separated by commas.</summary>

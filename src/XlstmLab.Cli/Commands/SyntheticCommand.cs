@@ -47,13 +47,13 @@ internal static class SyntheticCommand
     private static readonly Option<int?> Samples = NumberOption.Whole(new Option<int?>("--samples") { Description = "Rows of an epoch; 0 to draw rows without end. Default: the recipe's.", HelpName = "N" }, 0);
     private static readonly Option<string> Seeds = new("--seeds") { Description = "A run for each.", HelpName = "LIST", DefaultValueFactory = _ => "1" };
     private static readonly Option<string?> TrainLengths = new("--train-lengths") { Description = "The lengths of training rows, such as 3-40. Default: the task's.", HelpName = "RANGE" };
-    private static readonly Option<string?> ValidationLengths = new("--validation-lengths") { Description = "The lengths whose accuracy is watched, such as 40-256. Default: the task's.", HelpName = "RANGE" };
+    private static readonly Option<string?> ValidationLengths = new("--validation-lengths") { Description = "The lengths whose accuracy is watched and may stop a run, such as 40-256. Default: the trained ones.", HelpName = "RANGE" };
     private static readonly Option<string?> TestLengths = new("--test-lengths") { Description = "The ranges of lengths that are tested, such as 3-40,40-256,64. Default: the recipe's.", HelpName = "LIST" };
     private static readonly Option<int?> TestRows = Number("--test-rows", "Rows of each range. Default: the recipe's.");
     private static readonly Option<int?> ValidationRows = Number("--validation-rows", "Rows of a validation. Default: the recipe's.");
     private static readonly Option<int?> ValidateEvery = Number("--validate-every", "Updates between validations. Default: the recipe's.");
     private static readonly Option<int?> CheckpointEvery = Number("--checkpoint-every", "Updates between checkpoints. Default: the recipe's.");
-    private static readonly Option<double?> Until = NumberOption.Real(new Option<double?>("--until") { Description = "Stop a run when its accuracy at the validation lengths reaches this, such as 0.99.", HelpName = "ACCURACY" }, NumberRange.PositiveShare);
+    private static readonly Option<double?> Until = NumberOption.Real(new Option<double?>("--until") { Description = "Stop a run when its accuracy at the validation lengths, on rows that are not tested, reaches this, such as 0.99.", HelpName = "ACCURACY" }, NumberRange.PositiveShare);
     private static readonly Option<string?> ComputeType =
         new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: float32." }.OneOf("bf16", "float32");
 

@@ -18,7 +18,13 @@ internal static class Repository
     private static string? Built()
     {
         var version = typeof(Repository).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion.Split('+');
-        return version is [_, var commit] ? commit[..Math.Min(12, commit.Length)] : null;
+        if (version is not [_, var commit])
+        {
+            return null;
+        }
+
+        var hash = commit.Split('-')[0];
+        return hash[..Math.Min(12, hash.Length)] + (commit.EndsWith("-changed", StringComparison.Ordinal) ? ", changed" : "");
     }
 
     private static string? Git(params string[] arguments)

@@ -61,7 +61,7 @@ internal sealed record TorchReport
         return new()
         {
             TorchSharp = typeof(torch).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion.Split('+')[0] ?? "?",
-            Libtorch = torch.__version__,
+            Libtorch = NativeTorch.Version,
             Folder = NativeTorch.Folder,
             Bridge = bridge,
             BridgeWeakened = bridge.Contains(Path.Combine("xlstmlab", "native"), StringComparison.Ordinal),

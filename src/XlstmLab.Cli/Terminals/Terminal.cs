@@ -22,6 +22,9 @@ internal sealed class Terminal
         WriteIndented = true,
     };
 
+    /// <summary>The same for files with a document a line.</summary>
+    public static readonly JsonSerializerOptions JsonLine = new(Json) { WriteIndented = false };
+
     private readonly IAnsiConsole _results;
     private readonly IAnsiConsole _notes;
 

@@ -39,7 +39,10 @@ public sealed record SyntheticExperiment
     /// <summary>The rows of an epoch; null to draw rows without end.</summary>
     public int? SampleCount { get; init; }
 
-    /// <summary>The lengths whose accuracy is looked at during training; null for those that the task is tested at.</summary>
+    /// <summary>
+    /// The lengths whose accuracy may end the training (<see cref="Until"/>), on rows that are neither trained nor tested; null for the trained
+    /// ones. Without it the curve has the task's test lengths too, which then decide nothing.
+    /// </summary>
     public LengthRange? ValidationLengths { get; init; }
 
     /// <summary>The rows of a validation.</summary>
@@ -114,7 +117,7 @@ public sealed record SyntheticExperiment
             runs.Add(run);
             curve.AddRange(ReadCurve(SeedFolders.Of(folder, seed)));
             var summary = new SyntheticSummary(Task.Name, runs, curve);
-            SeedFolders.WriteJson(Path.Combine(folder, "summary.json"), new { Experiment = Describe(), summary.Runs });
+            SeedFolders.WriteJson(Path.Combine(folder, "summary.json"), new { Experiment = Describe(), Environment = Environment(folder, seeds[0]), summary.Runs });
             SeedFolders.WriteCsv(Path.Combine(folder, "curve.csv"), curve);
             SeedFolders.WriteCsv(Path.Combine(folder, "accuracy.csv"), summary.AccuracyByLength());
         }
@@ -158,6 +161,27 @@ public sealed record SyntheticExperiment
         }
     }
 
+    /// <summary>What the first seed's run ran on.</summary>
+    private static object Environment(string folder, int seed)
+    {
+        var run = RunFolder.ReadMetadata(SeedFolders.Of(folder, seed));
+        return new
+        {
+            run.LibraryVersion,
+            run.GitCommit,
+            run.GitDirty,
+            run.TorchSharpVersion,
+            run.LibtorchVersion,
+            run.Platform,
+            run.Device,
+            run.DeviceName,
+            run.Kernels,
+            run.Graphs,
+            run.Threads,
+            run.StartedAt,
+        };
+    }
+
     private void Check(IReadOnlyList<int> seeds)
     {
         if (seeds.Count == 0 || seeds.Distinct().Count() != seeds.Count)
@@ -178,11 +202,13 @@ public sealed record SyntheticExperiment
         }
 
         Model.Validate();
-        foreach (var range in TestLengths.Append(TrainingLengths ?? Task.TrainingLengths).Append(ValidationLengths ?? Task.TestLengths))
+        foreach (var range in TestLengths.Append(TrainingLengths ?? Task.TrainingLengths).Append(DecidingLengths))
         {
             Task.Validate(range);
         }
     }
+
+    private LengthRange DecidingLengths => ValidationLengths ?? TrainingLengths ?? Task.TrainingLengths;
 
     private JsonObject Describe() => new()
     {
@@ -192,7 +218,7 @@ public sealed record SyntheticExperiment
             Training with { Seed = 0, ContextLength = (TrainingLengths ?? Task.TrainingLengths).Maximum }, RunJson.Indented),
         ["training_lengths"] = (TrainingLengths ?? Task.TrainingLengths).ToString(),
         ["sample_count"] = SampleCount,
-        ["validation_lengths"] = (ValidationLengths ?? Task.TestLengths).ToString(),
+        ["validation_lengths"] = DecidingLengths.ToString(),
         ["validation_rows"] = ValidationRows,
         ["test_lengths"] = string.Join(", ", TestLengths),
         ["test_rows"] = TestRows,
@@ -212,6 +238,7 @@ public sealed record SyntheticExperiment
         private readonly int _index;
         private readonly IProgress<SyntheticProgress>? _progress;
         private readonly CancellationToken _cancellationToken;
+        private readonly LengthRange _deciding;
         private readonly LengthRange[] _lengths;
         private readonly List<SyntheticCurvePoint> _curve;
 
@@ -221,13 +248,14 @@ public sealed record SyntheticExperiment
         {
             (_experiment, _model, _run, _seed, _index) = (experiment, model, run, seed, index);
             (_progress, _cancellationToken) = (progress, cancellationToken);
-            var validated = experiment.ValidationLengths ?? experiment.Task.TestLengths;
-            _lengths = [.. new[] { experiment.TrainingLengths ?? experiment.Task.TrainingLengths, validated }.Distinct()];
+            _deciding = experiment.DecidingLengths;
+            var watched = experiment.ValidationLengths ?? experiment.Task.TestLengths;
+            _lengths = [.. new[] { experiment.TrainingLengths ?? experiment.Task.TrainingLengths, watched }.Distinct()];
 
             // What no checkpoint covers will be done again.
             var done = TrainingCheckpoint.List(run) is { Count: > 0 } checkpoints ? checkpoints[^1].Step : 0;
             _curve = [.. ReadCurve(run).Where(point => point.Step <= done)];
-            if (_curve.Count > 0 && _curve[^1] is { } last && last.Step == done && last.Accuracy >= experiment.Until)
+            if (_curve.Any(point => point.Step == done && point.Lengths == _deciding.ToString() && point.Accuracy >= experiment.Until))
             {
                 SolvedAtStep = done;
             }
@@ -250,7 +278,7 @@ public sealed record SyntheticExperiment
                     _seed, metrics.Step, metrics.Tokens, metrics.Seconds, metrics.Loss, s.Lengths().ToString(), s.Accuracy,
                     s.ScaledAccuracy, s.Loss)));
                 SeedFolders.WriteJson(Path.Combine(_run, CurveName), _curve);
-                if (scores[^1].Accuracy >= _experiment.Until)
+                if (scores.First(s => s.Lengths() == _deciding).Accuracy >= _experiment.Until)
                 {
                     SolvedAtStep = metrics.Step;
                     Solved.Cancel();

@@ -32,6 +32,13 @@ public static class NativeTorch
         }
     }
 
+    /// <summary>
+    /// The version of the libtorch that was loaded, such as <c>2.11.0+cu130</c>; <c>unknown</c> where nothing beside it tells.
+    /// </summary>
+    /// <remarks><c>torch.__version__</c> is the version that TorchSharp was built for, whatever was loaded.</remarks>
+    /// <exception cref="NativeTorchException">libtorch could not be loaded.</exception>
+    public static string Version => VersionOf(Folder);
+
     /// <summary>Whether the libtorch in use came with CUDA and sees a device.</summary>
     public static bool IsCudaAvailable { get; private set; }
 
@@ -112,6 +119,30 @@ public static class NativeTorch
                 : Path.Combine(Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), ".nuget", "packages");
             yield return Path.Combine(cache, name, "runtimes", rid, "native");
         }
+    }
+
+    /// <summary>What the files around a folder of libtorch say of its version.</summary>
+    internal static string VersionOf(string folder)
+    {
+        // site-packages/torch/lib of a PyTorch has version.py above it, an unpacked libtorch/lib build-version.
+        var above = Path.GetDirectoryName(Path.TrimEndingDirectorySeparator(folder)) ?? folder;
+        if (Path.Combine(above, "version.py") is var script && File.Exists(script)
+            && File.ReadLines(script).FirstOrDefault(l => l.StartsWith("__version__", StringComparison.Ordinal)) is { } line)
+        {
+            return line.Split('=')[^1].Trim().Trim('\'', '"');
+        }
+
+        if (Path.Combine(above, "build-version") is var plain && File.Exists(plain))
+        {
+            return File.ReadAllText(plain).Trim();
+        }
+
+        // A package's folder is named by its version; what was published beside the program came from the build's package.
+        var parts = folder.Split(Path.DirectorySeparatorChar, Path.AltDirectorySeparatorChar);
+        var package = Array.FindIndex(parts, p => p.StartsWith("libtorch-", StringComparison.Ordinal));
+        return package >= 0 && package + 1 < parts.Length ? parts[package + 1]
+            : folder.StartsWith(AppContext.BaseDirectory, StringComparison.Ordinal) ? BuildMetadata("LibTorchPackage")?.Split('/')[^1] ?? "unknown"
+            : "unknown";
     }
 
     private static string Load()

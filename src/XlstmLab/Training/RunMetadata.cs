@@ -3,6 +3,9 @@ using System.Diagnostics;
 using System.Reflection;
 using System.Runtime.InteropServices;
 using TorchSharp;
+using XlstmLab.Kernels;
+using XlstmLab.Native;
+using XlstmLab.Native.Cuda;
 
 namespace XlstmLab.Training;
 
@@ -15,13 +18,15 @@ public sealed record RunMetadata
     /// <summary>Whether tracked files differed from that commit; null where there is none.</summary>
     public bool? GitDirty { get; init; }
 
-    /// <summary>The version of this library, with the commit it was built from where the build knew it.</summary>
+    /// <summary>
+    /// The version of this library, with the commit it was built from where the build knew it; <c>-changed</c> if files differed from it.
+    /// </summary>
     public string LibraryVersion { get; init; } = "";
 
     /// <summary>The version of TorchSharp.</summary>
     public string TorchSharpVersion { get; init; } = "";
 
-    /// <summary>The version of libtorch.</summary>
+    /// <summary>The version of the libtorch that was loaded.</summary>
     public string LibtorchVersion { get; init; } = "";
 
     /// <summary>The operating system, the processor's architecture and the version of .NET.</summary>
@@ -29,6 +34,15 @@ public sealed record RunMetadata
 
     /// <summary>The device of the parameters.</summary>
     public string Device { get; init; } = "";
+
+    /// <summary>The GPU's name with its driver; null on the CPU.</summary>
+    public string? DeviceName { get; init; }
+
+    /// <summary>Whether the library's CUDA kernels served: <c>on</c>, or why not.</summary>
+    public string Kernels { get; init; } = "";
+
+    /// <summary>Whether updates ran as CUDA graphs: <c>off</c>, they do not yet.</summary>
+    public string Graphs { get; init; } = "off";
 
     /// <summary>libtorch's threads. Runs repeat bit for bit only with as many.</summary>
     public int Threads { get; init; }
@@ -61,7 +75,7 @@ public sealed record RunMetadata
     public double Seconds { get; init; }
 
     /// <summary>What can be known before the first step.</summary>
-    internal static RunMetadata Collect(torch.Device device, int seed, long parameters)
+    internal static RunMetadata Collect(torch.Device device, torch.ScalarType computeType, int seed, long parameters)
     {
         var commit = Git("rev-parse", "HEAD");
         return new()
@@ -70,16 +84,24 @@ public sealed record RunMetadata
             GitDirty = commit is null ? null : Git("status", "--porcelain", "--untracked-files=no") is { Length: > 0 },
             LibraryVersion = Version(typeof(RunMetadata).Assembly),
             TorchSharpVersion = Version(typeof(torch).Assembly),
-            LibtorchVersion = torch.__version__,
+            LibtorchVersion = NativeTorch.Version,
             Platform = string.Join(
                 ", ", RuntimeInformation.OSDescription, RuntimeInformation.ProcessArchitecture, RuntimeInformation.FrameworkDescription),
             Device = device.ToString(),
+            DeviceName = device.type == DeviceType.CUDA ? $"{Gpu.Name(Math.Max(0, device.index))}, {Gpu.Driver()}" : null,
+            Kernels = KernelState(device, computeType),
             Threads = torch.get_num_threads(),
             Seed = seed,
             Parameters = parameters,
             StartedAt = DateTimeOffset.UtcNow,
         };
     }
+
+    private static string KernelState(torch.Device device, torch.ScalarType computeType) =>
+        device.type != DeviceType.CUDA ? "off: the CPU computes"
+        : Kernel.Absence is { } absence ? $"off: {absence.Split('\n')[0]}"
+        : computeType != torch.ScalarType.BFloat16 ? $"off: they compute in bfloat16, this run in {computeType}"
+        : "on";
 
     private static string Version(Assembly assembly) =>
         assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion

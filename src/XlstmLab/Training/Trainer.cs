@@ -108,7 +108,7 @@ public sealed class Trainer(
     private RunMetadata Begin(RunFolder run, AdamW optimizer, WeightAverage? average, TrainingPosition position)
     {
         var count = _parameters.Sum(p => p.Parameter.NumberOfElements);
-        var metadata = RunMetadata.Collect(_parameters[0].Parameter.device, config.Seed, count);
+        var metadata = RunMetadata.Collect(_parameters[0].Parameter.device, config.ComputeType, config.Seed, count);
         if (RunFolder.LatestCheckpoint(run.Folder) is { } folder)
         {
             Restore(folder, optimizer, average, position);

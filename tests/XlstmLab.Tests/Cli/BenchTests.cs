@@ -124,8 +124,25 @@ public sealed class BenchTests
         Assert.All(Rivals.Measured, rival => Assert.True(
             cells.Contains(rival.Work) || BenchModels.ByName(((dynamic)rival.Work).Preset) is LanguageModelConfig, rival.ToString()));
         Assert.Equal(3, Rivals.Of(new MLstmWork("exponential", 8, 4, 2048, 128, 256)).Count(r => !r.IsOtherWork));
-        Assert.Equal(16 * 2048 / 268_916.0, Rivals.Of(new TrainingWork("xlstm-162m", 16, 2048)).Min(r => r.TrainingSeconds)!.Value, 12);
+        Assert.All(Rivals.Measured, rival => Assert.Matches(@"H100 80GB HBM3.*, (before )?20\d\d-\d\d-\d\d", rival.Source));
+        Assert.All(Rivals.Measured, rival => Assert.Single(Rivals.Measured, rival.Replaces));
         Assert.Equal(162_303_840, BenchModels.ByName("xlstm-162m").CountParameters());
+    }
+
+    [Fact]
+    public void Read_WhatAScriptWrote_NamesItsSourceAndLeavesOutWhatFailed()
+    {
+        var rows = Rivals.Read(
+        [
+            """{"command": "xlstm bench decode", "date": "2026-11-27", "machine": "a GPU", "remark": "raw output not kept", "works": [{"kind": "decode", "preset": "bytes-1m", "batch": 2}]}""",
+            """{"index": 0, "implementation": "one", "versions": "one 1.0", "forward_seconds": 0.25}""",
+            """{"index": 0, "implementation": "two", "remark": "not installed"}""",
+            "words",
+        ]).ToArray();
+
+        var row = Assert.Single(rows);
+        Assert.Equal((new DecodeWork("bytes-1m", 2), "one", 0.25), (row.Work, row.Implementation, row.ForwardSeconds));
+        Assert.Equal("one 1.0, a GPU, 2026-11-27, raw output not kept", row.Source);
     }
 
     [Fact]
@@ -137,9 +154,14 @@ public sealed class BenchTests
             [.. new Comparison
             {
                 Works = [work], Device = "cuda", DeviceName = device, ComputeType = "bf16", Threads = [1], MinSeconds = 0, Repetitions = 1,
-            }.Findings([own, .. Rivals.Of(work)])];
+            }.Findings(
+            [
+                own,
+                new(work, "other", "then") { ForwardSeconds = 0.45e-3, TrainingSeconds = 1.56e-3 },
+                new(work, "attention", "then") { TrainingSeconds = 0.3e-3, IsOtherWork = true },
+            ])];
         Assert.Contains(
-            "forward 4.50 times as fast as the fastest other, limit_chunk 64; forward and backward 3.12 times",
+            "forward 4.50 times as fast as the fastest other, other; forward and backward 3.12 times",
             Findings("NVIDIA H100 80GB HBM3").Single(),
             StringComparison.Ordinal);
         Assert.Empty(Findings("NVIDIA B300"));
