@@ -28,7 +28,7 @@ internal static class CultureScan
             [.. trees, CSharpSyntaxTree.ParseText(ImplicitUsings, options)],
             assemblies.Select(path => MetadataReference.CreateFromFile(path)),
             new CSharpCompilationOptions(OutputKind.ConsoleApplication, allowUnsafe: true, nullableContextOptions: NullableContextOptions.Enable));
-        return [.. trees.SelectMany(tree => Find(tree, compilation.GetSemanticModel(tree)))];
+        return [.. trees.AsParallel().AsOrdered().SelectMany(tree => Find(tree, compilation.GetSemanticModel(tree)))];
     }
 
     private static IEnumerable<string> Find(SyntaxTree tree, SemanticModel model)

@@ -10,11 +10,13 @@ public sealed class NumberOptionTests
 {
     private static readonly Type[] Kinds = [typeof(int), typeof(long), typeof(double), typeof(float), typeof(decimal)];
 
+    private static readonly RootCommand Root = Program.CreateRoot();
+
     /// <summary>Every option of every command that takes a number.</summary>
     public static TheoryData<string, string> NumericOptions()
     {
         var data = new TheoryData<string, string>();
-        Add(Program.CreateRoot(), "");
+        Add(Root, "");
         return data;
 
         void Add(Command command, string path)
@@ -46,7 +48,7 @@ public sealed class NumberOptionTests
                 CultureInfo.CurrentCulture = culture;
                 foreach (var text in new[] { "abc", "1,5", "1,000", " 3", "3 ", "0x10", "NaN", "Infinity", "1e999", "99999999999999999999999" + (option == "--min-time" ? "e400" : "x"), "" })
                 {
-                    var errors = Program.CreateRoot().Parse([.. path.Split(' ', StringSplitOptions.RemoveEmptyEntries), option, text]).Errors;
+                    var errors = Root.Parse([.. path.Split(' ', StringSplitOptions.RemoveEmptyEntries), option, text]).Errors;
                     Assert.Contains(errors, e => e.Message.StartsWith(option, StringComparison.Ordinal) && e.Message.Contains($"'{text}'", StringComparison.Ordinal));
                     Assert.DoesNotContain(errors, e => e.Message.Contains("System.", StringComparison.Ordinal));
                 }
@@ -74,7 +76,7 @@ public sealed class NumberOptionTests
     [InlineData("synthetic run parity --out x --dropout 1", "--dropout: expected a number from 0 to below 1")]
     [InlineData("notebook run x.ipynb --timeout 1e300", "--timeout: expected a number of seconds")]
     public void Parse_Misfit_SaysWhatWasExpected(string line, string expected) =>
-        Assert.Contains(Program.CreateRoot().Parse(line).Errors, e => e.Message.Contains(expected, StringComparison.Ordinal));
+        Assert.Contains(Root.Parse(line).Errors, e => e.Message.Contains(expected, StringComparison.Ordinal));
 
     [Theory]
     [InlineData("--lr", "0.003", 0.003)]
@@ -83,7 +85,7 @@ public sealed class NumberOptionTests
     [InlineData("--weight-decay", "0", 0.0)]
     public void Parse_Number_IsRead(string option, string text, double expected)
     {
-        var parsed = Program.CreateRoot().Parse(["train", "--out", "x", option, text]);
+        var parsed = Root.Parse(["train", "--out", "x", option, text]);
         Assert.Empty(parsed.Errors);
         Assert.Equal(expected, parsed.GetValue<double?>(option));
     }
