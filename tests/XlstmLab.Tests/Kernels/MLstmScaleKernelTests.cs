@@ -18,7 +18,7 @@ public sealed class MLstmScaleKernelTests
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
         KernelRun.Seed(length);
-        const int Batch = 1, Heads = 2, Dk = 32, Dv = 32;
+        const int Batch = 4, Heads = 2, Dk = 32, Dv = 32;
         Tensor Tokens(int dim, double size = 1) => (randn(Batch, length, Heads, dim) * size).to(bfloat16).transpose(1, 2);
         Tensor[] inputs =
         [
