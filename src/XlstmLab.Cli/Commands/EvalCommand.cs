@@ -169,7 +169,7 @@ internal static class EvalCommand
         ]);
         terminal.Line();
         terminal.WriteTable(
-            [">positions", ">tokens", ">loss", ">perplexity", "trained"],
+            [">positions", ">tokens", ">nats a token", ">perplexity a token", "trained"],
             result.Ranges.Select(r => new[]
             {
                 string.Create(CultureInfo.InvariantCulture, $"{r.Start}-{r.End - 1}"),
@@ -211,7 +211,7 @@ internal static class EvalCommand
             ("text", string.Create(CultureInfo.InvariantCulture, $"{data}, {split} part: {result.Documents:N0} documents, {result.Bytes:N0} bytes, {result.Tokens:N0} tokens")),
             ("context", $"{result.Options.Policy.ToString().ToLowerInvariant()}, {result.Options.ContextLength} tokens"),
             ("loss", string.Create(CultureInfo.InvariantCulture, $"{result.Loss:F4} nats a token")),
-            ("perplexity", string.Create(CultureInfo.InvariantCulture, $"{result.Perplexity:F3}")),
+            ("perplexity", string.Create(CultureInfo.InvariantCulture, $"{result.Perplexity:F3} a token")),
             ("bits per byte", result.Bytes > 0
                 ? string.Create(CultureInfo.InvariantCulture, $"{result.BitsPerByte:F4}")
                 : "unknown: the token folder does not say how long each text was; tokenize again"),
@@ -221,7 +221,7 @@ internal static class EvalCommand
         {
             terminal.Line();
             terminal.WriteTable(
-                [">positions", ">tokens", ">loss", ">perplexity"],
+                [">positions", ">tokens", ">nats a token", ">perplexity a token"],
                 result.Buckets.Select(b => new[]
                 {
                     b.End is { } end ? string.Create(CultureInfo.InvariantCulture, $"{b.Start}-{end - 1}") : $"{b.Start}-",

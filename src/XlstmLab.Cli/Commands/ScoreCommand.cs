@@ -180,7 +180,7 @@ internal static class ScoreCommand
         {
             terminal.Line();
             terminal.WriteTable(
-                ["task", ">question", "answer", "right", "chosen", ">log p", ">tokens", "greedy"],
+                ["task", ">question", "answer", "right", "chosen", ">log p (nats)", ">tokens", "greedy"],
                 scores.SelectMany(s => s.AnswerRows()).Select(a => new[]
                 {
                     a.Task, a.Sample.ToString(CultureInfo.InvariantCulture), a.Answer.ReplaceLineEndings(" "), a.IsGold ? "yes" : "", a.IsPredicted ? "yes" : "",

@@ -302,7 +302,7 @@ internal static class TrainCommand
 
     private static string Validation(TrainingMetrics metrics) => string.Create(
         CultureInfo.InvariantCulture,
-        $"{metrics.ValidationLoss:F4} nats a token, perplexity {metrics.ValidationPerplexity:F2}")
+        $"{metrics.ValidationLoss:F4} nats a token, perplexity {metrics.ValidationPerplexity:F2} a token")
         + (metrics.ValidationBitsPerByte is { } bits ? string.Create(CultureInfo.InvariantCulture, $", {bits:F4} bits per byte") : "");
 
     private static Option<int?> Number(string name, string description) =>
