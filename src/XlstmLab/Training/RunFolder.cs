@@ -141,6 +141,34 @@ public sealed class RunFolder : IDisposable
         }
     }
 
+    /// <summary>Whether a process trains in a folder.</summary>
+    /// <param name="folder">The run's folder.</param>
+    internal static bool IsInUse(string folder)
+    {
+        try
+        {
+            var file = Path.Combine(folder, LockName);
+            if (File.Exists(file))
+            {
+                using var taken = new FileStream(file, FileMode.Open, FileAccess.Read, FileShare.Read);
+            }
+
+            return false;
+        }
+        catch (FileNotFoundException)
+        {
+            return false;
+        }
+        catch (IOException e)
+        {
+            return IsTaken(e);
+        }
+        catch (UnauthorizedAccessException)
+        {
+            return false;
+        }
+    }
+
     /// <summary>The folder of the latest complete checkpoint; null if there is none.</summary>
     /// <param name="folder">The run's folder.</param>
     public static string? LatestCheckpoint(string folder) =>

@@ -63,7 +63,7 @@ public sealed class LabTests : IDisposable
         using var wider = new XlstmLanguageModel(Tiny.Config with { EmbeddingDim = 32 }, 1);
         var before = ModelIdentity.Of(wider);
         var error = Assert.Throws<CheckpointException>(() => Lab.LoadWeights(wider, _temp["hf"], cancellationToken: TestContext.Current.CancellationToken));
-        Assert.Contains("Shapes differ: backbone.blocks.0.", error.Message, StringComparison.Ordinal);
+        Assert.Contains("Shapes differ: 'backbone.blocks.0.", error.Message, StringComparison.Ordinal);
         Assert.Equal(before, ModelIdentity.Of(wider));
     }
 
