@@ -26,12 +26,16 @@ public sealed class MetricsTable
     private MetricsTable(int rowCount, IReadOnlyList<TableColumn> columns)
     {
         RowCount = rowCount;
+        TotalRows = rowCount;
         Columns = columns;
-        _byName = columns.ToDictionary(c => c.Name);
+        _byName = columns.DistinctBy(c => c.Name).ToDictionary(c => c.Name);
     }
 
     /// <summary>The number of rows.</summary>
     public int RowCount { get; }
+
+    /// <summary>The number of rows of the table that these are the first of.</summary>
+    internal long TotalRows { get; private init; }
 
     /// <summary>The columns in the order they first appeared.</summary>
     public IReadOnlyList<TableColumn> Columns { get; }
@@ -54,6 +58,10 @@ public sealed class MetricsTable
 
         return new(rows, columns);
     }
+
+    /// <summary>The first rows of a table; columns may have one name.</summary>
+    internal static MetricsTable Head(long totalRows, IReadOnlyList<TableColumn> columns) =>
+        new(columns.Count == 0 ? 0 : columns[0].Values.Count, columns) { TotalRows = totalRows };
 
     /// <summary>Whether there is a column of that name.</summary>
     public bool Has(string name) => _byName.ContainsKey(name);

@@ -49,7 +49,7 @@ public static class TableFiles
 
     /// <summary>Writes records, a row each, with the names that <see cref="MetricsTable.From"/> gives their properties.</summary>
     /// <inheritdoc cref="Save(MetricsTable, string)"/>
-    public static void Save<T>(this IEnumerable<T> records, string path)
+    public static void SaveTable<T>(this IEnumerable<T> records, string path)
         where T : class => MetricsTable.From(records).Save(path);
 
     /// <summary>A table as CSV (RFC 4180, with line feeds): numbers in full, in the invariant culture.</summary>

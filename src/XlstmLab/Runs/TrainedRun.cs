@@ -312,7 +312,8 @@ public sealed class TrainedRun : IDisposable
 
     /// <inheritdoc/>
     public override string ToString() =>
-        FormattableString.Invariant($"{Folder}: {Config.ModelType}, {Config.CountParameters():N0} parameters, {(Metadata is null ? "no run" : $"step {Metadata.Step:N0}")}");
+        FormattableString.Invariant($"{Folder}: {Config.ModelType}, {Config.CountParameters():N0} parameters")
+        + (Metadata is null ? "" : FormattableString.Invariant($", step {Metadata.Step:N0}"));
 
     /// <inheritdoc/>
     public void Dispose() => Model.Dispose();
