@@ -54,6 +54,7 @@ public static class LabFormatters
             Register<RulerResult>(result => Tables.Of(result.ToTable()), "RULER");
             Register<TaskScore>(score => Tables.Of(score.ToTable()), "score");
             Register<TrainingResult>(result => result.ToTable(), "training");
+            Register<IReadOnlyList<TrainingMetrics>>(metrics => Tables.Of(metrics.ToTable()), "metrics");
             Register<GateRecording>(recording => Tables.Of(recording.ToTable()), "gates");
             Register<LanguageModelConfig>(config => Tables.Of(config.ToTable()), "configuration");
             Register<TrainingConfig>(config => Tables.Of(config.ToTable()), "configuration");

@@ -21,6 +21,8 @@ public static class ResultTables
         ["context_length"] = "tokens",
         ["half_life"] = "tokens",
         ["memory_length"] = "tokens",
+        ["mean_rate_half_life"] = "tokens",
+        ["effective_tokens"] = "tokens",
         ["start"] = "token",
         ["end"] = "token",
         ["log_likelihood"] = "nats",
@@ -77,6 +79,9 @@ public static class ResultTables
             ("validation_perplexity", result.Validation?.ValidationPerplexity),
             ("validation_bits_per_byte", result.Validation?.ValidationBitsPerByte));
     }
+
+    /// <summary>A row an update, without the statistics of gates and parameters.</summary>
+    public static MetricsTable ToTable(this IEnumerable<TrainingMetrics> metrics) => Of(metrics);
 
     /// <summary>A row a block and head: gates, half-lives and what makes up the memory.</summary>
     public static MetricsTable ToTable(this GateRecording recording)

@@ -12,7 +12,9 @@ namespace XlstmLab.Runs;
 public static class HuggingFaceExport
 {
     private const string TokenizerName = "tokenizer.json";
-    private static readonly string[] Beside = [TokenizerName, "tokenizer_config.json", "generation_config.json"];
+    private const string TokenizerConfigName = "tokenizer_config.json";
+    private const string GenerationConfigName = "generation_config.json";
+    private static readonly string[] Beside = [TokenizerName, TokenizerConfigName, GenerationConfigName];
     private static readonly JsonSerializerOptions Json = new() { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
     /// <summary>Writes model and tokenizer, with the ids that open and end documents. The folder is whole or as it was.</summary>
@@ -49,15 +51,38 @@ public static class HuggingFaceExport
             config["eos_token_id"] = id;
             AtomicFile.WriteText(path, config.ToJsonString(Json) + "\n");
             AtomicFile.Write(Path.Combine(aside, TokenizerName), stream => stream.Write(tokenizer));
-            AtomicFile.WriteText(Path.Combine(aside, Beside[1]), new JsonObject
+            AtomicFile.WriteText(Path.Combine(aside, TokenizerConfigName), new JsonObject
             {
                 ["tokenizer_class"] = "PreTrainedTokenizerFast",
                 ["bos_token"] = opening,
                 ["eos_token"] = opening,
                 ["clean_up_tokenization_spaces"] = false,
             }.ToJsonString(Json) + "\n");
-            AtomicFile.WriteText(Path.Combine(aside, Beside[2]), new JsonObject { ["bos_token_id"] = id, ["eos_token_id"] = id }.ToJsonString(Json) + "\n");
+            AtomicFile.WriteText(Path.Combine(aside, GenerationConfigName), new JsonObject { ["bos_token_id"] = id, ["eos_token_id"] = id }.ToJsonString(Json) + "\n");
         });
+    }
+
+    /// <summary>The token that a folder's tokenizer both begins and ends documents with; null where it does not say, or has two.</summary>
+    internal static string? Opening(string folder)
+    {
+        var path = Path.Combine(folder, TokenizerConfigName);
+        try
+        {
+            return File.Exists(path)
+                && JsonNode.Parse(File.ReadAllText(path)) is JsonObject config
+                && (Word(config["bos_token"]), Word(config["eos_token"])) is ({ } first, { } last)
+                && first == last
+                    ? first
+                    : null;
+        }
+        catch (JsonException)
+        {
+            // The usual token counts, as without the file.
+            return null;
+        }
+
+        static string? Word(JsonNode? token) =>
+            (token is JsonObject added ? added["content"] : token) is JsonValue value && value.TryGetValue<string>(out var word) ? word : null;
     }
 
     /// <summary>A byte-level BPE without merges whose ids are the bytes.</summary>

@@ -13,11 +13,15 @@ public static class RunTables
 {
     private const int CostLength = 2048;
 
+    /// <summary>What the sizes tell already.</summary>
+    private static readonly string[] OfSizes =
+        [nameof(LanguageModelConfig.VocabularySize), nameof(LanguageModelConfig.EmbeddingDim), nameof(LanguageModelConfig.BlockCount)];
+
     /// <summary>The sizes of an architecture, its costs and its settings.</summary>
     public static MetricsTable ToTable(this LanguageModelConfig config)
     {
         ArgumentNullException.ThrowIfNull(config);
-        return Table([.. Sizes(config), .. Changed(ConfigSettings.Of(config), "vocab_size")]);
+        return Table([.. Sizes(config), .. Changed(ConfigSettings.Of(config), OfSizes)]);
     }
 
     /// <summary>The sizes of a model, where it is, and its settings.</summary>
@@ -30,7 +34,7 @@ public static class RunTables
             .. Sizes(model.Config),
             ("device", first.device.ToString(), ""),
             ("weights", first.dtype.ToString(), ""),
-            .. Changed(ConfigSettings.Of(model.Config), "vocab_size"),
+            .. Changed(ConfigSettings.Of(model.Config), OfSizes),
         ]);
     }
 
@@ -46,7 +50,9 @@ public static class RunTables
             ("context", Number(config.ContextLength), "tokens"),
             ("tokens", Number(tokens), "tokens"),
             ("peak rate", config.PeakLearningRate.ToString(CultureInfo.InvariantCulture), ""),
-            .. Changed(ConfigSettings.Of(config), "steps", "batch_size", "context_length", "peak_learning_rate"),
+            .. Changed(
+                ConfigSettings.Of(config),
+                [nameof(config.Steps), nameof(config.BatchSize), nameof(config.ContextLength), nameof(config.PeakLearningRate)]),
         ]);
     }
 
@@ -98,8 +104,8 @@ public static class RunTables
         ("state", (config.StateBytes(CostLength) / 1024.0).ToString("N1", CultureInfo.InvariantCulture), $"KiB/sequence, of {CostLength} tokens"),
     ];
 
-    private static IEnumerable<(string, string, string)> Changed(IEnumerable<ConfigSetting> settings, params string[] told) =>
-        settings.Where(s => s.IsChanged && !told.Contains(s.Name)).Select(s => (s.Name, s.Value, ""));
+    private static IEnumerable<(string, string, string)> Changed(IEnumerable<ConfigSetting> settings, string[] told) =>
+        settings.Where(s => s.IsChanged && !told.Contains(s.Property)).Select(s => (s.Name, s.Value, ""));
 
     private static string Number(long value) => value.ToString("N0", CultureInfo.InvariantCulture);
 

@@ -332,7 +332,7 @@ public sealed class TrainedRun : IDisposable
         }
 
         var beside = Path.Combine(folder, RunText.TokenizerName);
-        return File.Exists(beside) ? BpeTokenizer.Load(beside, endOfDocument ?? BpeTokenizer.DefaultEndOfDocument)
+        return File.Exists(beside) ? BpeTokenizer.Load(beside, endOfDocument ?? HuggingFaceExport.Opening(folder) ?? BpeTokenizer.DefaultEndOfDocument)
             : vocabulary == 257 ? new ByteTokenizer()
             : null;
     }

@@ -57,6 +57,16 @@ public sealed class RunObjectCommandTests : IDisposable
             Assert.Equal((_temp["a"], first.Text!.Data), (second.Text!.InitialWeights, second.Text.Data));
         }
 
+        // As a kill before the first checkpoint leaves it.
+        Directory.Delete(_temp["b", "checkpoints"], recursive: true);
+        var resumed = await CommandLine.RunAsync("train", "--out", _temp["b"], "--resume", "--threads", "1");
+        Assert.True(resumed.Code == 0, resumed.Error);
+        Assert.Contains("Starting from the weights in", resumed.Error, StringComparison.Ordinal);
+        using (TrainedRun first = TrainedRun.Open(_temp["a"]), second = TrainedRun.Open(_temp["b"]))
+        {
+            Assert.Equal(ModelIdentity.Of(first.Model), ModelIdentity.Of(second.Model));
+        }
+
         var misfit = await CommandLine.RunAsync([.. Line("c"), "--init-from", _temp["a"], "--set", "embedding_dim=32"]);
         Assert.Equal(1, misfit.Code);
         Assert.Contains("Shapes differ", misfit.Error, StringComparison.Ordinal);

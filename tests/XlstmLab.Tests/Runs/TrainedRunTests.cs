@@ -128,6 +128,23 @@ public sealed class TrainedRunTests : IDisposable
     }
 
     [Fact]
+    public void Export_BpeWithAnEndOfItsOwn_OpensTheSame()
+    {
+        var corpus = Tiny.Corpus();
+        var trained = BpeTrainer.Train(corpus[Split.Train].Select(d => d.Text), new() { VocabularySize = 270, SpecialTokens = ["<end>"] });
+        trained.Save(_temp["t.json"]);
+        var tokenizer = BpeTokenizer.Load(_temp["t.json"], "<end>");
+        using var run = Lab.Train(
+            Tiny.Config with { VocabularySize = tokenizer.VocabularySize }, corpus, Tiny.Recipe, new() { Folder = _temp["run"], Tokenizer = tokenizer },
+            cancellationToken: TestContext.Current.CancellationToken);
+        run.Export(_temp["hf"], cancellationToken: TestContext.Current.CancellationToken);
+        using TrainedRun opened = TrainedRun.Open(_temp["hf"]), again = TrainedRun.Open(_temp["run"]);
+        Assert.Equal(tokenizer.Fingerprint, opened.Tokenizer.Fingerprint);
+        Assert.Equal(tokenizer.Fingerprint, again.Tokenizer.Fingerprint);
+        Assert.Equal(ModelIdentity.Of(run.Model), ModelIdentity.Of(opened.Model));
+    }
+
+    [Fact]
     public void Run_StartedOver_ForgetsTheTokenizerBefore()
     {
         Directory.CreateDirectory(_temp["run"]);
