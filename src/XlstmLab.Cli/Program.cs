@@ -106,6 +106,8 @@ internal static partial class Program
             ScoreCommand.Create(),
             RulerCommand.Create(),
             GenerateCommand.Create(),
+            RunsCommand.Create(),
+            ExportCommand.Create(),
             VerifyCommand.Create(),
             NotebookCommand.Create(),
             BenchCommand.Create(),

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Text;
+using XlstmLab.Training;
 
 namespace XlstmLab.Cli;
 

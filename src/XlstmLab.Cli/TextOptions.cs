@@ -1,5 +1,4 @@
 using System.CommandLine;
-using System.Globalization;
 using XlstmLab.Text;
 
 namespace XlstmLab.Cli;
@@ -37,32 +36,22 @@ internal static class TextOptions
         HelpName = "NAME",
     };
 
-    /// <summary>Refuses a part without text.</summary>
-    /// <param name="name">The corpus.</param>
-    /// <param name="part">The part.</param>
-    /// <param name="documents">The documents of every part.</param>
-    /// <exception cref="InvalidDataException">It has none; the message says which parts have some.</exception>
-    public static void RequireDocuments(string name, Split part, Func<Split, long> documents)
-    {
-        if (documents(part) == 0)
-        {
-            var counts = Enum.GetValues<Split>().Select(s => string.Create(CultureInfo.InvariantCulture, $"{Word(s)} {documents(s):N0}"));
-            throw new InvalidDataException(
-                $"The {Word(part)} part of {name} is empty; documents: {string.Join(", ", counts)}. Choose another part by --split, or a text with more documents.");
-        }
-    }
-
-    /// <summary>A part as the command line spells it.</summary>
-    public static string Word(Split split) => split switch
-    {
-        Text.Split.Train => "train",
-        Text.Split.Validation => "validation",
-        Text.Split.Test => "test",
-        _ => throw new ArgumentOutOfRangeException(nameof(split), split, "There is no such part."),
-    };
-
     /// <summary>The part of that name.</summary>
     public static Split Split(string name) => Enum.Parse<Split>(name, ignoreCase: true);
+
+    /// <summary>The text that --data names.</summary>
+    /// <exception cref="UsageException">It is a mixture with a part that is none.</exception>
+    public static TextSource Named(Func<TextSource> open)
+    {
+        try
+        {
+            return open();
+        }
+        catch (ArgumentException e)
+        {
+            throw new UsageException($"--data: {e.Message}");
+        }
+    }
 
     /// <summary>The tokenizer of that name.</summary>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>

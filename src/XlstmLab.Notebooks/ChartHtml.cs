@@ -92,7 +92,7 @@ internal static partial class ChartHtml
     private static JsonObject Figure(GenericChart chart) => JsonNode.Parse(GenericChart.toFigureJson(chart))!.AsObject();
 
     /// <summary>Replaces Plotly.NET's defaults (a fixed 600 by 600 pixels, a grey template) by the style; what the chart sets differs from them.</summary>
-    private static JsonObject Styled(GenericChart chart)
+    internal static JsonObject Styled(GenericChart chart)
     {
         var figure = Figure(chart);
         if (figure["layout"] is not JsonObject layout)

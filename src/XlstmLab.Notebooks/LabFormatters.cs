@@ -3,6 +3,12 @@ using Microsoft.Data.Analysis;
 using Microsoft.DotNet.Interactive.Formatting;
 using Plotly.NET;
 using TorchSharp;
+using XlstmLab.Analysis;
+using XlstmLab.Evaluation;
+using XlstmLab.Evaluation.LogLikelihood;
+using XlstmLab.Models;
+using XlstmLab.Runs;
+using XlstmLab.Training;
 
 namespace XlstmLab.Notebooks;
 
@@ -16,7 +22,7 @@ public static class LabFormatters
 
     /// <summary>
     /// Registers <c>text/html</c> and a short <c>text/plain</c> for Plotly.NET charts, data frames of Microsoft.Data.Analysis,
-    /// Deedle frames and series, and TorchSharp tensors. Calling it again changes the chart style only.
+    /// Deedle frames and series, TorchSharp tensors, and this library's results, configurations, models and runs. Calling it again changes the chart style only.
     /// </summary>
     /// <param name="charts">The look of charts that do not set their own; by default <see cref="ChartStyle.Default"/>.</param>
     /// <remarks>A notebook for .NET Interactive calls this in its first cell, after <c>#r</c>; <see cref="CellEngine"/> does it itself.</remarks>
@@ -39,12 +45,27 @@ public static class LabFormatters
             _registered = true;
             Formatter.DefaultMimeType = Html;
             Register<GenericChart>(ChartHtml.Render, ChartHtml.Describe);
-            Register<DataFrame>(frame => TableHtml.Render(Tables.Of(frame)), frame => Tables.Of(frame).Describe("DataFrame"));
-            Register<IFrame>(frame => TableHtml.Render(Tables.Of(frame)), frame => Tables.Of(frame).Describe("Frame"));
+            Register<DataFrame>(Tables.Of, "DataFrame");
+            Register<IFrame>(Tables.Of, "Frame");
             RegisterSeries();
+            Register<MetricsTable>(Tables.Of, "table");
+            Register<EvaluationResult>(result => result.ToTable(), "evaluation");
+            Register<ExtrapolationResult>(result => Tables.Of(result.ToTable()), "extrapolation");
+            Register<RulerResult>(result => Tables.Of(result.ToTable()), "RULER");
+            Register<TaskScore>(score => Tables.Of(score.ToTable()), "score");
+            Register<TrainingResult>(result => result.ToTable(), "training");
+            Register<IReadOnlyList<TrainingMetrics>>(metrics => Tables.Of(metrics.ToTable()), "metrics");
+            Register<GateRecording>(recording => Tables.Of(recording.ToTable()), "gates");
+            Register<LanguageModelConfig>(config => Tables.Of(config.ToTable()), "configuration");
+            Register<TrainingConfig>(config => Tables.Of(config.ToTable()), "configuration");
+            Register<LanguageModel>(model => Tables.Of(model.ToTable()), "model");
+            Register<TrainedRun>(run => Tables.Of(run.ToTable()), "run");
             Register<torch.Tensor>(TensorText.Render, TensorText.Describe);
         }
     }
+
+    private static void Register<T>(Func<T, MetricsTable> head, string kind) =>
+        Register<T>(value => TableHtml.Render(head(value)), value => Tables.Describe(head(value), kind));
 
     private static void Register<T>(Func<T, string> html, Func<T, string> plain)
     {
@@ -56,7 +77,7 @@ public static class LabFormatters
     private static void RegisterSeries()
     {
         Formatter.Register(typeof(Series<,>), (object series, TextWriter writer) => writer.Write(TableHtml.Render(Tables.OfSeries(series))), Html);
-        Formatter.Register(typeof(Series<,>), (object series, TextWriter writer) => writer.Write(Tables.OfSeries(series).Describe("Series")), Plain);
+        Formatter.Register(typeof(Series<,>), (object series, TextWriter writer) => writer.Write(Tables.Describe(Tables.OfSeries(series), "Series")), Plain);
         Formatter.SetPreferredMimeTypesFor(typeof(Series<,>), Html, Plain);
     }
 }

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Net;
 using System.Text;
+using XlstmLab.Analysis;
 
 namespace XlstmLab.Notebooks;
 
@@ -19,7 +20,7 @@ internal static class TableHtml
 
     private const int TextShown = 120;
 
-    public static string Render(Table table)
+    public static string Render(MetricsTable table)
     {
         StringBuilder html = new(Style);
         html.Append("<div style=\"overflow-x:auto\"><table class=\"xlstm-table\">");
@@ -28,7 +29,7 @@ internal static class TableHtml
             html.Append("<thead><tr>");
             foreach (var column in table.Columns)
             {
-                html.Append(IsNumeric(column) ? "<th class=\"n\">" : "<th>").Append(WebUtility.HtmlEncode(column.Name)).Append("</th>");
+                html.Append(IsNumeric(column) ? "<th class=\"n\">" : "<th>").Append(WebUtility.HtmlEncode(column.Unit is null ? column.Name : $"{column.Name} ({column.Unit})")).Append("</th>");
             }
 
             html.Append("</tr></thead>");
@@ -36,7 +37,7 @@ internal static class TableHtml
 
         html.Append("\n<tbody>\n");
         var cells = table.Columns.Select(Format).ToList();
-        int shown = table.Columns.Count == 0 ? 0 : table.Columns[0].Values.Count;
+        int shown = table.RowCount;
         for (int row = 0; row < shown; row++)
         {
             html.Append("<tr>");
@@ -58,9 +59,9 @@ internal static class TableHtml
 
         html.Append("</tbody></table></div>");
         int columns = table.Columns.Count(column => !column.IsKey);
-        string note = shown < table.RowCount
-            ? string.Create(CultureInfo.InvariantCulture, $"first {shown} of {table.RowCount} rows, {columns} columns")
-            : table.RowCount == 0 ? "no rows" : "";
+        string note = shown < table.TotalRows
+            ? string.Create(CultureInfo.InvariantCulture, $"first {shown} of {table.TotalRows} rows, {columns} columns")
+            : table.TotalRows == 0 ? "no rows" : "";
         return note.Length == 0 ? html.ToString() : html.Append($"\n<div class=\"xlstm-note\">{note}</div>").ToString();
     }
 

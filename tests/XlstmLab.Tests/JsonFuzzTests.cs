@@ -1,7 +1,6 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using XlstmLab.Checkpoints;
-using XlstmLab.Cli;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Models;
 using XlstmLab.Text;

@@ -259,8 +259,12 @@ internal static class DataCommand
             var part = TextOptions.Split(parsed.GetValue(split)!);
             var corpus = Corpus.Open(parsed.GetValue(data)!, reading.Read(parsed, parsed.GetValue(field)!), cancellationToken);
             ReadingOptions.Note(terminal, corpus.Skipped);
-            TextOptions.RequireDocuments(corpus.Name, Text.Split.Train, split => corpus[split].Count);
-            TextOptions.RequireDocuments(corpus.Name, part, split => corpus[split].Count);
+            using (var source = new TextSource(corpus))
+            {
+                source.RequireDocuments(Text.Split.Train);
+                source.RequireDocuments(part);
+            }
+
             var rows = new List<NGramRow>();
             await terminal.TrackAsync("n-grams", tracker =>
             {

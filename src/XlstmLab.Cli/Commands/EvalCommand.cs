@@ -4,8 +4,8 @@ using System.Globalization;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Evaluation;
+using XlstmLab.Runs;
 using XlstmLab.Text;
-using XlstmLab.Training;
 
 namespace XlstmLab.Cli.Commands;
 
@@ -24,9 +24,9 @@ internal static class EvalCommand
             Description = "What the model has read when it predicts: windows from the empty state (fresh), all of the document (carried), overlapping windows (sliding).",
             DefaultValueFactory = _ => "carried",
         }.OneOf("fresh", "carried", "sliding");
-        var context = NumberOption.Whole(new Option<int?>("--context") { Description = "Tokens of a window, or read at a time. Default: 512.", HelpName = "N" }, 1);
+        var context = NumberOption.Whole(new Option<int?>("--context") { Description = $"Tokens of a window, or read at a time. Default: {LabDefaults.EvaluationContext}.", HelpName = "N" }, 1);
         var stride = NumberOption.Whole(new Option<int?>("--stride") { Description = "Tokens from one sliding window to the next. Default: half a window.", HelpName = "N" }, 1);
-        var batch = NumberOption.Whole(new Option<int?>("--batch-size") { Description = "Windows or documents read side by side. Default: 8.", HelpName = "N" }, 1);
+        var batch = NumberOption.Whole(new Option<int?>("--batch-size") { Description = $"Windows or documents read side by side. Default: {LabDefaults.EvaluationBatch}.", HelpName = "N" }, 1);
         var buckets = new Option<bool>("--buckets") { Description = "Also show the loss by position, in powers of two." };
         var extrapolate = NumberOption.Whole(new Option<int?>("--extrapolate") { Description = "Instead, the loss by position up to N tokens, within and beyond the training length, of the documents that are so long.", HelpName = "N" }, 1);
         var trained = NumberOption.Whole(new Option<int?>("--trained-length") { Description = "With --extrapolate: the tokens of a training context. Default: the run's.", HelpName = "N" }, 1);
@@ -57,36 +57,29 @@ internal static class EvalCommand
             }
 
             Compute.Begin(parsed.GetValue(threads));
-            using var loaded = await LoadedModel.LoadAsync(
+            using var loaded = await OpenedRun.OpenAsync(
                 parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), Compute.Device(parsed.GetValue(device)!),
                 Compute.Type(parsed.GetValue(compute)), terminal, cancellationToken);
-            var length = parsed.GetValue(context) ?? 512;
-            var options = new EvaluationOptions
+            var usual = LabDefaults.Evaluation(parsed.GetValue(context) ?? LabDefaults.EvaluationContext);
+            var options = usual with
             {
                 Policy = Enum.Parse<ContextPolicy>(parsed.GetValue(policy)!, ignoreCase: true),
-                ContextLength = length,
-                Stride = parsed.GetValue(stride) ?? Math.Max(1, length / 2),
-                BatchSize = parsed.GetValue(batch) ?? 8,
+                Stride = parsed.GetValue(stride) ?? usual.Stride,
+                BatchSize = parsed.GetValue(batch) ?? usual.BatchSize,
             };
             options.Validate();
-            var source = parsed.GetValue(data) ?? loaded.Text?.Data
-                ?? throw new UsageException("The folder does not say what the model was trained on: name the text by --data.");
-            using var tokenData = TokenData.Open(source);
-            tokenData?.RequireTokenizer(loaded.Tokenizer);
-            var part = TextOptions.Split(parsed.GetValue(split)!);
-            var count = parsed.GetValue(documents) ?? int.MaxValue;
-            var corpus = tokenData is null
-                ? Corpus.Open(source, reading.Read(parsed, parsed.GetValue(field) ?? loaded.Text?.TextField ?? "text", loaded.Text), cancellationToken)
-                : null;
-            if (corpus is not null)
+            if (parsed.GetValue(data) is null && loaded.Text is not { Data.Length: > 0 })
             {
-                TextOptions.RequireDocuments(corpus.Name, part, s => corpus[s].Count);
-            }
-            else
-            {
-                tokenData!.RequireDocuments(part);
+                throw new UsageException("The folder does not say what the model was trained on: name the text by --data.");
             }
 
+            var read = reading.Read(parsed, parsed.GetValue(field) ?? loaded.Text?.TextField ?? "text", loaded.Text);
+            using var source = TextOptions.Named(() => loaded.OpenText(parsed.GetValue(data), read, cancellationToken));
+            source.RequireTokenizer(loaded.Tokenizer);
+            var part = TextOptions.Split(parsed.GetValue(split)!);
+            var count = parsed.GetValue(documents) ?? int.MaxValue;
+            var name = source.IsTokens ? source.Name : source.Corpus.Name;
+            source.RequireDocuments(part);
             if (parsed.GetValue(extrapolate) is { } longest)
             {
                 var far = new ExtrapolationOptions
@@ -97,7 +90,7 @@ internal static class EvalCommand
                     BatchSize = options.BatchSize,
                 };
                 var reached = await ExtrapolateAsync(terminal, loaded, Tokens, far, cancellationToken);
-                WriteExtrapolation(terminal, loaded, corpus?.Name ?? source, parsed.GetValue(split)!, reached, parsed.GetValue(json));
+                WriteExtrapolation(terminal, loaded, name, parsed.GetValue(split)!, reached, parsed.GetValue(json));
                 return ExitCode.Of(terminal, "loss", reached.Ranges.Select(r => r.Loss));
             }
 
@@ -105,30 +98,27 @@ internal static class EvalCommand
             EvaluationResult? result = null;
             await terminal.TrackAsync("Evaluating", tracker =>
             {
-                result = PerplexityEvaluator.Evaluate(
-                    loaded.Model, Tokens(), loaded.Tokenizer, options, new ImmediateProgress<EvaluationProgress>(p => tracker.Report(
+                result = loaded.Evaluate(
+                    Tokens(), options, new ImmediateProgress<EvaluationProgress>(p => tracker.Report(
                         p.Tokens / (double)p.TotalTokens,
                         string.Create(CultureInfo.InvariantCulture, $"{p.Loss:F3} nats a token, {p.Tokens / watch.Elapsed.TotalSeconds:N0} tokens/s"))),
                     cancellationToken);
                 return Task.CompletedTask;
             });
-            Write(terminal, loaded.Checkpoint, corpus?.Name ?? source, parsed.GetValue(split)!, result!, watch.Elapsed.TotalSeconds, parsed.GetValue(buckets), parsed.GetValue(json));
+            Write(terminal, loaded.Checkpoint, name, parsed.GetValue(split)!, result!, watch.Elapsed.TotalSeconds, parsed.GetValue(buckets), parsed.GetValue(json));
             return ExitCode.Of(terminal, "loss", [result!.Loss]);
 
-            TokenDocuments Tokens() => corpus is null
-                ? tokenData!.Documents(part, loaded.Tokenizer, count)
-                : loaded.Tokenizer.EncodeDocuments([.. corpus[part].Take(count)], null, cancellationToken);
+            TokenDocuments Tokens() => source.Documents(part, loaded.Tokenizer, count, cancellationToken);
         });
         return command;
     }
 
     /// <summary>The context length of the run that a model comes from.</summary>
-    private static int TrainedLength(LoadedModel loaded) => loaded.Text is not null
-        ? RunFolder.ReadTrainingConfig(Path.GetDirectoryName(Path.GetDirectoryName(Path.GetFullPath(loaded.Checkpoint)))!).ContextLength
-        : throw new UsageException("The folder is no run's and does not say how long its training contexts were: give it by --trained-length.");
+    private static int TrainedLength(TrainedRun loaded) => loaded.Training?.ContextLength
+        ?? throw new UsageException("The folder is no run's and does not say how long its training contexts were: give it by --trained-length.");
 
     private static async Task<ExtrapolationResult> ExtrapolateAsync(
-        Terminal terminal, LoadedModel loaded, Func<TokenDocuments> tokens, ExtrapolationOptions options, CancellationToken cancellationToken)
+        Terminal terminal, TrainedRun loaded, Func<TokenDocuments> tokens, ExtrapolationOptions options, CancellationToken cancellationToken)
     {
         ExtrapolationResult? result = null;
         await terminal.TrackAsync("Extrapolating", tracker =>
@@ -142,7 +132,7 @@ internal static class EvalCommand
         return result!;
     }
 
-    private static void WriteExtrapolation(Terminal terminal, LoadedModel loaded, string data, string split, ExtrapolationResult result, bool json)
+    private static void WriteExtrapolation(Terminal terminal, TrainedRun loaded, string data, string split, ExtrapolationResult result, bool json)
     {
         if (json)
         {

@@ -6,6 +6,7 @@ using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Inference;
 using XlstmLab.Models;
+using XlstmLab.Runs;
 using XlstmLab.Text;
 
 namespace XlstmLab.Cli.Commands;
@@ -16,8 +17,8 @@ internal static class GenerateCommand
     private static readonly Argument<string> Folder = new("MODEL") { Description = "A run's folder, one of its checkpoints, or a Hugging Face folder." };
     private static readonly Option<string?> Prompt = new("--prompt") { Description = "The text to go on from. Default: the start of a document.", HelpName = "TEXT" };
     private static readonly Option<string?> PromptFile = new("--prompt-file") { Description = "The same from a file; - is stdin.", HelpName = "FILE" };
-    private static readonly Option<int> MaxTokens = NumberOption.Whole(new Option<int>("--max-tokens") { Description = "The most tokens to generate.", DefaultValueFactory = _ => 256, HelpName = "N" }, 0);
-    private static readonly Option<double> Temperature = NumberOption.Real(new Option<double>("--temperature") { Description = "What logits are divided by; 0 is greedy.", DefaultValueFactory = _ => 0.8, HelpName = "T" }, NumberRange.NotNegative);
+    private static readonly Option<int> MaxTokens = NumberOption.Whole(new Option<int>("--max-tokens") { Description = "The most tokens to generate.", DefaultValueFactory = _ => LabDefaults.GeneratedTokens, HelpName = "N" }, 0);
+    private static readonly Option<double> Temperature = NumberOption.Real(new Option<double>("--temperature") { Description = "What logits are divided by; 0 is greedy.", DefaultValueFactory = _ => LabDefaults.Temperature, HelpName = "T" }, NumberRange.NotNegative);
     private static readonly Option<bool> Greedy = new("--greedy") { Description = "Always take the likeliest token." };
     private static readonly Option<int?> TopK = NumberOption.Whole(new Option<int?>("--top-k") { Description = "Keep the K likeliest tokens.", HelpName = "K" }, 1);
     private static readonly Option<double?> TopP = NumberOption.Real(new Option<double?>("--top-p") { Description = "Keep the likeliest tokens that make up this probability.", HelpName = "P" }, NumberRange.PositiveShare);
@@ -107,7 +108,7 @@ internal static class GenerateCommand
         };
         Compute.Begin(parsed.GetValue(Threads));
         var device = Compute.Device(parsed.GetValue(Device)!);
-        using var loaded = await LoadedModel.LoadAsync(
+        using var loaded = await OpenedRun.OpenAsync(
             parsed.GetValue(Folder)!, parsed.GetValue(Tokenizer), parsed.GetValue(EndOfDocument), device,
             Compute.Type(parsed.GetValue(ComputeType)), terminal, cancellationToken);
         var (stateIn, stateOut) = (parsed.GetValue(StateIn), parsed.GetValue(StateOut));
@@ -225,7 +226,7 @@ internal static class GenerateCommand
     /// <param name="Options">How tokens are chosen.</param>
     /// <param name="Read">The ids that are read first.</param>
     /// <param name="Before">Where the text goes on from; null at its start.</param>
-    private sealed record TextRun(LoadedModel Loaded, ModelIdentity? Identity, GenerationOptions Options, int[] Read, SavedText? Before)
+    private sealed record TextRun(TrainedRun Loaded, ModelIdentity? Identity, GenerationOptions Options, int[] Read, SavedText? Before)
     {
         /// <summary>Writes the state, which has read all but the last of the tokens, or of those that were read where there are none.</summary>
         public void Save(ModelState state, IReadOnlyList<int> tokens, string path)

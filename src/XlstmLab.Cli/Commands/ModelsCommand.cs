@@ -1,7 +1,10 @@
 using System.CommandLine;
 using System.Globalization;
+using XlstmLab.Checkpoints;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Models;
+using XlstmLab.Runs;
+using XlstmLab.Training;
 
 namespace XlstmLab.Cli.Commands;
 
@@ -13,18 +16,26 @@ internal static class ModelsCommand
     {
         var pattern = new Argument<string?>("pattern") { Description = "Only names that contain this.", DefaultValueFactory = _ => null };
         var length = NumberOption.Whole(new Option<int>("--length") { Description = "Tokens of the sequence that operations and state are counted for.", DefaultValueFactory = _ => 2048 }, 1);
+        var config = new Option<bool>("--config") { Description = "Instead, every setting of one model: its name for --set, its value, the value of a record that says nothing, and what it is. NAME may be a run's folder or a config.json too." };
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "models",
             "Lists the models that 'train --preset' knows: published architectures and small ones, counted without building them.",
             "xlstm models",
-            "xlstm models mamba --length 16384")
+            "xlstm models mamba --length 16384",
+            "xlstm models bytes-1m --config")
         {
-            pattern, length, json,
+            pattern, length, config, json,
         };
         command.SetAction((parsed, _) =>
         {
             var terminal = new Terminal(parsed);
+            if (parsed.GetValue(config))
+            {
+                WriteConfig(terminal, parsed.GetValue(pattern), parsed.GetValue(json));
+                return Task.FromResult(ExitCode.Success);
+            }
+
             var tokens = parsed.GetValue(length);
             var rows = Presets.All
                 .Where(p => p.Key.Contains(parsed.GetValue(pattern) ?? "", StringComparison.OrdinalIgnoreCase))
@@ -69,5 +80,26 @@ internal static class ModelsCommand
             return Task.FromResult(ExitCode.Success);
         });
         return command;
+    }
+
+    private static void WriteConfig(Terminal terminal, string? name, bool json)
+    {
+        var config = name is null ? throw new UsageException("--config shows one model: name it.")
+            : Presets.All.TryGetValue(name, out var preset) ? preset
+            : RunFolder.IsOne(name) ? RunFolder.ReadModelConfig(name)
+            : Directory.Exists(name) ? ModelConfigJson.Read(Path.Combine(name, HuggingFaceFolder.ConfigFileName))
+            : File.Exists(name) ? ModelConfigJson.Read(name)
+            : throw new UsageException($"There is no model '{name}'.{NearestName.Hint(name, Presets.All.Keys)} 'xlstm models' lists them all.");
+        var settings = ConfigSettings.Of(config);
+        if (json)
+        {
+            terminal.WriteJson(new { Kind = config.ModelType, Settings = settings });
+            return;
+        }
+
+        terminal.WriteTable(
+            ["setting", ">value", ">default", "property", "what it is"],
+            settings.Select(s => new[] { s.Name, s.Value, s.IsChanged ? s.Default : "", s.Property, s.Meaning }));
+        terminal.Note($"Kind {config.ModelType}. A default is shown where the value is another. 'xlstm train --set NAME=VALUE' takes either name.");
     }
 }

@@ -66,15 +66,15 @@ internal static class RulerCommand
                 AnswerTokens = parsed.GetValue(answer),
             };
             Compute.Begin(parsed.GetValue(threads));
-            using var loaded = await LoadedModel.LoadAsync(
+            using var loaded = await OpenedRun.OpenAsync(
                 parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), Compute.Device(parsed.GetValue(device)!),
                 Compute.Type(parsed.GetValue(compute)), terminal, cancellationToken);
             var watch = Stopwatch.StartNew();
             RulerResult? result = null;
             await terminal.TrackAsync("RULER", tracker =>
             {
-                result = RulerEvaluator.Evaluate(
-                    loaded.Model, new(loaded.Tokenizer, made), options, new ImmediateProgress<RulerProgress>(p => tracker.Report(
+                result = loaded.Ruler(
+                    options, made, new ImmediateProgress<RulerProgress>(p => tracker.Report(
                         p.Done / (double)p.Total,
                         string.Create(CultureInfo.InvariantCulture, $"{p.Task.Name()} at {p.Length}: {100 * p.Score:F0} %"))),
                     cancellationToken);

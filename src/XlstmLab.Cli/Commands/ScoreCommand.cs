@@ -77,7 +77,7 @@ internal static class ScoreCommand
             };
             options.Validate();
             var exams = await OpenAsync(parsed.GetValue(tasks)!, parsed.GetValue(examples) ?? [], options, cancellationToken);
-            using var loaded = await LoadedModel.LoadAsync(
+            using var loaded = await OpenedRun.OpenAsync(
                 parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), Compute.Device(parsed.GetValue(device)!),
                 Compute.Type(parsed.GetValue(compute)), terminal, cancellationToken);
             var watch = Stopwatch.StartNew();

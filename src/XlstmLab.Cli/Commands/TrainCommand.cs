@@ -6,6 +6,7 @@ using XlstmLab.Checkpoints;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Models;
+using XlstmLab.Runs;
 using XlstmLab.Text;
 using XlstmLab.Training;
 
@@ -15,24 +16,36 @@ namespace XlstmLab.Cli.Commands;
 internal static class TrainCommand
 {
     private static readonly Option<string> Out = new("--out", "-o") { Description = "The run's folder.", HelpName = "RUN_FOLDER", Required = true };
-    private static readonly Option<string?> Preset = new("--preset") { Description = "A model by name; 'xlstm models' lists them. Default: bytes-1m.", HelpName = "NAME" };
+    private static readonly Option<string?> Preset = new("--preset") { Description = $"A model by name; 'xlstm models' lists them. Default: {LabDefaults.Preset}.", HelpName = "NAME" };
     private static readonly Option<string?> Model = new("--model") { Description = "Instead of a preset: a config.json of Hugging Face's form.", HelpName = "FILE" };
     private static readonly Option<string?> Data = new("--data")
     {
-        Description = "A dataset's name, a file of text or a folder of such, a token folder, or a mixture of token folders with weights. Default: state-of-the-union.",
+        Description = "A dataset's name, a file of text or a folder of such, a token folder, or a mixture of token folders with weights. Default: that of --init-from, else " + LabDefaults.Data + ".",
         HelpName = "NAME|PATH|PATH=WEIGHT,PATH=WEIGHT...",
     };
 
     private static readonly Option<string?> TextField = new("--text-field") { Description = "The field of a JSON line, or the column of a Parquet file, that holds the text. Default: text.", HelpName = "NAME" };
     private static readonly ReadingOptions Reading = new();
-    private static readonly Option<string?> Tokenizer = TextOptions.TokenizerOption("Default: bytes.");
+    private static readonly Option<string?> Tokenizer = TextOptions.TokenizerOption("Default: that of a token folder or of --init-from, else bytes.");
     private static readonly Option<string?> EndOfDocument = TextOptions.EndOfDocumentOption();
     private static readonly Option<string?> Config = new("--config") { Description = "A JSON file of training settings, as 'training' in a run's config.json; options go before it.", HelpName = "FILE" };
-    private static readonly Option<int?> Steps = Number("--steps", "Updates of the whole run. Default: 2000.");
-    private static readonly Option<int?> BatchSize = Number("--batch-size", "Sequences an update. Default: 8.");
+    private static readonly Option<string[]> Set = new("--set")
+    {
+        Description = "Change one setting of the model or the training, by its name in JSON or its property's; may be given several times. 'xlstm models NAME --config' lists a model's, config.json of a run has the training's.",
+        HelpName = "NAME=VALUE",
+    };
+
+    private static readonly Option<string?> InitFrom = new("--init-from")
+    {
+        Description = "Start from the weights of a run, a checkpoint or a Hugging Face folder, with its model unless --preset or --model is given; the optimiser starts anew.",
+        HelpName = "RUN",
+    };
+
+    private static readonly Option<int?> Steps = Number("--steps", $"Updates of the whole run. Default: {LabDefaults.Steps}.");
+    private static readonly Option<int?> BatchSize = Number("--batch-size", $"Sequences an update. Default: {LabDefaults.BatchSize}.");
     private static readonly Option<int?> MicroBatchSize = Number("--micro-batch-size", "Sequences that go through the model at once; less memory. Default: all.");
-    private static readonly Option<int?> Context = Number("--context", "Tokens a sequence. Default: 256.");
-    private static readonly Option<double?> LearningRate = NumberOption.Real(new Option<double?>("--lr") { Description = "The peak learning rate. Default: 0.003.", HelpName = "RATE" }, NumberRange.Positive);
+    private static readonly Option<int?> Context = Number("--context", $"Tokens a sequence. Default: {LabDefaults.ContextLength}.");
+    private static readonly Option<double?> LearningRate = NumberOption.Real(new Option<double?>("--lr") { Description = FormattableString.Invariant($"The peak learning rate. Default: {LabDefaults.LearningRate}."), HelpName = "RATE" }, NumberRange.Positive);
     private static readonly Option<string?> Schedule =
         new Option<string?>("--schedule") { Description = "The course of the learning rate after the warm-up. Default: cosine." }.OneOf("constant", "cosine", "exponential", "wsd");
 
@@ -47,8 +60,8 @@ internal static class TrainCommand
         new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: float32." }.OneOf("bf16", "float32");
 
     private static readonly Option<int?> Seed = NumberOption.Whole(new Option<int?>("--seed") { Description = "The seed of weights and data order. Default: 1.", HelpName = "N" });
-    private static readonly Option<int?> ValidateEvery = Number("--validate-every", "Updates between validations. Default: 250.");
-    private static readonly Option<long?> ValidationTokens = NumberOption.Whole(new Option<long?>("--validation-tokens") { Description = "Tokens a validation takes, 0 for all. Default: 65536.", HelpName = "N" }, 0);
+    private static readonly Option<int?> ValidateEvery = Number("--validate-every", $"Updates between validations. Default: {LabDefaults.ValidateEvery}.");
+    private static readonly Option<long?> ValidationTokens = NumberOption.Whole(new Option<long?>("--validation-tokens") { Description = $"Tokens a validation takes, 0 for all. Default: {LabDefaults.ValidationTokens}.", HelpName = "N" }, 0);
     private static readonly Option<int?> CheckpointEvery = Number("--checkpoint-every", "Updates between checkpoints. Default: 500.");
     private static readonly Option<int?> Threads = Compute.ThreadsOption();
     private static readonly Option<string> Device = Compute.DeviceOption();
@@ -66,10 +79,12 @@ internal static class TrainCommand
             "xlstm train --out runs/3m --preset bytes-3m --steps 5000 --batch-size 16 --context 512",
             "xlstm train --out runs/mine --data my-texts/ --tokenizer tokenizer.json --model config.json",
             "xlstm train --out runs/mixed --data tokens/dclm=0.7,tokens/fineweb=0.3 --model config.json",
+            "xlstm train --out runs/sigmoid --set input_gate=sigmoid --set normalize=false --set schedule.kind=constant",
+            "xlstm train --out runs/decay --init-from runs/plateau/checkpoints/step-004000 --schedule wsd --decay-steps 400 --steps 400 --warmup 0",
             "xlstm train --out runs/first --resume");
         foreach (var option in new Option[]
         {
-            Out, Preset, Model, Data, TextField, Tokenizer, EndOfDocument, Config, Steps, BatchSize, MicroBatchSize, Context, LearningRate, Schedule, EndFactor,
+            Out, Preset, Model, Set, InitFrom, Data, TextField, Tokenizer, EndOfDocument, Config, Steps, BatchSize, MicroBatchSize, Context, LearningRate, Schedule, EndFactor,
             DecaySteps, Warmup, Cooldown, WeightDecay, Clip, Ema, ComputeType, Seed, ValidateEvery, ValidationTokens, CheckpointEvery, Threads, Device, Resume,
             StartOver, Json,
         })
@@ -80,7 +95,7 @@ internal static class TrainCommand
         Reading.AddTo(command);
         command.Validators.Add(result =>
         {
-            foreach (var (one, other) in new (Option, Option)[] { (Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config) })
+            foreach (var (one, other) in new (Option, Option)[] { (Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config), (Resume, InitFrom) })
             {
                 if (result.GetResult(one) is { Implicit: false } && result.GetResult(other) is { Implicit: false })
                 {
@@ -101,37 +116,37 @@ internal static class TrainCommand
         var device = Compute.Device(parsed.GetValue(Device)!);
 
         var earlier = resume ? RunText.Read(folder) : null;
-        if (resume && earlier is null && parsed.GetValue(Data) is null)
+        if (resume && earlier is not { Data.Length: > 0 } && parsed.GetValue(Data) is null)
         {
             throw new UsageException(
                 $"The run in {folder} was begun by something else than 'xlstm train', or was killed before it noted its text: name it again by --data, and by --tokenizer if tokens are not bytes. Or --start-over.");
         }
 
-        var text = Text(parsed, earlier);
-        using var tokens = TokenData.Open(text.Data);
-        var tokenizerFile = parsed.GetValue(Tokenizer) is { } named ? (named == TextOptions.Bytes ? null : TextOptions.TokenizerFile(named)) : null;
-        if (tokens is not null && !resume && parsed.GetValue(Tokenizer) is null)
-        {
-            tokenizerFile = tokens.TokenizerFile;
-            text = text with { Bytes = tokenizerFile is null, EndOfDocument = tokens.First.Card.Plan.EndOfDocumentText };
-        }
-
-        tokenizerFile ??= resume ? text.TokenizerFile(folder) : null;
-        var tokenizer = tokenizerFile is null ? new ByteTokenizer() : TextOptions.Tokenizer(tokenizerFile, text.EndOfDocument);
-        tokens?.RequireTokenizer(tokenizer);
-        var config = Training(parsed, resume ? RunFolder.ReadTrainingConfig(folder) : null);
+        // The same model again, if the run was stopped before it had a checkpoint.
+        var from = parsed.GetValue(InitFrom) ?? (resume && RunFolder.LatestCheckpoint(folder) is null ? earlier?.InitialWeights : null);
+        var initial = parsed.GetValue(InitFrom) is { } named ? TrainedRun.Describe(named) : default;
+        var data = parsed.GetValue(Data) ?? ((earlier ?? initial.Text) is { Data.Length: > 0 } before ? before.Data : LabDefaults.Data);
+        var read = Reading.Read(parsed, parsed.GetValue(TextField) ?? earlier?.TextField ?? "text", earlier);
+        using var source = TextOptions.Named(() => TextSource.Open(TextSource.Absolute(data), read, cancellationToken));
+        var tokenizer = ChooseTokenizer(parsed, folder, earlier, initial.Tokenizer, source);
+        source.RequireTokenizer(tokenizer);
+        var text = RunText.Of(data, tokenizer, read) with { InitialWeights = earlier?.InitialWeights ?? (from is null ? null : Path.GetFullPath(from)) };
+        var (architecture, config) = Settings(parsed, tokenizer, resume ? folder : null, initial.Config);
         config.Validate();
-        var architecture = resume ? RunFolder.ReadModelConfig(folder) : Architecture(parsed, tokenizer);
+        architecture.Validate();
         TrainingMemory.Require(architecture, config, device);
-        var (training, validation, documents) = tokens is not null
-            ? (tokens.Training(config.ContextLength, config.Seed), tokens.Validation(config.ContextLength, config.BatchSize, config.ValidationTokens), (Func<Split, long>)tokens.Count)
-            : await TokenizeAsync(terminal, text, tokenizer, config, cancellationToken);
-        if (validation.Length == 0)
+        var (training, validation) = await TokenizeAsync(terminal, source, tokenizer, config, cancellationToken);
+        if (validation.Count == 0)
         {
             terminal.Note("There is no text to validate on: the run goes without.");
         }
 
         using var model = architecture.CreateModel(config.Seed);
+        if (from is not null)
+        {
+            terminal.Note($"Starting from the weights in {Lab.LoadWeights(model, from, null, cancellationToken)}.");
+        }
+
         model.to(device);
         terminal.Note(string.Create(
             CultureInfo.InvariantCulture,
@@ -142,15 +157,15 @@ internal static class TrainCommand
             var watcher = new Watcher(tracker, config);
             var trainer = new Trainer(model, config, training, validation, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report), watcher)
             {
-                DataDescription = text.Data,
+                DataDescription = resume && parsed.GetValue(Data) is null ? RunFolder.ReadData(folder)?.Description ?? text.Data : text.Data,
                 Tokenizer = tokenizer,
-                Attachments = text.Files(tokenizerFile),
+                Text = text,
                 StartOver = parsed.GetValue(StartOver),
             };
             result = trainer.Run(cancellationToken);
             return Task.CompletedTask;
         });
-        var evaluation = (tokens is { IsMixture: true } ? $" --data {Terminal.Quoted(tokens.First.Path)}" : "") + $" --split {TextOptions.Word(Measurable(documents))}";
+        var evaluation = (source.IsMixture ? $" --data {Terminal.Quoted(source.Folder!.Path)}" : "") + $" --split {TextSource.Word(Measurable(source.Count))}";
         Write(terminal, folder, Terminal.Quoted(parsed.GetValue(Out)!), result!, evaluation, parsed.GetValue(Json));
         return result!.Status == TrainingStatus.Stopped ? ExitCode.Interrupted : ExitCode.Success;
     }
@@ -159,24 +174,23 @@ internal static class TrainCommand
     private static Split Measurable(Func<Split, long> documents) =>
         new[] { Split.Test, Split.Validation }.FirstOrDefault(part => documents(part) > 0, Split.Train);
 
-    private static async Task<(BatchSource Training, TokenBatch[] Validation, Func<Split, long> Documents)> TokenizeAsync(
-        Terminal terminal, RunText text, ITokenizer tokenizer, TrainingConfig config, CancellationToken cancellationToken)
+    private static async Task<TextBatches> TokenizeAsync(
+        Terminal terminal, TextSource source, ITokenizer tokenizer, TrainingConfig config, CancellationToken cancellationToken)
     {
-        var options = new CorpusOptions { TextField = text.TextField, SkipNull = text.SkipNull };
-        var corpus = Corpus.Open(text.Data, text.MaxLineMib is { } mib ? options with { MaxLineBytes = (long)mib << 20 } : options, cancellationToken);
-        ReadingOptions.Note(terminal, corpus.Skipped);
-        TokenDocuments? training = null, validation = null;
+        if (source.IsTokens)
+        {
+            return source.Batches(tokenizer, config.ContextLength, config.BatchSize, config.Seed, config.ValidationTokens, null, cancellationToken);
+        }
+
+        ReadingOptions.Note(terminal, source.Corpus.Skipped);
+        TextBatches? batches = null;
         await terminal.TrackAsync("Tokenizing", tracker =>
         {
             var progress = new ImmediateProgress<TokenizingProgress>(p => tracker.Report(p.Documents / (double)p.TotalDocuments, FormattableString.Invariant($"{p.Tokens:N0} tokens")));
-            training = tokenizer.EncodeDocuments(corpus[Split.Train], progress, cancellationToken);
-            validation = tokenizer.EncodeDocuments(corpus[Split.Validation], null, cancellationToken);
+            batches = source.Batches(tokenizer, config.ContextLength, config.BatchSize, config.Seed, config.ValidationTokens, progress, cancellationToken);
             return Task.CompletedTask;
         });
-        return (
-            new PackedTokens(training!, tokenizer.EndOfDocument, config.ContextLength, config.Seed),
-            [.. new PackedTokens(validation!, tokenizer.EndOfDocument, config.ContextLength).Sequential(config.BatchSize)],
-            part => corpus[part].Count);
+        return batches!;
     }
 
     private static string Name(BatchSource training, RunText text) =>
@@ -196,36 +210,45 @@ internal static class TrainCommand
         }
     }
 
-    private static RunText Text(ParseResult parsed, RunText? earlier)
+    private static ITokenizer ChooseTokenizer(ParseResult parsed, string folder, RunText? earlier, ITokenizer? initial, TextSource source)
     {
-        var data = parsed.GetValue(Data);
-        var tokenizer = parsed.GetValue(Tokenizer);
-        var read = Reading.Read(parsed, parsed.GetValue(TextField) ?? earlier?.TextField ?? "text", earlier);
-        return new()
+        if (parsed.GetValue(Tokenizer) is { } named)
         {
-            // A path has to be found again from any working folder.
-            Data = data is null ? earlier?.Data ?? Datasets.Default : TokenData.Absolute(data),
-            TextField = read.TextField,
-            SkipNull = read.SkipNull,
-            MaxLineMib = read.MaxLineBytes == DocumentFile.UsualLineBytes ? null : (int)(read.MaxLineBytes >> 20),
-            Bytes = tokenizer is null ? earlier?.Bytes ?? true : tokenizer == TextOptions.Bytes,
-            EndOfDocument = parsed.GetValue(EndOfDocument) ?? earlier?.EndOfDocument,
-        };
+            return TextOptions.Tokenizer(named, parsed.GetValue(EndOfDocument) ?? earlier?.EndOfDocument);
+        }
+
+        if (earlier is not null)
+        {
+            return (earlier with { EndOfDocument = parsed.GetValue(EndOfDocument) ?? earlier.EndOfDocument }).OpenTokenizer(folder)
+                ?? throw new UsageException($"The run in {folder} does not hold its tokenizer: name it by --tokenizer, or go on with it where it was begun.");
+        }
+
+        return source.IsTokens ? source.UsualTokenizer() : initial ?? source.UsualTokenizer();
     }
 
-    private static TrainingConfig Training(ParseResult parsed, TrainingConfig? earlier)
+    /// <summary>The model's and the training's configuration: a run's own, or what was named, with what <c>--set</c> changes.</summary>
+    private static (LanguageModelConfig Model, TrainingConfig Training) Settings(ParseResult parsed, ITokenizer tokenizer, string? run, LanguageModelConfig? initial)
     {
-        var config = earlier ?? (parsed.GetValue(Config) is { } file ? TrainingConfig.Read(file) : null);
-        var isDefault = config is null;
-        config ??= new()
+        var given = run is not null ? RunFolder.ReadTrainingConfig(run) : parsed.GetValue(Config) is { } file ? TrainingConfig.Read(file) : null;
+        var usual = LabDefaults.Training();
+
+        // A length that cannot be meant stands for none yet: it follows from the steps.
+        var training = given ?? usual with { Schedule = usual.Schedule with { WarmupSteps = -1 } };
+        var architecture = run is not null ? RunFolder.ReadModelConfig(run) : Architecture(parsed, tokenizer, initial);
+        try
         {
-            Steps = 2000,
-            BatchSize = 8,
-            ContextLength = 256,
-            PeakLearningRate = 3e-3,
-            ValidateEvery = 250,
-            ValidationTokens = 65_536,
-        };
+            var (model, changed) = ConfigSettings.Changed(architecture, training, parsed.GetValue(Set) ?? []);
+            Lab.RequireVocabulary(model!, tokenizer, parsed.GetValue(Model) ?? "The model");
+            return (model!, WithOptions(parsed, changed!));
+        }
+        catch (ArgumentException e) when (e is not ConfigException)
+        {
+            throw new UsageException((parsed.GetValue(Set) is { Length: > 0 } && !e.Message.Contains("vocab_size", StringComparison.Ordinal) ? "--set: " : "") + e.Message);
+        }
+    }
+
+    private static TrainingConfig WithOptions(ParseResult parsed, TrainingConfig config)
+    {
         var steps = parsed.GetValue(Steps) ?? config.Steps;
         return config with
         {
@@ -252,7 +275,7 @@ internal static class TrainCommand
                     "wsd" => DecayKind.WarmupStableDecay,
                     _ => config.Schedule.Kind,
                 },
-                WarmupSteps = parsed.GetValue(Warmup) ?? (isDefault ? steps / 20 : config.Schedule.WarmupSteps),
+                WarmupSteps = parsed.GetValue(Warmup) ?? (config.Schedule.WarmupSteps < 0 ? LabDefaults.Training(steps).Schedule.WarmupSteps : config.Schedule.WarmupSteps),
                 CooldownSteps = parsed.GetValue(Cooldown) ?? config.Schedule.CooldownSteps,
                 DecaySteps = parsed.GetValue(DecaySteps) ?? config.Schedule.DecaySteps,
                 EndFactor = parsed.GetValue(EndFactor) ?? config.Schedule.EndFactor,
@@ -260,17 +283,19 @@ internal static class TrainCommand
         };
     }
 
-    private static LanguageModelConfig Architecture(ParseResult parsed, ITokenizer tokenizer)
+    private static LanguageModelConfig Architecture(ParseResult parsed, ITokenizer tokenizer, LanguageModelConfig? initial)
     {
         if (parsed.GetValue(Model) is { } file)
         {
-            var config = ModelConfigJson.Read(file);
-            return config.VocabularySize >= tokenizer.VocabularySize
-                ? config
-                : throw new UsageException($"{file} has a vocab_size of {config.VocabularySize}, and the tokenizer has {tokenizer.VocabularySize} ids: they do not fit together.");
+            return ModelConfigJson.Read(file);
         }
 
-        var name = parsed.GetValue(Preset) ?? "bytes-1m";
+        if (initial is not null && parsed.GetValue(Preset) is null)
+        {
+            return initial;
+        }
+
+        var name = parsed.GetValue(Preset) ?? LabDefaults.Preset;
         return Presets.All.TryGetValue(name, out var preset)
             ? preset with { VocabularySize = tokenizer.VocabularySize }
             : throw new UsageException($"There is no preset '{name}'.{NearestName.Hint(name, Presets.All.Keys)} 'xlstm models' lists them all.");

@@ -8,7 +8,14 @@ namespace XlstmLab.Analysis;
 /// <param name="Name">The name.</param>
 /// <param name="Type">int, long, float, double, bool, string or DateTime.</param>
 /// <param name="Values">A value a row.</param>
-public sealed record TableColumn(string Name, Type Type, IReadOnlyList<object?> Values);
+public sealed record TableColumn(string Name, Type Type, IReadOnlyList<object?> Values)
+{
+    /// <summary>The unit that the values count in; null for none.</summary>
+    public string? Unit { get; init; }
+
+    /// <summary>Whether it names the rows.</summary>
+    public bool IsKey { get; init; }
+}
 
 /// <summary>Rows of measurements as columns by name, the form that plots, DataFrames and Deedle frames are made from.</summary>
 /// <remarks>A column lacks the values that a row did not have.</remarks>
@@ -19,15 +26,42 @@ public sealed class MetricsTable
     private MetricsTable(int rowCount, IReadOnlyList<TableColumn> columns)
     {
         RowCount = rowCount;
+        TotalRows = rowCount;
         Columns = columns;
-        _byName = columns.ToDictionary(c => c.Name);
+        _byName = columns.DistinctBy(c => c.Name).ToDictionary(c => c.Name);
     }
 
     /// <summary>The number of rows.</summary>
     public int RowCount { get; }
 
+    /// <summary>The number of rows of the table that these are the first of.</summary>
+    internal long TotalRows { get; private init; }
+
     /// <summary>The columns in the order they first appeared.</summary>
     public IReadOnlyList<TableColumn> Columns { get; }
+
+    /// <summary>A table of columns.</summary>
+    /// <exception cref="ArgumentException">They differ in length, or two have one name.</exception>
+    public static MetricsTable Of(params IReadOnlyList<TableColumn> columns)
+    {
+        ArgumentNullException.ThrowIfNull(columns);
+        var rows = columns.Count == 0 ? 0 : columns[0].Values.Count;
+        if (columns.FirstOrDefault(c => c.Values.Count != rows) is { } other)
+        {
+            throw new ArgumentException($"Expected columns of {rows} values, as '{columns[0].Name}' has; '{other.Name}' has {other.Values.Count}.");
+        }
+
+        if (columns.GroupBy(c => c.Name).FirstOrDefault(g => g.Count() > 1) is { } twice)
+        {
+            throw new ArgumentException($"There are {twice.Count()} columns named '{twice.Key}'.");
+        }
+
+        return new(rows, columns);
+    }
+
+    /// <summary>The first rows of a table; columns may have one name.</summary>
+    internal static MetricsTable Head(long totalRows, IReadOnlyList<TableColumn> columns) =>
+        new(columns.Count == 0 ? 0 : columns[0].Values.Count, columns) { TotalRows = totalRows };
 
     /// <summary>Whether there is a column of that name.</summary>
     public bool Has(string name) => _byName.ContainsKey(name);

@@ -160,15 +160,25 @@ public sealed class HuggingFaceFolder : IDisposable
         IProgress<ByteProgress>? progress = null,
         CancellationToken cancellationToken = default)
     {
+        Replace(folder, [], aside => WriteInto(aside, config, stateDict, dtype, maxShardBytes, progress, cancellationToken));
+    }
+
+    /// <summary>Writes a folder in the place of one that holds a model and nothing else.</summary>
+    /// <param name="folder">The folder.</param>
+    /// <param name="beside">Names of files that may lie beside a model.</param>
+    /// <param name="write">Fills the empty folder whose path it is given.</param>
+    /// <exception cref="IOException">The folder holds other files, or cannot be written.</exception>
+    internal static void Replace(string folder, IReadOnlyCollection<string> beside, Action<string> write)
+    {
         ArgumentException.ThrowIfNullOrWhiteSpace(folder);
-        if (Directory.Exists(folder) && Directory.EnumerateFileSystemEntries(folder).FirstOrDefault(entry => !IsOwn(entry)) is { } other)
+        if (Directory.Exists(folder)
+            && Directory.EnumerateFileSystemEntries(folder).FirstOrDefault(entry => !IsOwn(entry) && !beside.Contains(System.IO.Path.GetFileName(entry))) is { } other)
         {
             throw new CheckpointException(
                 $"{folder}: the folder holds '{System.IO.Path.GetFileName(other)}', which writing a model in its place would delete. Choose another folder.");
         }
 
-        AtomicFile.WriteFolder(
-            folder, aside => WriteInto(aside, config, stateDict, dtype, maxShardBytes, progress, cancellationToken), replace: true);
+        AtomicFile.WriteFolder(folder, write, replace: true);
     }
 
     /// <summary>Writes config and weights into a folder that the caller is filling, as in <see cref="AtomicFile.WriteFolder"/>.</summary>

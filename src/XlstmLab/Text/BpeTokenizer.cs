@@ -87,6 +87,12 @@ public sealed class BpeTokenizer : ITokenizer
     /// <remarks>Of the file's bytes and the token that opens documents.</remarks>
     public string Fingerprint { get; private init; } = "";
 
+    /// <summary>The bytes of the <c>tokenizer.json</c>.</summary>
+    internal ReadOnlyMemory<byte> Source { get; private init; }
+
+    /// <summary>The token that opens documents.</summary>
+    internal string EndOfDocumentText { get; private init; } = "";
+
     /// <inheritdoc/>
     public bool ChangesText => _normalizer.ChangesText || _preTokenizer.ChangesText || _addedToText.ChangesText || _addedToNormalized.ChangesText;
 
@@ -120,7 +126,12 @@ public sealed class BpeTokenizer : ITokenizer
         {
             var json = TokenizerJson.Parse(utf8.StartsWith(Encoding.UTF8.Preamble) ? utf8[3..] : utf8);
             var hash = SHA256.HashData([.. utf8, .. Encoding.UTF8.GetBytes(endOfDocument)]);
-            return new BpeTokenizer(json, endOfDocument) { Fingerprint = Convert.ToHexStringLower(hash.AsSpan(0, 16)) };
+            return new BpeTokenizer(json, endOfDocument)
+            {
+                Fingerprint = Convert.ToHexStringLower(hash.AsSpan(0, 16)),
+                Source = utf8.ToArray(),
+                EndOfDocumentText = endOfDocument,
+            };
         }
         catch (InvalidDataException e)
         {

@@ -58,6 +58,9 @@ public sealed class Corpus
     /// <summary>The name of the dataset, or the path.</summary>
     public string Name { get; }
 
+    /// <summary>How it was read; of a corpus of the caller's documents, the usual options.</summary>
+    public CorpusOptions Options { get; private init; } = new();
+
     /// <summary>The rule in force.</summary>
     public SplitRule Rule { get; }
 
@@ -93,11 +96,11 @@ public sealed class Corpus
             var read = DocumentFile.Find(source, options.SkipNull, options.MaxLineBytes)
                 .SelectMany(f => f.ReadRaw(options.TextField, 1, cancellationToken))
                 .Select(raw => raw.ParseOrSkip(options.TextField, keepFields: true)).ToList();
-            return new Corpus(source, read.OfType<Document>(), options.Rule) { Skipped = read.Count(d => d is null) };
+            return new Corpus(source, read.OfType<Document>(), options.Rule) { Skipped = read.Count(d => d is null), Options = options };
         }
 
         var (card, documents) = DatasetArchive.Read(Directory.Exists(source) ? source : Datasets.FolderOf(source));
-        return new Corpus(card.Name, documents, options.Rule ?? card.Split);
+        return new Corpus(card.Name, documents, options.Rule ?? card.Split) { Options = options };
     }
 
     /// <summary>Reads documents from JSON lines; blank lines are skipped.</summary>

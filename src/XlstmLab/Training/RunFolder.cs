@@ -18,7 +18,7 @@ public sealed class RunFolder : IDisposable
 {
     private const string ConfigName = "config.json";
     private const string MetricsName = "metrics.jsonl";
-    private const string MetadataName = "meta.json";
+    internal const string MetadataName = "meta.json";
     private const string LogName = "log.txt";
     private const string LockName = ".lock";
     private const string EventPattern = "events.out.tfevents.*";
@@ -102,6 +102,27 @@ public sealed class RunFolder : IDisposable
         }
     }
 
+    /// <summary>The run's description of its data; null where it is of another form.</summary>
+    /// <param name="folder">The run's folder.</param>
+    /// <exception cref="InvalidDataException">config.json is damaged.</exception>
+    public static RunData? ReadData(string folder)
+    {
+        var path = Path.Combine(folder, ConfigName);
+        try
+        {
+            return ReadDescription(path)["data"] is JsonObject data ? data.Deserialize<RunData>(RunJson.Line) : null;
+        }
+        catch (JsonException e) when (e.Path is not null)
+        {
+            // Whoever calls a trainer may describe data as they like.
+            return null;
+        }
+        catch (JsonException e)
+        {
+            throw new InvalidDataException($"{path} cannot be read as a run's configuration: {e.Message}", e);
+        }
+    }
+
     /// <summary>Whether a folder is a run's.</summary>
     /// <param name="folder">The folder.</param>
     public static bool IsOne(string folder)
@@ -115,6 +136,34 @@ public sealed class RunFolder : IDisposable
                 && config["training"] is JsonObject;
         }
         catch (Exception e) when (e is JsonException or InvalidOperationException or ArgumentException)
+        {
+            return false;
+        }
+    }
+
+    /// <summary>Whether a process trains in a folder.</summary>
+    /// <param name="folder">The run's folder.</param>
+    internal static bool IsInUse(string folder)
+    {
+        try
+        {
+            var file = Path.Combine(folder, LockName);
+            if (File.Exists(file))
+            {
+                using var taken = new FileStream(file, FileMode.Open, FileAccess.Read, FileShare.Read);
+            }
+
+            return false;
+        }
+        catch (FileNotFoundException)
+        {
+            return false;
+        }
+        catch (IOException e)
+        {
+            return IsTaken(e);
+        }
+        catch (UnauthorizedAccessException)
         {
             return false;
         }

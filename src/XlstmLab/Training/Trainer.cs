@@ -40,8 +40,11 @@ public sealed class Trainer(
     /// <summary>What the data is, for <c>config.json</c>; a run goes on only with the same.</summary>
     public string? DataDescription { get; init; }
 
-    /// <summary>Counts the bytes that validation targets spell, for bits per byte.</summary>
+    /// <summary>Counts the bytes that validation targets spell, for bits per byte, and is kept with the run.</summary>
     public ITokenizer? Tokenizer { get; init; }
+
+    /// <summary>What the run can be opened again by; null for what <see cref="DataDescription"/> and <see cref="Tokenizer"/> tell.</summary>
+    public RunText? Text { get; init; }
 
     /// <summary>Whether a run that is in the folder already is deleted, instead of continued.</summary>
     public bool StartOver { get; init; }
@@ -78,7 +81,8 @@ public sealed class Trainer(
 
         TrainingMemory.Require(model.Config, config, model.parameters().First().device, model.parameters().Sum(p => p.numel()));
         var data = new { Description = DataDescription, training.Fingerprint, training.TokenCount, training.Seed };
-        using var run = RunFolder.Open(runFolder, config, model.Config, data, StartOver, Attachments);
+        var attachments = RunText.Attach(runFolder, Text, DataDescription, Tokenizer, StartOver, Attachments);
+        using var run = RunFolder.Open(runFolder, config, model.Config, data, StartOver, attachments);
         _parameters = [.. model.named_parameters()];
         using var optimizer = new AdamW(_parameters, config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay);
         using var average = config.EmaDecay is { } decay ? new WeightAverage(_parameters, decay) : null;

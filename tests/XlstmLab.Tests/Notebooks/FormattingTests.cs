@@ -134,4 +134,41 @@ public sealed class FormattingTests
         Assert.DoesNotContain("\r", list.Outputs[0].Text(Html), StringComparison.Ordinal);
         Assert.InRange(list.Outputs[0].Text(Plain).Length, 1, 2100);
     }
+
+    [Fact]
+    public void Results_ShowAsShortTablesWithUnits()
+    {
+        var evaluation = new XlstmLab.Evaluation.EvaluationResult(20, 10, 8, 2, [], new());
+        Assert.Contains("loss (nats/token)", evaluation.ToDisplayString(Html), StringComparison.Ordinal);
+        Assert.StartsWith("evaluation, 1 x 8: loss (Double)", evaluation.ToDisplayString(Plain), StringComparison.Ordinal);
+        XlstmLab.Models.LanguageModelConfig config = XlstmLab.Models.XlstmPresets.Bytes1M;
+        Assert.Contains("923,552", config.ToDisplayString(Html), StringComparison.Ordinal);
+        Assert.Contains("MFLOP/token", config.ToDisplayString(Html), StringComparison.Ordinal);
+        Assert.Contains("steps", new XlstmLab.Training.TrainingConfig().ToDisplayString(Html), StringComparison.Ordinal);
+        IReadOnlyList<XlstmLab.Training.TrainingMetrics> metrics = [];
+        Assert.StartsWith("metrics, 0 x", metrics.ToDisplayString(Plain), StringComparison.Ordinal);
+        using var model = config.CreateModel(1);
+        Assert.Contains("parameters", model.ToDisplayString(Html), StringComparison.Ordinal);
+        Assert.Contains("first 25 of 40 rows", XlstmLab.Analysis.MetricsTable.From(Enumerable.Range(0, 40).Select(k => new { k })).ToDisplayString(Html), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task TrainingDisplay_ReplacesItsTableAsTheTrainingGoesOn()
+    {
+        CellEngine engine = new();
+        const string Cell = """
+            var shown = new XlstmLab.Notebooks.TrainingDisplay();
+            foreach (var step in new[] { 1, 2, 3 })
+            {
+                shown.Report(new XlstmLab.Training.TrainingMetrics
+                {
+                    Step = step, Tokens = 10 * step, Loss = 5, LearningRate = 1, GradientNorm = 1, ClippedShare = 0, BatchSize = 1, TokensPerSecond = 7, Seconds = step,
+                    ValidationLoss = step == 1 ? null : 4,
+                });
+            }
+            """;
+        var result = await engine.RunAsync(Cell, cancellationToken: TestContext.Current.CancellationToken);
+        var output = Assert.Single(result.Outputs);
+        Assert.StartsWith("table, 2 x 7: step (Int32)", output.Text(Plain), StringComparison.Ordinal);
+    }
 }
