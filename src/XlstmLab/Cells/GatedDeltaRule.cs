@@ -13,8 +13,8 @@ public enum DeltaRuleForm
 }
 
 /// <summary>
-/// The gated delta rule (Yang, Kautz and Hatamizadeh 2024, section 3.1): a matrix memory that decays, in which each token replaces a share of what its key
-/// reads by its value. Without a decay it is DeltaNet (Yang et al. 2024).
+/// The gated delta rule (Yang, Kautz and Hatamizadeh 2024, section 3.1): a matrix memory that decays, in which each token replaces a share
+/// of what its key reads by its value. Without a decay it is DeltaNet (Yang et al. 2024).
 /// </summary>
 /// <remarks>
 /// For each head, with the state S a matrix [DK, DV] (the papers write its transpose):
@@ -81,7 +81,8 @@ public static class GatedDeltaRule
     }
 
     private static void Check(
-        Tensor q, Tensor k, Tensor v, Tensor beta, Tensor? logDecay, Tensor? initial, SequenceLayout? layout, DeltaRuleForm form, int chunkSize)
+        Tensor q, Tensor k, Tensor v, Tensor beta, Tensor? logDecay, Tensor? initial, SequenceLayout? layout, DeltaRuleForm form,
+        int chunkSize)
     {
         _ = form.Known();
         MLstmCell.CheckSequence(q, k, v, layout, chunkSize);
