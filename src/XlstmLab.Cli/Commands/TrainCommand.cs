@@ -46,6 +46,10 @@ internal static class TrainCommand
     private static readonly Option<int?> MicroBatchSize = Number("--micro-batch-size", "Sequences that go through the model at once; less memory. Default: all.");
     private static readonly Option<int?> Context = Number("--context", $"Tokens a sequence. Default: {LabDefaults.ContextLength}.");
     private static readonly Option<double?> LearningRate = NumberOption.Real(new Option<double?>("--lr") { Description = FormattableString.Invariant($"The peak learning rate. Default: {LabDefaults.LearningRate}."), HelpName = "RATE" }, NumberRange.Positive);
+    private static readonly Option<string?> Optimizer =
+        new Option<string?>("--optimizer") { Description = "What updates the weights: AdamW, or Muon for the matrices inside blocks and AdamW for all else. Default: adamw." }.OneOf("adamw", "muon");
+
+    private static readonly Option<double?> MuonRate = NumberOption.Real(new Option<double?>("--muon-lr") { Description = "Muon's peak learning rate, of the matrices inside blocks. Default: that of --lr.", HelpName = "RATE" }, NumberRange.Positive);
     private static readonly Option<string?> Schedule =
         new Option<string?>("--schedule") { Description = "The course of the learning rate after the warm-up. Default: cosine." }.OneOf("constant", "cosine", "exponential", "wsd");
 
@@ -53,7 +57,7 @@ internal static class TrainCommand
     private static readonly Option<int?> DecaySteps = Number("--decay-steps", "Updates the decay takes. Default: all between warm-up and cool-down.");
     private static readonly Option<int?> Warmup = NumberOption.Whole(new Option<int?>("--warmup") { Description = "Updates over which the rate grows. Default: a twentieth of the steps.", HelpName = "N" }, 0);
     private static readonly Option<int?> Cooldown = NumberOption.Whole(new Option<int?>("--cooldown") { Description = "Last updates over which the rate falls to zero. Default: 0.", HelpName = "N" }, 0);
-    private static readonly Option<double?> WeightDecay = NumberOption.Real(new Option<double?>("--weight-decay") { Description = "AdamW's weight decay. Default: 0.1.", HelpName = "RATE" }, NumberRange.NotNegative);
+    private static readonly Option<double?> WeightDecay = NumberOption.Real(new Option<double?>("--weight-decay") { Description = "The weight decay of matrices, by either optimiser. Default: 0.1.", HelpName = "RATE" }, NumberRange.NotNegative);
     private static readonly Option<double?> Clip = NumberOption.Real(new Option<double?>("--clip") { Description = "The norm that gradients are clipped to; 0 for no clipping. Default: 0.5.", HelpName = "NORM" }, NumberRange.NotNegative);
     private static readonly Option<double?> Ema = NumberOption.Real(new Option<double?>("--ema") { Description = "Also keep a running average of the weights, with this decay an update.", HelpName = "DECAY" }, NumberRange.BelowOne);
     private static readonly Option<string?> ComputeType =
@@ -77,6 +81,7 @@ internal static class TrainCommand
             "Trains a model. Ctrl-C stops after the running update with a checkpoint; --resume goes on as if nothing had happened.",
             "xlstm train --out runs/first",
             "xlstm train --out runs/3m --preset bytes-3m --steps 5000 --batch-size 16 --context 512",
+            "xlstm train --out runs/muon --optimizer muon",
             "xlstm train --out runs/mine --data my-texts/ --tokenizer tokenizer.json --model config.json",
             "xlstm train --out runs/mixed --data tokens/dclm=0.7,tokens/fineweb=0.3 --model config.json",
             "xlstm train --out runs/sigmoid --set input_gate=sigmoid --set normalize=false --set schedule.kind=constant",
@@ -84,9 +89,9 @@ internal static class TrainCommand
             "xlstm train --out runs/first --resume");
         foreach (var option in new Option[]
         {
-            Out, Preset, Model, Set, InitFrom, Data, TextField, Tokenizer, EndOfDocument, Config, Steps, BatchSize, MicroBatchSize, Context, LearningRate, Schedule, EndFactor,
-            DecaySteps, Warmup, Cooldown, WeightDecay, Clip, Ema, ComputeType, Seed, ValidateEvery, ValidationTokens, CheckpointEvery, Threads, Device, Resume,
-            StartOver, Json,
+            Out, Preset, Model, Set, InitFrom, Data, TextField, Tokenizer, EndOfDocument, Config, Steps, BatchSize, MicroBatchSize, Context,
+            LearningRate, Optimizer, MuonRate, Schedule, EndFactor, DecaySteps, Warmup, Cooldown, WeightDecay, Clip, Ema, ComputeType, Seed,
+            ValidateEvery, ValidationTokens, CheckpointEvery, Threads, Device, Resume, StartOver, Json,
         })
         {
             command.Options.Add(option);
@@ -250,6 +255,17 @@ internal static class TrainCommand
     private static TrainingConfig WithOptions(ParseResult parsed, TrainingConfig config)
     {
         var steps = parsed.GetValue(Steps) ?? config.Steps;
+        var optimizer = parsed.GetValue(Optimizer) switch
+        {
+            "adamw" => OptimizerKind.AdamW,
+            "muon" => OptimizerKind.Muon,
+            _ => config.Optimizer,
+        };
+        if (parsed.GetValue(MuonRate) is not null && optimizer != OptimizerKind.Muon)
+        {
+            throw new UsageException($"{MuonRate.Name} is a rate of Muon, and this run's optimiser is AdamW: add --optimizer muon.");
+        }
+
         return config with
         {
             Steps = steps,
@@ -257,6 +273,8 @@ internal static class TrainCommand
             MicroBatchSize = parsed.GetValue(MicroBatchSize) ?? config.MicroBatchSize,
             ContextLength = parsed.GetValue(Context) ?? config.ContextLength,
             PeakLearningRate = parsed.GetValue(LearningRate) ?? config.PeakLearningRate,
+            Optimizer = optimizer,
+            Muon = config.Muon with { PeakLearningRate = parsed.GetValue(MuonRate) ?? config.Muon.PeakLearningRate },
             WeightDecay = parsed.GetValue(WeightDecay) ?? config.WeightDecay,
             GradientClip = parsed.GetValue(Clip) is { } clip ? (clip == 0 ? null : clip) : config.GradientClip,
             EmaDecay = parsed.GetValue(Ema) ?? config.EmaDecay,

@@ -3,11 +3,13 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
 using TorchSharp;
+using TorchSharp.Modules;
 using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
 using XlstmLab.Models;
 using XlstmLab.Native;
 using XlstmLab.Text;
+using XlstmLab.Training;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Cli.Verification;
@@ -19,6 +21,8 @@ public static partial class GoldenVerifier
     private static readonly int[] ChunkSizes = [1, 7, 16, 64, 1024];
 
     private static readonly string[] MLstmInputs = ["q", "k", "v", "i", "f", "c0", "n0"];
+
+    private static readonly string[] DeltaInputs = ["q", "k", "v", "beta", "g", "s0"];
 
     /// <summary>Verifies the cases in the order of their names.</summary>
     /// <param name="folder">A folder of golden files.</param>
@@ -75,6 +79,8 @@ public static partial class GoldenVerifier
             _ when name.StartsWith("slstm_cell", StringComparison.Ordinal) => SLstm,
             _ when name.StartsWith("xlstm_large_", StringComparison.Ordinal) => XlstmLarge,
             _ when name.StartsWith("xlstm_v1_", StringComparison.Ordinal) => FirstPaperGolden.Verify,
+            _ when name.StartsWith("gated_delta_", StringComparison.Ordinal) => GatedDelta,
+            _ when name.StartsWith("muon_", StringComparison.Ordinal) => MuonSteps,
             _ when name.StartsWith("hf_", StringComparison.Ordinal) => golden => HuggingFace(golden, Path.GetDirectoryName(path)!),
             _ => null,
         };
@@ -140,6 +146,61 @@ public static partial class GoldenVerifier
         }
 
         double Worst(params (string Name, Tensor Value)[] pairs) => GoldenCase.Largest(pairs.Select(p => GoldenCase.RelativeRms(golden[p.Name], p.Value)));
+    }
+
+    private static IEnumerable<GoldenRow> GatedDelta(GoldenCase golden)
+    {
+        var forms = ChunkSizes.Select(size => ($"chunkwise {size}", DeltaRuleForm.Chunkwise, size))
+            .Prepend(("recurrent", DeltaRuleForm.Recurrent, 1));
+        foreach (var (name, form, size) in forms)
+        {
+            // The case has heads after tokens, and keys and queries before they are brought to length 1.
+            var inputs = DeltaInputs.Where(golden.Has).ToDictionary(n => n, n => golden[n].detach().clone().requires_grad_());
+            Tensor Heads(string input) => inputs[input].transpose(1, 2);
+            var (o, last) = GatedDeltaRule.Forward(
+                GatedDeltaRule.Normalize(Heads("q")), GatedDeltaRule.Normalize(Heads("k")), Heads("v"), Heads("beta"), Heads("g"),
+                inputs.GetValueOrDefault("s0"), returnState: true, form: form, chunkSize: size);
+            o = o.transpose(1, 2);
+            ((o * golden["do"]).sum() + (last! * golden["ds_last"]).sum()).backward();
+
+            yield return GoldenRow.Compare(golden.Name, $"o, {name}", GoldenCase.RelativeRms(golden["o"], o), 1e-9);
+            yield return GoldenRow.Compare(golden.Name, $"last state, {name}", GoldenCase.RelativeRms(golden["s_last"], last!), 1e-9);
+            var worst = GoldenCase.Largest(inputs.Select(p => GoldenCase.RelativeRms(golden["d" + p.Key], p.Value.grad!)));
+            yield return GoldenRow.Compare(golden.Name, $"gradients, {name}", worst, 1e-8);
+        }
+    }
+
+    private static IEnumerable<GoldenRow> MuonSteps(GoldenCase golden)
+    {
+        var about = golden.About;
+        var settings = new MuonSettings
+        {
+            Momentum = (double?)about["momentum"] ?? 0.95,
+            Nesterov = (bool?)about["nesterov"] ?? true,
+            NewtonSchulzSteps = (int?)about["ns_steps"] ?? 5,
+            Scale = (string?)about["adjust_lr_fn"] switch
+            {
+                null or "original" => MuonScale.Original,
+                "match_rms_adamw" => MuonScale.MatchRmsAdamW,
+                var other => throw new InvalidDataException($"There is no adjust_lr_fn '{other}': expected original or match_rms_adamw."),
+            },
+        };
+        var rate = (double?)about["lr"] ?? throw new InvalidDataException("The case names no lr.");
+        using var weight = new Parameter(golden["w0"].clone());
+        using var muon = new Muon([("w", weight)], settings, (double?)about["weight_decay"] ?? 0.1);
+        for (var step = 0; golden.Has($"grad.{step}"); step++)
+        {
+            weight.grad = golden[$"grad.{step}"];
+            muon.Step(rate);
+            var change = golden[$"w.{step + 1}"] - golden["w0"];
+            yield return GoldenRow.Compare(
+                golden.Name, $"change of the weights, step {step + 1}", GoldenCase.RelativeRms(change, weight.detach() - golden["w0"]), 1e-2);
+
+            // Single values of the published steps lie between 0.5 and 1.2: what is near 1 is their mean size.
+            var values = linalg.svdvals(Muon.Orthogonalize(muon.StateDict()["momentum_buffer.w"], settings.NewtonSchulzSteps));
+            yield return GoldenRow.Compare(
+                golden.Name, $"singular values, their root mean square from 1, step {step + 1}", Math.Abs(values.square().mean().sqrt().item<float>() - 1), 0.3);
+        }
     }
 
     private static IEnumerable<GoldenRow> SLstm(GoldenCase golden)

@@ -1,4 +1,3 @@
-using TorchSharp;
 using XlstmLab.Kernels;
 using static TorchSharp.torch;
 
@@ -75,13 +74,7 @@ public static class MLstmCell
         }
 
         initial ??= MLstmState.Empty(q.shape[0], q.shape[1], q.shape[3], v.shape[3], type, q.device);
-        var starts = layout?.DocumentStarts;
-        if (starts is not null && starts.device_type == DeviceType.CPU && !starts.any().item<bool>())
-        {
-            // Most batches of long documents have no border; on a device the look would wait for it.
-            starts = null;
-        }
-
+        var starts = layout?.StartsIfAny();
         var form = q.shape[2] == 1 ? MLstmForm.Recurrent : options.Form;
         (Tensor h, MLstmState? last) = form switch
         {
@@ -105,6 +98,21 @@ public static class MLstmCell
         Tensor q, Tensor k, Tensor v, Tensor i, Tensor f, MLstmState? initial, SequenceLayout? layout, MLstmOptions options)
     {
         _ = (options.InputGate.Known(), options.ForgetGate.Known(), options.Form.Known(), options.NormalizerGradient.Known());
+        CheckSequence(q, k, v, layout, options.ChunkSize);
+        var (batch, heads, length, dk, dv) = (q.shape[0], q.shape[1], q.shape[2], q.shape[3], v.shape[3]);
+        Require(i, "igatePreact", batch, heads, length);
+        Require(f, "fgatePreact", batch, heads, length);
+        if (initial is not null)
+        {
+            Require(initial.C, "initial.C", batch, heads, dk, dv);
+            Require(initial.N, "initial.N", batch, heads, dk);
+            Require(initial.M, "initial.M", batch, heads, 1);
+        }
+    }
+
+    /// <summary>Refuses q, k [B, NH, S, DK], v [B, NH, S, DV], a layout [B, S] or a chunk size that no cell can read.</summary>
+    internal static void CheckSequence(Tensor q, Tensor k, Tensor v, SequenceLayout? layout, int chunkSize)
+    {
         if (q.dim() != 4)
         {
             throw new ArgumentException($"Expected q of shape [B, NH, S, DK], got {Shape(q)}.", nameof(q));
@@ -121,9 +129,9 @@ public static class MLstmCell
             throw new ArgumentException($"Expected float32, float64 or bfloat16, got {q.dtype}.", nameof(q));
         }
 
-        if (options.ChunkSize < 1)
+        if (chunkSize < 1)
         {
-            throw new ArgumentException($"Expected a chunk of at least one token, got {options.ChunkSize}.", nameof(options));
+            throw new ArgumentException($"Expected a chunk of at least one token, got {chunkSize}.", nameof(chunkSize));
         }
 
         if (v.dim() != 4)
@@ -131,18 +139,8 @@ public static class MLstmCell
             throw new ArgumentException($"Expected v of shape [{batch}, {heads}, {length}, DV], got {Shape(v)}.", nameof(v));
         }
 
-        var dv = v.shape[3];
         Require(k, "k", batch, heads, length, dk);
-        Require(v, "v", batch, heads, length, dv);
-        Require(i, "igatePreact", batch, heads, length);
-        Require(f, "fgatePreact", batch, heads, length);
-        if (initial is not null)
-        {
-            Require(initial.C, "initial.C", batch, heads, dk, dv);
-            Require(initial.N, "initial.N", batch, heads, dk);
-            Require(initial.M, "initial.M", batch, heads, 1);
-        }
-
+        Require(v, "v", batch, heads, length, v.shape[3]);
         foreach (var (mask, name) in new[] { (layout?.DocumentStarts, "layout.DocumentStarts"), (layout?.Padding, "layout.Padding") })
         {
             if (mask is not null)
@@ -156,7 +154,8 @@ public static class MLstmCell
         }
     }
 
-    private static void Require(Tensor tensor, string name, params long[] shape)
+    /// <summary>Refuses a tensor of another shape.</summary>
+    internal static void Require(Tensor tensor, string name, params long[] shape)
     {
         if (!tensor.shape.AsSpan().SequenceEqual(shape))
         {

@@ -204,17 +204,14 @@ public static class MLstmChunkwise
     /// <summary>A sequence cut into NC chunks of L tokens, with all that depends on the gates alone.</summary>
     private sealed class Chunks
     {
-        private readonly long _length;
-        private readonly long _padded;
+        private readonly TokenChunks _chunks;
         private readonly Tensor _k;
 
         public Chunks(
             Tensor q, Tensor k, Tensor v, Tensor logI, Tensor logF, Tensor c0, Tensor n0, Tensor m0, Tensor? starts, MLstmOptions options)
         {
-            _length = q.shape[2];
-            var size = Math.Min(options.ChunkSize, _length);
-            Count = (_length + size - 1) / size;
-            _padded = Count * size;
+            _chunks = new(q.shape[2], options.ChunkSize);
+            var size = _chunks.Size;
             Scale = Math.Pow(q.shape[3], -0.5);
 
             Q = Split(q * Scale);
@@ -266,7 +263,7 @@ public static class MLstmChunkwise
             States = ComputeStates(c0, n0);
         }
 
-        public long Count { get; }
+        public long Count => _chunks.Count;
 
         public double Scale { get; }
 
@@ -312,21 +309,11 @@ public static class MLstmChunkwise
 
         public Tensor Weights() => Scores().mul_(Decays);
 
-        /// <summary>(B, NH, S, ...) to (B, NH, NC, L, ...), the last chunk filled up.</summary>
-        public Tensor Split(Tensor x, double filling = 0)
-        {
-            if (_padded != _length)
-            {
-                var shape = x.shape;
-                shape[2] = _padded - _length;
-                x = cat([x, full(shape, filling, dtype: x.dtype, device: x.device)], 2);
-            }
+        /// <inheritdoc cref="TokenChunks.Split"/>
+        public Tensor Split(Tensor x, double filling = 0) => _chunks.Split(x, filling);
 
-            return x.unflatten(2, [Count, _padded / Count]);
-        }
-
-        /// <summary>(B, NH, NC, L, ...) to (B, NH, S, ...).</summary>
-        public Tensor Flatten(Tensor x) => x.flatten(2, 3).narrow(2, 0, _length).contiguous();
+        /// <inheritdoc cref="TokenChunks.Flatten"/>
+        public Tensor Flatten(Tensor x) => _chunks.Flatten(x);
 
         private Tensor ComputeStates(Tensor c0, Tensor n0)
         {

@@ -1,3 +1,4 @@
+using TorchSharp;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Cells;
@@ -16,4 +17,9 @@ public sealed record SequenceLayout(Tensor? DocumentStarts = null, Tensor? Paddi
     /// <summary>The part of the layout that belongs to the tokens [start, start + length).</summary>
     public SequenceLayout Narrow(long start, long length) =>
         new(DocumentStarts?.narrow(1, start, length), Padding?.narrow(1, start, length));
+
+    /// <summary>The document starts, or null where there are none: most batches of long documents have no border.</summary>
+    /// <remarks>Only on a CPU is that looked up: on a device the look would wait for it.</remarks>
+    internal Tensor? StartsIfAny() =>
+        DocumentStarts is { device_type: DeviceType.CPU } starts && !starts.any().item<bool>() ? null : DocumentStarts;
 }

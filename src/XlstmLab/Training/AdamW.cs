@@ -11,7 +11,7 @@ namespace XlstmLab.Training;
 /// On a CPU one pass over the memory of weights, gradients and moments does the whole update, in parallel and without an order that could
 /// change its result; other devices take libtorch's operations. The two agree to rounding.
 /// </remarks>
-public sealed class AdamW : IDisposable
+public sealed class AdamW : IOptimizer
 {
     private const int BlockLength = 1 << 14;
 
@@ -94,10 +94,7 @@ public sealed class AdamW : IDisposable
             || part.Contains("norm", StringComparison.OrdinalIgnoreCase)
             || part.EndsWith("bias", StringComparison.Ordinal));
 
-    /// <summary>One update from the parameters' gradients; a parameter without one is left as it is.</summary>
-    /// <param name="learningRate">The learning rate.</param>
-    /// <param name="gradientScale">What every gradient is multiplied by, such as the factor of clipping.</param>
-    /// <exception cref="ObjectDisposedException">The optimiser was disposed.</exception>
+    /// <inheritdoc/>
     public void Step(double learningRate, double gradientScale = 1)
     {
         ObjectDisposedException.ThrowIf(_isDisposed, this);
@@ -143,7 +140,7 @@ public sealed class AdamW : IDisposable
     }
 
     /// <summary>The moments and the number of updates, by name: <c>exp_avg.NAME</c>, <c>exp_avg_sq.NAME</c> and <c>step</c>.</summary>
-    /// <returns>The optimiser's own tensors, not copies: what is written into them counts.</returns>
+    /// <inheritdoc/>
     public IReadOnlyDictionary<string, Tensor> StateDict()
     {
         ObjectDisposedException.ThrowIf(_isDisposed, this);
@@ -157,25 +154,8 @@ public sealed class AdamW : IDisposable
         return state;
     }
 
-    /// <summary>Takes over what <see cref="StateDict"/> gave.</summary>
-    /// <exception cref="ArgumentException">A tensor is missing or has another shape: the state belongs to another model.</exception>
-    public void LoadStateDict(IReadOnlyDictionary<string, Tensor> state)
-    {
-        using var scope = NewDisposeScope();
-        using var noGrad = no_grad();
-        foreach (var (name, target) in StateDict())
-        {
-            if (!state.TryGetValue(name, out var source) || !source.shape.SequenceEqual(target.shape))
-            {
-                var found = source is null ? "no" : $"the shape [{string.Join(", ", source.shape)}] for";
-                throw new ArgumentException(
-                    $"The optimiser's state has {found} '{name}', and the model needs [{string.Join(", ", target.shape)}]: "
-                    + "it was saved by the training of another model.");
-            }
-
-            target.copy_(source);
-        }
-    }
+    /// <inheritdoc/>
+    public void LoadStateDict(IReadOnlyDictionary<string, Tensor> state) => StateDict().Load(state);
 
     /// <inheritdoc/>
     public void Dispose()

@@ -82,9 +82,14 @@ public sealed class Trainer(
         TrainingMemory.Require(model.Config, config, model.parameters().First().device, model.parameters().Sum(p => p.numel()));
         var data = new { Description = DataDescription, training.Fingerprint, training.TokenCount, training.Seed };
         var attachments = RunText.Attach(runFolder, Text, DataDescription, Tokenizer, StartOver, Attachments);
-        using var run = RunFolder.Open(runFolder, config, model.Config, data, StartOver, attachments);
         _parameters = [.. model.named_parameters()];
-        using var optimizer = new AdamW(_parameters, config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay);
+        using IOptimizer optimizer = config.Optimizer switch
+        {
+            OptimizerKind.AdamW => new AdamW(_parameters, config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay),
+            OptimizerKind.Muon => MuonWithAdamW.Of(model, config),
+            _ => throw UnknownValue.Of(config.Optimizer),
+        };
+        using var run = RunFolder.Open(runFolder, config, model.Config, data, StartOver, attachments);
         using var average = config.EmaDecay is { } decay ? new WeightAverage(_parameters, decay) : null;
         var position = new TrainingPosition();
         var metadata = Begin(run, optimizer, average, position);
@@ -109,7 +114,7 @@ public sealed class Trainer(
     }
 
     /// <summary>Brings everything to where the run stands: its start, or its last complete checkpoint.</summary>
-    private RunMetadata Begin(RunFolder run, AdamW optimizer, WeightAverage? average, TrainingPosition position)
+    private RunMetadata Begin(RunFolder run, IOptimizer optimizer, WeightAverage? average, TrainingPosition position)
     {
         var count = _parameters.Sum(p => p.Parameter.NumberOfElements);
         var metadata = RunMetadata.Collect(_parameters[0].Parameter.device, config.ComputeType, config.Seed, count);
@@ -143,7 +148,7 @@ public sealed class Trainer(
     }
 
     private TrainingResult Train(
-        RunFolder run, AdamW optimizer, WeightAverage? average, TrainingPosition position, CancellationToken cancellationToken)
+        RunFolder run, IOptimizer optimizer, WeightAverage? average, TrainingPosition position, CancellationToken cancellationToken)
     {
         var (validationBatches, validationBytes) = ChooseValidation();
         var earlier = RunFolder.ReadMetrics(run.Folder);
@@ -151,6 +156,7 @@ public sealed class Trainer(
         var lastValidated = earlier.LastOrDefault(m => m.IsValidated);
         var checkpoint = RunFolder.LatestCheckpoint(run.Folder);
         var savedStep = position.Step;
+        var onDevice = optimizer is AdamW { HasKernel: true } adamW ? adamW : null;
         int? brokenSince = null; // the first of the latest updates in a row whose numbers are not finite
         var secondsBefore = position.Seconds;
         var watch = Stopwatch.StartNew();
@@ -167,7 +173,7 @@ public sealed class Trainer(
             }
 
             running = update;
-            if (!optimizer.HasKernel || update.Measures || Validates(step) || step % config.CheckpointEvery == 0)
+            if (onDevice is null || update.Measures || Validates(step) || step % config.CheckpointEvery == 0)
             {
                 running = null;
                 Finish(update);
@@ -201,7 +207,7 @@ public sealed class Trainer(
         // A GPU has yet to do what was begun: what it made of it is asked for when the next update has been begun, so that it never waits.
         Update Begin(int step)
         {
-            if (!optimizer.HasKernel)
+            if (onDevice is null)
             {
                 finished = watch.Elapsed;
             }
@@ -212,7 +218,7 @@ public sealed class Trainer(
             using var scope = NewDisposeScope();
             var loss = AccumulateGradients(rows, gates);
             using var updates = measures ? new UpdateRecorder(_parameters) : null;
-            var result = optimizer.HasKernel ? StepOnDevice(loss) : Step(loss.item<double>());
+            var result = onDevice is null ? Step(loss.item<double>()) : StepOnDevice(onDevice, loss);
             var statistics = updates?.Statistics();
             model.zero_grad();
             return new(step, rows, rate, measures, gates?.Statistics(), statistics, result);
@@ -230,7 +236,7 @@ public sealed class Trainer(
                 return () => new(value, norm, skipped);
             }
 
-            Func<UpdateResult> StepOnDevice(Tensor value)
+            Func<UpdateResult> StepOnDevice(AdamW kernel, Tensor value)
             {
                 var (lossLimit, normLimit) = config.Spikes is { SkipUpdate: true } ? position.SpikeLimits(config.Spikes) : default;
                 var settings = new AdamWSettings
@@ -241,7 +247,7 @@ public sealed class Trainer(
                     NormLimit = normLimit,
                     AverageDecay = average?.Decay ?? 0,
                 };
-                var later = optimizer.StepOnDevice(settings, value, average?.Averages);
+                var later = kernel.StepOnDevice(settings, value, average?.Averages);
                 return () =>
                 {
                     var record = later();
@@ -468,7 +474,7 @@ public sealed class Trainer(
         return ([.. chosen], bytes > 0 ? bytes : null);
     }
 
-    private string Save(RunFolder run, AdamW optimizer, WeightAverage? average, TrainingPosition position, string? before)
+    private string Save(RunFolder run, IOptimizer optimizer, WeightAverage? average, TrainingPosition position, string? before)
     {
         if (!double.IsFinite(GlobalNorm.Of([.. _parameters.Select(p => p.Parameter)])))
         {
@@ -488,7 +494,7 @@ public sealed class Trainer(
         return folder;
     }
 
-    private void Restore(string folder, AdamW optimizer, WeightAverage? average, TrainingPosition position)
+    private void Restore(string folder, IOptimizer optimizer, WeightAverage? average, TrainingPosition position)
     {
         var state = TrainingCheckpoint.Read(folder, model.state_dict(), OptimizerTensors(optimizer, average));
         model.Dropout.State = state.RandomState;
@@ -496,7 +502,7 @@ public sealed class Trainer(
         position.Restore(state);
     }
 
-    private static Dictionary<string, Tensor> OptimizerTensors(AdamW optimizer, WeightAverage? average) =>
+    private static Dictionary<string, Tensor> OptimizerTensors(IOptimizer optimizer, WeightAverage? average) =>
         new(optimizer.StateDict().Concat(average?.StateDict() ?? new Dictionary<string, Tensor>()));
 
     private static TrainingDivergedException Diverged(string what, string? checkpoint) =>

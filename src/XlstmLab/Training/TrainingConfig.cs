@@ -74,6 +74,12 @@ public sealed record TrainingConfig
     /// <summary>The highest learning rate, after the warm-up.</summary>
     public double PeakLearningRate { get; init; } = 1e-3;
 
+    /// <summary>What updates the parameters. A run goes on by the optimiser that it was begun with.</summary>
+    public OptimizerKind Optimizer { get; init; }
+
+    /// <summary>How hidden matrices are updated where <see cref="Optimizer"/> is Muon; all else is AdamW's, with the settings below.</summary>
+    public MuonSettings Muon { get; init; } = new();
+
     /// <summary>AdamW's decay of the mean of gradients, beta 1.</summary>
     public double Beta1 { get; init; } = 0.9;
 
@@ -171,7 +177,7 @@ public sealed record TrainingConfig
     /// <exception cref="ArgumentException">The message lists every fault.</exception>
     public void Validate()
     {
-        var faults = Faults().Concat(Schedule.Faults(Steps)).ToArray();
+        var faults = Faults().Concat(Muon.Faults()).Concat(Schedule.Faults(Steps)).ToArray();
         if (faults.Length > 0)
         {
             throw new ArgumentException($"The training configuration cannot be used: {string.Join("; ", faults)}.");

@@ -24,8 +24,10 @@ internal static class TrainingMemory
         var batch = training.BatchRamp.Select(stage => stage.BatchSize).Append(training.BatchSize).Max();
         var micro = Math.Min(batch, training.MicroBatchSize ?? batch);
 
-        // Weights, gradients and two moments; of each token at once its logits and the stream that every block keeps for its gradient.
-        var ofParameters = parameters * sizeof(float) * (training.EmaDecay is null ? 4 : 5);
+        // Weights, gradients and two moments, one where Muon updates; of each token at once its logits and the stream that every block keeps
+        // for its gradient.
+        var copies = (training.Optimizer == OptimizerKind.Muon ? 3 : 4) + (training.EmaDecay is null ? 0 : 1);
+        var ofParameters = parameters * sizeof(float) * copies;
         var numberBytes = training.ComputeType == torch.ScalarType.BFloat16 ? 2 : sizeof(float);
         var ofTokens = (double)micro * training.ContextLength * numberBytes * (model.VocabularySize + (double)model.BlockCount * model.EmbeddingDim);
         MemoryNeed.Require(

@@ -1,5 +1,6 @@
 using System.Text.Json.Nodes;
 using XlstmLab.Cli.Benchmarks;
+using XlstmLab.Training;
 using Xunit;
 
 namespace XlstmLab.Tests.Cli;
@@ -96,6 +97,25 @@ public sealed class CommandTests
         Assert.Equal((0, ""), (mixed.Code, mixed.Code == 0 ? "" : mixed.Error));
         Assert.Contains("one of its folders", (await CommandLine.RunAsync("eval", folder["mixed"], "--threads", "1")).Error, StringComparison.Ordinal);
         Assert.Equal(2, (await CommandLine.RunAsync("train", "--out", folder["x"], "--data", $"{folder["a"]}=0.7,{folder["b"]}")).Code);
+    }
+
+    [Fact]
+    public async Task Train_ByMuon_GoesOnOnlyByMuon()
+    {
+        using var folder = CommandLine.Folder();
+        WriteText(folder["text.txt"]);
+        WriteModel(folder["model.json"]);
+        string[] train = ["train", "--out", folder["run"], "--threads", "1"];
+        string[] begin = [.. train, "--model", folder["model.json"], "--data", folder["text.txt"], "--steps", "2", "--schedule", "constant", "--warmup", "0", "--batch-size", "2", "--context", "16"];
+
+        var wrong = await CommandLine.RunAsync([.. begin, "--muon-lr", "0.02"]);
+        Assert.Contains("--optimizer muon", wrong.Error, StringComparison.Ordinal);
+        Assert.Equal(0, (await CommandLine.RunAsync([.. begin, "--optimizer", "muon", "--muon-lr", "0.02"])).Code);
+        Assert.Equal(0, (await CommandLine.RunAsync([.. train, "--resume", "--steps", "4"])).Code);
+        var config = RunFolder.ReadTrainingConfig(folder["run"]);
+        Assert.Equal((OptimizerKind.Muon, 0.02), (config.Optimizer, config.Muon.PeakLearningRate));
+        var other = await CommandLine.RunAsync([.. train, "--resume", "--steps", "6", "--optimizer", "adamw"]);
+        Assert.Contains("training.optimizer: \"muon\" before, \"adamw\" now", other.Error, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -13,7 +13,7 @@ public sealed class GoldenVerifierTests
         var rows = GoldenVerifier.Verify(TestSetup.Golden()).ToList();
 
         Assert.DoesNotContain(rows, r => r.Outcome != GoldenOutcome.Pass);
-        foreach (var kind in new[] { "mlstm_exp_", "mlstm_sig_", "slstm_cell", "xlstm_large_", "xlstm_v1_", "hf_xlstm", "hf_llama", "hf_mamba_", "hf_mamba2_", "tokenizer" })
+        foreach (var kind in new[] { "mlstm_exp_", "mlstm_sig_", "slstm_cell", "xlstm_large_", "xlstm_v1_", "hf_xlstm", "hf_llama", "hf_mamba_", "hf_mamba2_", "gated_delta_", "muon_", "tokenizer" })
         {
             Assert.Contains(rows, r => r.Case.StartsWith(kind, StringComparison.Ordinal));
         }
@@ -29,6 +29,10 @@ public sealed class GoldenVerifierTests
     [InlineData("xlstm_large_tiny", "grad.lm_head.weight", "gradients")]
     [InlineData("xlstm_v1_mixed", "logits_recurrent", "logits, recurrent")]
     [InlineData("xlstm_v1_mixed", "grad.xlstm_block_stack.blocks.1.xlstm.igate.weight", "gradients")]
+    [InlineData("gated_delta_b", "o", "o, ")]
+    [InlineData("gated_delta_c", "s_last", "last state, ")]
+    [InlineData("gated_delta_a", "dg", "gradients, ")]
+    [InlineData("muon_c", "w.3", "change of the weights, step 3")]
     public void Verify_ChangedNumber_FailsThere(string name, string tensor, string quantity)
     {
         using var folder = new TempFolder();
