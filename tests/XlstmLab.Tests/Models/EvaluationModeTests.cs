@@ -5,6 +5,7 @@ using XlstmLab.Evaluation;
 using XlstmLab.Evaluation.LogLikelihood;
 using XlstmLab.Inference;
 using XlstmLab.Models;
+using XlstmLab.Runs;
 using XlstmLab.Tasks;
 using XlstmLab.Tasks.Ruler;
 using XlstmLab.Tests.Tasks.Ruler;
@@ -99,11 +100,13 @@ public sealed class EvaluationModeTests : IDisposable
     [Fact]
     public void Entries_AreAllThatTakeAModel()
     {
+        // What loads weights runs nothing.
         string[] others = ["XlstmLab.Models", "XlstmLab.Training", "XlstmLab.Checkpoints", "XlstmLab.Experiments"];
         var there = typeof(LanguageModel).Assembly.GetExportedTypes()
             .Where(type => !others.Any(space => type.Namespace!.StartsWith(space, StringComparison.Ordinal)))
             .SelectMany(type => type.GetMethods(BindingFlags.Public | BindingFlags.Static | BindingFlags.Instance | BindingFlags.DeclaredOnly).Cast<MethodBase>().Concat(type.GetConstructors()))
             .Where(method => method.GetParameters().Any(p => typeof(LanguageModel).IsAssignableFrom(p.ParameterType)))
+            .Where(method => method.Name != nameof(Lab.LoadWeights))
             .Select(method => $"{method.DeclaringType!.Name}.{method.Name}");
         Assert.Equal(Entries.Select(e => e.Name).Distinct().Order(StringComparer.Ordinal), there.Distinct().Order(StringComparer.Ordinal));
     }
