@@ -23,13 +23,21 @@ internal static class StrictJson
     /// <param name="options">How names are spelt.</param>
     /// <param name="place">The node's place in its document; empty for the whole.</param>
     /// <exception cref="JsonException">The node is not one of such a record.</exception>
-    public static T Read<T>(JsonNode? node, JsonSerializerOptions options, string place = "")
+    public static T Read<T>(JsonNode? node, JsonSerializerOptions options, string place = "") => (T)Read(node, typeof(T), options, place);
+
+    /// <summary>As <see cref="Read{T}(JsonNode, JsonSerializerOptions, string)"/>, into a type that is known when it is read.</summary>
+    /// <param name="node">The node; null is JSON's null.</param>
+    /// <param name="type">The record's type.</param>
+    /// <param name="options">How names are spelt.</param>
+    /// <param name="place">The node's place in its document; empty for the whole.</param>
+    /// <exception cref="JsonException">The node is not one of such a record.</exception>
+    public static object Read(JsonNode? node, Type type, JsonSerializerOptions options, string place = "")
     {
         options.MakeReadOnly(populateMissingResolver: true);
         try
         {
-            Check(node, options.GetTypeInfo(typeof(T)), place);
-            return node.Deserialize<T>(options)!;
+            Check(node, options.GetTypeInfo(type), place);
+            return node.Deserialize(type, options)!;
         }
         catch (InvalidOperationException e)
         {
