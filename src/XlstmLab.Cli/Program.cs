@@ -7,6 +7,7 @@ using System.Runtime.InteropServices;
 using System.Text.RegularExpressions;
 using XlstmLab.Cli.Commands;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Mixers;
 
 namespace XlstmLab.Cli;
 
@@ -19,6 +20,13 @@ internal static partial class Program
     private static readonly Option<bool> Verbose = new("--verbose")
     {
         Description = "Show where in the program an error arose.",
+        Recursive = true,
+    };
+
+    private static readonly Option<FileInfo[]> Plugins = new("--plugin")
+    {
+        Description = "A class library (.dll) with mixers of your own, for models that have them. May be given several times.",
+        HelpName = "FILE",
         Recursive = true,
     };
 
@@ -54,6 +62,11 @@ internal static partial class Program
         {
             if (parsed.Action is not ParseErrorAction error)
             {
+                foreach (var plugin in parsed.GetValue(Plugins) ?? [])
+                {
+                    Load(plugin);
+                }
+
                 return await parsed.InvokeAsync(configuration, cancellationToken);
             }
 
@@ -113,6 +126,7 @@ internal static partial class Program
             BenchCommand.Create(),
             SyntheticCommand.Create(),
             Verbose,
+            Plugins,
         };
         foreach (var option in root.Options)
         {
@@ -127,6 +141,19 @@ internal static partial class Program
         }
 
         return root;
+    }
+
+    /// <summary>Makes the mixers of a class library known.</summary>
+    private static void Load(FileInfo plugin)
+    {
+        try
+        {
+            _ = MixerConfig.KnowAll(Assembly.LoadFrom(plugin.FullName));
+        }
+        catch (Exception e) when (e is IOException or BadImageFormatException or ArgumentException or TypeLoadException)
+        {
+            throw new UsageException($"--plugin {plugin}: {(e is FileNotFoundException && !plugin.Exists ? "there is no such file" : e.Message.TrimEnd('.'))}.");
+        }
     }
 
     /// <summary>What went wrong without the native stack, and what helps where memory was too small.</summary>

@@ -26,7 +26,7 @@ internal static class StrictJson
     public static T Read<T>(JsonNode? node, JsonSerializerOptions options, string place = "") => (T)Read(node, typeof(T), options, place)!;
 
     /// <inheritdoc cref="Read{T}(JsonNode?, JsonSerializerOptions, string)"/>
-    public static object? Read(JsonNode? node, Type type, JsonSerializerOptions options, string place)
+    public static object? Read(JsonNode? node, Type type, JsonSerializerOptions options, string place = "")
     {
         options.MakeReadOnly(populateMissingResolver: true);
         try

@@ -43,13 +43,12 @@ public static class AttentionCapture
     {
         ArgumentNullException.ThrowIfNull(model);
         var (sequences, length) = BlockActivations.Shape(tokens);
-        cell ??= BlockActivations.CellOf(model);
         var padding = BlockActivations.Flags(layout?.Padding, sequences * length);
         var recorded = new List<LayerAttention>();
         BlockActivations.Observe(model, tokens, layout, Names, ["attention", "h"], (block, seen) =>
         {
             using var scope = NewDisposeScope();
-            if (layers?.Contains(block) == false || recorded.Any(l => l.Layer == block) || Weights(seen, layout, cell) is not { } weights)
+            if (layers?.Contains(block) == false || recorded.Any(l => l.Layer == block) || Weights(seen, layout, cell ?? BlockActivations.CellOf(model, block)) is not { } weights)
             {
                 return;
             }

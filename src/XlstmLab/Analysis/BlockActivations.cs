@@ -1,4 +1,5 @@
 using XlstmLab.Cells;
+using XlstmLab.Mixers;
 using XlstmLab.Models;
 using static TorchSharp.torch;
 
@@ -7,8 +8,9 @@ namespace XlstmLab.Analysis;
 /// <summary>Shows the activations of each block of a model together, while the model reads a batch from an empty state.</summary>
 internal static class BlockActivations
 {
-    /// <summary>What the model's mLSTM computes, where it says so; otherwise what the 7B model's does.</summary>
-    public static MLstmOptions CellOf(LanguageModel model) => (model.Config as XlstmConfig)?.Cell ?? new();
+    /// <summary>What the mLSTM of a block computes, where the model says so; otherwise what the 7B model's does.</summary>
+    public static MLstmOptions CellOf(LanguageModel model, int block) =>
+        (model.Config as XlstmConfig)?.MixerAt(block) is MLstmMixerConfig mlstm ? mlstm.Cell : new();
 
     /// <summary>[1, S] int64 on the model's device, in the caller's dispose scope.</summary>
     /// <exception cref="ArgumentException">There are no tokens.</exception>

@@ -41,7 +41,6 @@ public static class GateCapture
     {
         ArgumentNullException.ThrowIfNull(model);
         var (sequences, length) = BlockActivations.Shape(tokens);
-        cell ??= BlockActivations.CellOf(model);
         var starts = BlockActivations.Flags(layout?.DocumentStarts, sequences * length);
         var padding = BlockActivations.Flags(layout?.Padding, sequences * length);
         var layers = new List<LayerRecording>();
@@ -49,7 +48,7 @@ public static class GateCapture
         {
             if (IsMLstm(seen))
             {
-                layers.Add(Record(block, seen, starts, padding, cell));
+                layers.Add(Record(block, seen, starts, padding, cell ?? BlockActivations.CellOf(model, block)));
             }
         });
         return layers.Count > 0

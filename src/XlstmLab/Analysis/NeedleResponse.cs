@@ -55,7 +55,6 @@ public sealed record NeedleResponse(IReadOnlyList<NeedleEffect> Effects, IReadOn
                 $"Expected tokens before, in and after the needle, got {before.Length}, {needle.Length} and {after.Length} of them.");
         }
 
-        cell ??= BlockActivations.CellOf(model);
         var with = Read(model, [.. before, .. needle, .. after]);
         var without = Read(model, [.. before, .. after]);
         if (with.Count == 0)
@@ -69,7 +68,7 @@ public sealed record NeedleResponse(IReadOnlyList<NeedleEffect> Effects, IReadOn
         {
             for (var head = 0; head < a.HeadCount; head++)
             {
-                var (summary, ages) = Compare(a, b, head, before.Length, needle.Length, after.Length, cell);
+                var (summary, ages) = Compare(a, b, head, before.Length, needle.Length, after.Length, cell ?? BlockActivations.CellOf(model, a.Layer));
                 heads.Add(summary);
                 effects.AddRange(ages);
             }

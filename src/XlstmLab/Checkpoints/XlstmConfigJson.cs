@@ -40,7 +40,9 @@ internal static class XlstmConfigJson
             "force_bos_token_insert");
         var (width, epsilon, multiple) = (given["head_dim"]?.DeepClone(), given["cell_norm_eps"]?.DeepClone(), given["mlstm_round_up_to_multiple_of"]?.DeepClone());
         ModelConfigJson.Leave(given, "head_dim", "cell_norm_eps", "mlstm_round_up_to_multiple_of");
+        var mixers = MixerJson.Take(given);
         var config = ModelConfigJson.Read<XlstmConfig>(given);
+        config = mixers is null ? config : config with { Mixers = mixers };
         var repeated = new JsonObject { ["head_dim"] = width, ["cell_norm_eps"] = epsilon };
         ModelConfigJson.RequireImplied(repeated, "head_dim", config.EmbeddingDim / Math.Max(1, config.HeadCount), "embedding_dim divided by num_heads");
         ModelConfigJson.RequireImplied(repeated, "cell_norm_eps", config.HeadNormEpsilon ?? config.NormEpsilon, "what norm_eps says");
@@ -61,6 +63,12 @@ internal static class XlstmConfigJson
         foreach (var name in defaults.Select(pair => pair.Key).Where(name => !OfTransformers.Contains(name) && JsonNode.DeepEquals(json[name], defaults[name])).ToList())
         {
             json.Remove(name);
+        }
+
+        if (!config.Mixers.IsOwn)
+        {
+            json.Remove("slstm_at");
+            json["mixers"] = MixerJson.Write(config.Mixers);
         }
 
         json["architectures"] = new JsonArray("xLSTMForCausalLM");

@@ -36,6 +36,11 @@ public sealed class AttentionSpan
     /// <summary>[B] int64, the position of the next token; null where it is T + S.</summary>
     public Tensor? Next { get; private init; }
 
+    /// <summary>[B, T'] int64, the places in their document of the keys that are kept of a window, -1 for none; null without a window.</summary>
+    public Tensor? At { get; private init; }
+
+    private Tensor? KeptIndex { get; init; }
+
     /// <summary>The span of a piece of tokens.</summary>
     /// <param name="batch">B.</param>
     /// <param name="length">S.</param>
@@ -72,6 +77,65 @@ public sealed class AttentionSpan
             Next = next + count.select(1, length - 1),
         };
     }
+
+    /// <summary>The span of a piece of tokens that see the last ones of their document and its first ones.</summary>
+    /// <param name="batch">B.</param>
+    /// <param name="length">S.</param>
+    /// <param name="window">How many tokens each sees, itself among them.</param>
+    /// <param name="sinks">How many first tokens of its document each sees besides.</param>
+    /// <param name="at">[B, T] what <see cref="At"/> was after the piece before; null if there was none.</param>
+    /// <param name="next">[B] what <see cref="Next"/> was; here, the number of tokens in the document so far.</param>
+    /// <param name="layout">Document starts and padding.</param>
+    /// <param name="device">Where to make the tensors, in the caller's dispose scope.</param>
+    public static AttentionSpan OfWindow(
+        long batch, long length, int window, int sinks, Tensor? at, Tensor? next, SequenceLayout? layout, Device device)
+    {
+        var isOne = layout?.DocumentStarts is null && layout?.Padding is null && at is null; // one document in every row
+        var (rows, cached) = (isOne ? 1 : batch, at?.shape[1] ?? 0);
+        at ??= full([rows, 0], -1, dtype: ScalarType.Int64, device: device);
+        next ??= zeros(rows, dtype: ScalarType.Int64, device: device);
+        var real = layout?.Padding?.logical_not() ?? ones(rows, length, dtype: ScalarType.Bool, device: device); // (B, S)
+        var documents = layout?.DocumentStarts?.to(ScalarType.Int64).cumsum(1) ?? zeros(rows, length, dtype: ScalarType.Int64, device: device); // (B, S)
+        var isFirst = documents.eq(0); // (B, S), the document that the piece before ended in
+
+        var same = documents.unsqueeze(2).eq(documents.unsqueeze(1)).logical_and(real.unsqueeze(1)); // (B, S, S), of tokens
+        var earlier = same.logical_and(ones(length, length, dtype: ScalarType.Bool, device: device).tril(-1));
+        var place = earlier.to(ScalarType.Int64).sum(2) + isFirst * next.unsqueeze(1); // (B, S), in the document
+
+        // A token of padding sees itself, since the softmax of nothing is not a number.
+        var own = earlier.logical_and(Near(place)).logical_or(eye(length, dtype: ScalarType.Bool, device: device)); // (B, S, S)
+        var before = isFirst.unsqueeze(2).logical_and(at.ge(0).unsqueeze(1)).logical_and(Near(at)); // (B, S, T)
+
+        // What the next token sees if it goes on with the last document.
+        var last = documents.narrow(1, length - 1, 1); // (B, 1)
+        var inLast = real.logical_and(documents.eq(last)); // (B, S)
+        var after = inLast.to(ScalarType.Int64).sum(1) + last.squeeze(1).eq(0) * next; // (B)
+        var places = cat([at.masked_fill(last.ne(0), -1), place.masked_fill(inLast.logical_not(), -1)], 1); // (B, T + S)
+        var isKept = places.ge(0).logical_and((after.unsqueeze(1) - places).lt(window).logical_or(places.lt(sinks)));
+        places = places.masked_fill(isKept.logical_not(), -1);
+        Tensor? index = null;
+        if (cached + length > window - 1L + sinks)
+        {
+            index = places.masked_fill(isKept.logical_not(), long.MaxValue).argsort(1).narrow(1, 0, window - 1L + sinks);
+            places = places.gather(1, index);
+        }
+
+        var isPlain = isOne && length <= window;
+        return new(place.unsqueeze(1), isPlain ? null : cat([before, own], 2).unsqueeze(1), isCausal: isPlain)
+        {
+            At = places.expand(batch, -1).contiguous(),
+            Next = after.expand(batch).contiguous(),
+            KeptIndex = index?.expand(batch, -1),
+        };
+
+        Tensor Near(Tensor keys) => // (B, S, keys)
+            (place.unsqueeze(2) - keys.unsqueeze(1)).lt(window).logical_or(keys.lt(sinks).unsqueeze(1));
+    }
+
+    /// <summary>Of keys or values [B, NKV, T + S, D], those that are kept of a window.</summary>
+    public Tensor Kept(Tensor keys) => KeptIndex is null
+        ? keys
+        : keys.gather(2, KeptIndex.unsqueeze(1).unsqueeze(3).expand(-1, keys.shape[1], -1, keys.shape[3]));
 
     private static bool AnyTrue(Tensor? mask) => mask is not null && mask.any().item<bool>();
 }

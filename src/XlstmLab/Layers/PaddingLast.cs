@@ -9,13 +9,15 @@ namespace XlstmLab.Layers;
 /// </summary>
 internal sealed class PaddingLast
 {
+    private readonly Tensor? _order;
     private readonly Tensor? _places;
 
-    private PaddingLast(Tensor x, Tensor? starts, Tensor? real, Tensor? places)
+    private PaddingLast(Tensor x, Tensor? starts, Tensor? real, Tensor? order, Tensor? places)
     {
         X = x;
         DocumentStarts = starts;
         Real = real;
+        _order = order;
         _places = places;
     }
 
@@ -35,7 +37,7 @@ internal sealed class PaddingLast
     {
         if (layout?.Padding is not { } padding)
         {
-            return new(x, layout?.DocumentStarts, null, null);
+            return new(x, layout?.DocumentStarts, null, null, null);
         }
 
         var length = x.shape[1];
@@ -50,8 +52,14 @@ internal sealed class PaddingLast
             starts = ordered.ne(cat([zeros_like(ordered.narrow(1, 0, 1)), ordered.narrow(1, 0, length - 1)], 1));
         }
 
-        return new(Take(x, order), starts, real, order.argsort(1));
+        return new(Take(x, order), starts, real, order, order.argsort(1));
     }
+
+    /// <summary>The same for another tensor of the batch, [B, S, d].</summary>
+    public PaddingLast Of(Tensor x) => new(_order is null ? x : Take(x, _order), DocumentStarts, Real, _order, _places);
+
+    /// <summary>The same for what has been moved already: nothing is left to move.</summary>
+    public PaddingLast Moved() => new(X, DocumentStarts, Real, null, null);
 
     /// <summary>Moves what was computed of <see cref="X"/> to the places where the batch had it.</summary>
     public Tensor Restore(Tensor y) => _places is null ? y : Take(y, _places);

@@ -1,5 +1,6 @@
 using System.Numerics;
 using System.Text.Json.Serialization;
+using XlstmLab.Mixers;
 
 namespace XlstmLab.Models;
 
@@ -78,39 +79,41 @@ public sealed record GlaConfig : LanguageModelConfig
     [JsonIgnore]
     public int FeedForwardDim => FeedForwardWidth ?? Counts.Width((EmbeddingDim * 8L / 3 + 255) / 256 * 256);
 
+    /// <summary>The mixer of every block.</summary>
+    [JsonIgnore]
+    public GlaMixerConfig Mixer => new()
+    {
+        HeadCount = HeadCount,
+        KeyFactor = KeyFactor,
+        ValueFactor = ValueFactor,
+        ConvTaps = ConvTaps,
+        GateNormalizer = GateNormalizer,
+        NormEpsilon = NormEpsilon,
+    };
+
+    /// <summary>Where it stands.</summary>
+    internal MixerSite Site => new(EmbeddingDim, 0, BlockCount);
+
     /// <inheritdoc/>
     public override GlaLanguageModel CreateModel(int seed = 0) => new(this, seed);
 
     /// <inheritdoc/>
     public override long CountParameters()
     {
-        BigInteger d = EmbeddingDim, qk = Counts.Fitting(QkDim, "expand_k"), v = Counts.Fitting(VDim, "expand_v");
-        var mixer = d * (2 * qk + 3 * v) + (d + 1) * HeadCount + ConvTaps * (2 * qk + v) + v / HeadCount;
-        var feedForward = 3 * d * Counts.Fitting(FeedForwardDim, "intermediate_size");
-        return Counts.Parameters(BlockCount * (mixer + feedForward + 2 * d) + d + Counts.Tables(this));
+        var feedForward = (BigInteger)3 * EmbeddingDim * Counts.Fitting(FeedForwardDim, "intermediate_size");
+        return Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + feedForward + (BigInteger)2 * EmbeddingDim) + EmbeddingDim + Counts.Tables(this));
     }
 
     /// <inheritdoc/>
-    /// <remarks>
-    /// The attention counts what the chunkwise form computes for a token of a chunk of 64: 2 L (DK + DV) for what it sees of its chunk, and
-    /// 4 DK DV for reading the state and writing into it.
-    /// </remarks>
+    /// <remarks>The attention counts what <see cref="GlaMixerConfig.ForwardFlopsPerToken"/> says.</remarks>
     public override double ForwardFlopsPerToken(long length)
     {
-        double qk = (double)Counts.Fitting(QkDim, "expand_k"), v = (double)Counts.Fitting(VDim, "expand_v");
         double d = EmbeddingDim, inner = (double)Counts.Fitting(FeedForwardDim, "intermediate_size");
-        double chunk = Math.Min(GlaMixer.ChunkSize, length);
-        var projections = 2 * d * (2 * qk + 3 * v + HeadCount) + 2.0 * ConvTaps * (2 * qk + v);
-        var attention = 2 * chunk * (qk + v) + 4 * qk * v / HeadCount;
-        return BlockCount * (projections + attention + 6 * d * inner) + 2 * d * VocabularySize;
+        return BlockCount * (Mixer.ForwardFlopsPerToken(Site, length) + 6 * d * inner) + 2 * d * VocabularySize;
     }
 
     /// <inheritdoc/>
-    public override long StateBytes(long length)
-    {
-        BigInteger qk = Counts.Fitting(QkDim, "expand_k"), v = Counts.Fitting(VDim, "expand_v");
-        return Counts.Bytes((BigInteger)4 * BlockCount * (qk * v / HeadCount + Math.Max(ConvTaps - 1, 0) * (2 * qk + v)));
-    }
+    public override long StateBytes(long length) => Counts.Bytes(BlockCount * Mixer.StateBytes(Site, length));
 
     /// <inheritdoc/>
     public override void Validate()

@@ -3,6 +3,7 @@ using TorchSharp.Modules;
 using XlstmLab.Cells;
 using XlstmLab.Kernels;
 using XlstmLab.Layers;
+using XlstmLab.Mixers;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models;
@@ -121,6 +122,36 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
     {
         ArgumentNullException.ThrowIfNull(states);
         return new(states[0].Tensors.Keys.Select(name => KeyValuePair.Create(name, cat([.. states.Select(s => s[name])], 0))));
+    }
+
+    /// <summary>A pass through the mixer of a block.</summary>
+    /// <param name="block">The block's index.</param>
+    /// <param name="work">What all blocks need of the layout.</param>
+    /// <param name="before">The state to start from, or null.</param>
+    /// <param name="after">Is given the state after the last token; null if it is not wanted.</param>
+    private protected MixerPass PassThrough(int block, LayoutWork work, ModelState? before, Dictionary<string, Tensor>? after) =>
+        new(work, block, before?.Tensors, after, Observer is { } observer ? (name, value) => observer(block, name, value) : null);
+
+    /// <summary>One state of all the sequences of several, joined by the mixers of the blocks as each has to.</summary>
+    private protected static ModelState JoinStates(IReadOnlyList<ModelState> states, IEnumerable<Mixer> mixers)
+    {
+        ArgumentNullException.ThrowIfNull(states);
+        using var scope = NewDisposeScope();
+        var joined = new Dictionary<string, Tensor>();
+        foreach (var (block, mixer) in mixers.Index())
+        {
+            var prefix = FormattableString.Invariant($"blocks.{block}.");
+            foreach (var (name, tensor) in mixer.JoinStates([.. states.Select(state => OfBlock(state, prefix, mixer.SharesState))]))
+            {
+                _ = joined.TryAdd(MixerPass.SharedNames.Contains(name) ? name : prefix + name, tensor);
+            }
+        }
+
+        return new(joined);
+
+        static Dictionary<string, Tensor> OfBlock(ModelState state, string prefix, bool withShared) => state.Tensors
+            .Where(pair => pair.Key.StartsWith(prefix, StringComparison.Ordinal) || (withShared && MixerPass.SharedNames.Contains(pair.Key)))
+            .ToDictionary(pair => pair.Key.StartsWith(prefix, StringComparison.Ordinal) ? pair.Key[prefix.Length..] : pair.Key, pair => pair.Value);
     }
 
     /// <summary>Refuses a model that was disposed: it has no weights left.</summary>

@@ -1,5 +1,6 @@
 using System.Numerics;
 using System.Text.Json.Serialization;
+using XlstmLab.Mixers;
 
 namespace XlstmLab.Models;
 
@@ -79,33 +80,35 @@ public sealed record LlamaConfig : LanguageModelConfig
     [JsonIgnore]
     public int HeadDim => HeadWidth ?? EmbeddingDim / HeadCount;
 
+    /// <summary>The mixer of every block.</summary>
+    [JsonIgnore]
+    public AttentionMixerConfig Mixer =>
+        new() { HeadCount = HeadCount, KeyValueHeads = KeyValueHeads, HeadWidth = HeadWidth, RopeTheta = RopeTheta, UseBias = AttentionBias };
+
+    /// <summary>Where it stands.</summary>
+    internal MixerSite Site => new(EmbeddingDim, 0, BlockCount);
+
     /// <inheritdoc/>
     public override LlamaLanguageModel CreateModel(int seed = 0) => new(this, seed);
 
     /// <inheritdoc/>
     public override long CountParameters()
     {
-        BigInteger d = EmbeddingDim, inner = FeedForwardDim, width = HeadDim;
-        var (q, kv) = (HeadCount * width, KeyValueHeadCount * width);
-        var attention = 2 * d * (q + kv) + (AttentionBias ? q + 2 * kv + d : 0);
+        BigInteger d = EmbeddingDim, inner = FeedForwardDim;
         var feedForward = 3 * d * inner + (FeedForwardBias ? 2 * inner + d : 0);
-        return Counts.Parameters(BlockCount * (attention + feedForward + 2 * d) + d + Counts.Tables(this));
+        return Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + feedForward + 2 * d) + d + Counts.Tables(this));
     }
 
     /// <inheritdoc/>
-    /// <remarks>
-    /// The attention counts 4 S^2 D + 3 S^2 a head, causal or not (Hoffmann et al. 2022, appendix F; the convention of the scaling-law
-    /// paper's fits), and the rest 2 for each weight of a projection.
-    /// </remarks>
+    /// <remarks>The attention counts what <see cref="AttentionMixerConfig.ForwardFlopsPerToken"/> says.</remarks>
     public override double ForwardFlopsPerToken(long length)
     {
-        double d = EmbeddingDim, q = (double)HeadCount * HeadDim, kv = (double)KeyValueHeadCount * HeadDim;
-        var attention = 4 * d * (q + kv) + length * (4 * q + 3.0 * HeadCount);
-        return BlockCount * (attention + 6 * d * FeedForwardDim) + 2 * d * VocabularySize;
+        double d = EmbeddingDim;
+        return BlockCount * (Mixer.ForwardFlopsPerToken(Site, length) + 6 * d * FeedForwardDim) + 2 * d * VocabularySize;
     }
 
     /// <inheritdoc/>
-    public override long StateBytes(long length) => Counts.Bytes((BigInteger)8 * BlockCount * KeyValueHeadCount * HeadDim * length);
+    public override long StateBytes(long length) => Counts.Bytes(BlockCount * Mixer.StateBytes(Site, length));
 
     /// <inheritdoc/>
     public override void Validate()

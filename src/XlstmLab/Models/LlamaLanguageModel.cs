@@ -2,6 +2,7 @@ using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Cells;
 using XlstmLab.Layers;
+using XlstmLab.Mixers;
 using XlstmLab.Native;
 using static TorchSharp.torch;
 
@@ -15,9 +16,6 @@ namespace XlstmLab.Models;
 /// </remarks>
 public sealed class LlamaLanguageModel : LanguageModel
 {
-    private const string Visible = "visible";
-    private const string Position = "position";
-
     [ComponentName(Name = "model")]
     private readonly LlamaBackbone _backbone;
 
@@ -51,34 +49,14 @@ public sealed class LlamaLanguageModel : LanguageModel
     {
         using var scope = NewDisposeScope();
         var x = embedded; // (B, S, d)
-        var span = AttentionSpan.Of(
-            x.shape[0],
-            x.shape[1],
-            state is null ? 0 : state["blocks.0.k"].shape[2],
-            state?.Tensors.GetValueOrDefault(Visible),
-            state?.Tensors.GetValueOrDefault(Position),
-            layout,
-            x.device);
-        var wide = x.dtype == ScalarType.BFloat16 ? ScalarType.Float32 : x.dtype;
-        var angles = RotaryEmbedding.Angles(span.Positions, _config.HeadDim, _config.RopeTheta, wide); // (S, D/2) or (B, 1, S, D/2)
-        var last = new Dictionary<string, Tensor>();
+        var last = returnState ? new Dictionary<string, Tensor>() : null;
+        var work = new LayoutWork(layout);
         for (var b = 0; b < _backbone.Blocks.Count; b++)
         {
-            (Tensor, Tensor)? before = state is null ? null : (state[$"blocks.{b}.k"], state[$"blocks.{b}.v"]);
-            var block = b;
-            Action<string, Tensor>? observe = Observer is { } observer ? (name, value) => observer(block, name, value) : null;
-            (x, var after) = _backbone.Blocks[b].Forward(x, before, span, angles, observe);
-            last.Add($"blocks.{b}.k", after.Keys);
-            last.Add($"blocks.{b}.v", after.Values);
+            x = _backbone.Blocks[b].Forward(x, PassThrough(b, work, state, last));
         }
 
-        if (span is { Visible: { } visible, Next: { } next })
-        {
-            last.Add(Visible, visible);
-            last.Add(Position, next);
-        }
-
-        return (_backbone.Norm.Forward(x).MoveToOuterDisposeScope(), returnState ? new ModelState(last) : null);
+        return (_backbone.Norm.Forward(x).MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
     }
 
     /// <inheritdoc/>
@@ -89,29 +67,7 @@ public sealed class LlamaLanguageModel : LanguageModel
 
     /// <inheritdoc/>
     /// <remarks>Shorter caches are filled up with keys that no token sees.</remarks>
-    public override ModelState JoinStates(IReadOnlyList<ModelState> states)
-    {
-        ArgumentNullException.ThrowIfNull(states);
-        static long Length(ModelState state) => state["blocks.0.k"].shape[2];
-        var longest = states.Max(Length);
-        if (states.All(s => Length(s) == longest && !s.Tensors.ContainsKey(Visible)))
-        {
-            return base.JoinStates(states);
-        }
-
-        using var scope = NewDisposeScope();
-        var joined = states[0].Tensors.Keys.Where(name => name is not (Visible or Position)).ToDictionary(
-            name => name, name => cat([.. states.Select(s => nn.functional.pad(s[name], [0, 0, 0, longest - Length(s)]))], 0));
-        joined[Visible] = cat([.. states.Select(s => nn.functional.pad(SeenOf(s), [0, longest - Length(s)]))], 0);
-        joined[Position] = cat([.. states.Select(NextOf)], 0);
-        return new(joined);
-
-        static Tensor SeenOf(ModelState s) =>
-            s.Tensors.GetValueOrDefault(Visible) ?? ones(s.BatchSize, Length(s), dtype: ScalarType.Bool, device: s["blocks.0.k"].device);
-
-        static Tensor NextOf(ModelState s) =>
-            s.Tensors.GetValueOrDefault(Position) ?? full([s.BatchSize], Length(s), dtype: ScalarType.Int64, device: s["blocks.0.k"].device);
-    }
+    public override ModelState JoinStates(IReadOnlyList<ModelState> states) => JoinStates(states, _backbone.Blocks.Select(block => block.Mixer));
 
     /// <summary>
     /// Normal weights, those that write into the stream scaled down by sqrt(2 L), the number of additions to it (GPT-2, Radford et al.
@@ -168,7 +124,7 @@ internal sealed class LlamaBlock : nn.Module
     private readonly RmsNorm _mixerNorm;
 
     [ComponentName(Name = "self_attn")]
-    private readonly GroupedQueryAttention _mixer;
+    private readonly Mixer _mixer;
 
     [ComponentName(Name = "post_attention_layernorm")]
     private readonly RmsNorm _feedForwardNorm;
@@ -180,18 +136,19 @@ internal sealed class LlamaBlock : nn.Module
         : base(nameof(LlamaBlock))
     {
         _mixerNorm = new(config.EmbeddingDim, config.NormEpsilon);
-        _mixer = new(config);
+        _mixer = config.Mixer.Create(config.Site);
         _feedForwardNorm = new(config.EmbeddingDim, config.NormEpsilon);
         _feedForward = new(config);
         RegisterComponents();
     }
 
-    public (Tensor Y, (Tensor Keys, Tensor Values) Cache) Forward(
-        Tensor x, (Tensor Keys, Tensor Values)? cache, AttentionSpan span, (Tensor Cos, Tensor Sin) angles, Action<string, Tensor>? observe)
+    public Mixer Mixer => _mixer;
+
+    public Tensor Forward(Tensor x, MixerPass pass)
     {
-        var (mixed, last) = _mixer.Forward(_mixerNorm.Forward(x), cache, span, angles, observe);
-        x = x + mixed;
-        return (x + _feedForward.Forward(_feedForwardNorm.Forward(x)), last);
+        var normed = _mixerNorm.Forward(x);
+        x = x + _mixer.Forward(normed, normed, pass);
+        return x + _feedForward.Forward(_feedForwardNorm.Forward(x));
     }
 
     public void Initialize(double inputStd, double outputStd, Generator generator)

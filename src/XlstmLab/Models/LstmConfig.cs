@@ -1,5 +1,6 @@
 using System.Numerics;
 using System.Text.Json.Serialization;
+using XlstmLab.Mixers;
 
 namespace XlstmLab.Models;
 
@@ -58,6 +59,13 @@ public sealed record LstmConfig : LanguageModelConfig
 
     private bool IsGated => FeedForward is FeedForwardKind.SwiGlu or FeedForwardKind.GeGlu;
 
+    /// <summary>The mixer of every block.</summary>
+    [JsonIgnore]
+    public LstmMixerConfig Mixer => new() { ForgetGateBias = ForgetGateBias };
+
+    /// <summary>Where it stands.</summary>
+    internal MixerSite Site => new(EmbeddingDim, 0, BlockCount);
+
     /// <inheritdoc/>
     public override LstmLanguageModel CreateModel(int seed = 0) => new(this, seed);
 
@@ -66,7 +74,7 @@ public sealed record LstmConfig : LanguageModelConfig
     {
         BigInteger d = EmbeddingDim;
         var norms = !Residual ? 0 : FeedForward == FeedForwardKind.None ? d : 2 * d;
-        return Counts.Parameters(BlockCount * (8 * d * (d + 1) + FeedForwardWeights + norms) + (Residual ? d : 0) + Counts.Tables(this));
+        return Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + FeedForwardWeights + norms) + (Residual ? d : 0) + Counts.Tables(this));
     }
 
     /// <inheritdoc/>
@@ -74,11 +82,11 @@ public sealed record LstmConfig : LanguageModelConfig
     public override double ForwardFlopsPerToken(long length)
     {
         double d = EmbeddingDim;
-        return BlockCount * 2.0 * (8 * d * d + (double)FeedForwardWeights) + 2 * d * VocabularySize;
+        return BlockCount * (Mixer.ForwardFlopsPerToken(Site, length) + 2 * (double)FeedForwardWeights) + 2 * d * VocabularySize;
     }
 
     /// <inheritdoc/>
-    public override long StateBytes(long length) => Counts.Bytes((BigInteger)8 * BlockCount * EmbeddingDim);
+    public override long StateBytes(long length) => Counts.Bytes(BlockCount * Mixer.StateBytes(Site, length));
 
     /// <inheritdoc/>
     public override void Validate()

@@ -2,6 +2,7 @@ using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Cells;
 using XlstmLab.Layers;
+using XlstmLab.Mixers;
 using XlstmLab.Native;
 using static TorchSharp.torch;
 
@@ -47,20 +48,14 @@ public sealed class LstmLanguageModel : LanguageModel
     {
         using var scope = NewDisposeScope();
         var x = embedded; // (B, S, d)
-        var wide = x.dtype == ScalarType.BFloat16 ? ScalarType.Float32 : x.dtype;
-        var pieces = LstmPiece.Cut(layout, x.shape[1]);
-        var last = new Dictionary<string, Tensor>();
+        var last = returnState ? new Dictionary<string, Tensor>() : null;
+        var work = new LayoutWork(layout);
         for (var b = 0; b < _backbone.Blocks.Count; b++)
         {
-            var before = state is null
-                ? (zeros(x.shape[0], x.shape[2], dtype: wide, device: x.device), zeros(x.shape[0], x.shape[2], dtype: wide, device: x.device))
-                : (state[$"blocks.{b}.h"].to(wide), state[$"blocks.{b}.c"].to(wide));
-            (x, var after) = _backbone.Blocks[b].Forward(x, before, pieces, h => Observer?.Invoke(b, "h", h));
-            last.Add($"blocks.{b}.h", after.H);
-            last.Add($"blocks.{b}.c", after.C);
+            x = _backbone.Blocks[b].Forward(x, PassThrough(b, work, state, last));
         }
 
-        return ((_backbone.Norm?.Forward(x) ?? x).MoveToOuterDisposeScope(), returnState ? new ModelState(last) : null);
+        return ((_backbone.Norm?.Forward(x) ?? x).MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
     }
 
     /// <inheritdoc/>
@@ -84,56 +79,10 @@ public sealed class LstmLanguageModel : LanguageModel
         _backbone.Embedding.weight!.normal_(0, inputStd, generator);
         foreach (var block in _backbone.Blocks)
         {
-            block.Initialize(inputStd, outputStd, _config.ForgetGateBias, generator);
+            block.Initialize(inputStd, outputStd, generator);
         }
 
         _head?.Weight.normal_(0, inputStd, generator);
-    }
-}
-
-/// <summary>A stretch of a batch in which no document starts but at its beginning, and each row is all tokens or all padding.</summary>
-/// <param name="Start">Its first position.</param>
-/// <param name="Length">Its number of positions.</param>
-/// <param name="Starts">[B, 1] bool, the rows where a document starts at its beginning; null for none.</param>
-/// <param name="Absent">[B, 1] bool, the rows that are padding; null for none.</param>
-internal sealed record LstmPiece(long Start, long Length, Tensor? Starts, Tensor? Absent)
-{
-    /// <summary>Cuts a batch, which takes one look at the layout wherever it is; tensors are in the caller's dispose scope.</summary>
-    public static List<LstmPiece> Cut(SequenceLayout? layout, long length)
-    {
-        var (starts, padding) = (Columns(layout?.DocumentStarts), Columns(layout?.Padding));
-        var cuts = new List<long>();
-        for (var t = 0; t < length; t++)
-        {
-            if (t == 0 || starts?[t].Contains(true) == true || (padding is not null && !padding[t].AsSpan().SequenceEqual(padding[t - 1])))
-            {
-                cuts.Add(t);
-            }
-        }
-
-        cuts.Add(length);
-        return
-        [
-            .. cuts.Zip(cuts.Skip(1), (from, to) => new LstmPiece(
-                from,
-                to - from,
-                starts?[from].Contains(true) == true ? layout!.DocumentStarts!.narrow(1, from, 1) : null,
-                padding?[from].Contains(true) == true ? layout!.Padding!.narrow(1, from, 1) : null)),
-        ];
-    }
-
-    /// <summary>The mask of all rows at each position.</summary>
-    private static bool[][]? Columns(Tensor? mask)
-    {
-        if (mask is null)
-        {
-            return null;
-        }
-
-        using var scope = NewDisposeScope();
-        var rows = (int)mask.shape[0];
-        var values = mask.t().contiguous().cpu().data<bool>().ToArray();
-        return [.. Enumerable.Range(0, (int)mask.shape[1]).Select(t => values.AsSpan(t * rows, rows).ToArray())];
     }
 }
 
@@ -168,87 +117,54 @@ internal sealed class LstmBackbone : nn.Module
 /// <summary>x + LSTM(norm(x)), then x + FFN(norm(x)) where there is one; LSTM(x) in a plain stack.</summary>
 internal sealed class LstmBlock : nn.Module
 {
-    [ComponentName(Name = "lstm_norm")]
     private readonly StreamNorm? _norm;
-
-    [ComponentName(Name = "lstm")]
-    private readonly LSTM _lstm;
-
-    [ComponentName(Name = "ffn_norm")]
+    private readonly Mixer _mixer;
     private readonly StreamNorm? _feedForwardNorm;
-
-    [ComponentName(Name = "ffn")]
     private readonly FeedForward? _feedForward;
-
-    private readonly int _dim;
 
     public LstmBlock(LstmConfig config)
         : base(nameof(LstmBlock))
     {
-        _dim = config.EmbeddingDim;
-        _norm = config.Residual ? new(NormKind.Layer, _dim, config.NormEpsilon) : null;
-        _lstm = Parameters.Undrawn(() => nn.LSTM(_dim, _dim, batchFirst: true));
+        var dim = config.EmbeddingDim;
+        _norm = config.Residual ? new(NormKind.Layer, dim, config.NormEpsilon) : null;
+        _mixer = config.Mixer.Create(config.Site);
         if (config.FeedForward != FeedForwardKind.None)
         {
-            _feedForwardNorm = new(NormKind.Layer, _dim, config.NormEpsilon);
-            _feedForward = new(config.FeedForward, _dim, config.FeedForwardDim);
+            _feedForwardNorm = new(NormKind.Layer, dim, config.NormEpsilon);
+            _feedForward = new(config.FeedForward, dim, config.FeedForwardDim);
         }
 
-        RegisterComponents();
+        this.Register(("lstm_norm", _norm));
+        this.RegisterPartsOf(_mixer);
+        this.Register(("ffn_norm", _feedForwardNorm), ("ffn", _feedForward));
     }
 
-    public (Tensor Y, (Tensor H, Tensor C) Last) Forward(Tensor x, (Tensor H, Tensor C) before, List<LstmPiece> pieces, Action<Tensor> observe)
+    public Tensor Forward(Tensor x, MixerPass pass)
     {
-        var (h, last) = Read(_norm?.Forward(x) ?? x, before, pieces);
-        observe(h);
+        var normed = _norm?.Forward(x) ?? x;
+        var h = _mixer.Forward(normed, normed, pass);
         x = _norm is null ? h : x + h;
-        return (_feedForward is null ? x : x + _feedForward.Forward(_feedForwardNorm!.Forward(x)), last);
+        return _feedForward is null ? x : x + _feedForward.Forward(_feedForwardNorm!.Forward(x));
     }
 
-    public void Initialize(double inputStd, double outputStd, double forgetGateBias, Generator generator)
+    public void Initialize(double inputStd, double outputStd, Generator generator)
     {
-        using var grad = no_grad();
-        var bound = 1 / Math.Sqrt(_dim);
-        foreach (var (name, parameter) in _lstm.named_parameters())
-        {
-            if (name.StartsWith("weight", StringComparison.Ordinal))
-            {
-                parameter.uniform_(-bound, bound, generator);
-            }
-            else
-            {
-                // There are two, which are added: gates are in the order i, f, g, o.
-                parameter.zero_();
-                if (name.StartsWith("bias_ih", StringComparison.Ordinal))
-                {
-                    parameter.narrow(0, _dim, _dim).fill_(forgetGateBias);
-                }
-            }
-        }
-
+        _mixer.Initialize(inputStd, outputStd, generator);
         _feedForward?.Initialize(inputStd, outputStd, generator);
     }
 
-    /// <summary>The LSTM's h at each position, [B, S, d] in the type of x, and its last h and c, [B, d].</summary>
-    private (Tensor H, (Tensor H, Tensor C) Last) Read(Tensor x, (Tensor H, Tensor C) state, List<LstmPiece> pieces)
+    /// <summary>Registered by hand, with the mixer's parts.</summary>
+    protected override void RegisterComponents()
     {
-        var wide = x.to(state.H.dtype);
-        var (h, c) = state;
-        var outputs = new List<Tensor>();
-        foreach (var piece in pieces)
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        base.Dispose(disposing);
+        if (disposing)
         {
-            if (piece.Starts is { } starts)
-            {
-                (h, c) = (h.masked_fill(starts, 0.0), c.masked_fill(starts, 0.0));
-            }
-
-            var (y, nextH, nextC) = _lstm.call(
-                wide.narrow(1, piece.Start, piece.Length).contiguous(), (h.unsqueeze(0).contiguous(), c.unsqueeze(0).contiguous()));
-            (nextH, nextC) = (nextH.squeeze(0), nextC.squeeze(0));
-            (h, c) = piece.Absent is { } absent ? (where(absent, h, nextH), where(absent, c, nextC)) : (nextH, nextC);
-            outputs.Add(y);
+            _mixer.Dispose();
         }
-
-        return ((outputs.Count == 1 ? outputs[0] : cat(outputs, 1)).to(x.dtype), (h.alias(), c.alias()));
     }
 }

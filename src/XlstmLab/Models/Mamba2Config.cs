@@ -1,5 +1,6 @@
 using System.Numerics;
 using System.Text.Json.Serialization;
+using XlstmLab.Mixers;
 
 namespace XlstmLab.Models;
 
@@ -103,35 +104,44 @@ public sealed record Mamba2Config : LanguageModelConfig
     [JsonIgnore]
     public int ConvDim => Counts.Width((double)WideConvDim);
 
+    /// <summary>The mixer of every block.</summary>
+    [JsonIgnore]
+    public Mamba2MixerConfig Mixer => new()
+    {
+        HeadCount = HeadCount,
+        StateSize = StateSize,
+        GroupCount = GroupCount,
+        Expand = Expand,
+        ConvKernelSize = ConvKernelSize,
+        ChunkSize = ChunkSize,
+        UseBias = UseBias,
+        UseConvBias = UseConvBias,
+        NormEpsilon = NormEpsilon,
+        TimeStepMin = TimeStepMin,
+        TimeStepMax = TimeStepMax,
+        TimeStepFloor = TimeStepFloor,
+        TimeStepLowest = TimeStepLowest,
+        TimeStepHighest = double.IsFinite(TimeStepHighest) ? TimeStepHighest : null,
+        RescaleOutput = RescaleOutput,
+    };
+
+    /// <summary>Where it stands.</summary>
+    internal MixerSite Site => new(EmbeddingDim, 0, BlockCount);
+
     /// <inheritdoc/>
     public override Mamba2LanguageModel CreateModel(int seed = 0) => new(this, seed);
 
     /// <inheritdoc/>
-    public override long CountParameters()
-    {
-        BigInteger d = EmbeddingDim, inner = WideInnerDim, input = inner + WideConvDim + HeadCount;
-        var mixer = d * (input + inner) + (UseBias ? input + d : 0) // in, out
-            + WideConvDim * (ConvKernelSize + (UseConvBias ? 1L : 0))
-            + 3L * HeadCount // A, D, bias of dt
-            + inner; // norm
-        return Counts.Parameters(BlockCount * (mixer + d) + d + Counts.Tables(this));
-    }
+    public override long CountParameters() =>
+        Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + EmbeddingDim) + EmbeddingDim + Counts.Tables(this));
 
     /// <inheritdoc/>
-    /// <remarks>
-    /// The chunkwise form: all pairs of a chunk's tokens, written states and read states; the decays count 3 for each pair and head.
-    /// </remarks>
-    public override double ForwardFlopsPerToken(long length)
-    {
-        double d = EmbeddingDim, inner = (double)WideInnerDim, convolved = (double)WideConvDim, chunk = Math.Min(ChunkSize, length);
-        var projections = 2 * d * (inner + convolved + HeadCount + inner);
-        var mixing = 2 * chunk * ((double)GroupCount * StateSize + inner) + 3 * chunk * HeadCount + 4 * inner * StateSize;
-        return BlockCount * (projections + 2.0 * ConvKernelSize * convolved + mixing + 2 * inner) + 2 * d * VocabularySize;
-    }
+    /// <remarks>The mixer counts what <see cref="Mamba2MixerConfig.ForwardFlopsPerToken"/> says.</remarks>
+    public override double ForwardFlopsPerToken(long length) =>
+        BlockCount * Mixer.ForwardFlopsPerToken(Site, length) + 2.0 * EmbeddingDim * VocabularySize;
 
     /// <inheritdoc/>
-    public override long StateBytes(long length) =>
-        Counts.Bytes((BigInteger)4 * BlockCount * (WideInnerDim * StateSize + (ConvKernelSize - 1L) * WideConvDim));
+    public override long StateBytes(long length) => Counts.Bytes(BlockCount * Mixer.StateBytes(Site, length));
 
     /// <inheritdoc/>
     public override void Validate()

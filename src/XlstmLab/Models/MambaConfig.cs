@@ -1,5 +1,5 @@
-using System.Numerics;
 using System.Text.Json.Serialization;
+using XlstmLab.Mixers;
 
 namespace XlstmLab.Models;
 
@@ -90,34 +90,40 @@ public sealed record MambaConfig : LanguageModelConfig
     [JsonIgnore]
     public int StepRank => TimeStepRank ?? (int)((EmbeddingDim + 15L) / 16);
 
+    /// <summary>The mixer of every block.</summary>
+    [JsonIgnore]
+    public MambaMixerConfig Mixer => new()
+    {
+        StateSize = StateSize,
+        Expand = Expand,
+        ConvKernelSize = ConvKernelSize,
+        TimeStepRank = TimeStepRank,
+        UseBias = UseBias,
+        UseConvBias = UseConvBias,
+        TimeStepMin = TimeStepMin,
+        TimeStepMax = TimeStepMax,
+        TimeStepFloor = TimeStepFloor,
+        TimeStepScale = TimeStepScale,
+        RescaleOutput = RescaleOutput,
+    };
+
+    /// <summary>Where it stands.</summary>
+    internal MixerSite Site => new(EmbeddingDim, 0, BlockCount);
+
     /// <inheritdoc/>
     public override MambaLanguageModel CreateModel(int seed = 0) => new(this, seed);
 
     /// <inheritdoc/>
-    public override long CountParameters()
-    {
-        BigInteger d = EmbeddingDim, inner = (BigInteger)Expand * EmbeddingDim, rank = StepRank, states = StateSize;
-        var mixer = 3 * d * inner + (UseBias ? 2 * inner + d : 0) // in, out
-            + inner * (ConvKernelSize + (UseConvBias ? 1L : 0))
-            + inner * (rank + 2 * states) + (rank + 1) * inner // x, dt
-            + inner * (states + 1); // A, D
-        return Counts.Parameters(BlockCount * (mixer + d) + d + Counts.Tables(this));
-    }
+    public override long CountParameters() =>
+        Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + EmbeddingDim) + EmbeddingDim + Counts.Tables(this));
 
     /// <inheritdoc/>
-    /// <remarks>
-    /// The scan counts 7 for each state and token: two for the decay, one for what is written, two each for the update and the output.
-    /// </remarks>
-    public override double ForwardFlopsPerToken(long length)
-    {
-        double d = EmbeddingDim, inner = (double)Expand * EmbeddingDim, rank = StepRank;
-        var projections = 2 * (3 * d * inner + inner * (rank + 2.0 * StateSize) + rank * inner);
-        return BlockCount * (projections + 2.0 * ConvKernelSize * inner + 7 * inner * StateSize + 2 * inner) + 2 * d * VocabularySize;
-    }
+    /// <remarks>The mixer counts what <see cref="MambaMixerConfig.ForwardFlopsPerToken"/> says.</remarks>
+    public override double ForwardFlopsPerToken(long length) =>
+        BlockCount * Mixer.ForwardFlopsPerToken(Site, length) + 2.0 * EmbeddingDim * VocabularySize;
 
     /// <inheritdoc/>
-    public override long StateBytes(long length) =>
-        Counts.Bytes((BigInteger)4 * BlockCount * Expand * EmbeddingDim * ((long)StateSize + ConvKernelSize - 1));
+    public override long StateBytes(long length) => Counts.Bytes(BlockCount * Mixer.StateBytes(Site, length));
 
     /// <inheritdoc/>
     public override void Validate()

@@ -1,3 +1,4 @@
+using XlstmLab.Mixers;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models;
@@ -37,8 +38,7 @@ public sealed class ModelState : IDisposable
     public Tensor this[string name] =>
         Live.TryGetValue(name, out var tensor)
             ? tensor
-            : throw new KeyNotFoundException(
-                $"The state has no tensor '{name}'; it holds {string.Join(", ", _tensors.Keys.Take(6))}{(_tensors.Count > 6 ? ", ..." : "")}. It was made by another model.");
+            : throw MixerPass.Missing(name, _tensors.Keys);
 
     private SortedDictionary<string, Tensor> Live
     {

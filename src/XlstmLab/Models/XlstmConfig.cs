@@ -2,6 +2,7 @@ using System.Text.Json;
 using System.Text.Json.Serialization;
 using XlstmLab.Cells;
 using XlstmLab.Layers;
+using XlstmLab.Mixers;
 
 namespace XlstmLab.Models;
 
@@ -89,11 +90,22 @@ public sealed record XlstmConfig : LanguageModelConfig
     public BlockStyle BlockStyle { get; init; }
 
     /// <summary>
+    /// What mixes the tokens of each block: one mixer for all, a list that is repeated, or a ratio such as <c>[7:1]</c>. As it is made, the mLSTM
+    /// that the properties below describe.
+    /// </summary>
+    [JsonIgnore] // under "mixers", which has several forms
+    public MixerPattern Mixers { get; init; } = MixerPattern.MLstm;
+
+    /// <summary>
     /// The blocks that mix by an sLSTM, the others do by an mLSTM: xLSTM[a:b] has a mLSTM blocks for b sLSTM blocks (first paper,
-    /// section 2.4).
+    /// section 2.4). It is a pattern of <see cref="Mixers"/>; setting it sets that.
     /// </summary>
     [JsonPropertyName("slstm_at")]
-    public BlockList SLstmAt { get; init; } = BlockList.None;
+    public BlockList SLstmAt
+    {
+        get => Mixers.SLstmAt(BlockCount);
+        init => Mixers = MixerPattern.WithSLstmAt(value);
+    }
 
     /// <summary>The input gate: exponential (eq. 4), sigmoid (mLSTMsig), or none, which lets everything in.</summary>
     [JsonPropertyName("input_gate")]
@@ -293,12 +305,33 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonIgnore]
     public double OutputStd => WeightInits.StandardDeviation(OutputInit, EmbeddingDim, BlockCount, InitStd);
 
-    /// <summary>The mLSTM cell's part of the configuration.</summary>
+    /// <summary>The mLSTM that the configuration describes.</summary>
     [JsonIgnore]
-    public MLstmOptions Cell => new()
+    public MLstmMixerConfig MLstm => new()
     {
+        HeadCount = HeadCount,
+        QkDimFactor = QkDimFactor,
+        VDimFactor = VDimFactor,
+        Headwise = BlockStyle.Known() == BlockStyle.PreUp,
+        QkvBlockSize = QkvBlockSize,
+        WeightMode = WeightMode,
+        UseBias = UseBias,
+        GateSoftCap = GateSoftCap,
         InputGate = InputGate,
         ForgetGate = ForgetGate,
+        OutputGate = OutputGate,
+        InputGatePreactivation = InputGatePreactivation,
+        ForgetGatePreactivation = ForgetGatePreactivation,
+        GateSource = GateSource,
+        InputGateBias = InputGateBias,
+        InputGateBiasStd = InputGateBiasStd,
+        ForgetGateBiasFirst = ForgetGateBiasFirst,
+        ForgetGateBiasLast = ForgetGateBiasLast,
+        QkNorm = QkNorm,
+        NormEpsilon = NormEpsilon,
+        HeadNorm = HeadNorm,
+        HeadNormGroups = HeadNormGroups,
+        HeadNormEpsilon = HeadNormEpsilon,
         Normalize = Normalize,
         Epsilon = Epsilon,
         Form = Form,
@@ -306,9 +339,54 @@ public sealed record XlstmConfig : LanguageModelConfig
         NormalizerGradient = NormalizerGradient,
     };
 
+    /// <summary>The sLSTM that the configuration describes.</summary>
+    [JsonIgnore]
+    public SLstmMixerConfig SLstm => new()
+    {
+        HeadCount = SLstmHeads,
+        Headwise = BlockStyle.Known() == BlockStyle.PreUp,
+        UseBias = UseBias,
+        ForgetGate = SLstmForgetGate,
+        RecurrentInit = SLstmRecurrentInit,
+        ForgetBias = SLstmForgetBias,
+        ForgetGateBiasFirst = ForgetGateBiasFirst,
+        ForgetGateBiasLast = ForgetGateBiasLast,
+        GradientClip = SLstmGradientClip,
+        HeadNorm = HeadNorm,
+        HeadNormGroups = HeadNormGroups,
+        HeadNormEpsilon = HeadNormEpsilon ?? NormEpsilon,
+    };
+
+    /// <summary>The mLSTM cell's part of the configuration.</summary>
+    [JsonIgnore]
+    public MLstmOptions Cell => MLstm.Cell;
+
     /// <summary>The sLSTM cell's part of the configuration.</summary>
     [JsonIgnore]
-    public SLstmOptions SLstmCell => new() { ForgetGate = SLstmForgetGate, RecurrentGradientClip = SLstmGradientClip };
+    public SLstmOptions SLstmCell => SLstm.Cell;
+
+    /// <summary>What mixes the tokens of a block.</summary>
+    /// <param name="block">The block, from 0.</param>
+    public MixerConfig MixerAt(int block) => Mixers.At(block) switch
+    {
+        OwnMixer { Name: "slstm" } => SLstm,
+        OwnMixer => MLstm,
+        var other => other,
+    };
+
+    /// <summary>The place of a block's mixer.</summary>
+    internal MixerSite Site(MixerConfig mixer, int block) => new(WidthOf(mixer), block, BlockCount)
+    {
+        StreamWidth = EmbeddingDim,
+        HeadCount = HeadCount,
+        NormEpsilon = NormEpsilon,
+    };
+
+    /// <summary>The width that a mixer works in: within a pre-up block's up-projection, but for an sLSTM, which has none (first paper, figure 10).</summary>
+    internal int WidthOf(MixerConfig mixer) => BlockStyle.Known() == BlockStyle.PreUp && mixer is not SLstmMixerConfig ? InnerDim : EmbeddingDim;
+
+    /// <summary>The taps of the convolution before a mixer, 0 for none.</summary>
+    internal int TapsBefore(MixerConfig mixer) => mixer is SLstmMixerConfig ? SLstmConvTaps : ConvTaps;
 
     /// <inheritdoc/>
     public override XlstmLanguageModel CreateModel(int seed = 0) => new(this, seed);
@@ -320,7 +398,7 @@ public sealed record XlstmConfig : LanguageModelConfig
     public override double ForwardFlopsPerToken(long length) => XlstmAccounting.ForwardFlopsPerToken(this, length);
 
     /// <inheritdoc/>
-    public override long StateBytes(long length) => XlstmAccounting.StateBytes(this);
+    public override long StateBytes(long length) => XlstmAccounting.StateBytes(this, length);
 
     /// <summary>The first paper's rounding: up to a multiple of 64.</summary>
     private static int RoundUp(double width) => Counts.Width(Math.Ceiling(width / 64) * 64);
@@ -392,12 +470,17 @@ public sealed record XlstmConfig : LanguageModelConfig
         Require(HeadNormGroups is null || HeadNorm == HeadNormKind.Group,
             $"head_norm_groups is {HeadNormGroups} and head_norm is not group; expected null, because a norm within each head has one group a head");
 
-        Require(SLstmAt.All(block => block >= 0 && block < BlockCount) && SLstmAt.Distinct().Count() == SLstmAt.Count,
-            $"slstm_at is {SLstmAt}; expected different blocks from 0 to {BlockCount - 1}");
+        var given = Mixers.GivenSLstmAt;
+        Require(given.All(block => block >= 0 && block < BlockCount) && given.Distinct().Count() == given.Count,
+            $"slstm_at is {given}; expected different blocks from 0 to {BlockCount - 1}");
+        Require(BlockCount % Mixers.Count == 0,
+            $"mixers has {Mixers.Count} mixers ({Mixers}), which are repeated over the blocks; expected a divisor of num_blocks {BlockCount}");
+        var hasSLstm = given.Count > 0 || Mixers.Contains(OwnMixer.SLstm);
+        var hasMLstm = given.Count > 0 ? given.Count < BlockCount : Mixers.Contains(OwnMixer.MLstm);
         Require(ConvKernelSize is null or >= 0, $"conv1d_kernel_size is {ConvKernelSize}; expected at least 0, or null");
         Require(SLstmConvKernelSize is null or >= 0, $"slstm_conv1d_kernel_size is {SLstmConvKernelSize}; expected at least 0, or null");
         Require(QkvBlockSize >= 1, $"qkv_proj_blocksize is {QkvBlockSize}; expected at least 1");
-        Require(SLstmHeads >= 1 && EmbeddingDim % Math.Max(1, SLstmHeads) == 0 || SLstmAt.Count == 0,
+        Require(SLstmHeads >= 1 && EmbeddingDim % Math.Max(1, SLstmHeads) == 0 || !hasSLstm,
             $"slstm_num_heads is {SLstmHeads}; expected a divisor of embedding_dim {EmbeddingDim}");
         Require(SLstmForgetGate is ForgetGate.Sigmoid or ForgetGate.Exponential, $"slstm_forget_gate is {SLstmForgetGate}; expected sigmoid or exponential");
         Require(SLstmGradientClip is not { } clip || clip > 0, $"slstm_gradient_clip is {SLstmGradientClip}; expected a number above 0, or null");
@@ -406,13 +489,13 @@ public sealed record XlstmConfig : LanguageModelConfig
         Require(BlockStyle == BlockStyle.PostUp || (SLstmFeedForwardFactor > 0 && EmbeddingDim * SLstmFeedForwardFactor < int.MaxValue / 4),
             $"slstm_ffn_proj_factor is {SLstmFeedForwardFactor}; expected a number above 0 with which embedding_dim {EmbeddingDim} gives an inner width below 2^29");
 
-        Require(ConvTaps == 0 || WeightMode == WeightMode.Single || SLstmAt.Count >= BlockCount || BlockStyle == BlockStyle.PreUp,
+        Require(ConvTaps == 0 || WeightMode == WeightMode.Single || !hasMLstm || BlockStyle == BlockStyle.PreUp,
             $"conv1d_kernel_size is {ConvTaps} with weight_mode fused; expected 0, since q and k then look at something else than v, or single");
-        Require(SLstmAt.Count > 0 || (SLstmHeadCount is null && SLstmConvKernelSize is null && SLstmGradientClip is null),
+        Require(hasSLstm || (SLstmHeadCount is null && SLstmConvKernelSize is null && SLstmGradientClip is null),
             $"slstm_num_heads, slstm_conv1d_kernel_size or slstm_gradient_clip is given and slstm_at is empty; expected a block with an sLSTM, or none of them");
-        Require(SLstmAt.Count == 0 || EmbeddingDim / Math.Max(1, SLstmHeads) > 1 || HeadNorm is HeadNormKind.Rms or HeadNormKind.None,
+        Require(!hasSLstm || EmbeddingDim / Math.Max(1, SLstmHeads) > 1 || HeadNorm is HeadNormKind.Rms or HeadNormKind.None,
             $"slstm_num_heads is {SLstmHeads}, which leaves one unit a head, of which head_norm makes 0; expected fewer heads, or head_norm rms or none");
-        Require(SLstmAt.Count == 0 || HeadNorm != HeadNormKind.Group || HeadNormGroups is not { } groups || (groups >= 1 && EmbeddingDim % groups == 0),
+        Require(!hasSLstm || HeadNorm != HeadNormKind.Group || HeadNormGroups is not { } groups || (groups >= 1 && EmbeddingDim % groups == 0),
             $"head_norm_groups is {HeadNormGroups}; expected a divisor of embedding_dim {EmbeddingDim}, which the sLSTM's output has");
 
         // What is left speaks of products of the values above.
@@ -420,20 +503,25 @@ public sealed record XlstmConfig : LanguageModelConfig
         {
             if (BlockStyle == BlockStyle.PreUp)
             {
-                Require(InnerDim >= HeadCount && InnerDim % HeadCount == 0,
+                Require(!Mixers.IsOwn && !hasMLstm || (InnerDim >= HeadCount && InnerDim % HeadCount == 0),
                     $"proj_factor is {UpFactor}, which with embedding_dim {EmbeddingDim} gives an inner width of {InnerDim}; expected a multiple of num_heads {HeadCount}");
-                Require(QkvBlockSize < 1 || InnerDim % QkvBlockSize == 0,
+                Require(!Mixers.IsOwn && !hasMLstm || QkvBlockSize < 1 || InnerDim % QkvBlockSize == 0,
                     $"qkv_proj_blocksize is {QkvBlockSize}; expected a divisor of the inner width {InnerDim}");
             }
-            else
+            else if (Mixers.IsOwn || hasMLstm)
             {
                 RequireHeads("qk_dim_factor", QkDimFactor, QkDim);
                 RequireHeads("v_dim_factor", VDimFactor, VDim);
             }
 
-            if (faults.Count == 0)
+            if (faults.Count == 0 && (Mixers.IsOwn || hasMLstm))
             {
                 RequireHeadNorms();
+            }
+
+            for (var at = 0; faults.Count == 0 && at < Mixers.Count; at++)
+            {
+                RequireMixer(at);
             }
 
             Require(FeedForwardFactor > 0 && EmbeddingDim * FeedForwardFactor + FeedForwardRoundUpTo < int.MaxValue && FeedForwardDim >= 1,
@@ -464,6 +552,23 @@ public sealed record XlstmConfig : LanguageModelConfig
             Require(Normalize || !Cell.Stabilizes || (HeadNorm != HeadNormKind.None && groups % HeadCount == 0),
                 $"normalize is false with an exponential gate: h then counts in units of exp(m), which changes from token to token and only a norm within each head takes out; expected a head_norm with a multiple of num_heads {HeadCount} groups, or sigmoid gates");
             Require(!QkNorm || QkHeadDim > 1, $"qk_norm is true with one channel a head, of which it leaves the sign alone; expected a greater qk_dim_factor");
+        }
+
+        void RequireMixer(int at)
+        {
+            if (Mixers[at] is OwnMixer)
+            {
+                return; // checked above
+            }
+
+            try
+            {
+                Mixers[at].Validate(Site(Mixers[at], at));
+            }
+            catch (ConfigException e)
+            {
+                faults.Add(FormattableString.Invariant($"mixers[{at}], {Mixers[at].Kind}: {e.Message.TrimEnd('.')}"));
+            }
         }
 
         void RequireHeads(string name, double factor, int dim) =>

@@ -2,6 +2,7 @@ using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Cells;
 using XlstmLab.Layers;
+using XlstmLab.Mixers;
 using XlstmLab.Models.Blocks;
 using XlstmLab.Native;
 using static TorchSharp.torch;
@@ -54,9 +55,10 @@ public sealed class XlstmLanguageModel : LanguageModel
         using var scope = NewDisposeScope();
         var x = embedded; // (B, S, d)
         var last = returnState ? new Dictionary<string, Tensor>() : null;
+        var work = new LayoutWork(layout);
         for (var b = 0; b < _backbone.Blocks.Count; b++)
         {
-            x = _backbone.Blocks[b].Forward(x, new(b, state, layout, Observer, last));
+            x = _backbone.Blocks[b].Forward(x, PassThrough(b, work, state, last));
             Observer?.Invoke(b, "block_out", x);
         }
 
@@ -69,6 +71,9 @@ public sealed class XlstmLanguageModel : LanguageModel
 
     /// <inheritdoc/>
     public override Tensor Logits(Tensor hidden) => Head.Logits(hidden);
+
+    /// <inheritdoc/>
+    public override ModelState JoinStates(IReadOnlyList<ModelState> states) => JoinStates(states, _backbone.Blocks.Select(block => block.Mixer));
 
     /// <summary>One deviation for what reads the stream, another for what writes into it.</summary>
     private void Initialize(int seed)
@@ -114,11 +119,11 @@ internal sealed class XlstmBackbone : nn.Module
 
     public StreamNorm? OutNorm => _outNorm;
 
-    private static XlstmBlock Block(XlstmConfig config, int block, DropoutDraws dropout) => (config.BlockStyle, config.SLstmAt.Contains(block)) switch
+    private static XlstmBlock Block(XlstmConfig config, int block, DropoutDraws dropout) => (config.BlockStyle, config.MixerAt(block)) switch
     {
-        (BlockStyle.PostUp, _) => new PostUpBlock(config, block, dropout),
-        (BlockStyle.PreUp, false) => new PreUpMLstmBlock(config, dropout),
-        (BlockStyle.PreUp, true) => new PreUpSLstmBlock(config, block, dropout),
+        (BlockStyle.PostUp, var mixer) => new PostUpBlock(config, mixer, block, dropout),
+        (BlockStyle.PreUp, SLstmMixerConfig mixer) => new PreUpSLstmBlock(config, mixer, block, dropout),
+        (BlockStyle.PreUp, var mixer) => new PreUpBlock(config, mixer, block, dropout),
         var (style, _) => throw UnknownValue.Of(style),
     };
 }

@@ -1,4 +1,5 @@
 using TorchSharp;
+using XlstmLab.Analysis;
 using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
 using XlstmLab.Inference;
@@ -19,6 +20,13 @@ public abstract class LanguageModelContract
 
     /// <summary>A small architecture with <see cref="Vocabulary"/> ids.</summary>
     protected abstract LanguageModelConfig Config { get; }
+
+    [Fact]
+    public void ModelContract_Check_FindsThatAllHolds()
+    {
+        var report = ModelContract.Check(Config);
+        Assert.True(report.Holds, $"{report}");
+    }
 
     [Fact]
     public void Forward_InPieces_EqualsWhole()

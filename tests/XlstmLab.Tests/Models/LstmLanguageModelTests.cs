@@ -1,6 +1,7 @@
 using TorchSharp;
 using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
+using XlstmLab.Mixers;
 using XlstmLab.Models;
 using Xunit;
 using static TorchSharp.torch;

@@ -1,5 +1,6 @@
 using TorchSharp.Utils;
 using XlstmLab.Layers;
+using XlstmLab.Mixers;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models.Blocks;
@@ -7,107 +8,79 @@ namespace XlstmLab.Models.Blocks;
 /// <summary>x + sLSTM(norm(x)), then x + FFN(norm(x)): the first paper's block around an sLSTM (xLSTM, figure 10).</summary>
 internal sealed class PreUpSLstmBlock : XlstmBlock
 {
-    [ComponentName(Name = "xlstm_norm")]
     private readonly StreamNorm _norm;
-
-    [ComponentName(Name = "xlstm")]
-    private readonly HeadwiseSLstm _mixer;
-
-    [ComponentName(Name = "xlstm_post_norm")]
+    private readonly Convolved _layer;
     private readonly StreamNorm _postNorm;
-
-    [ComponentName(Name = "ffn_norm")]
     private readonly StreamNorm? _feedForwardNorm;
-
-    [ComponentName(Name = "ffn")]
     private readonly FirstFeedForward? _feedForward;
-
-    [ComponentName(Name = "ffn_post_norm")]
     private readonly StreamNorm? _feedForwardPostNorm;
 
-    public PreUpSLstmBlock(XlstmConfig config, int block, DropoutDraws dropout)
-        : base(nameof(PreUpSLstmBlock), config, dropout)
+    public PreUpSLstmBlock(XlstmConfig config, MixerConfig mixer, int block, DropoutDraws dropout)
+        : base(nameof(PreUpSLstmBlock), config, mixer.Create(config.Site(mixer, block)), dropout)
     {
         (_norm, _postNorm) = (Norm(config, config.PreNorm), Norm(config, config.PostNorm));
-        _mixer = new(config, block);
+        _layer = new(config, mixer, Mixer);
         if (config.SLstmFeedForward != FeedForwardKind.None)
         {
             (_feedForwardNorm, _feedForwardPostNorm) = (Norm(config, config.PreNorm), Norm(config, config.PostNorm));
             _feedForward = new(config);
         }
 
-        RegisterComponents();
+        this.Register(("xlstm_norm", _norm), ("xlstm", _layer), ("xlstm_post_norm", _postNorm));
+        this.Register(("ffn_norm", _feedForwardNorm), ("ffn", _feedForward), ("ffn_post_norm", _feedForwardPostNorm));
     }
 
-    public override Tensor Forward(Tensor x, BlockPass pass)
+    public override Tensor Forward(Tensor x, MixerPass pass)
     {
-        x = Add(x, _postNorm.Forward(_mixer.Forward(_norm.Forward(x), pass)));
+        x = Add(x, _postNorm.Forward(_layer.Forward(_norm.Forward(x), pass)));
         return _feedForward is null ? x : Add(x, _feedForwardPostNorm!.Forward(_feedForward.Forward(_feedForwardNorm!.Forward(x))));
     }
 
     public override void Initialize(double inputStd, double outputStd, Generator generator)
     {
-        _mixer.Initialize(inputStd, generator);
+        _layer.Initialize(inputStd, outputStd, generator);
         _feedForward?.Initialize(inputStd, outputStd, generator);
     }
 }
 
-/// <summary>The sLSTM of the first paper: i and f look at SiLU(conv(x)), z and o at x, each head at its own part; y = HeadNorm(h).</summary>
-internal sealed class HeadwiseSLstm : nn.Module
+/// <summary>A mixer and the convolution before it, whose parts are named as if they were one layer's.</summary>
+internal sealed class Convolved : nn.Module
 {
-    [ComponentName(Name = "conv1d")]
     private readonly CausalConv1d? _conv;
+    private readonly Mixer _mixer;
+    private readonly string _convolutionName;
 
-    [ComponentName(Name = "igate")]
-    private readonly HeadwiseDense _inputGate;
-
-    [ComponentName(Name = "fgate")]
-    private readonly HeadwiseDense _forgetGate;
-
-    [ComponentName(Name = "zgate")]
-    private readonly HeadwiseDense _cellInput;
-
-    [ComponentName(Name = "ogate")]
-    private readonly HeadwiseDense _outputGate;
-
-    [ComponentName(Name = "slstm_cell")]
-    private readonly SLstmMixer _cell;
-
-    [ComponentName(Name = "group_norm")]
-    private readonly HeadNorm _headNorm;
-
-    public HeadwiseSLstm(XlstmConfig config, int block)
-        : base(nameof(HeadwiseSLstm))
+    public Convolved(XlstmConfig config, MixerConfig mixerConfig, Mixer mixer)
+        : base(nameof(Convolved))
     {
-        var (d, heads) = (config.EmbeddingDim, config.SLstmHeads);
-        _conv = config.SLstmConvTaps > 0 ? new(d, config.SLstmConvTaps) : null;
-        _inputGate = new(d, heads);
-        _forgetGate = new(d, heads);
-        _cellInput = new(d, heads);
-        _outputGate = new(d, heads);
-        _cell = new(config, block);
-        _headNorm = new(config.HeadNorm, heads, d / heads, config.HeadNormEpsilon ?? config.NormEpsilon, config.UseBias, config.HeadNormGroups);
-        RegisterComponents();
+        var taps = config.TapsBefore(mixerConfig);
+        (_mixer, _convolutionName) = (mixer, XlstmBlock.ConvolutionName(mixerConfig));
+        _conv = taps > 0 ? new(config.EmbeddingDim, taps) : null;
+        this.Register(("conv1d", _conv));
+        this.RegisterPartsOf(mixer);
     }
 
-    public Tensor Forward(Tensor x, BlockPass pass)
-    {
-        var gateInput = pass.Convolve(_conv, x); // (B, S, d)
-        var h = _cell.Forward(
-            _inputGate.Forward(gateInput), _forgetGate.Forward(gateInput), _cellInput.Forward(x), _outputGate.Forward(x), pass); // (B, S, NH, D)
-        return _headNorm.Forward(h); // (B, S, d)
-    }
+    public Tensor Forward(Tensor x, MixerPass pass) => _mixer.Forward(x, pass.Convolve(_conv, x, _convolutionName), pass);
 
-    public void Initialize(double inputStd, Generator generator)
+    public void Initialize(double inputStd, double outputStd, Generator generator)
     {
-        using var grad = no_grad();
         _conv?.Initialize(generator);
-        foreach (var gate in new[] { _inputGate, _forgetGate, _cellInput, _outputGate })
-        {
-            gate.Weight.normal_(0, inputStd, generator);
-        }
+        _mixer.Initialize(inputStd, outputStd, generator);
+    }
 
-        _cell.Initialize(generator);
+    /// <summary>Registered by hand, with the mixer's parts.</summary>
+    protected override void RegisterComponents()
+    {
+    }
+
+    /// <inheritdoc/>
+    protected override void Dispose(bool disposing)
+    {
+        base.Dispose(disposing);
+        if (disposing)
+        {
+            _mixer.Dispose();
+        }
     }
 }
 

@@ -2,10 +2,11 @@ using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Cells;
 using XlstmLab.Kernels;
+using XlstmLab.Layers;
 using XlstmLab.Models;
 using static TorchSharp.torch;
 
-namespace XlstmLab.Layers;
+namespace XlstmLab.Mixers;
 
 /// <summary>Both gates' pre-activations of an mLSTM, one of each a head, soft-capped (xLSTM 7B, section 3.2; xLSTM, table 2).</summary>
 /// <remarks>
@@ -19,12 +20,12 @@ public sealed class MLstmGates
     private readonly GateProjection? _input;
     private readonly GateProjection? _forget;
     private readonly GateProjection? _both;
-    private readonly XlstmConfig _config;
+    private readonly MLstmMixerConfig _config;
 
     /// <summary>Gates that are zero until they are initialised or loaded.</summary>
     /// <param name="config">The gates' kinds, initialisation and soft cap, the number of heads and the weight mode.</param>
     /// <param name="inputDim">The width of what the gates look at.</param>
-    public MLstmGates(XlstmConfig config, int inputDim)
+    public MLstmGates(MLstmMixerConfig config, int inputDim)
     {
         _config = config;
         var hasInput = config.InputGate.Known() != InputGate.None;
@@ -82,7 +83,7 @@ public sealed class MLstmGates
 
     /// <summary>
     /// Sets what training starts from: no weights, so that the gates open alike for every token, an input gate around
-    /// <see cref="XlstmConfig.InputGateBias"/>, and forget gates that span short to long memories.
+    /// <see cref="MLstmMixerConfig.InputGateBias"/>, and forget gates that span short to long memories.
     /// </summary>
     /// <param name="generator">Where the numbers come from.</param>
     public void Initialize(Generator generator)

@@ -1,0 +1,291 @@
+using System.Numerics;
+using System.Text.Json.Serialization;
+using TorchSharp.Utils;
+using XlstmLab.Layers;
+using XlstmLab.Models;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Mixers;
+
+/// <summary>Causal softmax attention with rotary positions, in which groups of heads share keys and values (Ainslie et al. 2023).</summary>
+public record AttentionMixerConfig : MixerConfig
+{
+    /// <inheritdoc/>
+    public override string Kind => "attention";
+
+    /// <summary>The number of heads that ask, NH; null for that of the model.</summary>
+    [JsonPropertyName("num_heads")]
+    public int? HeadCount { get; init; }
+
+    /// <summary>The number of heads with keys and values, NKV, each for NH / NKV heads that ask; null for NH.</summary>
+    [JsonPropertyName("num_key_value_heads")]
+    public int? KeyValueHeads { get; init; }
+
+    /// <summary>The width of a head, D; null for d / NH.</summary>
+    [JsonPropertyName("head_dim")]
+    public int? HeadWidth { get; init; }
+
+    /// <summary>The base of the rotary embedding's wave lengths (Su et al. 2021, eq. 15: 10000).</summary>
+    [JsonPropertyName("rope_theta")]
+    public double RopeTheta { get; init; } = 10000;
+
+    /// <summary>Whether the projections have biases.</summary>
+    [JsonPropertyName("attention_bias")]
+    public bool UseBias { get; init; }
+
+    /// <inheritdoc/>
+    public override IReadOnlyList<string> Observables => ["q", "k", "v", "attention"];
+
+    /// <inheritdoc/>
+    public override Mixer Create(MixerSite site) => new AttentionMixer(this, site);
+
+    /// <inheritdoc/>
+    public override void Validate(MixerSite site)
+    {
+        var faults = new ConfigFaults();
+        Check(site, faults);
+        faults.Throw();
+    }
+
+    /// <inheritdoc/>
+    public override BigInteger CountParameters(MixerSite site)
+    {
+        var (d, q, kv) = Widths(site);
+        return 2 * d * (q + kv) + (UseBias ? q + 2 * kv + d : 0);
+    }
+
+    /// <inheritdoc/>
+    /// <remarks>
+    /// The attention counts 4 S D + 3 S a head, causal or not (Hoffmann et al. 2022, appendix F; the convention of the scaling-law paper's fits),
+    /// and the rest 2 for each weight.
+    /// </remarks>
+    public override double ForwardFlopsPerToken(MixerSite site, long length)
+    {
+        var (d, q, kv) = Widths(site);
+        return 4 * (double)d * ((double)q + (double)kv) + Seen(length) * (4 * (double)q + 3.0 * Heads(site));
+    }
+
+    /// <inheritdoc/>
+    public override BigInteger StateBytes(MixerSite site, long length) => 8 * Widths(site).Kv * length;
+
+    /// <summary>NH.</summary>
+    internal int Heads(MixerSite site) => HeadCount ?? site.HeadCount;
+
+    /// <summary>NKV.</summary>
+    internal int KvHeads(MixerSite site) => KeyValueHeads ?? Heads(site);
+
+    /// <summary>D.</summary>
+    internal int HeadDim(MixerSite site) => HeadWidth ?? site.Width / Heads(site);
+
+    /// <summary>How many keys a token of a sequence sees, counted as all.</summary>
+    internal virtual double Seen(long length) => length;
+
+    /// <summary>Notes what is wrong.</summary>
+    private protected virtual void Check(MixerSite site, ConfigFaults faults)
+    {
+        ArgumentNullException.ThrowIfNull(site);
+        var (heads, kv) = (Heads(site), KvHeads(site));
+        faults.RequireAtLeastOne(("num_heads", heads), ("num_key_value_heads", kv));
+        faults.Require(RopeTheta > 0 && double.IsFinite(RopeTheta), $"rope_theta is {RopeTheta}; expected a finite number above 0");
+        if (heads >= 1 && kv >= 1)
+        {
+            faults.Require(heads % kv == 0, $"num_key_value_heads is {kv}; expected a divisor of num_heads {heads}");
+            faults.Require(
+                HeadWidth is not null || site.Width % heads == 0, $"num_heads is {heads}; expected a divisor of the width {site.Width}, or a head_dim");
+            faults.Require(
+                HeadDim(site) >= 2 && HeadDim(site) % 2 == 0,
+                $"head_dim is {HeadDim(site)}; expected an even number of at least 2: channels are rotated in pairs");
+        }
+    }
+
+    /// <summary>The widths of the stream, of all queries and of all keys.</summary>
+    private protected (BigInteger D, BigInteger Q, BigInteger Kv) Widths(MixerSite site) =>
+        (site.Width, (BigInteger)Heads(site) * HeadDim(site), (BigInteger)KvHeads(site) * HeadDim(site));
+}
+
+/// <summary>
+/// Attention to the last tokens of a document alone, its own among them, and to its first ones, the sinks (Beltagy et al. 2020, section 3.1; Xiao
+/// et al. 2023). Its memory does not grow beyond them.
+/// </summary>
+/// <remarks>Positions are those of the document, also between a token and the sinks; Xiao et al. count them within the cache.</remarks>
+public sealed record SlidingWindowMixerConfig : AttentionMixerConfig
+{
+    /// <inheritdoc/>
+    public override string Kind => "sliding_window";
+
+    /// <summary>The tokens that a token sees, itself among them, W.</summary>
+    [JsonPropertyName("window")]
+    public int Window { get; init; } = 512;
+
+    /// <summary>The first tokens of a document, which all others see.</summary>
+    [JsonPropertyName("sink_tokens")]
+    public int SinkTokens { get; init; } = 4;
+
+    /// <inheritdoc/>
+    public override BigInteger StateBytes(MixerSite site, long length) => (8 * Widths(site).Kv + 8) * Math.Min(length, Window - 1L + SinkTokens) + 8;
+
+    /// <inheritdoc/>
+    internal override double Seen(long length) => Math.Min(length, (double)Window + SinkTokens);
+
+    /// <inheritdoc/>
+    private protected override void Check(MixerSite site, ConfigFaults faults)
+    {
+        base.Check(site, faults);
+        faults.Require(Window >= 1, $"window is {Window}; expected at least 1, the token itself");
+        faults.Require(SinkTokens >= 0, $"sink_tokens is {SinkTokens}; expected at least 0");
+    }
+}
+
+/// <summary>Attention in which groups of heads share keys and values; what is remembered are the keys and values that are still seen.</summary>
+internal sealed class AttentionMixer : Mixer
+{
+    /// <summary>The name of what <see cref="AttentionSpan.Visible"/> says, which all full attentions of a model share.</summary>
+    public const string Visible = "visible";
+
+    /// <summary>The name of what <see cref="AttentionSpan.Next"/> says, likewise.</summary>
+    public const string Position = "position";
+
+    private const string WindowAt = "at";
+    private const string WindowNext = "next";
+
+    [ComponentName(Name = "q_proj")]
+    private readonly Dense _q;
+
+    [ComponentName(Name = "k_proj")]
+    private readonly Dense _k;
+
+    [ComponentName(Name = "v_proj")]
+    private readonly Dense _v;
+
+    [ComponentName(Name = "o_proj")]
+    private readonly Dense _out;
+
+    private readonly SlidingWindowMixerConfig? _window;
+    private readonly int _headDim;
+    private readonly int _sharing;
+    private readonly double _theta;
+
+    public AttentionMixer(AttentionMixerConfig config, MixerSite site)
+        : base(nameof(AttentionMixer))
+    {
+        _window = config as SlidingWindowMixerConfig;
+        (_headDim, _sharing, _theta) = (config.HeadDim(site), config.Heads(site) / config.KvHeads(site), config.RopeTheta);
+        var (d, q, kv) = (site.Width, config.Heads(site) * _headDim, config.KvHeads(site) * _headDim);
+        _q = new(d, q, config.UseBias);
+        _k = new(d, kv, config.UseBias);
+        _v = new(d, kv, config.UseBias);
+        _out = new(q, d, config.UseBias);
+        RegisterComponents();
+    }
+
+    public override Tensor Forward(Tensor x, Tensor convolved, MixerPass pass)
+    {
+        var (keysBefore, valuesBefore) = (pass.Before("k"), pass.Before("v")); // (B, NKV, T, D)
+        var span = _window is { } window
+            ? pass.Work.Window(x, window.Window, window.SinkTokens, pass.Before(WindowAt), pass.Before(WindowNext))
+            : pass.Work.Span(x, keysBefore?.shape[2] ?? 0, pass.BeforeShared(Visible), pass.BeforeShared(Position));
+        var (cos, sin) = pass.Work.Angles(span, _headDim, _theta, x.dtype == ScalarType.BFloat16 ? ScalarType.Float32 : x.dtype);
+        var q = RotaryEmbedding.Rotate(SplitHeads(_q.Forward(convolved)), cos, sin); // (B, NH, S, D)
+        var k = RotaryEmbedding.Rotate(SplitHeads(_k.Forward(convolved)), cos, sin); // (B, NKV, S, D)
+        var v = SplitHeads(_v.Forward(x)); // (B, NKV, S, D)
+        var keys = keysBefore is null ? k : cat([keysBefore.to(k.dtype), k], 2); // (B, NKV, T + S, D)
+        var values = valuesBefore is null ? v : cat([valuesBefore.to(v.dtype), v], 2);
+        var (allKeys, allValues) = (ForEachHead(keys), ForEachHead(values)); // (B, NH, T + S, D)
+        var h = nn.functional.scaled_dot_product_attention(q, allKeys, allValues, span.Mask, is_casual: span.IsCausal); // (B, NH, S, D)
+        if (pass.ReturnState)
+        {
+            Keep(pass, span, keys, values);
+        }
+
+        if (pass.Observe is { } observe)
+        {
+            observe("q", q);
+            observe("k", k);
+            observe("v", v);
+            observe("attention", Weights(q, allKeys, span));
+        }
+
+        return _out.Forward(h.transpose(1, 2).flatten(2));
+    }
+
+    public override void Initialize(double inputStd, double outputStd, Generator generator)
+    {
+        using var grad = no_grad();
+        foreach (var projection in new[] { _q, _k, _v })
+        {
+            projection.Weight.normal_(0, inputStd, generator);
+        }
+
+        _out.Weight.normal_(0, outputStd, generator);
+    }
+
+    /// <inheritdoc/>
+    internal override bool SharesState => _window is null;
+
+    /// <summary>Shorter caches are filled up with keys that no token sees.</summary>
+    public override IReadOnlyDictionary<string, Tensor> JoinStates(IReadOnlyList<IReadOnlyDictionary<string, Tensor>> states)
+    {
+        static long Length(IReadOnlyDictionary<string, Tensor> state) => state["k"].shape[2];
+        var longest = states.Max(Length);
+        if (states.All(s => Length(s) == longest && !s.ContainsKey(Visible)))
+        {
+            return base.JoinStates(states);
+        }
+
+        string[] own = ["k", "v", WindowAt, WindowNext, Visible, Position];
+        var joined = states[0].Keys.Except(own).ToDictionary(name => name, name => cat([.. states.Select(s => s[name])], 0));
+        foreach (var name in new[] { "k", "v" })
+        {
+            joined[name] = cat([.. states.Select(s => nn.functional.pad(s[name], [0, 0, 0, longest - Length(s)]))], 0);
+        }
+
+        if (_window is not null)
+        {
+            joined[WindowAt] = cat([.. states.Select(s => nn.functional.pad(s[WindowAt], [0, longest - Length(s)], value: -1))], 0);
+            joined[WindowNext] = cat([.. states.Select(s => s[WindowNext])], 0);
+            return joined;
+        }
+
+        joined[Visible] = cat([.. states.Select(s => nn.functional.pad(SeenOf(s), [0, longest - Length(s)]))], 0);
+        joined[Position] = cat([.. states.Select(NextOf)], 0);
+        return joined;
+
+        static Tensor SeenOf(IReadOnlyDictionary<string, Tensor> s) =>
+            s.GetValueOrDefault(Visible) ?? ones(s["k"].shape[0], Length(s), dtype: ScalarType.Bool, device: s["k"].device);
+
+        static Tensor NextOf(IReadOnlyDictionary<string, Tensor> s) =>
+            s.GetValueOrDefault(Position) ?? full([s["k"].shape[0]], Length(s), dtype: ScalarType.Int64, device: s["k"].device);
+    }
+
+    private void Keep(MixerPass pass, AttentionSpan span, Tensor keys, Tensor values)
+    {
+        if (_window is not null)
+        {
+            // Blocks of one window have one span: each owns a view of its own.
+            pass.Keep("k", span.Kept(keys));
+            pass.Keep("v", span.Kept(values));
+            pass.Keep(WindowAt, span.At!.alias());
+            pass.Keep(WindowNext, span.Next!.alias());
+            return;
+        }
+
+        pass.Keep("k", keys);
+        pass.Keep("v", values);
+        if (span is { Visible: { } visible, Next: { } next })
+        {
+            pass.KeepShared(Visible, visible);
+            pass.KeepShared(Position, next);
+        }
+    }
+
+    private Tensor SplitHeads(Tensor x) => x.unflatten(2, [-1, _headDim]).transpose(1, 2);
+
+    private Tensor ForEachHead(Tensor x) => _sharing == 1 ? x : x.unsqueeze(2).expand(-1, -1, _sharing, -1, -1).flatten(1, 2);
+
+    private Tensor Weights(Tensor q, Tensor keys, AttentionSpan span)
+    {
+        var scores = q.matmul(keys.transpose(2, 3)) / Math.Sqrt(_headDim); // (B, NH, S, T + S)
+        var mask = span.IsCausal ? ones(q.shape[2], q.shape[2], dtype: ScalarType.Bool, device: q.device).tril() : span.Mask;
+        return (mask is null ? scores : scores.masked_fill(mask.logical_not(), double.NegativeInfinity)).softmax(-1);
+    }
+}
