@@ -23,7 +23,7 @@ internal static class RunsCommand
             "Lists runs with their state, losses and speed, and the settings in which they differ. A run is running, finished, stopped, killed, diverged or failed.",
             "xlstm runs",
             "xlstm runs runs/ablations --diff",
-            "xlstm runs runs/ablations --csv > ablations.csv")
+            "xlstm runs runs/ablations --csv")
         {
             folder, diff, csv, json,
         };

@@ -48,7 +48,8 @@ public sealed class MetricsTable
         var rows = columns.Count == 0 ? 0 : columns[0].Values.Count;
         if (columns.FirstOrDefault(c => c.Values.Count != rows) is { } other)
         {
-            throw new ArgumentException($"Expected columns of {rows} values, as '{columns[0].Name}' has; '{other.Name}' has {other.Values.Count}.");
+            throw new ArgumentException(
+                $"Expected columns of {rows} values, as '{columns[0].Name}' has; '{other.Name}' has {other.Values.Count}.");
         }
 
         if (columns.GroupBy(c => c.Name).FirstOrDefault(g => g.Count() > 1) is { } twice)

@@ -113,5 +113,6 @@ public static class ResultTables
         MetricsTable.Of([.. MetricsTable.From(records).Columns.Select(c => c with { Unit = Units.GetValueOrDefault(c.Name) })]);
 
     private static MetricsTable Row(params (string Name, object? Value)[] cells) =>
-        MetricsTable.Of([.. cells.Select(c => new TableColumn(c.Name, c.Value?.GetType() ?? typeof(double), [c.Value]) { Unit = Units.GetValueOrDefault(c.Name) })]);
+        MetricsTable.Of([.. cells.Select(c =>
+            new TableColumn(c.Name, c.Value?.GetType() ?? typeof(double), [c.Value]) { Unit = Units.GetValueOrDefault(c.Name) })]);
 }

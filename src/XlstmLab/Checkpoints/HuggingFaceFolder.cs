@@ -172,7 +172,8 @@ public sealed class HuggingFaceFolder : IDisposable
     {
         ArgumentException.ThrowIfNullOrWhiteSpace(folder);
         if (Directory.Exists(folder)
-            && Directory.EnumerateFileSystemEntries(folder).FirstOrDefault(entry => !IsOwn(entry) && !beside.Contains(System.IO.Path.GetFileName(entry))) is { } other)
+            && Directory.EnumerateFileSystemEntries(folder)
+                .FirstOrDefault(entry => !IsOwn(entry) && !beside.Contains(System.IO.Path.GetFileName(entry))) is { } other)
         {
             throw new CheckpointException(
                 $"{folder}: the folder holds '{System.IO.Path.GetFileName(other)}', which writing a model in its place would delete. Choose another folder.");

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json;
 using XlstmLab.Analysis;
 using XlstmLab.Checkpoints;
@@ -27,7 +28,11 @@ public static class ArrayFiles
             () =>
             [
                 .. recording.Layers.SelectMany(layer => Enum.GetValues<GateQuantity>().Select(quantity => new NamedArray(
-                    $"blocks.{layer.Layer}.{JsonNamingPolicy.SnakeCaseLower.ConvertName(quantity.ToString())}", layer[quantity], sequences, layer.HeadCount, length))),
+                    $"blocks.{layer.Layer}.{JsonNamingPolicy.SnakeCaseLower.ConvertName(quantity.ToString())}",
+                    layer[quantity],
+                    sequences,
+                    layer.HeadCount,
+                    length))),
                 new("document_starts", Flags(recording.IsDocumentStart), sequences, length),
                 new("padding", Flags(recording.IsPadding), sequences, length),
             ],
@@ -50,8 +55,13 @@ public static class ArrayFiles
             path,
             () =>
             [
-                .. recording.Layers.Select(layer => new NamedArray($"blocks.{layer.Layer}.attention", layer.Weights, sequences, layer.HeadCount, length, length)),
-                new("padding", Enumerable.Range(0, sequences * length).Select(k => recording.IsPadding(k / length, k % length)).ToArray(), sequences, length),
+                .. recording.Layers.Select(layer => new NamedArray(
+                    $"blocks.{layer.Layer}.attention", layer.Weights, sequences, layer.HeadCount, length, length)),
+                new(
+                    "padding",
+                    Enumerable.Range(0, sequences * length).Select(k => recording.IsPadding(k / length, k % length)).ToArray(),
+                    sequences,
+                    length),
             ],
             () => MetricsTable.From(recording.Rows()));
     }
@@ -68,7 +78,10 @@ public static class ArrayFiles
     public static void Save(this ModelState state, string path)
     {
         ArgumentNullException.ThrowIfNull(state);
-        Save(path, () => [.. state.Tensors.Select(t => Of(t.Key, t.Value))], () => MetricsTable.From(state.Tensors.SelectMany(t => Numbers(t.Key, t.Value))));
+        Save(
+            path,
+            () => [.. state.Tensors.Select(t => Of(t.Key, t.Value))],
+            () => MetricsTable.From(state.Tensors.SelectMany(t => Numbers(t.Key, t.Value))));
     }
 
     /// <summary>A tensor as an array.</summary>
@@ -96,7 +109,8 @@ public static class ArrayFiles
     }
 
     /// <summary>Writes arrays as tensors.</summary>
-    internal static void WriteSafetensors(string path, IEnumerable<NamedArray> arrays, IEnumerable<KeyValuePair<string, string>>? metadata = null)
+    internal static void WriteSafetensors(
+        string path, IEnumerable<NamedArray> arrays, IEnumerable<KeyValuePair<string, string>>? metadata = null)
     {
         using var scope = NewDisposeScope();
         Safetensors.Write(path, arrays.Select(a => KeyValuePair.Create(a.Name, Tensor(a))), metadata);
@@ -140,7 +154,7 @@ public static class ArrayFiles
         var row = array.Shape.Count == 0 ? 1 : array.Shape.Skip(1).Aggregate(1, (product, length) => product * length);
         for (var at = 0; at < array.Values.Length; at++)
         {
-            yield return new(name, at / row, at % row, Convert.ToDouble(array.Values.GetValue(at), System.Globalization.CultureInfo.InvariantCulture));
+            yield return new(name, at / row, at % row, Convert.ToDouble(array.Values.GetValue(at), CultureInfo.InvariantCulture));
         }
     }
 

@@ -40,7 +40,8 @@ public static class TableFiles
                 ArrayFiles.WriteSafetensors(
                     path,
                     table.Columns.Select(Array).Where(a => a.Values is not string[]),
-                    table.Columns.Where(c => Array(c).Values is string[]).Select(c => KeyValuePair.Create(c.Name, JsonSerializer.Serialize(c.Values.Select(Field)))));
+                    table.Columns.Where(c => Array(c).Values is string[])
+                        .Select(c => KeyValuePair.Create(c.Name, JsonSerializer.Serialize(c.Values.Select(Field)))));
                 break;
             default:
                 throw UnknownValue.Of(ExportFormats.Of(path));
@@ -82,7 +83,8 @@ public static class TableFiles
     private static NamedArray Array(TableColumn column)
     {
         var hasAll = column.Values.All(v => v is not null);
-        Array values = column.Type == typeof(string) || column.Type == typeof(DateTime) || (column.Type == typeof(bool) && !hasAll) ? column.Values.Select(Field).ToArray()
+        var isText = column.Type == typeof(string) || column.Type == typeof(DateTime) || (column.Type == typeof(bool) && !hasAll);
+        Array values = isText ? column.Values.Select(Field).ToArray()
             : column.Type == typeof(bool) ? column.Values.Cast<bool>().ToArray()
             : column.Type == typeof(int) && hasAll ? column.Values.Cast<int>().ToArray()
             : column.Type == typeof(long) && hasAll ? column.Values.Cast<long>().ToArray()
@@ -93,7 +95,8 @@ public static class TableFiles
 
     private static async Task WriteParquetAsync(Stream stream, MetricsTable table)
     {
-        var fields = table.Columns.Select(c => new DataField(c.Name, c.Type, isNullable: c.Type == typeof(string) || c.Values.Contains(null))).ToArray();
+        var fields = table.Columns
+            .Select(c => new DataField(c.Name, c.Type, isNullable: c.Type == typeof(string) || c.Values.Contains(null))).ToArray();
         var writer = await ParquetWriter.CreateAsync(new ParquetSchema(fields), stream).ConfigureAwait(false);
         await using (writer.ConfigureAwait(false))
         {
@@ -161,6 +164,7 @@ internal static class ExportFormats
         ArgumentException.ThrowIfNullOrWhiteSpace(path);
         return Endings.TryGetValue(Path.GetExtension(path), out var format)
             ? format
-            : throw new ArgumentException($"'{path}' ends in '{Path.GetExtension(path)}'; expected {string.Join(", ", Endings.Keys)}.", nameof(path));
+            : throw new ArgumentException(
+                $"'{path}' ends in '{Path.GetExtension(path)}'; expected {string.Join(", ", Endings.Keys)}.", nameof(path));
     }
 }

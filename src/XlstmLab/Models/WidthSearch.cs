@@ -60,7 +60,11 @@ public static class WidthSearch
             LlamaConfig llama => llama with { EmbeddingDim = width, FeedForwardDim = Scaled(llama.FeedForwardDim, factor) },
             GlaConfig gla => gla with { EmbeddingDim = width, FeedForwardWidth = Scaled(gla.FeedForwardWidth, factor) },
             LstmConfig lstm => lstm with { EmbeddingDim = width, FeedForwardWidth = Scaled(lstm.FeedForwardWidth, factor) },
-            Mamba2Config mamba2 => mamba2 with { EmbeddingDim = width, HeadCount = (int)((long)mamba2.Expand * width / Math.Max(1, mamba2.HeadDim)) },
+            Mamba2Config mamba2 => mamba2 with
+            {
+                EmbeddingDim = width,
+                HeadCount = (int)((long)mamba2.Expand * width / Math.Max(1, mamba2.HeadDim)),
+            },
             _ => config with { EmbeddingDim = width },
         };
     }

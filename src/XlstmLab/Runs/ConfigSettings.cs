@@ -40,14 +40,16 @@ public static class ConfigSettings
     /// <param name="config">The configuration.</param>
     /// <param name="settings">Names and values, such as <c>schedule.kind=constant</c>.</param>
     /// <exception cref="ArgumentException">There is no such setting, or its value is of another kind.</exception>
-    public static TrainingConfig With(this TrainingConfig config, params IEnumerable<string> settings) => Changed(null, config, settings).Training!;
+    public static TrainingConfig With(this TrainingConfig config, params IEnumerable<string> settings) =>
+        Changed(null, config, settings).Training!;
 
     /// <summary>A model's and a training's configuration with other values; they are not validated.</summary>
     /// <param name="model">The model's; null where there is none to change.</param>
     /// <param name="training">The training's; null where there is none to change.</param>
     /// <param name="settings">Names and values.</param>
     /// <exception cref="ArgumentException">There is no such setting, or its value is of another kind.</exception>
-    public static (LanguageModelConfig? Model, TrainingConfig? Training) Changed(LanguageModelConfig? model, TrainingConfig? training, IEnumerable<string> settings)
+    public static (LanguageModelConfig? Model, TrainingConfig? Training) Changed(
+        LanguageModelConfig? model, TrainingConfig? training, IEnumerable<string> settings)
     {
         ArgumentNullException.ThrowIfNull(settings);
         foreach (var setting in settings)
@@ -60,7 +62,9 @@ public static class ConfigSettings
 
             var (name, value) = (setting[..equals].Trim(), setting[(equals + 1)..].Trim());
             var ofModel = model is null || IsPrefixed(name, TrainingPrefix) ? [] : Find(model.GetType(), WithoutPrefix(name, ModelPrefix));
-            var ofTraining = training is null || IsPrefixed(name, ModelPrefix) ? [] : Find(typeof(TrainingConfig), WithoutPrefix(name, TrainingPrefix));
+            var ofTraining = training is null || IsPrefixed(name, ModelPrefix)
+                ? []
+                : Find(typeof(TrainingConfig), WithoutPrefix(name, TrainingPrefix));
             switch (ofModel.Count, ofTraining.Count)
             {
                 case (1, 0):
@@ -86,9 +90,9 @@ public static class ConfigSettings
 
     private static string Unknown(string name, LanguageModelConfig? model, TrainingConfig? training)
     {
-        var leaves = (model is null ? [] : Leaves(model.GetType())).Concat(training is null ? [] : Leaves(typeof(TrainingConfig))).ToArray();
-        var known = leaves.SelectMany(l => new[] { l.Name, l.Name[(l.Name.LastIndexOf('.') + 1)..], JsonNamingPolicy.SnakeCaseLower.ConvertName(l.Path[^1].Name) }).Distinct();
-        var of = string.Join(" and ", new[] { model is null ? "" : $"a model of the kind {model.ModelType}", training is null ? "" : "a training" }.Where(w => w.Length > 0));
+        List<Leaf> leaves = [.. model is null ? [] : Leaves(model.GetType()), .. training is null ? [] : Leaves(typeof(TrainingConfig))];
+        var known = leaves.SelectMany(l => new[] { l.Name, LastPart(l.Name), JsonNamingPolicy.SnakeCaseLower.ConvertName(l.Path[^1].Name) }).Distinct();
+        var of = model is null ? "a training" : $"a model of the kind {model.ModelType}" + (training is null ? "" : " or of a training");
         return $"There is no setting '{name}' of {of}.{NearestName.Hint(name, known)}";
     }
 
@@ -109,7 +113,7 @@ public static class ConfigSettings
         var (leaves, wanted) = (Leaves(type), Plain(name));
         foreach (var key in new Func<Leaf, string>[]
         {
-            l => l.Name, l => string.Join('.', l.Path.Select(p => p.Name)), l => l.Name[(l.Name.LastIndexOf('.') + 1)..], l => l.Path[^1].Name,
+            l => l.Name, l => string.Join('.', l.Path.Select(p => p.Name)), l => LastPart(l.Name), l => l.Path[^1].Name,
         })
         {
             if (leaves.FindAll(l => Plain(key(l)) == wanted) is { Count: > 0 } found)
@@ -121,7 +125,9 @@ public static class ConfigSettings
         return [];
     }
 
-    private static string Plain(string name) => name.Replace("_", "", StringComparison.Ordinal).Replace("-", "", StringComparison.Ordinal).ToUpperInvariant();
+    private static string LastPart(string name) => name[(name.LastIndexOf('.') + 1)..];
+
+    private static string Plain(string name) => string.Concat(name.Where(c => c is not ('_' or '-'))).ToUpperInvariant();
 
     private static List<Leaf> Leaves(Type type)
     {
@@ -133,9 +139,11 @@ public static class ConfigSettings
 
         void Collect(Type of, PropertyInfo[] path, string prefix)
         {
-            foreach (var property in of.GetProperties(BindingFlags.Public | BindingFlags.Instance).Where(p => p.SetMethod is { IsPublic: true } && p.GetIndexParameters().Length == 0))
+            var properties = of.GetProperties(BindingFlags.Public | BindingFlags.Instance);
+            foreach (var property in properties.Where(p => p.SetMethod is { IsPublic: true } && p.GetIndexParameters().Length == 0))
             {
-                var name = prefix + (property.GetCustomAttribute<JsonPropertyNameAttribute>()?.Name ?? JsonNamingPolicy.SnakeCaseLower.ConvertName(property.Name));
+                var given = property.GetCustomAttribute<JsonPropertyNameAttribute>()?.Name;
+                var name = prefix + (given ?? JsonNamingPolicy.SnakeCaseLower.ConvertName(property.Name));
                 PropertyInfo[] longer = [.. path, property];
                 var isRecord = IsRecord(property.PropertyType, options);
                 if (!isRecord || IsNullable(property))
@@ -153,7 +161,10 @@ public static class ConfigSettings
 
     /// <summary>Whether a type is a record of settings, which can be made without any and has no form of its own in JSON.</summary>
     private static bool IsRecord(Type type, JsonSerializerOptions options) =>
-        type.IsClass && Clone(type) is not null && type.GetConstructor([]) is not null && options.GetTypeInfo(type).Kind == JsonTypeInfoKind.Object;
+        type.IsClass
+        && Clone(type) is not null
+        && type.GetConstructor([]) is not null
+        && options.GetTypeInfo(type).Kind == JsonTypeInfoKind.Object;
 
     private static MethodInfo? Clone(Type type) => type.GetMethod("<Clone>$");
 
@@ -172,7 +183,8 @@ public static class ConfigSettings
         return copy;
     }
 
-    private static JsonSerializerOptions Options(Type config) => config.IsAssignableTo(typeof(LanguageModelConfig)) ? ModelConfigJson.Fields : RunJson.ByHand;
+    private static JsonSerializerOptions Options(Type config) =>
+        config.IsAssignableTo(typeof(LanguageModelConfig)) ? ModelConfigJson.Fields : RunJson.ByHand;
 
     private static object? Parse(PropertyInfo property, JsonSerializerOptions options, string name, string text)
     {
@@ -184,17 +196,23 @@ public static class ConfigSettings
 
         if (type == typeof(double))
         {
-            return double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out var number) ? number : throw Wrong("a number, with a point");
+            return double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out var number)
+                ? number
+                : throw Wrong("a number, with a point");
         }
 
         if (type == typeof(int))
         {
-            return int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var number) ? number : throw Wrong("a whole number of 32 bits");
+            return int.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var number)
+                ? number
+                : throw Wrong("a whole number of 32 bits");
         }
 
         if (type == typeof(long))
         {
-            return long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var number) ? number : throw Wrong("a whole number of 64 bits");
+            return long.TryParse(text, NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var number)
+                ? number
+                : throw Wrong("a whole number of 64 bits");
         }
 
         if (type == typeof(bool))
@@ -219,11 +237,11 @@ public static class ConfigSettings
 
         if (type.IsEnum)
         {
-            var words = Enum.GetNames(type);
-            var word = Array.Find(words, w => Plain(w) == Plain(text));
-            return word is not null
-                ? Enum.Parse(type, word)
-                : throw Wrong($"one of {string.Join(", ", words.Select(JsonNamingPolicy.SnakeCaseLower.ConvertName))}", NearestName.Hint(text, words.Select(JsonNamingPolicy.SnakeCaseLower.ConvertName)));
+            var names = Enum.GetNames(type);
+            var words = names.Select(JsonNamingPolicy.SnakeCaseLower.ConvertName).ToArray();
+            return Array.Find(names, w => Plain(w) == Plain(text)) is { } named
+                ? Enum.Parse(type, named)
+                : throw Wrong($"one of {string.Join(", ", words)}", NearestName.Hint(text, words));
         }
 
         // Lists, and whatever else has a form in JSON: as it stands there, without the brackets, or as a word.
@@ -242,7 +260,8 @@ public static class ConfigSettings
 
         throw new ArgumentException(last!.Message, last);
 
-        ArgumentException Wrong(string expected, string hint = "") => new($"{name}: expected {expected}{(nullable ? ", or null" : "")}; got '{text}'.{hint}");
+        ArgumentException Wrong(string expected, string hint = "") =>
+            new($"{name}: expected {expected}{(nullable ? ", or null" : "")}; got '{text}'.{hint}");
     }
 
     private static string Text(object? value, object config) => value switch
@@ -250,7 +269,8 @@ public static class ConfigSettings
         null => "null",
         bool flag => flag ? "true" : "false",
         string text => text,
-        torch.ScalarType or Enum => JsonNamingPolicy.SnakeCaseLower.ConvertName(value.ToString()!).Replace("b_float16", "bfloat16", StringComparison.Ordinal),
+        torch.ScalarType.BFloat16 => "bfloat16",
+        Enum => JsonNamingPolicy.SnakeCaseLower.ConvertName(value.ToString()!),
         IFormattable number => number.ToString(null, CultureInfo.InvariantCulture),
         _ => JsonSerializer.SerializeToNode(value, value.GetType(), Options(config.GetType()))!.ToJsonString(),
     };

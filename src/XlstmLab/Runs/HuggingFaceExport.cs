@@ -31,15 +31,16 @@ public static class HuggingFaceExport
     /// <exception cref="InvalidOperationException">The run has no tokenizer, or one that no <c>tokenizer.json</c> describes.</exception>
     /// <exception cref="IOException">The folder holds other files, or cannot be written.</exception>
     public static void Export(
-        this TrainedRun run, string folder, ScalarType? dtype = null, long maxShardBytes = Safetensors.DefaultShardBytes, IProgress<ByteProgress>? progress = null,
-        CancellationToken cancellationToken = default)
+        this TrainedRun run, string folder, ScalarType? dtype = null, long maxShardBytes = Safetensors.DefaultShardBytes,
+        IProgress<ByteProgress>? progress = null, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(run);
         var (tokenizer, opening) = run.Tokenizer switch
         {
             ByteTokenizer => (Encoding.UTF8.GetBytes(ByteTokenizerJson()), BpeTokenizer.DefaultEndOfDocument),
             BpeTokenizer bpe => (bpe.Source.ToArray(), bpe.EndOfDocumentText),
-            var other => throw new InvalidOperationException($"A {other.GetType().Name} has no form as a {TokenizerName}: save the model alone by {nameof(HuggingFaceFolder)}."),
+            var other => throw new InvalidOperationException(
+                $"A {other.GetType().Name} has no form as a {TokenizerName}: save the model alone by {nameof(HuggingFaceFolder)}."),
         };
         var id = run.Tokenizer.EndOfDocument;
         HuggingFaceFolder.Replace(folder, Beside, aside =>
@@ -58,7 +59,8 @@ public static class HuggingFaceExport
                 ["eos_token"] = opening,
                 ["clean_up_tokenization_spaces"] = false,
             }.ToJsonString(Json) + "\n");
-            AtomicFile.WriteText(Path.Combine(aside, GenerationConfigName), new JsonObject { ["bos_token_id"] = id, ["eos_token_id"] = id }.ToJsonString(Json) + "\n");
+            var ids = new JsonObject { ["bos_token_id"] = id, ["eos_token_id"] = id };
+            AtomicFile.WriteText(Path.Combine(aside, GenerationConfigName), ids.ToJsonString(Json) + "\n");
         });
     }
 

@@ -32,8 +32,8 @@ public static class Lab
     /// <exception cref="CheckpointException">The weights to start or go on from are damaged, or do not fit.</exception>
     /// <exception cref="TrainingDivergedException">The training was given up.</exception>
     public static TrainedRun Train(
-        LanguageModelConfig config, Corpus corpus, TrainingConfig? recipe = null, LabOptions? options = null, IProgress<TrainingMetrics>? progress = null,
-        CancellationToken cancellationToken = default)
+        LanguageModelConfig config, Corpus corpus, TrainingConfig? recipe = null, LabOptions? options = null,
+        IProgress<TrainingMetrics>? progress = null, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(corpus);
         using var source = new TextSource(corpus);
@@ -49,8 +49,8 @@ public static class Lab
     /// <param name="cancellationToken">As above.</param>
     /// <inheritdoc cref="Train(LanguageModelConfig, Corpus, TrainingConfig?, LabOptions?, IProgress{TrainingMetrics}?, CancellationToken)"/>
     public static TrainedRun Train(
-        LanguageModelConfig config, string data = LabDefaults.Data, TrainingConfig? recipe = null, LabOptions? options = null, IProgress<TrainingMetrics>? progress = null,
-        CancellationToken cancellationToken = default)
+        LanguageModelConfig config, string data = LabDefaults.Data, TrainingConfig? recipe = null, LabOptions? options = null,
+        IProgress<TrainingMetrics>? progress = null, CancellationToken cancellationToken = default)
     {
         using var source = TextSource.Open(data, null, cancellationToken);
         return Train(config, source, null, null, recipe, options, progress, cancellationToken);
@@ -64,7 +64,8 @@ public static class Lab
     /// <returns>The folder of the weights.</returns>
     /// <exception cref="FileNotFoundException">The folder holds no weights.</exception>
     /// <exception cref="CheckpointException">Names or shapes differ; the message names all that do, and nothing was read.</exception>
-    public static string LoadWeights(LanguageModel model, string folder, IProgress<ByteProgress>? progress = null, CancellationToken cancellationToken = default)
+    public static string LoadWeights(
+        LanguageModel model, string folder, IProgress<ByteProgress>? progress = null, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(model);
         if (!Directory.Exists(folder))
@@ -89,13 +90,15 @@ public static class Lab
         RequireVocabulary(config, tokenizer, "The configuration");
         var device = options.Device ?? CPU;
         TrainingMemory.Require(config, recipe, device);
-        var text = RunText.Of(source.Name, tokenizer, read) with { InitialWeights = options.InitialWeights is { } from ? Path.GetFullPath(from) : null };
+        var from = options.InitialWeights is { } initial ? Path.GetFullPath(initial) : null;
+        var text = RunText.Of(source.Name, tokenizer, read) with { InitialWeights = from };
         var folder = options.Folder ?? Name(config, recipe, text, tokenizer);
-        var batches = source.Batches(tokenizer, recipe.ContextLength, recipe.BatchSize, recipe.Seed, recipe.ValidationTokens, null, cancellationToken);
+        var batches = source.Batches(
+            tokenizer, recipe.ContextLength, recipe.BatchSize, recipe.Seed, recipe.ValidationTokens, null, cancellationToken);
         var model = config.CreateModel(recipe.Seed);
         try
         {
-            if (options.InitialWeights is { } weights && (options.StartOver || RunFolder.LatestCheckpoint(folder) is null))
+            if (from is { } weights && (options.StartOver || RunFolder.LatestCheckpoint(folder) is null))
             {
                 LoadWeights(model, weights, null, cancellationToken);
             }
@@ -131,8 +134,10 @@ public static class Lab
     /// <summary>A folder for a run, the same for the same settings: what was begun there goes on.</summary>
     private static string Name(LanguageModelConfig config, TrainingConfig recipe, RunText text, ITokenizer tokenizer)
     {
-        var all = ModelConfigJson.Text(config) + JsonSerializer.Serialize(recipe, RunJson.Line) + JsonSerializer.Serialize(text, RunJson.Line) + tokenizer.Fingerprint;
+        var (settings, read) = (JsonSerializer.Serialize(recipe, RunJson.Line), JsonSerializer.Serialize(text, RunJson.Line));
+        var all = ModelConfigJson.Text(config) + settings + read + tokenizer.Fingerprint;
         var hash = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(all)))[..8];
-        return Path.Combine("runs", string.Create(CultureInfo.InvariantCulture, $"{config.ModelType}-{config.CountParameters() / 1e6:0.##}m-{recipe.Steps}-{hash}"));
+        var millions = config.CountParameters() / 1e6;
+        return Path.Combine("runs", string.Create(CultureInfo.InvariantCulture, $"{config.ModelType}-{millions:0.##}m-{recipe.Steps}-{hash}"));
     }
 }

@@ -40,7 +40,7 @@ internal static partial class PropertyDocs
                     Append(words, inner);
                     break;
                 case XElement reference:
-                    var named = ((string?)reference.Attribute("cref") ?? (string?)reference.Attribute("name") ?? (string?)reference.Attribute("langword") ?? "").Split('(')[0];
+                    var named = reference.Attributes().First().Value.Split('(')[0];
                     words.Append(named[(named.LastIndexOf('.') + 1)..]);
                     break;
             }

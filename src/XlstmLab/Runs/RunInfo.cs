@@ -99,7 +99,8 @@ public sealed record RunInfo
                 var name = Path.GetRelativePath(folder, path);
                 runs.Add(Read(path) with { Name = (name == "." ? Path.GetFileName(Path.GetFullPath(path)) : name).Replace('\\', '/') });
             }
-            catch (Exception e) when (damaged is not null && e is IOException or InvalidDataException or ArgumentException or UnauthorizedAccessException)
+            catch (Exception e) when (damaged is not null
+                && e is IOException or InvalidDataException or ArgumentException or UnauthorizedAccessException)
             {
                 damaged.Add($"{path}: {e.Message}");
             }
@@ -198,8 +199,8 @@ public sealed record RunInfo
             return [folder];
         }
 
-        var inside = Directory.EnumerateDirectories(folder, "*", new EnumerationOptions { IgnoreInaccessible = true, AttributesToSkip = FileAttributes.Hidden | FileAttributes.ReparsePoint });
-        return inside.Where(f => !f.Contains(".tmp-", StringComparison.Ordinal)).Order(StringComparer.Ordinal).SelectMany(Folders);
+        var options = new EnumerationOptions { IgnoreInaccessible = true, AttributesToSkip = FileAttributes.Hidden | FileAttributes.ReparsePoint };
+        return Directory.EnumerateDirectories(folder, "*", options).Where(f => !f.Contains(".tmp-", StringComparison.Ordinal)).Order(StringComparer.Ordinal).SelectMany(Folders);
     }
 
     private static RunState StateOf(string folder, RunMetadata? metadata, TrainingMetrics? last)
@@ -214,7 +215,7 @@ public sealed record RunInfo
                 return RunState.Stopped;
             case TrainingStatus.Failed:
                 var isBroken = last is not null
-                    && (last.Skipped is not null || !double.IsFinite(last.Loss) || !double.IsFinite(last.GradientNorm) || !double.IsFinite(last.ValidationLoss ?? 0));
+                    && (last.Skipped is not null || !double.IsFinite(last.Loss + last.GradientNorm + (last.ValidationLoss ?? 0)));
                 return isBroken ? RunState.Diverged : RunState.Failed;
             default:
                 throw UnknownValue.Of(metadata.Status);

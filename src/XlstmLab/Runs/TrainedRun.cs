@@ -32,7 +32,8 @@ public sealed class TrainedRun : IDisposable
     private readonly string? _runFolder;
     private IReadOnlyList<TrainingMetrics>? _metrics;
 
-    private TrainedRun(string folder, string checkpoint, string? runFolder, LanguageModel model, ITokenizer? tokenizer, RunText? text, Corpus? corpus)
+    private TrainedRun(
+        string folder, string checkpoint, string? runFolder, LanguageModel model, ITokenizer? tokenizer, RunText? text, Corpus? corpus)
     {
         Folder = folder;
         Checkpoint = checkpoint;
@@ -82,7 +83,13 @@ public sealed class TrainedRun : IDisposable
 
     /// <summary>What the training came to; null for a model that is no run's.</summary>
     public TrainingResult? Result => Metadata is null ? null : new(
-        Metadata.Status, Metadata.Step, Metadata.Tokens, Metadata.Seconds, Metrics.Count > 0 ? Metrics[^1] : null, Metrics.LastOrDefault(m => m.IsValidated), Checkpoint);
+        Metadata.Status,
+        Metadata.Step,
+        Metadata.Tokens,
+        Metadata.Seconds,
+        Metrics.Count > 0 ? Metrics[^1] : null,
+        Metrics.LastOrDefault(m => m.IsValidated),
+        Checkpoint);
 
     /// <summary>What is doubtful about it, a sentence each.</summary>
     public IReadOnlyList<string> Warnings { get; private init; } = [];
@@ -109,7 +116,8 @@ public sealed class TrainedRun : IDisposable
     /// <exception cref="InvalidDataException">Another file is damaged.</exception>
     /// <exception cref="ArgumentException">The tokenizer given is not the model's.</exception>
     public static TrainedRun Open(
-        string folder, Device? device = null, OpenOptions? options = null, IProgress<ByteProgress>? progress = null, CancellationToken cancellationToken = default)
+        string folder, Device? device = null, OpenOptions? options = null, IProgress<ByteProgress>? progress = null,
+        CancellationToken cancellationToken = default)
     {
         ArgumentException.ThrowIfNullOrWhiteSpace(folder);
         options ??= new();
@@ -150,7 +158,8 @@ public sealed class TrainedRun : IDisposable
             {
                 // Models are padded to round numbers of ids, not by a tenth.
                 Warnings = tokenizer is not null && tokenizer.VocabularySize < 0.9 * vocabulary
-                    ? [$"The tokenizer has {tokenizer.VocabularySize} ids and the model {vocabulary}: the tokenizer may be another model's, and results mean nothing then."]
+                    ? [$"The tokenizer has {tokenizer.VocabularySize} ids and the model {vocabulary}: "
+                        + "the tokenizer may be another model's, and results mean nothing then."]
                     : [],
             };
         }
@@ -194,7 +203,8 @@ public sealed class TrainedRun : IDisposable
 
         if (Directory.Exists(Path.Combine(folder, "checkpoints")) || RunFolder.IsOne(folder))
         {
-            throw new FileNotFoundException($"The run in '{folder}' has no checkpoint yet: wait for its first one, or stop it by Ctrl-C, which writes one.");
+            throw new FileNotFoundException(
+                $"The run in '{folder}' has no checkpoint yet: wait for its first one, or stop it by Ctrl-C, which writes one.");
         }
 
         // A checkpoint that was named itself lies two folders below its run.
@@ -218,7 +228,9 @@ public sealed class TrainedRun : IDisposable
         data is null && _corpus is not null && options is null
             ? new TextSource(_corpus)
             : TextSource.Open(
-                data ?? (Text is { Data: { Length: > 0 } own } ? own : throw new InvalidOperationException(NoText)), options ?? Text?.CorpusOptions, cancellationToken);
+                data ?? (Text is { Data: { Length: > 0 } own } ? own : throw new InvalidOperationException(NoText)),
+                options ?? Text?.CorpusOptions,
+                cancellationToken);
 
     /// <summary>Measures how well the model predicts a part of the text it was trained on, or of another.</summary>
     /// <param name="part">The part.</param>
@@ -240,7 +252,8 @@ public sealed class TrainedRun : IDisposable
     /// <param name="progress">Told after each batch.</param>
     /// <param name="cancellationToken">Stops between batches.</param>
     public EvaluationResult Evaluate(
-        IReadOnlyList<int[]> documents, EvaluationOptions? options = null, IProgress<EvaluationProgress>? progress = null, CancellationToken cancellationToken = default) =>
+        IReadOnlyList<int[]> documents, EvaluationOptions? options = null, IProgress<EvaluationProgress>? progress = null,
+        CancellationToken cancellationToken = default) =>
         PerplexityEvaluator.Evaluate(Model, documents, Tokenizer, options ?? LabDefaults.Evaluation(), progress, cancellationToken);
 
     /// <summary>The loss by position within and beyond the training length, of the documents that are so long.</summary>
@@ -251,12 +264,14 @@ public sealed class TrainedRun : IDisposable
     /// <param name="cancellationToken">Stops between batches.</param>
     /// <exception cref="InvalidOperationException">It is not known how long the training contexts were.</exception>
     public ExtrapolationResult Extrapolate(
-        int longest, Split part = Split.Test, string? data = null, IProgress<EvaluationProgress>? progress = null, CancellationToken cancellationToken = default)
+        int longest, Split part = Split.Test, string? data = null, IProgress<EvaluationProgress>? progress = null,
+        CancellationToken cancellationToken = default)
     {
         var options = new ExtrapolationOptions
         {
             TrainedLength = Training?.ContextLength
-                ?? throw new InvalidOperationException($"{Folder} is no run's and does not say how long its training contexts were: use {nameof(LengthExtrapolation)}."),
+                ?? throw new InvalidOperationException(
+                    $"{Folder} is no run's and does not say how long its training contexts were: use {nameof(LengthExtrapolation)}."),
             Longest = longest,
             ChunkLength = LabDefaults.EvaluationContext,
             BatchSize = LabDefaults.EvaluationBatch,
@@ -272,12 +287,13 @@ public sealed class TrainedRun : IDisposable
     /// <param name="cancellationToken">Stops between batches.</param>
     /// <exception cref="ArgumentException">There is no such task.</exception>
     public async Task<TaskScore> ScoreAsync(
-        string task, string path, TaskOptions? options = null, IProgress<ScoringProgress>? progress = null, CancellationToken cancellationToken = default)
+        string task, string path, TaskOptions? options = null, IProgress<ScoringProgress>? progress = null,
+        CancellationToken cancellationToken = default)
     {
+        var names = LikelihoodTask.All.Select(t => t.Name);
         var known = LikelihoodTask.All.FirstOrDefault(t => t.Name == task)
             ?? throw new ArgumentException(
-                $"There is no task '{task}'.{NearestName.Hint(task, LikelihoodTask.All.Select(t => t.Name))} Tasks: {string.Join(", ", LikelihoodTask.All.Select(t => t.Name))}.",
-                nameof(task));
+                $"There is no task '{task}'.{NearestName.Hint(task, names)} Tasks: {string.Join(", ", names)}.", nameof(task));
         var questions = await known.ReadAsync(path, cancellationToken).ConfigureAwait(true);
         return TaskEvaluator.Evaluate(Model, Tokenizer, known, questions, options ?? new(), questions, progress, cancellationToken);
     }
@@ -288,7 +304,8 @@ public sealed class TrainedRun : IDisposable
     /// <param name="progress">Told after each batch.</param>
     /// <param name="cancellationToken">Stops between batches.</param>
     public RulerResult Ruler(
-        RulerEvaluationOptions? options = null, RulerOptions? made = null, IProgress<RulerProgress>? progress = null, CancellationToken cancellationToken = default) =>
+        RulerEvaluationOptions? options = null, RulerOptions? made = null, IProgress<RulerProgress>? progress = null,
+        CancellationToken cancellationToken = default) =>
         RulerEvaluator.Evaluate(Model, new(Tokenizer, made ?? new()), options ?? new(), progress, cancellationToken);
 
     /// <summary>Generates the text that follows the beginning of a document.</summary>
@@ -340,7 +357,8 @@ public sealed class TrainedRun : IDisposable
     private static string NoTokenizer(string folder, RunText? text, int vocabulary) =>
         text?.OwnTokenizer is { } own
             ? $"'{folder}' was trained with a tokenizer of its own (fingerprint {own}), which no file holds: open it with that tokenizer."
-            : $"'{folder}' holds no {RunText.TokenizerName}, and {vocabulary} token ids are not bytes: name the tokenizer by --tokenizer ({nameof(OpenOptions)}.{nameof(OpenOptions.Tokenizer)}).";
+            : $"'{folder}' holds no {RunText.TokenizerName}, and {vocabulary} token ids are not bytes: "
+                + $"name the tokenizer by --tokenizer ({nameof(OpenOptions)}.{nameof(OpenOptions.Tokenizer)}).";
 
     /// <summary>Refuses a tokenizer whose ids are not the model's, as far as that can be known.</summary>
     private static void RequireTokenizer(string? run, RunText? text, ITokenizer tokenizer)

@@ -104,8 +104,8 @@ public sealed class TextSource : IDisposable
     /// <param name="cancellationToken">Stops the tokenizing.</param>
     /// <exception cref="InvalidDataException">The tokens were made by another tokenizer, or the data are damaged.</exception>
     public TextBatches Batches(
-        ITokenizer tokenizer, int contextLength, int rows, long seed, long? validationTokens = null, IProgress<TokenizingProgress>? progress = null,
-        CancellationToken cancellationToken = default)
+        ITokenizer tokenizer, int contextLength, int rows, long seed, long? validationTokens = null,
+        IProgress<TokenizingProgress>? progress = null, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
         RequireTokenizer(tokenizer);
@@ -158,7 +158,8 @@ public sealed class TextSource : IDisposable
         {
             var counts = Enum.GetValues<Split>().Select(s => string.Create(CultureInfo.InvariantCulture, $"{Word(s)} {Count(s):N0}"));
             throw new InvalidDataException(
-                $"The {Word(part)} part of {Name} is empty; documents: {string.Join(", ", counts)}. Choose another part by --split, or a text with more documents.");
+                $"The {Word(part)} part of {Name} is empty; documents: {string.Join(", ", counts)}. "
+                + "Choose another part by --split, or a text with more documents.");
         }
     }
 
@@ -205,7 +206,9 @@ public sealed class TextSource : IDisposable
         foreach (var part in data.Split(','))
         {
             var equals = part.LastIndexOf('=');
-            if (equals < 1 || !double.TryParse(part[(equals + 1)..], NumberStyles.Float, CultureInfo.InvariantCulture, out var weight) || !(weight > 0 && double.IsFinite(weight)))
+            if (equals < 1
+                || !double.TryParse(part[(equals + 1)..], NumberStyles.Float, CultureInfo.InvariantCulture, out var weight)
+                || !(weight > 0 && double.IsFinite(weight)))
             {
                 throw new ArgumentException($"'{part}' is no part of a mixture; expected a token folder and a weight, as in tokens/a=0.7,tokens/b=0.3.");
             }
