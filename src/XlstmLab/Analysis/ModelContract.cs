@@ -150,7 +150,7 @@ public static class ModelContract
         var tokens = Tokens(config.VocabularySize, 2, Length, seed);
         var (expected, actual) = (wide.Forward(tokens).Logits, narrow.Forward(tokens).Logits);
         var error = ((actual - expected).square().mean() / expected.square().mean()).sqrt().item<double>();
-        return error <= 0.05 ? null : string.Create(CultureInfo.InvariantCulture, $"logits are {error:P1} off");
+        return error <= 0.1 ? null : string.Create(CultureInfo.InvariantCulture, $"logits are {error:P1} off");
     }
 
     private static Tensor Tokens(int vocabulary, long batch, long length, long seed)

@@ -32,7 +32,8 @@ internal static class MixerJson
         given.Remove(Name);
         return node switch
         {
-            JsonArray { Count: > 0 } list => MixerPattern.Create([.. list.Select((entry, at) => One(entry, FormattableString.Invariant($"{Name}[{at}]")))]),
+            JsonArray { Count: > 0 } list => MixerPattern.Create(
+                [.. list.Select((entry, at) => One(entry, FormattableString.Invariant($"{Name}[{at}]")))]),
             JsonValue value when value.TryGetValue<string>(out var text) => MixerPattern.Parse(text),
             _ => One(node, Name),
         };

@@ -222,7 +222,8 @@ internal sealed class GlaMixer : Mixer
         }
 
         var keeps = _config.ConvTaps > 1;
-        var (y, last) = convolution.Forward(x, keeps ? pass.Before(name) : null, rows.DocumentStarts, rows.Real, activate: true, keeps && pass.ReturnState);
+        var (y, last) = convolution.Forward(
+            x, keeps ? pass.Before(name) : null, rows.DocumentStarts, rows.Real, activate: true, keeps && pass.ReturnState);
         if (last is not null)
         {
             pass.Keep(name, last.Widened());

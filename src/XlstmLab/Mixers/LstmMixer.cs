@@ -179,7 +179,8 @@ internal sealed record LstmPiece(long Start, long Length, Tensor? Starts, Tensor
     public static Tensor Read(Tensor x, MixerPass pass, string[] names, Func<Tensor, Tensor[], (Tensor Y, Tensor[] Next)> layer)
     {
         var wide = x.Widened();
-        var state = Array.ConvertAll(names, name => pass.Before(name)?.to(wide.dtype) ?? zeros(x.shape[0], x.shape[2], dtype: wide.dtype, device: x.device));
+        var state = Array.ConvertAll(
+            names, name => pass.Before(name)?.to(wide.dtype) ?? zeros(x.shape[0], x.shape[2], dtype: wide.dtype, device: x.device));
         var outputs = new List<Tensor>();
         foreach (var piece in pass.Work.Pieces(x.shape[1]))
         {

@@ -195,7 +195,8 @@ internal sealed class Mamba2Mixer : Mixer
         var rows = pass.Work.Rows(convolved);
         var (starts, real) = (rows.DocumentStarts, rows.Real);
         var parts = _in.Forward(rows.X).split([_inner, _convDim, _heads], -1);
-        var (mixed, conv) = _convolution.Forward(parts[1], pass.Before("conv"), starts, real, activate: true, pass.ReturnState); // (B, S, E d + 2 G N)
+        var (mixed, conv) = _convolution.Forward(
+            parts[1], pass.Before("conv"), starts, real, activate: true, pass.ReturnState); // (B, S, E d + 2 G N)
         long shared = _config.GroupCount * _config.StateSize;
         var inputs = mixed.split([_inner, shared, shared], -1);
         var u = inputs[0].unflatten(2, [_heads, -1]); // (B, S, H, P)
@@ -213,7 +214,8 @@ internal sealed class Mamba2Mixer : Mixer
         }
 
         dt = real is null ? dt : dt * real.unsqueeze(2);
-        var (y, ssm) = StateSpaceDual.Forward(u, dt, -exp(_logRates), b, c, _config.ChunkSize, pass.Before("ssm"), starts, pass.ReturnState); // (B, S, H, P)
+        var (y, ssm) = StateSpaceDual.Forward(
+            u, dt, -exp(_logRates), b, c, _config.ChunkSize, pass.Before("ssm"), starts, pass.ReturnState); // (B, S, H, P)
         y = addcmul(y, u, _skip.to(u.dtype).unsqueeze(1), 1).flatten(2); // (B, S, E d)
         if (pass.Observe is { } observe)
         {

@@ -158,7 +158,8 @@ internal sealed class MambaMixer : Mixer
         var rows = pass.Work.Rows(convolved);
         var (starts, real) = (rows.DocumentStarts, rows.Real);
         var parts = new Halves(_in.Forward(rows.X));
-        var (u, conv) = _convolution.Forward(parts.First, pass.Before("conv"), starts, real, activate: true, pass.ReturnState, parts.FirstRoom); // (B, S, E d)
+        var (u, conv) = _convolution.Forward(
+            parts.First, pass.Before("conv"), starts, real, activate: true, pass.ReturnState, parts.FirstRoom); // (B, S, E d)
         var selected = _select.Forward(u).split([_rank, _config.StateSize, _config.StateSize], -1);
         if (pass.Observe is { } observe)
         {

@@ -128,7 +128,8 @@ public sealed class MixerPass
     internal static KeyNotFoundException Missing(string name, IEnumerable<string> names)
     {
         var all = names.ToList();
-        return new($"The state has no tensor '{name}'; it holds {string.Join(", ", all.Take(6))}{(all.Count > 6 ? ", ..." : "")}. It was made by another model.");
+        var some = string.Join(", ", all.Take(6)) + (all.Count > 6 ? ", ..." : "");
+        return new($"The state has no tensor '{name}'; it holds {some}. It was made by another model.");
     }
 
     private string Name(string name) => _block is { } block ? $"blocks.{block}.{name}" : name;

@@ -98,7 +98,9 @@ public sealed partial class MixerPattern : IReadOnlyList<MixerConfig>, IEquatabl
 
     /// <summary>The blocks with the model's own sLSTM; as they were given, if they were.</summary>
     internal BlockList SLstmAt(int blockCount) =>
-        _slstmAt.Count > 0 || !_period.Contains(OwnMixer.SLstm) ? _slstmAt : [.. Enumerable.Range(0, blockCount).Where(block => At(block) == OwnMixer.SLstm)];
+        _slstmAt.Count > 0 || !_period.Contains(OwnMixer.SLstm)
+            ? _slstmAt
+            : [.. Enumerable.Range(0, blockCount).Where(block => At(block) == OwnMixer.SLstm)];
 
     /// <inheritdoc/>
     public bool Equals(MixerPattern? other) => other is not null && _period.AsSpan().SequenceEqual(other._period) && _slstmAt.Equals(other._slstmAt);

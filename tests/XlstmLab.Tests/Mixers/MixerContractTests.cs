@@ -2,6 +2,7 @@ using XlstmLab.Analysis;
 using XlstmLab.Mixers;
 using XlstmLab.Models;
 using Xunit;
+using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Mixers;
 
@@ -17,6 +18,8 @@ public sealed class MixerContractTests
         FeedForwardRoundUpTo = 8,
         ChunkSize = 4,
     };
+
+    private static readonly XlstmConfig PreUp = XlstmPresets.FirstPaper(16, 2) with { VocabularySize = 11, HeadCount = 2, ChunkSize = 4 };
 
     private static readonly Dictionary<string, MixerPattern> Patterns = new()
     {
@@ -37,6 +40,9 @@ public sealed class MixerContractTests
         ["window, slstm"] = [new SlidingWindowMixerConfig { Window = 4, SinkTokens = 1 }, "slstm"],
     };
 
+    private static readonly string[] Styles =
+        ["post-up", "post-up with convolution", "post-up without feed-forward", "pre-up", "pre-up without convolution"];
+
     static MixerContractTests() => MixerConfig.Know<MovingAverageMixerConfig>();
 
     public static TheoryData<string, string> All
@@ -46,7 +52,7 @@ public sealed class MixerContractTests
             var data = new TheoryData<string, string>();
             foreach (var pattern in Patterns.Keys)
             {
-                foreach (var style in new[] { "post-up", "post-up with convolution", "post-up without feed-forward", "pre-up", "pre-up without convolution" })
+                foreach (var style in Styles)
                 {
                     data.Add(pattern, style);
                 }
@@ -65,8 +71,8 @@ public sealed class MixerContractTests
             "post-up" => PostUp,
             "post-up with convolution" => PostUp with { ConvKernelSize = 3, PostNorm = NormKind.Rms, PreNorm = NormKind.Layer, Dropout = 0.1 },
             "post-up without feed-forward" => PostUp with { FeedForward = FeedForwardKind.None, UseBias = true },
-            "pre-up" => XlstmPresets.FirstPaper(16, 2) with { VocabularySize = 11, HeadCount = 2, ChunkSize = 4 },
-            _ => XlstmPresets.FirstPaper(16, 2) with { VocabularySize = 11, HeadCount = 2, ConvKernelSize = 0, LearnableSkip = false, OutputGate = false },
+            "pre-up" => PreUp,
+            _ => PreUp with { ConvKernelSize = 0, LearnableSkip = false, OutputGate = false },
         };
         var report = ModelContract.Check(block with { Mixers = Patterns[pattern] });
         Assert.True(report.Holds, $"{report}");
@@ -89,9 +95,9 @@ public sealed class MixerContractTests
 
     private sealed class Average : Mixer
     {
-        public override TorchSharp.torch.Tensor Forward(TorchSharp.torch.Tensor x, TorchSharp.torch.Tensor convolved, MixerPass pass) => convolved.mean([1], keepdim: true).expand_as(x);
+        public override Tensor Forward(Tensor x, Tensor convolved, MixerPass pass) => convolved.mean([1], keepdim: true).expand_as(x);
 
-        public override void Initialize(double inputStd, double outputStd, TorchSharp.torch.Generator generator)
+        public override void Initialize(double inputStd, double outputStd, Generator generator)
         {
         }
     }

@@ -34,7 +34,15 @@ public sealed class OwnMixerTests
         using var folder = new TempFolder();
         MixerConfig.Know<MovingAverageMixerConfig>();
         using var model = Config.CreateModel(seed: 1);
-        var training = new TrainingConfig { Steps = 30, BatchSize = 4, ContextLength = 8, PeakLearningRate = 0.02, Schedule = new() { WarmupSteps = 3 }, TensorBoard = false };
+        var training = new TrainingConfig
+        {
+            Steps = 30,
+            BatchSize = 4,
+            ContextLength = 8,
+            PeakLearningRate = 0.02,
+            Schedule = new() { WarmupSteps = 3 },
+            TensorBoard = false,
+        };
         new Trainer(model, training, TinyText.Packed(1), [], folder.Path).Run(TestContext.Current.CancellationToken);
         var metrics = RunFolder.ReadMetrics(folder.Path);
         Assert.InRange(metrics[^1].Loss, 0, metrics[0].Loss - 1);
@@ -46,7 +54,8 @@ public sealed class OwnMixerTests
         var tokens = new ByteTokenizer();
         var options = new GenerationOptions { Temperature = 0, MaxNewTokens = 5 };
         Assert.Equal(new TextGenerator(model, tokens).Generate("ab", options).Tokens, new TextGenerator(read, tokens).Generate("ab", options).Tokens);
-        var evaluated = PerplexityEvaluator.Evaluate(read, [[tokens.EndOfDocument, 1, 3, 7, 0, 1, 3, 7]], tokens, cancellationToken: TestContext.Current.CancellationToken);
+        var evaluated = PerplexityEvaluator.Evaluate(
+            read, [[tokens.EndOfDocument, 1, 3, 7, 0, 1, 3, 7]], tokens, cancellationToken: TestContext.Current.CancellationToken);
         Assert.InRange(evaluated.Loss, 0.1, 5.6);
 
         var seen = new HashSet<string>();
