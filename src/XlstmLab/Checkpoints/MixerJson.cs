@@ -1,5 +1,6 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using System.Text.Json.Serialization;
 using XlstmLab.Mixers;
 using XlstmLab.Models;
 
@@ -30,14 +31,20 @@ internal static class MixerJson
         }
 
         given.Remove(Name);
-        return node switch
+        return Of(node);
+    }
+
+    /// <summary>The pattern of a node.</summary>
+    /// <exception cref="ConfigException">It is no pattern, or has a mixer that is not known.</exception>
+    /// <exception cref="JsonException">A mixer has a field that its record does not have, or a wrong value.</exception>
+    public static MixerPattern Of(JsonNode? node) =>
+        node switch
         {
             JsonArray { Count: > 0 } list => MixerPattern.Create(
                 [.. list.Select((entry, at) => One(entry, FormattableString.Invariant($"{Name}[{at}]")))]),
             JsonValue value when value.TryGetValue<string>(out var text) => MixerPattern.Parse(text),
             _ => One(node, Name),
         };
-    }
 
     /// <summary>A pattern's JSON; names alone where mixers are as their records are made.</summary>
     public static JsonNode Write(MixerPattern pattern) => pattern.Count == 1 ? One(pattern[0]) : new JsonArray([.. pattern.Select(One)]);
@@ -84,4 +91,14 @@ internal static class MixerJson
         fields.Insert(0, "kind", mixer.Kind);
         return fields;
     }
+}
+
+/// <summary>A pattern where it is a value of its own, as <c>--set mixers=...</c> has it.</summary>
+internal sealed class MixerPatternConverter : JsonConverter<MixerPattern>
+{
+    public override bool HandleNull => true;
+
+    public override MixerPattern Read(ref Utf8JsonReader reader, Type typeToConvert, JsonSerializerOptions options) => MixerJson.Of(JsonNode.Parse(ref reader));
+
+    public override void Write(Utf8JsonWriter writer, MixerPattern value, JsonSerializerOptions options) => MixerJson.Write(value).WriteTo(writer, options);
 }

@@ -34,6 +34,7 @@ public static partial class ModelConfigJson
         Converters =
         {
             new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower, allowIntegerValues: false), new BlockListConverter(), new FloatConverter(),
+            new MixerPatternConverter(),
         },
     };
 

@@ -54,6 +54,11 @@ public sealed record MuonSettings
 
     internal IEnumerable<string> Faults()
     {
+        if (!Enum.IsDefined(Scale))
+        {
+            yield return FormattableString.Invariant($"Muon.{nameof(Scale)} is {Scale}; expected one of {string.Join(", ", Enum.GetNames<MuonScale>())}");
+        }
+
         if (PeakLearningRate is { } rate && !(rate > 0 && double.IsFinite(rate)))
         {
             yield return FormattableString.Invariant(

@@ -186,6 +186,11 @@ public sealed record TrainingConfig
 
     private IEnumerable<string> Faults()
     {
+        if (!Enum.IsDefined(Optimizer))
+        {
+            yield return FormattableString.Invariant($"{nameof(Optimizer)} is {Optimizer}; expected one of {string.Join(", ", Enum.GetNames<OptimizerKind>())}");
+        }
+
         foreach (var (name, value, least) in new[]
         {
             (nameof(Steps), Steps, 1),
