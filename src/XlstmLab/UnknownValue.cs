@@ -15,4 +15,10 @@ public static class UnknownValue
     public static T Known<T>(this T value)
         where T : struct, Enum =>
         Enum.IsDefined(value) ? value : throw Of(value);
+
+    /// <summary>What a configuration says of a value that its enum does not have.</summary>
+    /// <param name="name">The property's name.</param>
+    /// <param name="value">The value.</param>
+    internal static string Fault<T>(string name, T value)
+        where T : struct, Enum => $"{name} is {value}; expected one of {string.Join(", ", Enum.GetNames<T>())}";
 }

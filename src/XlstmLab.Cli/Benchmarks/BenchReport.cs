@@ -5,6 +5,7 @@ using System.Text.Json;
 using XlstmLab.Checkpoints;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Exports;
 using XlstmLab.Native;
 
 namespace XlstmLab.Cli.Benchmarks;
@@ -25,11 +26,8 @@ internal sealed record BenchColumn<T>(string Name, Func<T, object?> Value, int D
     };
 
     /// <summary>The value as a field of a CSV file.</summary>
-    public string Field(T row)
-    {
-        var text = Value(row) is IFormattable number ? number.ToString(null, CultureInfo.InvariantCulture) : Value(row)?.ToString() ?? "";
-        return text.AsSpan().IndexOfAny(",\"\n") < 0 ? text : $"\"{text.Replace("\"", "\"\"", StringComparison.Ordinal)}\"";
-    }
+    public string Field(T row) => TableFiles.Quoted(
+        Value(row) is IFormattable number ? number.ToString(null, CultureInfo.InvariantCulture) : Value(row)?.ToString() ?? "");
 }
 
 /// <summary>What a benchmark measured, where, and how it is written.</summary>

@@ -37,11 +37,11 @@ public static class TableFiles
                 NumpyFile.Write(path, table.Columns.Select(Array));
                 break;
             case ExportFormat.Safetensors:
+                var columns = table.Columns.Select(Array).ToLookup(a => a.Values is string[]);
                 ArrayFiles.WriteSafetensors(
                     path,
-                    table.Columns.Select(Array).Where(a => a.Values is not string[]),
-                    table.Columns.Where(c => Array(c).Values is string[])
-                        .Select(c => KeyValuePair.Create(c.Name, JsonSerializer.Serialize(c.Values.Select(Field)))));
+                    columns[false],
+                    columns[true].Select(text => KeyValuePair.Create(text.Name, JsonSerializer.Serialize((string[])text.Values))));
                 break;
             default:
                 throw UnknownValue.Of(ExportFormats.Of(path));
@@ -76,7 +76,8 @@ public static class TableFiles
         _ => value.ToString() ?? "",
     };
 
-    private static string Quoted(string field) =>
+    /// <summary>A field of a CSV file, in quotes where it has to be.</summary>
+    internal static string Quoted(string field) =>
         field.AsSpan().IndexOfAny(",\"\r\n") < 0 ? field : $"\"{field.Replace("\"", "\"\"", StringComparison.Ordinal)}\"";
 
     /// <summary>A column as an array; numbers that are missing make it one of doubles.</summary>

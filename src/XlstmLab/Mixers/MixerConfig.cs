@@ -197,7 +197,7 @@ internal static class MixerKinds
 
     private static ConfigException Unknown(string kind)
     {
-        string[] names = [.. OfLibrary.Keys, .. OfUsers.Keys];
+        var names = Names;
         return new(
             $"There is no mixer '{kind}'.{NearestName.Hint(kind, names)} Known are {string.Join(", ", names)}. One of your own is known after "
             + "MixerConfig.Know<ItsConfig>(), and to a command with --plugin its.dll.");

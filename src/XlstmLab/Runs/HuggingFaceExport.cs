@@ -88,37 +88,9 @@ public static class HuggingFaceExport
     }
 
     /// <summary>A byte-level BPE without merges whose ids are the bytes.</summary>
-    private static string ByteTokenizerJson() => new JsonObject
-    {
-        ["version"] = "1.0",
-        ["truncation"] = null,
-        ["padding"] = null,
-        ["added_tokens"] = new JsonArray(new JsonObject
-        {
-            ["id"] = new ByteTokenizer().EndOfDocument,
-            ["content"] = BpeTokenizer.DefaultEndOfDocument,
-            ["single_word"] = false,
-            ["lstrip"] = false,
-            ["rstrip"] = false,
-            ["normalized"] = false,
-            ["special"] = true,
-        }),
-        ["normalizer"] = null,
-        ["pre_tokenizer"] = new JsonObject { ["type"] = "ByteLevel", ["add_prefix_space"] = false, ["trim_offsets"] = true, ["use_regex"] = false },
-        ["post_processor"] = null,
-        ["decoder"] = new JsonObject { ["type"] = "ByteLevel", ["add_prefix_space"] = true, ["trim_offsets"] = true, ["use_regex"] = true },
-        ["model"] = new JsonObject
-        {
-            ["type"] = "BPE",
-            ["dropout"] = null,
-            ["unk_token"] = null,
-            ["continuing_subword_prefix"] = null,
-            ["end_of_word_suffix"] = null,
-            ["fuse_unk"] = false,
-            ["byte_fallback"] = false,
-            ["ignore_merges"] = false,
-            ["vocab"] = new JsonObject(BpeTokenizer.CharOfByte.Select((c, b) => KeyValuePair.Create(c.ToString(), (JsonNode?)JsonValue.Create(b)))),
-            ["merges"] = new JsonArray(),
-        },
-    }.ToJsonString(Json) + "\n";
+    private static string ByteTokenizerJson() => TrainedBpe.FileJson(
+        [(new ByteTokenizer().EndOfDocument, BpeTokenizer.DefaultEndOfDocument)],
+        new JsonObject { ["type"] = "ByteLevel", ["add_prefix_space"] = false, ["trim_offsets"] = true, ["use_regex"] = false },
+        BpeTokenizer.CharOfByte.Select((c, b) => (c.ToString(), b)),
+        []);
 }

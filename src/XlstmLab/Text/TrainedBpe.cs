@@ -46,17 +46,29 @@ public sealed class TrainedBpe
     public void Save(string path) => AtomicFile.WriteText(path, ToJson());
 
     /// <summary>The text of a Hugging Face <c>tokenizer.json</c>.</summary>
-    public string ToJson()
+    public string ToJson() => FileJson(
+        _options.SpecialTokens.Select((token, id) => (id, token)),
+        JsonNode.Parse(StepJsonOf(_options.Pattern))!,
+        Tokens.Select((token, id) => (token, id)),
+        Merges.Select(m => $"{Tokens[m.Left]} {Tokens[m.Right]}"));
+
+    /// <summary>The text of the <c>tokenizer.json</c> of any byte-level BPE.</summary>
+    /// <param name="specialTokens">The ids and texts of special tokens.</param>
+    /// <param name="preTokenizer">How text is cut into pieces.</param>
+    /// <param name="vocabulary">Tokens, a character a byte, and their ids.</param>
+    /// <param name="merges">The pairs that become one, the first merged first.</param>
+    internal static string FileJson(
+        IEnumerable<(int Id, string Text)> specialTokens, JsonNode preTokenizer, IEnumerable<(string Token, int Id)> vocabulary, IEnumerable<string> merges)
     {
         var file = new JsonObject
         {
             ["version"] = "1.0",
             ["truncation"] = null,
             ["padding"] = null,
-            ["added_tokens"] = new JsonArray([.. _options.SpecialTokens.Select((token, id) => new JsonObject
+            ["added_tokens"] = new JsonArray([.. specialTokens.Select(special => new JsonObject
             {
-                ["id"] = id,
-                ["content"] = token,
+                ["id"] = special.Id,
+                ["content"] = special.Text,
                 ["single_word"] = false,
                 ["lstrip"] = false,
                 ["rstrip"] = false,
@@ -64,7 +76,7 @@ public sealed class TrainedBpe
                 ["special"] = true,
             })]),
             ["normalizer"] = null,
-            ["pre_tokenizer"] = JsonNode.Parse(StepJsonOf(_options.Pattern)),
+            ["pre_tokenizer"] = preTokenizer,
             ["post_processor"] = null,
             ["decoder"] = new JsonObject { ["type"] = "ByteLevel", ["add_prefix_space"] = true, ["trim_offsets"] = true, ["use_regex"] = true },
             ["model"] = new JsonObject
@@ -77,8 +89,8 @@ public sealed class TrainedBpe
                 ["fuse_unk"] = false,
                 ["byte_fallback"] = false,
                 ["ignore_merges"] = false,
-                ["vocab"] = new JsonObject(Tokens.Select((token, id) => KeyValuePair.Create(token, (JsonNode?)JsonValue.Create(id)))),
-                ["merges"] = new JsonArray([.. Merges.Select(m => (JsonNode?)JsonValue.Create($"{Tokens[m.Left]} {Tokens[m.Right]}"))]),
+                ["vocab"] = new JsonObject(vocabulary.Select(entry => KeyValuePair.Create(entry.Token, (JsonNode?)JsonValue.Create(entry.Id)))),
+                ["merges"] = new JsonArray([.. merges.Select(merge => (JsonNode?)JsonValue.Create(merge))]),
             },
         };
         return file.ToJsonString(Json) + "\n";

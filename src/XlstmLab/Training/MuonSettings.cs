@@ -56,7 +56,7 @@ public sealed record MuonSettings
     {
         if (!Enum.IsDefined(Scale))
         {
-            yield return FormattableString.Invariant($"Muon.{nameof(Scale)} is {Scale}; expected one of {string.Join(", ", Enum.GetNames<MuonScale>())}");
+            yield return UnknownValue.Fault($"Muon.{nameof(Scale)}", Scale);
         }
 
         if (PeakLearningRate is { } rate && !(rate > 0 && double.IsFinite(rate)))

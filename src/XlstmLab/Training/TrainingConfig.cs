@@ -188,7 +188,7 @@ public sealed record TrainingConfig
     {
         if (!Enum.IsDefined(Optimizer))
         {
-            yield return FormattableString.Invariant($"{nameof(Optimizer)} is {Optimizer}; expected one of {string.Join(", ", Enum.GetNames<OptimizerKind>())}");
+            yield return UnknownValue.Fault(nameof(Optimizer), Optimizer);
         }
 
         foreach (var (name, value, least) in new[]
