@@ -1,7 +1,7 @@
 namespace XlstmLab.Tests;
 
 /// <summary>An empty folder for one test, deleted after it.</summary>
-internal class TempFolder : IDisposable
+internal sealed class TempFolder : IDisposable
 {
     /// <summary>The folder's path.</summary>
     public string Path { get; } = Directory.CreateTempSubdirectory("xlstm-test-").FullName;

@@ -2,7 +2,6 @@ using System.Reflection;
 using System.Runtime.CompilerServices;
 using CsCheck;
 using XlstmLab.Native;
-using XlstmLab.Tests.Kernels;
 using Xunit;
 using Xunit.Sdk;
 using Xunit.v3;
@@ -36,7 +35,6 @@ internal static class TestSetup
     {
         Check.Threads = 1;
         NativeTorch.EnsureLoaded();
-        EmulatorBuild.StartAll();
     }
 #pragma warning restore CA2255
 }

@@ -1,6 +1,7 @@
 using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Globalization;
+using System.Runtime.CompilerServices;
 using System.Security.Cryptography;
 using System.Text;
 using System.Text.RegularExpressions;
@@ -34,7 +35,10 @@ internal static partial class EmulatorBuild
     public static string Library(string file, IReadOnlyList<string> defines) => Library(file, defines, background: false);
 
     /// <summary>Begins to make all that the tests need, on all cores, where all tests are run and kernels are emulated.</summary>
-    public static void StartAll()
+#pragma warning disable CA2255 // A test assembly is a program: nothing else runs before its first test.
+    [ModuleInitializer]
+#pragma warning restore CA2255
+    internal static void StartAll()
     {
         if (Environment.GetCommandLineArgs().Skip(1).Any(a => Filters.Any(f => a.Contains(f, StringComparison.OrdinalIgnoreCase))))
         {

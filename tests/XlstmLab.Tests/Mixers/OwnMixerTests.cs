@@ -4,7 +4,6 @@ using XlstmLab.Evaluation;
 using XlstmLab.Inference;
 using XlstmLab.Mixers;
 using XlstmLab.Models;
-using XlstmLab.Tests.Cli;
 using XlstmLab.Tests.Training;
 using XlstmLab.Text;
 using XlstmLab.Training;

@@ -1,7 +1,6 @@
 using XlstmLab.Checkpoints;
 using XlstmLab.Models;
 using XlstmLab.Runs;
-using XlstmLab.Tests.Cli;
 using XlstmLab.Training;
 using Xunit;
 

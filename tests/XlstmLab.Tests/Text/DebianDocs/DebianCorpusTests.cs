@@ -1,7 +1,6 @@
 using System.Formats.Tar;
 using System.IO.Compression;
 using System.Text;
-using XlstmLab.Tests.Cli;
 using XlstmLab.Text;
 using XlstmLab.Text.DebianDocs;
 using Xunit;

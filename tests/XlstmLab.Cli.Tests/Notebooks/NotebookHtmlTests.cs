@@ -11,7 +11,7 @@ public sealed class NotebookHtmlTests
     [Fact]
     public async Task Export_NotebookWithCharts_IsSelfContainedWithOneLibrary()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         const string chart = "Plotly.NET.CSharp.Chart.Line<int, int, string>(new[] { 1, 2 }, new[] { 3, 4 })";
         string input = folder.Notebook($"display({chart});\n{chart}", "Console.WriteLine(\"<i>text</i>\");");
         await NotebookRunner.RunAsync(input, folder["out.ipynb"], cancellationToken: TestContext.Current.CancellationToken);
@@ -56,7 +56,7 @@ public sealed class NotebookHtmlTests
     [Fact]
     public void Render_Pictures_AreTakenIntoThePage()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         File.WriteAllBytes(folder["dot.png"], [1, 2, 3]);
         Notebook notebook = new();
         notebook.Cells.Add(new NotebookCell(CellKind.Markdown, "![a](dot.png) ![b](missing.png)"));

@@ -11,8 +11,8 @@ public sealed class NotebookTestSetup
     public const string Name = "notebooks";
 }
 
-/// <summary>A folder that goes with the test.</summary>
-internal sealed class NotebookFolder : TempFolder
+/// <summary>Notebooks in a folder of a test, and what their cells started.</summary>
+internal static class NotebookFolders
 {
     /// <summary>Whether a process is there (on Linux), and no mere entry of one that has ended.</summary>
     public static bool IsRunning(string process)
@@ -28,7 +28,7 @@ internal sealed class NotebookFolder : TempFolder
     }
 
     /// <summary>Saves a notebook of code cells; a cell may start with a tag in the form <c>[tag]</c>.</summary>
-    public string Notebook(params string[] cells)
+    public static string Notebook(this TempFolder folder, params string[] cells)
     {
         Notebook notebook = new();
         foreach (string text in cells)
@@ -43,8 +43,8 @@ internal sealed class NotebookFolder : TempFolder
             notebook.Cells.Add(cell);
         }
 
-        notebook.Save(this["in.ipynb"]);
-        return this["in.ipynb"];
+        notebook.Save(folder["in.ipynb"]);
+        return folder["in.ipynb"];
     }
 }
 

@@ -131,7 +131,7 @@ public sealed class CellEngineTests
     [InlineData("#!fsharp\nlet x = 1", "'#!fsharp' is not supported")]
     public async Task RunAsync_ReferenceOrMagicItCannotServe_SaysWhatToDo(string source, string message)
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         File.WriteAllText(folder["text.dll"], "no assembly");
         var result = await new CellEngine(folder.Path).RunAsync(source, cancellationToken: TestContext.Current.CancellationToken);
 
@@ -142,7 +142,7 @@ public sealed class CellEngineTests
     [Fact]
     public async Task RunAsync_ReferenceByPath_LoadsTheFileOnce()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         var library = Microsoft.CodeAnalysis.CSharp.CSharpCompilation.Create(
             "Lib",
             [Microsoft.CodeAnalysis.CSharp.CSharpSyntaxTree.ParseText(

@@ -40,7 +40,7 @@ internal static class CultureScan
                 InterpolatedStringExpressionSyntax text => IsSensitive(text, model),
                 BinaryExpressionSyntax { RawKind: (int)SyntaxKind.AddExpression } sum => IsText(model.GetTypeInfo(sum).Type)
                     && (IsSensitive(model.GetTypeInfo(sum.Left).Type, "") || IsSensitive(model.GetTypeInfo(sum.Right).Type, "")),
-                InvocationExpressionSyntax call => model.GetSymbolInfo(call).Symbol is IMethodSymbol method && IsSensitive(call, method),
+                InvocationExpressionSyntax call => MayBeSensitive(call) && model.GetSymbolInfo(call).Symbol is IMethodSymbol method && IsSensitive(call, method),
                 ObjectCreationExpressionSyntax made => model.GetTypeInfo(made).Type is INamedTypeSymbol { Name: "SortedDictionary" or "SortedSet" or "SortedList" } sorted
                     && IsText(sorted.TypeArguments[0]) && model.GetSymbolInfo(made).Symbol is IMethodSymbol built && !Takes(built, "IComparer"),
                 _ => false,
@@ -69,6 +69,19 @@ internal static class CultureScan
 
         return text.Contents.OfType<InterpolationSyntax>()
             .Any(hole => IsSensitive(model.GetTypeInfo(hole.Expression).Type, hole.FormatClause?.FormatStringToken.ValueText ?? ""));
+    }
+
+    /// <summary>Whether a call has one of the names: binding all calls takes most of a scan.</summary>
+    private static bool MayBeSensitive(InvocationExpressionSyntax call)
+    {
+        var name = call.Expression switch
+        {
+            MemberAccessExpressionSyntax member => member.Name,
+            MemberBindingExpressionSyntax member => member.Name,
+            SimpleNameSyntax simple => simple,
+            _ => null,
+        };
+        return name?.Identifier.ValueText is { } text && (text is "Join" or "Concat" or "AppendJoin" or "Parse" or "TryParse" || Sorting.Contains(text));
     }
 
     private static bool IsSensitive(InvocationExpressionSyntax call, IMethodSymbol method)

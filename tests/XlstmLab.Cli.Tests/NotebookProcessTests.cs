@@ -19,7 +19,7 @@ public sealed class NotebookProcessTests
     public async Task Run_CellThatEndsTheProcess_FailsAndKeepsTheOutputs(string source, string how)
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Exit codes of signals are Linux's.");
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string input = folder.Notebook("Console.WriteLine(\"first\");", "Console.WriteLine(\"before\");\n" + source, "3");
         var result = await CommandLine.RunAsync("notebook", "run", input, "--json");
 
@@ -39,17 +39,17 @@ public sealed class NotebookProcessTests
     public async Task Run_ProcessesOfADeadCell_End()
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string input = folder.Notebook("System.IO.File.WriteAllText(\"id\", $\"{System.Diagnostics.Process.Start(\"sleep\", \"600\").Id}\"); Environment.FailFast(\"x\");");
         await CommandLine.RunAsync("notebook", "run", input);
 
-        Assert.False(NotebookFolder.IsRunning(File.ReadAllText(folder["id"])));
+        Assert.False(NotebookFolders.IsRunning(File.ReadAllText(folder["id"])));
     }
 
     [Fact]
     public async Task Run_LongCell_PassesItsOutputOnAndTellsWhereItIs()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string input = folder.Notebook(
             "Console.WriteLine(\"step 1\"); Console.Error.Write(\"\\e[31m10 %\\r20 %\"); Console.WriteLine(\"going\"); System.Threading.Thread.Sleep(12_500);",
             "throw new Exception(\"bad\");");
@@ -67,7 +67,7 @@ public sealed class NotebookProcessTests
     [Fact]
     public async Task Run_CellThatCannotBeStopped_EndsAtTheTimeLimit()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string input = folder.Notebook("System.Threading.Thread.Sleep(-1);");
         long start = Stopwatch.GetTimestamp();
         var result = await CommandLine.RunAsync("notebook", "run", input, "--timeout", "3", "--json");
@@ -81,7 +81,7 @@ public sealed class NotebookProcessTests
     public async Task Run_Cancelled_SavesAndLeavesNoProcess()
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string input = folder.Notebook("System.IO.File.WriteAllText(\"id\", $\"{Environment.ProcessId}\"); Console.Write(\"x\"); while (true) { }");
         using CancellationTokenSource cancellation = new();
         var run = CommandLine.RunAsync(cancellation.Token, "notebook", "run", input);
@@ -92,14 +92,14 @@ public sealed class NotebookProcessTests
 
         await cancellation.CancelAsync();
         Assert.Equal(130, (await run).Code);
-        Assert.False(NotebookFolder.IsRunning(File.ReadAllText(folder["id"])));
+        Assert.False(NotebookFolders.IsRunning(File.ReadAllText(folder["id"])));
         Assert.Equal("error", Notebook.Load(input).Cells[0].Outputs.Last().Type());
     }
 
     [Fact]
     public async Task Run_NotebookOfAnotherKernel_SaysSoAndLeavesTheFile()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         const string python = """{"cells":[{"cell_type":"code","id":"a","metadata":{},"source":"print(1)","outputs":[],"execution_count":null}],"metadata":{"kernelspec":{"name":"python3","language":"python"}},"nbformat":4,"nbformat_minor":5}""";
         File.WriteAllText(folder["p.ipynb"], python);
         var result = await CommandLine.RunAsync("notebook", "run", folder["p.ipynb"], "--html", folder["p.html"]);

@@ -2,7 +2,7 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using XlstmLab.Cli;
 
-namespace XlstmLab.Tests.Cli;
+namespace XlstmLab.Tests;
 
 /// <summary>What a command line came to.</summary>
 internal sealed record CommandResult(int Code, string Out, string Error)

@@ -12,7 +12,7 @@ public sealed class NotebookRunnerTests
     [Fact]
     public async Task RunAsync_ValidNotebook_WritesOutputsAfterEachCell()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string input = folder.Notebook("Console.WriteLine(Environment.CurrentDirectory);", "int a = 2;", "a + 1");
         string before = Environment.CurrentDirectory;
         List<(CellEvent, int, int)> events = [];
@@ -41,7 +41,7 @@ public sealed class NotebookRunnerTests
     [Fact]
     public async Task RunAsync_FailingCell_StopsAndKeepsOutputs()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string input = folder.Notebook("1", "[raises-exception]throw new Exception(\"meant\");", "Console.Write(\"so far\");\nthrow new Exception(\"bad\");", "4");
         var result = await NotebookRunner.RunAsync(input, folder["out.ipynb"], cancellationToken: TestContext.Current.CancellationToken);
 
@@ -56,7 +56,7 @@ public sealed class NotebookRunnerTests
     [Fact]
     public async Task RunAsync_Parameters_AreInjectedAndReplacedOnTheNextRun()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string input = folder.Notebook(Declarations, "FormattableString.Invariant($\"{steps} {rate} {name} {path} {fast} {scale}\")");
         string output = folder["out.ipynb"];
         Dictionary<string, object?> first = new() { ["steps"] = "20", ["rate"] = -0.5, ["name"] = "a \"b\"\\", ["path"] = "c:\\d", ["fast"] = true, ["scale"] = "1.5" };
@@ -84,7 +84,7 @@ public sealed class NotebookRunnerTests
     [InlineData("steps", null, "declared as int")]
     public async Task RunAsync_ParameterThatDoesNotFit_SaysWhy(string name, string? value, string message)
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string input = folder.Notebook(Declarations);
         var error = await Assert.ThrowsAsync<NotebookException>(() => NotebookRunner.RunAsync(
             input, folder["out.ipynb"], new Dictionary<string, object?> { [name] = value }, cancellationToken: TestContext.Current.CancellationToken));
@@ -104,7 +104,7 @@ public sealed class NotebookRunnerTests
     [Fact]
     public async Task RunAsync_TimeLimit_InterruptsTheCellAndKeepsAValidFile()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string input = folder.Notebook("1", "Console.Write(\"x\"); while (true) { }", "3");
         HandClock clock = new();
         ImmediateProgress<CellProgress> progress = new(report =>
@@ -129,7 +129,7 @@ public sealed class NotebookRunnerTests
     public async Task RunAsync_ProcessesOfACell_EndWithTheRun(string wait)
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string input = folder.Notebook(
             """
             using System.Diagnostics;
@@ -156,8 +156,8 @@ public sealed class NotebookRunnerTests
 
         Assert.Equal(wait.Length > 0 ? NotebookOutcome.TimedOut : NotebookOutcome.Succeeded, result.Outcome);
         Assert.True(started > 0);
-        Assert.False(NotebookFolder.IsRunning($"{started}"));
-        Assert.False(NotebookFolder.IsRunning(File.ReadAllText(folder["grandchild"])));
+        Assert.False(NotebookFolders.IsRunning($"{started}"));
+        Assert.False(NotebookFolders.IsRunning(File.ReadAllText(folder["grandchild"])));
         Assert.Null(Environment.GetEnvironmentVariable(CellProcesses.Variable));
     }
 
@@ -178,7 +178,7 @@ public sealed class NotebookRunnerTests
     [Fact]
     public async Task RunAsync_Cancelled_ThrowsAfterWritingAValidFile()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string input = folder.Notebook("Console.WriteLine(\"going\"); while (true) { }");
         using CancellationTokenSource cancellation = new();
         long start = 0;
@@ -201,7 +201,7 @@ public sealed class NotebookRunnerTests
     [Fact]
     public async Task RunAsync_CellInAnotherLanguage_IsRefused()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         Notebook notebook = new();
         notebook.Cells.Add(new NotebookCell(CellKind.Code, "let x = 1"));
         notebook.Cells[0].Metadata["polyglot_notebook"] = new System.Text.Json.Nodes.JsonObject { ["kernelName"] = "fsharp" };
@@ -224,7 +224,7 @@ public sealed class NotebookRunnerTests
     [InlineData("{}", "{}", "#!fsharp\nlet x = 1", "'#!fsharp'")]
     public async Task RunAsync_NotebookOfAnotherLanguage_IsRefusedUntouched(string metadata, string cell, string source, string named)
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string text = $$"""
             {"cells":[{"cell_type":"code","id":"a","metadata":{},"source":"System.IO.File.WriteAllText(\"ran\", \"\")","outputs":[],"execution_count":null},
             {"cell_type":"code","id":"b","metadata":{{cell}},"source":{{System.Text.Json.JsonSerializer.Serialize(source)}},
@@ -246,7 +246,7 @@ public sealed class NotebookRunnerTests
     [InlineData("""{"kernelspec":{"display_name":".NET (C#)","language":"c#","name":"mine"},"language_info":{"name":"C#"}}""", """{"dotnet_interactive":{"language":"csharp"}}""")]
     public async Task RunAsync_NotebookThatIsCSharpOrSaysNothing_Runs(string metadata, string cell)
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         File.WriteAllText(
             folder["in.ipynb"],
             $$"""{"cells":[{"cell_type":"code","metadata":{{cell}},"source":"1 + 1"}],"metadata":{{metadata}},"nbformat":4,"nbformat_minor":4}""");

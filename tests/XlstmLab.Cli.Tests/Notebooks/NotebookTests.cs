@@ -144,7 +144,7 @@ public sealed class NotebookTests
     [Fact]
     public void Load_DamagedFiles_ThrowsNotebookExceptionOnly()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         string path = folder["damaged.ipynb"];
         byte[] valid = Encoding.UTF8.GetBytes(Valid);
         Random random = new(7);
@@ -181,7 +181,7 @@ public sealed class NotebookTests
     [Fact]
     public void Save_ToUnusableFolder_ThrowsAndLeavesNothing()
     {
-        using NotebookFolder folder = new();
+        using TempFolder folder = new();
         File.WriteAllText(folder["file"], "");
 
         Assert.Throws<NotebookException>(() => new Notebook().Save(folder["file/x.ipynb"]));

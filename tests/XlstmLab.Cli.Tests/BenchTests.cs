@@ -96,15 +96,15 @@ public sealed class BenchTests
     }
 
     [Theory]
-    [InlineData("exit 3", "code 3")]
-    [InlineData("echo 'PyTorch is not installed' >&2; exit 1", "PyTorch is not installed")]
-    [InlineData("sleep 60", "--rival-seconds")]
-    public async Task Rival_ThatCannot_SaysWhyInEveryRow(string script, string expected)
+    [InlineData("exit 3", 60, "code 3")]
+    [InlineData("echo 'PyTorch is not installed' >&2; exit 1", 60, "PyTorch is not installed")]
+    [InlineData("sleep 60", 1, "--rival-seconds")]
+    public async Task Rival_ThatCannot_SaysWhyInEveryRow(string script, int seconds, string expected)
     {
         Assert.SkipWhen(OperatingSystem.IsWindows(), "A shell stands in for Python.");
         using var folder = CommandLine.Folder();
         File.WriteAllText(folder["rival.sh"], script);
-        var rows = await Run(new(folder["rival.sh"], 1, 0) { Python = "/bin/sh" });
+        var rows = await Run(new(folder["rival.sh"], seconds, 0) { Python = "/bin/sh" });
         Assert.Equal(2, rows.Count);
         Assert.All(rows, r => Assert.Contains(expected, r.Remark, StringComparison.Ordinal));
     }
