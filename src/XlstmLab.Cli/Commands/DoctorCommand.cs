@@ -170,7 +170,7 @@ internal static class DoctorCommand
                 ("CUDA", torch.CudaDevices > 0 ? $"{torch.CudaDevices} devices" : torch.CudaDriver ? "a driver, but not in this libtorch" : "no device"),
                 ("NVRTC", torch.Nvrtc ?? "not found (only CUDA kernels need it)"),
                 ("kernels", torch.KernelAbsence is { } reason ? $"not used: {reason.Split('\n')[0]}" : "compiled when first needed, with --compute bf16 on a GPU"),
-                ("matrix product", string.Create(CultureInfo.InvariantCulture, $"{torch.Float32Gflops:0} GFLOP/s in float32, {torch.BFloat16Gflops:0} in bfloat16 (1024 x 1024)")),
+                ("matrix product", string.Create(CultureInfo.InvariantCulture, $"{torch.Float32Gflops:0} GFLOP/s in float32 (1024 x 1024), {torch.BFloat16Gflops:0} in bfloat16 (512 x 512)")),
                 ("memory copy", string.Create(CultureInfo.InvariantCulture, $"{torch.CopyGigabytesPerSecond:0.0} GB/s (256 MiB)")),
             ]);
         }

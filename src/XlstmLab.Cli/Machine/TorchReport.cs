@@ -72,7 +72,7 @@ internal sealed record TorchReport
             KernelAbsence = Kernel.Absence,
             CudaDriver = CanLoad(OperatingSystem.IsWindows() ? "nvcuda" : "libcuda.so.1"),
             Float32Gflops = Rates.MatrixProduct(torch.ScalarType.Float32, 1024, 0.4, cancellationToken) / 1e9,
-            BFloat16Gflops = Rates.MatrixProduct(torch.ScalarType.BFloat16, 1024, 0.4, cancellationToken) / 1e9,
+            BFloat16Gflops = Rates.MatrixProduct(torch.ScalarType.BFloat16, 512, 0.4, cancellationToken) / 1e9,
             CopyGigabytesPerSecond = Rates.MemoryCopy(1L << 28, 0.4, cancellationToken) / 1e9,
         };
     }
