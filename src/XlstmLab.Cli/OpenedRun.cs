@@ -37,7 +37,7 @@ internal static class OpenedRun
                 return Task.CompletedTask;
             });
         }
-        catch (ArgumentException e) when (tokenizer is not null && e is not Models.ConfigException)
+        catch (ArgumentException e) when (tokenizer is not null && e is not ConfigException)
         {
             throw new UsageException($"--tokenizer: {e.Message}");
         }

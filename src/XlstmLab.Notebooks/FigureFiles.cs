@@ -4,7 +4,6 @@ using System.Globalization;
 using System.Text;
 using System.Text.RegularExpressions;
 using Plotly.NET;
-using XlstmLab.Checkpoints;
 
 namespace XlstmLab.Notebooks;
 

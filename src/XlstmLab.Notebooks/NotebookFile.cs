@@ -1,5 +1,3 @@
-using XlstmLab.Checkpoints;
-
 namespace XlstmLab.Notebooks;
 
 /// <summary>Writes notebooks and pages whole, and says in the notebook's own terms why it could not.</summary>

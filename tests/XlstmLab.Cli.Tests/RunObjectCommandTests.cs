@@ -23,7 +23,7 @@ public sealed class RunObjectCommandTests : IDisposable
         var run = await TrainAsync("a", "--set", "input_gate=sigmoid", "--set", "normalize=false", "--set", "peak_learning_rate=1e-4", "--set", "schedule.kind=constant", "--set", "steps=4");
         Assert.Equal(4, run["step"]!.GetValue<int>());
         var model = Assert.IsType<XlstmConfig>(RunFolder.ReadModelConfig(_temp["a"]));
-        Assert.Equal((XlstmLab.Cells.InputGate.Sigmoid, false), (model.InputGate, model.Normalize));
+        Assert.Equal((XlstmLab.Operations.InputGate.Sigmoid, false), (model.InputGate, model.Normalize));
         var training = RunFolder.ReadTrainingConfig(_temp["a"]);
         Assert.Equal((1e-4, DecayKind.Constant, 0), (training.PeakLearningRate, training.Schedule.Kind, training.Schedule.WarmupSteps));
         foreach (var (setting, expected) in new[] { ("input_gat=sigmoid", "Did you mean 'input_gate'?"), ("embedding_dim=x", "a whole number"), ("vocab_size=20", "do not fit together") })

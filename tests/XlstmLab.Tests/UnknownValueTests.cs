@@ -1,10 +1,11 @@
 using System.Reflection;
 using System.Text.RegularExpressions;
-using XlstmLab.Cells;
 using XlstmLab.Evaluation;
 using XlstmLab.Evaluation.LogLikelihood;
 using XlstmLab.Layers;
+using XlstmLab.Mixers;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Tasks.Ruler;
 using XlstmLab.Text;
 using XlstmLab.Training;

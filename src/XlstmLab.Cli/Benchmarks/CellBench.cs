@@ -1,9 +1,9 @@
 using System.Globalization;
 using System.Text.Json.Serialization;
-using XlstmLab.Cells;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 
 namespace XlstmLab.Cli.Benchmarks;
 

@@ -1,10 +1,10 @@
 using System.Diagnostics;
 using System.Globalization;
 using TorchSharp;
-using XlstmLab.Cells;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Models;
 using XlstmLab.Native.Cuda;
+using XlstmLab.Operations;
 using XlstmLab.Text;
 using XlstmLab.Training;
 using static TorchSharp.torch;

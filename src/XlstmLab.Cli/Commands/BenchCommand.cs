@@ -5,8 +5,8 @@ using TorchSharp;
 using XlstmLab.Cli.Benchmarks;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
-using XlstmLab.Kernels;
 using XlstmLab.Native.Cuda;
+using XlstmLab.Operations;
 
 namespace XlstmLab.Cli.Commands;
 

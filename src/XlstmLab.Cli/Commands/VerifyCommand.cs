@@ -4,7 +4,7 @@ using TorchSharp;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Cli.Verification;
-using XlstmLab.Kernels;
+using XlstmLab.Operations;
 
 namespace XlstmLab.Cli.Commands;
 

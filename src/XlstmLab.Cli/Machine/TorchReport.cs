@@ -2,8 +2,8 @@ using System.Diagnostics;
 using System.Reflection;
 using System.Runtime.InteropServices;
 using TorchSharp;
-using XlstmLab.Kernels;
 using XlstmLab.Native;
+using XlstmLab.Operations;
 
 namespace XlstmLab.Cli.Machine;
 

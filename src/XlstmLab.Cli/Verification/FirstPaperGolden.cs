@@ -2,6 +2,7 @@ using System.Text.Json.Nodes;
 using TorchSharp;
 using XlstmLab.Checkpoints;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Cli.Verification;

@@ -1,7 +1,6 @@
 using TorchSharp;
-using XlstmLab.Cells;
-using XlstmLab.Kernels;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Cli.Verification;

@@ -1,6 +1,6 @@
-using XlstmLab.Cells;
 using XlstmLab.Mixers;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Analysis;

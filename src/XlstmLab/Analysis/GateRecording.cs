@@ -1,4 +1,4 @@
-using XlstmLab.Cells;
+using XlstmLab.Operations;
 
 namespace XlstmLab.Analysis;
 

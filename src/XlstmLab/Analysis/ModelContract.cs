@@ -1,10 +1,10 @@
 using System.Globalization;
 using System.Text;
 using TorchSharp;
-using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
 using XlstmLab.Mixers;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Text;
 using static TorchSharp.torch;
 

@@ -1,6 +1,6 @@
 using System.Globalization;
-using XlstmLab.Cells;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Analysis;

@@ -3,7 +3,6 @@ using System.Text.Json;
 using System.Text.Json.Nodes;
 using Microsoft.Data.Analysis;
 using XlstmLab.Analysis;
-using XlstmLab.Checkpoints;
 using XlstmLab.Training;
 
 namespace XlstmLab.Experiments;

@@ -3,7 +3,6 @@ using System.Globalization;
 using System.IO.Compression;
 using System.Runtime.InteropServices;
 using System.Text;
-using XlstmLab.Checkpoints;
 
 namespace XlstmLab.Exports;
 

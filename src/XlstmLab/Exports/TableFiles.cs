@@ -4,7 +4,6 @@ using System.Text.Json;
 using Parquet;
 using Parquet.Schema;
 using XlstmLab.Analysis;
-using XlstmLab.Checkpoints;
 
 namespace XlstmLab.Exports;
 

@@ -1,4 +1,4 @@
-using XlstmLab.Cells;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;

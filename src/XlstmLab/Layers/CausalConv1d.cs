@@ -1,5 +1,5 @@
 using TorchSharp.Utils;
-using XlstmLab.Cells;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;

@@ -1,5 +1,5 @@
 using TorchSharp;
-using XlstmLab.Kernels;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;

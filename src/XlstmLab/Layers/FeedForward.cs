@@ -1,6 +1,5 @@
 using TorchSharp.Utils;
-using XlstmLab.Kernels;
-using XlstmLab.Models;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;

@@ -1,5 +1,4 @@
-using XlstmLab.Kernels;
-using XlstmLab.Models;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;

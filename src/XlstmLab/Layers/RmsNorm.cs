@@ -1,4 +1,4 @@
-using XlstmLab.Kernels;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;

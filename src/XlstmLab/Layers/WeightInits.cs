@@ -1,5 +1,3 @@
-using XlstmLab.Models;
-
 namespace XlstmLab.Layers;
 
 /// <summary>The standard deviations that projections are drawn with.</summary>

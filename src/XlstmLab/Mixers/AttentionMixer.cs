@@ -2,7 +2,6 @@ using System.Numerics;
 using System.Text.Json.Serialization;
 using TorchSharp.Utils;
 using XlstmLab.Layers;
-using XlstmLab.Models;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Mixers;

@@ -1,9 +1,7 @@
 using TorchSharp.Modules;
 using TorchSharp.Utils;
-using XlstmLab.Cells;
-using XlstmLab.Kernels;
 using XlstmLab.Layers;
-using XlstmLab.Models;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Mixers;

@@ -1,9 +1,8 @@
 using System.Numerics;
 using System.Text.Json.Serialization;
 using TorchSharp.Utils;
-using XlstmLab.Cells;
 using XlstmLab.Layers;
-using XlstmLab.Models;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Mixers;
@@ -244,7 +243,7 @@ public sealed record MLstmMixerConfig : MixerConfig
     internal int VDim(int width) => Headwise ? width : Counts.Width(width * VDimFactor);
 
     /// <summary>What the gates look at.</summary>
-    internal GateSource LooksAt => (GateSource ?? (Headwise ? Models.GateSource.Qkv : Models.GateSource.Input)).Known();
+    internal GateSource LooksAt => (GateSource ?? (Headwise ? Mixers.GateSource.Qkv : Mixers.GateSource.Input)).Known();
 
     /// <summary>The parameters of a head norm over channels.</summary>
     internal static BigInteger HeadNormParameters(HeadNormKind kind, BigInteger width, bool bias) =>
@@ -261,7 +260,7 @@ public sealed record MLstmMixerConfig : MixerConfig
     };
 
     private BigInteger GateInputDim(MixerSite site) =>
-        LooksAt == Models.GateSource.Qkv ? 2 * Fitting(QkDim(site.Width)) + Fitting(VDim(site.Width)) : site.StreamWidth;
+        LooksAt == Mixers.GateSource.Qkv ? 2 * Fitting(QkDim(site.Width)) + Fitting(VDim(site.Width)) : site.StreamWidth;
 }
 
 /// <summary>The mLSTM of the 7B model between dense projections: y = W_out(sigmoid(W_o x) * HeadNorm(h)) (xLSTM 7B, section 3.1 and figure 8).</summary>

@@ -2,7 +2,6 @@ using System.Numerics;
 using System.Runtime.CompilerServices;
 using System.Text.Json;
 using System.Text.Json.Serialization;
-using XlstmLab.Models;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Mixers;

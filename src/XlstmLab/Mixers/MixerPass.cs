@@ -1,5 +1,5 @@
-using XlstmLab.Cells;
 using XlstmLab.Layers;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Mixers;

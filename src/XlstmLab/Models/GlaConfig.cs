@@ -101,7 +101,7 @@ public sealed record GlaConfig : LanguageModelConfig
     public override long CountParameters()
     {
         var feedForward = (BigInteger)3 * EmbeddingDim * Counts.Fitting(FeedForwardDim, "intermediate_size");
-        return Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + feedForward + (BigInteger)2 * EmbeddingDim) + EmbeddingDim + Counts.Tables(this));
+        return Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + feedForward + (BigInteger)2 * EmbeddingDim) + EmbeddingDim + TableParameters);
     }
 
     /// <inheritdoc/>

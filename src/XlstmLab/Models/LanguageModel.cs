@@ -1,9 +1,8 @@
 using TorchSharp;
 using TorchSharp.Modules;
-using XlstmLab.Cells;
-using XlstmLab.Kernels;
 using XlstmLab.Layers;
 using XlstmLab.Mixers;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models;

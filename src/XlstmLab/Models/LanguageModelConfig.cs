@@ -1,3 +1,4 @@
+using System.Numerics;
 using System.Text.Json.Serialization;
 
 namespace XlstmLab.Models;
@@ -29,6 +30,9 @@ public abstract record LanguageModelConfig
     /// <summary>The embedding's name in the state dict.</summary>
     [JsonIgnore]
     public virtual string EmbeddingName => "backbone.embeddings.weight";
+
+    /// <summary>The parameters of embedding and head, one matrix if they are tied.</summary>
+    internal BigInteger TableParameters => (BigInteger)VocabularySize * EmbeddingDim * (TieWordEmbeddings ? 1 : 2);
 
     /// <summary>Checks that a model of these values can be built.</summary>
     /// <exception cref="ConfigException">It cannot; the message names every value that is wrong.</exception>

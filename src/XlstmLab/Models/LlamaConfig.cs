@@ -96,7 +96,7 @@ public sealed record LlamaConfig : LanguageModelConfig
     {
         BigInteger d = EmbeddingDim, inner = FeedForwardDim;
         var feedForward = 3 * d * inner + (FeedForwardBias ? 2 * inner + d : 0);
-        return Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + feedForward + 2 * d) + d + Counts.Tables(this));
+        return Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + feedForward + 2 * d) + d + TableParameters);
     }
 
     /// <inheritdoc/>

@@ -1,6 +1,7 @@
 using System.Numerics;
 using System.Text.Json.Serialization;
 using XlstmLab.Mixers;
+using XlstmLab.Operations;
 
 namespace XlstmLab.Models;
 
@@ -74,7 +75,7 @@ public sealed record LstmConfig : LanguageModelConfig
     {
         BigInteger d = EmbeddingDim;
         var norms = !Residual ? 0 : FeedForward == FeedForwardKind.None ? d : 2 * d;
-        return Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + FeedForwardWeights + norms) + (Residual ? d : 0) + Counts.Tables(this));
+        return Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + FeedForwardWeights + norms) + (Residual ? d : 0) + TableParameters);
     }
 
     /// <inheritdoc/>

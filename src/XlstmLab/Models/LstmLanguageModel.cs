@@ -1,9 +1,9 @@
 using TorchSharp.Modules;
 using TorchSharp.Utils;
-using XlstmLab.Cells;
 using XlstmLab.Layers;
 using XlstmLab.Mixers;
 using XlstmLab.Native;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models;

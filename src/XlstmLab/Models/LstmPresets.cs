@@ -1,3 +1,4 @@
+using XlstmLab.Operations;
 namespace XlstmLab.Models;
 
 /// <summary>LSTM language models by name: the first paper's way from the LSTM to the xLSTM (table 2), and a small one over bytes.</summary>

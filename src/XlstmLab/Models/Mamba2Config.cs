@@ -133,7 +133,7 @@ public sealed record Mamba2Config : LanguageModelConfig
 
     /// <inheritdoc/>
     public override long CountParameters() =>
-        Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + EmbeddingDim) + EmbeddingDim + Counts.Tables(this));
+        Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + EmbeddingDim) + EmbeddingDim + TableParameters);
 
     /// <inheritdoc/>
     /// <remarks>The mixer counts what <see cref="Mamba2MixerConfig.ForwardFlopsPerToken"/> says.</remarks>

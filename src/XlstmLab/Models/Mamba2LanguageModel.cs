@@ -1,7 +1,7 @@
 using TorchSharp.Utils;
-using XlstmLab.Cells;
 using XlstmLab.Layers;
 using XlstmLab.Native;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models;

@@ -115,7 +115,7 @@ public sealed record MambaConfig : LanguageModelConfig
 
     /// <inheritdoc/>
     public override long CountParameters() =>
-        Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + EmbeddingDim) + EmbeddingDim + Counts.Tables(this));
+        Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + EmbeddingDim) + EmbeddingDim + TableParameters);
 
     /// <inheritdoc/>
     /// <remarks>The mixer counts what <see cref="MambaMixerConfig.ForwardFlopsPerToken"/> says.</remarks>

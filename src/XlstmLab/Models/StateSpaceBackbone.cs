@@ -1,8 +1,8 @@
 using TorchSharp.Modules;
 using TorchSharp.Utils;
-using XlstmLab.Cells;
 using XlstmLab.Layers;
 using XlstmLab.Mixers;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models;

@@ -1,5 +1,7 @@
 using System.Numerics;
+using XlstmLab.Layers;
 using XlstmLab.Mixers;
+using XlstmLab.Operations;
 
 namespace XlstmLab.Models;
 
@@ -9,7 +11,7 @@ public static class XlstmAccounting
     /// <summary>The number of parameters (xLSTM 7B, appendix E, and the same for every other variant); fixed gates are none.</summary>
     /// <exception cref="ConfigException">There are 2^63 or more.</exception>
     public static long ParameterCount(XlstmConfig config) => Counts.Parameters(
-        Counts.Tables(config)
+        config.TableParameters
             + Blocks(config).Aggregate(BigInteger.Zero, (sum, block) => sum + block.Count * BlockParameters(config, block.Mixer))
             + (config.AddOutNorm ? NormParameters(config, config.PreNorm) : 0));
 

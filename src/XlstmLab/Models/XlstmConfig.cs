@@ -1,8 +1,8 @@
 using System.Text.Json;
 using System.Text.Json.Serialization;
-using XlstmLab.Cells;
 using XlstmLab.Layers;
 using XlstmLab.Mixers;
+using XlstmLab.Operations;
 
 namespace XlstmLab.Models;
 
@@ -436,7 +436,7 @@ public sealed record XlstmConfig : LanguageModelConfig
         RequireKnown("forget_gate", ForgetGate);
         RequireKnown("igate_preactivation", InputGatePreactivation);
         RequireKnown("fgate_preactivation", ForgetGatePreactivation);
-        RequireKnown("gate_source", GateSource ?? Models.GateSource.Input);
+        RequireKnown("gate_source", GateSource ?? XlstmLab.Mixers.GateSource.Input);
         RequireKnown("pre_norm", PreNorm);
         RequireKnown("post_norm", PostNorm);
         RequireKnown("head_norm", HeadNorm);
@@ -463,7 +463,7 @@ public sealed record XlstmConfig : LanguageModelConfig
             $"igate_preactivation is given and input_gate is none; expected an input gate, or no igate_preactivation");
         Require(ForgetGate != ForgetGate.None || ForgetGatePreactivation == GatePreactivation.Learned,
             $"fgate_preactivation is given and forget_gate is none; expected a forget gate, or no fgate_preactivation");
-        Require(GateSource != Models.GateSource.Qkv
+        Require(GateSource != XlstmLab.Mixers.GateSource.Qkv
                 || (InputGate != InputGate.None && InputGatePreactivation == GatePreactivation.Learned)
                 || (ForgetGate != ForgetGate.None && ForgetGatePreactivation == GatePreactivation.Learned),
             $"gate_source is qkv and no gate has weights that would look at q, k and v; expected a gate with a learned pre-activation, or no gate_source");

@@ -1,10 +1,10 @@
 using TorchSharp.Modules;
 using TorchSharp.Utils;
-using XlstmLab.Cells;
 using XlstmLab.Layers;
 using XlstmLab.Mixers;
 using XlstmLab.Models.Blocks;
 using XlstmLab.Native;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models;

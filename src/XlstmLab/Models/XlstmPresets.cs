@@ -1,3 +1,5 @@
+using XlstmLab.Layers;
+using XlstmLab.Mixers;
 namespace XlstmLab.Models;
 
 /// <summary>Architectures by name: small ones for a laptop, and the published ones.</summary>

@@ -1,7 +1,6 @@
 using System.Globalization;
 using System.Text.Json;
 using XlstmLab.Analysis;
-using XlstmLab.Models;
 using XlstmLab.Training;
 
 namespace XlstmLab.Runs;

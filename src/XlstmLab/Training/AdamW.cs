@@ -1,7 +1,7 @@
 using System.Numerics;
 using TorchSharp;
 using TorchSharp.Modules;
-using XlstmLab.Kernels;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Training;

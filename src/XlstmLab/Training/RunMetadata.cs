@@ -3,9 +3,9 @@ using System.Diagnostics;
 using System.Reflection;
 using System.Runtime.InteropServices;
 using TorchSharp;
-using XlstmLab.Kernels;
 using XlstmLab.Native;
 using XlstmLab.Native.Cuda;
+using XlstmLab.Operations;
 
 namespace XlstmLab.Training;
 

@@ -2,10 +2,9 @@ using System.Diagnostics;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 using TorchSharp.Modules;
-using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
-using XlstmLab.Kernels;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Text;
 using static TorchSharp.torch;
 

@@ -1,8 +1,8 @@
 using CsCheck;
 using TorchSharp;
 using XlstmLab.Analysis;
-using XlstmLab.Cells;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using Xunit;
 using static TorchSharp.torch;
 

@@ -1,7 +1,7 @@
 using TorchSharp;
 using XlstmLab.Analysis;
-using XlstmLab.Cells;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using Xunit;
 using static TorchSharp.torch;
 

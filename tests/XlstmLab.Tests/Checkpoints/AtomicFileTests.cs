@@ -1,4 +1,3 @@
-using XlstmLab.Checkpoints;
 using Xunit;
 
 namespace XlstmLab.Tests.Checkpoints;

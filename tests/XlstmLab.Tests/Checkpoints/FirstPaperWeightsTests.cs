@@ -1,4 +1,5 @@
 using XlstmLab.Checkpoints;
+using XlstmLab.Layers;
 using XlstmLab.Models;
 using XlstmLab.Tests.Models.Blocks;
 using Xunit;

@@ -2,9 +2,11 @@ using System.Reflection;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.Json.Serialization;
-using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
+using XlstmLab.Layers;
+using XlstmLab.Mixers;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using Xunit;
 using static TorchSharp.torch;
 

@@ -1,6 +1,6 @@
 using TorchSharp.Modules;
-using XlstmLab.Cells;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Tests.Tasks.Ruler;
 using XlstmLab.Text;
 using Xunit;

@@ -1,8 +1,8 @@
 using TorchSharp;
 using XlstmLab.Analysis;
-using XlstmLab.Cells;
 using XlstmLab.Evaluation;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Tasks;
 using Xunit;
 using static TorchSharp.torch;

@@ -1,6 +1,6 @@
 using TorchSharp.Modules;
-using XlstmLab.Cells;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Inference;

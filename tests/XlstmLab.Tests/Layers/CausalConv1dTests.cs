@@ -1,7 +1,7 @@
 using TorchSharp;
-using XlstmLab.Cells;
 using XlstmLab.Layers;
-using XlstmLab.Tests.Cells;
+using XlstmLab.Operations;
+using XlstmLab.Tests.Operations;
 using Xunit;
 using static TorchSharp.torch;
 

@@ -1,6 +1,6 @@
-using XlstmLab.Kernels;
 using XlstmLab.Layers;
-using XlstmLab.Tests.Kernels;
+using XlstmLab.Operations;
+using XlstmLab.Tests.Operations;
 using XlstmLab.Tests.Training;
 using XlstmLab.Text;
 using Xunit;

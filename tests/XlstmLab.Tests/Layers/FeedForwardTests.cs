@@ -1,5 +1,5 @@
 using XlstmLab.Layers;
-using XlstmLab.Models;
+using XlstmLab.Operations;
 using Xunit;
 using static TorchSharp.torch;
 

@@ -1,6 +1,8 @@
 using XlstmLab.Analysis;
+using XlstmLab.Layers;
 using XlstmLab.Mixers;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using Xunit;
 using static TorchSharp.torch;
 

@@ -1,6 +1,6 @@
 using TorchSharp;
-using XlstmLab.Cells;
 using XlstmLab.Mixers;
+using XlstmLab.Operations;
 using Xunit;
 using static TorchSharp.torch;
 

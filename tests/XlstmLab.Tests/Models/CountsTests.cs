@@ -1,6 +1,7 @@
 using System.Numerics;
 using XlstmLab.Layers;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using Xunit;
 
 namespace XlstmLab.Tests.Models;

@@ -1,9 +1,9 @@
 using TorchSharp;
 using XlstmLab.Analysis;
-using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
 using XlstmLab.Inference;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Text;
 using XlstmLab.Training;
 using Xunit;

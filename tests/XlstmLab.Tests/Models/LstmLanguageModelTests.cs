@@ -1,8 +1,8 @@
 using TorchSharp;
-using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
 using XlstmLab.Mixers;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using Xunit;
 using static TorchSharp.torch;
 

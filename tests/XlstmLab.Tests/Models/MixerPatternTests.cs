@@ -66,7 +66,7 @@ public sealed class MixerPatternTests
                 "window" => new SlidingWindowMixerConfig { Window = 16, HeadCount = 4 },
                 "own" => new MovingAverageMixerConfig { Decay = 0.5 },
                 "list" => ["mlstm", new MambaMixerConfig()],
-                _ => ["mlstm", Small.MLstm with { InputGate = XlstmLab.Cells.InputGate.Sigmoid }],
+                _ => ["mlstm", Small.MLstm with { InputGate = XlstmLab.Operations.InputGate.Sigmoid }],
             },
         };
         var text = ModelConfigJson.Text(config);

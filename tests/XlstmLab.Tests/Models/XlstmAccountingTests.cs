@@ -1,6 +1,8 @@
 using CsCheck;
-using XlstmLab.Cells;
+using XlstmLab.Layers;
+using XlstmLab.Mixers;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Tests.Models.Blocks;
 using Xunit;
 using static TorchSharp.torch;

@@ -1,7 +1,9 @@
 using TorchSharp;
-using XlstmLab.Cells;
+using XlstmLab.Layers;
+using XlstmLab.Mixers;
 using XlstmLab.Models;
-using XlstmLab.Tests.Cells;
+using XlstmLab.Operations;
+using XlstmLab.Tests.Operations;
 using Xunit;
 using static TorchSharp.torch;
 

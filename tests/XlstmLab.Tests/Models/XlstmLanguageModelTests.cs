@@ -1,6 +1,7 @@
 using TorchSharp;
+using XlstmLab.Layers;
 using XlstmLab.Models;
-using XlstmLab.Tests.Cells;
+using XlstmLab.Tests.Operations;
 using Xunit;
 using static TorchSharp.torch;
 

@@ -1,4 +1,5 @@
 using XlstmLab.Checkpoints;
+using XlstmLab.Mixers;
 using XlstmLab.Models;
 using Xunit;
 

@@ -1,9 +1,9 @@
 using System.Diagnostics;
 using System.Globalization;
-using XlstmLab.Cells;
 using XlstmLab.Inference;
 using XlstmLab.Models;
 using XlstmLab.Native;
+using XlstmLab.Operations;
 using XlstmLab.Text;
 using XlstmLab.Training;
 using Xunit;

@@ -1,6 +1,6 @@
 using TorchSharp;
-using XlstmLab.Cells;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Runs;
 using XlstmLab.Training;
 using Xunit;

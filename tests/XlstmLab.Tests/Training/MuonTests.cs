@@ -50,7 +50,7 @@ public sealed class MuonTests
         {
             weight.grad = golden[$"grad.{step}"];
             muon.Step((double)about["lr"]!);
-            Cells.MLstmTests.Near(golden[$"w.{step + 1}"] - golden["w0"], weight.detach() - golden["w0"], 1e-2, $"step {step + 1}");
+            Operations.MLstmTests.Near(golden[$"w.{step + 1}"] - golden["w0"], weight.detach() - golden["w0"], 1e-2, $"step {step + 1}");
         }
     }
 

@@ -1,7 +1,7 @@
 using System.Text.Json.Nodes;
-using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Text;
 using XlstmLab.Training;
 using Xunit;

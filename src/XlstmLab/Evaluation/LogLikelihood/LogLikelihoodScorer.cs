@@ -1,7 +1,7 @@
 using System.Runtime.ExceptionServices;
 using System.Runtime.InteropServices;
-using XlstmLab.Cells;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Text;
 using static TorchSharp.torch;
 

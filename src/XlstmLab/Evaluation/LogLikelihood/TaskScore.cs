@@ -1,6 +1,5 @@
 using System.Text;
 using System.Text.Json;
-using XlstmLab.Checkpoints;
 using XlstmLab.Training;
 
 namespace XlstmLab.Evaluation.LogLikelihood;

@@ -1,5 +1,6 @@
 using XlstmLab.Layers;
 using XlstmLab.Mixers;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models.Blocks;

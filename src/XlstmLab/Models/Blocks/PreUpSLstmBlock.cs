@@ -1,6 +1,7 @@
 using TorchSharp.Utils;
 using XlstmLab.Layers;
 using XlstmLab.Mixers;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models.Blocks;

@@ -3,7 +3,6 @@ using System.Globalization;
 using System.Security.Cryptography;
 using System.Text;
 using TorchSharp;
-using XlstmLab.Checkpoints;
 
 namespace XlstmLab.Native.Cuda;
 

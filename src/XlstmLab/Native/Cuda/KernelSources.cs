@@ -5,7 +5,7 @@ namespace XlstmLab.Native.Cuda;
 /// <summary>The CUDA C++ that the library carries.</summary>
 internal static class KernelSources
 {
-    private const string Prefix = "Kernels.Cuda.";
+    private const string Prefix = "Operations.";
 
     /// <summary>A source with its includes in their places: NVRTC then needs no folder of headers.</summary>
     /// <param name="file">The source.</param>

@@ -6,7 +6,6 @@ using System.Security.Cryptography;
 using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
-using XlstmLab.Checkpoints;
 
 namespace XlstmLab.Text.DebianDocs;
 

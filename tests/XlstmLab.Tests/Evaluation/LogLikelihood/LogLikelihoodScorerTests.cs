@@ -1,7 +1,7 @@
 using TorchSharp;
-using XlstmLab.Cells;
 using XlstmLab.Evaluation.LogLikelihood;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Text;
 using Xunit;
 using static TorchSharp.torch;

@@ -1,9 +1,9 @@
 using TorchSharp;
-using XlstmLab.Cells;
 using XlstmLab.Checkpoints;
 using XlstmLab.Inference;
 using XlstmLab.Models;
-using XlstmLab.Tests.Cells;
+using XlstmLab.Operations;
+using XlstmLab.Tests.Operations;
 using XlstmLab.Text;
 using Xunit;
 using static TorchSharp.torch;

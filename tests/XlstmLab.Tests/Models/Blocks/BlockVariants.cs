@@ -1,6 +1,8 @@
 using TorchSharp;
-using XlstmLab.Cells;
+using XlstmLab.Layers;
+using XlstmLab.Mixers;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Models.Blocks;

@@ -1,0 +1,194 @@
+using System.Runtime.InteropServices;
+using TorchSharp;
+using XlstmLab.Native;
+using XlstmLab.Native.Cuda;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Operations;
+
+/// <summary>One parameter as <see cref="AdamWKernel"/> updates it: float32 tensors of one shape, contiguous; the copy is bfloat16.</summary>
+internal sealed record AdamWParameter(Tensor Weight, Tensor Mean, Tensor Square, bool Decays, Tensor? Copy = null, Tensor? Average = null);
+
+/// <summary>What one step of <see cref="AdamWKernel"/> takes; as the source has it.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal readonly record struct AdamWSettings
+{
+    public required double Rate { get; init; }
+
+    public double Beta1 { get; init; }
+
+    public double Beta2 { get; init; }
+
+    public double Epsilon { get; init; }
+
+    public double Decay { get; init; }
+
+    /// <summary>The greatest norm that gradients are left with; 0 for any.</summary>
+    public double Clip { get; init; }
+
+    /// <summary>The loss beyond which no update is made; 0 for any finite one.</summary>
+    public double LossLimit { get; init; }
+
+    /// <summary>The gradients' norm beyond which no update is made; 0 for any finite one.</summary>
+    public double NormLimit { get; init; }
+
+    /// <summary>The share of the running average of weights that an update keeps.</summary>
+    public double AverageDecay { get; init; }
+}
+
+/// <summary>How the last step went, and all before it; as the source has it.</summary>
+[StructLayout(LayoutKind.Sequential)]
+internal readonly record struct AdamWRecord
+{
+    public double Loss { get; init; }
+
+    public double Norm { get; init; }
+
+    public long Updates { get; init; }
+
+    public long Skipped { get; init; }
+
+    public long SkippedInARow { get; init; }
+
+    public long Applied { get; init; }
+}
+
+/// <summary>
+/// AdamW in three launches for all parameters together: the gradients' norm, its clipping, and the update unless loss or norm forbid it, without
+/// a word to the host.
+/// </summary>
+internal sealed class AdamWKernel : IDisposable
+{
+    private const string Source = "AdamW.cu";
+    private const int Block = 4096;
+    private const int Threads = 256;
+    private const int SegmentWords = 8;
+
+    private readonly AdamWParameter[] _parameters;
+    private readonly Device _device;
+    private readonly Tensor _owners;
+    private readonly Tensor _segments;
+    private readonly Tensor _partials;
+    private readonly Tensor _settings;
+    private readonly Tensor _record;
+    private readonly Tensor _rule;
+    private readonly long[] _table;
+    private AdamWSettings? _written;
+
+    /// <summary>A table of the parameters, all on one device, each beginning at a multiple of 16 bytes.</summary>
+    public AdamWKernel(IEnumerable<AdamWParameter> parameters)
+    {
+        _parameters = [.. parameters];
+        using var scope = NewDisposeScope();
+        _device = _parameters[0].Weight.device;
+        _table = new long[SegmentWords * _parameters.Length];
+        var owners = new List<int>();
+        for (var k = 0; k < _parameters.Length; k++)
+        {
+            var parameter = _parameters[k];
+            var count = parameter.Weight.NumberOfElements;
+            long[] words =
+            [
+                Address(parameter.Weight), 0, Address(parameter.Mean), Address(parameter.Square), Address(parameter.Copy), Address(parameter.Average),
+                count, owners.Count + (parameter.Decays ? 1L << 32 : 0),
+            ];
+            words.CopyTo(_table, SegmentWords * k);
+            owners.AddRange(Enumerable.Repeat(k, (int)((count + Block - 1) / Block)));
+        }
+
+        _owners = tensor(owners, ScalarType.Int32, _device).DetachFromDisposeScope();
+        _segments = zeros(_table.Length, ScalarType.Int64, _device).DetachFromDisposeScope();
+        _partials = empty(owners.Count, ScalarType.Float64, _device).DetachFromDisposeScope();
+        _settings = zeros(Marshal.SizeOf<AdamWSettings>() / 8, ScalarType.Float64, _device).DetachFromDisposeScope();
+        _record = zeros(Marshal.SizeOf<AdamWRecord>() / 8, ScalarType.Int64, _device).DetachFromDisposeScope();
+        _rule = zeros(10, ScalarType.Float32, _device).DetachFromDisposeScope();
+    }
+
+    /// <summary>How the steps went; the only method that waits for the device.</summary>
+    public AdamWRecord Record
+    {
+        get
+        {
+            using var scope = NewDisposeScope();
+            return MemoryMarshal.Cast<long, AdamWRecord>(_record.cpu().data<long>().ToArray())[0];
+        }
+
+        set => Write(_record, tensor(MemoryMarshal.Cast<AdamWRecord, long>([value]).ToArray()));
+    }
+
+    /// <summary>One step from the parameters' gradients; a parameter without one is left as it is.</summary>
+    /// <param name="settings">The step's numbers.</param>
+    /// <param name="loss">[] float64, the step's loss, or null.</param>
+    public void Step(AdamWSettings settings, Tensor? loss = null)
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        var changed = _written is null;
+        for (var k = 0; k < _parameters.Length; k++)
+        {
+            var address = Address(_parameters[k].Weight.grad);
+            changed |= _table[SegmentWords * k + 1] != address;
+            _table[SegmentWords * k + 1] = address;
+        }
+
+        if (changed)
+        {
+            Write(_segments, tensor(_table));
+        }
+
+        if (_written != settings)
+        {
+            Write(_settings, tensor(MemoryMarshal.Cast<AdamWSettings, double>([settings]).ToArray()));
+            _written = settings;
+        }
+
+        var blocks = _owners.shape[0];
+        Kernel.Launch(Source, "squared_sums", [], new(blocks, Threads, 256), _partials, _segments, _owners, _partials);
+        Kernel.Launch(Source, "adamw_prepare", [], new(1, 1024, 256), _partials, _partials, loss, _settings, _record, _rule, (int)blocks);
+        Kernel.Launch(Source, "adamw_update", [], new(blocks, Threads), _partials, _segments, _owners, _rule);
+    }
+
+    /// <summary>Asks for <see cref="Record"/> as it is when the device gets here, without waiting for it.</summary>
+    /// <returns>Waits for the record; to be called once.</returns>
+    public Func<AdamWRecord> ReadLater()
+    {
+        using var scope = NewDisposeScope();
+        if (_device.type == DeviceType.CPU)
+        {
+            var now = Record;
+            return () => now;
+        }
+
+        var host = empty(_record.shape, ScalarType.Int64, CPU).pin_memory().DetachFromDisposeScope();
+        host.copy_(_record, true);
+        CudaDriver.Check(CudaDriver.cuEventCreate(out var arrival, CudaDriver.EventWithoutTiming), "make an event");
+        CudaDriver.Check(CudaDriver.cuEventRecord(arrival, 0), "record an event");
+        return () =>
+        {
+            using (host)
+            {
+                CudaDriver.Check(CudaDriver.cuEventSynchronize(arrival), "train: a kernel failed, or the device ran out of memory");
+                _ = CudaDriver.cuEventDestroy(arrival);
+                return MemoryMarshal.Cast<long, AdamWRecord>(host.data<long>().ToArray())[0];
+            }
+        };
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (var held in new[] { _owners, _segments, _partials, _settings, _record, _rule })
+        {
+            held.Dispose();
+        }
+    }
+
+    private static long Address(Tensor? tensor) => tensor is null ? 0 : Kernel.Address(tensor);
+
+    private static void Write(Tensor target, Tensor values)
+    {
+        using var noGrad = no_grad();
+        using var source = values.ToDevice(target.device);
+        target.copy_(source);
+    }
+}

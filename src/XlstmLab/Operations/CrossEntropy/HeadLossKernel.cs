@@ -1,0 +1,94 @@
+using static TorchSharp.torch;
+
+namespace XlstmLab.Operations;
+
+/// <summary>The head and its cross-entropy together, some rows at a time: no more than <see cref="LargestLogits"/> of logits exist at once.</summary>
+/// <remarks>
+/// Logits are bfloat16 and their sums float32. The gradients of the stream and of the head's weights are made with the loss, while the
+/// logits are there; the backward pass only scales them.
+/// </remarks>
+internal static class HeadLossKernel
+{
+    /// <summary>Bytes of logits at a time.</summary>
+    public const long LargestLogits = 1L << 30;
+
+    /// <summary>Whether there are kernels for this head behind activations of this type.</summary>
+    public static bool Serves(LanguageHead? head, ScalarType? computeType) =>
+        computeType == ScalarType.BFloat16 && head is { Bias: null } && Kernel.Reaches(head.Weight) && head.Weight.shape[1] % 8 == 0
+        && CrossEntropyKernel.Fits(head.Weight.shape[0]);
+
+    /// <summary>The cross-entropy in nats, summed over the rows that count and divided.</summary>
+    /// <param name="hidden">[N, d] bfloat16.</param>
+    /// <param name="head">The head, without a bias.</param>
+    /// <param name="targets">[N] int64, <see cref="CrossEntropyKernel.Ignored"/> for rows that do not count.</param>
+    /// <param name="divisor">Such as the number of targets.</param>
+    /// <returns>[] float64.</returns>
+    public static Tensor Forward(Tensor hidden, LanguageHead head, Tensor targets, long divisor)
+    {
+        using var scope = NewDisposeScope();
+        var call = new Call(divisor, head.LogitSoftCap);
+        var weight = head.Weight;
+        return (is_grad_enabled() && (hidden.requires_grad || weight.requires_grad)
+            ? Function.apply(hidden, weight, targets, call)[0]
+            : Run(hidden, weight, targets, call, gradient: false).Loss).MoveToOuterDisposeScope();
+    }
+
+    private sealed record Call(long Divisor, double? Cap);
+
+    private static (Tensor Loss, Tensor? DHidden, Tensor? DWeight) Run(Tensor hidden, Tensor weight, Tensor targets, Call call, bool gradient)
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        var (rows, dim, vocabulary) = (hidden.shape[0], hidden.shape[1], weight.shape[0]);
+        var padded = (vocabulary + 7) / 8 * 8;
+
+        // The kernel wants rows of whole 16 bytes; logits behind the vocabulary are zero, and stay it.
+        var narrow = empty(padded, dim, dtype: ScalarType.BFloat16, device: hidden.device);
+        narrow.narrow(0, 0, vocabulary).copy_(weight);
+        narrow.narrow(0, vocabulary, padded - vocabulary).zero_();
+        var chunks = Math.Max(1, (2 * rows * padded + LargestLogits - 1) / LargestLogits);
+        var size = (rows + chunks - 1) / chunks;
+        var losses = empty(rows, ScalarType.Float32, hidden.device);
+        var dHidden = gradient ? empty_like(hidden) : null;
+        Tensor? dWeight = null;
+        for (var first = 0L; first < rows; first += size)
+        {
+            using var chunk = NewDisposeScope();
+            var count = Math.Min(size, rows - first);
+            var x = hidden.narrow(0, first, count);
+            var logits = x.matmul(narrow.t()); // (n, V)
+            CrossEntropyKernel.Run(
+                logits.narrow(1, 0, vocabulary), targets.narrow(0, first, count), losses.narrow(0, first, count), gradient ? call.Divisor : null, call.Cap);
+            if (gradient)
+            {
+                dHidden!.narrow(0, first, count).copy_(logits.matmul(narrow));
+                var part = logits.t().matmul(x).narrow(0, 0, vocabulary); // (V, d)
+                dWeight = dWeight is null ? part.to(ScalarType.Float32).MoveToOuterDisposeScope() : dWeight.add_(part);
+            }
+        }
+
+        var loss = CrossEntropyKernel.Sum(losses, call.Divisor, vocabulary, call.Cap);
+        return (loss.MoveToOuterDisposeScope(), dHidden?.MoveToOuterDisposeScope(), dWeight?.MoveToOuterDisposeScope());
+    }
+
+    private sealed class Function : autograd.MultiTensorFunction<Function>
+    {
+        public override string Name => nameof(HeadLossKernel);
+
+        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        {
+            var (loss, dHidden, dWeight) = Run((Tensor)vars[0], (Tensor)vars[1], (Tensor)vars[2], (Call)vars[3], gradient: true);
+            ctx.save_for_backward([dHidden!, dWeight!]);
+            return [loss];
+        }
+
+        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        {
+            using var scope = NewDisposeScope();
+            using var noGrad = no_grad();
+            var saved = ctx.get_saved_variables();
+            List<Tensor> result = [saved[0].mul_(gradients[0]), saved[1].mul_(gradients[0]), null!, null!];
+            return EngineThread.Return(gradients, [.. result.Select(t => t?.detach().MoveToOuterDisposeScope()!)]);
+        }
+    }
+}

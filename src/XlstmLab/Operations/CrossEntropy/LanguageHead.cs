@@ -1,0 +1,20 @@
+using TorchSharp.Modules;
+using XlstmLab.Operations;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Operations;
+
+/// <summary>The last step of a language model, from the stream to logits: cap tanh((W x + b) / cap).</summary>
+/// <param name="Weight">W, [V, d].</param>
+/// <param name="Bias">b, [V], or null.</param>
+/// <param name="LogitSoftCap">The cap; null for none.</param>
+public sealed record LanguageHead(Tensor Weight, Tensor? Bias = null, double? LogitSoftCap = null)
+{
+    /// <summary>[..., d] to [..., V], float32 or wider.</summary>
+    public Tensor Logits(Tensor hidden) =>
+        SoftCap.Apply(nn.functional.linear(hidden, Weight.to(hidden.dtype), Bias?.to(hidden.dtype)).Widened(), LogitSoftCap);
+
+    /// <summary>A head of its own, or the embedding where the two are tied.</summary>
+    internal static LanguageHead Of(Dense? head, Embedding embedding, double? softCap = null) =>
+        new(head?.Weight ?? embedding.weight!, head?.Bias, softCap);
+}

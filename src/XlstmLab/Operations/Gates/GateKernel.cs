@@ -1,0 +1,125 @@
+using static TorchSharp.torch;
+
+namespace XlstmLab.Operations;
+
+/// <summary>An mLSTM's gate pre-activations, cap tanh((W x + b) / cap) in float32 from bfloat16 x, in one pass over x.</summary>
+internal static class GateKernel
+{
+    private const string Source = "GatePreactivations.cu";
+    private const int Warps = 8; // of 16 tokens
+    private const int Step = 32; // tokens of which a block sums weight gradients at a time
+
+    /// <summary>Whether there is a kernel for what the gates look at.</summary>
+    public static bool Serves(Tensor x, int heads) => Kernel.Serve(x) && x.is_contiguous() && x.shape[^1] % 8 == 0 && heads <= 32;
+
+    /// <summary>Both gates' pre-activations.</summary>
+    /// <param name="x">[B, S, d] bfloat16, contiguous.</param>
+    /// <param name="input">The input gate's [NH, d] weight, null for zeros, and [NH] bias, null where there is no such gate; float32.</param>
+    /// <param name="forget">The same of the forget gate.</param>
+    /// <param name="heads">NH.</param>
+    /// <param name="cap">The soft cap, or null.</param>
+    /// <returns>i~ and f~, [B, NH, S] float32; zeros for a gate that does not exist.</returns>
+    public static (Tensor Input, Tensor Forget) Forward(
+        Tensor x, (Tensor? Weight, Tensor? Bias) input, (Tensor? Weight, Tensor? Bias) forget, int heads, double? cap)
+    {
+        using var scope = NewDisposeScope();
+        var outputs = Function.apply(x, input.Weight!, forget.Weight!, input.Bias!, forget.Bias!, new Call(heads, (float)(cap ?? 0)));
+        return (outputs[0].MoveToOuterDisposeScope(), outputs[1].MoveToOuterDisposeScope());
+    }
+
+    private sealed record Call(int Heads, float Cap);
+
+    /// <summary>What follows from widths, as the source has it.</summary>
+    private readonly record struct Sizes(long Dim, int Heads)
+    {
+        public int Tiles => (2 * Heads + 7) / 8;
+
+        public string[] Defines => [$"DIM={Dim}", $"HEADS={Heads}"];
+
+        public int WeightWarps => Dim > 960 ? 16 : (int)((Dim + 63) / 64);
+
+        public int WeightBlocks => WeightWarps > 12 || Tiles > 1 ? 1 : 2; // a multiprocessor
+
+        public int ForwardShared => 24 * Tiles * (2 * Channels((18773 / (8 * Tiles) - 32) / 128 * 128) + 64);
+
+        public int InputChannels => Channels(28160 / (8 * Tiles) / 128 * 128);
+
+        private int Channels(int limit) => limit < Dim ? limit : (int)((Dim + 127) / 128 * 128);
+    }
+
+    private sealed class Function : autograd.MultiTensorFunction<Function>
+    {
+        public override string Name => nameof(GateKernel);
+
+        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        {
+            var (x, call) = ((Tensor)vars[0], (Call)vars[5]);
+            var (weights, biases) = (new[] { (Tensor?)vars[1], (Tensor?)vars[2] }, new[] { (Tensor?)vars[3], (Tensor?)vars[4] });
+            var (batch, length) = (x.shape[0], x.shape[1]);
+            var sizes = new Sizes(x.shape[2], call.Heads);
+            var tokens = (int)(batch * length);
+            var outputs = biases.Select(b => b is null
+                ? zeros(batch, call.Heads, length, dtype: ScalarType.Float32, device: x.device)
+                : empty(batch, call.Heads, length, dtype: ScalarType.Float32, device: x.device)).ToList();
+            Kernel.Launch(
+                Source, "gate_forward", sizes.Defines, new(Blocks(x, tokens), 32 * Warps, sizes.ForwardShared), x,
+                x, weights[0], weights[1], biases[0], biases[1], biases[0] is null ? null : outputs[0], biases[1] is null ? null : outputs[1],
+                call.Heads * length, length, 1L, tokens, (int)length, call.Cap);
+            ctx.save_for_backward([x, outputs[0].detach(), outputs[1].detach(), .. weights.OfType<Tensor>()]);
+            ctx.save_data("call", call);
+            ctx.save_data("weights", weights.Select(w => w is not null).ToArray());
+            ctx.save_data("biases", biases.Select(b => b is not null).ToArray());
+            ctx.set_materialize_grads(false);
+            return outputs;
+        }
+
+        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        {
+            using var scope = NewDisposeScope();
+            var saved = ctx.get_saved_variables();
+            var (call, hasWeight, hasBias) = ((Call)ctx.get_data("call"), (bool[])ctx.get_data("weights"), (bool[])ctx.get_data("biases"));
+            var x = saved[0];
+            var weights = new[] { hasWeight[0] ? saved[3] : null, hasWeight[1] ? saved[^1] : null };
+            var (batch, length, dim) = (x.shape[0], x.shape[1], x.shape[2]);
+            var (sizes, heads, tokens) = (new Sizes(dim, call.Heads), call.Heads, (int)(batch * length));
+            var dp = gradients.Select((g, k) => g.IsInvalid || !hasBias[k] ? null : g.contiguous()).ToArray();
+
+            var dx = empty_like(x);
+            Kernel.Launch(
+                Source, "gate_backward_input", sizes.Defines,
+                new(Blocks(x, tokens), 32 * Warps, 32 * sizes.Tiles * sizes.InputChannels)
+                {
+                    BlocksY = (int)((dim + sizes.InputChannels - 1) / sizes.InputChannels),
+                },
+                x, dp[0], dp[1], saved[1], saved[2], weights[0], weights[1], dx, heads * length, length, 1L, tokens, (int)length, call.Cap, 0);
+
+            // A row of the partial sums has both weights' gradients, then both biases', each from a multiple of 4 on.
+            var (weight, bias) = (heads * dim, (heads + 3) / 4 * 4);
+            var blocks = Math.Min((tokens + Step - 1) / Step, sizes.WeightBlocks * Kernel.Multiprocessors(x));
+            var partials = empty(blocks, 2 * (weight + bias), dtype: ScalarType.Float32, device: x.device);
+            var channels = 64 * sizes.WeightWarps;
+            Kernel.Launch(
+                Source, "gate_backward_weight", sizes.Defines,
+                new(blocks, 32 * sizes.WeightWarps, 128 * Math.Max(Step, sizes.WeightWarps))
+                {
+                    BlocksY = (int)((dim + channels - 1) / channels),
+                    BlocksZ = (2 * heads + 15) / 16,
+                },
+                x, dp[0], dp[1], saved[1], saved[2], x, partials, partials.shape[1],
+                0, (int)weight, (int)(2 * weight), (int)(2 * weight) + bias, heads * length, length, 1L, tokens, (int)length, call.Cap);
+            var sums = Kernel.ColumnSums(partials);
+            List<Tensor?> result =
+            [
+                dx,
+                hasWeight[0] ? sums.narrow(0, 0, weight).view(heads, dim) : null,
+                hasWeight[1] ? sums.narrow(0, weight, weight).view(heads, dim) : null,
+                hasBias[0] ? sums.narrow(0, 2 * weight, heads) : null,
+                hasBias[1] ? sums.narrow(0, 2 * weight + bias, heads) : null,
+                null,
+            ];
+            return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
+        }
+
+        private static long Blocks(Tensor x, int tokens) => Math.Min((tokens + 16 * Warps - 1) / (16 * Warps), 2 * Kernel.Multiprocessors(x));
+    }
+}

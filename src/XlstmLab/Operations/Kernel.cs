@@ -1,0 +1,121 @@
+using System.Runtime.InteropServices;
+using XlstmLab.Native;
+using XlstmLab.Native.Cuda;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Operations;
+
+/// <summary>One argument of a kernel: a tensor's address, or a number.</summary>
+internal readonly struct KernelArgument
+{
+    private readonly long _bits;
+
+    private KernelArgument(long bits) => _bits = bits;
+
+    /// <summary>The address of the tensor's first element; 0 for none.</summary>
+    public static implicit operator KernelArgument(Tensor? tensor) => new(tensor is null ? 0 : Kernel.Address(tensor));
+
+    /// <summary>A 32-bit integer.</summary>
+    public static implicit operator KernelArgument(int number) => new(number);
+
+    /// <summary>A 64-bit integer.</summary>
+    public static implicit operator KernelArgument(long number) => new(number);
+
+    /// <summary>A single-precision number.</summary>
+    public static implicit operator KernelArgument(float number) => new(BitConverter.SingleToInt32Bits(number));
+}
+
+/// <summary>Launches the kernels that the library carries as CUDA C++.</summary>
+/// <remarks>
+/// A layer asks <see cref="Serve"/> whether it may, and takes libtorch's operations otherwise. Kernels run in the order of libtorch's own, and
+/// nothing here waits for them.
+/// </remarks>
+public static unsafe partial class Kernel
+{
+    /// <summary>The environment variable that turns the kernels off when it is <c>off</c>.</summary>
+    public const string Variable = "XLSTM_KERNELS";
+
+    private static readonly Lazy<string?> Obstacle = new(FindObstacle);
+
+    /// <summary>Why there are no kernels on this machine's GPUs; null where there are.</summary>
+    public static string? Absence => Obstacle.Value;
+
+    /// <summary>What the kernels run on: null is this machine's GPUs.</summary>
+    internal static IKernelDevice? Device { get; set; }
+
+    private static IKernelDevice Gpu { get; } = new CudaDevice();
+
+    /// <summary>Whether there are kernels for this tensor: where it is, and of its type, bfloat16.</summary>
+    internal static bool Serve(Tensor tensor) => tensor.dtype == ScalarType.BFloat16 && Reaches(tensor);
+
+    /// <summary>Whether kernels can be launched on this tensor's memory.</summary>
+    internal static bool Reaches(Tensor tensor) =>
+        Device is { } device ? device.Serves(tensor) : tensor.device_type == TorchSharp.DeviceType.CUDA && Absence is null;
+
+    /// <summary>Starts a kernel.</summary>
+    /// <param name="file">The source, such as <c>RmsNorm.cu</c>.</param>
+    /// <param name="function">The kernel in it.</param>
+    /// <param name="defines">Macros that the source is compiled with, <c>NAME=VALUE</c>.</param>
+    /// <param name="shape">Blocks and threads.</param>
+    /// <param name="on">A tensor on the device that it is to run on.</param>
+    /// <param name="arguments">The kernel's arguments, in its order.</param>
+    /// <exception cref="CudaException">It cannot be compiled or launched.</exception>
+    internal static void Launch(
+        string file, string function, string[] defines, LaunchShape shape, Tensor on, params ReadOnlySpan<KernelArgument> arguments)
+    {
+        var device = Device ?? Gpu;
+        var handle = device.Load(file, defines, Math.Max(0, on.device_index), function);
+        fixed (KernelArgument* first = arguments)
+        {
+            var addresses = stackalloc void*[arguments.Length];
+            for (var i = 0; i < arguments.Length; i++)
+            {
+                addresses[i] = first + i;
+            }
+
+            device.Launch(handle, shape, addresses);
+        }
+    }
+
+    /// <summary>The number of multiprocessors of the tensor's device.</summary>
+    internal static int Multiprocessors(Tensor tensor) => (Device ?? Gpu).Multiprocessors(Math.Max(0, tensor.device_index));
+
+    /// <summary>out[c] = sum over rows p of partials[p, c], always in the same order: [rows, columns] float32 to [columns].</summary>
+    internal static Tensor ColumnSums(Tensor partials)
+    {
+        var (rows, columns) = (partials.shape[0], partials.shape[1]);
+        var sums = empty(columns, ScalarType.Float32, partials.device);
+        Launch(
+            "ColumnSums.cu", "column_sums", [], new((columns + 31) / 32, 1024, 4224), partials, partials, sums, (int)rows, (int)columns, partials.stride(0), 0);
+        return sums;
+    }
+
+    /// <summary>Where a tensor's first element is, on its device.</summary>
+    internal static nint Address(Tensor tensor) => THSTensor_data(tensor.Handle);
+
+    private static string? FindObstacle()
+    {
+        if (Environment.GetEnvironmentVariable(Variable) == "off")
+        {
+            return $"{Variable} is off";
+        }
+
+        if (!NativeTorch.IsCudaAvailable)
+        {
+            return "libtorch sees no CUDA device";
+        }
+
+        try
+        {
+            Nvrtc.Load();
+            return null;
+        }
+        catch (CudaException e)
+        {
+            return e.Message;
+        }
+    }
+
+    [LibraryImport(NativeNames.Bridge)]
+    private static partial nint THSTensor_data(nint tensor);
+}

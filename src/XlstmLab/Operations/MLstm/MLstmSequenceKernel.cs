@@ -1,0 +1,294 @@
+using XlstmLab.Native.Cuda;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Operations;
+
+/// <summary>The mLSTM in chunks on tensor cores: memory at the chunks' borders, a triangle of weights a chunk, and the products of both.</summary>
+/// <remarks>
+/// The kernels' sources have the equations. Kept for the backward pass are the inputs, ten numbers a token and head, and memory and
+/// normalisers at the chunks' borders. Gradients are those of <see cref="MLstmChunkwise"/>, through m too. All sums have a fixed order.
+/// Sums of log gates within a chunk are float32: a weight errs by 2^-24 of the chunk's whole log forgetting in bits, which is less than its
+/// rounding to bfloat16 as long as a chunk forgets less than e^-22000.
+/// </remarks>
+internal static class MLstmSequenceKernel
+{
+    private const int Chunk = 128;
+    private const int TileThreads = 256;
+
+    /// <summary>Whether there are kernels for these queries [B, NH, S, DK] and values [B, NH, S, DV].</summary>
+    public static bool Serves(Tensor q, Tensor v) =>
+        Kernel.Serve(q) && Kernel.Serve(v) && q.shape[2] > 1 && q.shape[3] % 32 == 0 && q.shape[3] <= 256 && v.shape[3] % 32 == 0 && v.shape[3] <= 512;
+
+    /// <summary>
+    /// Arguments and results as <see cref="MLstmCell.Forward"/>; the gates are float32, and one that is a logarithm already counts as exponential.
+    /// </summary>
+    public static (Tensor H, MLstmState? Last) Forward(
+        Tensor q, Tensor k, Tensor v, Tensor input, Tensor forget, InputGate inputGate, ForgetGate forgetGate,
+        MLstmState? initial, SequenceLayout? layout, MLstmOptions options, bool returnState)
+    {
+        using var scope = NewDisposeScope();
+        var call = new Call(inputGate, forgetGate, options, layout?.DocumentStarts?.contiguous(), layout?.Padding?.contiguous(), returnState);
+        Tensor?[] inputs =
+        [
+            Aligned(q), Aligned(k), Aligned(v), input, forget,
+            initial?.C.to(ScalarType.Float32).contiguous(), initial?.N.to(ScalarType.Float32).contiguous(), initial?.M.to(ScalarType.Float32).contiguous(),
+        ];
+        var outputs = is_grad_enabled() && inputs.Any(t => t is not null && t.requires_grad)
+            ? Function.apply([.. inputs!, call])
+            : Run(new Pass(inputs, call)).Outputs;
+        if (!returnState)
+        {
+            return (outputs[0].MoveToOuterDisposeScope(), null);
+        }
+
+        var (n, m) = (outputs[2].narrow(2, 0, q.shape[3]), outputs[2].narrow(2, q.shape[3], 1));
+        var last = new MLstmState(outputs[1], n, options.HasPathThroughScale ? m : m.detach());
+        return (outputs[0].MoveToOuterDisposeScope(), last.MoveToOuterDisposeScope());
+    }
+
+    /// <summary>The tensor, or a copy of it if its rows do not lie as the kernels load them, 16 bytes at a time.</summary>
+    private static Tensor Aligned(Tensor x) =>
+        x.stride(3) == 1 && x.stride(0) % 8 == 0 && x.stride(1) % 8 == 0 && x.stride(2) % 8 == 0 && Kernel.Address(x) % 16 == 0 ? x : x.contiguous();
+
+    private static (List<Tensor> Outputs, Tensor Rows, Tensor Keep, Tensor Sums, Tensor States, Tensor? N) Run(Pass pass)
+    {
+        using var scope = NewDisposeScope();
+        var (rows, keep, lastScale) = pass.Gates();
+        var (n, lastN) = pass.Options.Normalize || pass.Call.ReturnState ? pass.Normalizers(pass.K, rows[3], null, keep, pass.N0, reverse: false) : default;
+        var lastC = pass.Call.ReturnState ? empty([pass.Batch, pass.Heads, pass.Dk, pass.Dv], ScalarType.Float32, pass.Device) : null;
+        var states = pass.States(pass.K, pass.V, rows[3], keep, pass.C0, lastC, reverse: false);
+        var sums = pass.Plane(4);
+        var h = pass.Tokens(pass.Dv);
+        pass.Launch(
+            "MLstmForward.cu", "mlstm_forward", triangles: 2, numbers: 256,
+            [.. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), rows, n, states, sums, .. Strided(h), pass.Length, pass.Scale, (float)pass.Options.Epsilon]);
+        List<Tensor> outputs = pass.Call.ReturnState ? [h, lastC!, cat([lastN!, lastScale!], 2)] : [h]; // n and m end to end
+        foreach (var kept in new[] { rows, keep, sums, states, n }.Concat(outputs))
+        {
+            kept?.MoveToOuterDisposeScope();
+        }
+
+        return (outputs, rows, keep, sums, states, n);
+    }
+
+    /// <summary>A tensor's address and its strides of batch, head and token.</summary>
+    private static KernelArgument[] Strided(Tensor x) => [x, x.stride(0), (int)x.stride(1), (int)x.stride(2)];
+
+    private sealed record Call(
+        InputGate InputGate, ForgetGate ForgetGate, MLstmOptions Options, Tensor? Starts, Tensor? Padding, bool ReturnState);
+
+    /// <summary>The inputs of a forward or backward pass, and the launches that both make.</summary>
+    private sealed class Pass(IReadOnlyList<Tensor?> inputs, Call call)
+    {
+        public Tensor Q { get; } = inputs[0]!;
+
+        public Tensor K { get; } = inputs[1]!;
+
+        public Tensor V { get; } = inputs[2]!;
+
+        public Tensor? C0 { get; } = inputs[5];
+
+        public Tensor? N0 { get; } = inputs[6];
+
+        public Call Call => call;
+
+        public MLstmOptions Options => call.Options;
+
+        public Device Device => Q.device;
+
+        public long Batch => Q.shape[0];
+
+        public long Heads => Q.shape[1];
+
+        public int Length => (int)Q.shape[2];
+
+        public long Dk => Q.shape[3];
+
+        public long Dv => V.shape[3];
+
+        public long Chunks => (Length + Chunk - 1) / Chunk;
+
+        public float Scale => (float)Math.Pow(Dk, -0.5);
+
+        private int Step => Dk % 64 == 0 && Dv % 64 == 0 ? 64 : 32;
+
+        private int Stages => Step == 64 ? 3 : 4;
+
+        /// <summary>Planes of a number a token and head, [planes, B NH, NC CHUNK] float32.</summary>
+        public Tensor Plane(long planes) => empty(planes, Batch * Heads, Chunks * Chunk, dtype: ScalarType.Float32, device: Device);
+
+        /// <summary>[B, NH, S, d] bfloat16 whose tokens lie together in memory, as the layers around the cell read them.</summary>
+        public Tensor Tokens(long dim) => empty([Batch, Length, Heads, dim], ScalarType.BFloat16, Device).transpose(1, 2);
+
+        /// <summary>A number a token and head, [B, NH, S] float32.</summary>
+        public Tensor Gate() => empty(Batch, Heads, Length, dtype: ScalarType.Float32, device: Device);
+
+        public Tensor Triangle() => empty([Batch * Heads, Chunks, Chunk, Chunk], ScalarType.BFloat16, Device);
+
+        /// <summary>A block for each chunk of each head, with shared memory for stages, triangles and numbers.</summary>
+        public void Launch(string file, string function, int triangles, int numbers, KernelArgument[] arguments)
+        {
+            var stage = Chunk * Pitch(Step) + Math.Max(Chunk * Pitch(Step), Step * Pitch(Chunk));
+            Launch(file, function, Blocks(Stages * stage + triangles * Chunk * Pitch(Chunk) + 4 * numbers), arguments);
+        }
+
+        public void Launch(string file, string function, LaunchShape shape, KernelArgument[] arguments) =>
+            Kernel.Launch(file, function, Defines(file), shape, Q, arguments);
+
+        public (Tensor Rows, Tensor Keep, Tensor? LastScale) Gates()
+        {
+            var (rows, keep) = (Plane(6), empty(Batch * Heads, Chunks, dtype: ScalarType.Float32, device: Device));
+            var lastScale = call.ReturnState ? empty(Batch, Heads, 1, dtype: ScalarType.Float32, device: Device) : null;
+            Launch(
+                "MLstmGates.cu", "mlstm_gates", GateShape(12),
+                [.. GateArguments(), inputs[7], rows, keep, lastScale, Length, Scale]);
+            return (rows, keep, lastScale);
+        }
+
+        /// <summary>A block a head, a warp a chunk as far as they go.</summary>
+        public LaunchShape GateShape(int bytesPerChunk) =>
+            new(Heads, (int)Math.Min(1024, 32 * Chunks), (int)(bytesPerChunk * Chunks)) { BlocksY = (int)Batch };
+
+        /// <summary>Both gates and the layout, as MLstmGates.cu takes them.</summary>
+        public KernelArgument[] GateArguments()
+        {
+            var (input, forget) = (inputs[3]!, inputs[4]!);
+            return
+            [
+                input, input.stride(0), (int)input.stride(1), (int)input.stride(2),
+                forget, forget.stride(0), (int)forget.stride(1), (int)forget.stride(2), call.Starts, call.Padding,
+            ];
+        }
+
+        /// <summary>n before each chunk, or dn behind it, [B NH, NC, DK], and what the walk ends with, [B, NH, DK].</summary>
+        public (Tensor Borders, Tensor Last) Normalizers(Tensor x, Tensor weight, Tensor? factor, Tensor keep, Tensor? first, bool reverse)
+        {
+            var borders = empty(Batch * Heads, Chunks, Dk, dtype: ScalarType.Float32, device: Device);
+            var last = empty(Batch, Heads, Dk, dtype: ScalarType.Float32, device: Device);
+            Launch(
+                "MLstmNormalizer.cu", "mlstm_chunk_sums", Blocks(32 * TileThreads),
+                [.. Strided(x), weight, factor, borders, Length]);
+            Launch(
+                "MLstmNormalizer.cu", "mlstm_normalizer_walk", new(Dk / 32, 32) { BlocksY = (int)(Batch * Heads) },
+                [borders, keep, first, last, (int)Chunks, reverse ? 1 : 0]);
+            return (borders, last);
+        }
+
+        /// <summary>The memory before each chunk, or its gradient behind it, [B NH, NC, DK, DV].</summary>
+        public Tensor States(Tensor x, Tensor y, Tensor weight, Tensor keep, Tensor? first, Tensor? last, bool reverse)
+        {
+            var states = empty([Batch * Heads, Chunks, Dk, Dv], ScalarType.BFloat16, Device);
+            var m = Dk % 128 == 0 ? 128 : Dk % 96 == 0 ? 96 : Dk % 64 == 0 ? 64 : 32;
+            var n = Dv % 64 == 0 ? 64 : 32;
+            var shared = StateStages * 64 * (Pitch(m) + Pitch(n) + 4) + m * Pitch(n);
+            var shape = new LaunchShape(Dk / m * (Dv / n), 32 * (m / 32) * (n / 32), shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
+            Launch(
+                "MLstmStates.cu", "mlstm_states", shape,
+                [.. Strided(x), .. Strided(y), weight, keep, first, last, states, Length, reverse ? 1 : 0]);
+            return states;
+        }
+
+        private const int StateStages = 3;
+
+        private static int Pitch(long columns) => (int)(2 * columns) + 16;
+
+        private LaunchShape Blocks(int shared) => new(Chunks, TileThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
+
+        private string[] Defines(string file) => file switch
+        {
+            "MLstmGates.cu" =>
+            [
+                $"STABILIZE={(Options.Stabilizes ? 1 : 0)}",
+                $"INPUT_GATE=GATE_{call.InputGate.ToString().ToUpperInvariant()}", $"FORGET_GATE=GATE_{call.ForgetGate.ToString().ToUpperInvariant()}",
+            ],
+            "MLstmNormalizer.cu" => [$"DQK={Dk}"],
+            "MLstmStates.cu" => [$"DQK={Dk}", $"DHV={Dv}", $"STATE_STAGES={StateStages}"],
+            "MLstmForward.cu" => [$"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}", $"NORMALIZE={(Options.Normalize ? 1 : 0)}"],
+            "MLstmBackward.cu" => [$"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}"],
+            _ => throw new ArgumentException($"There are no macros for {file}.", nameof(file)),
+        };
+    }
+
+    private sealed class Function : autograd.MultiTensorFunction<Function>
+    {
+        public override string Name => nameof(MLstmSequenceKernel);
+
+        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        {
+            using var scope = NewDisposeScope();
+            var call = (Call)vars[8];
+            var inputs = vars.Take(8).Cast<Tensor?>().ToArray();
+            var (outputs, rows, keep, sums, states, n) = Run(new(inputs, call));
+
+            // What is saved outlives this method; of an output, an alias is. An absent tensor has an empty place.
+            Tensor?[] optional = [inputs[5], inputs[6], inputs[7], n, call.Starts, call.Padding];
+            var saved = inputs.Take(5).Concat([rows, keep, sums, states]).Concat(optional.OfType<Tensor>()).Select(t => t!.MoveToOuterDisposeScope()).ToList();
+            ctx.save_for_backward(saved);
+            ctx.save_data("present", optional.Select(t => t is not null).ToArray());
+            ctx.save_data("call", call with { Starts = null, Padding = null });
+            ctx.set_materialize_grads(false);
+            outputs.ForEach(t => t.MoveToOuterDisposeScope());
+            return outputs;
+        }
+
+        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        {
+            using var scope = NewDisposeScope();
+            var saved = new Queue<Tensor>(ctx.get_saved_variables());
+            var always = Enumerable.Range(0, 9).Select(_ => saved.Dequeue()).ToArray();
+            var optional = ((bool[])ctx.get_data("present")).Select(there => there ? saved.Dequeue() : null).ToArray();
+            var call = (Call)ctx.get_data("call") with { Starts = optional[4], Padding = optional[5] };
+            var pass = new Pass([.. always.Take(5), optional[0], optional[1], optional[2]], call);
+            var (rows, keep, sums, states) = (always[5], always[6], always[7], always[8]);
+            var n = optional[3];
+            var dh = gradients[0].IsInvalid ? zeros_like(pass.V) : Aligned(gradients[0]);
+            var (dLastC, dLast) = call.ReturnState ? (Given(gradients[1]), Given(gradients[2])) : default;
+            var dLastN = dLast?.narrow(2, 0, pass.Dk).contiguous();
+            var exact = call.Options is { Normalize: true, NormalizerGradient: NormalizerGradient.Exact };
+
+            var firstC = pass.C0 is null ? null : empty_like(pass.C0);
+            var dStates = pass.States(pass.Q, dh, sums[2], keep, dLastC, firstC, reverse: true);
+            var reads = empty(pass.Batch * pass.Heads, pass.Chunks * Chunk, pass.Dk, dtype: ScalarType.BFloat16, device: pass.Device);
+            var (weights, scores, dz, dots, writes) = (pass.Triangle(), pass.Triangle(), pass.Plane(1), pass.Plane(4), pass.Plane(1));
+            KernelArgument[] activations = [.. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), .. Strided(dh)];
+            pass.Launch(
+                "MLstmBackward.cu", "mlstm_backward_scores", triangles: 2, numbers: 768,
+                [
+                    .. activations, rows, sums, states, exact ? 1 : 0, reads, weights, scores, dz, dots, pass.Length, pass.Scale,
+                    exact ? (float)call.Options.Epsilon : 0f,
+                ]);
+            var (dn, firstN) = exact || dLastN is not null ? pass.Normalizers(pass.Q, rows[2], dz, keep, dLastN, reverse: true) : default;
+            var (dq, dk, dv) = (pass.Tokens(pass.Dk), pass.Tokens(pass.Dk), pass.Tokens(pass.Dv));
+            pass.Launch(
+                "MLstmBackward.cu", "mlstm_backward", triangles: 3, numbers: 256,
+                [
+                    .. activations, rows, sums, reads, weights, scores, exact ? n : null, dz, dStates, dn,
+                    .. Strided(dq), .. Strided(dk), .. Strided(dv), writes, pass.Length,
+                ]);
+
+            var hasLast = dLastC is not null || dLastN is not null;
+            var first = pass.C0 is null || !(hasLast || optional[2]!.requires_grad) ? null : (pass.C0 * firstC!).sum([2, 3]);
+            first = first is null || firstN is null ? first : first.add_((pass.N0! * firstN).sum(2));
+            var hasScale = call.Options.HasPathThroughScale;
+            var dLastScale = hasScale ? dLast?.narrow(2, pass.Dk, 1).contiguous() : null;
+            var firstScale = hasScale && pass.C0 is not null ? empty([pass.Batch, pass.Heads], ScalarType.Float32, pass.Device) : null;
+            var (dInput, dForget) = (pass.Gate(), pass.Gate());
+            pass.Launch(
+                "MLstmGates.cu", "mlstm_gates_backward", pass.GateShape(16),
+                [
+                    .. pass.GateArguments(), dots, writes, keep, hasLast ? first : null, hasLast ? 1 : 0,
+                    hasScale ? rows : null, dLastScale, dInput, dForget, firstScale, pass.Length,
+                ]);
+            if (pass.N0 is not null && firstN is null)
+            {
+                firstN = zeros_like(pass.N0);
+            }
+
+            var dScale = first is null || !call.Options.Stabilizes ? null : (firstScale is null ? first : first + firstScale).unsqueeze(2);
+            Tensor?[] result = [dq, dk, dv, dInput, dForget, firstC, pass.N0 is null ? null : firstN, dScale, null];
+            return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
+        }
+
+        private static Tensor? Given(Tensor gradient) => gradient.IsInvalid ? null : gradient.contiguous();
+    }
+}

@@ -1,0 +1,39 @@
+using TorchSharp;
+using XlstmLab.Operations;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Tests.Operations;
+
+public sealed class EngineThreadTests
+{
+    [Fact]
+    public void Keep_ThreadWithoutScope_FreesWhatThePassBeforeLeft()
+    {
+        Exception? failure = null;
+        var thread = new Thread(() => failure = Record.Exception(() =>
+        {
+            var (first, second) = (ones(3), ones(4));
+            EngineThread.Keep([first, null]);
+            Assert.False(first.IsInvalid);
+            EngineThread.Keep([second]);
+            Assert.True(first.IsInvalid);
+            Assert.False(second.IsInvalid);
+            EngineThread.Keep([]);
+            Assert.Equal(0, DisposeScopeManager.Statistics.TensorStatistics.ThreadTotalLiveCount);
+        }));
+        thread.Start();
+        thread.Join();
+        Assert.Null(failure);
+    }
+
+    [Fact]
+    public void Return_OnTheCpu_LeavesTensorsToTheirScope()
+    {
+        using var scope = NewDisposeScope();
+        var gradient = ones(2);
+        Assert.Same(gradient, Assert.Single(EngineThread.Return([], [gradient])));
+        EngineThread.Keep([]);
+        Assert.False(gradient.IsInvalid);
+    }
+}

@@ -1,0 +1,128 @@
+using System.Collections.Concurrent;
+using TorchSharp;
+using XlstmLab.Models;
+using XlstmLab.Native;
+using XlstmLab.Native.Cuda;
+using XlstmLab.Operations;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Tests.Operations;
+
+/// <summary>While it lives, tensors are made where kernels run: on the GPU if there is one, else on the CPU, with the kernels emulated.</summary>
+internal sealed class KernelRun : IDisposable
+{
+    private static readonly EmulatedDevice Emulator = new();
+    private static readonly CudaDevice Gpu = new();
+
+    private readonly Device _before = get_default_device();
+    private readonly RecordingDevice _device;
+
+    private KernelRun()
+    {
+        if (NativeTorch.IsCudaAvailable && Kernel.Absence is null)
+        {
+            set_default_device(CUDA);
+            Poison();
+        }
+
+        Kernel.Device = _device = new(get_default_device().type == DeviceType.CUDA ? Gpu : Emulator);
+    }
+
+    /// <summary>The kernels that were launched since it began: a test of what takes the kernels looks whether it does.</summary>
+    public IReadOnlyCollection<string> Launched => _device.Launched;
+
+    /// <summary>Begins on a GPU; a test is skipped, with the reason, where there is none.</summary>
+    public static KernelRun BeginOnGpu()
+    {
+        Assert.SkipWhen(!NativeTorch.IsCudaAvailable || Kernel.Absence is not null, $"Only a GPU computes this in a reasonable time: {Kernel.Absence}.");
+        return new();
+    }
+
+    /// <summary>Begins; a test is skipped, with the reason, where kernels can be neither run nor emulated.</summary>
+    public static KernelRun Begin()
+    {
+        var hasGpu = NativeTorch.IsCudaAvailable && Kernel.Absence is null;
+        Assert.SkipWhen(
+            !hasGpu && EmulatedDevice.Absence is not null, $"Kernels run neither on a GPU ({Kernel.Absence}) nor emulated ({EmulatedDevice.Absence}).");
+        return new();
+    }
+
+    public void Dispose()
+    {
+        Kernel.Device = null;
+        set_default_device(_before);
+    }
+
+    /// <summary>The seed of all numbers that are drawn afterwards, wherever.</summary>
+    public static void Seed(long seed)
+    {
+        random.manual_seed(seed).Dispose();
+        if (get_default_device().type == DeviceType.CUDA)
+        {
+            cuda.manual_seed_all(seed);
+        }
+    }
+
+    /// <summary>Fills the memory that libtorch will give out next with NaN, so that what a kernel forgets to write is seen.</summary>
+    private static void Poison()
+    {
+        using var scope = NewDisposeScope();
+        foreach (var bytes in Enumerable.Repeat(512 << 10, 64).Concat(Enumerable.Repeat(16 << 20, 16)))
+        {
+            _ = full(bytes / 4, double.NaN, ScalarType.Float32);
+        }
+    }
+
+    /// <summary>A model whose weights are drawn on the CPU, where its generator is, and then moved to where kernels run.</summary>
+    public static LanguageModel Model(LanguageModelConfig config)
+    {
+        var device = get_default_device();
+        set_default_device(CPU);
+        try
+        {
+            var model = config.CreateModel(seed: 1);
+            model.to(device);
+            return model;
+        }
+        finally
+        {
+            set_default_device(device);
+        }
+    }
+
+    /// <summary>A device that notes the names of the kernels it is given.</summary>
+    private sealed unsafe class RecordingDevice(IKernelDevice device) : IKernelDevice
+    {
+        private readonly ConcurrentDictionary<nint, string> _names = new();
+        private readonly ConcurrentDictionary<string, bool> _launched = new();
+
+        public IReadOnlyCollection<string> Launched => [.. _launched.Keys.Order(StringComparer.Ordinal)];
+
+        public bool Serves(Tensor tensor) => device.Serves(tensor);
+
+        public int Multiprocessors(int index) => device.Multiprocessors(index);
+
+        public nint Load(string file, IReadOnlyList<string> defines, int index, string function)
+        {
+            var handle = device.Load(file, defines, index, function);
+            _names[handle] = function;
+            return handle;
+        }
+
+        public void Launch(nint function, LaunchShape shape, void** arguments)
+        {
+            _launched[_names[function]] = true;
+            device.Launch(function, shape, arguments);
+        }
+    }
+
+    /// <summary>‖actual − expected‖ / ‖expected‖, in double precision; NaN if an element is. ‖actual‖ where nothing is expected.</summary>
+    public static double Error(Tensor actual, Tensor expected)
+    {
+        using var scope = NewDisposeScope();
+        var (a, e) = (actual.to(float64), expected.to(float64));
+        var scale = e.norm().item<double>();
+        return (a - e).norm().item<double>() / (scale == 0 ? 1 : scale);
+    }
+}
