@@ -11,8 +11,11 @@ namespace XlstmLab.Training;
 public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor = 1) : IOptimizer
 {
     /// <summary>The optimiser of a model, as a configuration has it.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="trained">Its parameters by their names, and others that are trained with them.</param>
+    /// <param name="config">The configuration.</param>
     /// <exception cref="ArgumentException">The model has no hidden matrices.</exception>
-    internal static MuonWithAdamW Of(nn.Module model, TrainingConfig config)
+    internal static MuonWithAdamW Of(nn.Module model, IEnumerable<(string Name, Parameter Parameter)> trained, TrainingConfig config)
     {
         var hidden = HiddenMatrices(model);
         if (hidden.Count == 0)
@@ -22,7 +25,7 @@ public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor
                 + "train it by AdamW.");
         }
 
-        var parameters = model.named_parameters().ToLookup(p => hidden.Contains(p.name));
+        var parameters = trained.ToLookup(p => hidden.Contains(p.Name));
         return new(
             new(parameters[true], config.Muon, config.Muon.WeightDecay ?? config.WeightDecay),
             new(parameters[false], config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay),
