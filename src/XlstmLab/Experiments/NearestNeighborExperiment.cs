@@ -62,6 +62,7 @@ public sealed record NearestNeighborExperiment
     /// <summary>
     /// The training: steps, batch size, rate, optimiser, clipping, and the time between validations. As it is made, that of the first paper
     /// (appendix D): 100,000 updates, 10 % warm-up and a cosine to 1e-7; it tries rates from 1e-4 to 1e-1 and drops 0.1 of the activations.
+    /// What is for run folders alone is not looked at, nor are spikes and averages of weights.
     /// </summary>
     public TrainingConfig Training { get; init; } = new()
     {

@@ -10,7 +10,7 @@ namespace XlstmLab.Training;
 /// <summary>Trains a language model on tokens in a run folder, from where an earlier call stopped if there was one.</summary>
 /// <inheritdoc cref="Trainer{TBatch}" path="/remarks"/>
 /// <example>
-/// A loss of one's own, here with the logits held near 1, and a hook that ends the run early:
+/// A loss of one's own, here the cross-entropy with a z-loss, and a hook that ends the run early:
 /// <code>
 /// var trainer = new Trainer(model, recipe, source, validation, "runs/x", loss: (model, batch, divisor) =>
 /// {

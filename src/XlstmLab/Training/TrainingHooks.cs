@@ -2,8 +2,8 @@ namespace XlstmLab.Training;
 
 /// <summary>What a training calls on its way. Each may ask it to stop (<see cref="TrainingMoment.Stop"/>).</summary>
 /// <remarks>
-/// They run on the training's thread, between two updates: model, weights and the trainer's files may be read, and what they throw ends
-/// the run. Whatever they compute counts as time of training, but not in the tokens a second.
+/// They run on the training's thread: model, weights and the run's files may be read, and what they throw ends the run. Whatever they compute
+/// counts as time of training.
 /// </remarks>
 public sealed record TrainingHooks
 {
@@ -15,7 +15,7 @@ public sealed record TrainingHooks
 
     /// <summary>
     /// Called after every update and its validation. On a GPU the next update is under way by then, except where this one was validated or
-    /// is saved.
+    /// is saved: it will be finished before a stop.
     /// </summary>
     public Action<TrainingMoment>? AfterStep { get; init; }
 

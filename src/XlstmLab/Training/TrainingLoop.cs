@@ -21,7 +21,7 @@ internal sealed class TrainingLoop<TBatch>(
 {
     private readonly TrainingPosition _position = state.Position;
     private readonly double _secondsBefore = state.Position.Seconds;
-    private readonly Stopwatch _watch = Stopwatch.StartNew();
+    private readonly Stopwatch _watch = new();
 
     /// <summary>When the update before was done, or what came after it.</summary>
     private TimeSpan _finished;
@@ -43,6 +43,7 @@ internal sealed class TrainingLoop<TBatch>(
     public TrainingResult Run(CancellationToken cancellationToken)
     {
         ReadEarlier();
+        _watch.Start();
         while (NextStep <= config.Steps && !_isStopped && !cancellationToken.IsCancellationRequested)
         {
             if (!step.IsLate)

@@ -21,15 +21,17 @@ internal sealed class TrainingState<TBatch> : IDisposable
     public TrainingState(LanguageModel model, nn.Module? lossModule, BatchSource<TBatch> source, TrainingConfig config)
     {
         (Model, LossModule, _source) = (model, lossModule, source);
-        Parameters =
+        (string Name, Parameter Parameter, ParameterRole Role)[] all =
         [
-            .. model.named_parameters(),
-            .. lossModule?.named_parameters().Select(p => (LossPrefix + p.name, p.parameter)) ?? [],
+            .. WithRoles(model, ""),
+            .. lossModule is null ? [] : WithRoles(lossModule, LossPrefix),
         ];
+        Parameters = [.. all.Select(p => (p.Name, p.Parameter))];
         Optimizer = config.Optimizer switch
         {
-            OptimizerKind.AdamW => new AdamW(Parameters, config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay),
-            OptimizerKind.Muon => MuonWithAdamW.Of(model, Parameters, config),
+            OptimizerKind.AdamW => new AdamW(
+                all.Select(p => (p.Name, p.Parameter, p.Role.Decays())), config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay),
+            OptimizerKind.Muon => MuonWithAdamW.Of(model.GetName(), all, config),
             _ => throw UnknownValue.Of(config.Optimizer),
         };
         Average = config.EmaDecay is { } decay ? new WeightAverage(Parameters, decay) : null;
@@ -99,6 +101,12 @@ internal sealed class TrainingState<TBatch> : IDisposable
     {
         Optimizer.Dispose();
         Average?.Dispose();
+    }
+
+    private static IEnumerable<(string Name, Parameter Parameter, ParameterRole Role)> WithRoles(nn.Module module, string prefix)
+    {
+        var roles = ParameterRoles.Of(module);
+        return module.named_parameters().Select(p => (prefix + p.name, p.parameter, roles[p.name]));
     }
 
     /// <summary>What a checkpoint keeps beside the model's weights.</summary>
