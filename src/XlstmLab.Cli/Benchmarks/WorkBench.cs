@@ -121,61 +121,43 @@ internal static class WorkBench
         var config = BenchModels.ByName(work.Preset);
         TrainingMemory.Require(config, new TrainingConfig { BatchSize = work.Batch, ContextLength = work.Context, ComputeType = type }, device);
         var memory = new MemoryGrowth(device);
-        var folder = Directory.CreateTempSubdirectory("xlstm-bench-").FullName;
-        try
+        using var model = config.CreateModel();
+        model.to(device);
+        var watch = new Stopwatch();
+        var (first, last) = (0, 0);
+        var training = new TrainingConfig
         {
-            using var model = config.CreateModel();
-            model.to(device);
-            var watch = new Stopwatch();
-            var (first, last, done) = (0, 0, false);
+            Steps = 1_000_000,
+            BatchSize = work.Batch,
+            ContextLength = work.Context,
+            StatisticsEvery = 0,
+            ComputeType = type,
+        };
+        var tokens = RandomTokens(config.VocabularySize, work);
+        new Trainer(model, training, tokens, [], runFolder: null) { Hooks = new() { AfterStep = Look } }.Run(cancellationToken);
+        cancellationToken.ThrowIfCancellationRequested();
+        return new() { TrainingSeconds = watch.Elapsed.TotalSeconds / (last - first), TrainingPeak = memory.Bytes, Repetitions = last - first };
 
-            // Metrics may come some steps late, by as many at the start as at the end: between both lie whole steps.
-            var progress = new ImmediateProgress<TrainingMetrics>(metrics =>
+        // Metrics may come some steps late, by as many at the start as at the end: between both lie whole steps.
+        void Look(TrainingMoment moment)
+        {
+            var step = moment.Metrics.Step;
+            if (last > 0 || step < warmUp || (watch.IsRunning && (step < first + task.Repetitions || watch.Elapsed.TotalSeconds < task.MinSeconds)))
             {
-                if (metrics.Step < warmUp || (watch.IsRunning && (metrics.Step < first + task.Repetitions || watch.Elapsed.TotalSeconds < task.MinSeconds)))
-                {
-                    return;
-                }
-
-                Wait(device);
-                if (!watch.IsRunning)
-                {
-                    first = metrics.Step;
-                    watch.Start();
-                    return;
-                }
-
-                watch.Stop();
-                (last, done) = (metrics.Step, true);
-
-                // Cancelling would write a checkpoint that nobody wants.
-                throw new OperationCanceledException("Measured enough.");
-            });
-            var training = new TrainingConfig
-            {
-                Steps = 1_000_000,
-                BatchSize = work.Batch,
-                ContextLength = work.Context,
-                CheckpointEvery = 1_000_000,
-                StatisticsEvery = 0,
-                LogEvery = 1_000_000,
-                TensorBoard = false,
-                ComputeType = type,
-            };
-            try
-            {
-                new Trainer(model, training, RandomTokens(config.VocabularySize, work), [], folder, progress).Run(cancellationToken);
-            }
-            catch (OperationCanceledException) when (done)
-            {
+                return;
             }
 
-            cancellationToken.ThrowIfCancellationRequested();
-            return new() { TrainingSeconds = watch.Elapsed.TotalSeconds / (last - first), TrainingPeak = memory.Bytes, Repetitions = last - first };
-        }
-        finally
-        {
-            Directory.Delete(folder, recursive: true);
+            Wait(device);
+            if (!watch.IsRunning)
+            {
+                first = step;
+                watch.Start();
+                return;
+            }
+
+            watch.Stop();
+            last = step;
+            moment.Stop();
         }
     }
 

@@ -134,31 +134,31 @@ public sealed record SyntheticExperiment
         using var model = Model.CreateModel(seed);
         model.to(device);
         var watcher = new Watcher(this, model, run, seed, index, progress, cancellationToken);
-        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, watcher.Solved.Token);
-        using (watcher)
+        if (watcher.SolvedAtStep is null)
         {
-            if (watcher.SolvedAtStep is null)
+            var source = new SyntheticSource(Task, lengths, seed, SampleCount);
+            var config = Training with { Seed = seed, ContextLength = lengths.Maximum };
+            new Trainer(model, config, source, [], run, logger: logger)
             {
-                var source = new SyntheticSource(Task, lengths, seed, SampleCount);
-                var config = Training with { Seed = seed, ContextLength = lengths.Maximum };
-                new Trainer(model, config, source, [], run, watcher, logger) { DataDescription = Task.Describe() }.Run(stop.Token);
-                cancellationToken.ThrowIfCancellationRequested();
-            }
-            else
-            {
-                using var weights = HuggingFaceFolder.Open(RunFolder.LatestCheckpoint(run)!);
-                weights.LoadInto(model, null, cancellationToken);
-            }
-
-            IReadOnlyList<LengthRange> tested = TestLengths.Count > 0 ? TestLengths : [.. new[] { lengths, Task.TestLengths }.Distinct()];
-            model.ComputeType = Training.ComputeType == ScalarType.BFloat16 ? ScalarType.BFloat16 : null;
-            var scores = SyntheticEvaluator.Evaluate(
-                model, Task, tested, TestRows, EvaluationBatchSize, cancellationToken: cancellationToken);
-            var last = RunFolder.ReadMetrics(run)[^1];
-            var metadata = RunFolder.ReadMetadata(run);
-            return new(seed, watcher.SolvedAtStep, metadata.Step, metadata.Tokens, metadata.Seconds, last.Loss, metadata.Parameters,
-                scores);
+                DataDescription = Task.Describe(),
+                Hooks = new() { AfterValidation = watcher.Look, AfterStep = watcher.Report },
+            }.Run(cancellationToken);
+            cancellationToken.ThrowIfCancellationRequested();
         }
+        else
+        {
+            using var weights = HuggingFaceFolder.Open(RunFolder.LatestCheckpoint(run)!);
+            weights.LoadInto(model, null, cancellationToken);
+        }
+
+        IReadOnlyList<LengthRange> tested = TestLengths.Count > 0 ? TestLengths : [.. new[] { lengths, Task.TestLengths }.Distinct()];
+        model.ComputeType = Training.ComputeType == ScalarType.BFloat16 ? ScalarType.BFloat16 : null;
+        var scores = SyntheticEvaluator.Evaluate(
+            model, Task, tested, TestRows, EvaluationBatchSize, cancellationToken: cancellationToken);
+        var last = RunFolder.ReadMetrics(run)[^1];
+        var metadata = RunFolder.ReadMetadata(run);
+        return new(seed, watcher.SolvedAtStep, metadata.Step, metadata.Tokens, metadata.Seconds, last.Loss, metadata.Parameters,
+            scores);
     }
 
     /// <summary>What the first seed's run ran on.</summary>
@@ -229,7 +229,7 @@ public sealed record SyntheticExperiment
         SeedFolders.Read<SyntheticCurvePoint[]>(Path.Combine(run, CurveName)) ?? [];
 
     /// <summary>Looks at the accuracy while a model is trained, keeps the curve, and says when it is enough.</summary>
-    private sealed class Watcher : IProgress<TrainingMetrics>, IDisposable
+    private sealed class Watcher
     {
         private readonly SyntheticExperiment _experiment;
         private readonly LanguageModel _model;
@@ -241,6 +241,7 @@ public sealed record SyntheticExperiment
         private readonly LengthRange _deciding;
         private readonly LengthRange[] _lengths;
         private readonly List<SyntheticCurvePoint> _curve;
+        private IReadOnlyList<SyntheticScore>? _scores;
 
         public Watcher(
             SyntheticExperiment experiment, LanguageModel model, string run, int seed, int index, IProgress<SyntheticProgress>? progress,
@@ -261,33 +262,34 @@ public sealed record SyntheticExperiment
             }
         }
 
-        public CancellationTokenSource Solved { get; } = new();
-
         public int? SolvedAtStep { get; private set; }
 
-        public void Report(TrainingMetrics metrics)
+        /// <summary>Validates, which a run that was cancelled does not wait for.</summary>
+        public void Look(TrainingMoment moment)
         {
-            IReadOnlyList<SyntheticScore>? scores = null;
-            if ((metrics.Step % _experiment.Training.ValidateEvery == 0 || metrics.Step == _experiment.Training.Steps)
-                && !_cancellationToken.IsCancellationRequested)
+            if (_cancellationToken.IsCancellationRequested)
             {
-                scores = SyntheticEvaluator.Evaluate(
-                    _model, _experiment.Task, _lengths, _experiment.ValidationRows, _experiment.EvaluationBatchSize,
-                    SyntheticSplit.Validation);
-                _curve.AddRange(scores.Select(s => new SyntheticCurvePoint(
-                    _seed, metrics.Step, metrics.Tokens, metrics.Seconds, metrics.Loss, s.Lengths().ToString(), s.Accuracy,
-                    s.ScaledAccuracy, s.Loss)));
-                SeedFolders.WriteJson(Path.Combine(_run, CurveName), _curve);
-                if (scores.First(s => s.Lengths() == _deciding).Accuracy >= _experiment.Until)
-                {
-                    SolvedAtStep = metrics.Step;
-                    Solved.Cancel();
-                }
+                return;
             }
 
-            _progress?.Report(new(_seed, _index, metrics, scores));
+            var metrics = moment.Metrics;
+            _scores = SyntheticEvaluator.Evaluate(
+                _model, _experiment.Task, _lengths, _experiment.ValidationRows, _experiment.EvaluationBatchSize, SyntheticSplit.Validation);
+            _curve.AddRange(_scores.Select(s => new SyntheticCurvePoint(
+                _seed, metrics.Step, metrics.Tokens, metrics.Seconds, metrics.Loss, s.Lengths().ToString(), s.Accuracy, s.ScaledAccuracy,
+                s.Loss)));
+            SeedFolders.WriteJson(Path.Combine(_run, CurveName), _curve);
+            if (_scores.First(s => s.Lengths() == _deciding).Accuracy >= _experiment.Until)
+            {
+                SolvedAtStep = metrics.Step;
+                moment.Stop();
+            }
         }
 
-        public void Dispose() => Solved.Dispose();
+        public void Report(TrainingMoment moment)
+        {
+            _progress?.Report(new(_seed, _index, moment.Metrics, _scores));
+            _scores = null;
+        }
     }
 }

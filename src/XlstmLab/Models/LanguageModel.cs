@@ -111,6 +111,10 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
     /// <summary>What makes logits of the last block's output, where that is one matrix: losses then need not have all logits at once.</summary>
     public virtual LanguageHead? Head => null;
 
+    /// <summary>A head of its own, or the embedding where the two are tied.</summary>
+    private protected static LanguageHead HeadOf(Dense? head, Embedding embedding, double? softCap = null) =>
+        new(head?.Weight ?? embedding.weight!, head?.Bias, softCap);
+
     /// <summary>The head: [..., d] to [..., V] float32, or wider where the weights are.</summary>
     public abstract Tensor Logits(Tensor hidden);
 

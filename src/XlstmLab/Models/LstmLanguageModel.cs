@@ -59,7 +59,7 @@ public sealed class LstmLanguageModel : LanguageModel
     }
 
     /// <inheritdoc/>
-    public override LanguageHead Head => LanguageHead.Of(_head, _backbone.Embedding);
+    public override LanguageHead Head => HeadOf(_head, _backbone.Embedding);
 
     /// <inheritdoc/>
     public override Tensor Logits(Tensor hidden) => Head.Logits(hidden);

@@ -47,7 +47,7 @@ public sealed class MambaLanguageModel : LanguageModel
         _backbone.Forward(embedded, layout, returnState, (block, work, last) => PassThrough(block, work, state, last));
 
     /// <inheritdoc/>
-    public override LanguageHead Head => LanguageHead.Of(_head, _backbone.Embedding);
+    public override LanguageHead Head => HeadOf(_head, _backbone.Embedding);
 
     /// <inheritdoc/>
     public override Tensor Logits(Tensor hidden) => Head.Logits(hidden);

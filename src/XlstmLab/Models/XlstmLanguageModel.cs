@@ -67,7 +67,7 @@ public sealed class XlstmLanguageModel : LanguageModel
     }
 
     /// <inheritdoc/>
-    public override LanguageHead Head => LanguageHead.Of(_head, _backbone.Embedding, _config.OutputLogitSoftCap);
+    public override LanguageHead Head => HeadOf(_head, _backbone.Embedding, _config.OutputLogitSoftCap);
 
     /// <inheritdoc/>
     public override Tensor Logits(Tensor hidden) => Head.Logits(hidden);

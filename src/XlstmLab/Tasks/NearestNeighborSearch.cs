@@ -8,13 +8,25 @@ namespace XlstmLab.Tasks;
 /// <param name="Targets">[Rows, Length]: the value of the vector so far that is nearest to the first; NaN at the first.</param>
 /// <param name="Rows">The number of sequences, B.</param>
 /// <param name="Length">The number of vectors of a row, the one that is searched for included, S.</param>
-public sealed record VectorBatch(float[] Inputs, float[] Targets, int Rows, int Length)
+public sealed record VectorBatch(float[] Inputs, float[] Targets, int Rows, int Length) : IBatch<VectorBatch>
 {
+    /// <summary>The number of values that are due: at all positions but the first.</summary>
+    public int TargetCount => Rows * (Length - 1);
+
     /// <summary>The inputs as a tensor [Rows, Length, 3] float32.</summary>
     public Tensor ToInputTensor(Device? device = null) => tensor(Inputs, [Rows, Length, 3], float32, device);
 
     /// <summary>The targets as a tensor [Rows, Length] float32.</summary>
     public Tensor ToTargetTensor(Device? device = null) => tensor(Targets, [Rows, Length], float32, device);
+
+    /// <summary>Some of the rows.</summary>
+    /// <param name="first">The first of them.</param>
+    /// <param name="count">How many, at least 1.</param>
+    public VectorBatch Slice(int first, int count)
+    {
+        var (from, to) = (first * Length, (first + count) * Length);
+        return new(Inputs[(NearestNeighborSearch.InputDim * from)..(NearestNeighborSearch.InputDim * to)], Targets[from..to], count, Length);
+    }
 }
 
 /// <summary>

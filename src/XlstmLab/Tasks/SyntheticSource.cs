@@ -8,10 +8,7 @@ public sealed class SyntheticSource : BatchSource
 {
     private readonly SyntheticTask _task;
     private readonly int? _samples;
-    private readonly int[] _order;
-    private int _orderedEpoch = -1;
-    private int _epoch;
-    private long _row;
+    private readonly RowOrder _order;
 
     /// <summary>Starts at the first batch.</summary>
     /// <param name="task">The task.</param>
@@ -29,7 +26,7 @@ public sealed class SyntheticSource : BatchSource
         Lengths = lengths ?? task.TrainingLengths;
         task.Validate(Lengths);
         (_task, _samples, Seed) = (task, samples, seed);
-        _order = new int[samples ?? 0];
+        _order = new(samples, seed);
         Fingerprint = task.Fingerprint(Lengths) + (samples is null ? "" : $"-{samples}");
     }
 
@@ -49,7 +46,7 @@ public sealed class SyntheticSource : BatchSource
     public override long? TokenCount => (long?)_samples * ContextLength;
 
     /// <inheritdoc/>
-    public override BatchPosition Position => new(_epoch, _row, Seed, ContextLength, Fingerprint);
+    public override BatchPosition Position => new(_order.Epoch, _order.Row, Seed, ContextLength, Fingerprint);
 
     /// <inheritdoc/>
     public override TokenBatch Next(int rows)
@@ -58,51 +55,12 @@ public sealed class SyntheticSource : BatchSource
         var indices = new long[rows];
         for (var r = 0; r < rows; r++)
         {
-            if (_samples is not { } samples)
-            {
-                indices[r] = _row++;
-                continue;
-            }
-
-            Order();
-            indices[r] = _order[_row++];
-            if (_row == samples)
-            {
-                (_epoch, _row) = (_epoch + 1, 0);
-            }
+            indices[r] = _order.Next();
         }
 
         return _task.Rows(SyntheticSplit.Train, Seed, indices, Lengths);
     }
 
     /// <inheritdoc/>
-    public override void Resume(BatchPosition position)
-    {
-        var difference = position.DifferenceFrom(Position)
-            ?? (position.Epoch < 0 || position.Window < 0 || (_samples is { } samples ? position.Window >= samples : position.Epoch > 0)
-                ? $"row {position.Window} of epoch {position.Epoch}, which this source does not have"
-                : null);
-        if (difference is not null)
-        {
-            throw new ArgumentException($"Training cannot go on from this position: it is of {difference}.", nameof(position));
-        }
-
-        (_epoch, _row) = (position.Epoch, position.Window);
-    }
-
-    private void Order()
-    {
-        if (_orderedEpoch == _epoch)
-        {
-            return;
-        }
-
-        for (var k = 0; k < _order.Length; k++)
-        {
-            _order[k] = k;
-        }
-
-        new SplitMix64(Seed, -1 - _epoch).Shuffle(_order);
-        _orderedEpoch = _epoch;
-    }
+    public override void Resume(BatchPosition position) => _order.Resume(position, Position);
 }

@@ -17,12 +17,35 @@ public sealed record BatchPosition(int Epoch, long Window, long Seed, int Contex
         : null;
 }
 
-/// <summary>Hands out training batches, as many as are asked for: packed text, token files, a synthetic task.</summary>
+/// <summary>Rows that are learned from together.</summary>
+/// <typeparam name="TSelf">The kind of batch itself.</typeparam>
+public interface IBatch<TSelf>
+    where TSelf : IBatch<TSelf>
+{
+    /// <summary>The number of rows, B.</summary>
+    int Rows { get; }
+
+    /// <summary>The number of targets that count: the loss of the batch is a sum over so many.</summary>
+    int TargetCount { get; }
+
+    /// <summary>Some of the rows.</summary>
+    /// <param name="first">The first of them.</param>
+    /// <param name="count">How many, at least 1.</param>
+    TSelf Slice(int first, int count);
+}
+
+/// <summary>Hands out training batches of tokens, as many as are asked for: packed text, token files, a synthetic task.</summary>
+/// <inheritdoc cref="BatchSource{TBatch}" path="/remarks"/>
+public abstract class BatchSource : BatchSource<TokenBatch>;
+
+/// <summary>Hands out training batches, as many as are asked for.</summary>
 /// <remarks>
 /// The rows come in one order, however they are divided into batches: the same data, context length and seed give the same rows on
 /// every machine. No tensors are held. Not thread-safe.
 /// </remarks>
-public abstract class BatchSource
+/// <typeparam name="TBatch">The kind of batch.</typeparam>
+public abstract class BatchSource<TBatch>
+    where TBatch : IBatch<TBatch>
 {
     /// <summary>The number of tokens of a row, S.</summary>
     public abstract int ContextLength { get; }
@@ -42,7 +65,7 @@ public abstract class BatchSource
     /// <summary>The next rows.</summary>
     /// <param name="rows">The number of rows, B, at least 1.</param>
     /// <returns>[B, S].</returns>
-    public abstract TokenBatch Next(int rows);
+    public abstract TBatch Next(int rows);
 
     /// <summary>Goes to a position: the batches that follow are those that followed there.</summary>
     /// <exception cref="ArgumentException">The position is of other data, another context length or another seed.</exception>

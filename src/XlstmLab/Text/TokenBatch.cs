@@ -13,7 +13,7 @@ namespace XlstmLab.Text;
 /// <param name="DocumentStarts">[Rows, Length], true at the first token of a document.</param>
 /// <param name="Rows">The number of sequences, B.</param>
 /// <param name="Length">The number of tokens of a row, S.</param>
-public sealed record TokenBatch(int[] Inputs, int[] Targets, bool[] DocumentStarts, int Rows, int Length)
+public sealed record TokenBatch(int[] Inputs, int[] Targets, bool[] DocumentStarts, int Rows, int Length) : IBatch<TokenBatch>
 {
     /// <summary>The target of a position whose prediction counts nowhere.</summary>
     public const int Ignored = -100;

@@ -40,11 +40,25 @@ public sealed class AdamW : IOptimizer
         double beta2 = 0.95,
         double epsilon = 1e-8,
         double weightDecay = 0.1)
+        : this(parameters.Select(p => (p.Name, p.Parameter, Decays(p.Name, p.Parameter.shape))), beta1, beta2, epsilon, weightDecay)
     {
-        _parameters =
-        [
-            .. parameters.Where(p => p.Parameter.requires_grad).Select(p => (p.Name, p.Parameter, Decays(p.Name, p.Parameter.shape))),
-        ];
+    }
+
+    /// <summary>Moments for each parameter, on its device, whose weight decay its role decides (<see cref="ParameterRoles"/>).</summary>
+    /// <param name="parameters">Names, parameters as above, and whether weight decay acts on them.</param>
+    /// <param name="beta1">The decay of the mean of gradients.</param>
+    /// <param name="beta2">The decay of the mean of squared gradients.</param>
+    /// <param name="epsilon">Added to the root of the mean of squares.</param>
+    /// <param name="weightDecay">The decay, multiplied by the learning rate.</param>
+    /// <exception cref="ArgumentException">A parameter is not float32 or not contiguous, or they are on several devices.</exception>
+    public AdamW(
+        IEnumerable<(string Name, Parameter Parameter, bool Decays)> parameters,
+        double beta1,
+        double beta2,
+        double epsilon,
+        double weightDecay)
+    {
+        _parameters = [.. parameters.Where(p => p.Parameter.requires_grad)];
         foreach (var (name, weight, _) in _parameters)
         {
             var first = _parameters[0].Weight;
@@ -77,9 +91,10 @@ public sealed class AdamW : IOptimizer
     }
 
     /// <summary>
-    /// Whether weight decay acts on a parameter: on those with two dimensions or more, the head's and the gates' weights among
-    /// them, convolutions and an sLSTM's recurrent kernel too, as in the first paper's code; but not on embedding tables, norms and
-    /// biases of any shape, nor on the rates of Mamba's states; nor on a pre-up block's learnable skip, which is a vector.
+    /// Whether weight decay acts on a parameter of which only name and shape are known: on those with two dimensions or more, the head's and
+    /// the gates' weights among them, convolutions and an sLSTM's recurrent kernel too, as in the first paper's code; but not on embedding
+    /// tables, norms and biases of any shape, nor on the rates of Mamba's states; nor on a pre-up block's learnable skip, which is a vector.
+    /// In a model the modules tell it (<see cref="ParameterRoles.Of"/>).
     /// </summary>
     /// <param name="name">
     /// The name in the state dict. A part between dots tells an embedding (<c>embedding</c>, <c>embeddings</c>, <c>embed_tokens</c>,

@@ -1,5 +1,4 @@
 using TorchSharp.Modules;
-using XlstmLab.Layers;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Training;
@@ -11,21 +10,25 @@ namespace XlstmLab.Training;
 public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor = 1) : IOptimizer
 {
     /// <summary>The optimiser of a model, as a configuration has it.</summary>
+    /// <param name="model">The model's name.</param>
+    /// <param name="parameters">All that is trained.</param>
+    /// <param name="config">The configuration.</param>
     /// <exception cref="ArgumentException">The model has no hidden matrices.</exception>
-    internal static MuonWithAdamW Of(nn.Module model, TrainingConfig config)
+    internal static MuonWithAdamW Of(
+        string model, IReadOnlyList<(string Name, Parameter Parameter, ParameterRole Role)> parameters, TrainingConfig config)
     {
-        var hidden = HiddenMatrices(model);
-        if (hidden.Count == 0)
+        var hidden = parameters.Where(p => p.Role == ParameterRole.HiddenMatrix).Select(p => (p.Name, p.Parameter)).ToArray();
+        if (hidden.Length == 0)
         {
             throw new ArgumentException(
-                $"{model.GetName()} has no hidden matrices, projections inside a list of blocks, that Muon could update: "
+                $"{model} has no hidden matrices, projections inside a list of blocks, that Muon could update: "
                 + "train it by AdamW.");
         }
 
-        var parameters = model.named_parameters().ToLookup(p => hidden.Contains(p.name));
+        var others = parameters.Where(p => p.Role != ParameterRole.HiddenMatrix).Select(p => (p.Name, p.Parameter, p.Role.Decays()));
         return new(
-            new(parameters[true], config.Muon, config.Muon.WeightDecay ?? config.WeightDecay),
-            new(parameters[false], config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay),
+            new(hidden, config.Muon, config.Muon.WeightDecay ?? config.WeightDecay),
+            new(others, config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay),
             (config.Muon.PeakLearningRate ?? config.PeakLearningRate) / config.PeakLearningRate);
     }
 
@@ -34,15 +37,10 @@ public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor
     /// else is none: embeddings, the head, norms, biases, convolutions, head-wise matrices, an mLSTM's gates of one number a head, and
     /// parameters that a module holds itself, as Mamba its rates.
     /// </summary>
-    /// <remarks>Told by what modules are, not by names: a block is an element of a <see cref="ModuleList{T}"/>.</remarks>
+    /// <remarks>Told by what modules are, not by names (<see cref="ParameterRoles"/>).</remarks>
     /// <param name="model">A model, or a part of one.</param>
     public static IReadOnlySet<string> HiddenMatrices(nn.Module model) =>
-        model.named_modules()
-            .Where(m => m.module.GetType() is { IsGenericType: true } type && type.GetGenericTypeDefinition() == typeof(ModuleList<>))
-            .SelectMany(list => list.module.named_modules().Select(m => (Name: $"{list.name}.{m.name}", Module: m.module)))
-            .Where(m => m.Module is Dense or Linear or LSTM or GRU)
-            .SelectMany(m => m.Module.named_parameters(recurse: false).Where(p => p.parameter.dim() == 2).Select(p => $"{m.Name}.{p.name}"))
-            .ToHashSet(StringComparer.Ordinal);
+        ParameterRoles.Of(model).Where(p => p.Value == ParameterRole.HiddenMatrix).Select(p => p.Key).ToHashSet(StringComparer.Ordinal);
 
     /// <inheritdoc/>
     public void Step(double learningRate, double gradientScale = 1)

@@ -197,7 +197,7 @@ public sealed class RunFolder : IDisposable
     /// <param name="model">The model's configuration.</param>
     /// <param name="data">A description of the data, any object that JSON can hold.</param>
     /// <param name="startOver">Whether an earlier run in the folder is deleted.</param>
-    /// <param name="attachments">As <see cref="Trainer.Attachments"/>.</param>
+    /// <param name="attachments">As <see cref="Trainer{TBatch}.Attachments"/>.</param>
     /// <exception cref="InvalidOperationException">
     /// Another process trains in it, it is some other folder, or its run has another configuration.
     /// </exception>

@@ -90,7 +90,7 @@ public sealed record TrainingConfig
     public double AdamEpsilon { get; init; } = 1e-8;
 
     /// <summary>
-    /// The decoupled weight decay of the weights that <see cref="AdamW.Decays"/> names; it is multiplied by the learning rate.
+    /// The decoupled weight decay of the weights whose role has one (<see cref="ParameterRoles.Decays"/>); it is multiplied by the learning rate.
     /// </summary>
     public double WeightDecay { get; init; } = 0.1;
 

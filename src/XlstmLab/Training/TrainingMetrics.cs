@@ -27,7 +27,7 @@ public sealed record TrainingMetrics
     /// <summary>Tokens predicted since the start of the run, this update's included.</summary>
     public required long Tokens { get; init; }
 
-    /// <summary>The mean cross-entropy of the next token over all targets of the update, in nats.</summary>
+    /// <summary>The mean of the loss over all targets of the update: of a language model the cross-entropy, in nats.</summary>
     public required double Loss { get; init; }
 
     /// <summary>The learning rate.</summary>
@@ -51,19 +51,19 @@ public sealed record TrainingMetrics
     /// <summary>Why the update was left out; null if it was made.</summary>
     public string? Skipped { get; init; }
 
-    /// <summary>The mean loss over the validation tokens, in nats, each sequence from an empty state.</summary>
+    /// <summary>The mean loss over the validation's targets, in nats for a language model, each sequence from an empty state.</summary>
     public double? ValidationLoss { get; init; }
 
-    /// <summary>exp of the validation loss.</summary>
+    /// <summary>exp of the validation loss; null where that is no cross-entropy.</summary>
     public double? ValidationPerplexity { get; init; }
 
-    /// <summary>The validation loss in bits, over the bytes of text that the targets spell; null without a tokenizer.</summary>
+    /// <summary>The validation loss in bits, over the bytes of text that the targets spell; null without a tokenizer or text.</summary>
     public double? ValidationBitsPerByte { get; init; }
 
-    /// <summary>The tokens the validation predicted.</summary>
+    /// <summary>The targets of the validation.</summary>
     public long? ValidationTokens { get; init; }
 
-    /// <summary>The validation loss of the averaged weights, in nats.</summary>
+    /// <summary>The validation loss of the averaged weights.</summary>
     public double? EmaValidationLoss { get; init; }
 
     /// <summary>The global norm of the parameters after the update.</summary>
@@ -89,7 +89,7 @@ public enum TrainingStatus
     /// <summary>All its steps are done.</summary>
     Completed,
 
-    /// <summary>It was cancelled after a step, with a checkpoint to go on from.</summary>
+    /// <summary>It was cancelled, or stopped by a hook, after a step, with a checkpoint to go on from.</summary>
     Stopped,
 
     /// <summary>An error ended it.</summary>

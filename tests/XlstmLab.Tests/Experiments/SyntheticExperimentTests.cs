@@ -3,6 +3,7 @@ using XlstmLab.Analysis;
 using XlstmLab.Experiments;
 using XlstmLab.Models;
 using XlstmLab.Tasks;
+using XlstmLab.Training;
 using XlstmLab.Visualization;
 using Xunit;
 
@@ -31,6 +32,15 @@ public sealed class SyntheticExperimentTests
         ValidationRows = 128,
         TestLengths = [new(3, 6), new(4), new(6)],
         TestRows = 200,
+    };
+
+    private static readonly NearestNeighborExperiment Nearest = new()
+    {
+        Task = new() { TrainingLength = 6, SampleCount = 20 },
+        Model = new XlstmConfig { VocabularySize = 1, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2 },
+        Training = new() { Steps = 6, BatchSize = 8, Schedule = new() { WarmupSteps = 2 }, ValidateEvery = 4 },
+        TestLengths = [6, 9],
+        TestRows = 16,
     };
 
     [Fact]
@@ -144,6 +154,49 @@ public sealed class SyntheticExperimentTests
         Assert.Equal([6, 12], run.Scores.Select(s => s.Length));
         Assert.Equal(run.Scores, experiment.Run(folder["run"], [1]).Single().Scores);
         Assert.Contains("seed 1", Plotly.NET.GenericChart.toFigureJson(Plots.ErrorByLength([run], 6)), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void NearestNeighbor_Cancelled_StartsTheSeedFromItsBeginning()
+    {
+        using var folder = new TempFolder();
+        torch.set_num_threads(1);
+        using var stop = new CancellationTokenSource();
+        var steps = new List<int>();
+        var progress = new ImmediateProgress<VectorProgress>(p =>
+        {
+            steps.Add(p.Step);
+            if (steps.Count == 3)
+            {
+                stop.Cancel();
+            }
+        });
+        Assert.Throws<OperationCanceledException>(() => Nearest.Run(folder["run"], [1], progress: progress, cancellationToken: stop.Token));
+        Assert.Equal(["experiment.json"], Names(folder["run"]));
+        var run = Nearest.Run(folder["run"], [1], progress: progress).Single();
+        Assert.Equal([1, 2, 3, 1, 2, 3, 4, 5, 6], steps);
+        Assert.Equal([4, 6], run.Curve.Select(point => point.Step));
+        Assert.Equal(run.Scores, Nearest.Run(folder["whole"], [1]).Single().Scores);
+    }
+
+    [Fact]
+    public void NearestNeighbor_Diverging_NamesSeedAndUpdate()
+    {
+        using var folder = new TempFolder();
+        torch.set_num_threads(1);
+        var wild = Nearest with { Training = Nearest.Training with { PeakLearningRate = 1e30, Schedule = new() { Kind = DecayKind.Constant } } };
+        var error = Assert.Throws<TrainingDivergedException>(() => wild.Run(folder["run"], [1]));
+        Assert.Matches("Seed 1: In update 2 the loss was .* and the gradient's norm .*: a lower learning rate", error.Message);
+        Assert.Equal(["experiment.json"], Names(folder["run"]));
+    }
+
+    [Fact]
+    public void NearestNeighbor_ByMuon_TrainsOtherwise()
+    {
+        using var folder = new TempFolder();
+        torch.set_num_threads(1);
+        var muon = Nearest with { Training = Nearest.Training with { Optimizer = OptimizerKind.Muon } };
+        Assert.NotEqual(Nearest.Run(folder["adamw"], [1]).Single().Scores, muon.Run(folder["muon"], [1]).Single().Scores);
     }
 
     [Theory]

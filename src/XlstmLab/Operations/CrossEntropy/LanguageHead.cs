@@ -1,5 +1,3 @@
-using TorchSharp.Modules;
-using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
@@ -13,8 +11,4 @@ public sealed record LanguageHead(Tensor Weight, Tensor? Bias = null, double? Lo
     /// <summary>[..., d] to [..., V], float32 or wider.</summary>
     public Tensor Logits(Tensor hidden) =>
         SoftCap.Apply(nn.functional.linear(hidden, Weight.to(hidden.dtype), Bias?.to(hidden.dtype)).Widened(), LogitSoftCap);
-
-    /// <summary>A head of its own, or the embedding where the two are tied.</summary>
-    internal static LanguageHead Of(Dense? head, Embedding embedding, double? softCap = null) =>
-        new(head?.Weight ?? embedding.weight!, head?.Bias, softCap);
 }

@@ -1,6 +1,6 @@
 using static TorchSharp.torch;
 
-namespace XlstmLab.Layers;
+namespace XlstmLab.Operations;
 
 /// <summary>Keeps pre-activations and logits inside (-cap, cap) without a hard edge.</summary>
 public static class SoftCap

@@ -1,0 +1,122 @@
+using XlstmLab.Kernels;
+using XlstmLab.Text;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Training;
+
+/// <summary>One update: the gradients of a batch, their norm and its clipping, the optimiser's step, and the average of the weights.</summary>
+internal sealed class TrainingStep<TBatch>(
+    TrainingState<TBatch> state, TrainingConfig config, BatchSource<TBatch> source, BatchLoss<TBatch> loss)
+    where TBatch : IBatch<TBatch>
+{
+    private readonly AdamW? _onDevice = state.Optimizer is AdamW { HasKernel: true } adamW ? adamW : null;
+
+    /// <summary>Whether a GPU makes updates by itself: what it made of one is asked for when the next was begun, so that it never waits.</summary>
+    public bool IsLate => _onDevice is not null;
+
+    /// <summary>Makes an update, or tells the GPU to.</summary>
+    /// <param name="step">Its number, from 1.</param>
+    public StartedUpdate Begin(int step)
+    {
+        var (rows, rate) = (config.BatchSizeAt(step), config.LearningRate(step));
+        var measures = config.StatisticsEvery > 0 && step % config.StatisticsEvery == 0;
+        var gates = measures ? new GateRecorder() : null;
+        using var scope = NewDisposeScope();
+        var value = AccumulateGradients(source.Next(rows), gates); // (1)
+        using var changes = measures ? new UpdateRecorder(state.Parameters) : null;
+        var result = _onDevice is null ? Update(value.item<double>(), rate) : UpdateOnDevice(_onDevice, value, rate);
+        var statistics = changes?.Statistics();
+        state.ZeroGradients();
+        return new(step, rows, rate, measures, gates?.Statistics(), statistics, result);
+    }
+
+    /// <summary>Adds up the gradients of a whole batch, in pieces that fit the memory.</summary>
+    /// <returns>The mean loss over the batch's targets, [1] float64.</returns>
+    private Tensor AccumulateGradients(TBatch batch, GateRecorder? gates)
+    {
+        using var scope = NewDisposeScope();
+        var observer = state.Model.Observer;
+        state.Model.Observer += gates is null ? null : gates.Observe;
+        try
+        {
+            var total = zeros(1, ScalarType.Float64, state.Device);
+            for (var done = 0; done < batch.Rows;)
+            {
+                using var micro = NewDisposeScope();
+                var part = batch.Slice(done, Math.Min(config.MicroBatchSize ?? batch.Rows, batch.Rows - done)); // (b, S)
+                var ofPart = loss(state.Model, part, batch.TargetCount); // ()
+                ofPart.backward();
+                total.add_(ofPart.detach());
+                done += part.Rows;
+            }
+
+            return total.MoveToOuterDisposeScope();
+        }
+        finally
+        {
+            state.Model.Observer = observer;
+        }
+    }
+
+    /// <summary>An update by the host, unless loss or gradient forbid it.</summary>
+    private Func<UpdateResult> Update(double value, double rate)
+    {
+        var norm = state.GradientNorm();
+        var skipped = Unusable(value, norm)
+            ?? (config.Spikes is { SkipUpdate: true } ? state.Position.Spike(value, norm, config.Spikes) : null);
+        if (skipped is null)
+        {
+            state.Optimizer.Step(rate, config.GradientClip is { } clip && norm > clip ? clip / norm : 1);
+            state.Average?.Update();
+        }
+
+        return () => new(value, norm, skipped);
+    }
+
+    /// <summary>The same by the GPU, which clips, updates, averages or leaves out without a word from the host.</summary>
+    private Func<UpdateResult> UpdateOnDevice(AdamW kernel, Tensor value, double rate)
+    {
+        var (lossLimit, normLimit) = config.Spikes is { SkipUpdate: true } ? state.Position.SpikeLimits(config.Spikes) : default;
+        var settings = new AdamWSettings
+        {
+            Rate = rate,
+            Clip = config.GradientClip ?? 0,
+            LossLimit = lossLimit,
+            NormLimit = normLimit,
+            AverageDecay = state.Average?.Decay ?? 0,
+        };
+        var later = kernel.StepOnDevice(settings, value, state.Average?.Averages);
+        return () =>
+        {
+            var record = later();
+            var skipped = record.Applied == 1 ? null
+                : state.Position.Spike(record.Loss, record.Norm, config.Spikes)
+                ?? FormattableString.Invariant($"the loss is {record.Loss} and the gradients' norm {record.Norm}");
+            return new(record.Loss, record.Norm, skipped);
+        };
+    }
+
+    /// <summary>Why no update can be made of these gradients; null if one can.</summary>
+    private string? Unusable(double value, double norm)
+    {
+        if (double.IsFinite(value) && double.IsFinite(norm))
+        {
+            return null;
+        }
+
+        using var scope = NewDisposeScope();
+        var all = state.Parameters;
+        var names = all.Where(p => p.Parameter.grad is { } g && !g.isfinite().all().item<bool>()).Select(p => p.Name).ToArray();
+        var first = string.Join(", ", names.Take(3)) + (names.Length > 3 ? ", ..." : "");
+        return names.Length == 0
+            ? FormattableString.Invariant($"the loss is {value}, though every gradient is finite")
+            : FormattableString.Invariant($"the loss is {value} and the gradient is not finite in {names.Length} of {all.Length} parameters ({first})");
+    }
+}
+
+/// <summary>An update that was begun; its result waits for it to be done.</summary>
+internal sealed record StartedUpdate(
+    int Step, int Rows, double Rate, bool Measures, GateStatistics[]? Gates, ParameterStatistics[]? Parameters, Func<UpdateResult> Result);
+
+/// <summary>What an update came to; <see cref="Skipped"/> says why it was left out, if it was.</summary>
+internal readonly record struct UpdateResult(double Loss, double Norm, string? Skipped);
