@@ -72,7 +72,8 @@ public abstract record MixerConfig
     /// <summary>A mixer by its kind's name, as its record is made.</summary>
     /// <param name="kind">
     /// <c>mlstm</c> and <c>slstm</c> for those that the model's own properties describe, <c>attention</c>, <c>sliding_window</c>, <c>gla</c>,
-    /// <c>mamba</c>, <c>mamba2</c>, <c>lstm</c>, <c>gru</c>, or one that was made known.
+    /// <c>delta</c>, <c>gated_delta</c>, <c>mamba</c>, <c>mamba2</c>, <c>lstm</c>, <c>gru</c>, or one that was made known. A hyphen counts as an
+    /// underscore.
     /// </param>
     /// <exception cref="ConfigException">There is none of that name.</exception>
     public static implicit operator MixerConfig(string kind) => MixerKinds.ByName(kind);
@@ -111,7 +112,8 @@ internal static class MixerKinds
     private static readonly Dictionary<string, Type> OfLibrary = new MixerConfig[]
     {
         new MLstmMixerConfig(), new SLstmMixerConfig(), new AttentionMixerConfig(), new SlidingWindowMixerConfig(), new GlaMixerConfig(),
-        new MambaMixerConfig(), new Mamba2MixerConfig(), new LstmMixerConfig(), new GruMixerConfig(),
+        new DeltaMixerConfig(), new GatedDeltaMixerConfig(), new MambaMixerConfig(), new Mamba2MixerConfig(), new LstmMixerConfig(),
+        new GruMixerConfig(),
     }.ToDictionary(config => config.Kind, config => config.GetType(), StringComparer.Ordinal);
 
     private static readonly Dictionary<string, Type> OfUsers = new(StringComparer.Ordinal);
@@ -173,8 +175,10 @@ internal static class MixerKinds
     {
         lock (Change)
         {
-            return OfLibrary.GetValueOrDefault(kind) ?? OfUsers.GetValueOrDefault(kind) ?? throw Unknown(kind);
+            return Find(kind) ?? Find(kind.Replace('-', '_')) ?? throw Unknown(kind);
         }
+
+        static Type? Find(string name) => OfLibrary.GetValueOrDefault(name) ?? OfUsers.GetValueOrDefault(name);
     }
 
     /// <summary>The mixer of a kind as its record is made; the model's own mLSTM and sLSTM.</summary>

@@ -30,6 +30,8 @@ public sealed class MixerContractTests
         ["window"] = new SlidingWindowMixerConfig { Window = 5, SinkTokens = 2 },
         ["window without sinks"] = new SlidingWindowMixerConfig { Window = 3, SinkTokens = 0, KeyValueHeads = 1 },
         ["gla"] = new GlaMixerConfig { ConvTaps = 3 },
+        ["delta"] = new DeltaMixerConfig { NegativeEigenvalues = true, ChunkSize = 4 },
+        ["gated delta"] = new GatedDeltaMixerConfig { ConvTaps = 3 },
         ["mamba"] = new MambaMixerConfig { StateSize = 4 },
         ["mamba2"] = new Mamba2MixerConfig { StateSize = 4, GroupCount = 2 },
         ["lstm"] = "lstm",
