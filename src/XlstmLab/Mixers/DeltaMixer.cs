@@ -9,7 +9,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Mixers;
 
-/// <summary>DeltaNet (Yang et al. 2024): a matrix memory a head, in which a token replaces a share of what its key reads by its value.</summary>
+/// <summary>
+/// DeltaNet (Yang et al. 2024): a matrix memory a head, in which a token replaces a share of what its key reads by its value.
+/// </summary>
 public record DeltaMixerConfig : MixerConfig
 {
     /// <inheritdoc/>
@@ -32,8 +34,8 @@ public record DeltaMixerConfig : MixerConfig
     public int ConvTaps { get; init; } = 4;
 
     /// <summary>
-    /// Whether the share is 2 sigmoid instead of sigmoid: the state's transition then has eigenvalues in [-1, 1] instead of [0, 1], as tracking of
-    /// states needs (Grazzi et al. 2024, section 4).
+    /// Whether the share is 2 sigmoid instead of sigmoid: the state's transition then has eigenvalues in [-1, 1] instead of [0, 1], as
+    /// tracking of states needs (Grazzi et al. 2024, section 4).
     /// </summary>
     [JsonPropertyName("allow_neg_eigval")]
     public bool NegativeEigenvalues { get; init; }
@@ -53,7 +55,8 @@ public record DeltaMixerConfig : MixerConfig
     /// <inheritdoc/>
     public override IReadOnlyList<string> Observables =>
     [
-        "q", "k", "v", "beta", .. Decays ? ["log_decay"] : Array.Empty<string>(), .. OutputGate ? ["ogate_preact"] : Array.Empty<string>(), "h",
+        "q", "k", "v", "beta", .. Decays ? ["log_decay"] : Array.Empty<string>(), "h",
+        .. OutputGate ? ["ogate_preact"] : Array.Empty<string>(),
     ];
 
     /// <inheritdoc/>
@@ -78,8 +81,8 @@ public record DeltaMixerConfig : MixerConfig
 
     /// <inheritdoc/>
     /// <remarks>
-    /// The memory counts what the chunkwise form computes for a token of a chunk of L tokens, of each head: 4 L DK + 2 L DV for what it sees of its
-    /// chunk, L (DK + DV) for the triangular system, and 2 DK^2 + 6 DK DV + 2 DK^2 DV / L for the state.
+    /// The memory counts what the chunkwise form computes for a token of a chunk of L tokens, of each head: 4 L DK + 2 L DV for what it
+    /// sees of its chunk, L (DK + DV) for the triangular system, and 2 DK^2 + 6 DK DV + 2 DK^2 DV / L for the state.
     /// </remarks>
     public override double ForwardFlopsPerToken(MixerSite site, long length)
     {
@@ -134,8 +137,8 @@ public record DeltaMixerConfig : MixerConfig
 }
 
 /// <summary>
-/// Gated DeltaNet (Yang, Kautz and Hatamizadeh 2024): a DeltaNet whose state decays by a = exp(-A softplus(W_a x + b)) at each token, with an output
-/// gate.
+/// Gated DeltaNet (Yang, Kautz and Hatamizadeh 2024): a DeltaNet whose state decays by a = exp(-A softplus(W_a x + b)) at each token, with
+/// an output gate.
 /// </summary>
 public sealed record GatedDeltaMixerConfig : DeltaMixerConfig
 {
@@ -169,9 +172,9 @@ public sealed record GatedDeltaMixerConfig : DeltaMixerConfig
 }
 
 /// <summary>
-/// W_o(SiLU(W_g x) * norm(o)), where o is the gated delta rule (<see cref="GatedDeltaRule"/>) of v = SiLU(conv(W_v x)), of q and k alike but brought
-/// to length 1 in each head, of beta = sigmoid(W_b x), or twice that, and of log a = -exp(A_log) softplus(W_a x + dt_bias) (Yang, Kautz and
-/// Hatamizadeh 2024, section 3.4); without a and W_g it is DeltaNet's (Yang et al. 2024, section 3.3).
+/// W_o(SiLU(W_g x) * norm(o)), where o is the gated delta rule (<see cref="GatedDeltaRule"/>) of v = SiLU(conv(W_v x)), of q and k alike
+/// but brought to length 1 in each head, of beta = sigmoid(W_b x), or twice that, and of log a = -exp(A_log) softplus(W_a x + dt_bias)
+/// (Yang, Kautz and Hatamizadeh 2024, section 3.4); without a and W_g it is DeltaNet's (Yang et al. 2024, section 3.3).
 /// </summary>
 internal sealed class DeltaMixer : Mixer
 {

@@ -29,6 +29,8 @@ public sealed class MixerContractTests
         ["grouped attention"] = new AttentionMixerConfig { HeadCount = 4, KeyValueHeads = 2, UseBias = true },
         ["window"] = new SlidingWindowMixerConfig { Window = 5, SinkTokens = 2 },
         ["window without sinks"] = new SlidingWindowMixerConfig { Window = 3, SinkTokens = 0, KeyValueHeads = 1 },
+        ["mlstm and window"] = new MLstmWindowMixerConfig { Window = 4, SinkTokens = 1, ChunkSize = 5 },
+        ["mlstm and window, grouped"] = new MLstmWindowMixerConfig { HeadCount = 4, KeyValueHeads = 2, RotateFeatures = false },
         ["gla"] = new GlaMixerConfig { ConvTaps = 3 },
         ["delta"] = new DeltaMixerConfig { NegativeEigenvalues = true, ChunkSize = 4 },
         ["gated delta"] = new GatedDeltaMixerConfig { ConvTaps = 3 },
