@@ -26,6 +26,9 @@ internal sealed class CausalConvolution : nn.Module
         RegisterComponents();
     }
 
+    /// <summary>How many inputs each output sees, K.</summary>
+    public int Taps => _size;
+
     /// <summary>Reads a piece.</summary>
     /// <param name="x">[B, S, C].</param>
     /// <param name="before">The inputs of the K - 1 tokens before, [B, K - 1, C], zero where a document had none; or null.</param>

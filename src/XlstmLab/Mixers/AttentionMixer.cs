@@ -107,7 +107,7 @@ public record AttentionMixerConfig : MixerConfig
 /// et al. 2023). Its memory does not grow beyond them.
 /// </summary>
 /// <remarks>Positions are those of the document, also between a token and the sinks; Xiao et al. count them within the cache.</remarks>
-public sealed record SlidingWindowMixerConfig : AttentionMixerConfig
+public record SlidingWindowMixerConfig : AttentionMixerConfig
 {
     /// <inheritdoc/>
     public override string Kind => "sliding_window";
@@ -144,9 +144,6 @@ internal sealed class AttentionMixer : Mixer
     /// <summary>The name of what <see cref="AttentionSpan.Next"/> says, likewise.</summary>
     public const string Position = "position";
 
-    private const string WindowAt = "at";
-    private const string WindowNext = "next";
-
     [ComponentName(Name = "q_proj")]
     private readonly Dense _q;
 
@@ -159,17 +156,13 @@ internal sealed class AttentionMixer : Mixer
     [ComponentName(Name = "o_proj")]
     private readonly Dense _out;
 
-    private readonly SlidingWindowMixerConfig? _window;
-    private readonly int _headDim;
-    private readonly int _sharing;
-    private readonly double _theta;
+    private readonly AttentionHeads _heads;
 
     public AttentionMixer(AttentionMixerConfig config, MixerSite site)
         : base(nameof(AttentionMixer))
     {
-        _window = config as SlidingWindowMixerConfig;
-        (_headDim, _sharing, _theta) = (config.HeadDim(site), config.Heads(site) / config.KvHeads(site), config.RopeTheta);
-        var (d, q, kv) = (site.Width, config.Heads(site) * _headDim, config.KvHeads(site) * _headDim);
+        _heads = new(config, site);
+        var (d, q, kv) = (site.Width, config.Heads(site) * config.HeadDim(site), config.KvHeads(site) * config.HeadDim(site));
         _q = new(d, q, config.UseBias);
         _k = new(d, kv, config.UseBias);
         _v = new(d, kv, config.UseBias);
@@ -179,14 +172,61 @@ internal sealed class AttentionMixer : Mixer
 
     public override Tensor Forward(Tensor x, Tensor convolved, MixerPass pass)
     {
+        var h = _heads.Forward(_q.Forward(convolved), _k.Forward(convolved), _v.Forward(x), pass).H; // (B, NH, S, D)
+        return _out.Forward(h.transpose(1, 2).flatten(2));
+    }
+
+    public override void Initialize(double inputStd, double outputStd, Generator generator)
+    {
+        using var grad = no_grad();
+        foreach (var projection in new[] { _q, _k, _v })
+        {
+            projection.Weight.normal_(0, inputStd, generator);
+        }
+
+        _out.Weight.normal_(0, outputStd, generator);
+    }
+
+    /// <inheritdoc/>
+    internal override bool SharesState => !_heads.IsWindow;
+
+    /// <summary>Shorter caches are filled up with keys that no token sees.</summary>
+    public override IReadOnlyDictionary<string, Tensor> JoinStates(IReadOnlyList<IReadOnlyDictionary<string, Tensor>> states) =>
+        _heads.JoinCaches(states) ?? base.JoinStates(states);
+}
+
+/// <summary>What every attention is between its projections: rotations, the cache of keys and values, and what is seen of it.</summary>
+internal sealed class AttentionHeads(AttentionMixerConfig config, MixerSite site)
+{
+    private const string Visible = AttentionMixer.Visible;
+    private const string Position = AttentionMixer.Position;
+    private const string WindowAt = "at";
+    private const string WindowNext = "next";
+
+    private readonly SlidingWindowMixerConfig? _window = config as SlidingWindowMixerConfig;
+    private readonly int _headDim = config.HeadDim(site);
+    private readonly int _sharing = config.Heads(site) / config.KvHeads(site);
+    private readonly double _theta = config.RopeTheta;
+
+    /// <summary>Whether a token sees the last ones of its document and its first ones alone.</summary>
+    public bool IsWindow => _window is not null;
+
+    /// <summary>Mixes a sequence.</summary>
+    /// <param name="q">[B, S, NH D].</param>
+    /// <param name="k">[B, S, NKV D].</param>
+    /// <param name="v">[B, S, NKV D].</param>
+    /// <param name="pass">The memory, and where documents start.</param>
+    /// <returns>h and the rotated q, [B, NH, S, D], and the rotated k and v of the sequence, [B, NKV, S, D].</returns>
+    public (Tensor H, Tensor Q, Tensor K, Tensor V) Forward(Tensor q, Tensor k, Tensor v, MixerPass pass)
+    {
         var (keysBefore, valuesBefore) = (pass.Before("k"), pass.Before("v")); // (B, NKV, T, D)
         var span = _window is { } window
-            ? pass.Work.Window(x, window.Window, window.SinkTokens, pass.Before(WindowAt), pass.Before(WindowNext))
-            : pass.Work.Span(x, keysBefore?.shape[2] ?? 0, pass.BeforeShared(Visible), pass.BeforeShared(Position));
-        var (cos, sin) = pass.Work.Angles(span, _headDim, _theta, x.dtype == ScalarType.BFloat16 ? ScalarType.Float32 : x.dtype);
-        var q = RotaryEmbedding.Rotate(SplitHeads(_q.Forward(convolved)), cos, sin); // (B, NH, S, D)
-        var k = RotaryEmbedding.Rotate(SplitHeads(_k.Forward(convolved)), cos, sin); // (B, NKV, S, D)
-        var v = SplitHeads(_v.Forward(x)); // (B, NKV, S, D)
+            ? pass.Work.Window(q, window.Window, window.SinkTokens, pass.Before(WindowAt), pass.Before(WindowNext))
+            : pass.Work.Span(q, keysBefore?.shape[2] ?? 0, pass.BeforeShared(Visible), pass.BeforeShared(Position));
+        var (cos, sin) = pass.Work.Angles(span, _headDim, _theta, q.dtype == ScalarType.BFloat16 ? ScalarType.Float32 : q.dtype);
+        q = RotaryEmbedding.Rotate(SplitHeads(q), cos, sin); // (B, NH, S, D)
+        k = RotaryEmbedding.Rotate(SplitHeads(k), cos, sin); // (B, NKV, S, D)
+        v = SplitHeads(v); // (B, NKV, S, D)
         var keys = keysBefore is null ? k : cat([keysBefore.to(k.dtype), k], 2); // (B, NKV, T + S, D)
         var values = valuesBefore is null ? v : cat([valuesBefore.to(v.dtype), v], 2);
         var (allKeys, allValues) = (ForEachHead(keys), ForEachHead(values)); // (B, NH, T + S, D)
@@ -204,31 +244,25 @@ internal sealed class AttentionMixer : Mixer
             observe("attention", Weights(q, allKeys, span));
         }
 
-        return _out.Forward(h.transpose(1, 2).flatten(2));
+        return (h, q, k, v);
     }
 
-    public override void Initialize(double inputStd, double outputStd, Generator generator)
-    {
-        using var grad = no_grad();
-        foreach (var projection in new[] { _q, _k, _v })
-        {
-            projection.Weight.normal_(0, inputStd, generator);
-        }
+    /// <summary>[B, NKV, ...] to [B, NH, ...]: those that heads share, for each of them.</summary>
+    public Tensor ForEachHead(Tensor x) => _sharing == 1 ? x : x.unsqueeze(2).expand(-1, -1, _sharing, -1, -1).flatten(1, 2);
 
-        _out.Weight.normal_(0, outputStd, generator);
-    }
+    /// <summary>[B, S, N D] to [B, N, S, D].</summary>
+    public Tensor SplitHeads(Tensor x) => x.unflatten(2, [-1, _headDim]).transpose(1, 2);
 
-    /// <inheritdoc/>
-    internal override bool SharesState => _window is null;
-
-    /// <summary>Shorter caches are filled up with keys that no token sees.</summary>
-    public override IReadOnlyDictionary<string, Tensor> JoinStates(IReadOnlyList<IReadOnlyDictionary<string, Tensor>> states)
+    /// <summary>
+    /// As <see cref="Mixer.JoinStates"/>, with shorter caches filled up by keys that no token sees; null where all are of one length.
+    /// </summary>
+    public IReadOnlyDictionary<string, Tensor>? JoinCaches(IReadOnlyList<IReadOnlyDictionary<string, Tensor>> states)
     {
         static long Length(IReadOnlyDictionary<string, Tensor> state) => state["k"].shape[2];
         var longest = states.Max(Length);
         if (states.All(s => Length(s) == longest && !s.ContainsKey(Visible)))
         {
-            return base.JoinStates(states);
+            return null;
         }
 
         string[] own = ["k", "v", WindowAt, WindowNext, Visible, Position];
@@ -276,10 +310,6 @@ internal sealed class AttentionMixer : Mixer
             pass.KeepShared(Position, next);
         }
     }
-
-    private Tensor SplitHeads(Tensor x) => x.unflatten(2, [-1, _headDim]).transpose(1, 2);
-
-    private Tensor ForEachHead(Tensor x) => _sharing == 1 ? x : x.unsqueeze(2).expand(-1, -1, _sharing, -1, -1).flatten(1, 2);
 
     private Tensor Weights(Tensor q, Tensor keys, AttentionSpan span)
     {

@@ -170,9 +170,9 @@ internal sealed class GlaMixer : Mixer
     {
         var rows = pass.Work.Rows(x);
         var asking = ReferenceEquals(x, convolved) ? rows.X : rows.Of(convolved).X;
-        var q = PerHead(Convolve(_qConv, _q.Forward(asking), "conv_q", pass, rows)); // (B, NH, S, DK)
-        var k = PerHead(Convolve(_kConv, _k.Forward(asking), "conv_k", pass, rows));
-        var v = PerHead(Convolve(_vConv, _v.Forward(rows.X), "conv_v", pass, rows)); // (B, NH, S, DV)
+        var q = PerHead(pass.Convolve(_qConv, _q.Forward(asking), "conv_q", rows)); // (B, NH, S, DK)
+        var k = PerHead(pass.Convolve(_kConv, _k.Forward(asking), "conv_k", rows));
+        var v = PerHead(pass.Convolve(_vConv, _v.Forward(rows.X), "conv_v", rows)); // (B, NH, S, DV)
         var preact = _decay.Forward(rows.X).transpose(1, 2); // (B, NH, S)
         var logDecay = nn.functional.logsigmoid(preact.Widened()) / _config.GateNormalizer;
         var layout = new SequenceLayout(rows.DocumentStarts, rows.Real?.logical_not());
@@ -211,24 +211,6 @@ internal sealed class GlaMixer : Mixer
         }
 
         _out.Weight.normal_(0, outputStd, generator);
-    }
-
-    private Tensor Convolve(CausalConvolution? convolution, Tensor x, string name, MixerPass pass, PaddingLast rows)
-    {
-        if (convolution is null)
-        {
-            return x;
-        }
-
-        var keeps = _config.ConvTaps > 1;
-        var (y, last) = convolution.Forward(
-            x, keeps ? pass.Before(name) : null, rows.DocumentStarts, rows.Real, activate: true, keeps && pass.ReturnState);
-        if (last is not null)
-        {
-            pass.Keep(name, last.Widened());
-        }
-
-        return y;
     }
 
     /// <summary>[B, S, NH D] to [B, NH, S, D].</summary>

@@ -70,8 +70,9 @@ public abstract record MixerConfig
 
     /// <summary>A mixer by its kind's name, as its record is made.</summary>
     /// <param name="kind">
-    /// <c>mlstm</c> and <c>slstm</c> for those that the model's own properties describe, <c>attention</c>, <c>sliding_window</c>, <c>gla</c>,
-    /// <c>mamba</c>, <c>mamba2</c>, <c>lstm</c>, <c>gru</c>, or one that was made known.
+    /// <c>mlstm</c> and <c>slstm</c> for those that the model's own properties describe, <c>attention</c>, <c>sliding_window</c>,
+    /// <c>mlstm_window</c>, <c>gla</c>, <c>delta</c>, <c>gated_delta</c>, <c>mamba</c>, <c>mamba2</c>, <c>lstm</c>,
+    /// <c>gru</c>, or one that was made known. A hyphen counts as an underscore.
     /// </param>
     /// <exception cref="ConfigException">There is none of that name.</exception>
     public static implicit operator MixerConfig(string kind) => MixerKinds.ByName(kind);
@@ -109,8 +110,9 @@ internal static class MixerKinds
 
     private static readonly Dictionary<string, Type> OfLibrary = new MixerConfig[]
     {
-        new MLstmMixerConfig(), new SLstmMixerConfig(), new AttentionMixerConfig(), new SlidingWindowMixerConfig(), new GlaMixerConfig(),
-        new MambaMixerConfig(), new Mamba2MixerConfig(), new LstmMixerConfig(), new GruMixerConfig(),
+        new MLstmMixerConfig(), new SLstmMixerConfig(), new AttentionMixerConfig(), new SlidingWindowMixerConfig(),
+        new MLstmWindowMixerConfig(), new GlaMixerConfig(), new DeltaMixerConfig(), new GatedDeltaMixerConfig(), new MambaMixerConfig(),
+        new Mamba2MixerConfig(), new LstmMixerConfig(), new GruMixerConfig(),
     }.ToDictionary(config => config.Kind, config => config.GetType(), StringComparer.Ordinal);
 
     private static readonly Dictionary<string, Type> OfUsers = new(StringComparer.Ordinal);
@@ -172,8 +174,10 @@ internal static class MixerKinds
     {
         lock (Change)
         {
-            return OfLibrary.GetValueOrDefault(kind) ?? OfUsers.GetValueOrDefault(kind) ?? throw Unknown(kind);
+            return Find(kind) ?? Find(kind.Replace('-', '_')) ?? throw Unknown(kind);
         }
+
+        static Type? Find(string name) => OfLibrary.GetValueOrDefault(name) ?? OfUsers.GetValueOrDefault(name);
     }
 
     /// <summary>The mixer of a kind as its record is made; the model's own mLSTM and sLSTM.</summary>

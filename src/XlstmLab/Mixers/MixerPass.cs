@@ -124,6 +124,29 @@ public sealed class MixerPass
         return y;
     }
 
+    /// <summary>As the other, of rows whose padding is last.</summary>
+    /// <param name="conv">The convolution, or null.</param>
+    /// <param name="x">[B, S, C].</param>
+    /// <param name="name">The name of its memory, which none of the mixer's may have.</param>
+    /// <param name="rows">Document starts and padding of x.</param>
+    internal Tensor Convolve(CausalConvolution? conv, Tensor x, string name, PaddingLast rows)
+    {
+        if (conv is null)
+        {
+            return x;
+        }
+
+        var remembers = conv.Taps > 1;
+        var (y, last) = conv.Forward(
+            x, remembers ? Before(name) : null, rows.DocumentStarts, rows.Real, activate: true, remembers && ReturnState);
+        if (last is not null)
+        {
+            Keep(name, last.Widened());
+        }
+
+        return y;
+    }
+
     /// <summary>What a state without a name that is asked for says.</summary>
     internal static KeyNotFoundException Missing(string name, IEnumerable<string> names)
     {

@@ -123,6 +123,6 @@ public sealed partial class MixerPattern : IReadOnlyList<MixerConfig>, IEquatabl
 
     private static int Number(Group group) => int.Parse(group.Value, NumberStyles.None, CultureInfo.InvariantCulture);
 
-    [GeneratedRegex(@"^\s*(\w*)\s*\[(\d{1,4}):(\d{1,4})\]\s*(\w*)\s*$", RegexOptions.CultureInvariant)]
+    [GeneratedRegex(@"^\s*([\w-]*)\s*\[(\d{1,4}):(\d{1,4})\]\s*([\w-]*)\s*$", RegexOptions.CultureInvariant)]
     private static partial Regex Ratio();
 }

@@ -22,6 +22,8 @@ public sealed class MixerPatternTests
     [InlineData("gla[1:1]sliding_window", "gla sliding_window gla sliding_window")]
     [InlineData("[1:3] attention", "mlstm attention attention attention")]
     [InlineData("lstm, gru", "lstm gru lstm gru")]
+    [InlineData("gated-delta[3:1]sliding-window", "gated_delta gated_delta gated_delta sliding_window")]
+    [InlineData("delta", "delta delta delta delta")]
     [InlineData("moving_average", "moving_average moving_average moving_average moving_average")]
     public void Parse_Text_GivesTheMixerOfEachBlock(string text, string expected) =>
         Assert.Equal(expected, string.Join(' ', Enumerable.Range(0, 4).Select(block => (Small with { Mixers = text }).MixerAt(block).Kind)));
