@@ -2,9 +2,8 @@ using System.Numerics;
 using System.Text.Json.Serialization;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
-using XlstmLab.Cells;
 using XlstmLab.Layers;
-using XlstmLab.Models;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Mixers;

@@ -1,5 +1,5 @@
-using XlstmLab.Cells;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Text;
 using static TorchSharp.torch;
 

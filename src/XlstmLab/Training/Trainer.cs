@@ -2,7 +2,6 @@ using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 using XlstmLab.Checkpoints;
 using XlstmLab.Models;
-using XlstmLab.Operations;
 using XlstmLab.Text;
 using static TorchSharp.torch;
 

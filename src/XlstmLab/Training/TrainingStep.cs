@@ -1,4 +1,4 @@
-using XlstmLab.Kernels;
+using XlstmLab.Operations;
 using XlstmLab.Text;
 using static TorchSharp.torch;
 

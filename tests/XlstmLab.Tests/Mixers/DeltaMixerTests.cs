@@ -1,7 +1,7 @@
 using TorchSharp;
-using XlstmLab.Cells;
 using XlstmLab.Mixers;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using Xunit;
 using static TorchSharp.torch;
 

@@ -1,8 +1,8 @@
 using TorchSharp;
-using XlstmLab.Cells;
 using XlstmLab.Mixers;
 using XlstmLab.Models;
-using XlstmLab.Tests.Cells;
+using XlstmLab.Operations;
+using XlstmLab.Tests.Operations;
 using Xunit;
 using static TorchSharp.torch;
 
