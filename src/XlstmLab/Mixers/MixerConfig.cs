@@ -71,7 +71,7 @@ public abstract record MixerConfig
     /// <summary>A mixer by its kind's name, as its record is made.</summary>
     /// <param name="kind">
     /// <c>mlstm</c> and <c>slstm</c> for those that the model's own properties describe, <c>attention</c>, <c>sliding_window</c>,
-    /// <c>mlstm_window</c>, <c>gla</c>, <c>delta</c>, <c>gated_delta</c>, <c>mamba</c>, <c>mamba2</c>, <c>lstm</c>,
+    /// <c>mlstm_window</c>, <c>gla</c>, <c>delta</c>, <c>gated_delta</c>, <c>mamba</c>, <c>mamba2</c>, <c>mamba3</c>, <c>lstm</c>,
     /// <c>gru</c>, or one that was made known. A hyphen counts as an underscore.
     /// </param>
     /// <exception cref="ConfigException">There is none of that name.</exception>
@@ -112,7 +112,7 @@ internal static class MixerKinds
     {
         new MLstmMixerConfig(), new SLstmMixerConfig(), new AttentionMixerConfig(), new SlidingWindowMixerConfig(),
         new MLstmWindowMixerConfig(), new GlaMixerConfig(), new DeltaMixerConfig(), new GatedDeltaMixerConfig(), new MambaMixerConfig(),
-        new Mamba2MixerConfig(), new LstmMixerConfig(), new GruMixerConfig(),
+        new Mamba2MixerConfig(), new Mamba3MixerConfig(), new LstmMixerConfig(), new GruMixerConfig(),
     }.ToDictionary(config => config.Kind, config => config.GetType(), StringComparer.Ordinal);
 
     private static readonly Dictionary<string, Type> OfUsers = new(StringComparer.Ordinal);

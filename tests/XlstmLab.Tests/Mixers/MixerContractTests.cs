@@ -38,6 +38,7 @@ public sealed class MixerContractTests
         ["gated delta"] = new GatedDeltaMixerConfig { ConvTaps = 3 },
         ["mamba"] = new MambaMixerConfig { StateSize = 4 },
         ["mamba2"] = new Mamba2MixerConfig { StateSize = 4, GroupCount = 2 },
+        ["mamba3"] = new Mamba3MixerConfig { StateSize = 4, ChunkSize = 6 },
         ["lstm"] = "lstm",
         ["gru"] = "gru",
         ["own"] = new MovingAverageMixerConfig { Decay = 0.7 },
