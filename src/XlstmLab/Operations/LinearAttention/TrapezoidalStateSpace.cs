@@ -1,6 +1,6 @@
 using static TorchSharp.torch;
 
-namespace XlstmLab.Cells;
+namespace XlstmLab.Operations;
 
 /// <summary>What a <see cref="TrapezoidalStateSpace"/> remembers.</summary>
 /// <param name="H">[B, H, N, P], the state h.</param>
