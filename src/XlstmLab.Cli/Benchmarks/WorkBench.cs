@@ -136,13 +136,15 @@ internal static class WorkBench
         var tokens = RandomTokens(config.VocabularySize, work);
         new Trainer(model, training, tokens, [], runFolder: null) { Hooks = new() { AfterStep = Look } }.Run(cancellationToken);
         cancellationToken.ThrowIfCancellationRequested();
-        return new() { TrainingSeconds = watch.Elapsed.TotalSeconds / (last - first), TrainingPeak = memory.Bytes, Repetitions = last - first };
+        var seconds = watch.Elapsed.TotalSeconds / (last - first);
+        return new() { TrainingSeconds = seconds, TrainingPeak = memory.Bytes, Repetitions = last - first };
 
         // Metrics may come some steps late, by as many at the start as at the end: between both lie whole steps.
         void Look(TrainingMoment moment)
         {
             var step = moment.Metrics.Step;
-            if (last > 0 || step < warmUp || (watch.IsRunning && (step < first + task.Repetitions || watch.Elapsed.TotalSeconds < task.MinSeconds)))
+            if (last > 0 || step < warmUp
+                || (watch.IsRunning && (step < first + task.Repetitions || watch.Elapsed.TotalSeconds < task.MinSeconds)))
             {
                 return;
             }

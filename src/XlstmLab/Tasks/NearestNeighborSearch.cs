@@ -24,8 +24,9 @@ public sealed record VectorBatch(float[] Inputs, float[] Targets, int Rows, int 
     /// <param name="count">How many, at least 1.</param>
     public VectorBatch Slice(int first, int count)
     {
+        const int dim = NearestNeighborSearch.InputDim;
         var (from, to) = (first * Length, (first + count) * Length);
-        return new(Inputs[(NearestNeighborSearch.InputDim * from)..(NearestNeighborSearch.InputDim * to)], Targets[from..to], count, Length);
+        return new(Inputs[(dim * from)..(dim * to)], Targets[from..to], count, Length);
     }
 }
 

@@ -91,10 +91,10 @@ public sealed class AdamW : IOptimizer
     }
 
     /// <summary>
-    /// Whether weight decay acts on a parameter of which only name and shape are known: on those with two dimensions or more, the head's and
-    /// the gates' weights among them, convolutions and an sLSTM's recurrent kernel too, as in the first paper's code; but not on embedding
-    /// tables, norms and biases of any shape, nor on the rates of Mamba's states; nor on a pre-up block's learnable skip, which is a vector.
-    /// In a model the modules tell it (<see cref="ParameterRoles.Of"/>).
+    /// Whether weight decay acts on a parameter of which only name and shape are known: on those with two dimensions or more, the
+    /// head's and the gates' weights among them, convolutions and an sLSTM's recurrent kernel too, as in the first paper's code; but not
+    /// on embedding tables, norms and biases of any shape, nor on the rates of Mamba's states; nor on a pre-up block's learnable skip,
+    /// which is a vector. In a model the modules tell it (<see cref="ParameterRoles.Of"/>).
     /// </summary>
     /// <param name="name">
     /// The name in the state dict. A part between dots tells an embedding (<c>embedding</c>, <c>embeddings</c>, <c>embed_tokens</c>,

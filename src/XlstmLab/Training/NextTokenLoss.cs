@@ -36,7 +36,9 @@ public static class NextTokenLoss
 
         var logits = model.Forward(batch.ToInputTensor(device), layout: layout, positions: positions).Logits; // (B, S, V) or (N, V)
         return nn.functional.cross_entropy(
-            logits.to(ScalarType.Float32).reshape(-1, model.VocabularySize), tensor(targets, [targets.Length], int64, device), reduction: nn.Reduction.Sum)
+            logits.to(ScalarType.Float32).reshape(-1, model.VocabularySize),
+            tensor(targets, [targets.Length], int64, device),
+            reduction: nn.Reduction.Sum)
             / divisor;
     }
 }

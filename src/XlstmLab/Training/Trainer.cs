@@ -118,7 +118,8 @@ public class Trainer<TBatch>(
     private protected virtual bool IsInNats => false;
 
     /// <summary>
-    /// Trains to the last step, or until cancelled or stopped by a hook: then it finishes the step it is in, writes a checkpoint and returns.
+    /// Trains to the last step, or until cancelled or stopped by a hook: then it finishes the step it is in, writes a checkpoint and
+    /// returns.
     /// </summary>
     /// <param name="cancellationToken">Stops the run.</param>
     /// <exception cref="ArgumentException">The configuration cannot be used, or does not fit the model or the loader.</exception>

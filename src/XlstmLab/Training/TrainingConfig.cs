@@ -90,7 +90,8 @@ public sealed record TrainingConfig
     public double AdamEpsilon { get; init; } = 1e-8;
 
     /// <summary>
-    /// The decoupled weight decay of the weights whose role has one (<see cref="ParameterRoles.Decays"/>); it is multiplied by the learning rate.
+    /// The decoupled weight decay of the weights whose role has one (<see cref="ParameterRoles.Decays"/>); it is multiplied by the
+    /// learning rate.
     /// </summary>
     public double WeightDecay { get; init; } = 0.1;
 

@@ -2,8 +2,8 @@ namespace XlstmLab.Training;
 
 /// <summary>What a training calls on its way. Each may ask it to stop (<see cref="TrainingMoment.Stop"/>).</summary>
 /// <remarks>
-/// They run on the training's thread: model, weights and the run's files may be read, and what they throw ends the run. Whatever they compute
-/// counts as time of training.
+/// They run on the training's thread: model, weights and the run's files may be read, and what they throw ends the run. Whatever they
+/// compute counts as time of training.
 /// </remarks>
 public sealed record TrainingHooks
 {

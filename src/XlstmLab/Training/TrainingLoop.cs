@@ -167,7 +167,7 @@ internal sealed class TrainingLoop<TBatch>(
             run?.Append(metrics, config.TensorBoard);
         }
 
-        var isFinite = double.IsFinite(metrics.Loss) && double.IsFinite(metrics.GradientNorm) && double.IsFinite(metrics.ValidationLoss ?? 0);
+        var isFinite = double.IsFinite(metrics.Loss + metrics.GradientNorm) && double.IsFinite(metrics.ValidationLoss ?? 0);
         _brokenSince = isFinite ? null : _brokenSince ?? metrics.Step;
         _last = metrics;
         _lastValidated = metrics.IsValidated ? metrics : _lastValidated;
@@ -220,7 +220,8 @@ internal sealed class TrainingLoop<TBatch>(
         if (_brokenSince is { } first && status == TrainingStatus.Completed)
         {
             throw Diverged(
-                $"Loss, gradients or validation are not finite since step {first}, and were not when the run ended at step {_position.Step}");
+                $"Loss, gradients or validation are not finite since step {first}, "
+                + $"and were not when the run ended at step {_position.Step}");
         }
 
         if (_position.Step == _savedStep || _brokenSince is not null)

@@ -5,7 +5,7 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Training;
 
-/// <summary>All that updates change and a checkpoint keeps: weights, moments, the average, chance, and where the run and its data stand.</summary>
+/// <summary>All that updates change and a checkpoint keeps: weights, moments, average, chance, and where run and data stand.</summary>
 internal sealed class TrainingState<TBatch> : IDisposable
     where TBatch : IBatch<TBatch>
 {
@@ -30,7 +30,8 @@ internal sealed class TrainingState<TBatch> : IDisposable
         Optimizer = config.Optimizer switch
         {
             OptimizerKind.AdamW => new AdamW(
-                all.Select(p => (p.Name, p.Parameter, p.Role.Decays())), config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay),
+                all.Select(p => (p.Name, p.Parameter, p.Role.Decays())),
+                config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay),
             OptimizerKind.Muon => MuonWithAdamW.Of(model.GetName(), all, config),
             _ => throw UnknownValue.Of(config.Optimizer),
         };

@@ -4,14 +4,16 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Training;
 
-/// <summary>One update: the gradients of a batch, their norm and its clipping, the optimiser's step, and the average of the weights.</summary>
+/// <summary>One update: the gradients of a batch, their norm and its clipping, the optimiser's step, the average of weights.</summary>
 internal sealed class TrainingStep<TBatch>(
     TrainingState<TBatch> state, TrainingConfig config, BatchSource<TBatch> source, BatchLoss<TBatch> loss)
     where TBatch : IBatch<TBatch>
 {
     private readonly AdamW? _onDevice = state.Optimizer is AdamW { HasKernel: true } adamW ? adamW : null;
 
-    /// <summary>Whether a GPU makes updates by itself: what it made of one is asked for when the next was begun, so that it never waits.</summary>
+    /// <summary>
+    /// Whether a GPU makes updates by itself: what it made of one is asked for when the next was begun, so that it never waits.
+    /// </summary>
     public bool IsLate => _onDevice is not null;
 
     /// <summary>Makes an update, or tells the GPU to.</summary>
@@ -108,9 +110,9 @@ internal sealed class TrainingStep<TBatch>(
         var all = state.Parameters;
         var names = all.Where(p => p.Parameter.grad is { } g && !g.isfinite().all().item<bool>()).Select(p => p.Name).ToArray();
         var first = string.Join(", ", names.Take(3)) + (names.Length > 3 ? ", ..." : "");
-        return names.Length == 0
-            ? FormattableString.Invariant($"the loss is {value}, though every gradient is finite")
-            : FormattableString.Invariant($"the loss is {value} and the gradient is not finite in {names.Length} of {all.Length} parameters ({first})");
+        return FormattableString.Invariant($"the loss is {value}") + (names.Length == 0
+            ? ", though every gradient is finite"
+            : $" and the gradient is not finite in {names.Length} of {all.Length} parameters ({first})");
     }
 }
 

@@ -184,7 +184,8 @@ public sealed class SyntheticExperimentTests
     {
         using var folder = new TempFolder();
         torch.set_num_threads(1);
-        var wild = Nearest with { Training = Nearest.Training with { PeakLearningRate = 1e30, Schedule = new() { Kind = DecayKind.Constant } } };
+        var training = Nearest.Training with { PeakLearningRate = 1e30, Schedule = new() { Kind = DecayKind.Constant } };
+        var wild = Nearest with { Training = training };
         var error = Assert.Throws<TrainingDivergedException>(() => wild.Run(folder["run"], [1]));
         Assert.Matches("Seed 1: In update 2 the loss was .* and the gradient's norm .*: a lower learning rate", error.Message);
         Assert.Equal(["experiment.json"], Names(folder["run"]));

@@ -46,7 +46,10 @@ public sealed class NearestNeighborSourceTests
     /// <summary>Each row's numbers, inputs and targets, as text.</summary>
     private static string[] Rows(VectorBatch batch) =>
     [
-        .. Enumerable.Range(0, batch.Rows).Select(r => string.Join(
-            " ", batch.Inputs[(18 * r)..(18 * (r + 1))].Concat(batch.Targets[(6 * r)..(6 * (r + 1))]).Select(BitConverter.SingleToInt32Bits))),
+        .. Enumerable.Range(0, batch.Rows).Select(r =>
+        {
+            var numbers = batch.Inputs[(18 * r)..(18 * (r + 1))].Concat(batch.Targets[(6 * r)..(6 * (r + 1))]);
+            return string.Join(" ", numbers.Select(BitConverter.SingleToInt32Bits));
+        }),
     ];
 }

@@ -40,7 +40,8 @@ public sealed class BatchLossTests : IDisposable
         Assert.Equal([5, 10, 12], usual.Where(m => m.ValidationPerplexity is not null).Select(m => m.Step));
         Assert.All(own, m => Assert.True(m.ValidationPerplexity is null && m.ValidationBitsPerByte is null));
 
-        static (double, double, double?, double?) Numbers(TrainingMetrics m) => (m.Loss, m.GradientNorm, m.ValidationLoss, m.EmaValidationLoss);
+        static (double, double, double?, double?) Numbers(TrainingMetrics m) =>
+            (m.Loss, m.GradientNorm, m.ValidationLoss, m.EmaValidationLoss);
     }
 
     [Fact]
@@ -108,7 +109,8 @@ public sealed class BatchLossTests : IDisposable
     private void Run(string name, BatchLoss<TokenBatch>? loss, TrainingConfig? config = null)
     {
         using var model = new TinyModel();
-        new Trainer(model, config ?? Config, TinyText.Packed(1), Validation, _temp[name], loss: loss).Run(TestContext.Current.CancellationToken);
+        new Trainer(model, config ?? Config, TinyText.Packed(1), Validation, _temp[name], loss: loss)
+            .Run(TestContext.Current.CancellationToken);
     }
 
     private void RunWithHead(string name, Linear head, TrainingHooks hooks)
@@ -120,7 +122,8 @@ public sealed class BatchLossTests : IDisposable
         Tensor Loss(LanguageModel trained, TokenBatch batch, long divisor)
         {
             var (hidden, _) = trained.ForwardHidden(trained.Embed(batch.ToInputTensor())); // (B, S, d)
-            return nn.functional.cross_entropy(head.call(hidden).flatten(0, 1), batch.ToTargetTensor().flatten(), reduction: nn.Reduction.Sum) / divisor;
+            var logits = head.call(hidden).flatten(0, 1);
+            return nn.functional.cross_entropy(logits, batch.ToTargetTensor().flatten(), reduction: nn.Reduction.Sum) / divisor;
         }
     }
 

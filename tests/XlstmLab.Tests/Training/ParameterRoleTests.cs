@@ -10,7 +10,8 @@ namespace XlstmLab.Tests.Training;
 
 public sealed class ParameterRoleTests
 {
-    private static readonly XlstmConfig PostUp = new() { VocabularySize = 11, EmbeddingDim = 16, HeadCount = 2, BlockCount = 2, FeedForwardRoundUpTo = 8 };
+    private static readonly XlstmConfig PostUp =
+        new() { VocabularySize = 11, EmbeddingDim = 16, HeadCount = 2, BlockCount = 2, FeedForwardRoundUpTo = 8 };
 
     private static readonly XlstmConfig PreUp = XlstmPresets.FirstPaper(16, 2) with { VocabularySize = 11, HeadCount = 2 };
 

@@ -41,8 +41,8 @@ public sealed class TrainingHooksTests : IDisposable
         });
         Assert.Equal(
             [
-                "step 1", "step 2", "step 3", "step 4", "before 4", "after 4 step-000004", "validation 5", "step 5", "validation 6", "step 6",
-                "before 6", "after 6 step-000006",
+                "step 1", "step 2", "step 3", "step 4", "before 4", "after 4 step-000004", "validation 5", "step 5",
+                "validation 6", "step 6", "before 6", "after 6 step-000006",
             ],
             calls);
     }
@@ -64,7 +64,8 @@ public sealed class TrainingHooksTests : IDisposable
     [Fact]
     public void Run_HookThatThrows_EndsTheRunAndIsNoted()
     {
-        Assert.Throws<TimeoutException>(() => Run("run", Config, new() { AfterStep = _ => throw new TimeoutException("the night is over") }));
+        var hooks = new TrainingHooks { AfterStep = _ => throw new TimeoutException("the night is over") };
+        Assert.Throws<TimeoutException>(() => Run("run", Config, hooks));
         Assert.Equal((TrainingStatus.Failed, "the night is over"), Noted(RunFolder.ReadMetadata(_temp["run"])));
 
         static (TrainingStatus, string?) Noted(RunMetadata metadata) => (metadata.Status, metadata.Error);
