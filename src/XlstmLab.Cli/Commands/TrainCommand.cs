@@ -85,6 +85,7 @@ internal static class TrainCommand
             "xlstm train --out runs/mine --data my-texts/ --tokenizer tokenizer.json --model config.json",
             "xlstm train --out runs/mixed --data tokens/dclm=0.7,tokens/fineweb=0.3 --model config.json",
             "xlstm train --out runs/sigmoid --set input_gate=sigmoid --set normalize=false --set schedule.kind=constant",
+            "xlstm train --out runs/hybrid --set 'mixers=gated-delta[3:1]sliding-window'",
             "xlstm train --out runs/decay --init-from runs/plateau/checkpoints/step-004000 --schedule wsd --decay-steps 400 --steps 400 --warmup 0",
             "xlstm train --out runs/first --resume");
         foreach (var option in new Option[]

@@ -90,8 +90,9 @@ public sealed record XlstmConfig : LanguageModelConfig
     public BlockStyle BlockStyle { get; init; }
 
     /// <summary>
-    /// What mixes the tokens of each block: one mixer for all, a list that is repeated, or a ratio such as <c>[7:1]</c>. As it is made, the mLSTM
-    /// that the properties below describe.
+    /// What mixes the tokens of each block: one mixer for all, a list that is repeated, or a ratio such as <c>[7:1]</c>; of <c>mlstm</c>,
+    /// <c>slstm</c>, <c>attention</c>, <c>sliding_window</c>, <c>mlstm_window</c>, <c>gla</c>, <c>delta</c>, <c>gated_delta</c>, <c>mamba</c>,
+    /// <c>mamba2</c>, <c>mamba3</c>, <c>lstm</c>, <c>gru</c> and your own. As it is made, the mLSTM that the properties below describe.
     /// </summary>
     [JsonIgnore] // under "mixers", which has several forms
     public MixerPattern Mixers { get; init; } = MixerPattern.MLstm;
