@@ -3,7 +3,6 @@ using System.Text.Json.Serialization;
 using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Layers;
-using XlstmLab.Models;
 using XlstmLab.Operations;
 using static TorchSharp.torch;
 

@@ -1,6 +1,5 @@
 using TorchSharp;
 using XlstmLab.Mixers;
-using XlstmLab.Models;
 using XlstmLab.Operations;
 using XlstmLab.Tests.Operations;
 using Xunit;

@@ -2,7 +2,6 @@ using System.Numerics;
 using CsCheck;
 using TorchSharp;
 using XlstmLab.Mixers;
-using XlstmLab.Models;
 using XlstmLab.Operations;
 using XlstmLab.Tests.Operations;
 using Xunit;

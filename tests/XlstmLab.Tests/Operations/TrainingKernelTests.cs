@@ -1,4 +1,3 @@
-using XlstmLab.Layers;
 using XlstmLab.Operations;
 using XlstmLab.Training;
 using Xunit;
