@@ -1,6 +1,7 @@
 using System.Reflection;
 using System.Runtime.CompilerServices;
 using CsCheck;
+using TorchSharp;
 using XlstmLab.Native;
 using Xunit;
 using Xunit.Sdk;
@@ -35,6 +36,9 @@ internal static class TestSetup
     {
         Check.Threads = 1;
         NativeTorch.EnsureLoaded();
+
+        // Two programs of tests run side by side: threads of both that wait in a loop for work would take the cores from each other.
+        torch.set_num_threads(1);
     }
 #pragma warning restore CA2255
 }
