@@ -28,6 +28,16 @@ internal static class EngineThread
         return result;
     }
 
+    /// <summary>Gives a backward pass's result to the engine, and moves what was made in the pass's own scope out of it.</summary>
+    /// <param name="scope">The pass's own dispose scope.</param>
+    /// <param name="incoming">The gradients that the pass was given.</param>
+    /// <param name="result">The gradients that it returns, null for what has none.</param>
+    public static List<Tensor> Return(DisposeScope scope, IEnumerable<Tensor> incoming, params List<Tensor?> result)
+    {
+        scope.MoveToOuter(result.OfType<Tensor>());
+        return Return(incoming, result!);
+    }
+
     /// <summary>Frees what this thread kept before, and keeps these until the next call.</summary>
     internal static void Keep(IEnumerable<Tensor?> tensors)
     {

@@ -67,7 +67,7 @@ internal sealed class Halves
             var adjoin = first.stride().SequenceEqual(strides) && second.stride().SequenceEqual(strides)
                 && Kernel.Address(second) - Kernel.Address(first) == size * first.element_size();
             var whole = adjoin ? first.as_strided([batch, length, 2 * size], strides, first.storage_offset()) : cat([first, second], -1);
-            return EngineThread.Return(gradients, [whole.MoveToOuterDisposeScope()]);
+            return EngineThread.Return(scope, gradients, whole);
         }
     }
 }

@@ -29,12 +29,12 @@ internal static class ConvolutionKernel
         using var scope = NewDisposeScope();
         return Function.apply(
             TokenRows.Of(x, Vector), before?.to(x.dtype).contiguous()!, weight.to(ScalarType.Float32).contiguous(), bias?.to(ScalarType.Float32)!,
-            new Call(starts?.contiguous(), activate, room))[0].MoveToOuterDisposeScope();
+            starts?.contiguous()!, new Call(activate, room))[0].MoveToOuterDisposeScope();
     }
 
-    private static string[] Defines(long taps, Call call) =>
+    private static string[] Defines(long taps, Call call, Tensor? starts) =>
     [
-        $"TAPS={taps}", $"SILU={(call.Activates ? 1 : 0)}", $"LAYOUT={(call.Starts is null ? 0 : 1)}", $"VECTOR={Vector}", $"RUN={Run}", $"WARPS={Warps}",
+        $"TAPS={taps}", $"SILU={(call.Activates ? 1 : 0)}", $"LAYOUT={(starts is null ? 0 : 1)}", $"VECTOR={Vector}", $"RUN={Run}", $"WARPS={Warps}",
     ];
 
     private static LaunchShape Shape(Tensor x, int shared) => new((x.shape[2] + 32 * Vector - 1) / (32 * Vector), 32 * Warps, shared)
@@ -43,7 +43,7 @@ internal static class ConvolutionKernel
         BlocksZ = (int)x.shape[0],
     };
 
-    private sealed record Call(Tensor? Starts, bool Activates, Func<Tensor>? Room);
+    private sealed record Call(bool Activates, Func<Tensor>? Room);
 
     private sealed class Function : autograd.MultiTensorFunction<Function>
     {
@@ -52,16 +52,14 @@ internal static class ConvolutionKernel
         public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
-            var (x, before, weight, bias, call) = ((Tensor)vars[0], (Tensor?)vars[1], (Tensor)vars[2], (Tensor?)vars[3], (Call)vars[4]);
+            var (x, before, weight, bias) = ((Tensor)vars[0], (Tensor?)vars[1], (Tensor)vars[2], (Tensor?)vars[3]);
+            var (starts, call) = ((Tensor?)vars[4], (Call)vars[5]);
             var y = empty(x.shape, x.dtype, x.device);
             Kernel.Launch(
-                Source, "convolution_forward", Defines(weight.shape[1], call), Shape(x, 0), x,
-                x, before, weight, bias, call.Starts, y, TokenRows.Distance(x), (int)x.shape[1], (int)x.shape[2]);
-            Tensor?[] optional = [before, bias, call.Starts?.alias()];
-            ctx.save_for_backward([x, weight, .. optional.OfType<Tensor>()]);
-            optional[2]?.MoveToOuterDisposeScope();
-            ctx.save_data("call", call with { Starts = null });
-            ctx.save_data("has", optional.Select(t => t is not null).ToArray());
+                Source, "convolution_forward", Defines(weight.shape[1], call, starts), Shape(x, 0), x,
+                x, before, weight, bias, starts, y, TokenRows.Distance(x), (int)x.shape[1], (int)x.shape[2]);
+            ctx.Save(scope, x, before, weight, bias, starts);
+            ctx.save_data("call", call);
             ctx.set_materialize_grads(false);
             return [y.MoveToOuterDisposeScope()];
         }
@@ -69,11 +67,8 @@ internal static class ConvolutionKernel
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             using var scope = NewDisposeScope();
-            var saved = new Queue<Tensor>(ctx.get_saved_variables());
-            var has = (bool[])ctx.get_data("has");
-            var (x, weight) = (saved.Dequeue(), saved.Dequeue());
-            var (before, bias) = (has[0] ? saved.Dequeue() : null, has[1] ? saved.Dequeue() : null);
-            var call = (Call)ctx.get_data("call") with { Starts = has[2] ? saved.Dequeue() : null };
+            var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
+            var (x, before, weight, bias, starts) = (saved[0]!, saved[1], saved[2]!, saved[3], saved[4]);
             var (channels, taps) = (x.shape[2], weight.shape[1]);
             var dy = gradients[0].contiguous();
             var dx = call.Room?.Invoke() ?? empty(x.shape, x.dtype, x.device);
@@ -81,12 +76,12 @@ internal static class ConvolutionKernel
             var shape = Shape(x, 128 * Vector * Warps);
             var partials = empty(shape.BlocksY * shape.BlocksZ, (taps + 1) * channels, dtype: ScalarType.Float32, device: x.device);
             Kernel.Launch(
-                Source, "convolution_backward", Defines(taps, call), shape, x,
-                dy, x, before, weight, bias, call.Starts, dx, dBefore, partials,
+                Source, "convolution_backward", Defines(taps, call, starts), shape, x,
+                dy, x, before, weight, bias, starts, dx, dBefore, partials,
                 TokenRows.Distance(x), TokenRows.Distance(dx), (int)x.shape[1], (int)channels);
             var sums = Kernel.ColumnSums(partials).view(taps + 1, channels);
-            List<Tensor?> result = [dx, dBefore, sums.narrow(0, 0, taps).t().contiguous(), bias is null ? null : sums[taps], null];
-            return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
+            return EngineThread.Return(
+                scope, gradients, dx, dBefore, sums.narrow(0, 0, taps).t().contiguous(), bias is null ? null : sums[taps], null, null);
         }
     }
 }

@@ -87,8 +87,7 @@ internal static class HeadLossKernel
             using var scope = NewDisposeScope();
             using var noGrad = no_grad();
             var saved = ctx.get_saved_variables();
-            List<Tensor> result = [saved[0].mul_(gradients[0]), saved[1].mul_(gradients[0]), null!, null!];
-            return EngineThread.Return(gradients, [.. result.Select(t => t?.detach().MoveToOuterDisposeScope()!)]);
+            return EngineThread.Return(scope, gradients, saved[0].mul_(gradients[0]).detach(), saved[1].mul_(gradients[0]).detach(), null, null);
         }
     }
 }

@@ -56,8 +56,8 @@ internal static class DropoutKernel
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             using var scope = NewDisposeScope();
-            var dx = Run(gradients[0], (double)ctx.get_data("share"), (long)ctx.get_data("key")).MoveToOuterDisposeScope();
-            return EngineThread.Return(gradients, [dx, null!, null!]);
+            var dx = Run(gradients[0], (double)ctx.get_data("share"), (long)ctx.get_data("key"));
+            return EngineThread.Return(scope, gradients, dx, null, null);
         }
 
         private static Tensor Run(Tensor given, double share, long key)

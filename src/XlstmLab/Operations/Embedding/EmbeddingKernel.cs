@@ -72,7 +72,7 @@ internal static class EmbeddingKernel
                 partials, sorted, dtable, positions, vocabulary, 0);
             Kernel.Launch(
                 Source, "embedding_zero_absent", defines, new(Up(vocabulary, 32 * Warps), 32 * Warps), dy, sorted, dtable, positions, vocabulary);
-            return EngineThread.Return(gradients, [dtable.MoveToOuterDisposeScope(), null!]);
+            return EngineThread.Return(scope, gradients, dtable, null);
         }
 
         /// <summary>How many warps share a row.</summary>

@@ -61,7 +61,7 @@ internal static class GluKernel
             Kernel.Launch(
                 Source, "glu_forward", Defines(inner, kind, u is not null), new(Blocks(rows * inner, ForwardPieces), Threads), g,
                 g, u, y, RowStride(g), u is null ? 0 : RowStride(u), (int)rows);
-            ctx.save_for_backward(u is null ? [g] : [g, u]);
+            ctx.Save(null, g, u);
             ctx.save_data("kind", kind);
             ctx.set_materialize_grads(false);
             return [y];
@@ -70,8 +70,8 @@ internal static class GluKernel
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             using var scope = NewDisposeScope();
-            var saved = ctx.get_saved_variables();
-            var (g, u, kind) = (saved[0], saved.Count > 1 ? saved[1] : null, (FeedForwardKind)ctx.get_data("kind"));
+            var saved = ctx.Load();
+            var (g, u, kind) = (saved[0]!, saved[1], (FeedForwardKind)ctx.get_data("kind"));
             var inner = g.shape[^1];
             var rows = g.NumberOfElements / inner;
             var dy = gradients[0].contiguous();
@@ -82,8 +82,7 @@ internal static class GluKernel
             Kernel.Launch(
                 Source, "glu_backward", Defines(inner, kind, u is not null), new(Blocks(rows * inner, BackwardPieces), Threads), g,
                 dy, g, u, dg, du, (Tensor?)null, RowStride(g), u is null ? 0 : RowStride(u), inner, inner, (int)rows);
-            List<Tensor?> result = [dg, du, null];
-            return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
+            return EngineThread.Return(scope, gradients, dg, du, null);
         }
 
         private static long Blocks(long elements, int pieces) => (elements / 8 + Threads * pieces - 1) / (Threads * pieces);

@@ -23,11 +23,13 @@ internal static class GateKernel
         Tensor x, (Tensor? Weight, Tensor? Bias) input, (Tensor? Weight, Tensor? Bias) forget, int heads, double? cap)
     {
         using var scope = NewDisposeScope();
-        var outputs = Function.apply(x, input.Weight!, forget.Weight!, input.Bias!, forget.Bias!, new Call(heads, (float)(cap ?? 0)));
+        var call = new Call(heads, (float)(cap ?? 0), [input.Bias is not null, forget.Bias is not null]);
+        var outputs = Function.apply(x, input.Weight!, forget.Weight!, input.Bias!, forget.Bias!, call);
         return (outputs[0].MoveToOuterDisposeScope(), outputs[1].MoveToOuterDisposeScope());
     }
 
-    private sealed record Call(int Heads, float Cap);
+    /// <summary>What one call computes, beside its tensors; a gate without a bias does not exist.</summary>
+    private sealed record Call(int Heads, float Cap, bool[] Exists);
 
     /// <summary>What follows from widths, as the source has it.</summary>
     private readonly record struct Sizes(long Dim, int Heads)
@@ -65,10 +67,8 @@ internal static class GateKernel
                 Source, "gate_forward", sizes.Defines, new(Blocks(x, tokens), 32 * Warps, sizes.ForwardShared), x,
                 x, weights[0], weights[1], biases[0], biases[1], biases[0] is null ? null : outputs[0], biases[1] is null ? null : outputs[1],
                 call.Heads * length, length, 1L, tokens, (int)length, call.Cap);
-            ctx.save_for_backward([x, outputs[0].detach(), outputs[1].detach(), .. weights.OfType<Tensor>()]);
+            ctx.Save(null, x, outputs[0].detach(), outputs[1].detach(), weights[0], weights[1]);
             ctx.save_data("call", call);
-            ctx.save_data("weights", weights.Select(w => w is not null).ToArray());
-            ctx.save_data("biases", biases.Select(b => b is not null).ToArray());
             ctx.set_materialize_grads(false);
             return outputs;
         }
@@ -76,13 +76,11 @@ internal static class GateKernel
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             using var scope = NewDisposeScope();
-            var saved = ctx.get_saved_variables();
-            var (call, hasWeight, hasBias) = ((Call)ctx.get_data("call"), (bool[])ctx.get_data("weights"), (bool[])ctx.get_data("biases"));
-            var x = saved[0];
-            var weights = new[] { hasWeight[0] ? saved[3] : null, hasWeight[1] ? saved[^1] : null };
+            var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
+            var (x, input, forget, inputWeight, forgetWeight) = (saved[0]!, saved[1]!, saved[2]!, saved[3], saved[4]);
             var (batch, length, dim) = (x.shape[0], x.shape[1], x.shape[2]);
             var (sizes, heads, tokens) = (new Sizes(dim, call.Heads), call.Heads, (int)(batch * length));
-            var dp = gradients.Select((g, k) => g.IsInvalid || !hasBias[k] ? null : g.contiguous()).ToArray();
+            var dp = gradients.Select((g, k) => g.IsInvalid || !call.Exists[k] ? null : g.contiguous()).ToArray();
 
             var dx = empty_like(x);
             Kernel.Launch(
@@ -91,7 +89,7 @@ internal static class GateKernel
                 {
                     BlocksY = (int)((dim + sizes.InputChannels - 1) / sizes.InputChannels),
                 },
-                x, dp[0], dp[1], saved[1], saved[2], weights[0], weights[1], dx, heads * length, length, 1L, tokens, (int)length, call.Cap, 0);
+                x, dp[0], dp[1], input, forget, inputWeight, forgetWeight, dx, heads * length, length, 1L, tokens, (int)length, call.Cap, 0);
 
             // A row of the partial sums has both weights' gradients, then both biases', each from a multiple of 4 on.
             var (weight, bias) = (heads * dim, (heads + 3) / 4 * 4);
@@ -105,19 +103,17 @@ internal static class GateKernel
                     BlocksY = (int)((dim + channels - 1) / channels),
                     BlocksZ = (2 * heads + 15) / 16,
                 },
-                x, dp[0], dp[1], saved[1], saved[2], x, partials, partials.shape[1],
+                x, dp[0], dp[1], input, forget, x, partials, partials.shape[1],
                 0, (int)weight, (int)(2 * weight), (int)(2 * weight) + bias, heads * length, length, 1L, tokens, (int)length, call.Cap);
             var sums = Kernel.ColumnSums(partials);
-            List<Tensor?> result =
-            [
+            return EngineThread.Return(
+                scope, gradients,
                 dx,
-                hasWeight[0] ? sums.narrow(0, 0, weight).view(heads, dim) : null,
-                hasWeight[1] ? sums.narrow(0, weight, weight).view(heads, dim) : null,
-                hasBias[0] ? sums.narrow(0, 2 * weight, heads) : null,
-                hasBias[1] ? sums.narrow(0, 2 * weight + bias, heads) : null,
-                null,
-            ];
-            return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
+                inputWeight is null ? null : sums.narrow(0, 0, weight).view(heads, dim),
+                forgetWeight is null ? null : sums.narrow(0, weight, weight).view(heads, dim),
+                call.Exists[0] ? sums.narrow(0, 2 * weight, heads) : null,
+                call.Exists[1] ? sums.narrow(0, 2 * weight + bias, heads) : null,
+                null);
         }
 
         private static long Blocks(Tensor x, int tokens) => Math.Min((tokens + 16 * Warps - 1) / (16 * Warps), 2 * Kernel.Multiprocessors(x));

@@ -20,7 +20,7 @@ public static class MLstmChunkwise
     internal static (Tensor H, MLstmState? Last) Forward(
         Tensor q, Tensor k, Tensor v, Tensor logI, Tensor logF, MLstmState initial, Tensor? documentStarts, MLstmOptions options, bool returnState)
     {
-        var outputs = Function.apply(q, k, v, logI, logF, initial.C, initial.N, initial.M, new Call(documentStarts, options, returnState));
+        var outputs = Function.apply(q, k, v, logI, logF, initial.C, initial.N, initial.M, documentStarts!, new Call(options, returnState));
         if (!returnState)
         {
             return (outputs[0], null);
@@ -33,7 +33,7 @@ public static class MLstmChunkwise
     }
 
     /// <summary>What a call needs beside tensors with gradients.</summary>
-    private sealed record Call(Tensor? DocumentStarts, MLstmOptions Options, bool ReturnState);
+    private sealed record Call(MLstmOptions Options, bool ReturnState);
 
     /// <remarks>The last state is one tensor, [C, n] and m end to end: an unused one of several would count as alive for ever.</remarks>
     private sealed class Function : autograd.MultiTensorFunction<Function>
@@ -44,9 +44,8 @@ public static class MLstmChunkwise
         {
             using var scope = NewDisposeScope();
             var (q, k, v, logI, logF) = ((Tensor)vars[0], (Tensor)vars[1], (Tensor)vars[2], (Tensor)vars[3], (Tensor)vars[4]);
-            var (c0, n0, m0) = ((Tensor)vars[5], (Tensor)vars[6], (Tensor)vars[7]);
-            var call = (Call)vars[8];
-            var (starts, options) = (call.DocumentStarts, call.Options);
+            var (c0, n0, m0, starts) = ((Tensor)vars[5], (Tensor)vars[6], (Tensor)vars[7], (Tensor?)vars[8]);
+            var (options, returnState) = (Call)vars[9];
             var chunks = new Chunks(q, k, v, logI, logF, c0, n0, m0, starts, options);
 
             var numerator = chunks.Weights().matmul(chunks.V) + (chunks.Inter * chunks.Q).matmul(chunks.StatesBefore());
@@ -54,14 +53,11 @@ public static class MLstmChunkwise
             var sum = numerator.select(4, dv); // n q, (B, NH, NC, L)
             var h = numerator.narrow(4, 0, dv);
             h = chunks.Flatten(options.Normalize ? MLstmNormalizer.Divide(h, sum, chunks.M, options) : h);
-            // They are saved after this method has returned, so they must outlive its scope.
-            var outputs = h.detach().MoveToOuterDisposeScope();
-            var sums = chunks.Flatten(sum).MoveToOuterDisposeScope();
-            ctx.save_for_backward([q, k, v, logI, logF, c0, n0, m0, outputs, sums, .. starts is null ? [] : new[] { starts }]);
+            ctx.Save(scope, q, k, v, logI, logF, c0, n0, m0, h.detach(), chunks.Flatten(sum), starts);
             ctx.save_data("options", options);
             ctx.set_materialize_grads(false); // TorchSharp would make zeros after a tensor that its scope has freed.
             h.MoveToOuterDisposeScope();
-            if (!call.ReturnState)
+            if (!returnState)
             {
                 return [h];
             }
@@ -74,10 +70,9 @@ public static class MLstmChunkwise
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             using var scope = NewDisposeScope();
-            var saved = ctx.get_saved_variables();
-            var (q, k, v, logI, logF) = (saved[0], saved[1], saved[2], saved[3], saved[4]);
-            var (c0, n0, m0, h, sum) = (saved[5], saved[6], saved[7], saved[8], saved[9]);
-            var starts = saved.Count > 10 ? saved[10] : null;
+            var saved = ctx.Load();
+            var (q, k, v, logI, logF) = (saved[0]!, saved[1]!, saved[2]!, saved[3]!, saved[4]!);
+            var (c0, n0, m0, h, sum, starts) = (saved[5]!, saved[6]!, saved[7]!, saved[8]!, saved[9]!, saved[10]);
             var options = (MLstmOptions)ctx.get_data("options");
             var chunks = new Chunks(q, k, v, logI, logF, c0, n0, m0, starts, options);
 
@@ -156,8 +151,9 @@ public static class MLstmChunkwise
             }
 
             var dv = v.shape[3];
-            List<Tensor?> result =
-            [
+            return EngineThread.Return(
+                scope,
+                gradients,
                 chunks.Flatten(dQ * chunks.Scale),
                 chunks.Flatten(dK),
                 chunks.Flatten(dV.narrow(4, 0, dv)),
@@ -167,8 +163,7 @@ public static class MLstmChunkwise
                 first.select(3, dv).clone(),
                 dM0,
                 null,
-            ];
-            return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
+                null);
         }
     }
 

@@ -27,11 +27,12 @@ internal static class MLstmSequenceKernel
         MLstmState? initial, SequenceLayout? layout, MLstmOptions options, bool returnState)
     {
         using var scope = NewDisposeScope();
-        var call = new Call(inputGate, forgetGate, options, layout?.DocumentStarts?.contiguous(), layout?.Padding?.contiguous(), returnState);
+        var call = new Call(inputGate, forgetGate, options, returnState);
         Tensor?[] inputs =
         [
             Aligned(q), Aligned(k), Aligned(v), input, forget,
             initial?.C.to(ScalarType.Float32).contiguous(), initial?.N.to(ScalarType.Float32).contiguous(), initial?.M.to(ScalarType.Float32).contiguous(),
+            layout?.DocumentStarts?.contiguous(), layout?.Padding?.contiguous(),
         ];
         var outputs = is_grad_enabled() && inputs.Any(t => t is not null && t.requires_grad)
             ? Function.apply([.. inputs!, call])
@@ -74,8 +75,7 @@ internal static class MLstmSequenceKernel
     /// <summary>A tensor's address and its strides of batch, head and token.</summary>
     private static KernelArgument[] Strided(Tensor x) => [x, x.stride(0), (int)x.stride(1), (int)x.stride(2)];
 
-    private sealed record Call(
-        InputGate InputGate, ForgetGate ForgetGate, MLstmOptions Options, Tensor? Starts, Tensor? Padding, bool ReturnState);
+    private sealed record Call(InputGate InputGate, ForgetGate ForgetGate, MLstmOptions Options, bool ReturnState);
 
     /// <summary>The inputs of a forward or backward pass, and the launches that both make.</summary>
     private sealed class Pass(IReadOnlyList<Tensor?> inputs, Call call)
@@ -89,6 +89,8 @@ internal static class MLstmSequenceKernel
         public Tensor? C0 { get; } = inputs[5];
 
         public Tensor? N0 { get; } = inputs[6];
+
+        public Tensor? M0 { get; } = inputs[7];
 
         public Call Call => call;
 
@@ -141,7 +143,7 @@ internal static class MLstmSequenceKernel
             var lastScale = call.ReturnState ? empty(Batch, Heads, 1, dtype: ScalarType.Float32, device: Device) : null;
             Launch(
                 "MLstmGates.cu", "mlstm_gates", GateShape(12),
-                [.. GateArguments(), inputs[7], rows, keep, lastScale, Length, Scale]);
+                [.. GateArguments(), M0, rows, keep, lastScale, Length, Scale]);
             return (rows, keep, lastScale);
         }
 
@@ -156,7 +158,7 @@ internal static class MLstmSequenceKernel
             return
             [
                 input, input.stride(0), (int)input.stride(1), (int)input.stride(2),
-                forget, forget.stride(0), (int)forget.stride(1), (int)forget.stride(2), call.Starts, call.Padding,
+                forget, forget.stride(0), (int)forget.stride(1), (int)forget.stride(2), inputs[8], inputs[9],
             ];
         }
 
@@ -216,16 +218,10 @@ internal static class MLstmSequenceKernel
         public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
-            var call = (Call)vars[8];
-            var inputs = vars.Take(8).Cast<Tensor?>().ToArray();
+            var (inputs, call) = (vars.Take(10).Cast<Tensor?>().ToArray(), (Call)vars[10]);
             var (outputs, rows, keep, sums, states, n) = Run(new(inputs, call));
-
-            // What is saved outlives this method; of an output, an alias is. An absent tensor has an empty place.
-            Tensor?[] optional = [inputs[5], inputs[6], inputs[7], n, call.Starts, call.Padding];
-            var saved = inputs.Take(5).Concat([rows, keep, sums, states]).Concat(optional.OfType<Tensor>()).Select(t => t!.MoveToOuterDisposeScope()).ToList();
-            ctx.save_for_backward(saved);
-            ctx.save_data("present", optional.Select(t => t is not null).ToArray());
-            ctx.save_data("call", call with { Starts = null, Padding = null });
+            ctx.Save(scope, [.. inputs, rows, keep, sums, states, n]);
+            ctx.save_data("call", call);
             ctx.set_materialize_grads(false);
             outputs.ForEach(t => t.MoveToOuterDisposeScope());
             return outputs;
@@ -234,13 +230,9 @@ internal static class MLstmSequenceKernel
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             using var scope = NewDisposeScope();
-            var saved = new Queue<Tensor>(ctx.get_saved_variables());
-            var always = Enumerable.Range(0, 9).Select(_ => saved.Dequeue()).ToArray();
-            var optional = ((bool[])ctx.get_data("present")).Select(there => there ? saved.Dequeue() : null).ToArray();
-            var call = (Call)ctx.get_data("call") with { Starts = optional[4], Padding = optional[5] };
-            var pass = new Pass([.. always.Take(5), optional[0], optional[1], optional[2]], call);
-            var (rows, keep, sums, states) = (always[5], always[6], always[7], always[8]);
-            var n = optional[3];
+            var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
+            var pass = new Pass(saved, call);
+            var (rows, keep, sums, states, n) = (saved[10]!, saved[11]!, saved[12]!, saved[13]!, saved[14]);
             var dh = gradients[0].IsInvalid ? zeros_like(pass.V) : Aligned(gradients[0]);
             var (dLastC, dLast) = call.ReturnState ? (Given(gradients[1]), Given(gradients[2])) : default;
             var dLastN = dLast?.narrow(2, 0, pass.Dk).contiguous();
@@ -267,7 +259,7 @@ internal static class MLstmSequenceKernel
                 ]);
 
             var hasLast = dLastC is not null || dLastN is not null;
-            var first = pass.C0 is null || !(hasLast || optional[2]!.requires_grad) ? null : (pass.C0 * firstC!).sum([2, 3]);
+            var first = pass.C0 is null || !(hasLast || pass.M0!.requires_grad) ? null : (pass.C0 * firstC!).sum([2, 3]);
             first = first is null || firstN is null ? first : first.add_((pass.N0! * firstN).sum(2));
             var hasScale = call.Options.HasPathThroughScale;
             var dLastScale = hasScale ? dLast?.narrow(2, pass.Dk, 1).contiguous() : null;
@@ -285,8 +277,8 @@ internal static class MLstmSequenceKernel
             }
 
             var dScale = first is null || !call.Options.Stabilizes ? null : (firstScale is null ? first : first + firstScale).unsqueeze(2);
-            Tensor?[] result = [dq, dk, dv, dInput, dForget, firstC, pass.N0 is null ? null : firstN, dScale, null];
-            return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
+            return EngineThread.Return(
+                scope, gradients, dq, dk, dv, dInput, dForget, firstC, pass.N0 is null ? null : firstN, dScale, null, null, null);
         }
 
         private static Tensor? Given(Tensor gradient) => gradient.IsInvalid ? null : gradient.contiguous();

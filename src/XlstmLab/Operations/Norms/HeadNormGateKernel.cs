@@ -49,9 +49,8 @@ internal static class HeadNormGateKernel
             Kernel.Launch(
                 Source, "head_norm_gate_forward", Defines(dim, call, o, bias), Shape(h, shared: 0), h,
                 h, o, weight, bias, y, h.stride(0), h.stride(2), h.stride(1), o?.stride(1) ?? 0, (int)(batch * length), (int)length, call.Epsilon);
-            ctx.save_for_backward([h, weight, .. o is null ? [] : new[] { o }, .. bias is null ? [] : new[] { bias }]);
+            ctx.Save(null, h, o, weight, bias);
             ctx.save_data("call", call);
-            ctx.save_data("gated", o is not null);
             ctx.set_materialize_grads(false);
             return [y];
         }
@@ -59,11 +58,8 @@ internal static class HeadNormGateKernel
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             using var scope = NewDisposeScope();
-            var saved = ctx.get_saved_variables();
-            var (call, gated) = ((Call)ctx.get_data("call"), (bool)ctx.get_data("gated"));
-            var (h, weight) = (saved[0], saved[1]);
-            var o = gated ? saved[2] : null;
-            var bias = saved.Count > (gated ? 3 : 2) ? saved[^1] : null;
+            var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
+            var (h, o, weight, bias) = (saved[0]!, saved[1], saved[2]!, saved[3]);
             var (batch, length, heads, dim) = (h.shape[0], h.shape[1], h.shape[2], h.shape[3]);
             var channels = heads * dim;
             var dy = gradients[0].contiguous();
@@ -77,11 +73,9 @@ internal static class HeadNormGateKernel
                 h.stride(0), h.stride(2), h.stride(1), o?.stride(1) ?? 0, dh.stride(0), dh.stride(2), dh.stride(1), channels,
                 (int)(batch * length), (int)length, call.Epsilon);
             var sums = Kernel.ColumnSums(partials);
-            List<Tensor?> result =
-            [
-                dh, dO, bias is null ? sums : sums.narrow(0, 0, channels), bias is null ? null : sums.narrow(0, channels, channels), null,
-            ];
-            return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
+            return EngineThread.Return(
+                scope, gradients,
+                dh, dO, bias is null ? sums : sums.narrow(0, 0, channels), bias is null ? null : sums.narrow(0, channels, channels), null);
         }
 
         private static string[] Defines(long dim, Call call, Tensor? o, Tensor? bias) =>

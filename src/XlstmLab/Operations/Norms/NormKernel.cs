@@ -22,14 +22,14 @@ internal static class NormKernel
     public static Tensor Forward(Tensor x, Tensor weight, Tensor? bias, double epsilon, bool center)
     {
         using var scope = NewDisposeScope();
-        return Function.apply(x, null!, weight, bias!, new Call((float)epsilon, center))[0].MoveToOuterDisposeScope();
+        return Function.apply(x, null!, weight, bias!, new Call((float)epsilon, center, bias is not null))[0].MoveToOuterDisposeScope();
     }
 
     /// <summary>s = x + delta in the type of x, and y = weight norm(s) + bias, as <see cref="Forward"/>; delta is bfloat16.</summary>
     public static (Tensor Sum, Tensor Y) AddForward(Tensor x, Tensor delta, Tensor weight, Tensor? bias, double epsilon, bool center)
     {
         using var scope = NewDisposeScope();
-        var outputs = Function.apply(x, delta, weight, bias!, new Call((float)epsilon, center));
+        var outputs = Function.apply(x, delta, weight, bias!, new Call((float)epsilon, center, bias is not null));
         return (outputs[1].MoveToOuterDisposeScope(), outputs[0].MoveToOuterDisposeScope());
     }
 
@@ -37,9 +37,9 @@ internal static class NormKernel
 
     private static bool IsWide(Tensor x) => x.dtype == ScalarType.Float32;
 
-    private static string[] Defines(Tensor x, bool center, bool bias) =>
+    private static string[] Defines(Tensor x, Call call) =>
     [
-        $"DIM={x.shape[^1]}", $"LAYER_NORM={(center ? 1 : 0)}", $"BIAS={(bias ? 1 : 0)}", $"WIDE={(IsWide(x) ? 1 : 0)}",
+        $"DIM={x.shape[^1]}", $"LAYER_NORM={(call.Center ? 1 : 0)}", $"BIAS={(call.HasBias ? 1 : 0)}", $"WIDE={(IsWide(x) ? 1 : 0)}",
     ];
 
     /// <summary>Warps of a block, and the warps that share a row, as the source has them.</summary>
@@ -50,7 +50,7 @@ internal static class NormKernel
         return (perRow, perRow > 1 ? perRow : 8, perRow > 1 ? perRow : 12);
     }
 
-    private sealed record Call(float Epsilon, bool Center);
+    private sealed record Call(float Epsilon, bool Center, bool HasBias);
 
     private sealed class Function : autograd.MultiTensorFunction<Function>
     {
@@ -69,15 +69,10 @@ internal static class NormKernel
             var rstd = empty(rows, ScalarType.Float32, x.device);
             var blocks = Math.Min((rows * (long)perRow + warps - 1) / warps, Kernel.Multiprocessors(x) * Math.Max(1, 16 / warps));
             Kernel.Launch(
-                Source, "norm_forward", Defines(x, call.Center, bias is not null), new(blocks, 32 * warps, 8 * perRow), x,
+                Source, "norm_forward", Defines(x, call), new(blocks, 32 * warps, 8 * perRow), x,
                 x, delta, weight, bias, sum, y, mean, rstd, rows, call.Epsilon);
-
-            // What is saved outlives this method; of an output, an alias is.
-            var saved = new List<Tensor> { sum is null ? x : sum.detach(), weight, rstd };
-            saved.AddRange(mean is null ? [] : [mean]);
-            saved.ForEach(t => t.MoveToOuterDisposeScope());
-            ctx.save_for_backward(saved);
-            ctx.save_data("bias", bias is not null);
+            ctx.Save(scope, sum is null ? x : sum.detach(), weight, rstd, mean);
+            ctx.save_data("call", call);
             ctx.set_materialize_grads(false);
             y.MoveToOuterDisposeScope();
             return sum is null ? [y] : [y, sum.MoveToOuterDisposeScope()];
@@ -86,9 +81,8 @@ internal static class NormKernel
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             using var scope = NewDisposeScope();
-            var saved = ctx.get_saved_variables();
-            var (s, weight, rstd, mean) = (saved[0], saved[1], saved[2], saved.Count > 3 ? saved[3] : null);
-            var bias = (bool)ctx.get_data("bias");
+            var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
+            var (s, weight, rstd, mean) = (saved[0]!, saved[1]!, saved[2]!, saved[3]);
             var added = gradients.Count > 1;
             var past = added && !gradients[1].IsInvalid ? gradients[1].contiguous() : null;
             var dim = s.shape[^1];
@@ -98,14 +92,14 @@ internal static class NormKernel
             var dy = gradients[0].IsInvalid ? zeros(s.shape, ScalarType.BFloat16, s.device) : gradients[0].contiguous();
             var ds = empty_like(s);
             var dDelta = !added ? null : IsWide(s) ? empty(s.shape, ScalarType.BFloat16, s.device) : ds.alias();
-            var partials = empty(blocks, bias ? 2 * dim : dim, dtype: ScalarType.Float32, device: s.device);
+            var partials = empty(blocks, call.HasBias ? 2 * dim : dim, dtype: ScalarType.Float32, device: s.device);
             Kernel.Launch(
-                Source, "norm_backward", Defines(s, mean is not null, bias),
+                Source, "norm_backward", Defines(s, call),
                 new(blocks, 32 * warps, (int)(4 * dim * (warps / perRow)) + 8 * perRow), s,
                 [dy, past, s, mean, rstd, weight, ds, partials, partials.shape[1], rows, .. IsWide(s) ? new KernelArgument[] { dDelta } : []]);
             var sums = Kernel.ColumnSums(partials);
-            List<Tensor?> result = [ds, dDelta, bias ? sums.narrow(0, 0, dim) : sums, bias ? sums.narrow(0, dim, dim) : null, null];
-            return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
+            var (dWeight, dBias) = call.HasBias ? (sums.narrow(0, 0, dim), sums.narrow(0, dim, dim)) : (sums, null);
+            return EngineThread.Return(scope, gradients, ds, dDelta, dWeight, dBias, null);
         }
     }
 }

@@ -1,8 +1,7 @@
 using System.Numerics;
-using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 using TorchSharp;
 using static TorchSharp.torch;
+using static XlstmLab.Operations.CpuMemory;
 
 namespace XlstmLab.Operations;
 
@@ -119,7 +118,7 @@ public static class SLstmFused
             ctx.save_data("call", call);
 
             // A saved result would hold the graph that saves it: its alias outside the graph does not.
-            ctx.save_for_backward([activations!, results.detach(), inputs[1]!, .. inputs.Skip(3).OfType<Tensor>()]);
+            ctx.Save(null, activations, results.detach(), inputs[1], inputs[3], inputs[4], inputs[5]);
             return results;
         }
 
@@ -129,12 +128,10 @@ public static class SLstmFused
             using var scope = NewDisposeScope();
             scope.Attach(grad_output);
             var call = (Call)ctx.get_data("call");
-            var saved = ctx.get_saved_variables();
-            var gradients = saved[0].dtype == ScalarType.Float64
+            var saved = ctx.Load();
+            return EngineThread.Return(scope, [], saved[0]!.dtype == ScalarType.Float64
                 ? Backward<double>(call, saved, grad_output.contiguous())
-                : Backward<float>(call, saved, grad_output.contiguous());
-            scope.MoveToOuter(gradients.OfType<Tensor>());
-            return gradients!;
+                : Backward<float>(call, saved, grad_output.contiguous()));
         }
 
         /// <summary>h [B, NH, S, D] and the last H, C, N, M [B, NH, D] one after the other; and what backward needs, if the call says so.</summary>
@@ -166,11 +163,11 @@ public static class SLstmFused
             return (results, activations);
         }
 
-        private static unsafe List<Tensor?> Backward<T>(Call call, List<Tensor> saved, Tensor gradResults)
+        private static unsafe List<Tensor?> Backward<T>(Call call, IReadOnlyList<Tensor?> saved, Tensor gradResults)
             where T : unmanaged, IBinaryFloatingPointIeee754<T>
         {
-            var (activations, results, recurrentKernel) = (saved[0], saved[1], saved[2]);
-            var initial = saved.Skip(3).ToArray();
+            var (activations, results, recurrentKernel) = (saved[0]!, saved[1]!, saved[2]!);
+            var (initialH, initialC, initialN) = (saved[3], saved[4], saved[5]);
             var (type, panel) = (activations.dtype, SLstmKernel<T>.Panel);
             var stateCount = (long)call.Batch * call.Heads * call.Size;
             long[] stateShape = [call.Batch, call.Heads, call.Size];
@@ -188,32 +185,16 @@ public static class SLstmFused
             var panels = recurrentKernel.reshape(call.Heads, 4 * call.Size, call.Size / panel, panel).transpose(1, 2).contiguous();
             kernel.Backward(
                 Data<T>(activations), Data<T>(results), Data<T>(panels),
-                Data<T>(initial.ElementAtOrDefault(0)), Data<T>(initial.ElementAtOrDefault(1)), Data<T>(initial.ElementAtOrDefault(2)),
+                Data<T>(initialH), Data<T>(initialC), Data<T>(initialN),
                 Data<T>(gradResults), Data<T>(raw), Data<T>(blocks), Data<T>(gradInputs), Data<T>(gradRecurrentKernel), Data<T>(gradBias),
                 Data<T>(gradState[0]), Data<T>(gradState[1]), Data<T>(gradState[2]), Data<T>(gradState[3]));
-            return [gradInputs, SumInOrder(gradRecurrentKernel), SumInOrder(gradBias), .. initial.Length == 0 ? new Tensor?[4] : gradState, null];
+            return [gradInputs, SumInOrder(gradRecurrentKernel), SumInOrder(gradBias), .. initialH is null ? new Tensor?[4] : gradState, null];
         }
-
-        /// <summary>The sum over the first dimension, whose rounding no number of threads changes.</summary>
-        private static Tensor SumInOrder(Tensor parts) => parts.unbind(0).Aggregate((sum, part) => sum + part);
 
         private static SLstmKernel<T> Kernel<T>(Call call)
             where T : unmanaged, IBinaryFloatingPointIeee754<T> =>
             new(
                 call.Batch, call.Length, call.Heads, call.Size, call.Predecessors,
                 call.HasExponentialForgetGate, T.CreateChecked(call.Clip), get_num_threads());
-
-        /// <summary>Where a contiguous tensor's elements begin; null for none. Valid while the tensor lives.</summary>
-        private static unsafe T* Data<T>(Tensor? tensor)
-            where T : unmanaged
-        {
-            if (tensor is null)
-            {
-                return null;
-            }
-
-            using var first = tensor.as_strided([1], [1], tensor.storage_offset()); // the span of a whole tensor ends at 2 GiB
-            return (T*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(first.bytes));
-        }
     }
 }

@@ -20,19 +20,16 @@ internal static class SLstmSequenceKernel
         Tensor gatePreacts, Tensor recurrentKernel, Tensor bias, SLstmState? initial, SequenceLayout? layout, SLstmOptions? options)
     {
         using var scope = NewDisposeScope();
-        var call = new Call(
-            layout?.DocumentStarts?.contiguous(),
-            layout?.Padding?.contiguous(),
-            options?.ForgetGate == ForgetGate.Exponential,
-            (float)(options?.RecurrentGradientClip ?? double.PositiveInfinity));
-        var start = initial is null ? null : stack([initial.H, initial.C, initial.N, initial.M]).to(ScalarType.Float32);
-        Tensor[] inputs =
+        var call = new Call(options?.ForgetGate == ForgetGate.Exponential, (float)(options?.RecurrentGradientClip ?? double.PositiveInfinity));
+        Tensor?[] inputs =
         [
             gatePreacts.contiguous(), recurrentKernel.to(ScalarType.Float32).contiguous(), bias.to(ScalarType.Float32).contiguous(),
+            initial is null ? null : stack([initial.H, initial.C, initial.N, initial.M]).to(ScalarType.Float32),
+            layout?.DocumentStarts?.contiguous(), layout?.Padding?.contiguous(),
         ];
-        var results = is_grad_enabled() && inputs.Append(start).Any(t => t is not null && t.requires_grad)
-            ? Function.apply([.. inputs, start!, call])
-            : [.. Run(inputs[0], inputs[1], inputs[2], start, call, keeps: false).Results];
+        var results = is_grad_enabled() && inputs.Any(t => t is not null && t.requires_grad)
+            ? Function.apply([.. inputs, call])
+            : [.. Run(new(inputs), call, keeps: false).Results];
         var last = results[1]; // (4, B, NH, D)
         return (
             results[0].transpose(1, 2).MoveToOuterDisposeScope(),
@@ -54,10 +51,10 @@ internal static class SLstmSequenceKernel
         return possible.Where(c => size / c >= 32 && slices * c <= Kernel.Multiprocessors(gatePreacts)).DefaultIfEmpty(possible[0]).Max();
     }
 
-    private static string[] Defines(Tensor gatePreacts, Call call, int cluster) =>
+    private static string[] Defines(Inputs inputs, Call call, int cluster) =>
     [
-        $"DIM={gatePreacts.shape[4]}", $"CLUSTER={cluster}", "PARAMETER=float", $"EXPONENTIAL_FORGET={(call.HasExponentialForgetGate ? 1 : 0)}",
-        $"LAYOUT={(call.Starts is null && call.Padding is null ? 0 : 1)}",
+        $"DIM={inputs.X.shape[4]}", $"CLUSTER={cluster}", "PARAMETER=float", $"EXPONENTIAL_FORGET={(call.HasExponentialForgetGate ? 1 : 0)}",
+        $"LAYOUT={(inputs.Starts is null && inputs.Padding is null ? 0 : 1)}",
         $"FORWARD_STAGES={ForwardStages}", $"BACKWARD_STAGES={BackwardStages}",
     ];
 
@@ -74,9 +71,9 @@ internal static class SLstmSequenceKernel
         return new(slices * gatePreacts.shape[3] * cluster, 4 * units, shared) { Cluster = cluster };
     }
 
-    private static (Tensor[] Results, Tensor? Before, Tensor? Records) Run(
-        Tensor x, Tensor recurrentKernel, Tensor bias, Tensor? initial, Call call, bool keeps)
+    private static (Tensor[] Results, Tensor? Before, Tensor? Records) Run(Inputs inputs, Call call, bool keeps)
     {
+        var x = inputs.X;
         var (batch, length, heads, size) = (x.shape[0], x.shape[1], x.shape[3], x.shape[4]);
         var cluster = Cluster(x);
         var h = empty(batch, length, heads, size, dtype: x.dtype, device: x.device);
@@ -87,13 +84,29 @@ internal static class SLstmSequenceKernel
             : null;
         var gates = Enumerable.Range(0, 4).Select(g => x.select(2, g)).ToArray();
         Kernel.Launch(
-            Source, "slstm_forward", Defines(x, call, cluster), Shape(x, cluster, forward: true), x,
-            gates[0], gates[1], gates[2], gates[3], (int)(4 * heads * size), (int)size, recurrentKernel, bias, initial, call.Starts, call.Padding,
-            h, before, records, last, (int)batch, (int)length, (int)heads);
+            Source, "slstm_forward", Defines(inputs, call, cluster), Shape(x, cluster, forward: true), x,
+            gates[0], gates[1], gates[2], gates[3], (int)(4 * heads * size), (int)size, inputs.RecurrentKernel, inputs.Bias, inputs.Initial,
+            inputs.Starts, inputs.Padding, h, before, records, last, (int)batch, (int)length, (int)heads);
         return ([h, last], before, records);
     }
 
-    private sealed record Call(Tensor? Starts, Tensor? Padding, bool HasExponentialForgetGate, float Clip);
+    private sealed record Call(bool HasExponentialForgetGate, float Clip);
+
+    /// <summary>The tensors as the kernels take them.</summary>
+    private sealed class Inputs(IReadOnlyList<Tensor?> all)
+    {
+        public Tensor X { get; } = all[0]!;
+
+        public Tensor RecurrentKernel { get; } = all[1]!;
+
+        public Tensor? Bias { get; } = all[2]; // of which backward needs nothing
+
+        public Tensor? Initial { get; } = all[3];
+
+        public Tensor? Starts { get; } = all[4];
+
+        public Tensor? Padding { get; } = all[5];
+    }
 
     private sealed class Function : autograd.MultiTensorFunction<Function>
     {
@@ -102,14 +115,10 @@ internal static class SLstmSequenceKernel
         public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
-            var (x, recurrentKernel, bias, initial, call) = ((Tensor)vars[0], (Tensor)vars[1], (Tensor)vars[2], (Tensor?)vars[3], (Call)vars[4]);
-            var (results, before, records) = Run(x, recurrentKernel, bias, initial, call, keeps: true);
-            Tensor?[] masks = [call.Starts, call.Padding];
-            List<Tensor> saved = [records!, before!, recurrentKernel, x, .. initial is null ? [] : new[] { initial }, .. masks.OfType<Tensor>().Select(t => t.alias())];
-            new[] { records!, before! }.Concat(saved.TakeLast(masks.OfType<Tensor>().Count())).ToList().ForEach(t => t.MoveToOuterDisposeScope());
-            ctx.save_for_backward(saved);
-            ctx.save_data("call", call with { Starts = null, Padding = null });
-            ctx.save_data("has", (initial is not null, call.Starts is not null, call.Padding is not null));
+            var (inputs, call) = (vars.Take(6).Cast<Tensor?>().ToArray(), (Call)vars[6]);
+            var (results, before, records) = Run(new(inputs), call, keeps: true);
+            ctx.Save(scope, inputs[0], inputs[1], null, inputs[3], inputs[4], inputs[5], before, records);
+            ctx.save_data("call", call);
             ctx.set_materialize_grads(false);
             return [.. results.Select(t => t.MoveToOuterDisposeScope())];
         }
@@ -117,34 +126,25 @@ internal static class SLstmSequenceKernel
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             using var scope = NewDisposeScope();
-            var saved = new Queue<Tensor>(ctx.get_saved_variables());
-            var (hasInitial, hasStarts, hasPadding) = ((bool, bool, bool))ctx.get_data("has");
-            var (records, before, recurrentKernel, x) = (saved.Dequeue(), saved.Dequeue(), saved.Dequeue(), saved.Dequeue());
-            var initial = hasInitial ? saved.Dequeue() : null;
-            var call = (Call)ctx.get_data("call") with
-            {
-                Starts = hasStarts ? saved.Dequeue() : null,
-                Padding = hasPadding ? saved.Dequeue() : null,
-            };
+            var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
+            var inputs = new Inputs(saved);
+            var (x, before, records) = (inputs.X, saved[6]!, saved[7]!);
             var (batch, length, heads, size) = (x.shape[0], x.shape[1], x.shape[3], x.shape[4]);
             var cluster = Cluster(x);
             var dh = gradients[0].IsInvalid ? zeros(batch, length, heads, size, dtype: x.dtype, device: x.device) : gradients[0].contiguous();
             var dLast = gradients[1].IsInvalid ? null : gradients[1].contiguous();
             var dx = empty([batch, length, heads, 4, size], x.dtype, x.device); // a head's gates side by side: one product makes dR
             var dBias = empty((batch + Rows - 1) / Rows, 4, heads, size, dtype: ScalarType.Float32, device: x.device);
-            var dInitial = initial is null ? null : empty_like(initial);
+            var dInitial = inputs.Initial is null ? null : empty_like(inputs.Initial);
             var gates = Enumerable.Range(0, 4).Select(g => dx.select(3, g)).ToArray();
             Kernel.Launch(
-                Source, "slstm_backward", Defines(x, call, cluster), Shape(x, cluster, forward: false), x,
-                records, dh, dLast, recurrentKernel, initial, call.Starts, call.Padding,
+                Source, "slstm_backward", Defines(inputs, call, cluster), Shape(x, cluster, forward: false), x,
+                records, dh, dLast, inputs.RecurrentKernel, inputs.Initial, inputs.Starts, inputs.Padding,
                 gates[0], gates[1], gates[2], gates[3], (int)(4 * heads * size), (int)(4 * size), dBias, dInitial, call.Clip,
                 (int)batch, (int)length, (int)heads);
             var dR = dx.flatten(0, 1).flatten(2).permute(1, 2, 0).bmm(before.flatten(0, 1).transpose(0, 1)); // (NH, 4 D, D)
-            List<Tensor?> result =
-            [
-                dx.transpose(2, 3), dR.to(ScalarType.Float32).view(heads, 4, size, size), dBias.sum([0L]), dInitial, null,
-            ];
-            return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
+            return EngineThread.Return(
+                scope, gradients, dx.transpose(2, 3), dR.to(ScalarType.Float32).view(heads, 4, size, size), dBias.sum([0L]), dInitial, null, null, null);
         }
     }
 }

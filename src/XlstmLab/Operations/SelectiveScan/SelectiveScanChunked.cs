@@ -83,8 +83,7 @@ public static class SelectiveScanChunked
                 h = states.select(1, length - 1).clone().MoveToOuterDisposeScope();
             }
 
-            List<Tensor> saved = [x, dt, a, b, c, stack(before, 1).MoveToOuterDisposeScope()];
-            ctx.save_for_backward(starts is null ? saved : [.. saved, starts]);
+            ctx.Save(scope, x, dt, a, b, c, stack(before, 1), starts);
             return cat([cat(outputs, 1).flatten(), h.flatten()], 0).MoveToOuterDisposeScope();
         }
 
@@ -93,9 +92,8 @@ public static class SelectiveScanChunked
             using var guard = no_grad();
             using var scope = NewDisposeScope();
             scope.Attach(grad_output);
-            var saved = ctx.get_saved_variables();
-            var (x, dt, a, b, c, before) = (saved[0], saved[1], saved[2], saved[3], saved[4], saved[5]);
-            var starts = saved.Count > 6 ? saved[6] : null;
+            var saved = ctx.Load();
+            var (x, dt, a, b, c, before, starts) = (saved[0]!, saved[1]!, saved[2]!, saved[3]!, saved[4]!, saved[5]!, saved[6]);
             var dY = grad_output.narrow(0, 0, x.NumberOfElements).view(x.shape);
             var dH = grad_output.narrow(0, x.NumberOfElements, grad_output.NumberOfElements - x.NumberOfElements).view(x.shape[0], x.shape[2], a.shape[1]);
             var (dX, dDt, dB, dC, dA) = (empty_like(x), empty_like(x), empty_like(b), empty_like(c), zeros_like(a));
@@ -126,9 +124,7 @@ public static class SelectiveScanChunked
                 dH = (decays.select(1, 0) * g.select(1, 0)).MoveToOuterDisposeScope();
             }
 
-            List<Tensor> gradients = [dX, dDt, dA, dB, dC, dH.contiguous()];
-            scope.MoveToOuter(gradients);
-            return EngineThread.Return([], [.. gradients, null!]);
+            return EngineThread.Return(scope, [], dX, dDt, dA, dB, dC, dH.contiguous(), null);
         }
     }
 }

@@ -1,8 +1,7 @@
 using System.Numerics;
-using System.Runtime.CompilerServices;
-using System.Runtime.InteropServices;
 using TorchSharp;
 using static TorchSharp.torch;
+using static XlstmLab.Operations.CpuMemory;
 
 namespace XlstmLab.Operations;
 
@@ -77,8 +76,7 @@ public static class SelectiveScanFused
             var gradients = saved[0].dtype == ScalarType.Float64
                 ? Backward<double>(call, saved, grad_output.contiguous())
                 : Backward<float>(call, saved, grad_output.contiguous());
-            scope.MoveToOuter(gradients.Take(call.HasInitial ? 6 : 5));
-            return [.. gradients.Take(5), call.HasInitial ? gradients[5] : null!, null!];
+            return EngineThread.Return(scope, [], [.. gradients.Take(5), call.HasInitial ? gradients[5] : null, null]);
         }
 
         /// <summary>
@@ -121,24 +119,8 @@ public static class SelectiveScanFused
             return [dX, dDt, SumInOrder(dA), SumInOrder(dB), SumInOrder(dC), dState];
         }
 
-        /// <summary>The sum over the first dimension, whose rounding no number of threads changes.</summary>
-        private static Tensor SumInOrder(Tensor parts) => parts.unbind(0).Aggregate((sum, part) => sum + part);
-
         private static SelectiveScanKernel<T> Kernel<T>(Call call)
             where T : unmanaged, IBinaryFloatingPointIeee754<T> =>
             new(call.Batch, call.Length, call.Dim, call.States, call.Starts, get_num_threads());
-
-        /// <summary>Where a contiguous tensor's elements begin; null for none. Valid while the tensor lives.</summary>
-        private static unsafe T* Data<T>(Tensor? tensor)
-            where T : unmanaged
-        {
-            if (tensor is null)
-            {
-                return null;
-            }
-
-            using var first = tensor.as_strided([1], [1], tensor.storage_offset()); // the span of a whole tensor ends at 2 GiB
-            return (T*)Unsafe.AsPointer(ref MemoryMarshal.GetReference(first.bytes));
-        }
     }
 }

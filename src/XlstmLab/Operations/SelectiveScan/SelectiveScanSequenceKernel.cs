@@ -41,23 +41,23 @@ internal static class SelectiveScanSequenceKernel
         Tensor?[] inputs =
         [
             TokenRows.Of(x, 2), TokenRows.Of(delta, 2), Wide(bias), Wide(a), TokenRows.Of(b, 4), TokenRows.Of(c, 4), Wide(skip), TokenRows.Of(z, 2),
-            initial is null ? null : Wide(initial),
+            initial is null ? null : Wide(initial), starts?.contiguous(), real?.contiguous(),
         ];
         if (TokenRows.Distance(inputs[4]!) != TokenRows.Distance(inputs[5]!))
         {
             (inputs[4], inputs[5]) = (b.contiguous(), c.contiguous());
         }
 
-        var call = new Call(starts?.contiguous(), real?.contiguous(), returnLast, room);
+        var call = new Call(returnLast, room);
         var results = is_grad_enabled() && inputs.Any(t => t is not null && t.requires_grad)
             ? Function.apply([.. inputs, call])
             : Run(inputs, call, keeps: false).Results;
         return (results[0].MoveToOuterDisposeScope(), returnLast ? results[1].MoveToOuterDisposeScope() : null);
     }
 
-    private static string[] Defines(Call call, int warps) =>
+    private static string[] Defines(Tensor? starts, Tensor? real, int warps) =>
     [
-        "GATE=1", $"LAYOUT={(call.Starts is null && call.Real is null ? 0 : 1)}", $"CHUNK={ChunkSize}", $"WARPS={warps}",
+        "GATE=1", $"LAYOUT={(starts is null && real is null ? 0 : 1)}", $"CHUNK={ChunkSize}", $"WARPS={warps}",
     ];
 
     /// <summary>Wide blocks have fewer partial sums to write, narrow ones share work out evenly where there is little.</summary>
@@ -80,13 +80,13 @@ internal static class SelectiveScanSequenceKernel
         var last = call.ReturnsLast ? empty(batch, dim, States, dtype: ScalarType.Float32, device: x.device) : null;
         var kept = keeps ? empty(batch, (length + ChunkSize - 1) / ChunkSize, dim, States, dtype: ScalarType.Float32, device: x.device) : null;
         Kernel.Launch(
-            Source, "selective_scan_forward", Defines(call, warps), Shape(x, warps, 0), x,
-            x, delta, inputs[2], inputs[3], b, inputs[5], inputs[6], z, call.Starts, call.Real, inputs[8], y, kept, last,
+            Source, "selective_scan_forward", Defines(inputs[9], inputs[10], warps), Shape(x, warps, 0), x,
+            x, delta, inputs[2], inputs[3], b, inputs[5], inputs[6], z, inputs[9], inputs[10], inputs[8], y, kept, last,
             TokenRows.Distance(x), TokenRows.Distance(delta), TokenRows.Distance(b), TokenRows.Distance(z), (int)length, (int)dim);
         return (last is null ? [y] : [y, last], kept);
     }
 
-    private sealed record Call(Tensor? Starts, Tensor? Real, bool ReturnsLast, Func<Tensor>? Room);
+    private sealed record Call(bool ReturnsLast, Func<Tensor>? Room);
 
     private sealed class Function : autograd.MultiTensorFunction<Function>
     {
@@ -95,14 +95,11 @@ internal static class SelectiveScanSequenceKernel
         public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
-            var (inputs, call) = (vars.Take(9).Cast<Tensor?>().ToArray(), (Call)vars[9]);
+            var (inputs, call) = (vars.Take(11).Cast<Tensor?>().ToArray(), (Call)vars[11]);
             var (results, kept) = Run(inputs, call, keeps: true);
-            Tensor?[] masks = [call.Starts?.alias(), call.Real?.alias()];
-            List<Tensor> own = [kept!, .. masks.OfType<Tensor>()];
-            own.ForEach(t => t.MoveToOuterDisposeScope());
-            ctx.save_for_backward([.. inputs.Take(8).Cast<Tensor>(), .. own]);
-            ctx.save_data("call", call with { Starts = null, Real = null });
-            ctx.save_data("has", (inputs[8] is not null, masks[0] is not null, masks[1] is not null));
+            ctx.Save(scope, [.. inputs.Take(8), inputs[9], inputs[10], kept]);
+            ctx.save_data("call", call);
+            ctx.save_data("hasInitial", inputs[8] is not null);
             ctx.set_materialize_grads(false);
             return [.. results.Select(t => t.MoveToOuterDisposeScope())];
         }
@@ -110,16 +107,9 @@ internal static class SelectiveScanSequenceKernel
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             using var scope = NewDisposeScope();
-            var saved = new Queue<Tensor>(ctx.get_saved_variables());
-            var inputs = Enumerable.Range(0, 8).Select(_ => saved.Dequeue()).ToArray();
-            var kept = saved.Dequeue();
-            var (hasInitial, hasStarts, hasReal) = ((bool, bool, bool))ctx.get_data("has");
-            var call = (Call)ctx.get_data("call") with
-            {
-                Starts = hasStarts ? saved.Dequeue() : null,
-                Real = hasReal ? saved.Dequeue() : null,
-            };
-            var (x, delta, b, z) = (inputs[0], inputs[1], inputs[4], inputs[7]);
+            var (inputs, call, hasInitial) = (ctx.Load(), (Call)ctx.get_data("call"), (bool)ctx.get_data("hasInitial"));
+            var (x, delta, b, z) = (inputs[0]!, inputs[1]!, inputs[4]!, inputs[7]!);
+            var (starts, real, kept) = (inputs[8], inputs[9], inputs[10]!);
             var (batch, length, dim) = (x.shape[0], x.shape[1], x.shape[2]);
             var warps = Warps(x);
             var blocks = Blocks(x, warps);
@@ -131,21 +121,19 @@ internal static class SelectiveScanSequenceKernel
             var tokenSums = empty(blocks, batch, length, 2 * States, dtype: ScalarType.Float32, device: x.device);
             var channelSums = empty(batch, (States + 2) * dim, dtype: ScalarType.Float32, device: x.device);
             Kernel.Launch(
-                Source, "selective_scan_backward", Defines(call, warps), Shape(x, warps, warps * (ChunkSize + 3) * 512), x,
-                x, delta, inputs[2], inputs[3], b, inputs[5], inputs[6], z, call.Starts, call.Real, dy, kept, dLast,
+                Source, "selective_scan_backward", Defines(starts, real, warps), Shape(x, warps, warps * (ChunkSize + 3) * 512), x,
+                x, delta, inputs[2], inputs[3], b, inputs[5], inputs[6], z, starts, real, dy, kept, dLast,
                 dx, dDelta, dz, dInitial, tokenSums, channelSums,
                 TokenRows.Distance(x), TokenRows.Distance(delta), TokenRows.Distance(b), TokenRows.Distance(z), TokenRows.Distance(dz), (int)length, (int)dim);
             var dBC = empty(batch, length, 2 * States, dtype: x.dtype, device: x.device);
             Kernel.Launch(
-                Source, "selective_scan_sums", Defines(call, warps), new((batch * length + 31) / 32, 256), x,
+                Source, "selective_scan_sums", Defines(starts, real, warps), new((batch * length + 31) / 32, 256), x,
                 tokenSums, dBC, (int)blocks, (int)(batch * length), 2 * States);
             var sums = Kernel.ColumnSums(channelSums);
-            List<Tensor?> result =
-            [
+            return EngineThread.Return(
+                scope, gradients,
                 dx, dDelta, sums.narrow(0, States * dim, dim), sums.narrow(0, 0, States * dim).view(dim, States), dBC.narrow(2, 0, States),
-                dBC.narrow(2, States, States), sums.narrow(0, (States + 1) * dim, dim), dz, dInitial, null,
-            ];
-            return EngineThread.Return(gradients, [.. result.Select(t => t?.MoveToOuterDisposeScope()!)]);
+                dBC.narrow(2, States, States), sums.narrow(0, (States + 1) * dim, dim), dz, dInitial, null, null, null);
         }
     }
 }
