@@ -3,9 +3,10 @@ using System.Diagnostics;
 using System.Globalization;
 using System.Text;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Corpora;
+using XlstmLab.Corpora.DebianDocs;
 using XlstmLab.Evaluation;
 using XlstmLab.Text;
-using XlstmLab.Text.DebianDocs;
 
 namespace XlstmLab.Cli.Commands;
 

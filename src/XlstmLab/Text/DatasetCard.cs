@@ -1,7 +1,6 @@
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
-using XlstmLab.Text.DebianDocs;
 
 namespace XlstmLab.Text;
 
@@ -39,9 +38,9 @@ public sealed record DatasetCard
     /// <summary>What was done to the text, and what a user should know of it.</summary>
     public required string Preparation { get; init; }
 
-    /// <summary>The Debian packages it was made of; null for a dataset that was made of something else.</summary>
+    /// <summary>The packages of a distribution that it was made of; null for a dataset that was made of something else.</summary>
     [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
-    public IReadOnlyList<DebianPackage>? Packages { get; init; }
+    public IReadOnlyList<SourcePackage>? Packages { get; init; }
 
     /// <summary>The file of the documents: JSON lines with the fields name and text, compressed by Brotli or, if it ends in .zst, by Zstandard.</summary>
     public string File { get; init; } = "text.jsonl.br";
@@ -89,3 +88,10 @@ public sealed record DatasetCard
     /// <summary>The card as JSON.</summary>
     internal string ToJson() => JsonSerializer.Serialize(this, Options) + "\n";
 }
+
+/// <summary>A version of a distribution's package that a dataset was made of.</summary>
+/// <param name="Name">The package.</param>
+/// <param name="Version">Its version.</param>
+/// <param name="Sha256">The SHA-256 of the package's file, in hexadecimal.</param>
+/// <param name="Bytes">The size of that file.</param>
+public sealed record SourcePackage(string Name, string Version, string Sha256, long Bytes);

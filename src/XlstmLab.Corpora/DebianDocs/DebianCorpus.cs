@@ -6,8 +6,9 @@ using System.Security.Cryptography;
 using System.Text;
 using System.Text.Encodings.Web;
 using System.Text.Json;
+using XlstmLab.Text;
 
-namespace XlstmLab.Text.DebianDocs;
+namespace XlstmLab.Corpora.DebianDocs;
 
 /// <summary>How the corpus of Debian's documentation is made.</summary>
 public sealed record DebianCorpusOptions
@@ -129,7 +130,7 @@ public static class DebianCorpus
         return card;
     }
 
-    private static DatasetCard Card(string name, IReadOnlyList<DebianPackage> packages, IReadOnlyList<string> missing, SplitRule split) => new()
+    private static DatasetCard Card(string name, IReadOnlyList<SourcePackage> packages, IReadOnlyList<string> missing, SplitRule split) => new()
     {
         Name = name,
         Title = "Documentation in Debian packages",
@@ -146,15 +147,15 @@ public static class DebianCorpus
         Packages = packages,
     };
 
-    private static Dictionary<DebianPackage, string> FindFiles(string folder)
+    private static Dictionary<SourcePackage, string> FindFiles(string folder)
     {
         var files = Directory.Exists(folder) ? Directory.EnumerateFiles(folder, "*.deb").Order(StringComparer.Ordinal).ToArray() : [];
         return files.Length > 0
-            ? files.ToDictionary(DebianPackage.OfFile)
+            ? files.ToDictionary(DebianPackages.OfFile)
             : throw new InvalidOperationException($"There is no .deb file in '{folder}'.");
     }
 
-    private static void Extract(DebianPackage package, string deb, string extract, int workers, CancellationToken cancellationToken)
+    private static void Extract(SourcePackage package, string deb, string extract, int workers, CancellationToken cancellationToken)
     {
         // Files of a package that are the same, such as a page under two names, are read once.
         var seen = new HashSet<UInt128>();

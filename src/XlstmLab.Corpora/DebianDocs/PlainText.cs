@@ -1,6 +1,6 @@
 using System.Text.RegularExpressions;
 
-namespace XlstmLab.Text.DebianDocs;
+namespace XlstmLab.Corpora.DebianDocs;
 
 /// <summary>The paragraphs of plain text, Info manuals and manual pages.</summary>
 internal static partial class PlainText

@@ -1,11 +1,12 @@
 using System.Formats.Tar;
 using System.IO.Compression;
 using System.Text;
+using XlstmLab.Corpora.DebianDocs;
+using XlstmLab.Tests.Text;
 using XlstmLab.Text;
-using XlstmLab.Text.DebianDocs;
 using Xunit;
 
-namespace XlstmLab.Tests.Text.DebianDocs;
+namespace XlstmLab.Tests.Corpora.DebianDocs;
 
 public class DebianCorpusTests
 {
@@ -138,12 +139,12 @@ public class DebianCorpusTests
     public void ParseShow_AptsOutput_GivesPackagesAndRefusesOtherParts()
     {
         const string Entry = "Package: linux-doc\nVersion: 6.1-2\nSection: doc\nDepends: linux-doc-6.1 (>= 6), x | y:any\nDescription: a\n more\nSize: 1004\nSHA256: ab12\n";
-        var (package, depends) = Assert.Single(DebianPackage.ParseShow(Entry + "\n"));
+        var (package, depends) = Assert.Single(DebianPackages.ParseShow(Entry + "\n"));
 
-        Assert.Equal(new DebianPackage("linux-doc", "6.1-2", "ab12", 1004), package);
+        Assert.Equal(new SourcePackage("linux-doc", "6.1-2", "ab12", 1004), package);
         Assert.Equal(["linux-doc-6.1", "x", "y"], depends);
-        Assert.Equal(2, DebianPackage.ParseShow(Entry + "\n" + Entry).Count);
-        Assert.Contains("non-free", Assert.Throws<InvalidDataException>(() => DebianPackage.ParseShow(Entry.Replace("Section: doc", "Section: non-free/doc"))).Message);
+        Assert.Equal(2, DebianPackages.ParseShow(Entry + "\n" + Entry).Count);
+        Assert.Contains("non-free", Assert.Throws<InvalidDataException>(() => DebianPackages.ParseShow(Entry.Replace("Section: doc", "Section: non-free/doc"))).Message);
     }
 
     private static DebianCorpusOptions Options(TempFolder folder) =>

@@ -5,7 +5,7 @@ using System.Globalization;
 using System.Text;
 using ICSharpCode.SharpZipLib.GZip;
 
-namespace XlstmLab.Text.DebianDocs;
+namespace XlstmLab.Corpora.DebianDocs;
 
 /// <summary>Reads the files in a Debian package, without root and without writing them anywhere.</summary>
 internal static class DebFile

@@ -1,8 +1,9 @@
 using System.Text;
-using XlstmLab.Text.DebianDocs;
+using XlstmLab.Corpora.DebianDocs;
+using XlstmLab.Tests.Text;
 using Xunit;
 
-namespace XlstmLab.Tests.Text.DebianDocs;
+namespace XlstmLab.Tests.Corpora.DebianDocs;
 
 public class ExtractorTests
 {

@@ -1,6 +1,7 @@
 using System.Text.Json;
+using XlstmLab.Text;
 
-namespace XlstmLab.Text;
+namespace XlstmLab.Corpora;
 
 /// <summary>Builds the dataset of the addresses on the State of the Union from the package it was published in.</summary>
 public static class StateOfTheUnion

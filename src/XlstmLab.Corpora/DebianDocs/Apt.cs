@@ -1,8 +1,9 @@
 using System.ComponentModel;
 using System.Diagnostics;
 using System.Security.Cryptography;
+using XlstmLab.Text;
 
-namespace XlstmLab.Text.DebianDocs;
+namespace XlstmLab.Corpora.DebianDocs;
 
 /// <summary>Looks packages up and downloads them by apt, as any user may; nothing is installed.</summary>
 internal static class Apt
@@ -10,7 +11,7 @@ internal static class Apt
     /// <summary>The packages of those names and, in place of empty ones that stand for a current version, the documentation they depend on.</summary>
     /// <returns>The packages in the order of their names, and the names that this release of Debian does not have.</returns>
     /// <exception cref="InvalidOperationException">There is no apt, or it knows none of the packages.</exception>
-    public static (IReadOnlyList<DebianPackage> Packages, IReadOnlyList<string> Missing) Find(
+    public static (IReadOnlyList<SourcePackage> Packages, IReadOnlyList<string> Missing) Find(
         IReadOnlyList<string> names, CancellationToken cancellationToken)
     {
         var listed = Show(names, cancellationToken);
@@ -23,7 +24,7 @@ internal static class Apt
             .Where(d => d.Contains("-doc", StringComparison.Ordinal) && !d.EndsWith("-doc-base", StringComparison.Ordinal) && found.Add(d))
             .ToArray();
         var all = more.Length == 0 ? listed : [.. listed, .. Show(more, cancellationToken)];
-        DebianPackage[] packages = [.. all.Select(p => p.Package).DistinctBy(p => p.Name).OrderBy(p => p.Name, StringComparer.Ordinal)];
+        SourcePackage[] packages = [.. all.Select(p => p.Package).DistinctBy(p => p.Name).OrderBy(p => p.Name, StringComparer.Ordinal)];
         return packages.Length > 0
             ? (packages, [.. names.Except(listed.Select(p => p.Package.Name)).Order(StringComparer.Ordinal)])
             : throw new InvalidOperationException(
@@ -33,7 +34,7 @@ internal static class Apt
     /// <summary>Downloads a package's .deb file into a folder and compares its checksum.</summary>
     /// <exception cref="InvalidOperationException">It cannot be downloaded.</exception>
     /// <exception cref="InvalidDataException">It is another file than apt's list tells.</exception>
-    public static string Download(DebianPackage package, string folder, CancellationToken cancellationToken)
+    public static string Download(SourcePackage package, string folder, CancellationToken cancellationToken)
     {
         foreach (var earlier in Directory.EnumerateFiles(folder, $"{package.Name}_*.deb"))
         {
@@ -49,8 +50,8 @@ internal static class Apt
             : throw new InvalidDataException($"'{path}' has the SHA-256 {sha}; apt's list tells {package.Sha256}. Run apt-get update and try again.");
     }
 
-    private static IReadOnlyList<(DebianPackage Package, string[] Depends)> Show(IReadOnlyList<string> names, CancellationToken cancellationToken) =>
-        DebianPackage.ParseShow(Run("apt-cache", ["show", "--no-all-versions", .. names], null, cancellationToken, accepted: 100));
+    private static IReadOnlyList<(SourcePackage Package, string[] Depends)> Show(IReadOnlyList<string> names, CancellationToken cancellationToken) =>
+        DebianPackages.ParseShow(Run("apt-cache", ["show", "--no-all-versions", .. names], null, cancellationToken, accepted: 100));
 
     /// <param name="program">The program.</param>
     /// <param name="arguments">Its arguments.</param>

@@ -2,7 +2,7 @@ using System.Buffers;
 using System.Text;
 using System.Text.RegularExpressions;
 
-namespace XlstmLab.Text.DebianDocs;
+namespace XlstmLab.Corpora.DebianDocs;
 
 /// <summary>Tells English sentences from the rest of a documentation, by what their characters and words are.</summary>
 internal static partial class Prose

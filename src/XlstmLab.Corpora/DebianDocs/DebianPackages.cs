@@ -1,19 +1,16 @@
 using System.Globalization;
 using System.Security.Cryptography;
 using System.Text.RegularExpressions;
+using XlstmLab.Text;
 
-namespace XlstmLab.Text.DebianDocs;
+namespace XlstmLab.Corpora.DebianDocs;
 
-/// <summary>A version of a Debian package, as a corpus made of it names it.</summary>
-/// <param name="Name">The package.</param>
-/// <param name="Version">Its version.</param>
-/// <param name="Sha256">The SHA-256 of the .deb file, in hexadecimal.</param>
-/// <param name="Bytes">The size of the .deb file.</param>
-public sealed partial record DebianPackage(string Name, string Version, string Sha256, long Bytes)
+/// <summary>Debian's packages as its files and tools name them.</summary>
+internal static partial class DebianPackages
 {
     /// <summary>The package in a .deb file named as apt-get download names it: NAME_VERSION_ARCHITECTURE.deb.</summary>
     /// <exception cref="InvalidDataException">The file has another name.</exception>
-    public static DebianPackage OfFile(string path)
+    public static SourcePackage OfFile(string path)
     {
         var parts = Path.GetFileNameWithoutExtension(path).Split('_');
         if (parts.Length != 3)
@@ -27,9 +24,9 @@ public sealed partial record DebianPackage(string Name, string Version, string S
 
     /// <summary>Reads what <c>apt-cache show --no-all-versions</c> prints.</summary>
     /// <exception cref="InvalidDataException">A package is not of Debian's main part, or an entry lacks a field.</exception>
-    internal static IReadOnlyList<(DebianPackage Package, string[] Depends)> ParseShow(string output)
+    public static IReadOnlyList<(SourcePackage Package, string[] Depends)> ParseShow(string output)
     {
-        var all = new List<(DebianPackage, string[])>();
+        var all = new List<(SourcePackage, string[])>();
         foreach (var entry in output.ReplaceLineEndings("\n").Split("\n\n", StringSplitOptions.RemoveEmptyEntries))
         {
             var fields = Field().Matches(entry).DistinctBy(m => m.Groups[1].Value).ToDictionary(m => m.Groups[1].Value, m => m.Groups[2].Value.Trim());

@@ -2,7 +2,7 @@ using System.Text;
 using AngleSharp.Dom;
 using AngleSharp.Html.Parser;
 
-namespace XlstmLab.Text.DebianDocs;
+namespace XlstmLab.Corpora.DebianDocs;
 
 /// <summary>The paragraphs of a page of HTML, less its navigation and its code.</summary>
 internal static class HtmlText
