@@ -152,18 +152,90 @@ public sealed record MLstmMixerConfig : MixerConfig
     /// <inheritdoc/>
     public override void Validate(MixerSite site)
     {
+        ArgumentNullException.ThrowIfNull(site);
         var faults = new ConfigFaults();
-        faults.RequireAtLeastOne(("num_heads", HeadCount), ("chunk_size", ChunkSize), ("qkv_proj_blocksize", QkvBlockSize));
+        faults.RequireKnown(this);
+        CheckValues(faults);
         if (HeadCount >= 1)
         {
-            foreach (var (name, width) in new[] { ("qk_dim_factor", QkDim(site.Width)), ("v_dim_factor", VDim(site.Width)) })
-            {
-                faults.Require(width >= HeadCount && width % HeadCount == 0, $"{name} makes a width of {width}; expected a multiple of num_heads {HeadCount}");
-            }
+            CheckWidths(faults, site);
         }
 
-        faults.Require(!Headwise || QkvBlockSize < 1 || site.Width % QkvBlockSize == 0, $"qkv_proj_blocksize is {QkvBlockSize}; expected a divisor of {site.Width}");
         faults.Throw();
+    }
+
+    /// <summary>Notes what is wrong with the values by themselves; an axis that would silently change nothing is a mistake, too.</summary>
+    internal void CheckValues(ConfigFaults faults)
+    {
+        faults.RequireAtLeastOne(("num_heads", HeadCount), ("chunk_size", ChunkSize), ("qkv_proj_blocksize", QkvBlockSize));
+        faults.RequireNotNegative(("norm_eps", NormEpsilon), ("eps", Epsilon), ("igate_bias_init_std", InputGateBiasStd));
+        faults.RequireFinite(
+            ("igate_bias_init", InputGateBias), ("fgate_bias_init_first", ForgetGateBiasFirst), ("fgate_bias_init_last", ForgetGateBiasLast));
+        faults.RequireSoftCap("gate_soft_cap", GateSoftCap);
+        faults.Require(
+            HeadNormEpsilon is not { } epsilon || (epsilon >= 0 && double.IsFinite(epsilon)),
+            $"head_norm_eps is {HeadNormEpsilon}; expected a finite number of at least 0, or null for norm_eps");
+        faults.Require(
+            HeadNormGroups is null || HeadNorm == HeadNormKind.Group,
+            $"head_norm_groups is {HeadNormGroups} and head_norm is not group; expected null, because a norm within each head has one group a head");
+
+        var (hasInput, hasForget) = (InputGate != InputGate.None, ForgetGate != ForgetGate.None);
+        faults.Require(
+            hasInput || InputGatePreactivation == GatePreactivation.Learned,
+            $"igate_preactivation is given and input_gate is none; expected an input gate, or no igate_preactivation");
+        faults.Require(
+            hasForget || ForgetGatePreactivation == GatePreactivation.Learned,
+            $"fgate_preactivation is given and forget_gate is none; expected a forget gate, or no fgate_preactivation");
+        faults.Require(
+            GateSource != Mixers.GateSource.Qkv
+                || (hasInput && InputGatePreactivation == GatePreactivation.Learned)
+                || (hasForget && ForgetGatePreactivation == GatePreactivation.Learned),
+            $"gate_source is qkv and no gate has weights that would look at q, k and v; expected a gate with a learned pre-activation, or no gate_source");
+    }
+
+    /// <summary>Notes what is wrong with the widths that it has at a place; there is at least one head.</summary>
+    internal void CheckWidths(ConfigFaults faults, MixerSite site)
+    {
+        var (qk, v) = (QkDim(site.Width), VDim(site.Width));
+        if (Headwise)
+        {
+            faults.Require(
+                site.Width >= HeadCount && site.Width % HeadCount == 0, $"num_heads is {HeadCount}; expected a divisor of the inner width {site.Width}");
+            faults.Require(
+                QkvBlockSize < 1 || site.Width % QkvBlockSize == 0,
+                $"qkv_proj_blocksize is {QkvBlockSize}; expected a divisor of the inner width {site.Width}");
+        }
+        else
+        {
+            RequireHeads("qk_dim_factor", QkDimFactor, qk);
+            RequireHeads("v_dim_factor", VDimFactor, v);
+        }
+
+        if (faults.Any)
+        {
+            return; // what is left speaks of whole heads
+        }
+
+        var groups = HeadNormGroups ?? HeadCount;
+        faults.Require(groups >= 1 && v % groups == 0, $"head_norm_groups is {groups}; expected a divisor of the {v} channels of all heads");
+        var widest = HeadNorm == HeadNormKind.Group ? v / Math.Max(groups, 1) : v / HeadCount;
+        faults.Require(
+            HeadNorm is not (HeadNormKind.Layer or HeadNormKind.Group) || widest > 1,
+            $"head_norm normalises a single channel at a time, which makes 0 of everything; expected wider heads or fewer groups, or head_norm rms or none");
+        faults.Require(
+            Normalize || !Cell.Stabilizes || (HeadNorm != HeadNormKind.None && groups % HeadCount == 0),
+            $"normalize is false with an exponential gate: h then counts in units of exp(m), which changes from token to token and only a norm within each head takes out; expected a head_norm with a multiple of num_heads {HeadCount} groups, or sigmoid gates");
+        faults.Require(
+            !QkNorm || qk / HeadCount > 1,
+            $"qk_norm is true with one channel a head, of which it leaves the sign alone; expected a greater qk_dim_factor");
+
+        void RequireHeads(string name, double factor, int dim)
+        {
+            var of = site.Width == site.StreamWidth ? "embedding_dim" : "a width of";
+            faults.Require(
+                factor > 0 && site.Width * factor < int.MaxValue && dim >= HeadCount && dim % HeadCount == 0,
+                $"{name} is {factor}, which with {of} {site.Width} gives a width of {dim}; expected a multiple of num_heads {HeadCount}");
+        }
     }
 
     /// <inheritdoc/>

@@ -78,11 +78,36 @@ public sealed record SLstmMixerConfig : MixerConfig
     /// <inheritdoc/>
     public override void Validate(MixerSite site)
     {
+        ArgumentNullException.ThrowIfNull(site);
         var faults = new ConfigFaults();
-        faults.Require(HeadCount >= 1 && site.Width % HeadCount == 0, $"num_heads is {HeadCount}; expected a divisor of {site.Width}");
-        faults.Require(ForgetGate is ForgetGate.Sigmoid or ForgetGate.Exponential, $"forget_gate is {ForgetGate}; expected sigmoid or exponential");
-        faults.Require(GradientClip is not { } clip || clip > 0, $"gradient_clip is {GradientClip}; expected a number above 0, or null");
+        faults.RequireKnown(this);
+        CheckValues(faults, "");
+        CheckWidths(faults, site, "");
         faults.Throw();
+    }
+
+    /// <summary>Notes what is wrong with the values by themselves.</summary>
+    /// <param name="faults">The faults so far.</param>
+    /// <param name="prefix">What stands before the values' names in a model's configuration.</param>
+    internal void CheckValues(ConfigFaults faults, string prefix)
+    {
+        faults.Require(
+            ForgetGate is ForgetGate.Sigmoid or ForgetGate.Exponential, $"{prefix}forget_gate is {ForgetGate}; expected sigmoid or exponential");
+        faults.Require(GradientClip is not { } clip || clip > 0, $"{prefix}gradient_clip is {GradientClip}; expected a number above 0, or null");
+    }
+
+    /// <summary>Notes what is wrong with the heads that it has at a place.</summary>
+    /// <inheritdoc cref="CheckValues"/>
+    internal void CheckWidths(ConfigFaults faults, MixerSite site, string prefix)
+    {
+        var size = site.Width / Math.Max(1, HeadCount);
+        faults.Require(HeadCount >= 1 && size * HeadCount == site.Width, $"{prefix}num_heads is {HeadCount}; expected a divisor of embedding_dim {site.Width}");
+        faults.Require(
+            size > 1 || HeadNorm is HeadNormKind.Rms or HeadNormKind.None,
+            $"{prefix}num_heads is {HeadCount}, which leaves one unit a head, of which head_norm makes 0; expected fewer heads, or head_norm rms or none");
+        faults.Require(
+            HeadNorm != HeadNormKind.Group || HeadNormGroups is not { } groups || (groups >= 1 && site.Width % groups == 0),
+            $"head_norm_groups is {HeadNormGroups}; expected a divisor of embedding_dim {site.Width}, which the sLSTM's output has");
     }
 
     /// <inheritdoc/>

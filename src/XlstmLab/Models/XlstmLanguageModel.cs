@@ -9,6 +9,42 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Models;
 
+/// <summary>Embedding, blocks and last norm.</summary>
+internal sealed class XlstmBackbone : nn.Module
+{
+    [ComponentName(Name = "embeddings")]
+    private readonly Embedding _embeddings;
+
+    [ComponentName(Name = "blocks")]
+    private readonly ModuleList<XlstmBlock> _blocks;
+
+    [ComponentName(Name = "out_norm")]
+    private readonly StreamNorm? _outNorm;
+
+    public XlstmBackbone(XlstmConfig config, DropoutDraws dropout)
+        : base(nameof(XlstmBackbone))
+    {
+        _embeddings = Parameters.Embedding(config.VocabularySize, config.EmbeddingDim);
+        _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(block => Block(config, block, dropout))]);
+        _outNorm = config.AddOutNorm ? new(config.PreNorm, config.EmbeddingDim, config.NormEpsilon, config.UseBias) : null;
+        RegisterComponents();
+    }
+
+    public Embedding Embedding => _embeddings;
+
+    public ModuleList<XlstmBlock> Blocks => _blocks;
+
+    public StreamNorm? OutNorm => _outNorm;
+
+    private static XlstmBlock Block(XlstmConfig config, int block, DropoutDraws dropout) => (config.BlockStyle, config.MixerAt(block)) switch
+    {
+        (BlockStyle.PostUp, var mixer) => new PostUpBlock(config, mixer, block, dropout),
+        (BlockStyle.PreUp, SLstmMixerConfig mixer) => new PreUpSLstmBlock(config, mixer, block, dropout),
+        (BlockStyle.PreUp, var mixer) => new PreUpBlock(config, mixer, block, dropout),
+        var (style, _) => throw UnknownValue.Of(style),
+    };
+}
+
 /// <summary>An xLSTM: embedding, blocks of mLSTMs and sLSTMs, norm, head; as <see cref="XlstmConfig"/> is made, the 7B model (Beck et al. 2025).</summary>
 /// <remarks>
 /// The state dict of the 7B architecture has the names and shapes of transformers' <c>xLSTMForCausalLM</c>. Below <c>backbone.blocks.N</c>, the
@@ -46,7 +82,7 @@ public sealed class XlstmLanguageModel : LanguageModel
     }
 
     /// <inheritdoc/>
-    public override Tensor Embed(Tensor tokens) => Embed(_backbone.Embedding, tokens);
+    public override Tensor Embed(Tensor tokens) => Embed(_backbone.Embedding, tokens); // (B, S) to (B, S, d)
 
     /// <inheritdoc/>
     public override (Tensor Hidden, ModelState? State) ForwardHidden(
@@ -58,11 +94,11 @@ public sealed class XlstmLanguageModel : LanguageModel
         var work = new LayoutWork(layout);
         for (var b = 0; b < _backbone.Blocks.Count; b++)
         {
-            x = _backbone.Blocks[b].Forward(x, PassThrough(b, work, state, last));
+            x = _backbone.Blocks[b].Forward(x, PassThrough(b, work, state, last)); // (B, S, d)
             Observer?.Invoke(b, "block_out", x);
         }
 
-        x = _backbone.OutNorm?.Forward(x) ?? x;
+        x = _backbone.OutNorm?.Forward(x) ?? x; // (B, S, d)
         return (x.MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
     }
 
@@ -70,7 +106,7 @@ public sealed class XlstmLanguageModel : LanguageModel
     public override LanguageHead Head => HeadOf(_head, _backbone.Embedding, _config.OutputLogitSoftCap);
 
     /// <inheritdoc/>
-    public override Tensor Logits(Tensor hidden) => Head.Logits(hidden);
+    public override Tensor Logits(Tensor hidden) => Head.Logits(hidden); // (B, S, d) to (B, S, V)
 
     /// <inheritdoc/>
     public override ModelState JoinStates(IReadOnlyList<ModelState> states) => JoinStates(states, _backbone.Blocks.Select(block => block.Mixer));
@@ -90,40 +126,4 @@ public sealed class XlstmLanguageModel : LanguageModel
 
         _head?.Weight.normal_(0, _config.InputStd, generator);
     }
-}
-
-/// <summary>Embedding, blocks and last norm.</summary>
-internal sealed class XlstmBackbone : nn.Module
-{
-    [ComponentName(Name = "embeddings")]
-    private readonly Embedding _embeddings;
-
-    [ComponentName(Name = "blocks")]
-    private readonly ModuleList<XlstmBlock> _blocks;
-
-    [ComponentName(Name = "out_norm")]
-    private readonly StreamNorm? _outNorm;
-
-    public XlstmBackbone(XlstmConfig config, DropoutDraws dropout)
-        : base(nameof(XlstmBackbone))
-    {
-        _embeddings = Parameters.Embedding(config.VocabularySize, config.EmbeddingDim);
-        _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(block => Block(config, block, dropout))]);
-        _outNorm = config.AddOutNorm ? new(config.PreNorm, config.EmbeddingDim, config.NormEpsilon, config.UseBias) : null;
-        RegisterComponents();
-    }
-
-    public Embedding Embedding => _embeddings;
-
-    public ModuleList<XlstmBlock> Blocks => _blocks;
-
-    public StreamNorm? OutNorm => _outNorm;
-
-    private static XlstmBlock Block(XlstmConfig config, int block, DropoutDraws dropout) => (config.BlockStyle, config.MixerAt(block)) switch
-    {
-        (BlockStyle.PostUp, var mixer) => new PostUpBlock(config, mixer, block, dropout),
-        (BlockStyle.PreUp, SLstmMixerConfig mixer) => new PreUpSLstmBlock(config, mixer, block, dropout),
-        (BlockStyle.PreUp, var mixer) => new PreUpBlock(config, mixer, block, dropout),
-        var (style, _) => throw UnknownValue.Of(style),
-    };
 }

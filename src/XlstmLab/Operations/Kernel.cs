@@ -80,13 +80,15 @@ public static unsafe partial class Kernel
     /// <summary>The number of multiprocessors of the tensor's device.</summary>
     internal static int Multiprocessors(Tensor tensor) => (Device ?? Gpu).Multiprocessors(Math.Max(0, tensor.device_index));
 
-    /// <summary>out[c] = sum over rows p of partials[p, c], always in the same order: [rows, columns] float32 to [columns].</summary>
+    /// <summary>out[c] = sum over rows p of partials[p, c], always in the same order: [rows, columns] float32, contiguous, to [columns].</summary>
     internal static Tensor ColumnSums(Tensor partials)
     {
         var (rows, columns) = (partials.shape[0], partials.shape[1]);
         var sums = empty(columns, ScalarType.Float32, partials.device);
+        const int warps = 32;
         Launch(
-            "ColumnSums.cu", "column_sums", [], new((columns + 31) / 32, 1024, 4224), partials, partials, sums, (int)rows, (int)columns, partials.stride(0), 0);
+            "ColumnSums.cu", "column_sums", [$"WARPS={warps}"], new((columns + 31) / 32, 32 * warps, 4 * warps * 33), partials,
+            partials, sums, (int)rows, (int)columns);
         return sums;
     }
 

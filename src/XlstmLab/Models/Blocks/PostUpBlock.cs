@@ -43,14 +43,15 @@ internal sealed class PostUpBlock : XlstmBlock
     public override Tensor Forward(Tensor x, MixerPass pass)
     {
         var normed = _norm.Forward(x); // (B, S, d)
-        var mixed = _postNorm.Forward(Mixer.Forward(normed, pass.Convolve(_conv, normed, _convolutionName), pass));
+        var convolved = pass.Convolve(_conv, normed, _convolutionName); // (B, S, d)
+        var mixed = _postNorm.Forward(Mixer.Forward(normed, convolved, pass)); // (B, S, d)
         if (_feedForward is null)
         {
             return Add(x, mixed);
         }
 
-        (x, normed) = AddAndNorm(x, mixed, _feedForwardNorm!);
-        return Add(x, _feedForwardPostNorm!.Forward(_feedForward.Forward(normed)));
+        (x, normed) = AddAndNorm(x, mixed, _feedForwardNorm!); // both (B, S, d)
+        return Add(x, _feedForwardPostNorm!.Forward(_feedForward.Forward(normed))); // (B, S, d), within (B, S, F)
     }
 
     public override void Initialize(double inputStd, double outputStd, Generator generator)

@@ -21,7 +21,7 @@ internal sealed class PreUpBlock : XlstmBlock
         this.Register(("xlstm_norm", _norm), ("xlstm", _layer), ("xlstm_post_norm", _postNorm));
     }
 
-    public override Tensor Forward(Tensor x, MixerPass pass) => Add(x, _postNorm.Forward(_layer.Forward(_norm.Forward(x), pass)));
+    public override Tensor Forward(Tensor x, MixerPass pass) => Add(x, _postNorm.Forward(_layer.Forward(_norm.Forward(x), pass))); // (B, S, d)
 
     public override void Initialize(double inputStd, double outputStd, Generator generator) => _layer.Initialize(inputStd, outputStd, generator);
 }
@@ -75,14 +75,14 @@ internal sealed class UpProjected : nn.Module
         var parts = _up.Forward(x).split(_inner, -1); // x_m and, if gated, z: (B, S, I)
         var widened = parts[0];
         var convolved = pass.Convolve(_conv, widened, _convolutionName); // (B, S, I)
-        pass.Stream = x;
+        pass.Stream = x; // (B, S, d)
         var h = _mixer.Forward(widened, convolved, pass); // (B, S, I)
         if (_skip is not null)
         {
-            h = h + _skip.to(h.dtype) * convolved;
+            h = h + _skip.to(h.dtype) * convolved; // (B, S, I)
         }
 
-        return _down.Forward(_gated ? h * nn.functional.silu(parts[1]) : h);
+        return _down.Forward(_gated ? h * nn.functional.silu(parts[1]) : h); // (B, S, d)
     }
 
     public void Initialize(double inputStd, double outputStd, Generator generator)

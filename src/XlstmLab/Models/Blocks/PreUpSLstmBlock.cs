@@ -33,7 +33,7 @@ internal sealed class PreUpSLstmBlock : XlstmBlock
 
     public override Tensor Forward(Tensor x, MixerPass pass)
     {
-        x = Add(x, _postNorm.Forward(_layer.Forward(_norm.Forward(x), pass)));
+        x = Add(x, _postNorm.Forward(_layer.Forward(_norm.Forward(x), pass))); // (B, S, d)
         return _feedForward is null ? x : Add(x, _feedForwardPostNorm!.Forward(_feedForward.Forward(_feedForwardNorm!.Forward(x))));
     }
 
@@ -111,11 +111,11 @@ internal sealed class FirstFeedForward : nn.Module
         var up = _up.Forward(x); // (B, S, F), or gate and value side by side
         if (_kind is FeedForwardKind.Mlp or FeedForwardKind.ReluSquared)
         {
-            return _down.Forward(FeedForward.Activate(_kind, up));
+            return _down.Forward(FeedForward.Activate(_kind, up)); // (B, S, d)
         }
 
-        var both = up.chunk(2, -1);
-        return _down.Forward(FeedForward.Activate(_kind, both[0]) * both[1]);
+        var both = up.chunk(2, -1); // 2 of (B, S, F)
+        return _down.Forward(FeedForward.Activate(_kind, both[0]) * both[1]); // (B, S, F) to (B, S, d)
     }
 
     public void Initialize(double inputStd, double outputStd, Generator generator)

@@ -10,19 +10,12 @@ internal static unsafe partial class CudaDriver
     /// <summary>The name that the imports below go by; <see cref="NativeNames"/> says which file it is.</summary>
     internal const string Library = "xlstm-cuda-driver";
 
-    /// <summary>Registers of a thread.</summary>
-    internal const int FunctionRegisters = 4;
-
-    /// <summary>Bytes of a thread's local memory: registers that did not fit.</summary>
-    internal const int FunctionLocalBytes = 3;
-
     /// <summary>The bytes of shared memory that a block may ask for.</summary>
     internal const int FunctionMaxDynamicShared = 8;
 
     internal const int DeviceComputeCapabilityMajor = 75;
     internal const int DeviceComputeCapabilityMinor = 76;
     internal const int DeviceMultiprocessors = 16;
-    internal const int DeviceMaxSharedPerBlock = 97;
 
     /// <summary>The launch attribute for the blocks of a cluster.</summary>
     internal const int LaunchClusterDimension = 4;
@@ -97,9 +90,6 @@ internal static unsafe partial class CudaDriver
     internal static partial int cuFuncSetAttribute(nint function, int attribute, int value);
 
     [LibraryImport(Library)]
-    internal static partial int cuFuncGetAttribute(out int value, int attribute, nint function);
-
-    [LibraryImport(Library)]
     internal static partial int cuLaunchKernelEx(LaunchConfig* config, nint function, void** arguments, void** extra);
 
     /// <summary>CU_EVENT_DISABLE_TIMING.</summary>
@@ -119,15 +109,6 @@ internal static unsafe partial class CudaDriver
 
     [LibraryImport(Library, EntryPoint = "cuEventElapsedTime")]
     internal static partial int cuEventElapsedTime(out float milliseconds, nint start, nint end);
-
-    [LibraryImport(Library, EntryPoint = "cuMemHostAlloc")]
-    internal static partial int cuMemHostAlloc(out nint memory, nuint bytes, uint flags);
-
-    [LibraryImport(Library)]
-    internal static partial int cuMemFreeHost(nint memory);
-
-    [LibraryImport(Library, EntryPoint = "cuMemcpyDtoHAsync_v2")]
-    internal static partial int cuMemcpyDtoHAsync(nint host, nint device, nuint bytes, nint stream);
 
     /// <summary>CUlaunchConfig.</summary>
     [StructLayout(LayoutKind.Sequential)]

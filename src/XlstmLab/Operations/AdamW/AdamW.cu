@@ -4,7 +4,7 @@
 // Where the loss or the norm of all gradients is not finite, or greater than a limit, nothing happens and the update does not count. On
 // the way the kernel writes the bfloat16 copy of the weights that products read, and their running average.
 //
-// Parameters are told by a table of segments, one for each tensor, or a single one for a flat buffer; they are cut into blocks of 4096
+// Parameters are told by a table of segments, one for each tensor, or a single one for a flat buffer; they are cut into blocks of BLOCK
 // elements, and `owners` has the segment of each block. Three kernels, none of which the host has to wait for: squared_sums leaves one sum
 // a block; adamw_prepare adds them up, always in the same order and in double precision, decides, and works out the numbers of the update;
 // adamw_update is one pass over memory. All that changes from step to step lies in device memory, so that a recorded graph can be replayed.
@@ -12,17 +12,14 @@
 // Bytes an element: 4, then 28, 2 for the copy, 8 for the average: 162 M without the latter: 0.65 and 4.9 GB: 0.22 and 1.62 ms at 3 TB/s.
 #include "Ptx.cuh"
 
-#ifndef THREADS
-#define THREADS 256
-#endif
-#ifndef VECTORS
-#define VECTORS 4 // of 4 elements, a thread and turn
-#endif
+// AdamWKernel.cs tells BLOCK, the elements of a block; THREADS and PREPARE_THREADS; and the sizes of what it writes, in bytes.
+static_assert(BLOCK % (4 * THREADS) == 0, "a thread has 4 elements at a time");
+static_assert(PREPARE_THREADS == 1024, "a lane of the last warp for each warp's sum");
 
-#define BLOCK 4096 // elements
+#define VECTORS 4 // of 4 elements, a thread and turn
 #define LARGEST 1.7976931348623157e308
 
-// A parameter: 64 bytes. Tensors begin at multiples of 16 bytes; one without a gradient is left as it is.
+// A parameter. Tensors begin at multiples of 16 bytes; one without a gradient is left as it is.
 struct Segment
 {
     float* p;
@@ -62,6 +59,9 @@ struct Rule
     int applies;
 };
 
+static_assert(sizeof(Segment) == SEGMENT_BYTES && sizeof(Settings) == SETTINGS_BYTES, "as the host writes them");
+static_assert(sizeof(Record) == RECORD_BYTES && sizeof(Rule) == RULE_BYTES, "as the host makes room for them");
+
 // The block's part of its parameter: where it begins, and how long it is.
 DEVICE i64 block_start(const Segment& segment, i64& length)
 {
@@ -70,7 +70,7 @@ DEVICE i64 block_start(const Segment& segment, i64& length)
     return start;
 }
 
-// partials[block]: the sum of squares of its gradients. Grid: one block for each of the table's; THREADS threads; shared: 256 bytes.
+// partials[block]: the sum of squares of its gradients. Grid: one block for each of the table's; THREADS threads; shared: 8 bytes a warp.
 KERNEL void __launch_bounds__(THREADS) squared_sums(
     const Segment* RESTRICT segments, const int* RESTRICT owners, double* RESTRICT partials)
 {
@@ -118,21 +118,21 @@ KERNEL void __launch_bounds__(THREADS) squared_sums(
 
 DEVICE bool within(double x, double limit) { return fabs(x) <= LARGEST && (limit <= 0 || x <= limit); }
 
-// count: of partials. loss, the step's mean loss, may be null. Grid: 1 block; 1024 threads; shared: 256 bytes.
-KERNEL void __launch_bounds__(1024) adamw_prepare(
+// count: of partials. loss, the step's mean loss, may be null. Grid: 1 block; PREPARE_THREADS threads; shared: 8 bytes a warp.
+KERNEL void __launch_bounds__(PREPARE_THREADS) adamw_prepare(
     const double* RESTRICT partials, const double* RESTRICT loss, const Settings* RESTRICT settings, Record* record, Rule* rule, int count)
 {
     SHARED_MEMORY(shared);
     double sum = 0;
 #pragma unroll 8
-    for (int k = threadIdx.x; k < count; k += 1024) sum += partials[k];
+    for (int k = threadIdx.x; k < count; k += PREPARE_THREADS) sum += partials[k];
 #pragma unroll
     for (int o = 16; o > 0; o >>= 1) sum += __shfl_xor_sync(FULL_WARP, sum, o);
     if (threadIdx.x % 32 == 0) ((double*)shared)[threadIdx.x / 32] = sum;
     __syncthreads();
     if (threadIdx.x > 0) return;
     sum = 0;
-    for (int w = 0; w < 32; w++) sum += ((double*)shared)[w];
+    for (int w = 0; w < PREPARE_THREADS / 32; w++) sum += ((double*)shared)[w];
 
     Settings s = *settings;
     double norm = sqrt(sum), value = loss ? *loss : 0.0;

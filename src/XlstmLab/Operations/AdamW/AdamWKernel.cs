@@ -60,9 +60,18 @@ internal readonly record struct AdamWRecord
 internal sealed class AdamWKernel : IDisposable
 {
     private const string Source = "AdamW.cu";
-    private const int Block = 4096;
+    private const int Block = 4096; // elements
     private const int Threads = 256;
+    private const int PrepareThreads = 1024;
     private const int SegmentWords = 8;
+    private const int RuleWords = 10;
+
+    private static readonly string[] Defines =
+    [
+        $"BLOCK={Block}", $"THREADS={Threads}", $"PREPARE_THREADS={PrepareThreads}",
+        $"SEGMENT_BYTES={8 * SegmentWords}", $"RULE_BYTES={4 * RuleWords}",
+        $"SETTINGS_BYTES={Marshal.SizeOf<AdamWSettings>()}", $"RECORD_BYTES={Marshal.SizeOf<AdamWRecord>()}",
+    ];
 
     private readonly AdamWParameter[] _parameters;
     private readonly Device _device;
@@ -101,7 +110,7 @@ internal sealed class AdamWKernel : IDisposable
         _partials = empty(owners.Count, ScalarType.Float64, _device).DetachFromDisposeScope();
         _settings = zeros(Marshal.SizeOf<AdamWSettings>() / 8, ScalarType.Float64, _device).DetachFromDisposeScope();
         _record = zeros(Marshal.SizeOf<AdamWRecord>() / 8, ScalarType.Int64, _device).DetachFromDisposeScope();
-        _rule = zeros(10, ScalarType.Float32, _device).DetachFromDisposeScope();
+        _rule = zeros(RuleWords, ScalarType.Float32, _device).DetachFromDisposeScope();
     }
 
     /// <summary>How the steps went; the only method that waits for the device.</summary>
@@ -143,9 +152,11 @@ internal sealed class AdamWKernel : IDisposable
         }
 
         var blocks = _owners.shape[0];
-        Kernel.Launch(Source, "squared_sums", [], new(blocks, Threads, 256), _partials, _segments, _owners, _partials);
-        Kernel.Launch(Source, "adamw_prepare", [], new(1, 1024, 256), _partials, _partials, loss, _settings, _record, _rule, (int)blocks);
-        Kernel.Launch(Source, "adamw_update", [], new(blocks, Threads), _partials, _segments, _owners, _rule);
+        Kernel.Launch(Source, "squared_sums", Defines, new(blocks, Threads, Threads / 4), _partials, _segments, _owners, _partials);
+        Kernel.Launch(
+            Source, "adamw_prepare", Defines, new(1, PrepareThreads, PrepareThreads / 4), _partials,
+            _partials, loss, _settings, _record, _rule, (int)blocks);
+        Kernel.Launch(Source, "adamw_update", Defines, new(blocks, Threads), _partials, _segments, _owners, _rule);
     }
 
     /// <summary>Asks for <see cref="Record"/> as it is when the device gets here, without waiting for it.</summary>

@@ -12,37 +12,13 @@
 // Operations, about 15 and 35 with K = 4: 25 and 60 us of all multiprocessors.
 #include "Ptx.cuh"
 
-#ifndef TAPS
-#define TAPS 4 // K, 2 to 8
-#endif
-#ifndef SILU
-#define SILU 1
-#endif
-#ifndef LAYOUT
-#define LAYOUT 0 // document starts are there
-#endif
-#ifndef VECTOR
-#define VECTOR 4 // channels of a lane, 4 or 8
-#endif
-#ifndef RUN
-#define RUN 32 // tokens of a warp, a multiple of AHEAD
-#endif
-#ifndef WARPS
-#define WARPS 8
-#endif
-#ifndef AHEAD
+// ConvolutionKernel.cs tells TAPS, K; SILU; LAYOUT, whether document starts are there; VECTOR; RUN; and WARPS.
 #define AHEAD 4 // tokens whose loads are issued together
-#endif
+static_assert(TAPS >= 2 && TAPS <= 8 && VECTOR == 4 && RUN % AHEAD == 0, "a lane has 8 bytes of a token");
 
 #define PAST (TAPS - 1)
 #define LOG2_E 1.4426950408889634f
 
-#if VECTOR == 8
-typedef uint4 Words;
-DEVICE Words no_words() { return make_uint4(0u, 0u, 0u, 0u); }
-DEVICE void unpack(float (&x)[8], Words words) { unpack_bf16x8(x, words); }
-DEVICE Words pack(const float (&x)[8]) { return pack_bf16x8(x); }
-#else
 typedef uint2 Words;
 DEVICE Words no_words() { return make_uint2(0u, 0u); }
 DEVICE void unpack(float (&x)[4], Words words)
@@ -50,7 +26,6 @@ DEVICE void unpack(float (&x)[4], Words words)
     x[0] = low_bf16(words.x), x[1] = high_bf16(words.x), x[2] = low_bf16(words.y), x[3] = high_bf16(words.y);
 }
 DEVICE Words pack(const float (&x)[4]) { return make_uint2(pack_bf16(x[0], x[1]), pack_bf16(x[2], x[3])); }
-#endif
 
 // A lane's channels of one row of the batch.
 struct Rows

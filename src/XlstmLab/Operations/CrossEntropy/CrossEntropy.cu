@@ -11,26 +11,17 @@
 // where |x| <= 0.7 a, and is taken from an exponential for the few pieces with a greater logit.
 #include "Ptx.cuh"
 
-#ifndef VOCABULARY
-#define VOCABULARY 50304
-#endif
-#ifndef CAP
-#define CAP 0.f // a; 0: none
-#endif
-#ifndef THREADS
-#define THREADS 512
-#endif
-#ifndef BLOCKS
-#define BLOCKS 2 // a multiprocessor
-#endif
-
+// CrossEntropyKernel.cs tells VOCABULARY; CAP, a, or 0 for none; IGNORED, the target of rows that do not count; THREADS and BLOCKS, a
+// multiprocessor, with SHARED_BYTES; and SUM_THREADS.
 #define PIECES ((VOCABULARY + 7) / 8)
 #define WARPS (THREADS / 32)
+static_assert(SHARED_BYTES == 16 * PIECES + 16 * WARPS, "a row of logits, and two sets of a warp's maximum and sum");
+static_assert(SUM_THREADS == 1024, "a lane of the last warp for each warp's sum");
+
 #define BOUNDED (CAP > 0.f && CAP <= 64.f)
 #define INVERSE_SQUARE (CAP > 0.f ? 1.f / (CAP * CAP) : 0.f) // 1 / a^2
 #define LOG2_E 1.4426950408889634f
 #define LN_2 0.6931471805599453f
-#define IGNORED (-100)
 #define SMALLEST -1e30f // below every maximum, and still a number: differences with it are not NaN
 #define NOTHING -1e15f  // what stands past the end of the vocabulary: no share, a finite slope
 
@@ -119,13 +110,12 @@ DEVICE void copy_row(u32 row, const bf16* from)
 
 template <bool Gradient>
 DEVICE void cross_entropy(
-    unsigned char* shared, bf16* logits, const i64* targets, float* losses, const float* device_scale, float scale, i64 stride, int rows)
+    unsigned char* shared, bf16* logits, const i64* targets, float* losses, float scale, i64 stride, int rows)
 {
     u32 buffer = shared_address(shared);
     const uint4* row_pieces = (const uint4*)shared;
     float2* places = (float2*)(shared + 16 * PIECES);
     int turn = 0;
-    if (Gradient && device_scale) scale *= *device_scale;
 
     int row = blockIdx.x;
     i64 target = row < rows ? targets[row] : IGNORED;
@@ -214,16 +204,15 @@ DEVICE void cross_entropy(
     }
 }
 
-// logits: [rows, stride], a multiple of 8 no less than VOCABULARY; what lies past it is not read, and zero afterwards. targets: -100 for
+// logits: [rows, stride], a multiple of 8 no less than VOCABULARY; what lies past it is not read, and zero afterwards. targets: IGNORED for
 // a row that does not count: no loss, no gradient; any other that is no column gives a loss of NaN. losses: [rows]. The gradient is of
-// scale *device_scale (the latter 1 if null) times the sum of losses.
-// Grid: any number of blocks, BLOCKS a multiprocessor at best; THREADS threads; shared: 16 PIECES + 16 WARPS bytes.
+// scale times the sum of losses.
+// Grid: any number of blocks, BLOCKS a multiprocessor at best; THREADS threads; shared: SHARED_BYTES.
 KERNEL void __launch_bounds__(THREADS, BLOCKS) cross_entropy_backward(
-    bf16* logits, const i64* RESTRICT targets, float* RESTRICT losses, const float* RESTRICT device_scale, float scale,
-    i64 stride, int rows)
+    bf16* logits, const i64* RESTRICT targets, float* RESTRICT losses, float scale, i64 stride, int rows)
 {
     SHARED_MEMORY(shared);
-    cross_entropy<true>(shared, logits, targets, losses, device_scale, scale, stride, rows);
+    cross_entropy<true>(shared, logits, targets, losses, scale, stride, rows);
 }
 
 // The losses alone; logits stay as they are.
@@ -231,22 +220,22 @@ KERNEL void __launch_bounds__(THREADS, BLOCKS) cross_entropy_forward(
     const bf16* logits, const i64* RESTRICT targets, float* RESTRICT losses, i64 stride, int rows)
 {
     SHARED_MEMORY(shared);
-    cross_entropy<false>(shared, (bf16*)logits, targets, losses, 0, 1.f, stride, rows);
+    cross_entropy<false>(shared, (bf16*)logits, targets, losses, 1.f, stride, rows);
 }
 
-// total (+)= the sum of losses / targets, in a fixed order. Grid: 1 block; 1024 threads; shared: 256 bytes.
-KERNEL void __launch_bounds__(1024) sum_losses(const float* RESTRICT losses, double* total, int rows, i64 targets, int accumulate)
+// total = the sum of losses / targets, in a fixed order. Grid: 1 block; SUM_THREADS threads; shared: 8 bytes a warp.
+KERNEL void __launch_bounds__(SUM_THREADS) sum_losses(const float* RESTRICT losses, double* total, int rows, i64 targets)
 {
     SHARED_MEMORY(shared);
     double sum = 0;
 #pragma unroll 8
-    for (int row = threadIdx.x; row < rows; row += 1024) sum += losses[row];
+    for (int row = threadIdx.x; row < rows; row += SUM_THREADS) sum += losses[row];
 #pragma unroll
     for (int o = 16; o > 0; o >>= 1) sum += __shfl_xor_sync(FULL_WARP, sum, o);
     if (threadIdx.x % 32 == 0) ((double*)shared)[threadIdx.x / 32] = sum;
     __syncthreads();
     if (threadIdx.x > 0) return;
     sum = 0;
-    for (int w = 0; w < 32; w++) sum += ((double*)shared)[w];
-    *total = (accumulate ? *total : 0.0) + sum / (double)targets;
+    for (int w = 0; w < SUM_THREADS / 32; w++) sum += ((double*)shared)[w];
+    *total = sum / (double)targets;
 }

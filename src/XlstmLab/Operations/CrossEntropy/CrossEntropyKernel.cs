@@ -9,6 +9,8 @@ internal static class CrossEntropyKernel
 {
     private const string Source = "CrossEntropy.cu";
     private const int Threads = 512;
+    private const int Blocks = 2; // a multiprocessor
+    private const int SumThreads = 1024;
     private const int LargestShared = 227 << 10;
 
     /// <summary>The target of a row that does not count.</summary>
@@ -20,7 +22,10 @@ internal static class CrossEntropyKernel
     private static long Shared(long vocabulary) => 16 * ((vocabulary + 7) / 8) + Threads / 2;
 
     private static string[] Defines(long vocabulary, double? cap) =>
-        [$"VOCABULARY={vocabulary}", string.Create(CultureInfo.InvariantCulture, $"CAP={cap ?? 0:E9}f")];
+    [
+        $"VOCABULARY={vocabulary}", string.Create(CultureInfo.InvariantCulture, $"CAP={cap ?? 0:E9}f"), $"IGNORED=({Ignored})",
+        $"THREADS={Threads}", $"BLOCKS={Blocks}", $"SHARED_BYTES={Shared(vocabulary)}", $"SUM_THREADS={SumThreads}",
+    ];
 
     /// <summary>Each row's cross-entropy, undivided; with a divisor, the gradient of the divided sum takes the logits' place.</summary>
     /// <param name="logits">[N, V] bfloat16, before the cap; their rows may be longer than V, a multiple of 8.</param>
@@ -31,12 +36,12 @@ internal static class CrossEntropyKernel
     public static void Run(Tensor logits, Tensor targets, Tensor losses, long? divisor, double? cap)
     {
         var (rows, vocabulary) = ((int)logits.shape[0], logits.shape[1]);
-        var shape = new LaunchShape(Math.Min(rows, 2 * Kernel.Multiprocessors(logits)), Threads, (int)Shared(vocabulary));
+        var shape = new LaunchShape(Math.Min(rows, Blocks * Kernel.Multiprocessors(logits)), Threads, (int)Shared(vocabulary));
         if (divisor is { } targetCount)
         {
             Kernel.Launch(
                 Source, "cross_entropy_backward", Defines(vocabulary, cap), shape, logits,
-                logits, targets, losses, (Tensor?)null, (float)(1.0 / targetCount), logits.stride(0), rows);
+                logits, targets, losses, (float)(1.0 / targetCount), logits.stride(0), rows);
         }
         else
         {
@@ -49,7 +54,8 @@ internal static class CrossEntropyKernel
     {
         var total = empty([], ScalarType.Float64, losses.device);
         Kernel.Launch(
-            Source, "sum_losses", Defines(vocabulary, cap), new(1, 1024, 256), losses, losses, total, (int)losses.shape[0], divisor, 0);
+            Source, "sum_losses", Defines(vocabulary, cap), new(1, SumThreads, SumThreads / 4), losses,
+            losses, total, (int)losses.shape[0], divisor);
         return total;
     }
 }

@@ -4,10 +4,7 @@
 // Bytes an element: 4 in bfloat16, 8 in float32. Operations: about 15, mostly of 64 bits, which hide behind the memory.
 #include "Ptx.cuh"
 
-#ifndef WIDE
-#define WIDE 0 // float32, otherwise bfloat16
-#endif
-#define THREADS 256
+// DropoutKernel.cs tells WIDE, whether elements are float32 and not bfloat16, and THREADS.
 
 // Grid: at most one thread an element, each of which takes every so many; no shared memory.
 KERNEL void __launch_bounds__(THREADS) dropout(const void* x, void* y, i64 key, i64 threshold, i64 count, float scale)

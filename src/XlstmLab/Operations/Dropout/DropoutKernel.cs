@@ -66,7 +66,7 @@ internal static class DropoutKernel
             var y = empty(x.shape, x.dtype, x.device);
             var count = x.NumberOfElements;
             Kernel.Launch(
-                "Dropout.cu", "dropout", [$"WIDE={(x.dtype == ScalarType.Float32 ? 1 : 0)}"],
+                "Dropout.cu", "dropout", [$"WIDE={(x.dtype == ScalarType.Float32 ? 1 : 0)}", $"THREADS={Threads}"],
                 new((count + Threads * ElementsPerThread - 1) / (Threads * ElementsPerThread), Threads), x,
                 x, y, key, Threshold(share), count, (float)(1 / (1 - share)));
             return y;

@@ -6,28 +6,17 @@
 // in one tile is done with that; of others each tile leaves a partial sum, and the last kernel adds those up in the order of the tiles.
 // However often a token occurs, no warp has more than its tile.
 //
-// Bytes, N = 32768 positions, V = 50304 ids, d = 768: forward 4 (float32 table) or 2 read and 2 written a channel: 151 or 101 MB, 50 or
-// 34 us at 3 TB/s, less where ids repeat. Backward: dy 50 MB, partial sums at most 2 x 4 / TILE a channel, 6 MB, and the table's
+// Bytes, N = 32768 positions, V = 50304 ids, d = 768: forward 4 read and 2 written a channel: 151 MB, 50 us at 3 TB/s, less where ids
+// repeat. Backward: dy 50 MB, partial sums at most 2 x 4 / TILE a channel, 6 MB, and the table's
 // gradient, 155 MB if all of it is written: 71 us; the sort, of 0.4 MB, about 10 us.
 #include "Ptx.cuh"
 
-#ifndef DIM
-#define DIM 768 // channels, a multiple of 8
-#endif
-#ifndef TABLE_BF16
-#define TABLE_BF16 0 // the forward pass reads a bfloat16 copy of the table
-#endif
-#ifndef TILE
-#define TILE 32 // sorted positions a warp
-#endif
-#ifndef WARPS
-#define WARPS 4
-#endif
+// EmbeddingKernel.cs tells DIM, the channels; SLICE, those of a row that a warp has; TILE, the sorted positions of a warp; CHUNK, the
+// positions sorted together; WARPS and SORT_THREADS.
+static_assert(DIM % 8 == 0 && SLICE % 256 == 0, "a lane has pieces of 8 channels");
+static_assert((CHUNK & (CHUNK - 1)) == 0 && CHUNK % SORT_THREADS == 0, "chunks are searched by halves, and cut into blocks");
 
-#define SLICE (DIM < 1024 ? (DIM + 255) / 256 * 256 : 1024) // channels of a row that a warp has
 #define PIECES (SLICE / 256) // of 8 channels, a lane
-#define CHUNK 1024
-#define SORT_THREADS 256
 #define SEARCHES 8 // at a time
 #define ROWS_AT_ONCE (PIECES > 3 ? 2 : 4)
 #define NO_KEY 0xffffffffu
@@ -35,7 +24,7 @@
 // An id outside the table gives NaN, which ends in a loss that is none, and not a wild read.
 // Grid: (any number, (DIM + SLICE - 1) / SLICE); WARPS warps, each with a row's slice at a time; no shared memory.
 KERNEL void __launch_bounds__(32 * WARPS) embedding_forward(
-    const void* RESTRICT table, const i64* RESTRICT ids, bf16* RESTRICT y, int positions, int vocabulary)
+    const float* RESTRICT table, const i64* RESTRICT ids, bf16* RESTRICT y, int positions, int vocabulary)
 {
     int first = blockIdx.y * SLICE + 8 * (threadIdx.x % 32);
     for (int n = blockIdx.x * WARPS + threadIdx.x / 32; n < positions; n += gridDim.x * WARPS)
@@ -43,35 +32,15 @@ KERNEL void __launch_bounds__(32 * WARPS) embedding_forward(
         i64 id = ids[n];
         bool exists = id >= 0 && id < vocabulary;
         i64 from = exists ? id * DIM : 0;
-        uint4 row[PIECES];
-        if (TABLE_BF16)
+        float4 wide[PIECES][2];
+#pragma unroll
+        for (int p = 0; p < PIECES; p++)
         {
-#pragma unroll
-            for (int p = 0; p < PIECES; p++)
+            int channel = first + 256 * p;
+            if (channel < DIM)
             {
-                int channel = first + 256 * p;
-                if (channel < DIM) row[p] = *(const uint4*)((const bf16*)table + from + channel);
-            }
-        }
-        else
-        {
-            float4 wide[PIECES][2];
-#pragma unroll
-            for (int p = 0; p < PIECES; p++)
-            {
-                int channel = first + 256 * p;
-                if (channel < DIM)
-                {
-                    wide[p][0] = *(const float4*)((const float*)table + from + channel);
-                    wide[p][1] = *(const float4*)((const float*)table + from + channel + 4);
-                }
-            }
-
-#pragma unroll
-            for (int p = 0; p < PIECES; p++)
-            {
-                float4 low = wide[p][0], high = wide[p][1];
-                row[p] = make_uint4(pack_bf16(low.x, low.y), pack_bf16(low.z, low.w), pack_bf16(high.x, high.y), pack_bf16(high.z, high.w));
+                wide[p][0] = *(const float4*)(table + from + channel);
+                wide[p][1] = *(const float4*)(table + from + channel + 4);
             }
         }
 
@@ -79,15 +48,18 @@ KERNEL void __launch_bounds__(32 * WARPS) embedding_forward(
         for (int p = 0; p < PIECES; p++)
         {
             int channel = first + 256 * p;
-            if (!exists) row[p] = make_uint4(0x7fff7fffu, 0x7fff7fffu, 0x7fff7fffu, 0x7fff7fffu);
-            if (channel < DIM) *(uint4*)(y + (i64)n * DIM + channel) = row[p];
+            float4 low = wide[p][0], high = wide[p][1];
+            uint4 row = make_uint4(pack_bf16(low.x, low.y), pack_bf16(low.z, low.w), pack_bf16(high.x, high.y), pack_bf16(high.z, high.w));
+            if (!exists) row = make_uint4(0x7fff7fffu, 0x7fff7fffu, 0x7fff7fffu, 0x7fff7fffu);
+            if (channel < DIM) *(uint4*)(y + (i64)n * DIM + channel) = row;
         }
     }
 }
 
-// Sorts each chunk of 1024 ids by (id, position): keys[chunk, rank] = id 1024 + position in the chunk. An id outside the table gets the
-// greatest key, and no gradient. A block ranks a quarter of a chunk, each thread its id, by counting all smaller keys of the chunk.
-// vocabulary < 2^22. Grid: 4 blocks a chunk; 256 threads; shared: 4096 bytes. keys: u32 [chunks, 1024], all of it written.
+// Sorts each chunk of ids by (id, position): keys[chunk, rank] = id CHUNK + position in the chunk. An id outside the table gets the
+// greatest key, and no gradient. A block ranks SORT_THREADS of a chunk, each thread its id, by counting all smaller keys of the chunk.
+// vocabulary < 2^22. Grid: CHUNK / SORT_THREADS blocks a chunk; SORT_THREADS threads; shared: 4 CHUNK bytes. keys: u32 [chunks, CHUNK], all
+// of it written.
 KERNEL void __launch_bounds__(SORT_THREADS) embedding_sort_chunks(
     const i64* RESTRICT ids, u32* RESTRICT keys, int positions, int vocabulary)
 {
@@ -117,7 +89,7 @@ KERNEL void __launch_bounds__(SORT_THREADS) embedding_sort_chunks(
 }
 
 // Merges the chunks: order[place] is the position that stands there, sorted[place] its id, or `vocabulary` for those without a key.
-// Grid: 4 blocks a chunk; 256 threads; no shared memory. order, sorted: int [positions], all of it written.
+// Grid and threads as above; no shared memory. order, sorted: int [positions], all of it written.
 KERNEL void __launch_bounds__(SORT_THREADS) embedding_merge(
     const u32* RESTRICT keys, int* RESTRICT order, int* RESTRICT sorted, int positions, int vocabulary)
 {
@@ -177,7 +149,7 @@ DEVICE void add_row(float (&sum)[PIECES][8], const uint4 (&raw)[PIECES])
     }
 }
 
-DEVICE void store_sum(float* to, const float (&sum)[PIECES][8], int channel, bool add)
+DEVICE void store_sum(float* to, const float (&sum)[PIECES][8], int channel)
 {
 #pragma unroll
     for (int p = 0; p < PIECES; p++)
@@ -186,17 +158,7 @@ DEVICE void store_sum(float* to, const float (&sum)[PIECES][8], int channel, boo
         {
 #pragma unroll
             for (int e = 0; e < 8; e += 4)
-            {
-                float4* place = (float4*)(to + channel + 256 * p + e);
-                float4 x = make_float4(sum[p][e], sum[p][e + 1], sum[p][e + 2], sum[p][e + 3]);
-                if (add)
-                {
-                    float4 old = *place;
-                    x.x += old.x, x.y += old.y, x.z += old.z, x.w += old.w;
-                }
-
-                *place = x;
-            }
+                *(float4*)(to + channel + 256 * p + e) = make_float4(sum[p][e], sum[p][e + 1], sum[p][e + 2], sum[p][e + 3]);
         }
     }
 }
@@ -206,7 +168,7 @@ DEVICE void store_sum(float* to, const float (&sum)[PIECES][8], int channel, boo
 // Grid: (tiles / WARPS, rounded up, (DIM + SLICE - 1) / SLICE); WARPS warps; no shared memory. partials: [tiles, 2, DIM].
 KERNEL void __launch_bounds__(32 * WARPS) embedding_sum_tiles(
     const bf16* RESTRICT dy, const int* RESTRICT order, const int* RESTRICT sorted, float* RESTRICT dtable, float* RESTRICT partials,
-    int positions, int vocabulary, int accumulate)
+    int positions, int vocabulary)
 {
     int tile = blockIdx.x * WARPS + threadIdx.x / 32, channel = blockIdx.y * SLICE + 8 * (threadIdx.x % 32);
     int begin = tile * TILE, end = min(begin + TILE, positions);
@@ -241,7 +203,7 @@ KERNEL void __launch_bounds__(32 * WARPS) embedding_sum_tiles(
             if (goes_on && !last) continue;
             bool whole = !began_before && !goes_on;
             float* to = whole ? dtable + (i64)ids[k] * DIM : partials + ((i64)tile * 2 + (began_before ? 0 : 1)) * DIM;
-            store_sum(to, sum, channel, whole && accumulate);
+            store_sum(to, sum, channel);
             began_before = false;
 #pragma unroll
             for (int p = 0; p < PIECES; p++)
@@ -254,7 +216,7 @@ KERNEL void __launch_bounds__(32 * WARPS) embedding_sum_tiles(
 // The runs of several tiles: what began in this block's tile and what all further tiles have of it. Lanes have 4 channels each.
 // Grid: (tiles, (DIM / 4 + THREADS - 1) / THREADS) with THREADS = 32 WARPS; no shared memory.
 KERNEL void __launch_bounds__(32 * WARPS) embedding_join_tiles(
-    const float* RESTRICT partials, const int* RESTRICT sorted, float* RESTRICT dtable, int positions, int vocabulary, int accumulate)
+    const float* RESTRICT partials, const int* RESTRICT sorted, float* RESTRICT dtable, int positions, int vocabulary)
 {
     int tile = blockIdx.x, next = (tile + 1) * TILE, channel = 4 * (blockIdx.y * 32 * WARPS + threadIdx.x);
     if (next >= positions || channel >= DIM) return;
@@ -279,17 +241,10 @@ KERNEL void __launch_bounds__(32 * WARPS) embedding_join_tiles(
         sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
     }
 
-    float4* place = (float4*)(dtable + (i64)id * DIM + channel);
-    if (accumulate)
-    {
-        float4 old = *place;
-        sum.x += old.x, sum.y += old.y, sum.z += old.z, sum.w += old.w;
-    }
-
-    *place = sum;
+    *(float4*)(dtable + (i64)id * DIM + channel) = sum;
 }
 
-// Zeros for the ids that do not occur, where the gradient is not added to one that is there. A warp has 32 ids: each lane looks for one.
+// Zeros for the ids that do not occur. A warp has 32 ids: each lane looks for one.
 // Grid: vocabulary / 32 / WARPS, rounded up; WARPS warps; no shared memory.
 KERNEL void __launch_bounds__(32 * WARPS) embedding_zero_absent(
     const int* RESTRICT sorted, float* RESTRICT dtable, int positions, int vocabulary)

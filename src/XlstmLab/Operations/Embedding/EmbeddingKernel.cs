@@ -26,6 +26,14 @@ internal static class EmbeddingKernel
         return Function.apply(table, ids.contiguous())[0].MoveToOuterDisposeScope();
     }
 
+    private static string[] Defines(long dim) =>
+    [
+        $"DIM={dim}", $"SLICE={Slice(dim)}", $"TILE={Tile}", $"CHUNK={Chunk}", $"WARPS={Warps}", $"SORT_THREADS={SortThreads}",
+    ];
+
+    /// <summary>The channels of a row that a warp has.</summary>
+    private static long Slice(long dim) => Math.Min(Up(dim, 256) * 256, 1024);
+
     private static long Up(long count, long size) => (count + size - 1) / size;
 
     private sealed class Function : autograd.MultiTensorFunction<Function>
@@ -39,7 +47,7 @@ internal static class EmbeddingKernel
             var y = empty([.. ids.shape, dim], ScalarType.BFloat16, table.device);
             var positions = (int)ids.NumberOfElements;
             Kernel.Launch(
-                Source, "embedding_forward", [$"DIM={dim}"],
+                Source, "embedding_forward", Defines(dim),
                 new(Math.Min(Up(positions, Warps), 8 * Kernel.Multiprocessors(table)), 32 * Warps) { BlocksY = Slices(dim) }, table,
                 table, ids, y, positions, (int)vocabulary);
             ctx.save_for_backward([ids]);
@@ -55,7 +63,7 @@ internal static class EmbeddingKernel
             var (vocabulary, dim, positions) = ((int)shape[0], shape[1], (int)ids.NumberOfElements);
             var dy = gradients[0].contiguous();
             var (chunks, tiles) = (Up(positions, Chunk), Up(positions, Tile));
-            string[] defines = [$"DIM={dim}"];
+            var defines = Defines(dim);
             var keys = empty(chunks * Chunk, ScalarType.Int32, dy.device);
             var order = empty(positions, ScalarType.Int32, dy.device);
             var sorted = empty(positions, ScalarType.Int32, dy.device);
@@ -66,16 +74,16 @@ internal static class EmbeddingKernel
             Kernel.Launch(Source, "embedding_merge", defines, sorting with { SharedBytes = 0 }, dy, keys, order, sorted, positions, vocabulary);
             Kernel.Launch(
                 Source, "embedding_sum_tiles", defines, new(Up(tiles, Warps), 32 * Warps) { BlocksY = Slices(dim) }, dy,
-                dy, order, sorted, dtable, partials, positions, vocabulary, 0);
+                dy, order, sorted, dtable, partials, positions, vocabulary);
             Kernel.Launch(
                 Source, "embedding_join_tiles", defines, new(tiles, 32 * Warps) { BlocksY = (int)Up(dim / 4, 32 * Warps) }, dy,
-                partials, sorted, dtable, positions, vocabulary, 0);
+                partials, sorted, dtable, positions, vocabulary);
             Kernel.Launch(
                 Source, "embedding_zero_absent", defines, new(Up(vocabulary, 32 * Warps), 32 * Warps), dy, sorted, dtable, positions, vocabulary);
             return EngineThread.Return(scope, gradients, dtable, null);
         }
 
         /// <summary>How many warps share a row.</summary>
-        private static int Slices(long dim) => (int)Up(dim, 1024);
+        private static int Slices(long dim) => (int)Up(dim, Slice(dim));
     }
 }

@@ -26,14 +26,15 @@ internal static class GluKernel
     private static string[] Defines(long inner, FeedForwardKind kind, bool gated) =>
     [
         $"INNER={inner}", $"GATED={(gated ? 1 : 0)}", $"ACTIVATION={Activation(kind)}",
+        $"THREADS={Threads}", $"FORWARD_PIECES={ForwardPieces}", $"BACKWARD_PIECES={BackwardPieces}",
     ];
 
-    /// <summary>The source's number of a layer's nonlinearity.</summary>
-    private static int Activation(FeedForwardKind kind) => kind switch
+    /// <summary>The source's name of a layer's nonlinearity.</summary>
+    private static string Activation(FeedForwardKind kind) => kind switch
     {
-        FeedForwardKind.SwiGlu => 0,
-        FeedForwardKind.GeGlu or FeedForwardKind.Mlp => 1,
-        FeedForwardKind.ReluSquared => 2,
+        FeedForwardKind.SwiGlu => "SILU",
+        FeedForwardKind.GeGlu or FeedForwardKind.Mlp => "GELU",
+        FeedForwardKind.ReluSquared => "RELU_SQUARED",
         _ => throw UnknownValue.Of(kind),
     };
 
@@ -81,7 +82,7 @@ internal static class GluKernel
             var du = u is null ? null : empty(g.shape, g.dtype, g.device);
             Kernel.Launch(
                 Source, "glu_backward", Defines(inner, kind, u is not null), new(Blocks(rows * inner, BackwardPieces), Threads), g,
-                dy, g, u, dg, du, (Tensor?)null, RowStride(g), u is null ? 0 : RowStride(u), inner, inner, (int)rows);
+                dy, g, u, dg, du, RowStride(g), u is null ? 0 : RowStride(u), (int)rows);
             return EngineThread.Return(scope, gradients, dg, du, null);
         }
 

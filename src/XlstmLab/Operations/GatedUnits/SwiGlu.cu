@@ -3,31 +3,16 @@
 // p its density: GELU = g P(g), GELU' = P(g) + g p(g); (relu(g)^2)' = 2 relu(g).
 //
 // One thread has 8 neighbouring channels of a few rows' stretch, all of whose loads it issues at once.
-// Bytes a channel: forward 6 (4 without u), backward 10 (6), and 2 more where y is asked for again instead of having been kept.
+// Bytes a channel: forward 6 (4 without u), backward 10 (6).
 // 32768 rows of 2048: 403 and 671 MB: 134 and 224 us at 3 TB/s. Operations: about 15 and 25 a channel, a third of what there is time for.
 #include "Ptx.cuh"
 
+// GluKernel.cs tells ACTIVATION, one of the three below; GATED, whether u is there; INNER, F; THREADS; and FORWARD_PIECES and
+// BACKWARD_PIECES, of 8 channels, a thread.
 #define SILU 0
 #define GELU 1
 #define RELU_SQUARED 2
-#ifndef ACTIVATION
-#define ACTIVATION SILU
-#endif
-#ifndef GATED
-#define GATED 1 // u is there
-#endif
-#ifndef INNER
-#define INNER 2048 // F, a multiple of 8
-#endif
-#ifndef THREADS
-#define THREADS 256
-#endif
-#ifndef FORWARD_PIECES
-#define FORWARD_PIECES 4 // of 8 channels, a thread
-#endif
-#ifndef BACKWARD_PIECES
-#define BACKWARD_PIECES 2
-#endif
+static_assert(INNER % 8 == 0 && ACTIVATION >= SILU && ACTIVATION <= RELU_SQUARED, "a thread has pieces of 8 channels, and there are three");
 
 #define LOG2_E 1.4426950408889634f
 
@@ -101,11 +86,10 @@ KERNEL void __launch_bounds__(THREADS) glu_forward(
     }
 }
 
-// dy is [rows, INNER]; dg and du may be g and u. y, [rows, INNER], is computed again if it is not null; it may be dy.
+// dy, dg and du are [rows, INNER].
 // Grid: rows INNER / 8 / (THREADS BACKWARD_PIECES), rounded up; THREADS threads; no shared memory.
 KERNEL void __launch_bounds__(THREADS) glu_backward(
-    const bf16* dy, const bf16* g, const bf16* u, bf16* dg, bf16* du, bf16* y,
-    i64 g_stride, i64 u_stride, i64 dg_stride, i64 du_stride, int rows)
+    const bf16* dy, const bf16* g, const bf16* u, bf16* dg, bf16* du, i64 g_stride, i64 u_stride, int rows)
 {
     u32 first = blockIdx.x * THREADS * BACKWARD_PIECES + threadIdx.x;
     uint4 raw_dy[BACKWARD_PIECES], raw_g[BACKWARD_PIECES], raw_u[BACKWARD_PIECES];
@@ -126,7 +110,7 @@ KERNEL void __launch_bounds__(THREADS) glu_backward(
     {
         if (locate(first + p * THREADS, rows, row, channel))
         {
-            float x[8], up[8], d[8], again[8];
+            float x[8], up[8], d[8];
             unpack_bf16x8(x, raw_g[p]);
             if (GATED) unpack_bf16x8(up, raw_u[p]);
             unpack_bf16x8(d, raw_dy[p]);
@@ -136,18 +120,15 @@ KERNEL void __launch_bounds__(THREADS) glu_backward(
                 float f, slope;
                 activate(x[e], f, slope);
                 x[e] = d[e] * slope;
-                again[e] = f;
                 if (GATED)
                 {
                     x[e] *= up[e];
-                    again[e] *= up[e];
                     up[e] = d[e] * f;
                 }
             }
 
-            *(uint4*)(dg + row * dg_stride + channel) = pack_bf16x8(x);
-            if (GATED) *(uint4*)(du + row * du_stride + channel) = pack_bf16x8(up);
-            if (y) *(uint4*)(y + (i64)row * INNER + channel) = pack_bf16x8(again);
+            *(uint4*)(dg + (i64)row * INNER + channel) = pack_bf16x8(x);
+            if (GATED) *(uint4*)(du + (i64)row * INNER + channel) = pack_bf16x8(up);
         }
     }
 }

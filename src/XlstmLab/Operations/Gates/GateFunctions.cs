@@ -41,6 +41,22 @@ public static class GateFunctions
         _ => throw UnknownValue.Of(gate),
     };
 
+    /// <summary>Whether the gate can be greater than 1, so that only a running maximum keeps the memory finite.</summary>
+    internal static bool MayExceedOne(this InputGate gate) => gate switch
+    {
+        InputGate.Exponential => true,
+        InputGate.Sigmoid or InputGate.None => false,
+        _ => throw UnknownValue.Of(gate),
+    };
+
+    /// <inheritdoc cref="MayExceedOne(InputGate)"/>
+    internal static bool MayExceedOne(this ForgetGate gate) => gate switch
+    {
+        ForgetGate.Exponential => true,
+        ForgetGate.Sigmoid or ForgetGate.None => false,
+        _ => throw UnknownValue.Of(gate),
+    };
+
     /// <summary>log(sigmoid(x)), without overflow and with all digits where the gate is all but 1.</summary>
     private static double LogSigmoid(double x)
     {

@@ -7,7 +7,7 @@ internal static class GateKernel
 {
     private const string Source = "GatePreactivations.cu";
     private const int Warps = 8; // of 16 tokens
-    private const int Step = 32; // tokens of which a block sums weight gradients at a time
+    private const int Step = 32; // tokens of which a block sums weight gradients at a time, a multiple of 16
 
     /// <summary>Whether there is a kernel for what the gates look at.</summary>
     public static bool Serves(Tensor x, int heads) => Kernel.Serve(x) && x.is_contiguous() && x.shape[^1] % 8 == 0 && heads <= 32;
@@ -31,20 +31,29 @@ internal static class GateKernel
     /// <summary>What one call computes, beside its tensors; a gate without a bias does not exist.</summary>
     private sealed record Call(int Heads, float Cap, bool[] Exists);
 
-    /// <summary>What follows from widths, as the source has it.</summary>
+    /// <summary>What follows from widths. W is in shared memory as far as about 110 KiB go.</summary>
     private readonly record struct Sizes(long Dim, int Heads)
     {
-        public int Tiles => (2 * Heads + 7) / 8;
+        public int Tiles => (2 * Heads + 7) / 8; // of eight outputs
 
-        public string[] Defines => [$"DIM={Dim}", $"HEADS={Heads}"];
+        public string[] Defines =>
+        [
+            $"DIM={Dim}", $"HEADS={Heads}", $"TILES={Tiles}", $"WARPS={Warps}",
+            $"FORWARD_CHANNELS={ForwardChannels}", $"FORWARD_BYTES={ForwardShared}", $"INPUT_CHANNELS={InputChannels}", $"INPUT_BYTES={InputShared}",
+            $"WEIGHT_WARPS={WeightWarps}", $"WEIGHT_BLOCKS={WeightBlocks}", $"WEIGHT_TOKENS={Step}",
+        ];
 
         public int WeightWarps => Dim > 960 ? 16 : (int)((Dim + 63) / 64);
 
         public int WeightBlocks => WeightWarps > 12 || Tiles > 1 ? 1 : 2; // a multiprocessor
 
-        public int ForwardShared => 24 * Tiles * (2 * Channels((18773 / (8 * Tiles) - 32) / 128 * 128) + 64);
+        public int ForwardShared => 24 * Tiles * (2 * ForwardChannels + 64);
 
         public int InputChannels => Channels(28160 / (8 * Tiles) / 128 * 128);
+
+        public int InputShared => 32 * Tiles * InputChannels;
+
+        private int ForwardChannels => Channels((18773 / (8 * Tiles) - 32) / 128 * 128);
 
         private int Channels(int limit) => limit < Dim ? limit : (int)((Dim + 127) / 128 * 128);
     }
@@ -66,7 +75,7 @@ internal static class GateKernel
             Kernel.Launch(
                 Source, "gate_forward", sizes.Defines, new(Blocks(x, tokens), 32 * Warps, sizes.ForwardShared), x,
                 x, weights[0], weights[1], biases[0], biases[1], biases[0] is null ? null : outputs[0], biases[1] is null ? null : outputs[1],
-                call.Heads * length, length, 1L, tokens, (int)length, call.Cap);
+                tokens, (int)length, call.Cap);
             ctx.Save(null, x, outputs[0].detach(), outputs[1].detach(), weights[0], weights[1]);
             ctx.save_data("call", call);
             ctx.set_materialize_grads(false);
@@ -85,11 +94,11 @@ internal static class GateKernel
             var dx = empty_like(x);
             Kernel.Launch(
                 Source, "gate_backward_input", sizes.Defines,
-                new(Blocks(x, tokens), 32 * Warps, 32 * sizes.Tiles * sizes.InputChannels)
+                new(Blocks(x, tokens), 32 * Warps, sizes.InputShared)
                 {
                     BlocksY = (int)((dim + sizes.InputChannels - 1) / sizes.InputChannels),
                 },
-                x, dp[0], dp[1], input, forget, inputWeight, forgetWeight, dx, heads * length, length, 1L, tokens, (int)length, call.Cap, 0);
+                x, dp[0], dp[1], input, forget, inputWeight, forgetWeight, dx, tokens, (int)length, call.Cap);
 
             // A row of the partial sums has both weights' gradients, then both biases', each from a multiple of 4 on.
             var (weight, bias) = (heads * dim, (heads + 3) / 4 * 4);
@@ -104,7 +113,7 @@ internal static class GateKernel
                     BlocksZ = (2 * heads + 15) / 16,
                 },
                 x, dp[0], dp[1], input, forget, x, partials, partials.shape[1],
-                0, (int)weight, (int)(2 * weight), (int)(2 * weight) + bias, heads * length, length, 1L, tokens, (int)length, call.Cap);
+                0, (int)weight, (int)(2 * weight), (int)(2 * weight) + bias, tokens, (int)length, call.Cap);
             var sums = Kernel.ColumnSums(partials);
             return EngineThread.Return(
                 scope, gradients,

@@ -1,5 +1,5 @@
 // Both gates' pre-activations of an mLSTM, one of each a head: z = W x + b, p = a tanh(z / a), with x bfloat16 and all else float32.
-// Backward: dz = dp (1 - (p / a)^2),  dx = W^T dz (added to what is there, if wanted),  dW = sum of dz x^T,  db = sum of dz over tokens.
+// Backward: dz = dp (1 - (p / a)^2),  dx = W^T dz,  dW = sum of dz x^T,  db = sum of dz over tokens.
 //
 // The eight to 64 products a channel would keep the float32 units busier than the memory, so the tensor cores take them, exactly: x is
 // bfloat16 anyway, and W = high + mid + low, three bfloat16 of 8 bits each, so that every product is exact in the float32 accumulator;
@@ -7,41 +7,19 @@
 // The order of the k (or n) indices of a tensor-core product is free as long as both operands agree: it is chosen such that a lane's
 // operands, or results, are 8 neighbouring channels of a row, 16 bytes of memory.
 //
-// Bytes, N tokens of d: forward 2 N d; dx 2 N d written (and read); dW 2 N d read: 32768 x 768: 50 MB and 17 us; 50 or 101 MB, 17 or 34 us;
-// 50 MB, 17 us at 3 TB/s. Operations of the tensor cores with 8 outputs: 1.2, 1.6, 0.8 GFLOP: 2 us each.
+// Bytes, N tokens of d: forward 2 N d; dx 2 N d written; dW 2 N d read: 32768 x 768: 50 MB each and 17 us at 3 TB/s.
+// Operations of the tensor cores with 8 outputs: 1.2, 1.6, 0.8 GFLOP: 2 us each.
 #include "Ptx.cuh"
 
-#ifndef DIM
-#define DIM 768 // channels, a multiple of 8
-#endif
-#ifndef HEADS
-#define HEADS 4
-#endif
-#ifndef FORWARD_WARPS
-#define FORWARD_WARPS 8
-#endif
-#ifndef INPUT_WARPS
-#define INPUT_WARPS 8
-#endif
+// GateKernel.cs tells DIM, the channels, and HEADS; TILES, of eight outputs; FORWARD_CHANNELS and INPUT_CHANNELS, those of W that are in
+// shared memory at a time, with FORWARD_BYTES and INPUT_BYTES; WARPS, of these two; and for dW WEIGHT_WARPS, WEIGHT_BLOCKS, a
+// multiprocessor, and WEIGHT_TOKENS, a step.
 #define OUTPUTS (2 * HEADS) // the input gates, then the forget gates
-#define TILES ((OUTPUTS + 7) / 8)
-#ifndef WEIGHT_WARPS
-#define WEIGHT_WARPS (DIM > 960 ? 16 : (DIM + 63) / 64)
-#endif
-#ifndef WEIGHT_BLOCKS
-#define WEIGHT_BLOCKS (WEIGHT_WARPS > 12 || TILES > 1 ? 1 : 2) // a multiprocessor
-#endif
-#ifndef WEIGHT_TOKENS
-#define WEIGHT_TOKENS 32 // a step, a multiple of 16
-#endif
-
-// How many channels of W are in shared memory at a time: multiples of 128, within about 110 KiB.
-#define FORWARD_LIMIT ((18773 / (8 * TILES) - 32) / 128 * 128)
-#define FORWARD_CHANNELS (FORWARD_LIMIT < DIM ? FORWARD_LIMIT : (DIM + 127) / 128 * 128)
 #define CHUNKS ((DIM + FORWARD_CHANNELS - 1) / FORWARD_CHANNELS)
 #define WEIGHT_ROW (2 * FORWARD_CHANNELS + 64) // bytes; the 64 keep two rows' lanes in different banks
-#define INPUT_LIMIT (28160 / (8 * TILES) / 128 * 128)
-#define INPUT_CHANNELS (INPUT_LIMIT < DIM ? INPUT_LIMIT : (DIM + 127) / 128 * 128)
+static_assert(DIM % 8 == 0 && FORWARD_CHANNELS % 128 == 0 && INPUT_CHANNELS % 128 == 0, "a lane has pieces of 8 channels of each 32");
+static_assert(TILES == (OUTPUTS + 7) / 8 && WEIGHT_TOKENS % 16 == 0, "products of tensor cores");
+static_assert(FORWARD_BYTES == 24 * TILES * WEIGHT_ROW && INPUT_BYTES == 32 * TILES * INPUT_CHANNELS, "the parts of W");
 
 #define NOTHING make_uint4(0, 0, 0, 0)
 
@@ -75,7 +53,7 @@ DEVICE void load_pieces(uint4 (&raw)[2][4], const bf16* r0, const bf16* r1, int 
 // The parts of W from `channel` on: shared[part, output, channel], zeros where there is nothing.
 DEVICE void stage_weights(unsigned char* shared, const float* input_weight, const float* forget_weight, int channel)
 {
-    const int pieces = FORWARD_CHANNELS / 4, count = 8 * TILES * pieces, threads = 32 * FORWARD_WARPS;
+    const int pieces = FORWARD_CHANNELS / 4, count = 8 * TILES * pieces, threads = 32 * WARPS;
 #pragma unroll 4
     for (int turn = 0; turn < (count + threads - 1) / threads; turn++)
     {
@@ -97,18 +75,24 @@ DEVICE void stage_weights(unsigned char* shared, const float* input_weight, cons
     }
 }
 
+// Where a gate has its number of a token and output.
+DEVICE i64 gate_place(int token, int output, int sequence)
+{
+    return ((i64)(token / sequence) * HEADS + output % HEADS) * sequence + token % sequence;
+}
+
 // Weights are [HEADS, DIM], biases [HEADS]; each may be null and counts as zeros; input or forget is null where the cell has no such gate.
-// Pre-activations of token s of sequence b and a head are at b batch + head head_stride + s token_stride. cap 0: none.
-// A warp has 16 tokens. Grid: any number of blocks, 2 a multiprocessor at best; FORWARD_WARPS warps; shared: 24 TILES WEIGHT_ROW bytes.
-KERNEL void __launch_bounds__(32 * FORWARD_WARPS, TILES > 4 ? 1 : 2) gate_forward(
+// Pre-activations are [sequences, HEADS, sequence]. cap 0: none.
+// A warp has 16 tokens. Grid: any number of blocks, 2 a multiprocessor at best; WARPS warps; shared: FORWARD_BYTES.
+KERNEL void __launch_bounds__(32 * WARPS, TILES > 4 ? 1 : 2) gate_forward(
     const bf16* RESTRICT x, const float* RESTRICT input_weight, const float* RESTRICT forget_weight,
     const float* RESTRICT input_bias, const float* RESTRICT forget_bias, float* RESTRICT input, float* RESTRICT forget,
-    i64 batch_stride, i64 head_stride, i64 token_stride, int tokens, int sequence, float cap)
+    int tokens, int sequence, float cap)
 {
     SHARED_MEMORY(shared);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, pair = lane % 4 * 2;
     bool staged = false;
-    for (int start = blockIdx.x * 16 * FORWARD_WARPS; start < tokens; start += gridDim.x * 16 * FORWARD_WARPS)
+    for (int start = blockIdx.x * 16 * WARPS; start < tokens; start += gridDim.x * 16 * WARPS)
     {
         int token0 = start + 16 * warp + group, token1 = token0 + 8;
         const bf16* r0 = x + (i64)min(token0, tokens - 1) * DIM;
@@ -172,7 +156,7 @@ KERNEL void __launch_bounds__(32 * FORWARD_WARPS, TILES > 4 ? 1 : 2) gate_forwar
                 if (output >= OUTPUTS || token >= tokens || !to) continue;
                 float z = sums[tile][e] + (bias ? bias[output % HEADS] : 0.f);
                 if (cap > 0) z = cap * tanhf(z / cap);
-                to[token / sequence * batch_stride + output % HEADS * head_stride + token % sequence * token_stride] = z;
+                to[gate_place(token, output, sequence)] = z;
             }
         }
     }
@@ -180,24 +164,24 @@ KERNEL void __launch_bounds__(32 * FORWARD_WARPS, TILES > 4 ? 1 : 2) gate_forwar
 
 // dz of an output and token; zero where there is no such output, token or gate.
 DEVICE float gate_slope(
-    const float* d_input, const float* d_forget, const float* input, const float* forget,
-    i64 batch_stride, i64 head_stride, i64 token_stride, int token, int output, int tokens, int sequence, float cap)
+    const float* d_input, const float* d_forget, const float* input, const float* forget, int token, int output, int tokens, int sequence,
+    float cap)
 {
     const float* gradient = output < HEADS ? d_input : d_forget;
     const float* value = output < HEADS ? input : forget;
     if (!gradient || token >= tokens || output >= OUTPUTS) return 0;
-    i64 place = token / sequence * batch_stride + output % HEADS * head_stride + token % sequence * token_stride;
+    i64 place = gate_place(token, output, sequence);
     float share = cap > 0 ? value[place] / cap : 0.f;
     return gradient[place] * (1.f - share * share);
 }
 
-// dx = W^T dz, or dx + W^T dz. The gradients dp lie as the pre-activations p do; a gate's may be null. A warp has 16 tokens, a block
+// dx = W^T dz. The gradients dp lie as the pre-activations p do; a gate's may be null. A warp has 16 tokens, a block
 // INPUT_CHANNELS channels. Grid: (any number, (DIM + INPUT_CHANNELS - 1) / INPUT_CHANNELS), 2 blocks a multiprocessor at best;
-// INPUT_WARPS warps; shared: 32 TILES INPUT_CHANNELS bytes.
-KERNEL void __launch_bounds__(32 * INPUT_WARPS, TILES > 4 ? 1 : 2) gate_backward_input(
+// WARPS warps; shared: INPUT_BYTES.
+KERNEL void __launch_bounds__(32 * WARPS, TILES > 4 ? 1 : 2) gate_backward_input(
     const float* RESTRICT d_input, const float* RESTRICT d_forget, const float* RESTRICT input, const float* RESTRICT forget,
     const float* RESTRICT input_weight, const float* RESTRICT forget_weight, bf16* RESTRICT dx,
-    i64 batch_stride, i64 head_stride, i64 token_stride, int tokens, int sequence, float cap, int accumulate)
+    int tokens, int sequence, float cap)
 {
     // Word j of entry [channels / 32, tile, part, lane]: W of outputs 2 (lane % 4) and the next at channel 8 (group / 2) + 2 j + group % 2.
     SHARED_MEMORY(shared);
@@ -206,10 +190,10 @@ KERNEL void __launch_bounds__(32 * INPUT_WARPS, TILES > 4 ? 1 : 2) gate_backward
     int base = blockIdx.y * INPUT_CHANNELS;
     const int entries = INPUT_CHANNELS / 32 * TILES;
 #pragma unroll 4
-    for (int turn = 0; turn < (entries + INPUT_WARPS - 1) / INPUT_WARPS; turn++)
+    for (int turn = 0; turn < (entries + WARPS - 1) / WARPS; turn++)
     {
-        int k = turn * INPUT_WARPS + warp;
-        if (entries % INPUT_WARPS != 0 && k >= entries) break;
+        int k = turn * WARPS + warp;
+        if (entries % WARPS != 0 && k >= entries) break;
         int block = k / TILES, tile = k % TILES;
         const float* even = weight_row(input_weight, forget_weight, 8 * tile + pair);
         const float* odd = weight_row(input_weight, forget_weight, 8 * tile + pair + 1);
@@ -228,7 +212,7 @@ KERNEL void __launch_bounds__(32 * INPUT_WARPS, TILES > 4 ? 1 : 2) gate_backward
     }
 
     __syncthreads();
-    for (int start = blockIdx.x * 16 * INPUT_WARPS; start < tokens; start += gridDim.x * 16 * INPUT_WARPS)
+    for (int start = blockIdx.x * 16 * WARPS; start < tokens; start += gridDim.x * 16 * WARPS)
     {
         int token0 = start + 16 * warp + group, token1 = token0 + 8;
         u32 a[TILES][4]; // both parts of dz: outputs of the tile in the first 8 of k, what they leave in the last 8
@@ -239,10 +223,8 @@ KERNEL void __launch_bounds__(32 * INPUT_WARPS, TILES > 4 ? 1 : 2) gate_backward
             for (int r = 0; r < 2; r++)
             {
                 int token = r ? token1 : token0, output = 8 * tile + pair;
-                float z0 = gate_slope(
-                    d_input, d_forget, input, forget, batch_stride, head_stride, token_stride, token, output, tokens, sequence, cap);
-                float z1 = gate_slope(
-                    d_input, d_forget, input, forget, batch_stride, head_stride, token_stride, token, output + 1, tokens, sequence, cap);
+                float z0 = gate_slope(d_input, d_forget, input, forget, token, output, tokens, sequence, cap);
+                float z1 = gate_slope(d_input, d_forget, input, forget, token, output + 1, tokens, sequence, cap);
                 a[tile][r] = pack_bf16(z0, z1);
                 a[tile][r + 2] = pack_bf16(z0 - low_bf16(a[tile][r]), z1 - high_bf16(a[tile][r]));
             }
@@ -252,8 +234,6 @@ KERNEL void __launch_bounds__(32 * INPUT_WARPS, TILES > 4 ? 1 : 2) gate_backward
         bf16* r1 = dx + (i64)min(token1, tokens - 1) * DIM;
         for (int c = 0; c < INPUT_CHANNELS && base + c < DIM; c += 128)
         {
-            uint4 raw[2][4];
-            if (accumulate) load_pieces(raw, r0, r1, base + c);
 #pragma unroll
             for (int j = 0; j < 4; j++)
             {
@@ -277,7 +257,6 @@ KERNEL void __launch_bounds__(32 * INPUT_WARPS, TILES > 4 ? 1 : 2) gate_backward
                 for (int r = 0; r < 2; r++)
                 {
                     float sum[8] = {};
-                    if (accumulate) unpack_bf16x8(sum, raw[r][j]);
 #pragma unroll
                     for (int e = 0; e < 8; e++) sum[e] += products[e / 2][2 * r + e % 2];
                     int channel = base + c + 32 * j + 8 * (lane % 4);
@@ -289,14 +268,14 @@ KERNEL void __launch_bounds__(32 * INPUT_WARPS, TILES > 4 ? 1 : 2) gate_backward
 }
 
 // dW and db. A warp has 64 channels and walks the tokens; blockIdx.z tells 16 outputs from others. Row blockIdx.x of the partial sums,
-// `partial_stride` floats long, receives each gradient from the place told on; none that is less than 0. Places and the stride are
-// multiples of 4. Grid: (any number, (DIM + 64 WEIGHT_WARPS - 1) / (64 WEIGHT_WARPS), (OUTPUTS + 15) / 16), WEIGHT_BLOCKS a
-// multiprocessor at best; WEIGHT_WARPS warps; shared: the greater of 128 WEIGHT_TOKENS and 128 WEIGHT_WARPS bytes.
+// `partial_stride` floats long, receives each gradient from the place told on. Places and the stride are multiples of 4.
+// Grid: (any number, (DIM + 64 WEIGHT_WARPS - 1) / (64 WEIGHT_WARPS), (OUTPUTS + 15) / 16), WEIGHT_BLOCKS a multiprocessor at best;
+// WEIGHT_WARPS warps; shared: the greater of 128 WEIGHT_TOKENS and 128 WEIGHT_WARPS bytes.
 KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_weight(
     const float* RESTRICT d_input, const float* RESTRICT d_forget, const float* RESTRICT input, const float* RESTRICT forget,
     const bf16* RESTRICT x, float* RESTRICT partials, i64 partial_stride,
     int input_weight_place, int forget_weight_place, int input_bias_place, int forget_bias_place,
-    i64 batch_stride, i64 head_stride, i64 token_stride, int tokens, int sequence, float cap)
+    int tokens, int sequence, float cap)
 {
     const int parts = TILES > 1 ? 2 : 1; // tiles of 8 outputs
     SHARED_MEMORY(shared); // dz [2 steps, tokens, tile of outputs, high or low, 8]: 32 bytes a token and tile
@@ -323,9 +302,7 @@ KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_we
         for (int k = threadIdx.x; k < WEIGHT_TOKENS * 8 * parts; k += 32 * WEIGHT_WARPS)
         {
             int token = k / (8 * parts), output = k % (8 * parts); // the latter is the same in all turns
-            float dz = gate_slope(
-                d_input, d_forget, input, forget, batch_stride, head_stride, token_stride,
-                start + token, 16 * blockIdx.z + output, tokens, sequence, cap);
+            float dz = gate_slope(d_input, d_forget, input, forget, start + token, 16 * blockIdx.z + output, tokens, sequence, cap);
             bf16 high = to_bf16(dz);
             staged[(token * parts + output / 8) * 16 + output % 8] = high;
             staged[(token * parts + output / 8) * 16 + output % 8 + 8] = to_bf16(dz - from_bf16(high));
@@ -366,7 +343,7 @@ KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_we
     for (int part = 0; part < parts; part++)
     {
         int output = 16 * blockIdx.z + 8 * part + group, place = output < HEADS ? input_weight_place : forget_weight_place;
-        if (output >= OUTPUTS || place < 0) continue;
+        if (output >= OUTPUTS) continue;
 #pragma unroll
         for (int half = 0; half < 2; half++)
         {
@@ -387,7 +364,7 @@ KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_we
     sums[threadIdx.x] = db;
     __syncthreads();
     int output = 16 * blockIdx.z + threadIdx.x, bias = output < HEADS ? input_bias_place : forget_bias_place;
-    if (threadIdx.x >= 8 * parts || output >= OUTPUTS || bias < 0) return;
+    if (threadIdx.x >= 8 * parts || output >= OUTPUTS) return;
     float total = 0;
     for (int k = threadIdx.x; k < 32 * WEIGHT_WARPS; k += 8 * parts) total += sums[k];
     partial[bias + output % HEADS] = total;

@@ -39,7 +39,7 @@ DEVICE void sum_columns(const float (&x)[CHUNK / 16][2], float* shared)
 // dots: [4, B NH, NC CHUNK]: q . dq without the token's own share, what the chunk's later tokens add to k . dk, the token's own share of
 // both, which the forget gates' gradients do not need: as it is the largest by far when little is remembered, it would cost them digits;
 // and dM.
-// grid (NC, NH, B), block 256, shared STAGES STAGE_BYTES + 2 TRIANGLE_BYTES + 3072.
+// grid (NC, NH, B), block TILE_THREADS, shared STAGES STAGE_BYTES + 2 TRIANGLE_BYTES + 3072.
 KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward_scores(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token, const bf16* RESTRICT dh, i64 dh_batch, int dh_head, int dh_token,
@@ -176,7 +176,7 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward_scores(
 
 // Arguments as above; n: [B NH, NC, DQK] before each chunk, null if dz counts for nothing; d_states, dn: behind each chunk, dn or null.
 // dq, dk, dv: bf16 with strides; k_writes: [B NH, NC CHUNK], the memory's share of k . dk.
-// grid (NC, NH, B), block 256, shared STAGES STAGE_BYTES + 3 TRIANGLE_BYTES + 1024.
+// grid (NC, NH, B), block TILE_THREADS, shared STAGES STAGE_BYTES + 3 TRIANGLE_BYTES + 1024.
 KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token, const bf16* RESTRICT dh, i64 dh_batch, int dh_head, int dh_token,

@@ -34,7 +34,7 @@ DEVICE float read_normalizer(Rows q, const float* RESTRICT n, int row)
 // q, k: [B, NH, S, DQK], v, h: [B, NH, S, DHV], bf16 with strides of batch, head and token; rows: [6, B NH, NC CHUNK] as mlstm_gates makes
 // them; n: [B NH, NC, DQK]; states: [B NH, NC, DQK, DHV] bf16;
 // sums: [4, B NH, NC CHUNK], for the backward pass: z, 1 / D, read / D, read q . n (without a normaliser 0, 1, read, 0).
-// grid (NC, NH, B), block 256, shared STAGES STAGE_BYTES + 2 TRIANGLE_BYTES + 1024.
+// grid (NC, NH, B), block TILE_THREADS, shared STAGES STAGE_BYTES + 2 TRIANGLE_BYTES + 1024.
 KERNEL void __launch_bounds__(TILE_THREADS) mlstm_forward(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token,

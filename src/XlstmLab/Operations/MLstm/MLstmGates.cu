@@ -14,10 +14,11 @@
 #define PER_LANE (CHUNK / 32)
 #define LOG2_E 1.4426950408889634f
 
-// INPUT_GATE and FORGET_GATE: the logarithm of a gate from its pre-activation.
+// MLstmSequenceKernel.cs tells STABILIZE, INPUT_GATE and FORGET_GATE: the logarithm of a gate from its pre-activation.
 #define GATE_NONE 0
 #define GATE_SIGMOID 1
 #define GATE_EXPONENTIAL 2
+static_assert(INPUT_GATE <= GATE_EXPONENTIAL && FORGET_GATE <= GATE_EXPONENTIAL, "log_gate and log_gate_slope know these three");
 
 DEVICE float log_gate(int kind, float x)
 {

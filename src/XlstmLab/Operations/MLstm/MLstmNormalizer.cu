@@ -6,12 +6,12 @@
 #include "Ptx.cuh"
 #include "MLstmShapes.cuh"
 
-#define THREADS 256
+// MLstmSequenceKernel.cs tells DQK and THREADS.
 #define PIECES (DQK / 8)
 #define GROUPS (THREADS / PIECES) // of threads that share a token
 
 // x: [B, NH, S, DQK] bf16 with strides; weight: [B NH, NC CHUNK], times factor of the same shape or null; sums: [B NH, NC, DQK].
-// grid (NC, NH, B), block 256, shared 32 THREADS.
+// grid (NC, NH, B), block THREADS, shared 32 THREADS.
 KERNEL void __launch_bounds__(THREADS) mlstm_chunk_sums(
     const bf16* RESTRICT x, i64 batch_stride, int head_stride, int token_stride,
     const float* RESTRICT weight, const float* RESTRICT factor, float* RESTRICT sums, int length)

@@ -83,7 +83,7 @@ public sealed record MLstmOptions
     public NormalizerGradient NormalizerGradient { get; init; }
 
     /// <summary>Whether there is a running maximum m: an exponential gate may exceed 1, the others' products never do.</summary>
-    public bool Stabilizes => InputGate == InputGate.Exponential || ForgetGate == ForgetGate.Exponential;
+    public bool Stabilizes => InputGate.MayExceedOne() || ForgetGate.MayExceedOne();
 
     /// <summary>Whether gradients count m as a constant.</summary>
     internal bool DetachesStabilizer => !Normalize || NormalizerGradient == NormalizerGradient.Constant;

@@ -14,6 +14,8 @@ internal static class MLstmSequenceKernel
 {
     private const int Chunk = 128;
     private const int TileThreads = 256;
+    private const int StateStages = 3;
+    private const int StateStep = 64; // tokens
 
     /// <summary>Whether there are kernels for these queries [B, NH, S, DK] and values [B, NH, S, DV].</summary>
     public static bool Serves(Tensor q, Tensor v) =>
@@ -116,6 +118,16 @@ internal static class MLstmSequenceKernel
 
         private int Stages => Step == 64 ? 3 : 4;
 
+        private int StageBytes => Chunk * Pitch(Step) + Math.Max(Chunk * Pitch(Step), Step * Pitch(Chunk));
+
+        private static int TriangleBytes => Chunk * Pitch(Chunk);
+
+        private int StateM => Dk % 128 == 0 ? 128 : Dk % 96 == 0 ? 96 : Dk % 64 == 0 ? 64 : 32;
+
+        private int StateN => Dv % 64 == 0 ? 64 : 32;
+
+        private int StateBytes => StateStep * (Pitch(StateM) + Pitch(StateN) + 4);
+
         /// <summary>Planes of a number a token and head, [planes, B NH, NC CHUNK] float32.</summary>
         public Tensor Plane(long planes) => empty(planes, Batch * Heads, Chunks * Chunk, dtype: ScalarType.Float32, device: Device);
 
@@ -128,11 +140,8 @@ internal static class MLstmSequenceKernel
         public Tensor Triangle() => empty([Batch * Heads, Chunks, Chunk, Chunk], ScalarType.BFloat16, Device);
 
         /// <summary>A block for each chunk of each head, with shared memory for stages, triangles and numbers.</summary>
-        public void Launch(string file, string function, int triangles, int numbers, KernelArgument[] arguments)
-        {
-            var stage = Chunk * Pitch(Step) + Math.Max(Chunk * Pitch(Step), Step * Pitch(Chunk));
-            Launch(file, function, Blocks(Stages * stage + triangles * Chunk * Pitch(Chunk) + 4 * numbers), arguments);
-        }
+        public void Launch(string file, string function, int triangles, int numbers, KernelArgument[] arguments) =>
+            Launch(file, function, Blocks(Stages * StageBytes + triangles * TriangleBytes + 4 * numbers), arguments);
 
         public void Launch(string file, string function, LaunchShape shape, KernelArgument[] arguments) =>
             Kernel.Launch(file, function, Defines(file), shape, Q, arguments);
@@ -180,9 +189,8 @@ internal static class MLstmSequenceKernel
         public Tensor States(Tensor x, Tensor y, Tensor weight, Tensor keep, Tensor? first, Tensor? last, bool reverse)
         {
             var states = empty([Batch * Heads, Chunks, Dk, Dv], ScalarType.BFloat16, Device);
-            var m = Dk % 128 == 0 ? 128 : Dk % 96 == 0 ? 96 : Dk % 64 == 0 ? 64 : 32;
-            var n = Dv % 64 == 0 ? 64 : 32;
-            var shared = StateStages * 64 * (Pitch(m) + Pitch(n) + 4) + m * Pitch(n);
+            var (m, n) = (StateM, StateN);
+            var shared = StateStages * StateBytes + m * Pitch(n);
             var shape = new LaunchShape(Dk / m * (Dv / n), 32 * (m / 32) * (n / 32), shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
             Launch(
                 "MLstmStates.cu", "mlstm_states", shape,
@@ -190,9 +198,14 @@ internal static class MLstmSequenceKernel
             return states;
         }
 
-        private const int StateStages = 3;
-
         private static int Pitch(long columns) => (int)(2 * columns) + 16;
+
+        /// <summary>What MLstmTiles.cuh is told.</summary>
+        private string[] Tiles =>
+        [
+            $"CHUNK={Chunk}", $"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}", $"TILE_THREADS={TileThreads}",
+            $"STAGE_BYTES={StageBytes}", $"TRIANGLE_BYTES={TriangleBytes}",
+        ];
 
         private LaunchShape Blocks(int shared) => new(Chunks, TileThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
 
@@ -200,13 +213,17 @@ internal static class MLstmSequenceKernel
         {
             "MLstmGates.cu" =>
             [
-                $"STABILIZE={(Options.Stabilizes ? 1 : 0)}",
+                $"CHUNK={Chunk}", $"STABILIZE={(Options.Stabilizes ? 1 : 0)}",
                 $"INPUT_GATE=GATE_{call.InputGate.ToString().ToUpperInvariant()}", $"FORGET_GATE=GATE_{call.ForgetGate.ToString().ToUpperInvariant()}",
             ],
-            "MLstmNormalizer.cu" => [$"DQK={Dk}"],
-            "MLstmStates.cu" => [$"DQK={Dk}", $"DHV={Dv}", $"STATE_STAGES={StateStages}"],
-            "MLstmForward.cu" => [$"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}", $"NORMALIZE={(Options.Normalize ? 1 : 0)}"],
-            "MLstmBackward.cu" => [$"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}"],
+            "MLstmNormalizer.cu" => [$"CHUNK={Chunk}", $"DQK={Dk}", $"THREADS={TileThreads}"],
+            "MLstmStates.cu" =>
+            [
+                .. Tiles, $"STATE_M={StateM}", $"STATE_N={StateN}", $"STATE_STEP={StateStep}",
+                $"STATE_STAGES={StateStages}", $"STATE_BYTES={StateBytes}",
+            ],
+            "MLstmForward.cu" => [.. Tiles, $"NORMALIZE={(Options.Normalize ? 1 : 0)}"],
+            "MLstmBackward.cu" => Tiles,
             _ => throw new ArgumentException($"There are no macros for {file}.", nameof(file)),
         };
     }

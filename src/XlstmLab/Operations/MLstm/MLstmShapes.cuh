@@ -1,7 +1,8 @@
 // What the mLSTM's kernels agree on: the chunk, and the arrays of a number a token that mlstm_gates makes, planes of [B NH, NC CHUNK].
 #pragma once
 
-#define CHUNK 128
+// MLstmSequenceKernel.cs tells CHUNK, the tokens of a chunk.
+static_assert(CHUNK == 128, "a lane has four tokens, and a warp of a tile four bands of 32");
 
 #define ROW_U 0      // log2 of a key's weight, up to the query's share
 #define ROW_P 1      // a query's share: E_ij = 2^(u_j - p_i)

@@ -9,23 +9,16 @@
 // at 8,4,2048,128,256 34 MB of memory and 50 MB of reads, 4 GFLOP: 0.03 ms. Always in the same order.
 #include "MLstmTiles.cuh"
 
-#ifndef STATE_M
-#define STATE_M TILE_OF(DQK)
-#endif
-#ifndef STATE_N
-#define STATE_N (DHV % 64 == 0 ? 64 : 32)
-#endif
-#ifndef STATE_STAGES
-#define STATE_STAGES 3
-#endif
-#define STATE_STEP 64 // tokens
+// MLstmSequenceKernel.cs tells STATE_M and STATE_N, the tile of the memory; STATE_STEP, the tokens of a step; STATE_STAGES; and STATE_BYTES.
+static_assert(DQK % STATE_M == 0 && DHV % STATE_N == 0 && STATE_M % 32 == 0 && STATE_N % 32 == 0, "a warp has 32 x 32");
+static_assert(CHUNK % STATE_STEP == 0, "a step lies in a chunk");
 #define STEPS (CHUNK / STATE_STEP)
 #define WARPS_N (STATE_N / 32)
 #define THREADS (32 * (STATE_M / 32) * WARPS_N)
 
 #define X_BYTES (STATE_STEP * PITCH(STATE_M))
 #define Y_BYTES (STATE_STEP * PITCH(STATE_N))
-#define STATE_BYTES (X_BYTES + Y_BYTES + STATE_STEP * 4) // of a stage
+static_assert(STATE_BYTES == X_BYTES + Y_BYTES + STATE_STEP * 4, "a stage has weights, too");
 
 DEVICE void load_step(u32 stage, Rows x, Rows y, const float* weight, int step, int m0, int n0)
 {

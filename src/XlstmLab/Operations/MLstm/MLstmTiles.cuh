@@ -6,13 +6,8 @@
 #include "Ptx.cuh"
 #include "MLstmShapes.cuh"
 
-#ifndef K_STEP
-#define K_STEP 64
-#endif
-#ifndef STAGES
-#define STAGES 3
-#endif
-
+// MLstmSequenceKernel.cs tells DQK and DHV; K_STEP; STAGES, of a left and a right tile each; TILE_THREADS; and the bytes of shared memory
+// that a stage and a triangle take, STAGE_BYTES and TRIANGLE_BYTES.
 #define PITCH(columns) (2 * (columns) + 16) // bytes
 
 // The rows of a bf16 tensor that a block reads: token t starts at data + t stride.
@@ -133,9 +128,8 @@ DEVICE void store_tile(bf16* RESTRICT out, i64 stride, const unsigned char* tile
 
 // The warps of a tile of CHUNK rows: four bands of 32 rows by two halves of the columns. Bands are dealt so that the two warps of each
 // scheduler have, of a triangle, a large and a small part.
-#define WARPS 8
-#define TILE_THREADS (32 * WARPS)
 #define BAND 32
+static_assert(TILE_THREADS == 2 * CHUNK, "two warps a band");
 
 DEVICE int warp_row()
 {
@@ -215,8 +209,7 @@ DEVICE void sum_rows(float (&x)[2][2], float* shared)
 // Shared memory: stages of a left and a right tile, whichever way they lie; triangles; a tile of a result on its way to memory.
 #define LEFT_BYTES (CHUNK * PITCH(K_STEP))
 #define RIGHT_BYTES LARGER(CHUNK * PITCH(K_STEP), K_STEP * PITCH(CHUNK))
-#define STAGE_BYTES (LEFT_BYTES + RIGHT_BYTES)
-#define TRIANGLE_BYTES (CHUNK * PITCH(CHUNK))
+static_assert(STAGE_BYTES == LEFT_BYTES + RIGHT_BYTES && TRIANGLE_BYTES == CHUNK * PITCH(CHUNK), "what the host asks for");
 
 // A warp's part of a tile of CHUNK rows.
 template <int TILE>

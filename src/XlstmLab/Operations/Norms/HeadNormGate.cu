@@ -1,5 +1,5 @@
 // What follows the cell in an mLSTM layer: y = sigmoid(o) * (w n + b), with n the head's output h normed within the head,
-// n = (h - mean(h)) (var(h) + eps)^-1/2 or h (mean(h^2) + eps)^-1/2, or h itself. Backward, with s = sigmoid(o), z = w n + b, g = w s dy:
+// n = (h - mean(h)) (var(h) + eps)^-1/2 or h (mean(h^2) + eps)^-1/2. Backward, with s = sigmoid(o), z = w n + b, g = w s dy:
 //     do = dy z s (1 - s),  dh = r (g - mean(g) - n mean(g n)),  dw = sum of dy s n,  db = sum of dy s over tokens;
 // mean(g) is there for the LayerNorm only. n is computed again from h, which costs no bytes.
 //
@@ -12,33 +12,13 @@
 // half of what the multiprocessors could do meanwhile; two of the special-function unit.
 #include "Ptx.cuh"
 
-#ifndef HEAD_DIM
-#define HEAD_DIM 256 // DV, a multiple of 8
-#endif
-#define NONE 0
-#define RMS 1
-#define LAYER 2
-#ifndef NORM
-#define NORM LAYER
-#endif
-#ifndef GATED
-#define GATED 1
-#endif
-#ifndef BIAS
-#define BIAS 0
-#endif
-#ifndef WARPS
-#define WARPS 8
-#endif
-#ifndef FORWARD_TOKENS
+// HeadNormGateKernel.cs tells HEAD_DIM, DV; NORM, one of the two below; GATED and BIAS; WARPS; and BLOCKS, a multiprocessor.
+#define NORM_RMS 1
+#define NORM_LAYER 2
+static_assert(HEAD_DIM % 8 == 0 && (NORM == NORM_RMS || NORM == NORM_LAYER), "a lane has pieces of 8 channels, and there are two norms");
+
 #define FORWARD_TOKENS (HEAD_DIM > 512 ? 1 : 2) // at a time
-#endif
-#ifndef BACKWARD_TOKENS
 #define BACKWARD_TOKENS 1
-#endif
-#ifndef BLOCKS
-#define BLOCKS (HEAD_DIM > 512 ? 1 : HEAD_DIM > 256 ? 2 : 4) // a multiprocessor
-#endif
 
 #define LANES (HEAD_DIM > 128 ? 32 : HEAD_DIM > 64 ? 16 : HEAD_DIM > 32 ? 8 : HEAD_DIM > 16 ? 4 : HEAD_DIM > 8 ? 2 : 1)
 #define PIECES ((HEAD_DIM / 8 + LANES - 1) / LANES) // of 8 channels, a lane
@@ -88,8 +68,7 @@ DEVICE float sigmoid(float x) { return reciprocal_fast(1.f + exp2_fast(-LOG2_E *
 DEVICE void head_moments(const uint4 (&raw)[PIECES], float epsilon, float& center, float& r)
 {
     center = 0, r = 1;
-    if (NORM == NONE) return;
-    if (NORM == LAYER)
+    if (NORM == NORM_LAYER)
     {
         float sum = 0;
 #pragma unroll
@@ -126,8 +105,8 @@ KERNEL void __launch_bounds__(32 * WARPS, BLOCKS) head_norm_gate_forward(
 {
     int head = blockIdx.y, channel = head * HEAD_DIM;
     float w[PIECES][8], b[PIECES][8];
-    if (NORM != NONE) load_channels(w, weight + channel);
-    if (NORM != NONE && BIAS) load_channels(b, bias + channel);
+    load_channels(w, weight + channel);
+    if (BIAS) load_channels(b, bias + channel);
 
     // All lanes take the same turns, the last perhaps for tokens that do not exist: lanes of several tokens sum together.
     int mine = blockIdx.x * TOKENS_AT_ONCE + threadIdx.x / LANES, step = gridDim.x * TOKENS_AT_ONCE;
@@ -157,7 +136,7 @@ KERNEL void __launch_bounds__(32 * WARPS, BLOCKS) head_norm_gate_forward(
 #pragma unroll
                 for (int e = 0; e < 8; e++)
                 {
-                    if (NORM != NONE) z[e] = (z[e] - center) * r * w[p][e] + (BIAS ? b[p][e] : 0.f);
+                    z[e] = (z[e] - center) * r * w[p][e] + (BIAS ? b[p][e] : 0.f);
                     if (GATED) z[e] *= sigmoid(gate[e]);
                 }
 
@@ -195,20 +174,19 @@ DEVICE void store_partial(float* partial, float (&sums)[PIECES][8], float* gathe
     }
 }
 
-// dh and d_o lie as h and o do, with strides of their own; dy is [B S, NH HEAD_DIM]. Row blockIdx.x of the partial sums, `partial_stride`
-// floats long, receives dw in its first NH HEAD_DIM floats and, with BIAS, db in the next; nothing if NORM is NONE.
+// dy, dh and d_o are [B S, NH HEAD_DIM]. Row blockIdx.x of the partial sums has dw in its first NH HEAD_DIM floats and, with BIAS, db in the
+// next.
 // Grid: (any number, NH), together BLOCKS blocks a multiprocessor at best; WARPS warps; shared: 4 WARPS HEAD_DIM bytes.
 KERNEL void __launch_bounds__(32 * WARPS, BLOCKS) head_norm_gate_backward(
     const bf16* RESTRICT dy, const bf16* RESTRICT h, const bf16* RESTRICT o, const float* RESTRICT weight, const float* RESTRICT bias,
-    bf16* RESTRICT dh, bf16* RESTRICT d_o, float* RESTRICT partials, i64 partial_stride,
-    i64 h_batch, i64 h_head, i64 h_token, i64 o_stride, i64 dh_batch, i64 dh_head, i64 dh_token, i64 do_stride,
-    int tokens, int sequence, float epsilon)
+    bf16* RESTRICT dh, bf16* RESTRICT d_o, float* RESTRICT partials,
+    i64 h_batch, i64 h_head, i64 h_token, i64 o_stride, int tokens, int sequence, float epsilon)
 {
     SHARED_MEMORY(shared);
     int head = blockIdx.y, channel = head * HEAD_DIM, channels = gridDim.y * HEAD_DIM;
     float w[PIECES][8], b[PIECES][8], dw[PIECES][8] = {}, db[PIECES][8] = {};
-    if (NORM != NONE) load_channels(w, weight + channel);
-    if (NORM != NONE && BIAS) load_channels(b, bias + channel);
+    load_channels(w, weight + channel);
+    if (BIAS) load_channels(b, bias + channel);
 
     int mine = blockIdx.x * TOKENS_AT_ONCE + threadIdx.x / LANES, step = gridDim.x * TOKENS_AT_ONCE;
     for (int first = 0; first < tokens; first += BACKWARD_TOKENS * step)
@@ -241,11 +219,11 @@ KERNEL void __launch_bounds__(32 * WARPS, BLOCKS) head_norm_gate_backward(
 #pragma unroll
                 for (int e = 0; e < 8; e++)
                 {
-                    float dy_e = g[p][e], scale = NORM == NONE ? 1.f : w[p][e];
+                    float dy_e = g[p][e], scale = w[p][e];
                     n[e] = (n[e] - center) * r;
                     if (GATED)
                     {
-                        float s = sigmoid(gate[e]), z = n[e] * scale + (NORM != NONE && BIAS ? b[p][e] : 0.f);
+                        float s = sigmoid(gate[e]), z = n[e] * scale + (BIAS ? b[p][e] : 0.f);
                         gate[e] = dy_e * z * s * (1.f - s);
                         dy_e *= s;
                     }
@@ -258,12 +236,12 @@ KERNEL void __launch_bounds__(32 * WARPS, BLOCKS) head_norm_gate_backward(
                 }
 
                 if (GATED && token < tokens && piece_exists(p))
-                    *(uint4*)(d_o + token * do_stride + channel + piece_channel(p)) = pack_bf16x8(gate);
+                    *(uint4*)(d_o + (i64)token * channels + channel + piece_channel(p)) = pack_bf16x8(gate);
             }
 
-            float mean_g = NORM == LAYER ? head_sum(sum_g) * (1.f / HEAD_DIM) : 0.f;
-            float mean_gn = NORM == NONE ? 0.f : head_sum(sum_gn) * (1.f / HEAD_DIM);
-            bf16* to = dh + token / sequence * dh_batch + head * dh_head + token % sequence * dh_token;
+            float mean_g = NORM == NORM_LAYER ? head_sum(sum_g) * (1.f / HEAD_DIM) : 0.f;
+            float mean_gn = head_sum(sum_gn) * (1.f / HEAD_DIM);
+            bf16* to = dh + (i64)token * channels + channel;
 #pragma unroll
             for (int p = 0; p < PIECES; p++)
             {
@@ -276,8 +254,7 @@ KERNEL void __launch_bounds__(32 * WARPS, BLOCKS) head_norm_gate_backward(
         }
     }
 
-    if (NORM == NONE) return;
-    float* partial = partials + blockIdx.x * partial_stride + channel;
+    float* partial = partials + (i64)blockIdx.x * (BIAS ? 2 : 1) * channels + channel;
     store_partial(partial, dw, (float*)shared);
     if (BIAS) store_partial(partial + channels, db, (float*)shared);
 }

@@ -27,15 +27,15 @@ internal static class HeadNormGateKernel
         return Function.apply(h, o!, weight, bias!, new Call(Norm(kind), (float)epsilon))[0].MoveToOuterDisposeScope();
     }
 
-    /// <summary>The source's number of a norm; with one group a head, GroupNorm is LayerNorm within it.</summary>
-    private static int Norm(HeadNormKind kind) => kind switch
+    /// <summary>The source's name of a norm; with one group a head, GroupNorm is LayerNorm within it.</summary>
+    private static string Norm(HeadNormKind kind) => kind switch
     {
-        HeadNormKind.Rms => 1,
-        HeadNormKind.Layer or HeadNormKind.Group => 2,
+        HeadNormKind.Rms => "NORM_RMS",
+        HeadNormKind.Layer or HeadNormKind.Group => "NORM_LAYER",
         _ => throw UnknownValue.Of(kind),
     };
 
-    private sealed record Call(int Norm, float Epsilon);
+    private sealed record Call(string Norm, float Epsilon);
 
     private sealed class Function : autograd.MultiTensorFunction<Function>
     {
@@ -69,8 +69,7 @@ internal static class HeadNormGateKernel
             var partials = empty(shape.Blocks, bias is null ? channels : 2 * channels, dtype: ScalarType.Float32, device: h.device);
             Kernel.Launch(
                 Source, "head_norm_gate_backward", Defines(dim, call, o, bias), shape, h,
-                dy, h, o, weight, bias, dh, dO, partials, partials.shape[1],
-                h.stride(0), h.stride(2), h.stride(1), o?.stride(1) ?? 0, dh.stride(0), dh.stride(2), dh.stride(1), channels,
+                dy, h, o, weight, bias, dh, dO, partials, h.stride(0), h.stride(2), h.stride(1), o?.stride(1) ?? 0,
                 (int)(batch * length), (int)length, call.Epsilon);
             var sums = Kernel.ColumnSums(partials);
             return EngineThread.Return(
@@ -79,13 +78,19 @@ internal static class HeadNormGateKernel
         }
 
         private static string[] Defines(long dim, Call call, Tensor? o, Tensor? bias) =>
-            [$"HEAD_DIM={dim}", $"NORM={call.Norm}", $"GATED={(o is null ? 0 : 1)}", $"BIAS={(bias is null ? 0 : 1)}"];
+        [
+            $"HEAD_DIM={dim}", $"NORM={call.Norm}", $"GATED={(o is null ? 0 : 1)}", $"BIAS={(bias is null ? 0 : 1)}",
+            $"WARPS={Warps}", $"BLOCKS={BlocksAtATime(dim)}",
+        ];
+
+        /// <summary>The blocks of a multiprocessor.</summary>
+        private static int BlocksAtATime(long dim) => dim > 512 ? 1 : dim > 256 ? 2 : 4;
 
         /// <summary>As many blocks as run at a time, in one row a head.</summary>
         private static Native.Cuda.LaunchShape Shape(Tensor h, int shared)
         {
             var (tokens, heads, dim) = (h.shape[0] * h.shape[1], h.shape[2], h.shape[3]);
-            var atATime = Kernel.Multiprocessors(h) * (dim > 512 ? 1 : dim > 256 ? 2 : 4) / heads;
+            var atATime = Kernel.Multiprocessors(h) * BlocksAtATime(dim) / heads;
             return new(Math.Clamp(atATime, 1, (tokens + Warps - 1) / Warps), 32 * Warps, shared) { BlocksY = (int)heads };
         }
     }

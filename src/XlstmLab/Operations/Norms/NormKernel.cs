@@ -37,17 +37,32 @@ internal static class NormKernel
 
     private static bool IsWide(Tensor x) => x.dtype == ScalarType.Float32;
 
-    private static string[] Defines(Tensor x, Call call) =>
+    private static string[] Defines(Tensor x, Call call, Warps warps) =>
     [
         $"DIM={x.shape[^1]}", $"LAYER_NORM={(call.Center ? 1 : 0)}", $"BIAS={(call.HasBias ? 1 : 0)}", $"WIDE={(IsWide(x) ? 1 : 0)}",
+        $"WARPS_PER_ROW={warps.PerRow}", $"FORWARD_WARPS={warps.Forward}", $"FORWARD_BLOCKS={warps.ForwardBlocks}",
+        $"BACKWARD_WARPS={warps.Backward}", $"BACKWARD_BLOCKS={warps.BackwardBlocks}",
     ];
 
-    /// <summary>Warps of a block, and the warps that share a row, as the source has them.</summary>
-    private static (int PerRow, int Forward, int Backward) Warps(Tensor x)
+    /// <summary>The warps that share a row of this tensor, and those of a block.</summary>
+    private readonly record struct Warps(Tensor X)
     {
-        var channels = IsWide(x) ? 768 : 1024; // of a warp
-        var perRow = (int)((x.shape[^1] + channels - 1) / channels);
-        return (perRow, perRow > 1 ? perRow : 8, perRow > 1 ? perRow : 12);
+        public int PerRow { get; } = (int)Up(X.shape[^1], IsWide(X) ? 768 : 1024);
+
+        public int Forward => PerRow > 1 ? PerRow : 8;
+
+        public int Backward => PerRow > 1 ? PerRow : 12;
+
+        /// <summary>The blocks of a multiprocessor.</summary>
+        public int ForwardBlocks => Math.Max(1, 16 / Forward);
+
+        /// <inheritdoc cref="ForwardBlocks"/>
+        public int BackwardBlocks => Math.Max(1, 12 / Backward);
+
+        /// <summary>The blocks that share so many rows.</summary>
+        public long Blocks(int rows, int warps, int atATime) => Math.Min(Up((long)rows * PerRow, warps), Kernel.Multiprocessors(X) * atATime);
+
+        private static long Up(long count, long size) => (count + size - 1) / size;
     }
 
     private sealed record Call(float Epsilon, bool Center, bool HasBias);
@@ -62,14 +77,14 @@ internal static class NormKernel
             var (x, delta, weight, bias, call) = ((Tensor)vars[0], (Tensor?)vars[1], (Tensor)vars[2], (Tensor?)vars[3], (Call)vars[4]);
             var dim = x.shape[^1];
             var rows = (int)(x.NumberOfElements / dim);
-            var (perRow, warps, _) = Warps(x);
+            var warps = new Warps(x);
             var sum = delta is null ? null : empty_like(x);
             var y = empty(x.shape, ScalarType.BFloat16, x.device);
             var mean = call.Center ? empty(rows, ScalarType.Float32, x.device) : null;
             var rstd = empty(rows, ScalarType.Float32, x.device);
-            var blocks = Math.Min((rows * (long)perRow + warps - 1) / warps, Kernel.Multiprocessors(x) * Math.Max(1, 16 / warps));
             Kernel.Launch(
-                Source, "norm_forward", Defines(x, call), new(blocks, 32 * warps, 8 * perRow), x,
+                Source, "norm_forward", Defines(x, call, warps),
+                new(warps.Blocks(rows, warps.Forward, warps.ForwardBlocks), 32 * warps.Forward, 8 * warps.PerRow), x,
                 x, delta, weight, bias, sum, y, mean, rstd, rows, call.Epsilon);
             ctx.Save(scope, sum is null ? x : sum.detach(), weight, rstd, mean);
             ctx.save_data("call", call);
@@ -87,16 +102,16 @@ internal static class NormKernel
             var past = added && !gradients[1].IsInvalid ? gradients[1].contiguous() : null;
             var dim = s.shape[^1];
             var rows = (int)(s.NumberOfElements / dim);
-            var (perRow, _, warps) = Warps(s);
-            var blocks = Math.Min((rows * (long)perRow + warps - 1) / warps, Kernel.Multiprocessors(s) * Math.Max(1, 12 / warps));
+            var warps = new Warps(s);
+            var blocks = warps.Blocks(rows, warps.Backward, warps.BackwardBlocks);
             var dy = gradients[0].IsInvalid ? zeros(s.shape, ScalarType.BFloat16, s.device) : gradients[0].contiguous();
             var ds = empty_like(s);
             var dDelta = !added ? null : IsWide(s) ? empty(s.shape, ScalarType.BFloat16, s.device) : ds.alias();
             var partials = empty(blocks, call.HasBias ? 2 * dim : dim, dtype: ScalarType.Float32, device: s.device);
             Kernel.Launch(
-                Source, "norm_backward", Defines(s, call),
-                new(blocks, 32 * warps, (int)(4 * dim * (warps / perRow)) + 8 * perRow), s,
-                [dy, past, s, mean, rstd, weight, ds, partials, partials.shape[1], rows, .. IsWide(s) ? new KernelArgument[] { dDelta } : []]);
+                Source, "norm_backward", Defines(s, call, warps),
+                new(blocks, 32 * warps.Backward, (int)(4 * dim * (warps.Backward / warps.PerRow)) + 8 * warps.PerRow), s,
+                [dy, past, s, mean, rstd, weight, ds, partials, rows, .. IsWide(s) ? new KernelArgument[] { dDelta } : []]);
             var sums = Kernel.ColumnSums(partials);
             var (dWeight, dBias) = call.HasBias ? (sums.narrow(0, 0, dim), sums.narrow(0, dim, dim)) : (sums, null);
             return EngineThread.Return(scope, gradients, ds, dDelta, dWeight, dBias, null);

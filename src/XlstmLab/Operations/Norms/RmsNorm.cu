@@ -15,34 +15,10 @@
 // Operations, at most 20 a channel, are a quarter of what the multiprocessors could do meanwhile.
 #include "Ptx.cuh"
 
-#ifndef DIM
-#define DIM 768 // channels, a multiple of 8
-#endif
-#ifndef LAYER_NORM
-#define LAYER_NORM 0
-#endif
-#ifndef BIAS
-#define BIAS 0
-#endif
-#ifndef WIDE
-#define WIDE 0
-#endif
-#define WARP_CHANNELS (WIDE ? 768 : 1024)
-#ifndef WARPS_PER_ROW
-#define WARPS_PER_ROW ((DIM + WARP_CHANNELS - 1) / WARP_CHANNELS)
-#endif
-#ifndef FORWARD_WARPS
-#define FORWARD_WARPS (WARPS_PER_ROW > 1 ? WARPS_PER_ROW : 8)
-#endif
-#ifndef BACKWARD_WARPS
-#define BACKWARD_WARPS (WARPS_PER_ROW > 1 ? WARPS_PER_ROW : 12)
-#endif
-#ifndef FORWARD_BLOCKS
-#define FORWARD_BLOCKS (16 / FORWARD_WARPS) // a multiprocessor
-#endif
-#ifndef BACKWARD_BLOCKS
-#define BACKWARD_BLOCKS (12 / BACKWARD_WARPS)
-#endif
+// NormKernel.cs tells DIM, the channels; LAYER_NORM, BIAS and WIDE; WARPS_PER_ROW; and for either direction the warps of a block and the
+// blocks of a multiprocessor, FORWARD_WARPS, FORWARD_BLOCKS, BACKWARD_WARPS and BACKWARD_BLOCKS.
+static_assert(DIM % 8 == 0, "a lane has pieces of 8 channels");
+static_assert(WARPS_PER_ROW == 1 || (FORWARD_WARPS == WARPS_PER_ROW && BACKWARD_WARPS == WARPS_PER_ROW), "a block has rows, or one row");
 
 #define LANES (32 * WARPS_PER_ROW)
 #define PIECES ((DIM / 8 + LANES - 1) / LANES) // of 8 channels, a lane
@@ -227,12 +203,12 @@ DEVICE void store_partial(float* partial, const float (&sums)[PIECES][8], float*
 }
 
 // past, the gradient that reaches s past the norm, may be null; ds may be past. With WIDE ddelta, if it is not null, is ds rounded.
-// Row blockIdx.x of the partial sums, `partial_stride` floats long, receives dw in its first DIM floats and, with BIAS, db in the next.
+// Row blockIdx.x of the partial sums has dw in its first DIM floats and, with BIAS, db in the next.
 // Grid: any number of blocks, BACKWARD_BLOCKS a multiprocessor at best; BACKWARD_WARPS warps;
 // shared: 4 DIM (BACKWARD_WARPS / WARPS_PER_ROW) + 8 WARPS_PER_ROW bytes.
 KERNEL void __launch_bounds__(32 * BACKWARD_WARPS, BACKWARD_BLOCKS) norm_backward(
     const bf16* RESTRICT dy, const stream* past, const stream* RESTRICT s, const float* RESTRICT mean, const float* RESTRICT rstd,
-    const float* RESTRICT weight, stream* ds, float* RESTRICT partials, i64 partial_stride, int rows
+    const float* RESTRICT weight, stream* ds, float* RESTRICT partials, int rows
 #if WIDE
     , bf16* RESTRICT ddelta
 #endif
@@ -304,7 +280,7 @@ KERNEL void __launch_bounds__(32 * BACKWARD_WARPS, BACKWARD_BLOCKS) norm_backwar
         }
     }
 
-    float* partial = partials + blockIdx.x * partial_stride;
+    float* partial = partials + (i64)blockIdx.x * (BIAS ? 2 * DIM : DIM);
     store_partial(partial, dw, gathered, lane);
     if (BIAS) store_partial(partial + DIM, db, gathered, lane);
 }

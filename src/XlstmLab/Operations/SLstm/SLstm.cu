@@ -29,48 +29,21 @@
 // Rounding h to bfloat16 as R's operand costs 2e-4 to 1e-3 of the output, less than rounding the output.
 #include "Ptx.cuh"
 
-#ifndef DIM
-#define DIM 256 // units of a head, D, a multiple of 16
-#endif
-#ifndef CLUSTER
-#define CLUSTER (DIM > 128 ? 4 : 1) // blocks of a head: U a multiple of 16; the registers want D <= 320 and 4 U threads of D / 2 + 60
-#endif
-#ifndef PARAMETER
-#define PARAMETER float // the type of R and b: float or bf16
-#endif
-#ifndef EXPONENTIAL_FORGET
-#define EXPONENTIAL_FORGET 0
-#endif
-#ifndef LAYOUT
-#define LAYOUT 0 // whether there are document starts or padding
-#endif
-#ifndef FORWARD_STAGES
-#define FORWARD_STAGES 8 // tokens of x on their way or in use
-#endif
-#ifndef BACKWARD_STAGES
-#define BACKWARD_STAGES 6
-#endif
-#ifndef CHAINS
+// SLstmSequenceKernel.cs tells DIM, the units of a head; CLUSTER, the blocks of a head, and ROWS, of the batch, that it works on; THREADS,
+// of a block; EXPONENTIAL_FORGET; LAYOUT, whether there are document starts or padding; and for either direction the tokens that are on
+// their way or in use, and the block's shared memory: FORWARD_STAGES, FORWARD_BYTES, BACKWARD_STAGES and BACKWARD_BYTES.
 #define CHAINS 2 // sums that a warp's products are added to in turn, so that one need not wait for the one before
-#endif
-#ifndef COUNTED
-#define COUNTED 1 // stores counted by a barrier at their target; 0: a barrier of the whole cluster each step
-#endif
-
-#if DIM % (16 * CLUSTER) || FORWARD_STAGES < 3 || BACKWARD_STAGES < 3
-#error "DIM must be a multiple of 16 * CLUSTER, and stages at least 3."
-#endif
 #define UNITS (DIM / CLUSTER)
 #define WARPS (UNITS / 8)
-#define THREADS (32 * WARPS)
 #define GROUPS (DIM / 8) // of 8 units, in a head
-#define ROWS 8           // of the batch
+static_assert(DIM % (16 * CLUSTER) == 0 && ROWS == 8 && THREADS == 32 * WARPS, "products of 16 x 8 are cut over warps of 8 units");
+static_assert(FORWARD_STAGES >= 3 && BACKWARD_STAGES >= 3, "a token that is read, one that arrives, and one that is asked for");
 
 // Forward: steps of 16 units read. Shared memory: h twice, x's stages, two barriers.
 #define READ_STEPS (DIM / 16)
 #define H_BYTES (DIM * ROWS * 2)
 #define X_BYTES 512 // of a warp and token: 4 gates x 8 rows x 8 units
-#define FORWARD_SHARED (2 * H_BYTES + WARPS * FORWARD_STAGES * X_BYTES + 16)
+static_assert(FORWARD_BYTES == 2 * H_BYTES + WARPS * FORWARD_STAGES * X_BYTES + 16, "the barriers come last");
 
 // Backward: 16 units of h_{t-1} (a tile) times the block's 4 U gradients, or half of them where there are not enough tiles for the warps.
 #define SPLITS (CLUSTER % 2 ? 2 : 1)
@@ -81,17 +54,15 @@
 #define PARTS_BYTES (SOURCES * UNITS * ROWS * 4)
 #define RECORD_BYTES (32 * THREADS)
 #define DH_BYTES (128 * WARPS)
-#define BACKWARD_SHARED (2 * GATES_BYTES + 2 * PARTS_BYTES + BACKWARD_STAGES * (RECORD_BYTES + DH_BYTES) + WARPS * X_BYTES + 16)
+static_assert(
+    BACKWARD_BYTES == 2 * GATES_BYTES + 2 * PARTS_BYTES + BACKWARD_STAGES * (RECORD_BYTES + DH_BYTES) + WARPS * X_BYTES + 16,
+    "the barriers come last");
 
 #define LOG2_E 1.4426950408889634f
 #define INFINITY_F __int_as_float(0x7f800000)
 
-DEVICE float widen(float x) { return x; }
-DEVICE float widen(bf16 x) { return from_bf16(x); }
-
 // Two neighbours as the tensor cores' operand.
 DEVICE u32 pair(const float* x) { return pack_bf16(x[0], x[1]); }
-DEVICE u32 pair(const bf16* x) { return *(const u32*)x; }
 
 // The total of the chains, in the first.
 template <int Tiles>
@@ -167,7 +138,7 @@ DEVICE void open_exchange(u32 barriers, u32 bytes)
 {
     if (CLUSTER > 1)
     {
-        if (COUNTED && threadIdx.x == 0)
+        if (threadIdx.x == 0)
         {
 #pragma unroll
             for (int place = 0; place < 2; place++)
@@ -191,13 +162,7 @@ template <class Value>
 DEVICE void send(unsigned char* shared, u32 target, u32 offset, u32 barrier, Value x)
 {
     if (CLUSTER == 1) *(Value*)(shared + offset) = x;
-    else if (COUNTED) cluster_store_async(target + offset, x, target + barrier);
-    else cluster_store(target + offset, x);
-}
-
-DEVICE void end_sending()
-{
-    if (CLUSTER > 1 && !COUNTED) cluster_arrive();
+    else cluster_store_async(target + offset, x, target + barrier);
 }
 
 // Until all that was sent in step `step`, counted from 0, is here. `bytes` will come to the same place two steps later.
@@ -207,15 +172,11 @@ DEVICE void receive(u32 barriers, int step, u32 bytes)
     {
         __syncthreads();
     }
-    else if (COUNTED)
+    else
     {
         u32 barrier = barriers + 8 * (step & 1);
         mbarrier_wait(barrier, step >> 1 & 1);
         if (threadIdx.x == 0) mbarrier_arrive_expect(barrier, bytes);
-    }
-    else
-    {
-        cluster_wait();
     }
 }
 
@@ -231,7 +192,7 @@ DEVICE void close_exchange()
 // Grid: ceil(B / 8) * NH * CLUSTER blocks of THREADS.
 KERNEL void __launch_bounds__(THREADS, 1) slstm_forward(
     const bf16* RESTRICT xi, const bf16* RESTRICT xf, const bf16* RESTRICT xz, const bf16* RESTRICT xo, int x_token, int x_head,
-    const PARAMETER* RESTRICT R, const PARAMETER* RESTRICT bias, const float* RESTRICT initial,
+    const float* RESTRICT R, const float* RESTRICT bias, const float* RESTRICT initial,
     const unsigned char* RESTRICT starts, const unsigned char* RESTRICT padding,
     bf16* RESTRICT h, bf16* RESTRICT before, uint4* RESTRICT records, float* RESTRICT last, int batch, int length, int heads)
 {
@@ -244,14 +205,14 @@ KERNEL void __launch_bounds__(THREADS, 1) slstm_forward(
 #pragma unroll
     for (int gate = 0; gate < 4; gate++)
     {
-        const PARAMETER* row = R + ((i64)(p.head * 4 + gate) * DIM + p.unit) * DIM + p.lane % 4 * 2;
+        const float* row = R + ((i64)(p.head * 4 + gate) * DIM + p.unit) * DIM + p.lane % 4 * 2;
 #pragma unroll
         for (int k = 0; k < READ_STEPS; k++)
         {
             weights[gate / 2][k][gate % 2] = pair(row + 16 * k);
             weights[gate / 2][k][gate % 2 + 2] = pair(row + 16 * k + 8);
         }
-        b[gate] = widen(bias[(gate * heads + p.head) * DIM + p.unit]);
+        b[gate] = bias[(gate * heads + p.head) * DIM + p.unit];
     }
 
     u32 flags = LAYOUT ? token_flags(starts, padding, p.slice, batch, length, p.lane) : 0; // of the 32 tokens around
@@ -306,7 +267,7 @@ KERNEL void __launch_bounds__(THREADS, 1) slstm_forward(
     }
     x += (i64)(FORWARD_STAGES - 1) * x_token;
 
-    const u32 barriers = FORWARD_SHARED - 16;
+    const u32 barriers = FORWARD_BYTES - 16;
     open_exchange(base + barriers, H_BYTES);
     u32 blocks[CLUSTER];
 #pragma unroll
@@ -397,7 +358,6 @@ KERNEL void __launch_bounds__(THREADS, 1) slstm_forward(
 #pragma unroll
             for (int r = 0; r < CLUSTER; r++)
                 send(shared, blocks[r], (t & 1) * H_BYTES + p.group * 128 + p.lane * 4, barriers + 8 * (t & 1), read_next);
-            end_sending();
         }
 
         u32 word = transpose_matrix(pack_bf16(output[0], output[1]));
@@ -429,7 +389,7 @@ KERNEL void __launch_bounds__(THREADS, 1) slstm_forward(
 // dxi .. dxo: as xi .. xo, with strides of S * x_token, x_token, x_head, 1. dbias [ceil(B / 8), 4, NH, D] is to be summed over its first
 // dimension. dinitial as initial; may be null. clip: infinity for none. Grid and block are those of the forward pass.
 KERNEL void __launch_bounds__(THREADS, 1) slstm_backward(
-    const uint4* RESTRICT records, const bf16* RESTRICT dh, const float* RESTRICT dlast, const PARAMETER* RESTRICT R,
+    const uint4* RESTRICT records, const bf16* RESTRICT dh, const float* RESTRICT dlast, const float* RESTRICT R,
     const float* RESTRICT initial, const unsigned char* RESTRICT starts, const unsigned char* RESTRICT padding,
     bf16* RESTRICT dxi, bf16* RESTRICT dxf, bf16* RESTRICT dxz, bf16* RESTRICT dxo, int x_token, int x_head,
     float* RESTRICT dbias, float* RESTRICT dinitial, float clip, int batch, int length, int heads)
@@ -454,7 +414,7 @@ KERNEL void __launch_bounds__(THREADS, 1) slstm_backward(
                 int written = 16 * (split * WRITTEN_STEPS + k) + p.lane % 4 * 2 + r / 2 * 8; // of the block's 4 U, gate by gate
                 int read = 16 * (first_tile + tile) + p.lane / 4 + r % 2 * 8;
                 i64 row = (i64)(p.head * 4 + written / UNITS) * DIM + p.rank * UNITS + written % UNITS;
-                weights[tile][k][r] = pack_bf16(widen(R[row * DIM + read]), widen(R[(row + 1) * DIM + read]));
+                weights[tile][k][r] = pack_bf16(R[row * DIM + read], R[(row + 1) * DIM + read]);
             }
         }
     }
@@ -493,7 +453,7 @@ KERNEL void __launch_bounds__(THREADS, 1) slstm_backward(
     float db[4][2] = {};
     u32 flags = 0;
 
-    const u32 barriers = BACKWARD_SHARED - 16;
+    const u32 barriers = BACKWARD_BYTES - 16;
     open_exchange(base + barriers, PARTS_BYTES);
     u32 blocks[TILES];
 #pragma unroll
@@ -648,7 +608,6 @@ KERNEL void __launch_bounds__(THREADS, 1) slstm_backward(
             send(shared, blocks[tile], offset, barrier, make_float2(sums[0][tile][0], sums[0][tile][1]));
             send(shared, blocks[tile], offset + 256, barrier, make_float2(sums[0][tile][2], sums[0][tile][3]));
         }
-        end_sending();
 
         store_matrix_x4_transposed(base + own_rows_out, words);
         __syncwarp();

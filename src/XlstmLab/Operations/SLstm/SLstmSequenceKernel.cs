@@ -53,9 +53,10 @@ internal static class SLstmSequenceKernel
 
     private static string[] Defines(Inputs inputs, Call call, int cluster) =>
     [
-        $"DIM={inputs.X.shape[4]}", $"CLUSTER={cluster}", "PARAMETER=float", $"EXPONENTIAL_FORGET={(call.HasExponentialForgetGate ? 1 : 0)}",
-        $"LAYOUT={(inputs.Starts is null && inputs.Padding is null ? 0 : 1)}",
-        $"FORWARD_STAGES={ForwardStages}", $"BACKWARD_STAGES={BackwardStages}",
+        $"DIM={inputs.X.shape[4]}", $"CLUSTER={cluster}", $"ROWS={Rows}", $"THREADS={Shape(inputs.X, cluster, forward: true).Threads}",
+        $"EXPONENTIAL_FORGET={(call.HasExponentialForgetGate ? 1 : 0)}", $"LAYOUT={(inputs.Starts is null && inputs.Padding is null ? 0 : 1)}",
+        $"FORWARD_STAGES={ForwardStages}", $"FORWARD_BYTES={Shape(inputs.X, cluster, forward: true).SharedBytes}",
+        $"BACKWARD_STAGES={BackwardStages}", $"BACKWARD_BYTES={Shape(inputs.X, cluster, forward: false).SharedBytes}",
     ];
 
     private static LaunchShape Shape(Tensor gatePreacts, int cluster, bool forward)
@@ -144,7 +145,8 @@ internal static class SLstmSequenceKernel
                 (int)batch, (int)length, (int)heads);
             var dR = dx.flatten(0, 1).flatten(2).permute(1, 2, 0).bmm(before.flatten(0, 1).transpose(0, 1)); // (NH, 4 D, D)
             return EngineThread.Return(
-                scope, gradients, dx.transpose(2, 3), dR.to(ScalarType.Float32).view(heads, 4, size, size), dBias.sum([0L]), dInitial, null, null, null);
+                scope, gradients,
+                dx.transpose(2, 3), dR.to(ScalarType.Float32).view(heads, 4, size, size), dBias.sum([0L]), dInitial, null, null, null);
         }
     }
 }

@@ -20,44 +20,19 @@
 //
 // Operations, a channel and token: 16 exponentials of the scan, 4 of softplus and SiLU; at 16 a clock and multiprocessor they take
 // 20 / 16 clocks, all other instructions about 105 / 128. 16 x 2048 tokens of 1536 channels: 50 M of each, 1.0 G exponentials:
-// 0.27 ms, 0.25 with every eighth by a polynomial. Bytes: 2 each of x, delta, z and out, 403 MB: 0.13 ms; where a gradient is wanted, the
+// 0.27 ms. Bytes: 2 each of x, delta, z and out, 403 MB: 0.13 ms; where a gradient is wanted, the
 // states every CHUNK tokens, 64 / CHUNK a channel and token: 101 MB.
 #include "Ptx.cuh"
 
-#ifndef WARPS
-#define WARPS 4
-#endif
-#ifndef CHUNK
-#define CHUNK 32 // tokens between kept states, a multiple of GROUP
-#endif
-#ifndef BACKWARD_WARPS
+// SelectiveScanSequenceKernel.cs tells STATES, of a channel; CHUNK, the tokens between kept states; WARPS, of a block, and WARP_CHANNELS
+// and WARP_BYTES, of shared memory, that a warp has; LAYOUT, whether document starts or padding are there; and SUM_THREADS.
 #define BACKWARD_WARPS 12 // a multiprocessor
-#endif
-#ifndef GATE
-#define GATE 1 // z is there
-#endif
-#ifndef LAYOUT
-#define LAYOUT 0 // document starts or padding are there
-#endif
-#ifndef POLYNOMIALS
-#define POLYNOMIALS 0 // of a lane's 8 exponentials a token, by multiplications
-#endif
-
-#define STATES 16
 #define GROUP 8 // tokens
+static_assert(STATES == 16 && WARP_CHANNELS == 16 && CHUNK % GROUP == 0, "products of 16 channels x 8 states, for 8 tokens");
+static_assert(SUM_THREADS % 8 == 0, "8 threads have a token's 2 STATES sums");
 #define LOG2_E 1.4426950408889634f
 #define LN_2 0.6931471805599453f
 #define FOREVER 1e25f // a step after which nothing of a state is left, whatever its rate: see load_rates
-
-// 2^x for x <= 0 without the unit for special functions, to 1e-7 relative and exactly 1 at 0; not below 2^-126.
-DEVICE float exp2_polynomial(float x)
-{
-    x = fmaxf(x, -126.f);
-    float shifted = x + 12582912.f; // 1.5 * 2^23: the nearest integer is in the last bits
-    float f = x - (shifted - 12582912.f);
-    float power = 1.f + f * (0.693147004f + f * (0.240222424f + f * (0.0555073358f + f * (0.00967151299f + f * 0.00132647273f))));
-    return __int_as_float(__float_as_int(power) + (int)(__float_as_uint(shifted) << 23));
-}
 
 // log(1 + e^v), also where that is tiny: steps of 0.001 multiply up over thousands of tokens.
 DEVICE float softplus(float v)
@@ -89,7 +64,7 @@ struct Lane
 DEVICE Lane this_lane()
 {
     int lane = threadIdx.x % 32;
-    return {lane / 4, lane % 4, (int)(blockIdx.x * WARPS + threadIdx.x / 32) * 16 + lane / 4 * 2, (int)blockIdx.y, false};
+    return {lane / 4, lane % 4, (int)(blockIdx.x * WARPS + threadIdx.x / 32) * WARP_CHANNELS + lane / 4 * 2, (int)blockIdx.y, false};
 }
 
 // The lane's states of [channels, 16] in the order of the accumulators: tile p, register 2 c + s has state 4 pair + 2 s + p of channel c.
@@ -141,11 +116,7 @@ DEVICE void add_product(float (&h)[2][4], const u32 (&split)[2], const u32 (&row
 DEVICE void decays(float (&decay)[2][4], const float (&a)[2][4], const float (&dt)[2])
 {
 #pragma unroll
-    for (int i = 0; i < 8; i++)
-    {
-        float x = dt[i % 4 / 2] * a[i / 4][i % 4];
-        decay[i / 4][i % 4] = i < POLYNOMIALS ? exp2_polynomial(x) : exp2_fast(x);
-    }
+    for (int i = 0; i < 8; i++) decay[i / 4][i % 4] = exp2_fast(dt[i % 4 / 2] * a[i / 4][i % 4]);
 }
 
 // What is there of every token: rows of so many elements, x to the next x; b and c have one distance, out and dout that of the channels.
@@ -295,7 +266,7 @@ struct ForwardInputs : StateInputs
     DEVICE void load(const Arrays& arrays, const Lane& lane, int first)
     {
         StateInputs::load(arrays, lane, first);
-        if (GATE) load_tokens(z, arrays.z, arrays.z_stride, lane, first, arrays.length);
+        load_tokens(z, arrays.z, arrays.z_stride, lane, first, arrays.length);
         c_column = load_column(arrays.c, arrays, lane, first);
     }
 };
@@ -304,7 +275,7 @@ struct ForwardInputs : StateInputs
 // rates: A, [channels, 16], not above zero; bias, skip, which is D: [channels], or null; starts, real: [batch, length], or null.
 // initial and last: [batch, channels, 16], or null. out: [batch, length, channels]. kept: [batch, chunks, channels, 16], or null.
 // Addresses of pairs must be multiples of 4 bytes, those of b and c of 8. channels: a multiple of 2; batch x length: below 2^31.
-// Grid: (channels / (16 WARPS) rounded up, batch); WARPS warps; no shared memory.
+// Grid: (channels / (WARP_CHANNELS WARPS) rounded up, batch); WARPS warps; no shared memory.
 KERNEL void __launch_bounds__(32 * WARPS) selective_scan_forward(
     const bf16* x, const bf16* delta, const float* bias, const float* rates, const bf16* b, const bf16* c, const float* skip,
     const bf16* z, const unsigned char* starts, const unsigned char* real, const float* initial,
@@ -356,12 +327,8 @@ KERNEL void __launch_bounds__(32 * WARPS) selective_scan_forward(
         {
             int token = first + 2 * lane.pair + e;
             float out0 = y[e] + skip_here[0] * tokens.x[e][0], out1 = y[2 + e] + skip_here[1] * tokens.x[e][1];
-            if (GATE)
-            {
-                float z0 = low_bf16(in.z[e]), z1 = high_bf16(in.z[e]);
-                out0 *= z0 * sigmoid(z0), out1 *= z1 * sigmoid(z1);
-            }
-
+            float z0 = low_bf16(in.z[e]), z1 = high_bf16(in.z[e]);
+            out0 *= z0 * sigmoid(z0), out1 *= z1 * sigmoid(z1);
             const i64 row = lane.batch * length + token;
             if (lane.exists && token < length) *(u32*)(out + row * channels + lane.channel) = pack_bf16(out0, out1);
         }
@@ -372,7 +339,7 @@ KERNEL void __launch_bounds__(32 * WARPS) selective_scan_forward(
 
 #define TILE 512 // bytes of 16 x 16 states in bfloat16, four 8 x 8 matrices in the order of pack_states
 #define SUMS 1024 // bytes of a group's dB and dC: [token][dB, dC][state]
-#define WARP_BYTES ((CHUNK + 3) * TILE)
+static_assert(WARP_BYTES == (CHUNK + 3) * TILE, "the states of a chunk and before it, and two tiles to turn others in");
 
 // Where the sums of the chunk's group k are left: over states that its backward pass has used, all but the one before its first token.
 DEVICE int sums_offset(int k) { return (GROUP * k + 1) * TILE; }
@@ -385,7 +352,7 @@ struct BackwardInputs : Inputs
     DEVICE void load(const Arrays& arrays, const Lane& lane, int first)
     {
         Inputs::load(arrays, lane, first);
-        if (GATE) load_tokens(z, arrays.z, arrays.z_stride, lane, first, arrays.length);
+        load_tokens(z, arrays.z, arrays.z_stride, lane, first, arrays.length);
         load_tokens(dout, arrays.dout, arrays.channels, lane, first, arrays.length);
         load_rows(c_rows, arrays.c, arrays, lane, first);
         b_column = load_column(arrays.b, arrays, lane, first);
@@ -473,12 +440,8 @@ KERNEL void __launch_bounds__(32 * WARPS, BACKWARD_WARPS / WARPS) selective_scan
             for (int e = 0; e < 2; e++)
             {
                 dy[e][0] = low_bf16(in.dout[e]), dy[e][1] = high_bf16(in.dout[e]);
-                if (GATE)
-                {
-                    float z0 = low_bf16(in.z[e]), z1 = high_bf16(in.z[e]);
-                    dy[e][0] *= z0 * sigmoid(z0), dy[e][1] *= z1 * sigmoid(z1);
-                }
-
+                float z0 = low_bf16(in.z[e]), z1 = high_bf16(in.z[e]);
+                dy[e][0] *= z0 * sigmoid(z0), dy[e][1] *= z1 * sigmoid(z1);
                 splits[e][0] = split_bf16(dy[e][0]), splits[e][1] = split_bf16(dy[e][1]);
                 rows[e][0] = twice_low(in.c_rows[e]), rows[e][1] = twice_high(in.c_rows[e]);
             }
@@ -546,12 +509,9 @@ KERNEL void __launch_bounds__(32 * WARPS, BACKWARD_WARPS / WARPS) selective_scan
                     dxs[i] = tokens.dt[e][i] * qs + skip_here[i] * dy[e][i];
                     dbias[i] += ddeltas[i];
                     dskip[i] += dy[e][i] * xs;
-                    if (GATE)
-                    {
-                        float gate = i ? high_bf16(in.z[e]) : low_bf16(in.z[e]), open = sigmoid(gate);
-                        float d = i ? high_bf16(in.dout[e]) : low_bf16(in.dout[e]);
-                        dzs[i] = d * (y[2 * i + e] + skip_here[i] * xs) * open * (1.f + gate * (1.f - open));
-                    }
+                    float gate = i ? high_bf16(in.z[e]) : low_bf16(in.z[e]), open = sigmoid(gate);
+                    float d = i ? high_bf16(in.dout[e]) : low_bf16(in.dout[e]);
+                    dzs[i] = d * (y[2 * i + e] + skip_here[i] * xs) * open * (1.f + gate * (1.f - open));
                 }
 
                 const int token = first + 2 * lane.pair + e;
@@ -560,7 +520,7 @@ KERNEL void __launch_bounds__(32 * WARPS, BACKWARD_WARPS / WARPS) selective_scan
                 {
                     *(u32*)(dx + row * channels + lane.channel) = pack_bf16(dxs[0], dxs[1]);
                     *(u32*)(ddelta + row * channels + lane.channel) = pack_bf16(ddeltas[0], ddeltas[1]);
-                    if (GATE) *(u32*)(dz + row * dz_stride + lane.channel) = pack_bf16(dzs[0], dzs[1]);
+                    *(u32*)(dz + row * dz_stride + lane.channel) = pack_bf16(dzs[0], dzs[1]);
                 }
             }
 
@@ -622,11 +582,11 @@ KERNEL void __launch_bounds__(32 * WARPS, BACKWARD_WARPS / WARPS) selective_scan
     }
 }
 
-// dB and dC: the sums over `blocks` of the partial ones, always in the same order, in bfloat16. d: rows of `stride` elements, a multiple
-// of 4, dB and dC side by side. Grid: rows / 32 rounded up; 256 threads; no shared memory.
-KERNEL void __launch_bounds__(256) selective_scan_sums(const float* RESTRICT dbc, bf16* RESTRICT d, int blocks, int rows, int stride)
+// dB and dC: the sums over `blocks` of the partial ones, always in the same order, in bfloat16. d: [rows, 2 STATES], dB and dC
+// side by side. Grid: rows / (SUM_THREADS / 8) rounded up; SUM_THREADS threads; no shared memory.
+KERNEL void __launch_bounds__(SUM_THREADS) selective_scan_sums(const float* RESTRICT dbc, bf16* RESTRICT d, int blocks, int rows)
 {
-    i64 i = (i64)blockIdx.x * 256 + threadIdx.x, row = i / 8;
+    i64 i = (i64)blockIdx.x * SUM_THREADS + threadIdx.x, row = i / 8;
     if (row >= rows) return;
     float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);
 #pragma unroll 8
@@ -636,5 +596,5 @@ KERNEL void __launch_bounds__(256) selective_scan_sums(const float* RESTRICT dbc
         sum.x += more.x, sum.y += more.y, sum.z += more.z, sum.w += more.w;
     }
 
-    *(uint2*)(d + row * stride + i % 8 * 4) = make_uint2(pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w));
+    *(uint2*)(d + i * 4) = make_uint2(pack_bf16(sum.x, sum.y), pack_bf16(sum.z, sum.w));
 }

@@ -11,6 +11,8 @@ internal static class SelectiveScanSequenceKernel
     private const int States = 16; // of a channel
     private const int ChunkSize = 32; // tokens between kept states
     private const int Warp = 16; // channels
+    private const int WarpBytes = (ChunkSize + 3) * 512; // of shared memory, backward
+    private const int SumThreads = 256; // 8 a token
 
     /// <summary>Whether there is a kernel for such channels with so many states each.</summary>
     /// <param name="x">[B, S, D].</param>
@@ -57,7 +59,8 @@ internal static class SelectiveScanSequenceKernel
 
     private static string[] Defines(Tensor? starts, Tensor? real, int warps) =>
     [
-        "GATE=1", $"LAYOUT={(starts is null && real is null ? 0 : 1)}", $"CHUNK={ChunkSize}", $"WARPS={warps}",
+        $"LAYOUT={(starts is null && real is null ? 0 : 1)}", $"STATES={States}", $"CHUNK={ChunkSize}", $"WARPS={warps}",
+        $"WARP_CHANNELS={Warp}", $"WARP_BYTES={WarpBytes}", $"SUM_THREADS={SumThreads}",
     ];
 
     /// <summary>Wide blocks have fewer partial sums to write, narrow ones share work out evenly where there is little.</summary>
@@ -121,14 +124,15 @@ internal static class SelectiveScanSequenceKernel
             var tokenSums = empty(blocks, batch, length, 2 * States, dtype: ScalarType.Float32, device: x.device);
             var channelSums = empty(batch, (States + 2) * dim, dtype: ScalarType.Float32, device: x.device);
             Kernel.Launch(
-                Source, "selective_scan_backward", Defines(starts, real, warps), Shape(x, warps, warps * (ChunkSize + 3) * 512), x,
+                Source, "selective_scan_backward", Defines(starts, real, warps), Shape(x, warps, warps * WarpBytes), x,
                 x, delta, inputs[2], inputs[3], b, inputs[5], inputs[6], z, starts, real, dy, kept, dLast,
                 dx, dDelta, dz, dInitial, tokenSums, channelSums,
                 TokenRows.Distance(x), TokenRows.Distance(delta), TokenRows.Distance(b), TokenRows.Distance(z), TokenRows.Distance(dz), (int)length, (int)dim);
             var dBC = empty(batch, length, 2 * States, dtype: x.dtype, device: x.device);
             Kernel.Launch(
-                Source, "selective_scan_sums", Defines(starts, real, warps), new((batch * length + 31) / 32, 256), x,
-                tokenSums, dBC, (int)blocks, (int)(batch * length), 2 * States);
+                Source, "selective_scan_sums", Defines(starts, real, warps),
+                new((8 * batch * length + SumThreads - 1) / SumThreads, SumThreads), x,
+                tokenSums, dBC, (int)blocks, (int)(batch * length));
             var sums = Kernel.ColumnSums(channelSums);
             return EngineThread.Return(
                 scope, gradients,

@@ -1,13 +1,14 @@
-// The second half of every gradient that many blocks sum: out[c] = (out[c] +) sum over rows p of partials[p, c], in the order of a fixed
+// The second half of every gradient that many blocks sum: out[c] = sum over rows p of partials[p, c], in the order of a fixed
 // tree, so that it repeats bit for bit. A block has 32 columns; each of its warps takes every 32nd row.
 // Bytes: 4 a partial, out of the second-level cache where they have just been written: a few microseconds.
 #include "Ptx.cuh"
 
-#define WARPS 32
+// Kernel.cs tells WARPS.
+static_assert(WARPS == 32, "a lane takes over from each warp, and a warp from each column");
 
-// partials: rows of `stride` floats. Grid: (columns + 31) / 32 blocks; 1024 threads; shared: 4224 bytes.
+// partials: [rows, columns]. Grid: (columns + 31) / 32 blocks; WARPS warps; shared: 4 WARPS 33 bytes.
 KERNEL void __launch_bounds__(32 * WARPS) column_sums(
-    const float* RESTRICT partials, float* RESTRICT out, int rows, int columns, i64 stride, int accumulate)
+    const float* RESTRICT partials, float* RESTRICT out, int rows, int columns)
 {
     SHARED_MEMORY(shared);
     float(*sums)[33] = (float(*)[33])shared;
@@ -15,12 +16,12 @@ KERNEL void __launch_bounds__(32 * WARPS) column_sums(
     float sum = 0;
     if (column < columns)
 #pragma unroll 8
-        for (int p = warp; p < rows; p += WARPS) sum += partials[p * stride + column];
+        for (int p = warp; p < rows; p += WARPS) sum += partials[(i64)p * columns + column];
     sums[warp][lane] = sum;
     __syncthreads();
 
     // Now a warp has a column, a lane what one warp summed of it.
     sum = warp_sum(sums[lane][warp]);
     column = blockIdx.x * 32 + warp;
-    if (lane == 0 && column < columns) out[column] = accumulate ? out[column] + sum : sum;
+    if (lane == 0 && column < columns) out[column] = sum;
 }

@@ -33,13 +33,6 @@ DEVICE float from_bf16(bf16 x) { return __uint_as_float((u32)x << 16); }
 DEVICE float low_bf16(u32 word) { return __uint_as_float(word << 16); }
 DEVICE float high_bf16(u32 word) { return __uint_as_float(word & 0xffff0000u); }
 
-DEVICE u32 multiply_bf16x2(u32 a, u32 b)
-{
-    u32 word;
-    asm("mul.rn.bf16x2 %0, %1, %2;" : "=r"(word) : "r"(a), "r"(b));
-    return word;
-}
-
 // Eight bfloat16 of a row, as 16 bytes of memory hold them.
 DEVICE void unpack_bf16x8(float (&x)[8], uint4 words)
 {
@@ -131,12 +124,6 @@ DEVICE void load_matrix_x4_transposed(u32 (&r)[4], u32 address)
                  : "=r"(r[0]), "=r"(r[1]), "=r"(r[2]), "=r"(r[3]) : "r"(address) : "memory");
 }
 
-DEVICE void load_matrix_x2(u32 (&r)[2], u32 address)
-{
-    asm volatile("ldmatrix.sync.aligned.m8n8.x2.shared.b16 {%0,%1}, [%2];"
-                 : "=r"(r[0]), "=r"(r[1]) : "r"(address) : "memory");
-}
-
 DEVICE void load_matrix_x2_transposed(u32 (&r)[2], u32 address)
 {
     asm volatile("ldmatrix.sync.aligned.m8n8.x2.trans.shared.b16 {%0,%1}, [%2];"
@@ -199,11 +186,6 @@ DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "mem
 template <int Pending>
 DEVICE void copy_async_wait() { asm volatile("cp.async.wait_group %0;" :: "n"(Pending) : "memory"); }
 
-// Barriers among some of a block's warps: id 1 to 15, a number of threads that is a multiple of 32.
-
-DEVICE void barrier_sync(int id, int threads) { asm volatile("bar.sync %0, %1;" :: "r"(id), "r"(threads) : "memory"); }
-DEVICE void barrier_arrive(int id, int threads) { asm volatile("bar.arrive %0, %1;" :: "r"(id), "r"(threads) : "memory"); }
-
 // Clusters of blocks (sm_90)
 
 DEVICE u32 cluster_rank()
@@ -224,32 +206,6 @@ DEVICE u32 cluster_address(u32 shared, u32 rank)
     u32 address;
     asm volatile("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(address) : "r"(shared), "r"(rank));
     return address;
-}
-
-DEVICE void cluster_store(u32 address, u32 x) { asm volatile("st.shared::cluster.u32 [%0], %1;" :: "r"(address), "r"(x) : "memory"); }
-
-DEVICE void cluster_store(u32 address, float2 x)
-{
-    asm volatile("st.shared::cluster.v2.f32 [%0], {%1,%2};" :: "r"(address), "f"(x.x), "f"(x.y) : "memory");
-}
-
-DEVICE void cluster_store(u32 address, uint4 x)
-{
-    asm volatile("st.shared::cluster.v4.u32 [%0], {%1,%2,%3,%4};" :: "r"(address), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
-}
-
-DEVICE u32 cluster_load(u32 address)
-{
-    u32 x;
-    asm volatile("ld.shared::cluster.u32 %0, [%1];" : "=r"(x) : "r"(address) : "memory");
-    return x;
-}
-
-DEVICE uint4 cluster_load_x4(u32 address)
-{
-    uint4 x;
-    asm volatile("ld.shared::cluster.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "r"(address) : "memory");
-    return x;
 }
 
 // Barriers in shared memory, 8 bytes each, that count bytes (sm_90): a phase ends when the expected bytes are there, and the arrivals.
@@ -290,16 +246,11 @@ DEVICE void cluster_store_async(u32 address, float2 x, u32 barrier)
                  :: "r"(address), "r"(__float_as_uint(x.x)), "r"(__float_as_uint(x.y)), "r"(barrier) : "memory");
 }
 
-// Global memory, 16 bytes at a time; `once` for what is read or written once and should not displace the caches' content.
+// Global memory, 16 bytes at a time; what is read once should not displace the caches' content.
 
 DEVICE uint4 load_once(const void* pointer)
 {
     uint4 x;
     asm volatile("ld.global.nc.L1::no_allocate.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(pointer));
     return x;
-}
-
-DEVICE void store_once(void* pointer, uint4 x)
-{
-    asm volatile("st.global.cs.v4.u32 [%0], {%1,%2,%3,%4};" :: "l"(pointer), "r"(x.x), "r"(x.y), "r"(x.z), "r"(x.w) : "memory");
 }

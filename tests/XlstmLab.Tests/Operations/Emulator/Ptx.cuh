@@ -51,11 +51,6 @@ DEVICE u32 pack_f16(float low, float high)
 DEVICE float low_f16(u32 word) { return (float)emulator::reinterpret<_Float16>((u16)word); }
 DEVICE float high_f16(u32 word) { return (float)emulator::reinterpret<_Float16>((u16)(word >> 16)); }
 
-DEVICE u32 multiply_bf16x2(u32 a, u32 b)
-{
-    return pack_bf16(low_bf16(a) * low_bf16(b), high_bf16(a) * high_bf16(b));
-}
-
 namespace emulator
 {
 // Subnormal numbers count as 0.
@@ -192,7 +187,6 @@ inline void product_action(void* const* operands, unsigned mask)
 
 DEVICE void load_matrix_x4(u32 (&r)[4], u32 address) { emulator::load_matrices<4, false>(r, address); }
 DEVICE void load_matrix_x4_transposed(u32 (&r)[4], u32 address) { emulator::load_matrices<4, true>(r, address); }
-DEVICE void load_matrix_x2(u32 (&r)[2], u32 address) { emulator::load_matrices<2, false>(r, address); }
 DEVICE void load_matrix_x2_transposed(u32 (&r)[2], u32 address) { emulator::load_matrices<2, true>(r, address); }
 DEVICE void store_matrix_x4(u32 address, const u32 (&r)[4]) { emulator::store_matrices<4, false>(address, r); }
 DEVICE void store_matrix_x4_transposed(u32 address, const u32 (&r)[4]) { emulator::store_matrices<4, true>(address, r); }
@@ -225,11 +219,6 @@ DEVICE void copy_async_commit() { emulator::copy_async_commit(); }
 template <int Pending>
 DEVICE void copy_async_wait() { emulator::copy_async_wait(Pending); }
 
-// Barriers among some of a block's warps
-
-DEVICE void barrier_sync(int id, int threads) { emulator::barrier(id, threads, true, 0); }
-DEVICE void barrier_arrive(int id, int threads) { emulator::barrier(id, threads, false, 0); }
-
 // Clusters of blocks
 
 DEVICE u32 cluster_rank() { return emulator::cluster_rank(); }
@@ -237,11 +226,6 @@ DEVICE void cluster_arrive() { emulator::cluster_arrive(); }
 DEVICE void cluster_wait() { emulator::cluster_wait(); }
 DEVICE void cluster_sync() { cluster_arrive(); cluster_wait(); }
 DEVICE u32 cluster_address(u32 shared, u32 rank) { return emulator::cluster_address(shared, rank); }
-DEVICE void cluster_store(u32 address, u32 x) { *(u32*)emulator::shared_pointer("st.shared::cluster", address, 4, true) = x; }
-DEVICE void cluster_store(u32 address, float2 x) { *(float2*)emulator::shared_pointer("st.shared::cluster", address, 8, true) = x; }
-DEVICE void cluster_store(u32 address, uint4 x) { *(uint4*)emulator::shared_pointer("st.shared::cluster", address, 16, true) = x; }
-DEVICE u32 cluster_load(u32 address) { return *(const u32*)emulator::shared_pointer("ld.shared::cluster", address, 4, true); }
-DEVICE uint4 cluster_load_x4(u32 address) { return *(const uint4*)emulator::shared_pointer("ld.shared::cluster", address, 16, true); }
 
 // Barriers that count bytes
 
@@ -301,4 +285,3 @@ DEVICE void cluster_store_async(u32 address, float2 x, u32 barrier) { emulator::
 // Global memory
 
 DEVICE uint4 load_once(const void* pointer) { return *(const uint4*)emulator::global_pointer("ld.global", pointer, 16); }
-DEVICE void store_once(void* pointer, uint4 x) { *(uint4*)emulator::global_pointer("st.global", pointer, 16) = x; }
