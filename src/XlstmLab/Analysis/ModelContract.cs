@@ -208,7 +208,7 @@ public static class ModelContract
         public string? Documents(bool withPadding)
         {
             using var grad = no_grad();
-            for (var round = 1; round <= 4; round++)
+            for (var round = 1; round <= (withPadding ? 4 : 2); round++)
             {
                 using var scope = NewDisposeScope();
                 var random = new SplitMix64(seed + round, 0);
