@@ -93,7 +93,7 @@ internal static class CultureScan
 
         return method.Name switch
         {
-            "Join" or "Concat" or "AppendJoin" => method.TypeArguments.Any(t => IsSensitive(t, "")) && method.ContainingType.Name is "String" or "StringBuilder"
+            "Join" or "Concat" or "AppendJoin" => method.ContainingType.Name is "String" or "StringBuilder"
                 && method.TypeArguments.Any(t => IsSensitive(t, "")),
             "Parse" or "TryParse" => method.IsStatic && IsNumberOrTime(method.ContainingType),
             _ => Sorting.Contains(method.Name) && !Takes(method, "IComparer") && !Takes(method, "Comparison")

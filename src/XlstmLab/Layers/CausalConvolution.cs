@@ -41,15 +41,15 @@ internal sealed class CausalConvolution : nn.Module
     public (Tensor Y, Tensor? Last) Forward(
         Tensor x, Tensor? before, Tensor? starts, Tensor? real, bool activate, bool returnLast, Func<Tensor>? room = null)
     {
+        var (length, past) = (x.shape[1], _size - 1L);
         if (ConvolutionKernel.Serves(x, _size))
         {
             var byKernel = ConvolutionKernel.Forward(x, before, _weight.squeeze(1), _bias, starts, activate, room);
-            return (byKernel, returnLast ? Last(Pieces(x, before, starts), real) : null);
+            return (byKernel, returnLast ? PastTokens.Of(x, before, past, starts).Last(past, real) : null);
         }
 
-        var (length, past) = (x.shape[1], _size - 1L);
-        var pieces = Pieces(x, before, starts);
-        var (all, documents, allDocuments) = pieces;
+        var tokens = PastTokens.Of(x, before, past, starts);
+        var (all, documents, allDocuments) = tokens;
         var weight = _weight.to(x.dtype).squeeze(1); // (C, K)
         var y = x * weight.select(1, past);
         for (var tap = 0L; tap < past; tap++)
@@ -63,33 +63,7 @@ internal sealed class CausalConvolution : nn.Module
             y = y + _bias.to(x.dtype);
         }
 
-        return (activate ? nn.functional.silu(y) : y, returnLast ? Last(pieces, real) : null);
-    }
-
-    /// <summary>The inputs with those before them, [B, K - 1 + S, C], and the numbers of documents, [B, S] and [B, K - 1 + S], or nulls.</summary>
-    private (Tensor All, Tensor? Documents, Tensor? AllDocuments) Pieces(Tensor x, Tensor? before, Tensor? starts)
-    {
-        var (batch, past) = (x.shape[0], _size - 1L);
-        var all = cat([before?.to(x.dtype) ?? zeros(batch, past, x.shape[2], dtype: x.dtype, device: x.device), x], 1);
-        if (starts is null)
-        {
-            return (all, null, null);
-        }
-
-        var documents = starts.to(ScalarType.Int64).cumsum(1);
-        return (all, documents, cat([zeros(batch, past, dtype: ScalarType.Int64, device: x.device), documents], 1));
-    }
-
-    /// <summary>The inputs of the last K - 1 tokens, zero where they are another document's.</summary>
-    private Tensor Last((Tensor All, Tensor? Documents, Tensor? AllDocuments) pieces, Tensor? real)
-    {
-        var (all, documents, allDocuments) = pieces;
-        var (batch, past, device) = (all.shape[0], _size - 1L, all.device);
-        var length = all.shape[1] - past;
-        var count = real?.to(ScalarType.Int64).sum(1, keepdim: true) ?? full([batch, 1], length, dtype: ScalarType.Int64, device: device);
-        var index = count + arange(past, device: device); // (B, K - 1)
-        var last = all.gather(1, index.unsqueeze(2).expand(-1, -1, all.shape[2]));
-        return documents is null ? last : last * allDocuments!.gather(1, index).eq(documents.narrow(1, length - 1, 1)).unsqueeze(2);
+        return (activate ? nn.functional.silu(y) : y, returnLast ? tokens.Last(past, real) : null);
     }
 
     /// <summary>Uniform between -1/sqrt(K) and 1/sqrt(K), as torch's own.</summary>

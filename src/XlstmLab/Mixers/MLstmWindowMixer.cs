@@ -148,9 +148,10 @@ internal sealed class MLstmWindowMixer : Mixer
         : base(nameof(MLstmWindowMixer))
     {
         var (d, heads, dim, kv) = (site.Width, config.Heads(site), config.HeadDim(site), config.KvHeads(site) * config.HeadDim(site));
+        var mlstm = config.MLstm(site);
         _window = new(config, site);
-        _gates = new(config.MLstm(site), site.StreamWidth);
-        (_cell, _rotate) = (config.MLstm(site).Cell, config.RotateFeatures);
+        _gates = new(mlstm, site.StreamWidth);
+        (_cell, _rotate) = (mlstm.Cell, config.RotateFeatures);
         _q = new(d, heads * dim, config.UseBias);
         _k = new(d, kv, config.UseBias);
         _v = new(d, kv, config.UseBias);

@@ -150,18 +150,7 @@ public static class TrapezoidalStateSpace
             return tokens.select(1, -1).clone();
         }
 
-        var (batch, length, device) = (tokens.shape[0], tokens.shape[1], tokens.device);
-        var all = cat([before.unsqueeze(1), tokens], 1); // (B, 1 + S, H, ...)
-        var count = real?.to(ScalarType.Int64).sum(1, keepdim: true) ?? full([batch, 1], length, dtype: ScalarType.Int64, device: device);
-        var last = all.gather(1, count.unsqueeze(2).unsqueeze(3).expand(-1, -1, all.shape[2], all.shape[3])).squeeze(1);
-        if (starts is null)
-        {
-            return last;
-        }
-
-        var documents = nn.functional.pad(starts.to(ScalarType.Int64).cumsum(1), [1, 0]); // (B, 1 + S)
-        var isOther = documents.gather(1, count).ne(documents.narrow(1, length, 1)); // (B, 1)
-        return last.masked_fill(isOther.unsqueeze(2), 0);
+        return PastTokens.Of(tokens.flatten(2), before.flatten(1).unsqueeze(1), 1, starts).Last(1, real).view_as(before); // (B, 1, H ...)
     }
 
     /// <summary>Turns pairs of channels (2j, 2j + 1) of [..., N] by angles of which there are R; the channels behind them stay.</summary>
