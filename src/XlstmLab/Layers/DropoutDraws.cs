@@ -26,6 +26,12 @@ internal sealed class DropoutDraws : IDisposable
         }
     }
 
+    /// <summary>How many keys were drawn so far.</summary>
+    internal int KeyCount { get; private set; }
+
+    /// <summary>Where the dropouts of a pass that is being recorded find their keys; null while each draws its own.</summary>
+    internal DropoutKeys? Recording { get; set; }
+
     private Generator Draws => _generator ??= new(0, CPU);
 
     /// <summary>Begins anew, with the draws of a seed.</summary>
@@ -52,8 +58,9 @@ internal sealed class DropoutDraws : IDisposable
             return (x * kept).MoveToOuterDisposeScope();
         }
 
-        var key = Key();
-        return DropoutKernel.Serves(x) ? DropoutKernel.Forward(x, share, key) : DropoutKernel.ByOperations(x, share, key);
+        return DropoutKernel.Serves(x) ? DropoutKernel.Forward(x, share, Recording?.Take() ?? Key())
+            : Recording is null ? DropoutKernel.ByOperations(x, share, Key())
+            : throw new NotSupportedException($"Dropout of {x.dtype} has no kernel, and would drop the same places at each start of a graph.");
     }
 
     public void Dispose()
@@ -62,8 +69,10 @@ internal sealed class DropoutDraws : IDisposable
         _generator = null;
     }
 
-    private long Key()
+    /// <summary>Draws a key.</summary>
+    internal long Key()
     {
+        KeyCount++;
         using var scope = NewDisposeScope();
         return randint(0, long.MaxValue, [1], ScalarType.Int64, CPU, generator: Draws).item<long>();
     }

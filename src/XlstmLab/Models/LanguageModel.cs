@@ -169,7 +169,7 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
     /// <param name="divisor">Such as the number of targets.</param>
     /// <param name="layout">Document starts and padding.</param>
     /// <returns>[] float64, in the caller's dispose scope.</returns>
-    internal Tensor Loss(Tensor tokens, Tensor targets, long divisor, SequenceLayout? layout)
+    internal Tensor Loss(Tensor tokens, Tensor targets, LossDivisor divisor, SequenceLayout? layout)
     {
         CheckTokens(tokens);
         using var scope = NewDisposeScope();

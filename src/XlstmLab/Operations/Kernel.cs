@@ -52,6 +52,15 @@ public static unsafe partial class Kernel
     internal static bool Reaches(Tensor tensor) =>
         Device is { } device ? device.Serves(tensor) : tensor.device_type == TorchSharp.DeviceType.CUDA && Absence is null;
 
+    /// <summary>Why work on this tensor's device cannot be recorded; null where it can.</summary>
+    internal static string? RecorderAbsence(Tensor tensor) =>
+        Reaches(tensor) ? (Device ?? Gpu).RecorderAbsence
+        : tensor.device_type == TorchSharp.DeviceType.CUDA ? Absence
+        : "the CPU computes";
+
+    /// <summary>What records work on this tensor's device (<see cref="IKernelDevice.Recorder"/>).</summary>
+    internal static IWorkRecorder Recorder(Tensor tensor) => (Device ?? Gpu).Recorder(Math.Max(0, tensor.device_index));
+
     /// <summary>Starts a kernel.</summary>
     /// <param name="file">The source, such as <c>RmsNorm.cu</c>.</param>
     /// <param name="function">The kernel in it.</param>
@@ -64,7 +73,8 @@ public static unsafe partial class Kernel
         string file, string function, string[] defines, LaunchShape shape, Tensor on, params ReadOnlySpan<KernelArgument> arguments)
     {
         var device = Device ?? Gpu;
-        var handle = device.Load(file, defines, Math.Max(0, on.device_index), function);
+        var index = Math.Max(0, on.device_index);
+        var handle = device.Load(file, defines, index, function);
         fixed (KernelArgument* first = arguments)
         {
             var addresses = stackalloc void*[arguments.Length];
@@ -73,7 +83,7 @@ public static unsafe partial class Kernel
                 addresses[i] = first + i;
             }
 
-            device.Launch(handle, shape, addresses);
+            device.Launch(handle, shape, index, addresses);
         }
     }
 

@@ -15,6 +15,8 @@ namespace XlstmLab.Text;
 /// <param name="Length">The number of tokens of a row, S.</param>
 public sealed record TokenBatch(int[] Inputs, int[] Targets, bool[] DocumentStarts, int Rows, int Length) : IBatch<TokenBatch>
 {
+    private bool _isOfBatchWithStarts;
+
     /// <summary>The target of a position whose prediction counts nowhere.</summary>
     public const int Ignored = -100;
 
@@ -52,7 +54,9 @@ public sealed record TokenBatch(int[] Inputs, int[] Targets, bool[] DocumentStar
     public Tensor ToDocumentStartTensor(Device? device = null) => tensor(DocumentStarts, [Rows, Length], @bool).ToDevice(device);
 
     /// <summary>Whether a document starts anywhere but at a row's first token, where a fresh state makes no difference.</summary>
-    internal bool HasInnerStarts => Enumerable.Range(0, Rows).Any(row => DocumentStarts.AsSpan(row * Length + 1, Length - 1).Contains(true));
+    /// <remarks>Some rows of a batch have what the whole batch has, so that all parts of an update are computed alike.</remarks>
+    internal bool HasInnerStarts => _isOfBatchWithStarts
+        || Enumerable.Range(0, Rows).Any(row => DocumentStarts.AsSpan(row * Length + 1, Length - 1).Contains(true));
 
     /// <summary>Some of the rows.</summary>
     /// <param name="first">The first of them.</param>
@@ -60,6 +64,6 @@ public sealed record TokenBatch(int[] Inputs, int[] Targets, bool[] DocumentStar
     public TokenBatch Slice(int first, int count)
     {
         var range = new Range(first * Length, (first + count) * Length);
-        return new(Inputs[range], Targets[range], DocumentStarts[range], count, Length);
+        return new(Inputs[range], Targets[range], DocumentStarts[range], count, Length) { _isOfBatchWithStarts = HasInnerStarts };
     }
 }

@@ -1,6 +1,7 @@
 using System.Numerics;
 using TorchSharp;
 using TorchSharp.Modules;
+using XlstmLab.Native.Cuda;
 using XlstmLab.Operations;
 using static TorchSharp.torch;
 
@@ -138,20 +139,29 @@ public sealed class AdamW : IOptimizer
     /// <returns>Waits for the record of this update; to be called once.</returns>
     internal Func<AdamWRecord> StepOnDevice(AdamWSettings settings, Tensor loss, IReadOnlyList<Tensor>? averages)
     {
-        if (_kernel is null)
-        {
-            _kernel = new(_parameters.Select((p, k) => new AdamWParameter(p.Weight, _means[k], _squares[k], p.Decays, Average: averages?[k])));
-            _kernel.Record = new() { Updates = Steps };
-        }
+        var kernel = OnDevice(averages);
+        kernel.Step(Completed(settings), loss);
+        return Later(kernel);
+    }
 
-        _kernel.Step(settings with { Beta1 = _beta1, Beta2 = _beta2, Epsilon = _epsilon, Decay = _weightDecay }, loss);
-        var later = _kernel.ReadLater();
-        return () =>
-        {
-            var record = later();
-            _steps.fill_(record.Updates);
-            return record;
-        };
+    /// <summary>The update of a graph that is being recorded; see <see cref="AdamWKernel.Record"/>.</summary>
+    /// <param name="table">The graph's table, of <see cref="NewTable"/>.</param>
+    /// <param name="loss">[] or [1] float64 on the device.</param>
+    internal void Record(DeviceInput<long> table, Tensor loss) => _kernel!.Record(table, loss);
+
+    /// <summary>Room for where a graph's gradients lie.</summary>
+    /// <param name="averages">The running average of each parameter, or null.</param>
+    internal DeviceInput<long> NewTable(IReadOnlyList<Tensor>? averages) => OnDevice(averages).NewTable();
+
+    /// <summary>Starts a recorded update with these numbers.</summary>
+    /// <param name="settings">Learning rate, clipping and limits; the rest is the optimiser's own.</param>
+    /// <param name="update">What <see cref="Record"/> became part of.</param>
+    /// <returns>Waits for the record of this update; to be called once.</returns>
+    internal Func<AdamWRecord> Start(AdamWSettings settings, IRecordedWork update)
+    {
+        _kernel!.Tell(Completed(settings));
+        update.Start();
+        return Later(_kernel);
     }
 
     /// <summary>The moments and the number of updates, by name: <c>exp_avg.NAME</c>, <c>exp_avg_sq.NAME</c> and <c>step</c>.</summary>
@@ -240,6 +250,31 @@ public sealed class AdamW : IOptimizer
                     (float)Retained(learningRate, _parameters[p].Decays));
             }
         });
+    }
+
+    private AdamWKernel OnDevice(IReadOnlyList<Tensor>? averages)
+    {
+        if (_kernel is null)
+        {
+            _kernel = new(_parameters.Select((p, k) => new AdamWParameter(p.Weight, _means[k], _squares[k], p.Decays, Average: averages?[k])));
+            _kernel.Last = new() { Updates = Steps };
+        }
+
+        return _kernel;
+    }
+
+    private AdamWSettings Completed(AdamWSettings settings) =>
+        settings with { Beta1 = _beta1, Beta2 = _beta2, Epsilon = _epsilon, Decay = _weightDecay };
+
+    private Func<AdamWRecord> Later(AdamWKernel kernel)
+    {
+        var later = kernel.ReadLater();
+        return () =>
+        {
+            var record = later();
+            _steps.fill_(record.Updates);
+            return record;
+        };
     }
 
     private double Retained(double learningRate, bool decays) => decays ? 1 - learningRate * _weightDecay : 1;

@@ -20,11 +20,11 @@ public static class NextTokenLoss
         var device = model.WeightsDevice;
         if (model.HasLossKernel)
         {
-            var borders = batch.HasInnerStarts ? new SequenceLayout(batch.ToDocumentStartTensor(device)) : null;
-            return model.Loss(batch.ToInputTensor(device), batch.ToTargetTensor(device), divisor, borders);
+            return OfKernel(
+                model, batch.ToInputTensor(device), batch.ToTargetTensor(device),
+                batch.HasInnerStarts ? batch.ToDocumentStartTensor(device) : null, divisor);
         }
 
-        var layout = new SequenceLayout(batch.ToDocumentStartTensor(device));
         var targets = batch.Targets;
         Tensor? positions = null;
         if (targets.Contains(TokenBatch.Ignored))
@@ -34,11 +34,91 @@ public static class NextTokenLoss
             targets = [.. targets.Where(t => t != TokenBatch.Ignored)];
         }
 
-        var logits = model.Forward(batch.ToInputTensor(device), layout: layout, positions: positions).Logits; // (B, S, V) or (N, V)
+        return OfOperations(
+            model, batch.ToInputTensor(device), tensor(targets, [targets.Length], int64, device), positions,
+            batch.ToDocumentStartTensor(device), divisor);
+    }
+
+    private static Tensor OfKernel(LanguageModel model, Tensor inputs, Tensor targets, Tensor? starts, LossDivisor divisor) =>
+        model.Loss(inputs, targets, divisor, starts is null ? null : new SequenceLayout(starts));
+
+    private static Tensor OfOperations(LanguageModel model, Tensor inputs, Tensor targets, Tensor? positions, Tensor starts, long divisor)
+    {
+        var logits = model.Forward(inputs, layout: new SequenceLayout(starts), positions: positions).Logits; // (B, S, V) or (N, V)
         return nn.functional.cross_entropy(
-            logits.to(ScalarType.Float32).reshape(-1, model.VocabularySize),
-            tensor(targets, [targets.Length], int64, device),
-            reduction: nn.Reduction.Sum)
-            / divisor;
+            logits.to(ScalarType.Float32).reshape(-1, model.VocabularySize), targets, reduction: nn.Reduction.Sum) / divisor;
+    }
+
+    /// <summary>The same, recorded.</summary>
+    internal sealed class Recordable : IRecordableLoss<TokenBatch>
+    {
+        /// <inheritdoc/>
+        public string? Obstacle(LanguageModel model, TokenBatch batch) =>
+            !model.HasLossKernel && batch.TargetCount < batch.Targets.Length
+                ? $"without the kernel of the loss, each batch has another number of targets that count, such as {batch.TargetCount} of {batch.Targets.Length}"
+                : null;
+
+        /// <inheritdoc/>
+        public object Shape(LanguageModel model, TokenBatch batch) => (batch.Rows, batch.Length, batch.HasInnerStarts || !model.HasLossKernel);
+
+        /// <inheritdoc/>
+        public IKeptBatch<TokenBatch> Keep(LanguageModel model, TokenBatch batch, bool divides) => new Kept(model, batch, divides);
+    }
+
+    private sealed class Kept : IKeptBatch<TokenBatch>
+    {
+        private readonly DeviceInput<long> _inputs;
+        private readonly DeviceInput<long> _targets;
+        private readonly DeviceInput<bool>? _starts;
+        private readonly DeviceInput<long>? _divisor;
+        private readonly long _constant;
+
+        public Kept(LanguageModel model, TokenBatch batch, bool divides)
+        {
+            var device = model.WeightsDevice;
+            long[] shape = [batch.Rows, batch.Length];
+            _inputs = new(ScalarType.Int64, device, shape);
+            _targets = new(ScalarType.Int64, device, shape);
+            _starts = batch.HasInnerStarts || !model.HasLossKernel ? new(ScalarType.Bool, device, shape) : null;
+            _divisor = divides && model.HasLossKernel ? new(ScalarType.Int64, device, 1) : null;
+            _constant = divides ? batch.TargetCount : 1;
+            Write(batch);
+        }
+
+        public void Write(TokenBatch batch)
+        {
+            Widen(batch.Inputs, _inputs);
+            Widen(batch.Targets, _targets);
+            _starts?.Write(batch.DocumentStarts);
+            _divisor?.Write([batch.TargetCount]);
+        }
+
+        public Tensor Loss(LanguageModel model, int first, int rows)
+        {
+            var (inputs, targets) = (_inputs.Values.narrow(0, first, rows), _targets.Values.narrow(0, first, rows));
+            var starts = _starts?.Values.narrow(0, first, rows);
+            return model.HasLossKernel
+                ? OfKernel(model, inputs, targets, starts, new(_constant, _divisor?.Values))
+                : OfOperations(model, inputs, targets.flatten(), null, starts!, _constant);
+        }
+
+        public void Dispose()
+        {
+            foreach (var memory in new IDisposable?[] { _inputs, _targets, _starts, _divisor })
+            {
+                memory?.Dispose();
+            }
+        }
+
+        private static void Widen(int[] tokens, DeviceInput<long> memory)
+        {
+            var wide = memory.Next();
+            for (var k = 0; k < tokens.Length; k++)
+            {
+                wide[k] = tokens[k];
+            }
+
+            memory.Send();
+        }
     }
 }

@@ -41,7 +41,7 @@ public sealed record RunMetadata
     /// <summary>Whether the library's CUDA kernels served: <c>on</c>, or why not.</summary>
     public string Kernels { get; init; } = "";
 
-    /// <summary>Whether updates ran as CUDA graphs: <c>off</c>, they do not yet.</summary>
+    /// <summary>Whether updates ran as CUDA graphs: <c>on</c>, or why not.</summary>
     public string Graphs { get; init; } = "off";
 
     /// <summary>libtorch's threads. Runs repeat bit for bit only with as many.</summary>

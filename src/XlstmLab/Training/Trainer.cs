@@ -44,6 +44,8 @@ public sealed class Trainer(
 {
     private protected override bool IsInNats { get; } = loss is null;
 
+    private protected override IRecordableLoss<TokenBatch>? Recordable { get; } = loss is null ? new NextTokenLoss.Recordable() : null;
+
     private protected override long? TextBytes(IReadOnlyList<TokenBatch> batches)
     {
         // Tokens of a tokenizer that changes texts do not tell how long those were.
@@ -117,6 +119,9 @@ public class Trainer<TBatch>(
     /// <summary>Whether the loss is a cross-entropy in nats, which has a perplexity.</summary>
     private protected virtual bool IsInNats => false;
 
+    /// <summary>The loss as part of a graph; null where it cannot be.</summary>
+    private protected virtual IRecordableLoss<TBatch>? Recordable => null;
+
     /// <summary>
     /// Trains to the last step, or until cancelled or stopped by a hook: then it finishes the step it is in, writes a checkpoint and
     /// returns.
@@ -146,19 +151,20 @@ public class Trainer<TBatch>(
         using var state = new TrainingState<TBatch>(model, LossModule, training, config);
         using var run = OpenFolder();
         var log = new TrainingLog(run, _logger);
-        var metadata = Begin(run, state, log);
+        using var graphs = new TrainingGraphs<TBatch>(state, Recordable, log);
+        var metadata = Begin(run, state, log, graphs);
         var computeType = model.ComputeType;
         model.ComputeType = config.ComputeType == ScalarType.BFloat16 ? ScalarType.BFloat16 : null;
         try
         {
             var batches = ChooseValidation();
-            var measure = new TrainingValidation<TBatch>(state, config, batches, loss, IsInNats, TextBytes(batches));
-            var step = new TrainingStep<TBatch>(state, config, training, loss);
+            var measure = new TrainingValidation<TBatch>(state, config, batches, loss, IsInNats, TextBytes(batches), graphs);
+            var step = new TrainingStep<TBatch>(state, config, training, loss, graphs);
             model.train();
             LossModule?.train();
             var result = new TrainingLoop<TBatch>(config, state, step, measure, run, log, Hooks, progress, CheckpointWritten)
                 .Run(cancellationToken);
-            Describe(run, state, metadata, result.Status);
+            Describe(run, state, metadata, graphs, result.Status);
             return result;
         }
         catch (Exception e)
@@ -189,7 +195,7 @@ public class Trainer<TBatch>(
     }
 
     /// <summary>Brings everything to where the run stands: its start, or its last complete checkpoint.</summary>
-    private RunMetadata? Begin(RunFolder? run, TrainingState<TBatch> state, TrainingLog log)
+    private RunMetadata? Begin(RunFolder? run, TrainingState<TBatch> state, TrainingLog log, TrainingGraphs<TBatch> graphs)
     {
         var metadata = run is null ? null : RunMetadata.Collect(state.Device, config.ComputeType, config.Seed, state.ParameterCount);
         var threads = get_num_threads();
@@ -217,15 +223,17 @@ public class Trainer<TBatch>(
             log.Write(LogLevel.Warning, $"{damage}; it is left out.");
         }
 
-        Describe(run, state, metadata, TrainingStatus.Running);
+        Describe(run, state, metadata, graphs, TrainingStatus.Running);
         return metadata;
     }
 
-    private static void Describe(RunFolder? run, TrainingState<TBatch> state, RunMetadata? metadata, TrainingStatus status)
+    private static void Describe(
+        RunFolder? run, TrainingState<TBatch> state, RunMetadata? metadata, TrainingGraphs<TBatch> graphs, TrainingStatus status)
     {
         if (metadata is not null)
         {
-            run?.WriteMetadata(state.Position.Describe(metadata, status));
+            var described = metadata with { Graphs = graphs.Absence is { } absence ? $"off: {absence.Split('\n')[0]}" : "on" };
+            run?.WriteMetadata(state.Position.Describe(described, status));
         }
     }
 

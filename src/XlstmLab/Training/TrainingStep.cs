@@ -6,7 +6,7 @@ namespace XlstmLab.Training;
 
 /// <summary>One update: the gradients of a batch, their norm and its clipping, the optimiser's step, the average of weights.</summary>
 internal sealed class TrainingStep<TBatch>(
-    TrainingState<TBatch> state, TrainingConfig config, BatchSource<TBatch> source, BatchLoss<TBatch> loss)
+    TrainingState<TBatch> state, TrainingConfig config, BatchSource<TBatch> source, BatchLoss<TBatch> loss, TrainingGraphs<TBatch> graphs)
     where TBatch : IBatch<TBatch>
 {
     private readonly AdamW? _onDevice = state.Optimizer is AdamW { HasKernel: true } adamW ? adamW : null;
@@ -23,41 +23,48 @@ internal sealed class TrainingStep<TBatch>(
         var (rows, rate) = (config.BatchSizeAt(step), config.LearningRate(step));
         var measures = config.StatisticsEvery > 0 && step % config.StatisticsEvery == 0;
         var gates = measures ? new GateRecorder() : null;
+        var batch = source.Next(rows);
         using var scope = NewDisposeScope();
-        var value = AccumulateGradients(source.Next(rows), gates); // (1)
         using var changes = measures ? new UpdateRecorder(state.Parameters) : null;
-        var result = _onDevice is null ? Update(value.item<double>(), rate) : UpdateOnDevice(_onDevice, value, rate);
+        var result = _onDevice is not null ? UpdateOnDevice(_onDevice, batch, gates, rate)
+            : Update(Gradients(batch, gates).item<double>(), rate);
         var statistics = changes?.Statistics();
         state.ZeroGradients();
         return new(step, rows, rate, measures, gates?.Statistics(), statistics, result);
     }
 
-    /// <summary>Adds up the gradients of a whole batch, in pieces that fit the memory.</summary>
+    /// <summary>Adds up the gradients of a whole batch, and shows its gates to who measures them.</summary>
     /// <returns>The mean loss over the batch's targets, [1] float64.</returns>
-    private Tensor AccumulateGradients(TBatch batch, GateRecorder? gates)
+    private Tensor Gradients(TBatch batch, GateRecorder? gates)
     {
-        using var scope = NewDisposeScope();
         var observer = state.Model.Observer;
         state.Model.Observer += gates is null ? null : gates.Observe;
         try
         {
-            var total = zeros(1, ScalarType.Float64, state.Device);
-            for (var done = 0; done < batch.Rows;)
-            {
-                using var micro = NewDisposeScope();
-                var part = batch.Slice(done, Math.Min(config.MicroBatchSize ?? batch.Rows, batch.Rows - done)); // (b, S)
-                var ofPart = loss(state.Model, part, batch.TargetCount); // ()
-                ofPart.backward();
-                total.add_(ofPart.detach());
-                done += part.Rows;
-            }
-
-            return total.MoveToOuterDisposeScope();
+            return Accumulate(batch.Rows, (first, rows) => loss(state.Model, batch.Slice(first, rows), batch.TargetCount));
         }
         finally
         {
             state.Model.Observer = observer;
         }
+    }
+
+    /// <summary>Adds up the gradients of a batch's rows, in pieces that fit the memory.</summary>
+    private Tensor Accumulate(int count, Func<int, int, Tensor> lossOf)
+    {
+        using var scope = NewDisposeScope();
+        var total = zeros(1, ScalarType.Float64, state.Device);
+        for (var first = 0; first < count;)
+        {
+            using var micro = NewDisposeScope();
+            var rows = Math.Min(config.MicroBatchSize ?? count, count - first);
+            var part = lossOf(first, rows); // ()
+            part.backward();
+            total.add_(part.detach());
+            first += rows;
+        }
+
+        return total.MoveToOuterDisposeScope();
     }
 
     /// <summary>An update by the host, unless loss or gradient forbid it.</summary>
@@ -76,7 +83,7 @@ internal sealed class TrainingStep<TBatch>(
     }
 
     /// <summary>The same by the GPU, which clips, updates, averages or leaves out without a word from the host.</summary>
-    private Func<UpdateResult> UpdateOnDevice(AdamW kernel, Tensor value, double rate)
+    private Func<UpdateResult> UpdateOnDevice(AdamW kernel, TBatch batch, GateRecorder? gates, double rate)
     {
         var (lossLimit, normLimit) = config.Spikes is { SkipUpdate: true } ? state.Position.SpikeLimits(config.Spikes) : default;
         var settings = new AdamWSettings
@@ -87,7 +94,9 @@ internal sealed class TrainingStep<TBatch>(
             NormLimit = normLimit,
             AverageDecay = state.Average?.Decay ?? 0,
         };
-        var later = kernel.StepOnDevice(settings, value, state.Average?.Averages);
+        var byHost = () => kernel.StepOnDevice(settings, Gradients(batch, gates), state.Average?.Averages);
+        var later = gates is not null ? graphs.ByHost(byHost)
+            : graphs.Update(batch, settings, byHost, kept => Accumulate(batch.Rows, (first, rows) => kept.Loss(state.Model, first, rows)));
         return () =>
         {
             var record = later();

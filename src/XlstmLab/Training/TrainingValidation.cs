@@ -1,6 +1,5 @@
 using XlstmLab.Models;
 using XlstmLab.Text;
-using static TorchSharp.torch;
 
 namespace XlstmLab.Training;
 
@@ -11,8 +10,10 @@ namespace XlstmLab.Training;
 /// <param name="loss">The loss.</param>
 /// <param name="inNats">Whether the loss is a cross-entropy in nats, which has a perplexity.</param>
 /// <param name="textBytes">The bytes of the text that the targets spell; null where that is not known.</param>
+/// <param name="graphs">Computes losses as graphs where it can.</param>
 internal sealed class TrainingValidation<TBatch>(
-    TrainingState<TBatch> state, TrainingConfig config, IReadOnlyList<TBatch> batches, BatchLoss<TBatch> loss, bool inNats, long? textBytes)
+    TrainingState<TBatch> state, TrainingConfig config, IReadOnlyList<TBatch> batches, BatchLoss<TBatch> loss, bool inNats, long? textBytes,
+    TrainingGraphs<TBatch> graphs)
     where TBatch : IBatch<TBatch>
 {
     private readonly long _targets = batches.Sum(batch => (long)batch.TargetCount);
@@ -56,21 +57,18 @@ internal sealed class TrainingValidation<TBatch>(
         }
     }
 
-    private double Sum()
+    private double Sum() => graphs.Sum(Parts(), part => loss(state.Model, part, 1)); // (b, S)
+
+    private IEnumerable<TBatch> Parts()
     {
-        using var noGrad = no_grad();
-        var sum = 0.0;
         foreach (var batch in batches)
         {
             for (var row = 0; row < batch.Rows;)
             {
-                using var scope = NewDisposeScope();
-                var part = batch.Slice(row, Math.Min(config.MicroBatchSize ?? config.BatchSize, batch.Rows - row)); // (b, S)
-                sum += loss(state.Model, part, 1).to(ScalarType.Float64).item<double>();
+                var part = batch.Slice(row, Math.Min(config.MicroBatchSize ?? config.BatchSize, batch.Rows - row));
+                yield return part;
                 row += part.Rows;
             }
         }
-
-        return sum;
     }
 }

@@ -35,7 +35,11 @@ internal sealed class EmulatedDevice : IKernelDevice
         return handle;
     }
 
-    public unsafe void Launch(nint function, LaunchShape shape, void** arguments)
+    public string? RecorderAbsence => null;
+
+    public IWorkRecorder Recorder(int device) => new Repeater();
+
+    public unsafe void Launch(nint function, LaunchShape shape, int index, void** arguments)
     {
         var (library, name) = Functions[function];
         var launch = (delegate* unmanaged<byte*, uint*, uint*, uint, uint, void**, int>)NativeLibrary.GetExport(library, "emulate_launch");
@@ -47,6 +51,25 @@ internal sealed class EmulatedDevice : IKernelDevice
             if (launch(text, grid, block, (uint)shape.Cluster, (uint)shape.SharedBytes, arguments) != 0)
             {
                 throw new InvalidOperationException($"{name}: {Marshal.PtrToStringUTF8((nint)error())}");
+            }
+        }
+    }
+
+    /// <summary>Records nothing, and does the work again at each start.</summary>
+    private sealed class Repeater : IWorkRecorder
+    {
+        public IRecordedWork Record(Action work) => new Work(work);
+
+        public void Dispose()
+        {
+        }
+
+        private sealed class Work(Action work) : IRecordedWork
+        {
+            public void Start() => work();
+
+            public void Dispose()
+            {
             }
         }
     }

@@ -32,6 +32,9 @@ internal sealed class KernelRun : IDisposable
     /// <summary>The kernels that were launched since it began: a test of what takes the kernels looks whether it does.</summary>
     public IReadOnlyCollection<string> Launched => _device.Launched;
 
+    /// <summary>What becomes graphs from now on, or in an emulation is done again; without it nothing is recorded.</summary>
+    public Recordings Record() => _device.Recordings = new();
+
     /// <summary>Begins on a GPU; a test is skipped, with the reason, where there is none.</summary>
     public static KernelRun BeginOnGpu()
     {
@@ -91,6 +94,46 @@ internal sealed class KernelRun : IDisposable
         }
     }
 
+    /// <summary>What was recorded, and how often that was started.</summary>
+    internal sealed class Recordings
+    {
+        public int Recorded { get; set; }
+
+        public int Started { get; set; }
+
+        /// <summary>What keeps the next work from being recorded, half-way.</summary>
+        public string? Fault { get; set; }
+    }
+
+    private sealed class CountingRecorder(IWorkRecorder recorder, Recordings counts) : IWorkRecorder
+    {
+        public IRecordedWork Record(Action work)
+        {
+            if (counts.Fault is { } fault)
+            {
+                // A GPU refuses by itself; the emulator, which only keeps the work, does not.
+                recorder.Record(() => throw new NotSupportedException(fault)).Dispose();
+                throw new CudaException($"The work cannot be recorded: {fault}");
+            }
+
+            counts.Recorded++;
+            return new CountingWork(recorder.Record(work), counts);
+        }
+
+        public void Dispose() => recorder.Dispose();
+    }
+
+    private sealed class CountingWork(IRecordedWork work, Recordings counts) : IRecordedWork
+    {
+        public void Start()
+        {
+            counts.Started++;
+            work.Start();
+        }
+
+        public void Dispose() => work.Dispose();
+    }
+
     /// <summary>A device that notes the names of the kernels it is given.</summary>
     private sealed unsafe class RecordingDevice(IKernelDevice device) : IKernelDevice
     {
@@ -101,6 +144,13 @@ internal sealed class KernelRun : IDisposable
 
         public bool Serves(Tensor tensor) => device.Serves(tensor);
 
+        public string? RecorderAbsence => Recordings is null ? "the test records nothing" : device.RecorderAbsence;
+
+        /// <summary>Counts what is recorded and started; null while nothing is to be recorded.</summary>
+        public Recordings? Recordings { get; set; }
+
+        public IWorkRecorder Recorder(int index) => new CountingRecorder(device.Recorder(index), Recordings!);
+
         public int Multiprocessors(int index) => device.Multiprocessors(index);
 
         public nint Load(string file, IReadOnlyList<string> defines, int index, string function)
@@ -110,10 +160,10 @@ internal sealed class KernelRun : IDisposable
             return handle;
         }
 
-        public void Launch(nint function, LaunchShape shape, void** arguments)
+        public void Launch(nint function, LaunchShape shape, int index, void** arguments)
         {
             _launched[_names[function]] = true;
-            device.Launch(function, shape, arguments);
+            device.Launch(function, shape, index, arguments);
         }
     }
 

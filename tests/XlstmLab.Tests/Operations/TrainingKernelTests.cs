@@ -120,10 +120,10 @@ public sealed class TrainingKernelTests
             kernel.Step(settings, tensor(2.5, float64, weights[0].Kernel.device));
             var norm = GlobalNorm.Of([.. weights.Select(w => w.Plain.grad!)]);
             plain.StepAnywhere(0.01, Math.Min(1, 1 / norm));
-            Assert.Equal(norm, kernel.Record.Norm, 1e-9);
+            Assert.Equal(norm, kernel.Last.Norm, 1e-9);
         }
 
-        var record = kernel.Record;
+        var record = kernel.Last;
         Assert.Equal((3, 1, 0, 2.5), (record.Updates, record.Skipped, record.SkippedInARow, record.Loss));
         for (var k = 0; k < weights.Length; k++)
         {

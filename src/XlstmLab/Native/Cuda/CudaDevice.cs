@@ -23,6 +23,12 @@ internal sealed unsafe class CudaDevice : IKernelDevice
     public int Multiprocessors(int device) => _multiprocessors.GetOrAdd(device, static d => Attribute(CudaDriver.DeviceMultiprocessors, d));
 
     /// <inheritdoc/>
+    public string? RecorderAbsence => CudaGraph.Absence;
+
+    /// <inheritdoc/>
+    public IWorkRecorder Recorder(int device) => new CudaGraphRecorder(device);
+
+    /// <inheritdoc/>
     public nint Load(string file, IReadOnlyList<string> defines, int device, string function)
     {
         CudaDriver.UseDevice(device);
@@ -38,7 +44,7 @@ internal sealed unsafe class CudaDevice : IKernelDevice
     }
 
     /// <inheritdoc/>
-    public void Launch(nint function, LaunchShape shape, void** arguments)
+    public void Launch(nint function, LaunchShape shape, int device, void** arguments)
     {
         const int free = 48 << 10; // more than this a kernel has to ask for
         if (shape.SharedBytes > free && (!_sharedBytes.TryGetValue(function, out var allowed) || allowed < shape.SharedBytes))
@@ -59,6 +65,7 @@ internal sealed unsafe class CudaDevice : IKernelDevice
             BlockY = 1,
             BlockZ = 1,
             SharedBytes = (uint)shape.SharedBytes,
+            Stream = CudaStream.CurrentHandle(device),
             Attributes = &cluster,
             AttributeCount = shape.Cluster > 1 ? 1u : 0,
         };

@@ -110,6 +110,57 @@ internal static unsafe partial class CudaDriver
     [LibraryImport(Library, EntryPoint = "cuEventElapsedTime")]
     internal static partial int cuEventElapsedTime(out float milliseconds, nint start, nint end);
 
+    [LibraryImport(Library)]
+    internal static partial int cuStreamSynchronize(nint stream);
+
+    [LibraryImport(Library)]
+    internal static partial int cuStreamQuery(nint stream);
+
+    [LibraryImport(Library, EntryPoint = "cuStreamBeginCapture_v2")]
+    internal static partial int cuStreamBeginCapture(nint stream, int mode);
+
+    [LibraryImport(Library)]
+    internal static partial int cuStreamEndCapture(nint stream, out nint graph);
+
+    [LibraryImport(Library)]
+    internal static partial int cuStreamIsCapturing(nint stream, out int status);
+
+    [LibraryImport(Library)]
+    internal static partial int cuGraphGetNodes(nint graph, nint* nodes, nuint* count);
+
+    [LibraryImport(Library, EntryPoint = "cuGraphInstantiateWithFlags")]
+    internal static partial int cuGraphInstantiate(out nint executable, nint graph, ulong flags);
+
+    [LibraryImport(Library)]
+    internal static partial int cuGraphLaunch(nint executable, nint stream);
+
+    [LibraryImport(Library)]
+    internal static partial int cuGraphExecDestroy(nint executable);
+
+    [LibraryImport(Library)]
+    internal static partial int cuGraphDestroy(nint graph);
+
+    [LibraryImport(Library, EntryPoint = "cuMemAlloc_v2")]
+    internal static partial int cuMemAlloc(out nint address, nuint bytes);
+
+    [LibraryImport(Library, EntryPoint = "cuMemFree_v2")]
+    internal static partial int cuMemFree(nint address);
+
+    [LibraryImport(Library)]
+    internal static partial int cuMemsetD32Async(nint address, uint value, nuint count, nint stream);
+
+    [LibraryImport(Library)]
+    internal static partial int cuMemHostAlloc(out nint address, nuint bytes, uint flags);
+
+    [LibraryImport(Library)]
+    internal static partial int cuMemFreeHost(nint address);
+
+    [LibraryImport(Library, EntryPoint = "cuMemcpyHtoDAsync_v2")]
+    internal static partial int cuMemcpyHtoDAsync(nint target, nint source, nuint bytes, nint stream);
+
+    [LibraryImport(Library, EntryPoint = "cuMemcpyDtoHAsync_v2")]
+    internal static partial int cuMemcpyDtoHAsync(nint target, nint source, nuint bytes, nint stream);
+
     /// <summary>CUlaunchConfig.</summary>
     [StructLayout(LayoutKind.Sequential)]
     internal struct LaunchConfig
@@ -145,4 +196,4 @@ internal static unsafe partial class CudaDriver
 }
 
 /// <summary>The CUDA driver refused a call, or a kernel cannot be had; the message says which and why.</summary>
-public sealed class CudaException(string message) : Exception(message);
+public sealed class CudaException(string message, Exception? inner = null) : Exception(message, inner);

@@ -45,6 +45,7 @@ public static unsafe class Gpu
 /// <remarks>Both points only take their place in the stream: the program does not wait, and the GPU does not pause.</remarks>
 public sealed class GpuTimer : IDisposable
 {
+    private readonly int _device;
     private nint _start;
     private nint _end;
 
@@ -53,6 +54,7 @@ public sealed class GpuTimer : IDisposable
     /// <exception cref="CudaException">There is no such GPU, or no driver.</exception>
     public GpuTimer(int device = 0)
     {
+        _device = device;
         CudaDriver.UseDevice(device);
         CudaDriver.Check(CudaDriver.cuEventCreate(out _start, 0), "create an event");
         CudaDriver.Check(CudaDriver.cuEventCreate(out _end, 0), "create an event");
@@ -60,11 +62,11 @@ public sealed class GpuTimer : IDisposable
 
     /// <summary>The time counts from what is launched next.</summary>
     /// <exception cref="CudaException">An earlier kernel failed.</exception>
-    public void Start() => CudaDriver.Check(CudaDriver.cuEventRecord(_start, 0), "record an event");
+    public void Start() => CudaDriver.Check(CudaDriver.cuEventRecord(_start, CudaStream.CurrentHandle(_device)), "record an event");
 
     /// <summary>The time counts to what was launched last.</summary>
     /// <exception cref="CudaException">An earlier kernel failed.</exception>
-    public void Stop() => CudaDriver.Check(CudaDriver.cuEventRecord(_end, 0), "record an event");
+    public void Stop() => CudaDriver.Check(CudaDriver.cuEventRecord(_end, CudaStream.CurrentHandle(_device)), "record an event");
 
     /// <summary>The seconds between start and stop; waits until the GPU has come to the latter.</summary>
     /// <exception cref="CudaException">A kernel failed, or the timer was never started and stopped.</exception>

@@ -32,9 +32,33 @@ internal interface IKernelDevice
     /// <param name="function">The kernel.</param>
     nint Load(string file, IReadOnlyList<string> defines, int device, string function);
 
-    /// <summary>Starts a kernel on the stream that libtorch uses too, and does not wait for it.</summary>
+    /// <summary>Why work cannot be recorded; null where it can.</summary>
+    string? RecorderAbsence { get; }
+
+    /// <summary>What records work of the calling thread, which from now on, until it is disposed, goes to a stream of its own.</summary>
+    /// <param name="device">The index of the device.</param>
+    IWorkRecorder Recorder(int device);
+
+    /// <summary>Starts a kernel on the calling thread's stream, which libtorch uses too, and does not wait for it.</summary>
     /// <param name="function">What <see cref="Load"/> gave.</param>
     /// <param name="shape">Blocks and threads.</param>
+    /// <param name="device">The index of the device.</param>
     /// <param name="arguments">The addresses of the arguments.</param>
-    unsafe void Launch(nint function, LaunchShape shape, void** arguments);
+    unsafe void Launch(nint function, LaunchShape shape, int device, void** arguments);
+}
+
+/// <summary>Work that was recorded, to be done as often as it is started.</summary>
+internal interface IRecordedWork : IDisposable
+{
+    /// <summary>Starts it in the order of the calling thread's work, and does not wait for it.</summary>
+    void Start();
+}
+
+/// <summary>Records work for one thread, which starts none of it before the one before is given to the device.</summary>
+internal interface IWorkRecorder : IDisposable
+{
+    /// <summary>Records what <paramref name="work"/> gives to the device; it may be done then or not.</summary>
+    /// <param name="work">The work; it was done before, so that nothing has to be compiled or looked up.</param>
+    /// <exception cref="CudaException">It cannot be recorded; all is as before.</exception>
+    IRecordedWork Record(Action work);
 }

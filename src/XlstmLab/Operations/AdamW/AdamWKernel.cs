@@ -78,7 +78,7 @@ internal sealed class AdamWKernel : IDisposable
     private readonly Tensor _owners;
     private readonly Tensor _segments;
     private readonly Tensor _partials;
-    private readonly Tensor _settings;
+    private readonly DeviceInput<double> _settings;
     private readonly Tensor _record;
     private readonly Tensor _rule;
     private readonly long[] _table;
@@ -108,13 +108,13 @@ internal sealed class AdamWKernel : IDisposable
         _owners = tensor(owners, ScalarType.Int32, _device).DetachFromDisposeScope();
         _segments = zeros(_table.Length, ScalarType.Int64, _device).DetachFromDisposeScope();
         _partials = empty(owners.Count, ScalarType.Float64, _device).DetachFromDisposeScope();
-        _settings = zeros(Marshal.SizeOf<AdamWSettings>() / 8, ScalarType.Float64, _device).DetachFromDisposeScope();
+        _settings = new(ScalarType.Float64, _device, Marshal.SizeOf<AdamWSettings>() / 8);
         _record = zeros(Marshal.SizeOf<AdamWRecord>() / 8, ScalarType.Int64, _device).DetachFromDisposeScope();
         _rule = zeros(RuleWords, ScalarType.Float32, _device).DetachFromDisposeScope();
     }
 
     /// <summary>How the steps went; the only method that waits for the device.</summary>
-    public AdamWRecord Record
+    public AdamWRecord Last
     {
         get
         {
@@ -132,48 +132,55 @@ internal sealed class AdamWKernel : IDisposable
     {
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
-        var changed = _written is null;
-        for (var k = 0; k < _parameters.Length; k++)
-        {
-            var address = Address(_parameters[k].Weight.grad);
-            changed |= _table[SegmentWords * k + 1] != address;
-            _table[SegmentWords * k + 1] = address;
-        }
-
-        if (changed)
+        var before = _written is null ? [] : _table.ToArray();
+        FindGradients(_table);
+        if (!_table.AsSpan().SequenceEqual(before))
         {
             Write(_segments, tensor(_table));
         }
 
-        if (_written != settings)
-        {
-            Write(_settings, tensor(MemoryMarshal.Cast<AdamWSettings, double>([settings]).ToArray()));
-            _written = settings;
-        }
-
-        var blocks = _owners.shape[0];
-        Kernel.Launch(Source, "squared_sums", Defines, new(blocks, Threads, Threads / 4), _partials, _segments, _owners, _partials);
-        Kernel.Launch(
-            Source, "adamw_prepare", Defines, new(1, PrepareThreads, PrepareThreads / 4), _partials,
-            _partials, loss, _settings, _record, _rule, (int)blocks);
-        Kernel.Launch(Source, "adamw_update", Defines, new(blocks, Threads), _partials, _segments, _owners, _rule);
+        Tell(settings);
+        Launch(_segments, loss);
     }
 
-    /// <summary>Asks for <see cref="Record"/> as it is when the device gets here, without waiting for it.</summary>
+    /// <summary>The numbers of all steps from here on.</summary>
+    public void Tell(AdamWSettings settings)
+    {
+        if (_written != settings)
+        {
+            _settings.Write(MemoryMarshal.Cast<AdamWSettings, double>([settings]));
+            _written = settings;
+        }
+    }
+
+    /// <summary>A table for <see cref="Record"/>.</summary>
+    public DeviceInput<long> NewTable() => new(ScalarType.Int64, _device, _table.Length);
+
+    /// <summary>The step of a graph that is being recorded. Before each start <see cref="Tell"/> tells its numbers.</summary>
+    /// <param name="table">The graph's own, filled here, to be sent when the recording is over: in a graph, gradients lie where they lie now.</param>
+    /// <param name="loss">[] float64, the step's loss.</param>
+    public void Record(DeviceInput<long> table, Tensor loss)
+    {
+        _table.CopyTo(table.Next());
+        FindGradients(table.Next());
+        Launch(table.Values, loss);
+    }
+
+    /// <summary>Asks for <see cref="Last"/> as it is when the device gets here, without waiting for it.</summary>
     /// <returns>Waits for the record; to be called once.</returns>
     public Func<AdamWRecord> ReadLater()
     {
         using var scope = NewDisposeScope();
         if (_device.type == DeviceType.CPU)
         {
-            var now = Record;
+            var now = Last;
             return () => now;
         }
 
         var host = empty(_record.shape, ScalarType.Int64, CPU).pin_memory().DetachFromDisposeScope();
         host.copy_(_record, true);
         CudaDriver.Check(CudaDriver.cuEventCreate(out var arrival, CudaDriver.EventWithoutTiming), "make an event");
-        CudaDriver.Check(CudaDriver.cuEventRecord(arrival, 0), "record an event");
+        CudaDriver.Check(CudaDriver.cuEventRecord(arrival, CudaStream.CurrentHandle(Math.Max(0, _device.index))), "record an event");
         return () =>
         {
             using (host)
@@ -188,10 +195,29 @@ internal sealed class AdamWKernel : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        foreach (var held in new[] { _owners, _segments, _partials, _settings, _record, _rule })
+        foreach (var held in new IDisposable[] { _owners, _segments, _partials, _settings, _record, _rule })
         {
             held.Dispose();
         }
+    }
+
+    private void FindGradients(Span<long> table)
+    {
+        for (var k = 0; k < _parameters.Length; k++)
+        {
+            using var gradient = _parameters[k].Weight.grad;
+            table[SegmentWords * k + 1] = Address(gradient);
+        }
+    }
+
+    private void Launch(Tensor segments, Tensor? loss)
+    {
+        var blocks = _owners.shape[0];
+        Kernel.Launch(Source, "squared_sums", Defines, new(blocks, Threads, Threads / 4), _partials, segments, _owners, _partials);
+        Kernel.Launch(
+            Source, "adamw_prepare", Defines, new(1, PrepareThreads, PrepareThreads / 4), _partials,
+            _partials, loss, _settings.Values, _record, _rule, (int)blocks);
+        Kernel.Launch(Source, "adamw_update", Defines, new(blocks, Threads), _partials, segments, _owners, _rule);
     }
 
     private static long Address(Tensor? tensor) => tensor is null ? 0 : Kernel.Address(tensor);

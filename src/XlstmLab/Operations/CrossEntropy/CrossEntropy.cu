@@ -206,12 +206,13 @@ DEVICE void cross_entropy(
 
 // logits: [rows, stride], a multiple of 8 no less than VOCABULARY; what lies past it is not read, and zero afterwards. targets: IGNORED for
 // a row that does not count: no loss, no gradient; any other that is no column gives a loss of NaN. losses: [rows]. The gradient is of
-// scale times the sum of losses.
+// the sum of losses over the divisor, which a recorded graph reads from memory.
 // Grid: any number of blocks, BLOCKS a multiprocessor at best; THREADS threads; shared: SHARED_BYTES.
 KERNEL void __launch_bounds__(THREADS, BLOCKS) cross_entropy_backward(
-    bf16* logits, const i64* RESTRICT targets, float* RESTRICT losses, float scale, i64 stride, int rows)
+    bf16* logits, const i64* RESTRICT targets, float* RESTRICT losses, i64 divisor, const i64* RESTRICT kept_divisor, i64 stride, int rows)
 {
     SHARED_MEMORY(shared);
+    float scale = (float)(1.0 / (double)(kept_divisor ? *kept_divisor : divisor));
     cross_entropy<true>(shared, logits, targets, losses, scale, stride, rows);
 }
 
@@ -223,8 +224,9 @@ KERNEL void __launch_bounds__(THREADS, BLOCKS) cross_entropy_forward(
     cross_entropy<false>(shared, (bf16*)logits, targets, losses, 1.f, stride, rows);
 }
 
-// total = the sum of losses / targets, in a fixed order. Grid: 1 block; SUM_THREADS threads; shared: 8 bytes a warp.
-KERNEL void __launch_bounds__(SUM_THREADS) sum_losses(const float* RESTRICT losses, double* total, int rows, i64 targets)
+// total = the sum of losses / divisor, in a fixed order. Grid: 1 block; SUM_THREADS threads; shared: 8 bytes a warp.
+KERNEL void __launch_bounds__(SUM_THREADS) sum_losses(
+    const float* RESTRICT losses, double* total, int rows, i64 divisor, const i64* RESTRICT kept_divisor)
 {
     SHARED_MEMORY(shared);
     double sum = 0;
@@ -237,5 +239,5 @@ KERNEL void __launch_bounds__(SUM_THREADS) sum_losses(const float* RESTRICT loss
     if (threadIdx.x > 0) return;
     sum = 0;
     for (int w = 0; w < SUM_THREADS / 32; w++) sum += ((double*)shared)[w];
-    *total = sum / (double)targets;
+    *total = sum / (double)(kept_divisor ? *kept_divisor : divisor);
 }

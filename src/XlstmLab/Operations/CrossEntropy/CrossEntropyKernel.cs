@@ -33,15 +33,15 @@ internal static class CrossEntropyKernel
     /// <param name="losses">[N] float32, written; 0 where a row does not count.</param>
     /// <param name="divisor">What the sum is divided by, if gradients are wanted.</param>
     /// <param name="cap">The soft cap, or null.</param>
-    public static void Run(Tensor logits, Tensor targets, Tensor losses, long? divisor, double? cap)
+    public static void Run(Tensor logits, Tensor targets, Tensor losses, LossDivisor? divisor, double? cap)
     {
         var (rows, vocabulary) = ((int)logits.shape[0], logits.shape[1]);
         var shape = new LaunchShape(Math.Min(rows, Blocks * Kernel.Multiprocessors(logits)), Threads, (int)Shared(vocabulary));
-        if (divisor is { } targetCount)
+        if (divisor is { } by)
         {
             Kernel.Launch(
                 Source, "cross_entropy_backward", Defines(vocabulary, cap), shape, logits,
-                logits, targets, losses, (float)(1.0 / targetCount), logits.stride(0), rows);
+                logits, targets, losses, by.Value, by.Kept, logits.stride(0), rows);
         }
         else
         {
@@ -50,12 +50,12 @@ internal static class CrossEntropyKernel
     }
 
     /// <summary>The rows' sum, divided, always in the same order: [] float64.</summary>
-    public static Tensor Sum(Tensor losses, long divisor, long vocabulary, double? cap)
+    public static Tensor Sum(Tensor losses, LossDivisor divisor, long vocabulary, double? cap)
     {
         var total = empty([], ScalarType.Float64, losses.device);
         Kernel.Launch(
             Source, "sum_losses", Defines(vocabulary, cap), new(1, SumThreads, SumThreads / 4), losses,
-            losses, total, (int)losses.shape[0], divisor);
+            losses, total, (int)losses.shape[0], divisor.Value, divisor.Kept);
         return total;
     }
 }

@@ -23,7 +23,7 @@ internal static class HeadLossKernel
     /// <param name="targets">[N] int64, <see cref="CrossEntropyKernel.Ignored"/> for rows that do not count.</param>
     /// <param name="divisor">Such as the number of targets.</param>
     /// <returns>[] float64.</returns>
-    public static Tensor Forward(Tensor hidden, LanguageHead head, Tensor targets, long divisor)
+    public static Tensor Forward(Tensor hidden, LanguageHead head, Tensor targets, LossDivisor divisor)
     {
         using var scope = NewDisposeScope();
         var call = new Call(divisor, head.LogitSoftCap);
@@ -33,7 +33,7 @@ internal static class HeadLossKernel
             : Run(hidden, weight, targets, call, gradient: false).Loss).MoveToOuterDisposeScope();
     }
 
-    private sealed record Call(long Divisor, double? Cap);
+    private sealed record Call(LossDivisor Divisor, double? Cap);
 
     private static (Tensor Loss, Tensor? DHidden, Tensor? DWeight) Run(Tensor hidden, Tensor weight, Tensor targets, Call call, bool gradient)
     {

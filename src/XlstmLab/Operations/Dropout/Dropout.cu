@@ -6,9 +6,12 @@
 
 // DropoutKernel.cs tells WIDE, whether elements are float32 and not bfloat16, and THREADS.
 
+// A recorded graph reads its key from memory, another at each start.
 // Grid: at most one thread an element, each of which takes every so many; no shared memory.
-KERNEL void __launch_bounds__(THREADS) dropout(const void* x, void* y, i64 key, i64 threshold, i64 count, float scale)
+KERNEL void __launch_bounds__(THREADS) dropout(
+    const void* x, void* y, i64 key, const i64* RESTRICT kept_key, i64 threshold, i64 count, float scale)
 {
+    if (kept_key) key = *kept_key;
     for (i64 i = (i64)blockIdx.x * THREADS + threadIdx.x; i < count; i += (i64)gridDim.x * THREADS)
     {
         u64 z = (u64)key + (u64)(i + 1) * 0x9E3779B97F4A7C15ull;

@@ -2,6 +2,15 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
 
+/// <summary>What tells the places that are dropped: a number, or one in memory that a recorded graph reads anew at each start.</summary>
+/// <param name="Value">The number, where none is kept.</param>
+/// <param name="Kept">[] or [1] int64 on the tensor's device, or null.</param>
+internal readonly record struct DropoutKey(long Value, Tensor? Kept = null)
+{
+    /// <summary>A number.</summary>
+    public static implicit operator DropoutKey(long value) => new(value);
+}
+
 /// <summary>Dropout in one pass over memory, by places that follow from a key: nothing is kept for the backward pass.</summary>
 internal static class DropoutKernel
 {
@@ -15,7 +24,7 @@ internal static class DropoutKernel
     /// <param name="x">[...] bfloat16 or float32.</param>
     /// <param name="share">The share that is dropped.</param>
     /// <param name="key">What tells which.</param>
-    public static Tensor Forward(Tensor x, double share, long key)
+    public static Tensor Forward(Tensor x, double share, DropoutKey key)
     {
         using var scope = NewDisposeScope();
         return Function.apply(x, share, key)[0].MoveToOuterDisposeScope();
@@ -47,7 +56,7 @@ internal static class DropoutKernel
         public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
-            var (share, key) = ((double)vars[1], (long)vars[2]);
+            var (share, key) = ((double)vars[1], (DropoutKey)vars[2]);
             ctx.save_data("share", share);
             ctx.save_data("key", key);
             return [Run((Tensor)vars[0], share, key).MoveToOuterDisposeScope()];
@@ -56,11 +65,11 @@ internal static class DropoutKernel
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             using var scope = NewDisposeScope();
-            var dx = Run(gradients[0], (double)ctx.get_data("share"), (long)ctx.get_data("key"));
+            var dx = Run(gradients[0], (double)ctx.get_data("share"), (DropoutKey)ctx.get_data("key"));
             return EngineThread.Return(scope, gradients, dx, null, null);
         }
 
-        private static Tensor Run(Tensor given, double share, long key)
+        private static Tensor Run(Tensor given, double share, DropoutKey key)
         {
             var x = given.contiguous();
             var y = empty(x.shape, x.dtype, x.device);
@@ -68,7 +77,7 @@ internal static class DropoutKernel
             Kernel.Launch(
                 "Dropout.cu", "dropout", [$"WIDE={(x.dtype == ScalarType.Float32 ? 1 : 0)}", $"THREADS={Threads}"],
                 new((count + Threads * ElementsPerThread - 1) / (Threads * ElementsPerThread), Threads), x,
-                x, y, key, Threshold(share), count, (float)(1 / (1 - share)));
+                x, y, key.Value, key.Kept, Threshold(share), count, (float)(1 / (1 - share)));
             return y;
         }
     }

@@ -1,0 +1,223 @@
+using TorchSharp;
+using XlstmLab.Models;
+using XlstmLab.Tests.Operations;
+using XlstmLab.Text;
+using XlstmLab.Training;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Tests.Training;
+
+/// <summary>
+/// On a GPU these are graphs; elsewhere the emulator does what would be recorded again at each start, so that all around the graphs is tried:
+/// the memory that batches, keys and numbers are written into.
+/// </summary>
+[Collection(nameof(AloneCollection))]
+public sealed class TrainingGraphsTests
+{
+    private static readonly TrainingConfig Config = new()
+    {
+        Steps = 16,
+        BatchSize = 4,
+        ContextLength = 8,
+        PeakLearningRate = 0.02,
+        GradientClip = 0.5,
+        Schedule = new() { WarmupSteps = 3 },
+        ValidateEvery = 8,
+        CheckpointEvery = 8,
+        StatisticsEvery = 5,
+        TensorBoard = false,
+    };
+
+    private static readonly XlstmConfig Architecture =
+        XlstmPresets.ByName("bytes-1m") with { EmbeddingDim = 128, HeadCount = 2, BlockCount = 1, VocabularySize = 32 };
+
+    private static readonly TokenBatch[] Validation = [.. TinyText.Packed(2, 2).Sequential(4)];
+
+    [Fact]
+    public void Run_Recorded_IsThatOfTheHostBitForBit()
+    {
+        using var run = KernelRun.Begin();
+        var config = Config with { BatchRamp = [new(0, 2), new(6, 5)], MicroBatchSize = 2, EmaDecay = 0.9 };
+        var byHost = Train(() => new TinyModel(dropout: 0.2), config);
+        var counts = run.Record();
+        var recorded = Train(() => new TinyModel(dropout: 0.2), config);
+        AssertEqual(byHost, recorded);
+
+        // Two numbers of rows for updates, two for the parts of a validation.
+        Assert.Equal(4, counts.Recorded);
+        Assert.True(counts.Started > 12);
+    }
+
+    [Fact]
+    public void Run_ModelWithKernels_IsThatOfTheHostBitForBit()
+    {
+        using var run = KernelRun.Begin();
+        var architecture = Architecture with { Dropout = 0.1 };
+        var config = Config with { ComputeType = ScalarType.BFloat16, Steps = 6, BatchSize = 2, ContextLength = 16, StatisticsEvery = 0 };
+        LanguageModel Model() => KernelRun.Model(architecture);
+        var byHost = Train(Model, config);
+        var counts = run.Record();
+        var recorded = Train(Model, config);
+        AssertEqual(byHost, recorded);
+        Assert.True(counts.Started > 0);
+    }
+
+    [Fact]
+    public void Run_BatchesWithOtherNumbersOfTargets_DividesByTheirOwn()
+    {
+        using var run = KernelRun.Begin();
+        var config = Config with { ComputeType = ScalarType.BFloat16, Steps = 6, BatchSize = 2, ContextLength = 16, StatisticsEvery = 0 };
+        Outcome Of(bool records)
+        {
+            using var model = KernelRun.Model(Architecture);
+            return Run(model, config, new Partial(TinyText.Packed(1, contextLength: 16)));
+        }
+
+        var byHost = Of(records: false);
+        run.Record();
+        AssertEqual(byHost, Of(records: true));
+    }
+
+    [Fact]
+    public void Run_WorkThatCannotBeRecorded_GoesOnByTheHostAndSaysWhyOnce()
+    {
+        using var run = KernelRun.Begin();
+        var byHost = Train(() => new TinyModel(dropout: 0.2), Config);
+        run.Record().Fault = "a synchronisation";
+        using var folder = new TempFolder();
+        var recorded = Train(() => new TinyModel(dropout: 0.2), Config, folder.Path);
+        AssertEqual(byHost, recorded);
+        Assert.Single(File.ReadLines(Path.Combine(folder.Path, "log.txt")), line => line.Contains("a synchronisation", StringComparison.Ordinal));
+        Assert.Contains("\"off: The work cannot be recorded: a synchronisation\"", File.ReadAllText(Path.Combine(folder.Path, "meta.json")), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void Run_StoppedAndResumed_GoesOnAsIfItHadNot()
+    {
+        using var run = KernelRun.Begin();
+        var counts = run.Record();
+        var whole = Train(() => new TinyModel(dropout: 0.2), Config);
+        using var folder = new TempFolder();
+        using (var first = Moved(new TinyModel(dropout: 0.2)))
+        {
+            Run(first, Config, TinyText.Packed(1), folder.Path, stopAfter: 9);
+        }
+
+        Assert.True(counts.Started > 0);
+        AssertEqual(whole with { Losses = [] }, Train(() => new TinyModel(dropout: 0.2), Config, folder.Path) with { Losses = [] });
+        Assert.Equal(whole.Losses, RunFolder.ReadMetrics(folder.Path).Select(m => m.Loss));
+    }
+
+    [Fact]
+    public void Run_WeightsThatAHookReplaced_AreTrained()
+    {
+        using var run = KernelRun.Begin();
+        void Replace(LanguageModel model, int step)
+        {
+            if (step == 8)
+            {
+                foreach (var parameter in model.parameters())
+                {
+                    using var moved = parameter.detach().clone();
+                    parameter.set_(moved);
+                }
+            }
+        }
+
+        var byHost = Train(() => new TinyModel(), Config, afterStep: Replace);
+        var counts = run.Record();
+        AssertEqual(byHost, Train(() => new TinyModel(), Config, afterStep: Replace));
+        Assert.True(counts.Recorded > 2);
+    }
+
+    [Fact]
+    public void Run_OwnLoss_IsLeftToTheHost()
+    {
+        using var run = KernelRun.Begin();
+        var counts = run.Record();
+        using var model = Moved(new TinyModel());
+        using var folder = new TempFolder();
+        new Trainer(model, Config, TinyText.Packed(1), Validation, folder.Path, loss: (m, batch, divisor) => NextTokenLoss.Of(m, batch, divisor) * 2).Run();
+        Assert.Equal(0, counts.Recorded);
+        Assert.Contains("\"off: the training has a loss of its own\"", File.ReadAllText(Path.Combine(folder.Path, "meta.json")), StringComparison.Ordinal);
+    }
+
+    private static Outcome Train(
+        Func<LanguageModel> create, TrainingConfig config, string? folder = null, Action<LanguageModel, int>? afterStep = null)
+    {
+        using var model = Moved(create());
+        return Run(model, config, TinyText.Packed(1, contextLength: config.ContextLength), folder, afterStep: afterStep);
+    }
+
+    private static Outcome Run(
+        LanguageModel model, TrainingConfig config, BatchSource<TokenBatch> source, string? folder = null, int? stopAfter = null,
+        Action<LanguageModel, int>? afterStep = null)
+    {
+        var metrics = new List<TrainingMetrics>();
+        var validation = config.ContextLength == Config.ContextLength ? Validation : [.. TinyText.Packed(2, 2, config.ContextLength).Sequential(2)];
+        var trainer = new Trainer(model, config, source, validation, folder, new ImmediateProgress<TrainingMetrics>(metrics.Add))
+        {
+            Hooks = new()
+            {
+                AfterStep = at =>
+                {
+                    afterStep?.Invoke(model, at.Metrics.Step);
+                    if (at.Metrics.Step == stopAfter)
+                    {
+                        at.Stop();
+                    }
+                },
+            },
+        };
+        trainer.Run();
+        using var scope = NewDisposeScope();
+        var weights = cat([.. model.parameters().Select(p => p.detach().flatten())]).to(CPU).data<float>().ToArray();
+        return new([.. metrics.Select(m => m.Loss)], [.. metrics.Select(m => m.ValidationLoss)], [.. metrics.Select(m => m.EmaValidationLoss)], weights);
+    }
+
+    private static LanguageModel Moved(LanguageModel model)
+    {
+        model.to(get_default_device());
+        return model;
+    }
+
+    private static void AssertEqual(Outcome expected, Outcome actual)
+    {
+        Assert.Equal(expected.Losses, actual.Losses);
+        if (expected.Losses.Length == actual.Losses.Length)
+        {
+            Assert.Equal(expected.Validation.Where(v => v is not null).TakeLast(1), actual.Validation.Where(v => v is not null).TakeLast(1));
+            Assert.Equal(expected.OfAverage.Where(v => v is not null).TakeLast(1), actual.OfAverage.Where(v => v is not null).TakeLast(1));
+        }
+
+        Assert.Equal(expected.Weights, actual.Weights);
+    }
+
+    private sealed record Outcome(double[] Losses, double?[] Validation, double?[] OfAverage, float[] Weights);
+
+    /// <summary>Text of which every batch leaves out other targets.</summary>
+    private sealed class Partial(BatchSource<TokenBatch> text) : BatchSource
+    {
+        private int _batches;
+
+        public override int ContextLength => text.ContextLength;
+
+        public override long Seed => text.Seed;
+
+        public override string Fingerprint => text.Fingerprint;
+
+        public override long? TokenCount => text.TokenCount;
+
+        public override BatchPosition Position => text.Position;
+
+        public override TokenBatch Next(int rows)
+        {
+            var batch = text.Next(rows);
+            _batches++;
+            return batch with { Targets = [.. batch.Targets.Select((t, k) => k % 7 < _batches % 5 ? TokenBatch.Ignored : t)] };
+        }
+
+        public override void Resume(BatchPosition position) => text.Resume(position);
+    }
+}
