@@ -15,7 +15,7 @@ internal static class DoctorCommand
     public static Command Create()
     {
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
-        var threads = Compute.ThreadsOption();
+        var threads = ComputeOptions.Threads();
         var command = new ExampleCommand(
             "doctor",
             "Shows devices, versions and threads, measures the machine, and says what would make it faster.",
@@ -155,7 +155,7 @@ internal static class DoctorCommand
         {
             ("system", report.System),
             ("processor", report.Processor.ToString()),
-            ("memory", $"{Terminal.Size(report.MemoryBytes)}, {Terminal.Size(report.AvailableMemoryBytes)} free"),
+            ("memory", $"{Readable.Size(report.MemoryBytes)}, {Readable.Size(report.AvailableMemoryBytes)} free"),
             (".NET", report.DotNet),
         };
         if (report.Torch is { } torch)
@@ -180,7 +180,7 @@ internal static class DoctorCommand
         }
 
         pairs.Add(("datasets", report.DatasetFolder is null ? "no folder found" : $"{string.Join(", ", report.Datasets)} in {report.DatasetFolder}"));
-        pairs.Add(("disk", $"{Terminal.Size(report.FreeDiskBytes)} free in {report.WorkingFolder}"));
+        pairs.Add(("disk", $"{Readable.Size(report.FreeDiskBytes)} free in {report.WorkingFolder}"));
         if (report.Advice.Count > 0)
         {
             pairs.Add(("advice", string.Join("\n", report.Advice)));

@@ -73,7 +73,7 @@ internal static class ModelsCommand
                         r.BlockCount.ToString(CultureInfo.InvariantCulture),
                         r.VocabularySize.ToString(CultureInfo.InvariantCulture),
                         (r.ForwardFlopsPerToken / 1e6).ToString("N1", CultureInfo.InvariantCulture),
-                        Terminal.Size(r.StateBytes),
+                        Readable.Size(r.StateBytes),
                     }));
             }
 

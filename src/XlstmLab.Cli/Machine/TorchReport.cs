@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Reflection;
 using System.Runtime.InteropServices;
 using TorchSharp;
+using XlstmLab.Benchmarks;
 using XlstmLab.Native;
 using XlstmLab.Operations;
 

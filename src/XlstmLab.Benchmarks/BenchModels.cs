@@ -3,10 +3,10 @@ using TorchSharp.Modules;
 using XlstmLab.Layers;
 using XlstmLab.Models;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>The models of benchmarks: all presets, and one that only others' measurements have.</summary>
-internal static class BenchModels
+public static class BenchModels
 {
     /// <summary>The published PyTorch code's own model of width 768: four heads and its SwiGLU's width, 162.3 million parameters.</summary>
     public const string Xlstm162M = "xlstm-162m";
