@@ -1,4 +1,7 @@
+using XlstmLab.Checkpoints;
+using XlstmLab.Models;
 using XlstmLab.Native;
+using XlstmLab.Tests.Mixers;
 using Xunit;
 
 namespace XlstmLab.Tests.Cli;
@@ -51,6 +54,30 @@ public sealed class BenchTests
         var remarks = result.Json["rows"]!.AsArray().Select(r => (string?)r!["remark"]).ToArray();
         Assert.Equal([null, null], remarks[..2]);
         Assert.NotEmpty(remarks[2]!);
+    }
+
+    [Fact]
+    public async Task Preset_FileWithAMixerOfAPlugin_IsMeasuredByProcessesThatHaveIt()
+    {
+        using var folder = CommandLine.Folder();
+        File.WriteAllText(folder["config.json"], ModelConfigJson.Text(new XlstmConfig
+        {
+            VocabularySize = 257,
+            EmbeddingDim = 16,
+            BlockCount = 2,
+            HeadCount = 2,
+            FeedForwardRoundUpTo = 8,
+            Mixers = ["mlstm", new MovingAverageMixerConfig()],
+        }));
+        string[] plugin = ["--plugin", typeof(BenchTests).Assembly.Location];
+        foreach (var command in new[] { "train", "prefill", "decode" })
+        {
+            string[] sizes = command switch { "train" => ["--context", "8"], "prefill" => ["--lengths", "8"], _ => [] };
+            var result = await CommandLine.RunAsync(["bench", command, "--preset", folder["config.json"], "--json", .. sizes, .. Short, .. plugin]);
+            Assert.True(result.Code == 0, result.Error);
+            var row = result.Json["rows"]!.AsArray().Single()!;
+            Assert.True(((double?)row["forward_seconds"] ?? (double?)row["training_seconds"]) > 0, row.ToJsonString());
+        }
     }
 
     [Fact]

@@ -146,7 +146,7 @@ internal static class BenchCommand
     private static ExampleCommand Train()
     {
         var presets = PresetOption(
-            $"Presets of any kind of model, separated by commas; NAME:BxS sets batch and context too. Default: {TrainingOnCpu}, on a GPU {TrainingOnGpu}.");
+            $"Presets of any kind of model, config.json files or runs, separated by commas; NAME:BxS sets batch and context too. Default: {TrainingOnCpu}, on a GPU {TrainingOnGpu}.");
         var contexts = BenchOptions.List("--context", "Tokens a sequence. Default: 256,1024, on a GPU 2048.");
         var tokens = Size("--tokens", 2048, "Tokens an update: the batch is as many sequences as they make. Default on a GPU: 16384.");
         var compute = ComputeOption();
@@ -175,7 +175,7 @@ internal static class BenchCommand
 
     private static ExampleCommand Prefill()
     {
-        var presets = PresetOption($"Presets of any kind of model, separated by commas. Default: {InferenceOnCpu}, on a GPU {InferenceOnGpu}.");
+        var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {InferenceOnCpu}, on a GPU {InferenceOnGpu}.");
         var lengths = BenchOptions.List("--lengths", "Tokens of a prompt. Default: 256,1024, on a GPU 2048,8192.");
         var batches = BenchOptions.List("--batch", "Prompts side by side. Default: 1.");
         var compute = ComputeOption();
@@ -202,7 +202,7 @@ internal static class BenchCommand
 
     private static ExampleCommand Decode()
     {
-        var presets = PresetOption($"Presets of any kind of model, separated by commas. Default: {InferenceOnCpu}, on a GPU {InferenceOnGpu}.");
+        var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {InferenceOnCpu}, on a GPU {InferenceOnGpu}.");
         var batches = BenchOptions.List("--batch", "Sequences side by side. Default: 1, on a GPU 1,8.");
         var compute = ComputeOption();
         var common = new BenchOptions(2, 32);
@@ -369,7 +369,7 @@ internal static class BenchCommand
     {
         foreach (var item in list.Split(','))
         {
-            var parts = item.Split(':');
+            var parts = Path.Exists(item) ? [item] : item.Split(':');
             int[] size = parts.Length == 2
                 ? [.. parts[1].Split('x').Select(n => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : 0)]
                 : [];
@@ -379,7 +379,7 @@ internal static class BenchCommand
             }
 
             // A wrong name is told before anything is measured.
-            if (!BenchModels.Names.Contains(parts[0], StringComparer.OrdinalIgnoreCase))
+            if (BenchModels.Find(parts[0]) is null)
             {
                 throw new UsageException($"--preset: there is no preset '{parts[0]}'.{NearestName.Hint(parts[0], BenchModels.Names)} 'xlstm models' lists them all.");
             }
