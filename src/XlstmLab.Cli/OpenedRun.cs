@@ -32,7 +32,7 @@ internal static class OpenedRun
         {
             await terminal.TrackAsync("Loading", tracker =>
             {
-                var progress = new ImmediateProgress<ByteProgress>(p => tracker.Report(p.Done / (double)p.Total, Terminal.Size(p.Total)));
+                var progress = new ImmediateProgress<ByteProgress>(p => tracker.Report(p.Done / (double)p.Total, Readable.Size(p.Total)));
                 run = TrainedRun.Open(folder, device, options, progress, cancellationToken);
                 return Task.CompletedTask;
             });

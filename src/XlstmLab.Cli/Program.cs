@@ -17,13 +17,16 @@ namespace XlstmLab.Cli;
 /// </remarks>
 internal static partial class Program
 {
+    /// <summary>The option that brings mixers to every command.</summary>
+    internal const string PluginOption = "--plugin";
+
     private static readonly Option<bool> Verbose = new("--verbose")
     {
         Description = "Show where in the program an error arose.",
         Recursive = true,
     };
 
-    private static readonly Option<FileInfo[]> Plugins = new("--plugin")
+    private static readonly Option<FileInfo[]> Plugins = new(PluginOption)
     {
         Description = "A class library (.dll) with mixers of your own, for models that have them. May be given several times.",
         HelpName = "FILE",
@@ -62,7 +65,7 @@ internal static partial class Program
         {
             if (parsed.Action is not ParseErrorAction error)
             {
-                foreach (var plugin in parsed.GetValue(Plugins) ?? [])
+                foreach (var plugin in PluginsOf(parsed))
                 {
                     Load(plugin);
                 }
@@ -142,6 +145,9 @@ internal static partial class Program
 
         return root;
     }
+
+    /// <summary>The class libraries that a command line names.</summary>
+    internal static FileInfo[] PluginsOf(ParseResult parsed) => parsed.GetValue(Plugins) ?? [];
 
     /// <summary>Makes the mixers of a class library known.</summary>
     private static void Load(FileInfo plugin)

@@ -134,7 +134,10 @@ internal sealed class HostReferences : MetadataReferenceResolver
     private static ImmutableDictionary<string, PortableExecutableReference> FindHostAssemblies()
     {
         var paths = ((string?)AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES") ?? "").Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries);
-        return paths.Where(File.Exists)
+
+        // Plugins were loaded after the program.
+        var loaded = AssemblyLoadContext.Default.Assemblies.Where(assembly => !assembly.IsDynamic).Select(assembly => assembly.Location);
+        return paths.Concat(loaded).Where(File.Exists)
             .DistinctBy(Path.GetFileNameWithoutExtension, StringComparer.OrdinalIgnoreCase)
             .ToImmutableDictionary(path => Path.GetFileNameWithoutExtension(path), path => MetadataReference.CreateFromFile(path), StringComparer.OrdinalIgnoreCase);
     }

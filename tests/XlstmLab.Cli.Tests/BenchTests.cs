@@ -1,6 +1,7 @@
-using XlstmLab.Cli.Benchmarks;
+using XlstmLab.Checkpoints;
 using XlstmLab.Models;
 using XlstmLab.Native;
+using XlstmLab.Tests.Mixers;
 using Xunit;
 
 namespace XlstmLab.Tests.Cli;
@@ -56,6 +57,30 @@ public sealed class BenchTests
     }
 
     [Fact]
+    public async Task Preset_FileWithAMixerOfAPlugin_IsMeasuredByProcessesThatHaveIt()
+    {
+        using var folder = CommandLine.Folder();
+        File.WriteAllText(folder["config.json"], ModelConfigJson.Text(new XlstmConfig
+        {
+            VocabularySize = 257,
+            EmbeddingDim = 16,
+            BlockCount = 2,
+            HeadCount = 2,
+            FeedForwardRoundUpTo = 8,
+            Mixers = ["mlstm", new MovingAverageMixerConfig()],
+        }));
+        string[] plugin = ["--plugin", typeof(BenchTests).Assembly.Location];
+        foreach (var command in new[] { "train", "prefill", "decode" })
+        {
+            string[] sizes = command switch { "train" => ["--context", "8"], "prefill" => ["--lengths", "8"], _ => [] };
+            var result = await CommandLine.RunAsync(["bench", command, "--preset", folder["config.json"], "--json", .. sizes, .. Short, .. plugin]);
+            Assert.True(result.Code == 0, result.Error);
+            var row = result.Json["rows"]!.AsArray().Single()!;
+            Assert.True(((double?)row["forward_seconds"] ?? (double?)row["training_seconds"]) > 0, row.ToJsonString());
+        }
+    }
+
+    [Fact]
     public async Task Seconds_Over_NoRowIsBegun()
     {
         var result = await CommandLine.RunAsync(["bench", "decode", "--preset", "bytes-1m", "--batch", "1,2", "--seconds", "1e-9", "--json", .. Short]);
@@ -74,108 +99,4 @@ public sealed class BenchTests
             Assert.Contains("sees no CUDA device", result.Error, StringComparison.Ordinal);
         }
     }
-
-    [Fact]
-    public async Task Rival_ItsLines_BecomeRowsOfTheirWorks()
-    {
-        Assert.SkipWhen(OperatingSystem.IsWindows(), "A shell stands in for Python.");
-        using var folder = CommandLine.Folder();
-        File.WriteAllText(
-            folder["rival.sh"],
-            """
-            read request
-            case "$request" in *'"model_type":"llama"'*) llama=yes;; esac
-            echo 'a warning of some library'
-            echo '{"index":1,"implementation":"theirs '$llama'","versions":"v1","training_seconds":0.25,"peak_bytes":5}'
-            echo '{"index":7,"implementation":"of no work"}'
-            """);
-        var rows = await Run(new(folder["rival.sh"], 60, 0) { Python = "/bin/sh" });
-        Assert.Equal(["theirs yes", "rival.sh"], rows.Select(r => r.Implementation));
-        Assert.Equal((0.25, "this run, v1"), (rows[0].TrainingSeconds, rows[0].Source));
-        Assert.Contains("has nothing", rows[1].Remark, StringComparison.Ordinal);
-    }
-
-    [Theory]
-    [InlineData("exit 3", 60, "code 3")]
-    [InlineData("echo 'PyTorch is not installed' >&2; exit 1", 60, "PyTorch is not installed")]
-    [InlineData("sleep 60", 1, "--rival-seconds")]
-    public async Task Rival_ThatCannot_SaysWhyInEveryRow(string script, int seconds, string expected)
-    {
-        Assert.SkipWhen(OperatingSystem.IsWindows(), "A shell stands in for Python.");
-        using var folder = CommandLine.Folder();
-        File.WriteAllText(folder["rival.sh"], script);
-        var rows = await Run(new(folder["rival.sh"], seconds, 0) { Python = "/bin/sh" });
-        Assert.Equal(2, rows.Count);
-        Assert.All(rows, r => Assert.Contains(expected, r.Remark, StringComparison.Ordinal));
-    }
-
-    [Fact]
-    public async Task Rival_WithoutPythonOrScript_SaysWhy()
-    {
-        Assert.True(File.Exists(RivalScript.Own));
-        Assert.Contains("could not be started", (await Run(new(RivalScript.Own, 60, 0) { Python = "no-such-python" }))[0].Remark, StringComparison.Ordinal);
-        Assert.Contains("there is no file", (await Run(new("no-such-file.py", 60, 0)))[0].Remark, StringComparison.Ordinal);
-    }
-
-    [Fact]
-    public void Rivals_AreOfWorksThatTheBenchmarksHave()
-    {
-        var cells = CellShapes.Parse(CellShapes.Default)!;
-        Assert.All(Rivals.Measured, rival => Assert.True(
-            cells.Contains(rival.Work) || BenchModels.ByName(((dynamic)rival.Work).Preset) is LanguageModelConfig, rival.ToString()));
-        Assert.Equal(3, Rivals.Of(new MLstmWork("exponential", 8, 4, 2048, 128, 256)).Count(r => !r.IsOtherWork));
-        Assert.All(Rivals.Measured, rival => Assert.Matches(@"H100 80GB HBM3.*, (before )?20\d\d-\d\d-\d\d", rival.Source));
-        Assert.All(Rivals.Measured, rival => Assert.Single(Rivals.Measured, rival.Replaces));
-        Assert.Equal(162_303_840, BenchModels.ByName("xlstm-162m").CountParameters());
-    }
-
-    [Fact]
-    public void Read_WhatAScriptWrote_NamesItsSourceAndLeavesOutWhatFailed()
-    {
-        var rows = Rivals.Read(
-        [
-            """{"command": "xlstm bench decode", "date": "2026-11-27", "machine": "a GPU", "remark": "raw output not kept", "works": [{"kind": "decode", "preset": "bytes-1m", "batch": 2}]}""",
-            """{"index": 0, "implementation": "one", "versions": "one 1.0", "forward_seconds": 0.25}""",
-            """{"index": 0, "implementation": "two", "remark": "not installed"}""",
-            "words",
-        ]).ToArray();
-
-        var row = Assert.Single(rows);
-        Assert.Equal((new DecodeWork("bytes-1m", 2), "one", 0.25), (row.Work, row.Implementation, row.ForwardSeconds));
-        Assert.Equal("one 1.0, a GPU, 2026-11-27, raw output not kept", row.Source);
-    }
-
-    [Fact]
-    public void Findings_HoldAgainstTheFastestThatDoesTheSameOnTheSameDevice()
-    {
-        var work = new MLstmWork("exponential", 8, 4, 2048, 128, 256);
-        var own = new Measurement(work, Measurement.Own, RivalScript.ThisRun) { ForwardSeconds = 0.1e-3, TrainingSeconds = 0.5e-3 };
-        string[] Findings(string device) =>
-            [.. new Comparison
-            {
-                Works = [work], Device = "cuda", DeviceName = device, ComputeType = "bf16", Threads = [1], MinSeconds = 0, Repetitions = 1,
-            }.Findings(
-            [
-                own,
-                new(work, "other", "then") { ForwardSeconds = 0.45e-3, TrainingSeconds = 1.56e-3 },
-                new(work, "attention", "then") { TrainingSeconds = 0.3e-3, IsOtherWork = true },
-            ])];
-        Assert.Contains(
-            "forward 4.50 times as fast as the fastest other, other; forward and backward 3.12 times",
-            Findings("NVIDIA H100 80GB HBM3").Single(),
-            StringComparison.Ordinal);
-        Assert.Empty(Findings("NVIDIA B300"));
-    }
-
-    [Fact]
-    public void Counts_AreThoseOfTheEquations()
-    {
-        var work = new MLstmWork("sigmoid", 8, 4, 2048, 128, 256);
-        Assert.Equal((65_536.0 * (2 * 64 * 384 + 4 * 128 * 256), 65_536.0 * 1536), (work.ForwardFlops, work.ForwardBytes));
-        Assert.Equal(work.ForwardBytes / 3e12, DeviceLimit.Of("NVIDIA H100 80GB HBM3")!.Seconds(work.ForwardBytes, work.ForwardFlops), 12);
-        Assert.Null(DeviceLimit.Of("another"));
-    }
-
-    private static Task<IReadOnlyList<Measurement>> Run(RivalScript script) =>
-        script.RunAsync([new DecodeWork("bytes-1m", 1), new TrainingWork("llama-bytes-1m", 1, 8)], "cpu", "float32", _ => { }, CancellationToken.None);
 }

@@ -1,5 +1,4 @@
 using System.Text.Json.Nodes;
-using XlstmLab.Cli.Benchmarks;
 using XlstmLab.Training;
 using Xunit;
 
@@ -236,14 +235,6 @@ public sealed class CommandTests
         Assert.Equal(20, rows.Count);
         Assert.All(rows, r => Assert.True(r!["tensors"]!.GetValue<long>() > 0));
     }
-
-    [Theory]
-    [InlineData(100, 100, true)]
-    [InlineData(101, 100, false)]
-    [InlineData(100, 104.9, true)]
-    [InlineData(100, 105.1, false)]
-    public void BenchMemory_GrowthAfterTheWarmUp_IsAFailure(long tensors, double mebibytes, bool constant) =>
-        Assert.Equal(constant, MemoryBench.IsConstant([new("w", 1, 1, 1, false), new("w", 2, 100, 100, true), new("w", 3, tensors, mebibytes, true)]));
 
     private static void WriteText(string path)
     {

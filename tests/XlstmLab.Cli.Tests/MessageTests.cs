@@ -1,8 +1,8 @@
 using System.CommandLine;
 using System.Text.Json.Nodes;
+using XlstmLab.Benchmarks;
 using XlstmLab.Checkpoints;
 using XlstmLab.Cli;
-using XlstmLab.Cli.Benchmarks;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Models;
 using Xunit;

@@ -97,6 +97,20 @@ public sealed class NotebookProcessTests
     }
 
     [Fact]
+    public async Task Run_WithAPlugin_CellsHaveItsMixersByNameAndByType()
+    {
+        using TempFolder folder = new();
+        string input = folder.Notebook(
+            "using XlstmLab.Models;\nusing XlstmLab.Tests.Mixers;\n"
+            + "var byName = new XlstmConfig { EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, VocabularySize = 8, Mixers = \"moving_average\" };\n"
+            + "Console.Write(byName == byName with { Mixers = new MovingAverageMixerConfig() });");
+        var result = await CommandLine.RunAsync("notebook", "run", input, "--plugin", typeof(NotebookProcessTests).Assembly.Location);
+
+        Assert.True(result.Code == 0, result.Error);
+        Assert.Equal("True", Notebook.Load(input).Cells[0].Outputs.Single().Text());
+    }
+
+    [Fact]
     public async Task Run_NotebookOfAnotherKernel_SaysSoAndLeavesTheFile()
     {
         using TempFolder folder = new();

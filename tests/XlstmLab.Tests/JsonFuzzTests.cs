@@ -1,7 +1,6 @@
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using XlstmLab.Checkpoints;
-using XlstmLab.Cli.Terminals;
 using XlstmLab.Models;
 using XlstmLab.Text;
 using XlstmLab.Training;
@@ -156,7 +155,7 @@ public sealed class JsonFuzzTests : IDisposable
             Shards = 1,
             Parts = Enum.GetValues<Split>().ToDictionary(s => s, _ => new TokenCounts(1, 2, 3)),
         }),
-        "text" => JsonSerializer.Serialize(new RunText { Data = "state-of-the-union", Bytes = true }, Terminal.Json),
+        "text" => JsonSerializer.Serialize(new RunText { Data = "state-of-the-union", Bytes = true }, ResultJson.Options),
         _ => File.ReadAllText(TestSetup.Golden(kind, "config.json")),
     };
 

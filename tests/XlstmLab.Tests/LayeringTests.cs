@@ -12,6 +12,27 @@ public sealed partial class LayeringTests
         "Experiments", "Runs", "Exports", "Visualization",
     ];
 
+    /// <summary>The projects, each with those it may use: what is beside the library needs the library alone.</summary>
+    private static readonly Dictionary<string, string[]> Projects = new()
+    {
+        ["XlstmLab"] = [],
+        ["XlstmLab.Benchmarks"] = ["XlstmLab"],
+        ["XlstmLab.Corpora"] = ["XlstmLab"],
+        ["XlstmLab.Notebooks"] = ["XlstmLab"],
+        ["XlstmLab.Cli"] = ["XlstmLab", "XlstmLab.Benchmarks", "XlstmLab.Corpora", "XlstmLab.Notebooks"],
+    };
+
+    [Fact]
+    public void Projects_EveryOne_UsesOnlyThoseBelowIt()
+    {
+        var files = Directory.EnumerateFiles(Path.Combine(TestSetup.RepositoryRoot, "src"), "*.csproj", SearchOption.AllDirectories)
+            .Order(StringComparer.Ordinal).ToArray();
+        Assert.Equal(Projects.Keys.Order(StringComparer.Ordinal), files.Select(Path.GetFileNameWithoutExtension));
+        Assert.All(files, file => Assert.Equal(
+            Projects[Path.GetFileNameWithoutExtension(file)],
+            Reference().Matches(File.ReadAllText(file)).Select(match => match.Groups[1].Value)));
+    }
+
     [Fact]
     public void Sources_EveryFolder_NamesOnlyThoseBelowIt()
     {
@@ -43,6 +64,9 @@ public sealed partial class LayeringTests
         var rank = Array.IndexOf(Order, folder);
         return rank >= 0 ? rank : throw new InvalidOperationException($"{folder} has no place in the order of the library's folders: give it one.");
     }
+
+    [GeneratedRegex("""<ProjectReference Include="[^"]*/([\w.]+)\.csproj" />""")]
+    private static partial Regex Reference();
 
     [GeneratedRegex(@"^(?:global )?using (?:static )?(?:\w+ = )?XlstmLab\.?(\w*)", RegexOptions.Multiline)]
     private static partial Regex Using();

@@ -2,9 +2,10 @@ using System.CommandLine;
 using System.Globalization;
 using System.Text.Json;
 using TorchSharp;
-using XlstmLab.Cli.Benchmarks;
+using XlstmLab.Benchmarks;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Native;
 using XlstmLab.Native.Cuda;
 using XlstmLab.Operations;
 
@@ -13,6 +14,9 @@ namespace XlstmLab.Cli.Commands;
 /// <summary><c>xlstm bench</c>: time and memory against length, size and threads.</summary>
 internal static class BenchCommand
 {
+    /// <summary>The hidden command that makes one measurement.</summary>
+    private const string WorkerName = "worker";
+
     private const string TrainingOnCpu = "bytes-1m,bytes-3m";
     private const string TrainingOnGpu = "xlstm-162m:16x2048,xlstm-400m:8x2048,llama-160m:16x2048,llama-400m:8x2048";
     private const string InferenceOnCpu = "bytes-1m,bytes-10m";
@@ -132,7 +136,7 @@ internal static class BenchCommand
                 PassLimit = parsed.GetValue(limit),
             };
             BenchReport<CellRow>? report = null;
-            await terminal.TrackAsync("Cells", async tracker => report = await plan.RunAsync(CommandLine(parsed), tracker, cancellationToken));
+            await terminal.TrackAsync("Cells", async tracker => report = await plan.RunAsync(Process(parsed), CommandLine(parsed), Progress(tracker), cancellationToken));
             common.Write(report!, terminal, parsed);
             return Outcome(terminal, report!.Rows.Count(r => r.ForwardMs is not null), report.Rows.Count(r => r.Failed));
         });
@@ -142,7 +146,7 @@ internal static class BenchCommand
     private static ExampleCommand Train()
     {
         var presets = PresetOption(
-            $"Presets of any kind of model, separated by commas; NAME:BxS sets batch and context too. Default: {TrainingOnCpu}, on a GPU {TrainingOnGpu}.");
+            $"Presets of any kind of model, config.json files or runs, separated by commas; NAME:BxS sets batch and context too. Default: {TrainingOnCpu}, on a GPU {TrainingOnGpu}.");
         var contexts = BenchOptions.List("--context", "Tokens a sequence. Default: 256,1024, on a GPU 2048.");
         var tokens = Size("--tokens", 2048, "Tokens an update: the batch is as many sequences as they make. Default on a GPU: 16384.");
         var compute = ComputeOption();
@@ -171,7 +175,7 @@ internal static class BenchCommand
 
     private static ExampleCommand Prefill()
     {
-        var presets = PresetOption($"Presets of any kind of model, separated by commas. Default: {InferenceOnCpu}, on a GPU {InferenceOnGpu}.");
+        var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {InferenceOnCpu}, on a GPU {InferenceOnGpu}.");
         var lengths = BenchOptions.List("--lengths", "Tokens of a prompt. Default: 256,1024, on a GPU 2048,8192.");
         var batches = BenchOptions.List("--batch", "Prompts side by side. Default: 1.");
         var compute = ComputeOption();
@@ -198,7 +202,7 @@ internal static class BenchCommand
 
     private static ExampleCommand Decode()
     {
-        var presets = PresetOption($"Presets of any kind of model, separated by commas. Default: {InferenceOnCpu}, on a GPU {InferenceOnGpu}.");
+        var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {InferenceOnCpu}, on a GPU {InferenceOnGpu}.");
         var batches = BenchOptions.List("--batch", "Sequences side by side. Default: 1, on a GPU 1,8.");
         var compute = ComputeOption();
         var common = new BenchOptions(2, 32);
@@ -247,7 +251,7 @@ internal static class BenchCommand
             BenchReport<MemoryRow>? report = null;
             await terminal.TrackAsync("Memory", tracker =>
             {
-                report = plan.Run(CommandLine(parsed), tracker, cancellationToken);
+                report = plan.Run(CommandLine(parsed), Progress(tracker), cancellationToken);
                 return Task.CompletedTask;
             });
             common.Write(report!, terminal, parsed);
@@ -259,11 +263,11 @@ internal static class BenchCommand
     private static Command Worker()
     {
         var task = new Argument<string>("TASK") { Description = "The measurement as JSON." };
-        var command = new Command(BenchProcess.WorkerName, "Makes one measurement; the other commands call it.") { task };
+        var command = new Command(WorkerName, "Makes one measurement; the other commands call it.") { task };
         command.Hidden = true;
         command.SetAction((parsed, cancellationToken) =>
         {
-            var wanted = JsonSerializer.Deserialize<BenchTask>(parsed.GetValue(task)!, Terminal.Json)!;
+            var wanted = JsonSerializer.Deserialize<BenchTask>(parsed.GetValue(task)!, ResultJson.Options)!;
             new Terminal(parsed).WriteJson(BenchWorker.Run(wanted, cancellationToken));
             return Task.FromResult(ExitCode.Success);
         });
@@ -282,7 +286,7 @@ internal static class BenchCommand
         ComparisonPlan plan, string? compute, BenchOptions common, ParseResult parsed, CancellationToken cancellationToken)
     {
         var terminal = new Terminal(parsed);
-        var device = Compute.Device(common.Device(parsed));
+        var device = ComputeOptions.Find(common.Device(parsed));
         var onGpu = device.type == DeviceType.CUDA;
         var index = Math.Max(0, device.index);
         var type = compute ?? (onGpu ? "bf16" : "float32");
@@ -299,7 +303,7 @@ internal static class BenchCommand
             Script = common.Rival(parsed),
         };
         IReadOnlyList<Measurement> rows = [];
-        await terminal.TrackAsync(parsed.CommandResult.Command.Name, async tracker => rows = await comparison.RunAsync(tracker, cancellationToken));
+        await terminal.TrackAsync(parsed.CommandResult.Command.Name, async tracker => rows = await comparison.RunAsync(Process(parsed), Progress(tracker), cancellationToken));
         var limit = comparison.DeviceName is { } name ? DeviceLimit.Of(name) : null;
         var report = new BenchReport<Measurement>(
             $"{plan.Title}, {type}",
@@ -313,7 +317,7 @@ internal static class BenchCommand
             rows,
             [.. comparison.Findings(rows), .. onGpu && Kernel.Absence is { } absence ? [$"The library's kernels were NOT used: {absence}"] : (string[])[]])
         {
-            Gpu = onGpu ? $"{comparison.DeviceName}, {Gpu.Driver()}, kernels {(Kernel.Absence is null ? "on" : "off")}, graphs off" : null,
+            Gpu = onGpu ? $"{comparison.DeviceName}, {Gpu.Driver()}, kernels {(Kernel.Absence is null ? "on" : "off")}, graphs {(Kernel.GraphAbsence is null ? "on" : "off")}" : null,
         };
         common.Write(report, terminal, parsed, comparison.Script is { Raw.Count: > 0 } script ? report.RivalLines(comparison.Works, script.Raw) : null);
         return Outcome(terminal, rows.Count(r => r.IsOwn && (r.ForwardSeconds ?? r.TrainingSeconds) is not null), rows.Count(r => r.Failed));
@@ -344,6 +348,11 @@ internal static class BenchCommand
         }
     }
 
+    /// <summary>Has this program measure, as <see cref="Worker"/> does.</summary>
+    private static BenchProcess Process(ParseResult parsed) => new(task => OwnProgram.Start(parsed, "bench", WorkerName, task));
+
+    private static ImmediateProgress<BenchProgress> Progress(ProgressTracker tracker) => new(p => tracker.Report(p.Share, p.Status));
+
     private static string CommandLine(ParseResult parsed) => "xlstm " + string.Join(' ', parsed.Tokens.Select(t => t.Value));
 
     private static Option<int> Size(string name, int usual, string description) =>
@@ -360,7 +369,7 @@ internal static class BenchCommand
     {
         foreach (var item in list.Split(','))
         {
-            var parts = item.Split(':');
+            var parts = Path.Exists(item) ? [item] : item.Split(':');
             int[] size = parts.Length == 2
                 ? [.. parts[1].Split('x').Select(n => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : 0)]
                 : [];
@@ -370,7 +379,7 @@ internal static class BenchCommand
             }
 
             // A wrong name is told before anything is measured.
-            if (!BenchModels.Names.Contains(parts[0], StringComparer.OrdinalIgnoreCase))
+            if (BenchModels.Find(parts[0]) is null)
             {
                 throw new UsageException($"--preset: there is no preset '{parts[0]}'.{NearestName.Hint(parts[0], BenchModels.Names)} 'xlstm models' lists them all.");
             }

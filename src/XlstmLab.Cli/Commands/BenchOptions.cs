@@ -1,9 +1,9 @@
 using System.CommandLine;
 using System.CommandLine.Parsing;
 using System.Globalization;
-using XlstmLab.Cli.Benchmarks;
-using XlstmLab.Cli.Machine;
+using XlstmLab.Benchmarks;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Native;
 
 namespace XlstmLab.Cli.Commands;
 
@@ -15,7 +15,7 @@ internal sealed class BenchOptions
     private readonly Option<string?> _csv = new("--csv") { Description = "Also write a CSV file.", HelpName = "FILE" };
     private readonly Option<string?> _markdown = new("--markdown") { Description = "Also write a Markdown file.", HelpName = "FILE" };
     private readonly Option<string?> _output = new("--output") { Description = "Also write both into a folder, under the command's name.", HelpName = "DIR" };
-    private readonly Option<string> _device = Compute.DeviceOption();
+    private readonly Option<string> _device = ComputeOptions.Device();
     private readonly Option<double?> _seconds = NumberOption.Real(new Option<double?>("--seconds")
     {
         Description = "Begin no row after this many seconds. Default: 90 on a GPU, no end on the CPU.",
@@ -102,11 +102,42 @@ internal sealed class BenchOptions
         }
 
         string? Beside(string extension) => folder is null ? null : Path.Combine(folder, parsed.CommandResult.Command.Name + extension);
-        report.Write(terminal, parsed.GetValue(_json), [parsed.GetValue(_csv), Beside(".csv")], [parsed.GetValue(_markdown), Beside(".md")]);
+        Show(report, terminal, parsed.GetValue(_json));
+        foreach (var file in new[] { parsed.GetValue(_csv), Beside(".csv") }.OfType<string>())
+        {
+            AtomicFile.WriteText(file, report.Csv());
+        }
+
+        foreach (var file in new[] { parsed.GetValue(_markdown), Beside(".md") }.OfType<string>())
+        {
+            AtomicFile.WriteText(file, report.Markdown());
+        }
+
         if (rivals is not null && Beside(".rivals.jsonl") is { } raw)
         {
             AtomicFile.WriteText(raw, string.Concat(rivals.Select(line => line + '\n')));
         }
+    }
+
+    private static void Show<T>(BenchReport<T> report, Terminal terminal, bool json)
+    {
+        if (json)
+        {
+            terminal.Out.WriteLine(report.Json());
+            return;
+        }
+
+        terminal.Line(report.Title);
+        terminal.Line(report.Machine);
+        terminal.Line();
+        terminal.WriteTable(report.Headings(), report.ShownRows());
+        terminal.Line();
+        foreach (var finding in report.Findings)
+        {
+            terminal.Line(finding);
+        }
+
+        terminal.Note(report.Method);
     }
 
     /// <summary>An option with numbers separated by commas.</summary>

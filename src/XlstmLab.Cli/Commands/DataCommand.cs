@@ -64,7 +64,7 @@ internal static class DataCommand
                 ["name", ">documents", ">text", "licence", "title"],
                 cards.Select(c => new[]
                 {
-                    c.Name, Number(c.Parts.Values.Sum(p => p.Documents)), Terminal.Size(c.Parts.Values.Sum(p => p.Bytes)), c.Licence, c.Title,
+                    c.Name, Number(c.Parts.Values.Sum(p => p.Documents)), Readable.Size(c.Parts.Values.Sum(p => p.Bytes)), c.Licence, c.Title,
                 }));
             terminal.Note($"In {Datasets.Folder}.");
             return ExitCode.Success;
@@ -102,7 +102,7 @@ internal static class DataCommand
                 .. card is null ? [] : new[]
                 {
                     ("title", card.Title), ("origin", card.Origin), ("licence", card.Licence), ("preparation", card.Preparation),
-                    ("file", $"{card.File}, {Terminal.Size(card.FileBytes)}, SHA-256 {card.Sha256}"),
+                    ("file", $"{card.File}, {Readable.Size(card.FileBytes)}, SHA-256 {card.Sha256}"),
                 },
                 ("split", corpus.SplitMethod),
             ]);
@@ -312,7 +312,7 @@ internal static class DataCommand
         command.SetAction((parsed, cancellationToken) =>
         {
             var card = StateOfTheUnion.Build(parsed.GetValue(source)!, parsed.GetValue(output)!, cancellationToken);
-            new Terminal(parsed).Line($"{parsed.GetValue(output)}: {Number(card.Parts.Values.Sum(p => p.Documents))} documents, {Terminal.Size(card.FileBytes)}, SHA-256 {card.Sha256}");
+            new Terminal(parsed).Line($"{parsed.GetValue(output)}: {Number(card.Parts.Values.Sum(p => p.Documents))} documents, {Readable.Size(card.FileBytes)}, SHA-256 {card.Sha256}");
             return Task.FromResult(ExitCode.Success);
         });
         return command;
@@ -514,7 +514,7 @@ internal static class DataCommand
                 var progress = new ImmediateProgress<BpeTrainingProgress>(p => tracker.Report(
                     (p.SourceShare + p.Tokens / (double)p.VocabularySize) / 2,
                     p.Tokens == 0
-                        ? $"{Terminal.Size(p.TextBytes)} read, {Number(p.DistinctPieces)} distinct pieces"
+                        ? $"{Readable.Size(p.TextBytes)} read, {Number(p.DistinctPieces)} distinct pieces"
                         : $"{Number(p.Tokens)} of {Number(p.VocabularySize)} tokens"));
                 trained = BpeTrainer.Train(parsed.GetValue(source)!, path, options, progress, cancellationToken);
                 return Task.CompletedTask;
@@ -541,8 +541,8 @@ internal static class DataCommand
                 ("file", path),
                 ("token ids", Number(result.VocabularySize)
                     + (result.VocabularySize < options.VocabularySize ? $": no other pair occurs {Number(options.MinimumFrequency)} times" : "")),
-                ("text", $"{Terminal.Size(trained.TextBytes)}, {Number(trained.Pieces)} pieces, {Number(trained.DistinctPieces)} distinct"),
-                ("time", Terminal.Duration(result.TotalSeconds)),
+                ("text", $"{Readable.Size(trained.TextBytes)}, {Number(trained.Pieces)} pieces, {Number(trained.DistinctPieces)} distinct"),
+                ("time", Readable.Duration(result.TotalSeconds)),
                 .. trained.ForgottenCount == 0 ? [] : new[] { ("counts", $"up to {Number(trained.ForgottenCount)} too small, for want of memory") },
             ]);
             return ExitCode.Success;
@@ -603,7 +603,7 @@ internal static class DataCommand
             {
                 var progress = new ImmediateProgress<DebianCorpusProgress>(p => tracker.Report(
                     p.Bytes / (double)Math.Max(1, p.TotalBytes),
-                    $"{(p.Package.Length > 0 ? p.Package : "putting together")}, {Number(p.Documents)} documents, {Terminal.Size(p.TextBytes)} of text"));
+                    $"{(p.Package.Length > 0 ? p.Package : "putting together")}, {Number(p.Documents)} documents, {Readable.Size(p.TextBytes)} of text"));
                 card = DebianCorpus.Build(parsed.GetValue(output)!, options, progress, cancellationToken);
                 return Task.CompletedTask;
             });
@@ -616,7 +616,7 @@ internal static class DataCommand
             terminal.WriteTable(
                 ["part", ">documents", ">bytes of text"],
                 card!.Parts.OrderBy(p => p.Key).Select(p => new[] { $"{p.Key}", Number(p.Value.Documents), Number(p.Value.Bytes) }));
-            terminal.Note($"{card.Origin}. {Terminal.Size(card.FileBytes)} in {parsed.GetValue(output)}, {Terminal.Duration(watch.Elapsed.TotalSeconds)}.");
+            terminal.Note($"{card.Origin}. {Readable.Size(card.FileBytes)} in {parsed.GetValue(output)}, {Readable.Duration(watch.Elapsed.TotalSeconds)}.");
             return ExitCode.Success;
         });
         return command;
@@ -658,9 +658,9 @@ internal static class DataCommand
 
             terminal.WritePairs(
             [
-                ("source", $"{Number(plan.Files.Count)} files from {plan.Files[0].Name} to {plan.Files[^1].Name}, {Terminal.Size(plan.Files.Sum(f => f.Bytes))}; text in '{plan.TextField}'"),
+                ("source", $"{Number(plan.Files.Count)} files from {plan.Files[0].Name} to {plan.Files[^1].Name}, {Readable.Size(plan.Files.Sum(f => f.Bytes))}; text in '{plan.TextField}'"),
                 ("tokenizer", $"{Number(plan.VocabularySize)} ids, fingerprint {plan.Tokenizer}, documents begin with {plan.EndOfDocument} {plan.EndOfDocumentText}".TrimEnd()),
-                ("files", $"{Number(card.Shards)} shards of {Terminal.Size(plan.ShardBytes)} of text, {folder[Text.Split.Train][0].TokenBytes} bytes a token{(parsed.GetValue(check) ? ", checksums right" : "")}"),
+                ("files", $"{Number(card.Shards)} shards of {Readable.Size(plan.ShardBytes)} of text, {folder[Text.Split.Train][0].TokenBytes} bytes a token{(parsed.GetValue(check) ? ", checksums right" : "")}"),
                 ("split", string.Create(CultureInfo.InvariantCulture, $"{(plan.ByPosition ? "by position in each document" : "by document")}: seed {plan.Split.Seed}, shares {plan.Split.Share(Text.Split.Train):0.####}/{plan.Split.Validation:0.####}/{plan.Split.Test:0.####}")),
             ]);
             terminal.Line();

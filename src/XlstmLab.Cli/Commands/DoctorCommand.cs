@@ -15,7 +15,7 @@ internal static class DoctorCommand
     public static Command Create()
     {
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
-        var threads = Compute.ThreadsOption();
+        var threads = ComputeOptions.Threads();
         var command = new ExampleCommand(
             "doctor",
             "Shows devices, versions and threads, measures the machine, and says what would make it faster.",
@@ -155,7 +155,7 @@ internal static class DoctorCommand
         {
             ("system", report.System),
             ("processor", report.Processor.ToString()),
-            ("memory", $"{Terminal.Size(report.MemoryBytes)}, {Terminal.Size(report.AvailableMemoryBytes)} free"),
+            ("memory", $"{Readable.Size(report.MemoryBytes)}, {Readable.Size(report.AvailableMemoryBytes)} free"),
             (".NET", report.DotNet),
         };
         if (report.Torch is { } torch)
@@ -170,6 +170,7 @@ internal static class DoctorCommand
                 ("CUDA", torch.CudaDevices > 0 ? $"{torch.CudaDevices} devices" : torch.CudaDriver ? "a driver, but not in this libtorch" : "no device"),
                 ("NVRTC", torch.Nvrtc ?? "not found (only CUDA kernels need it)"),
                 ("kernels", torch.KernelAbsence is { } reason ? $"not used: {reason.Split('\n')[0]}" : "compiled when first needed, with --compute bf16 on a GPU"),
+                ("graphs", torch.GraphAbsence is { } noGraphs ? $"not used: {noGraphs.Split('\n')[0]}" : "on a GPU, a training's updates start as a whole"),
                 ("matrix product", string.Create(CultureInfo.InvariantCulture, $"{torch.Float32Gflops:0} GFLOP/s in float32 (1024 x 1024), {torch.BFloat16Gflops:0} in bfloat16 (512 x 512)")),
                 ("memory copy", string.Create(CultureInfo.InvariantCulture, $"{torch.CopyGigabytesPerSecond:0.0} GB/s (256 MiB)")),
             ]);
@@ -180,7 +181,7 @@ internal static class DoctorCommand
         }
 
         pairs.Add(("datasets", report.DatasetFolder is null ? "no folder found" : $"{string.Join(", ", report.Datasets)} in {report.DatasetFolder}"));
-        pairs.Add(("disk", $"{Terminal.Size(report.FreeDiskBytes)} free in {report.WorkingFolder}"));
+        pairs.Add(("disk", $"{Readable.Size(report.FreeDiskBytes)} free in {report.WorkingFolder}"));
         if (report.Advice.Count > 0)
         {
             pairs.Add(("advice", string.Join("\n", report.Advice)));

@@ -1,9 +1,9 @@
 using System.CommandLine;
 using System.Diagnostics;
 using System.Globalization;
-using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Evaluation;
+using XlstmLab.Native;
 using XlstmLab.Runs;
 using XlstmLab.Text;
 
@@ -34,7 +34,7 @@ internal static class EvalCommand
         var tokenizer = TextOptions.TokenizerOption("Default: the model's.");
         var end = TextOptions.EndOfDocumentOption();
         var compute = new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.OneOf("bf16", "float32");
-        var (threads, device) = (Compute.ThreadsOption(), Compute.DeviceOption());
+        var (threads, device) = (ComputeOptions.Threads(), ComputeOptions.Device());
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "eval",
@@ -58,7 +58,7 @@ internal static class EvalCommand
 
             Compute.Begin(parsed.GetValue(threads));
             using var loaded = await OpenedRun.OpenAsync(
-                parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), Compute.Device(parsed.GetValue(device)!),
+                parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), ComputeOptions.Find(parsed.GetValue(device)!),
                 Compute.Type(parsed.GetValue(compute)), terminal, cancellationToken);
             var usual = LabDefaults.Evaluation(parsed.GetValue(context) ?? LabDefaults.EvaluationContext);
             var options = usual with
@@ -205,7 +205,7 @@ internal static class EvalCommand
             ("bits per byte", result.Bytes > 0
                 ? string.Create(CultureInfo.InvariantCulture, $"{result.BitsPerByte:F4}")
                 : "unknown: the token folder does not say how long each text was; tokenize again"),
-            ("time", string.Create(CultureInfo.InvariantCulture, $"{Terminal.Duration(seconds)}, {result.Tokens / seconds:N0} tokens/s")),
+            ("time", string.Create(CultureInfo.InvariantCulture, $"{Readable.Duration(seconds)}, {result.Tokens / seconds:N0} tokens/s")),
         ]);
         if (buckets)
         {

@@ -1,8 +1,8 @@
 using System.CommandLine;
 using TorchSharp;
 using XlstmLab.Checkpoints;
-using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Native;
 using XlstmLab.Runs;
 
 namespace XlstmLab.Cli.Commands;
@@ -45,7 +45,7 @@ internal static class ExportCommand
             {
                 run.Export(
                     target, dtype, parsed.GetValue(shard) is { } mib ? (long)mib << 20 : Safetensors.DefaultShardBytes,
-                    new ImmediateProgress<ByteProgress>(p => tracker.Report(p.Done / (double)p.Total, Terminal.Size(p.Total))), cancellationToken);
+                    new ImmediateProgress<ByteProgress>(p => tracker.Report(p.Done / (double)p.Total, Readable.Size(p.Total))), cancellationToken);
                 return Task.CompletedTask;
             });
             var files = Directory.EnumerateFiles(target).Order(StringComparer.Ordinal).Select(f => new { Name = Path.GetFileName(f), Bytes = new FileInfo(f).Length }).ToArray();
@@ -55,7 +55,7 @@ internal static class ExportCommand
             }
             else
             {
-                terminal.WritePairs([("model", run.Checkpoint), ("folder", target), .. files.Select(f => (f.Name, Terminal.Size(f.Bytes)))]);
+                terminal.WritePairs([("model", run.Checkpoint), ("folder", target), .. files.Select(f => (f.Name, Readable.Size(f.Bytes)))]);
             }
 
             return ExitCode.Success;

@@ -2,10 +2,10 @@ using System.CommandLine;
 using System.Diagnostics;
 using System.Globalization;
 using XlstmLab.Checkpoints;
-using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Inference;
 using XlstmLab.Models;
+using XlstmLab.Native;
 using XlstmLab.Runs;
 using XlstmLab.Text;
 
@@ -44,8 +44,8 @@ internal static class GenerateCommand
     private static readonly Option<string?> ComputeType =
         new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.OneOf("bf16", "float32");
 
-    private static readonly Option<int?> Threads = Compute.ThreadsOption();
-    private static readonly Option<string> Device = Compute.DeviceOption();
+    private static readonly Option<int?> Threads = ComputeOptions.Threads();
+    private static readonly Option<string> Device = ComputeOptions.Device();
     private static readonly Option<bool> Json = new("--json") { Description = "Print one JSON document when the text is complete." };
 
     /// <summary>The command.</summary>
@@ -107,7 +107,7 @@ internal static class GenerateCommand
             var file => await File.ReadAllTextAsync(file, cancellationToken),
         };
         Compute.Begin(parsed.GetValue(Threads));
-        var device = Compute.Device(parsed.GetValue(Device)!);
+        var device = ComputeOptions.Find(parsed.GetValue(Device)!);
         using var loaded = await OpenedRun.OpenAsync(
             parsed.GetValue(Folder)!, parsed.GetValue(Tokenizer), parsed.GetValue(EndOfDocument), device,
             Compute.Type(parsed.GetValue(ComputeType)), terminal, cancellationToken);
@@ -138,7 +138,7 @@ internal static class GenerateCommand
         if (options.MaxNewTokens == 0 && stateOut is not null)
         {
             SaveUnread(generator, run, stateOut, cancellationToken);
-            terminal.Note(string.Create(CultureInfo.InvariantCulture, $"{read.Length:N0} tokens read in {Terminal.Duration(watch.Elapsed.TotalSeconds)}."));
+            terminal.Note(string.Create(CultureInfo.InvariantCulture, $"{read.Length:N0} tokens read in {Readable.Duration(watch.Elapsed.TotalSeconds)}."));
             return ExitCode.Success;
         }
 
@@ -171,7 +171,7 @@ internal static class GenerateCommand
             }
         }
 
-        terminal.Note(string.Create(CultureInfo.InvariantCulture, $"{characters:N0} characters in {Terminal.Duration(watch.Elapsed.TotalSeconds)}."));
+        terminal.Note(string.Create(CultureInfo.InvariantCulture, $"{characters:N0} characters in {Readable.Duration(watch.Elapsed.TotalSeconds)}."));
         return ExitCode.Success;
     }
 

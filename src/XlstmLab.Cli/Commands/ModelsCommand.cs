@@ -1,10 +1,8 @@
 using System.CommandLine;
 using System.Globalization;
-using XlstmLab.Checkpoints;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Models;
 using XlstmLab.Runs;
-using XlstmLab.Training;
 
 namespace XlstmLab.Cli.Commands;
 
@@ -73,7 +71,7 @@ internal static class ModelsCommand
                         r.BlockCount.ToString(CultureInfo.InvariantCulture),
                         r.VocabularySize.ToString(CultureInfo.InvariantCulture),
                         (r.ForwardFlopsPerToken / 1e6).ToString("N1", CultureInfo.InvariantCulture),
-                        Terminal.Size(r.StateBytes),
+                        Readable.Size(r.StateBytes),
                     }));
             }
 
@@ -85,11 +83,8 @@ internal static class ModelsCommand
     private static void WriteConfig(Terminal terminal, string? name, bool json)
     {
         var config = name is null ? throw new UsageException("--config shows one model: name it.")
-            : Presets.All.TryGetValue(name, out var preset) ? preset
-            : RunFolder.IsOne(name) ? RunFolder.ReadModelConfig(name)
-            : Directory.Exists(name) ? ModelConfigJson.Read(Path.Combine(name, HuggingFaceFolder.ConfigFileName))
-            : File.Exists(name) ? ModelConfigJson.Read(name)
-            : throw new UsageException($"There is no model '{name}'.{NearestName.Hint(name, Presets.All.Keys)} 'xlstm models' lists them all.");
+            : NamedModels.Find(name)
+            ?? throw new UsageException($"There is no model '{name}'.{NearestName.Hint(name, Presets.All.Keys)} 'xlstm models' lists them all.");
         var settings = ConfigSettings.Of(config);
         if (json)
         {

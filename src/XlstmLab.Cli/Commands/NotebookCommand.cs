@@ -1,4 +1,5 @@
 using System.CommandLine;
+using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Notebooks;
 
@@ -72,9 +73,10 @@ internal static class NotebookCommand
             NotebookRunResult? result = null;
             await terminal.TrackAsync(Path.GetFileName(path), async tracker =>
             {
+                var start = OwnProgram.Start(parsed, "notebook", NotebookProcess.WorkerName);
                 using var display = new NotebookDisplay(tracker);
                 display.Start();
-                result = await new NotebookProcess(request, display.Show, display.Line).RunAsync(cancellationToken);
+                result = await new NotebookProcess(request, start, display.Show, display.Line).RunAsync(cancellationToken);
             });
             if (page is not null)
             {
@@ -147,7 +149,7 @@ internal static class NotebookCommand
             terminal.Note($"error: {NotebookDisplay.Short(error.ToString())}");
         }
 
-        terminal.Note($"{result.Executed} of {result.CodeCells} cells in {Terminal.Duration(result.Elapsed.TotalSeconds)}: {result.Outcome switch
+        terminal.Note($"{result.Executed} of {result.CodeCells} cells in {Readable.Duration(result.Elapsed.TotalSeconds)}: {result.Outcome switch
         {
             NotebookOutcome.Succeeded => "all ran.",
             NotebookOutcome.TimedOut => "the time was up.",

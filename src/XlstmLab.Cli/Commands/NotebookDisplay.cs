@@ -89,7 +89,7 @@ internal sealed class NotebookDisplay(ProgressTracker tracker) : IDisposable
     }
 
     private static string Place(CellProgress cell, TimeSpan elapsed) =>
-        $"cell {cell.Index} of {cell.Count}, {Terminal.Duration(elapsed.TotalSeconds)}";
+        $"cell {cell.Index} of {cell.Count}, {Readable.Duration(elapsed.TotalSeconds)}";
 
     private void Take(string stream, string text)
     {

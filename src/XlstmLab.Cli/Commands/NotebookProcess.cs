@@ -1,8 +1,6 @@
 using System.Diagnostics;
 using System.Text;
 using System.Text.Json;
-using XlstmLab.Cli.Machine;
-using XlstmLab.Cli.Terminals;
 using XlstmLab.Notebooks;
 
 namespace XlstmLab.Cli.Commands;
@@ -33,11 +31,12 @@ internal sealed record NotebookReport
 /// and to end what the cells have started.
 /// </summary>
 /// <param name="request">What is run.</param>
+/// <param name="start">How a process is started that works (<see cref="WorkAsync"/>).</param>
 /// <param name="progress">Told of each cell and of its output.</param>
 /// <param name="stray">
 /// Told of lines that reached the process's own output: those of native code and of processes that a cell started.
 /// </param>
-internal sealed class NotebookProcess(NotebookRequest request, Action<CellProgress> progress, Action<string> stray)
+internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo start, Action<CellProgress> progress, Action<string> stray)
 {
     /// <summary>The hidden command that runs notebooks in its own process.</summary>
     public const string WorkerName = "worker";
@@ -49,7 +48,6 @@ internal sealed class NotebookProcess(NotebookRequest request, Action<CellProgre
     private const int ConsoleKept = 2_000_000;
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
     private static readonly TimeSpan DrainPatience = TimeSpan.FromSeconds(3);
-    private static readonly JsonSerializerOptions OneLine = new(Terminal.Json) { WriteIndented = false };
 
     private readonly Lock _gate = new();
     private readonly List<(string Stream, string Text)> _console = [];
@@ -68,7 +66,6 @@ internal sealed class NotebookProcess(NotebookRequest request, Action<CellProgre
     {
         var watch = Stopwatch.StartNew();
         var mark = CellProcesses.NewMark();
-        var start = OwnProgram.Start("notebook", WorkerName);
         start.RedirectStandardInput = true;
         start.StandardInputEncoding = new UTF8Encoding(encoderShouldEmitUTF8Identifier: false);
         start.Environment[CellProcesses.Variable] = mark;
@@ -115,7 +112,7 @@ internal sealed class NotebookProcess(NotebookRequest request, Action<CellProgre
         using var input = new StreamReader(Console.OpenStandardInput(), Encoding.UTF8);
         using var output = Console.OpenStandardOutput();
         Console.SetIn(TextReader.Null);
-        var request = JsonSerializer.Deserialize<NotebookRequest>(await input.ReadLineAsync(cancellationToken) ?? "null", OneLine)
+        var request = JsonSerializer.Deserialize<NotebookRequest>(await input.ReadLineAsync(cancellationToken) ?? "null", ResultJson.Line)
             ?? throw new InvalidOperationException("This command is for 'xlstm notebook run', which tells it what to do.");
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         var asked = new Thread(() =>
@@ -151,7 +148,7 @@ internal sealed class NotebookProcess(NotebookRequest request, Action<CellProgre
 
         void Say(NotebookReport report)
         {
-            var line = Encoding.UTF8.GetBytes($"{ReportMark}{JsonSerializer.Serialize(report, OneLine)}\n");
+            var line = Encoding.UTF8.GetBytes($"{ReportMark}{JsonSerializer.Serialize(report, ResultJson.Line)}\n");
             lock (output)
             {
                 output.Write(line);
@@ -164,7 +161,7 @@ internal sealed class NotebookProcess(NotebookRequest request, Action<CellProgre
     {
         try
         {
-            await process.StandardInput.WriteLineAsync(JsonSerializer.Serialize(request, OneLine));
+            await process.StandardInput.WriteLineAsync(JsonSerializer.Serialize(request, ResultJson.Line));
             await process.StandardInput.FlushAsync(CancellationToken.None);
         }
         catch (IOException)
@@ -226,7 +223,7 @@ internal sealed class NotebookProcess(NotebookRequest request, Action<CellProgre
 
                 if (at >= 0)
                 {
-                    Take(JsonSerializer.Deserialize<NotebookReport>(line.AsSpan(at + ReportMark.Length), OneLine)!);
+                    Take(JsonSerializer.Deserialize<NotebookReport>(line.AsSpan(at + ReportMark.Length), ResultJson.Line)!);
                 }
             }
         }
@@ -298,7 +295,7 @@ internal sealed class NotebookProcess(NotebookRequest request, Action<CellProgre
         }
 
         var message = isStopped
-            ? $"The cell did not stop within {Terminal.Duration(Patience.TotalSeconds)} of its interruption, and its process was ended."
+            ? $"The cell did not stop within {Readable.Duration(Patience.TotalSeconds)} of its interruption, and its process was ended."
             : $"The cell ended the process that ran the notebook: {how}.";
         var error = new CellError(cell.Index, null, "ProcessEnded", message, [message, .. _firstStrays, .. _lastStrays]);
         var notebook = Notebook.Load(request.Output);

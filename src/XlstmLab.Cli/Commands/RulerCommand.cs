@@ -2,9 +2,9 @@ using System.CommandLine;
 using System.Diagnostics;
 using System.Globalization;
 using System.Text.Json;
-using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Evaluation;
+using XlstmLab.Native;
 using XlstmLab.Tasks.Ruler;
 using XlstmLab.Text;
 
@@ -13,8 +13,6 @@ namespace XlstmLab.Cli.Commands;
 /// <summary><c>xlstm ruler</c>: how much of a long context a model makes use of.</summary>
 internal static class RulerCommand
 {
-    private static readonly JsonSerializerOptions Line = new(Terminal.Json) { WriteIndented = false };
-
     /// <summary>The command.</summary>
     public static Command Create()
     {
@@ -32,7 +30,7 @@ internal static class RulerCommand
         var tokenizer = TextOptions.TokenizerOption("Default: the model's.");
         var end = TextOptions.EndOfDocumentOption();
         var compute = new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.OneOf("bf16", "float32");
-        var (threads, device) = (Compute.ThreadsOption(), Compute.DeviceOption());
+        var (threads, device) = (ComputeOptions.Threads(), ComputeOptions.Device());
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "ruler",
@@ -66,7 +64,7 @@ internal static class RulerCommand
             };
             Compute.Begin(parsed.GetValue(threads));
             using var loaded = await OpenedRun.OpenAsync(
-                parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), Compute.Device(parsed.GetValue(device)!),
+                parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), ComputeOptions.Find(parsed.GetValue(device)!),
                 Compute.Type(parsed.GetValue(compute)), terminal, cancellationToken);
             var watch = Stopwatch.StartNew();
             RulerResult? result = null;
@@ -93,11 +91,11 @@ internal static class RulerCommand
             };
             if (parsed.GetValue(output) is { } target)
             {
-                AtomicFile.WriteText(Path.Combine(target, "ruler.json"), JsonSerializer.Serialize(report, Terminal.Json) + "\n");
+                AtomicFile.WriteText(Path.Combine(target, "ruler.json"), JsonSerializer.Serialize(report, ResultJson.Options) + "\n");
                 AtomicFile.WriteText(Path.Combine(target, "ruler.csv"), "task,length,samples,prompt_tokens,score\n" + string.Concat(result.Scores.Select(s =>
                     string.Create(CultureInfo.InvariantCulture, $"{s.Name},{s.Length},{s.Samples},{s.PromptTokens},{s.Score}\n"))));
                 AtomicFile.WriteText(Path.Combine(target, "ruler-answers.jsonl"), string.Concat(result.Answers.Select(a =>
-                    JsonSerializer.Serialize(new { Task = a.Task.Name(), a.Length, a.Index, a.PromptTokens, a.Score, a.Expected, a.Output }, Line) + "\n")));
+                    JsonSerializer.Serialize(new { Task = a.Task.Name(), a.Length, a.Index, a.PromptTokens, a.Score, a.Expected, a.Output }, ResultJson.Line) + "\n")));
             }
 
             if (parsed.GetValue(json))

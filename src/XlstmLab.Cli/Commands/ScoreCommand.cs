@@ -1,9 +1,9 @@
 using System.CommandLine;
 using System.Diagnostics;
 using System.Globalization;
-using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Evaluation.LogLikelihood;
+using XlstmLab.Native;
 
 namespace XlstmLab.Cli.Commands;
 
@@ -44,7 +44,7 @@ internal static class ScoreCommand
         var tokenizer = TextOptions.TokenizerOption("Default: the model's.");
         var end = TextOptions.EndOfDocumentOption();
         var compute = new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.OneOf("bf16", "float32");
-        var (threads, device) = (Compute.ThreadsOption(), Compute.DeviceOption());
+        var (threads, device) = (ComputeOptions.Threads(), ComputeOptions.Device());
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "score",
@@ -78,7 +78,7 @@ internal static class ScoreCommand
             options.Validate();
             var exams = await OpenAsync(parsed.GetValue(tasks)!, parsed.GetValue(examples) ?? [], options, cancellationToken);
             using var loaded = await OpenedRun.OpenAsync(
-                parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), Compute.Device(parsed.GetValue(device)!),
+                parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), ComputeOptions.Find(parsed.GetValue(device)!),
                 Compute.Type(parsed.GetValue(compute)), terminal, cancellationToken);
             var watch = Stopwatch.StartNew();
             var scores = new List<TaskScore>();

@@ -2,10 +2,10 @@ using System.CommandLine;
 using System.Globalization;
 using Microsoft.Extensions.Logging;
 using Plotly.NET;
-using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Experiments;
 using XlstmLab.Models;
+using XlstmLab.Native;
 using XlstmLab.Tasks;
 using XlstmLab.Text;
 using XlstmLab.Training;
@@ -56,8 +56,8 @@ internal static class SyntheticCommand
     private static readonly Option<string?> ComputeType =
         new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: float32." }.OneOf("bf16", "float32");
 
-    private static readonly Option<int?> Threads = Compute.ThreadsOption();
-    private static readonly Option<string> Device = Compute.DeviceOption();
+    private static readonly Option<int?> Threads = ComputeOptions.Threads();
+    private static readonly Option<string> Device = ComputeOptions.Device();
     private static readonly Option<bool> Json = new("--json") { Description = "Print the result as one JSON document." };
 
     /// <summary>The command.</summary>
@@ -136,7 +136,7 @@ internal static class SyntheticCommand
 
         var experiment = Experiment(parsed, name);
         Compute.Begin(parsed.GetValue(Threads));
-        var device = Compute.Device(parsed.GetValue(Device)!);
+        var device = ComputeOptions.Find(parsed.GetValue(Device)!);
         var folder = Path.GetFullPath(parsed.GetValue(Out)!);
         var config = experiment.Training;
         terminal.Note(Text(
@@ -192,7 +192,7 @@ internal static class SyntheticCommand
             TestRows = parsed.GetValue(TestRows) ?? published.TestRows,
         };
         Compute.Begin(parsed.GetValue(Threads));
-        var device = Compute.Device(parsed.GetValue(Device)!);
+        var device = ComputeOptions.Find(parsed.GetValue(Device)!);
         var folder = Path.GetFullPath(parsed.GetValue(Out)!);
         var steps = experiment.Training.Steps;
         IReadOnlyList<VectorRun> runs = [];
@@ -324,7 +324,7 @@ internal static class SyntheticCommand
         foreach (var run in summary.Runs)
         {
             terminal.Note(Text(
-                $"seed {run.Seed}: {run.Step:N0} steps in {Terminal.Duration(run.Seconds)}{(run.SolvedAtStep is { } step ? Text($", solved at step {step:N0}") : until is { } wanted ? Text($", NOT solved: it never reached an accuracy of {wanted}") : "")}"));
+                $"seed {run.Seed}: {run.Step:N0} steps in {Readable.Duration(run.Seconds)}{(run.SolvedAtStep is { } step ? Text($", solved at step {step:N0}") : until is { } wanted ? Text($", NOT solved: it never reached an accuracy of {wanted}") : "")}"));
         }
 
         terminal.Note($"Summary, curve and plots are in {folder}.");

@@ -3,9 +3,9 @@ using System.Globalization;
 using Microsoft.Extensions.Logging;
 using TorchSharp;
 using XlstmLab.Checkpoints;
-using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Models;
+using XlstmLab.Native;
 using XlstmLab.Runs;
 using XlstmLab.Text;
 using XlstmLab.Training;
@@ -67,8 +67,8 @@ internal static class TrainCommand
     private static readonly Option<int?> ValidateEvery = Number("--validate-every", $"Updates between validations. Default: {LabDefaults.ValidateEvery}.");
     private static readonly Option<long?> ValidationTokens = NumberOption.Whole(new Option<long?>("--validation-tokens") { Description = $"Tokens a validation takes, 0 for all. Default: {LabDefaults.ValidationTokens}.", HelpName = "N" }, 0);
     private static readonly Option<int?> CheckpointEvery = Number("--checkpoint-every", "Updates between checkpoints. Default: 500.");
-    private static readonly Option<int?> Threads = Compute.ThreadsOption();
-    private static readonly Option<string> Device = Compute.DeviceOption();
+    private static readonly Option<int?> Threads = ComputeOptions.Threads();
+    private static readonly Option<string> Device = ComputeOptions.Device();
     private static readonly Option<bool> Resume = new("--resume") { Description = "Go on with the run in the folder, with its settings." };
     private static readonly Option<bool> StartOver = new("--start-over") { Description = "Delete the run in the folder first." };
     private static readonly Option<bool> Json = new("--json") { Description = "Print the result as one JSON document." };
@@ -119,7 +119,7 @@ internal static class TrainCommand
         var resume = parsed.GetValue(Resume);
         RequireRun(folder, resume, parsed.GetValue(StartOver));
         Compute.Begin(parsed.GetValue(Threads));
-        var device = Compute.Device(parsed.GetValue(Device)!);
+        var device = ComputeOptions.Find(parsed.GetValue(Device)!);
 
         var earlier = resume ? RunText.Read(folder) : null;
         if (resume && earlier is not { Data.Length: > 0 } && parsed.GetValue(Data) is null)
@@ -333,7 +333,7 @@ internal static class TrainCommand
             [
                 ("run", folder),
                 ("checkpoint", result.Checkpoint ?? "none: no step was done"),
-                ("steps", string.Create(CultureInfo.InvariantCulture, $"{result.Step:N0}, {result.Tokens:N0} tokens in {Terminal.Duration(result.Seconds)}")),
+                ("steps", string.Create(CultureInfo.InvariantCulture, $"{result.Step:N0}, {result.Tokens:N0} tokens in {Readable.Duration(result.Seconds)}")),
                 .. result.Last is { } last ? new[] { ("loss", string.Create(CultureInfo.InvariantCulture, $"{last.Loss:F4} nats a token at the last step")) } : [],
                 .. validation is null ? [] : new[] { ("validation", $"{Validation(validation)} at step {validation.Step}") },
             ]);

@@ -1,7 +1,6 @@
 using System.CommandLine;
 using System.Globalization;
 using TorchSharp;
-using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Cli.Verification;
 using XlstmLab.Operations;
@@ -15,7 +14,7 @@ internal static class VerifyCommand
     {
         var folder = new Argument<string>("folder") { Description = "A folder of golden cases, such as tests/golden." };
         var failuresOnly = new Option<bool>("--failures") { Description = "Show only what failed." };
-        var device = Compute.DeviceOption();
+        var device = ComputeOptions.Device();
         var json = new Option<bool>("--json") { Description = "Print one JSON document instead of a table." };
         var command = new Command(
             "verify",
@@ -28,7 +27,7 @@ internal static class VerifyCommand
         command.SetAction((parse, cancellationToken) =>
         {
             var terminal = new Terminal(parse);
-            var where = Compute.Device(parse.GetValue(device)!);
+            var where = ComputeOptions.Find(parse.GetValue(device)!);
             var rows = GoldenVerifier.Verify(parse.GetRequiredValue(folder), where, cancellationToken).ToList();
             if (where.type == DeviceType.CUDA)
             {

@@ -2,6 +2,7 @@ using System.Diagnostics;
 using System.Reflection;
 using System.Runtime.InteropServices;
 using TorchSharp;
+using XlstmLab.Benchmarks;
 using XlstmLab.Native;
 using XlstmLab.Operations;
 
@@ -40,6 +41,9 @@ internal sealed record TorchReport
     /// <summary>Why the library's CUDA kernels are not used; null where they are.</summary>
     public required string? KernelAbsence { get; init; }
 
+    /// <summary>Why a training's updates are no CUDA graphs; null where they are.</summary>
+    public required string? GraphAbsence { get; init; }
+
     /// <summary>Whether the system has a driver of NVIDIA.</summary>
     public required bool CudaDriver { get; init; }
 
@@ -70,6 +74,7 @@ internal sealed record TorchReport
             CudaDevices = NativeTorch.IsCudaAvailable ? torch.cuda.device_count() : 0,
             Nvrtc = Native.Cuda.Nvrtc.Find(),
             KernelAbsence = Kernel.Absence,
+            GraphAbsence = Kernel.GraphAbsence,
             CudaDriver = CanLoad(OperatingSystem.IsWindows() ? "nvcuda" : "libcuda.so.1"),
             Float32Gflops = Rates.MatrixProduct(torch.ScalarType.Float32, 1024, 0.4, cancellationToken) / 1e9,
             BFloat16Gflops = Rates.MatrixProduct(torch.ScalarType.BFloat16, 512, 0.4, cancellationToken) / 1e9,

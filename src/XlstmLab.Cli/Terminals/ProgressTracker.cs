@@ -23,7 +23,7 @@ internal sealed class ProgressTracker(string title, Terminal terminal, ProgressT
         _first ??= share;
         var elapsed = _watch.Elapsed;
         var left = estimates && share > _first ? elapsed.TotalSeconds * (1 - share) / (share - _first.Value) : double.NaN;
-        var text = (status.Length > 0 ? $"{title}: {status}" : title) + (double.IsFinite(left) ? $", {Terminal.Duration(left)} left" : "");
+        var text = (status.Length > 0 ? $"{title}: {status}" : title) + (double.IsFinite(left) ? $", {Readable.Duration(left)} left" : "");
         if (bar is not null)
         {
             bar.Description = Markup.Escape(text);

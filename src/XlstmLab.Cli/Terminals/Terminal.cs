@@ -1,30 +1,13 @@
 using System.CommandLine;
-using System.Globalization;
-using System.Text;
-using System.Text.Encodings.Web;
 using System.Text.Json;
-using System.Text.Json.Serialization;
 using Spectre.Console;
+using XlstmLab.Exports;
 
 namespace XlstmLab.Cli.Terminals;
 
 /// <summary>What a command says: results on stdout, all else on stderr; colours and bars only where a person looks.</summary>
 internal sealed class Terminal
 {
-    /// <summary>How results are spelt for programs.</summary>
-    public static readonly JsonSerializerOptions Json = new()
-    {
-        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
-        DictionaryKeyPolicy = JsonNamingPolicy.SnakeCaseLower,
-        NumberHandling = JsonNumberHandling.AllowNamedFloatingPointLiterals,
-        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
-        Converters = { new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower, allowIntegerValues: false) },
-        WriteIndented = true,
-    };
-
-    /// <summary>The same for files with a document a line.</summary>
-    public static readonly JsonSerializerOptions JsonLine = new(Json) { WriteIndented = false };
-
     private readonly IAnsiConsole _results;
     private readonly IAnsiConsole _notes;
 
@@ -55,7 +38,7 @@ internal sealed class Terminal
     public void Line(string text = "") => _results.WriteLine(text);
 
     /// <summary>One JSON document as the result.</summary>
-    public void WriteJson<T>(T value) => Out.WriteLine(JsonSerializer.Serialize(value, Json));
+    public void WriteJson<T>(T value) => Out.WriteLine(JsonSerializer.Serialize(value, ResultJson.Options));
 
     /// <summary>A table as the result; redirected, it is one of Markdown.</summary>
     /// <param name="columns">Headings; one that begins with '>' has its column aligned to the right.</param>
@@ -64,7 +47,7 @@ internal sealed class Terminal
     {
         if (!_results.Profile.Capabilities.Interactive)
         {
-            Out.Write(MarkdownTable(columns, rows));
+            Out.Write(MarkdownTable.Text(columns, rows));
             return;
         }
 
@@ -80,28 +63,6 @@ internal sealed class Terminal
         }
 
         _results.Write(table);
-    }
-
-    /// <summary>A table in Markdown, padded so that it reads well as it is.</summary>
-    /// <inheritdoc cref="WriteTable"/>
-    public static string MarkdownTable(IReadOnlyList<string> columns, IEnumerable<IReadOnlyList<string>> rows)
-    {
-        var cells = rows.Select(row => row.Select(cell => cell.Replace("|", "\\|", StringComparison.Ordinal)).ToArray()).ToArray();
-        var widths = columns.Select((column, c) => Math.Max(3, cells.Select(row => row[c].Length).Append(column.TrimStart('>').Length).Max())).ToArray();
-        var text = new StringBuilder();
-        AppendRow(columns.Select(column => column.TrimStart('>')));
-        AppendRow(columns.Select((column, c) => column.StartsWith('>') ? new string('-', widths[c] - 1) + ":" : new string('-', widths[c])));
-        foreach (var row in cells)
-        {
-            AppendRow(row);
-        }
-
-        return text.ToString();
-
-        void AppendRow(IEnumerable<string> row) => text
-            .Append("| ")
-            .AppendJoin(" | ", row.Select((cell, c) => columns[c].StartsWith('>') ? cell.PadLeft(widths[c]) : cell.PadRight(widths[c])))
-            .Append(" |\n");
     }
 
     /// <summary>Names and values, one pair a line, as the result.</summary>
@@ -137,21 +98,6 @@ internal sealed class Terminal
 
     /// <summary>A path as a shell takes it in a command line that is recommended.</summary>
     public static string Quoted(string path) => path.Any(char.IsWhiteSpace) ? $"\"{path}\"" : path;
-
-    /// <summary>Seconds as 4.2 s, 3:05 or 2:04:10.</summary>
-    public static string Duration(double seconds) =>
-        !double.IsFinite(seconds) ? "?"
-        : seconds < 60 ? string.Create(CultureInfo.InvariantCulture, $"{seconds:0.0} s")
-        : seconds < 3600 ? string.Create(CultureInfo.InvariantCulture, $"{(int)seconds / 60}:{(int)seconds % 60:00}")
-        : string.Create(CultureInfo.InvariantCulture, $"{(long)seconds / 3600}:{(long)seconds / 60 % 60:00}:{(long)seconds % 60:00}");
-
-    /// <summary>Bytes as 3.4 GiB.</summary>
-    public static string Size(double bytes)
-    {
-        string[] units = ["B", "KiB", "MiB", "GiB", "TiB"];
-        var unit = bytes < 1 ? 0 : (int)Math.Min(units.Length - 1, Math.Log(bytes, 1024));
-        return string.Create(CultureInfo.InvariantCulture, $"{bytes / Math.Pow(1024, unit):0.#} {units[unit]}");
-    }
 
     private static IAnsiConsole Open(TextWriter writer, bool interactive)
     {

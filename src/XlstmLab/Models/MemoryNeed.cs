@@ -1,5 +1,6 @@
 using System.Globalization;
 using TorchSharp;
+using XlstmLab.Native;
 using XlstmLab.Native.Cuda;
 
 namespace XlstmLab.Models;
@@ -8,19 +9,16 @@ namespace XlstmLab.Models;
 /// <remarks>All is counted in floating point, where the largest sizes that a file can name do not overflow.</remarks>
 internal static class MemoryNeed
 {
-    /// <summary>The bytes that processes may use, a container's limit included.</summary>
-    public static double MachineBytes => GC.GetGCMemoryInfo().TotalAvailableMemoryBytes;
-
     /// <summary>Refuses a model whose parameters do not fit into the machine's memory, where models are made.</summary>
     /// <exception cref="ConfigException">They do not; the message says what they need and what there is.</exception>
     public static void RequireModel(LanguageModelConfig config)
     {
         var (parameters, least) = Parameters(config);
-        if (sizeof(float) * parameters > MachineBytes)
+        if (sizeof(float) * parameters > SystemMemory.Total)
         {
             throw new ConfigException(
-                $"The model does not fit into memory: {least}{Count(parameters)} parameters need {least}{Size(sizeof(float) * parameters)} in float32, "
-                + $"and the machine has {Size(MachineBytes)}. Choose a smaller width, fewer blocks or a smaller vocabulary.");
+                $"The model does not fit into memory: {least}{Count(parameters)} parameters need {least}{Readable.Size(sizeof(float) * parameters)} in float32, "
+                + $"and the machine has {Readable.Size(SystemMemory.Total)}. Choose a smaller width, fewer blocks or a smaller vocabulary.");
         }
     }
 
@@ -32,10 +30,10 @@ internal static class MemoryNeed
     /// <exception cref="ConfigException">It needs more; the message says how much.</exception>
     public static void Require(string what, double bytes, torch.Device device, string advice)
     {
-        var (has, where) = device.type == DeviceType.CUDA && GpuBytes(device.index) is { } gpu ? (gpu, "the GPU") : (MachineBytes, "the machine");
+        var (has, where) = device.type == DeviceType.CUDA && GpuBytes(device.index) is { } gpu ? (gpu, "the GPU") : (SystemMemory.Total, "the machine");
         if (bytes > has)
         {
-            throw new ConfigException($"{what} does not fit into memory: it needs at least {Size(bytes)}, and {where} has {Size(has)}. {advice}");
+            throw new ConfigException($"{what} does not fit into memory: it needs at least {Readable.Size(bytes)}, and {where} has {Readable.Size(has)}. {advice}");
         }
     }
 
@@ -43,7 +41,7 @@ internal static class MemoryNeed
     public static (double Count, string AtLeast) Parameters(LanguageModelConfig config)
     {
         var least = config.EmbeddingDim * ((config.TieWordEmbeddings ? 1.0 : 2.0) * config.VocabularySize + config.BlockCount);
-        if (sizeof(float) * least > MachineBytes)
+        if (sizeof(float) * least > SystemMemory.Total)
         {
             return (least, "at least ");
         }
@@ -61,14 +59,6 @@ internal static class MemoryNeed
 
     /// <summary>A number of parameters, in full or, where nobody could read that, as a power of ten.</summary>
     public static string Count(double number) => number.ToString(number < 1e15 ? "N0" : "0.0E+0", CultureInfo.InvariantCulture);
-
-    /// <summary>Bytes as 3.4 GiB.</summary>
-    public static string Size(double bytes)
-    {
-        string[] units = ["B", "KiB", "MiB", "GiB", "TiB", "PiB", "EiB"];
-        var unit = bytes < 1 ? 0 : (int)Math.Min(units.Length - 1, Math.Log(bytes, 1024));
-        return string.Create(CultureInfo.InvariantCulture, $"{bytes / Math.Pow(1024, unit):0.#} {units[unit]}");
-    }
 
     private static double? GpuBytes(int index)
     {

@@ -40,6 +40,9 @@ public static unsafe partial class Kernel
     /// <summary>Why there are no kernels on this machine's GPUs; null where there are.</summary>
     public static string? Absence => Obstacle.Value;
 
+    /// <summary>Why a training's updates are no graphs on this machine's GPUs; null where they can be.</summary>
+    public static string? GraphAbsence => Absence ?? Gpu.RecorderAbsence;
+
     /// <summary>What the kernels run on: null is this machine's GPUs.</summary>
     internal static IKernelDevice? Device { get; set; }
 

@@ -33,7 +33,7 @@ internal static class TrainingMemory
         MemoryNeed.Require(
             string.Create(
                 CultureInfo.InvariantCulture,
-                $"Training {MemoryNeed.Count(parameters)} parameters ({MemoryNeed.Size(ofParameters)}) on {micro:N0} x {training.ContextLength:N0} tokens at once ({MemoryNeed.Size(ofTokens)})"),
+                $"Training {MemoryNeed.Count(parameters)} parameters ({Readable.Size(ofParameters)}) on {micro:N0} x {training.ContextLength:N0} tokens at once ({Readable.Size(ofTokens)})"),
             ofParameters + ofTokens,
             device,
             "Less memory is needed by a smaller micro-batch (the update stays the same), a smaller batch, a shorter context, bfloat16 or a smaller model.");

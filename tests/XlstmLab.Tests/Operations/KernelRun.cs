@@ -78,13 +78,16 @@ internal sealed class KernelRun : IDisposable
     }
 
     /// <summary>A model whose weights are drawn on the CPU, where its generator is, and then moved to where kernels run.</summary>
-    public static LanguageModel Model(LanguageModelConfig config)
+    public static LanguageModel Model(LanguageModelConfig config) => Model(() => config.CreateModel(seed: 1));
+
+    /// <inheritdoc cref="Model(LanguageModelConfig)"/>
+    public static LanguageModel Model(Func<LanguageModel> create)
     {
         var device = get_default_device();
         set_default_device(CPU);
         try
         {
-            var model = config.CreateModel(seed: 1);
+            var model = create();
             model.to(device);
             return model;
         }

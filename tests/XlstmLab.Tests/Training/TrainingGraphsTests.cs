@@ -1,4 +1,3 @@
-using TorchSharp;
 using XlstmLab.Models;
 using XlstmLab.Tests.Operations;
 using XlstmLab.Text;
@@ -55,7 +54,7 @@ public sealed class TrainingGraphsTests
         using var run = KernelRun.Begin();
         var architecture = Architecture with { Dropout = 0.1 };
         var config = Config with { ComputeType = ScalarType.BFloat16, Steps = 6, BatchSize = 2, ContextLength = 16, StatisticsEvery = 0 };
-        LanguageModel Model() => KernelRun.Model(architecture);
+        LanguageModel Model() => architecture.CreateModel(seed: 1);
         var byHost = Train(Model, config);
         var counts = run.Record();
         var recorded = Train(Model, config);
@@ -99,7 +98,7 @@ public sealed class TrainingGraphsTests
         var counts = run.Record();
         var whole = Train(() => new TinyModel(dropout: 0.2), Config);
         using var folder = new TempFolder();
-        using (var first = Moved(new TinyModel(dropout: 0.2)))
+        using (var first = KernelRun.Model(() => new TinyModel(dropout: 0.2)))
         {
             Run(first, Config, TinyText.Packed(1), folder.Path, stopAfter: 9);
         }
@@ -137,7 +136,7 @@ public sealed class TrainingGraphsTests
     {
         using var run = KernelRun.Begin();
         var counts = run.Record();
-        using var model = Moved(new TinyModel());
+        using var model = KernelRun.Model(() => new TinyModel());
         using var folder = new TempFolder();
         new Trainer(model, Config, TinyText.Packed(1), Validation, folder.Path, loss: (m, batch, divisor) => NextTokenLoss.Of(m, batch, divisor) * 2).Run();
         Assert.Equal(0, counts.Recorded);
@@ -147,7 +146,7 @@ public sealed class TrainingGraphsTests
     private static Outcome Train(
         Func<LanguageModel> create, TrainingConfig config, string? folder = null, Action<LanguageModel, int>? afterStep = null)
     {
-        using var model = Moved(create());
+        using var model = KernelRun.Model(create);
         return Run(model, config, TinyText.Packed(1, contextLength: config.ContextLength), folder, afterStep: afterStep);
     }
 
@@ -175,12 +174,6 @@ public sealed class TrainingGraphsTests
         using var scope = NewDisposeScope();
         var weights = cat([.. model.parameters().Select(p => p.detach().flatten())]).to(CPU).data<float>().ToArray();
         return new([.. metrics.Select(m => m.Loss)], [.. metrics.Select(m => m.ValidationLoss)], [.. metrics.Select(m => m.EmaValidationLoss)], weights);
-    }
-
-    private static LanguageModel Moved(LanguageModel model)
-    {
-        model.to(get_default_device());
-        return model;
     }
 
     private static void AssertEqual(Outcome expected, Outcome actual)

@@ -1,7 +1,7 @@
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>The columns of comparisons.</summary>
-internal static class ComparisonTables
+public static class ComparisonTables
 {
     private static BenchColumn<Measurement> Implementation { get; } = new("implementation", r => r.Implementation);
 

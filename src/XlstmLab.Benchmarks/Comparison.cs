@@ -1,11 +1,10 @@
 using System.Diagnostics;
 using System.Globalization;
-using XlstmLab.Cli.Terminals;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>Measures this library's work, each in a process of its own, and sets beside it what others take.</summary>
-internal sealed record Comparison
+public sealed record Comparison
 {
     /// <summary>The works.</summary>
     public required IReadOnlyList<Workload> Works { get; init; }
@@ -37,7 +36,10 @@ internal sealed record Comparison
     private bool IsOnGpu => Device != "cpu";
 
     /// <summary>Measures all rows; a row that fails says why and ends nothing.</summary>
-    public async Task<IReadOnlyList<Measurement>> RunAsync(ProgressTracker tracker, CancellationToken cancellationToken)
+    /// <param name="process">Measures a row.</param>
+    /// <param name="progress">Told before each row.</param>
+    /// <param name="cancellationToken">Ends the measurement.</param>
+    public async Task<IReadOnlyList<Measurement>> RunAsync(BenchProcess process, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
     {
         var own = new List<Measurement>();
         var watch = Stopwatch.StartNew();
@@ -46,12 +48,12 @@ internal sealed record Comparison
         {
             foreach (var work in Works)
             {
-                tracker.Report(own.Count / total, Describe(work));
-                own.Add(await MeasureAsync(work, threads, watch, cancellationToken));
+                progress.Report(new(own.Count / total, Describe(work)));
+                own.Add(await MeasureAsync(process, work, threads, watch, cancellationToken));
             }
         }
 
-        var others = Script is null ? [] : await Script.RunAsync(Works, Device, ComputeType, text => tracker.Report(0.5, text), cancellationToken);
+        var others = Script is null ? [] : await Script.RunAsync(Works, Device, ComputeType, text => progress.Report(new(0.5, text)), cancellationToken);
         var now = others.Where(row => row.Remark is null).ToArray();
         var before = IsOnGpu && ComputeType == "bf16" ? Rivals.Measured.Where(row => !now.Any(row.Replaces)) : [];
         return [.. Works.SelectMany(work => own.Concat(before).Concat(others).Where(row => row.Work == work))];
@@ -90,7 +92,7 @@ internal sealed record Comparison
         _ => work.ToString(),
     };
 
-    private async Task<Measurement> MeasureAsync(Workload work, int threads, Stopwatch watch, CancellationToken cancellationToken)
+    private async Task<Measurement> MeasureAsync(BenchProcess process, Workload work, int threads, Stopwatch watch, CancellationToken cancellationToken)
     {
         var row = new Measurement(work, Measurement.Own, RivalScript.ThisRun) { Threads = IsOnGpu ? null : threads };
         if (Seconds is { } end && watch.Elapsed.TotalSeconds > end)
@@ -112,7 +114,7 @@ internal sealed record Comparison
 
             // A row that is begun may take what its models take to make, and no more.
             const double patience = 120;
-            var result = await BenchProcess.RunAsync(task, cancellationToken, Seconds is null ? null : TimeSpan.FromSeconds(patience));
+            var result = await process.RunAsync(task, cancellationToken, Seconds is null ? null : TimeSpan.FromSeconds(patience));
             return row with
             {
                 ForwardSeconds = result.ForwardSeconds,

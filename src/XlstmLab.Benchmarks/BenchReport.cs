@@ -2,18 +2,16 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text;
 using System.Text.Json;
-using XlstmLab.Cli.Machine;
-using XlstmLab.Cli.Terminals;
 using XlstmLab.Exports;
 using XlstmLab.Native;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>A column of a benchmark's table.</summary>
 /// <param name="Name">Its heading, which names the unit.</param>
 /// <param name="Value">A row's value: text, a number, or null where there is none.</param>
 /// <param name="Digits">Digits after the point.</param>
-internal sealed record BenchColumn<T>(string Name, Func<T, object?> Value, int Digits = 0)
+public sealed record BenchColumn<T>(string Name, Func<T, object?> Value, int Digits = 0)
 {
     /// <summary>The value for reading.</summary>
     public string Shown(T row) => Value(row) switch
@@ -36,55 +34,26 @@ internal sealed record BenchColumn<T>(string Name, Func<T, object?> Value, int D
 /// <param name="Columns">The table's columns.</param>
 /// <param name="Rows">The table's rows.</param>
 /// <param name="Findings">What follows from them.</param>
-internal sealed record BenchReport<T>(
+public sealed record BenchReport<T>(
     string Title, string Command, string Method, IReadOnlyList<BenchColumn<T>> Columns, IReadOnlyList<T> Rows, IReadOnlyList<string> Findings)
 {
     private readonly string _date = DateTime.UtcNow.ToString("yyyy-MM-dd HH:mm 'UTC'", CultureInfo.InvariantCulture);
     private readonly string _commit = Repository.Commit() ?? "unknown";
     private readonly string _host =
-        $"{Processor.Current}, {Terminal.Size(SystemMemory.Total)} of memory, {RuntimeInformation.OSDescription}, {RuntimeInformation.FrameworkDescription}, libtorch {NativeTorch.Version}{Load()}";
+        $"{Processor.Current}, {Readable.Size(SystemMemory.Total)} of memory, {RuntimeInformation.OSDescription}, {RuntimeInformation.FrameworkDescription}, libtorch {NativeTorch.Version}{Load()}";
 
     /// <summary>The GPU, its driver, and whether kernels and graphs serve; null where the CPU computes.</summary>
     public string? Gpu { get; init; }
 
-    private string Machine => Gpu is null ? _host : $"{Gpu}; {_host}";
+    /// <summary>What it was measured on.</summary>
+    public string Machine => Gpu is null ? _host : $"{Gpu}; {_host}";
 
-    /// <summary>Writes the result to the terminal, and to the files that were asked for.</summary>
-    public void Write(Terminal terminal, bool json, IEnumerable<string?> csv, IEnumerable<string?> markdown)
-    {
-        if (json)
-        {
-            terminal.WriteJson(new { Title, Command, Date = _date, Commit = _commit, Machine, Method, Rows, Findings });
-        }
-        else
-        {
-            terminal.Line(Title);
-            terminal.Line(Machine);
-            terminal.Line();
-            terminal.WriteTable(Headings(), ShownRows());
-            terminal.Line();
-            foreach (var finding in Findings)
-            {
-                terminal.Line(finding);
-            }
-
-            terminal.Note(Method);
-        }
-
-        foreach (var file in csv.OfType<string>())
-        {
-            AtomicFile.WriteText(file, Csv());
-        }
-
-        foreach (var file in markdown.OfType<string>())
-        {
-            AtomicFile.WriteText(file, Markdown());
-        }
-    }
+    /// <summary>All of it as one JSON document.</summary>
+    public string Json() => JsonSerializer.Serialize(new { Title, Command, Date = _date, Commit = _commit, Machine, Method, Rows, Findings }, ResultJson.Options);
 
     /// <summary>What a rival's script wrote, under a line that says where and when.</summary>
     public IEnumerable<string> RivalLines(IReadOnlyList<Workload> works, IEnumerable<string> raw) =>
-        raw.Prepend(JsonSerializer.Serialize(new RivalRun(Command, _date, Gpu ?? _host, null, works), Terminal.JsonLine));
+        raw.Prepend(JsonSerializer.Serialize(new RivalRun(Command, _date, Gpu ?? _host, null, works), ResultJson.Line));
 
     /// <summary>How busy the machine is with this and everything else: other programs' work slows what is measured.</summary>
     private static string Load()
@@ -93,7 +62,8 @@ internal sealed record BenchReport<T>(
         return File.Exists(load) ? $", load {File.ReadAllText(load).Split(' ')[0]} at the end" : "";
     }
 
-    private string Csv()
+    /// <summary>A CSV file under lines that say what, where and how.</summary>
+    public string Csv()
     {
         var text = new StringBuilder();
         foreach (var line in Header())
@@ -110,7 +80,8 @@ internal sealed record BenchReport<T>(
         return text.ToString();
     }
 
-    private string Markdown()
+    /// <summary>A Markdown file.</summary>
+    public string Markdown()
     {
         var text = new StringBuilder($"# {Title}\n\n");
         foreach (var line in Header().Skip(1))
@@ -118,7 +89,7 @@ internal sealed record BenchReport<T>(
             text.Append("- ").Append(line).Append('\n');
         }
 
-        text.Append('\n').Append(Terminal.MarkdownTable(Headings(), ShownRows())).Append('\n');
+        text.Append('\n').Append(MarkdownTable.Text(Headings(), ShownRows())).Append('\n');
         foreach (var finding in Findings)
         {
             text.Append("- ").Append(finding).Append('\n');
@@ -130,9 +101,11 @@ internal sealed record BenchReport<T>(
     /// <summary>The columns to read: one without a value says nothing. Files for programs have all.</summary>
     private IEnumerable<BenchColumn<T>> ShownColumns() => Columns.Where(c => Rows.Count == 0 || Rows.Any(row => c.Value(row) is not null));
 
-    private string[] Headings() => [.. ShownColumns().Select(c => Rows.Any(row => c.Value(row) is string) ? c.Name : ">" + c.Name)];
+    /// <summary>The headings of <see cref="ShownRows"/>; one that begins with '>' has its column aligned to the right.</summary>
+    public IReadOnlyList<string> Headings() => [.. ShownColumns().Select(c => Rows.Any(row => c.Value(row) is string) ? c.Name : ">" + c.Name)];
 
-    private IEnumerable<string[]> ShownRows() => Rows.Select(row => ShownColumns().Select(c => c.Shown(row)).ToArray());
+    /// <summary>The rows to read, a cell for each heading.</summary>
+    public IEnumerable<IReadOnlyList<string>> ShownRows() => Rows.Select(row => ShownColumns().Select(c => c.Shown(row)).ToArray());
 
     private string[] Header() => [Title, $"Command: {Command}", $"Commit: {_commit}", $"Device: {Machine}", $"Date: {_date}", $"Method: {Method}"];
 }

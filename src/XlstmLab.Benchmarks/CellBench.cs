@@ -1,14 +1,26 @@
 using System.Globalization;
 using System.Text.Json.Serialization;
-using XlstmLab.Cli.Machine;
-using XlstmLab.Cli.Terminals;
 using XlstmLab.Models;
+using XlstmLab.Native;
 using XlstmLab.Operations;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>A form of a cell at one length.</summary>
-internal sealed record CellRow(
+/// <param name="Form">The form.</param>
+/// <param name="Chunk">Tokens of a chunk; null where there are none.</param>
+/// <param name="Length">S.</param>
+/// <param name="Threads">libtorch's threads.</param>
+/// <param name="ForwardMs">Milliseconds of a forward pass; this and what follows is null where nothing was measured.</param>
+/// <param name="TrainingMs">Milliseconds of forward and backward.</param>
+/// <param name="TokensPerSecond">Tokens a second, forward and backward.</param>
+/// <param name="Gflops">Operations a second, forward and backward, in thousand millions.</param>
+/// <param name="ShareOfMatrixProduct">They in percent of a matrix product's.</param>
+/// <param name="ForwardMiB">Memory that the first forward pass added at its peak.</param>
+/// <param name="TrainingMiB">The same, forward and backward.</param>
+/// <param name="Repetitions">Repetitions measured.</param>
+/// <param name="Remark">Why there are no numbers.</param>
+public sealed record CellRow(
     string Form,
     int? Chunk,
     int Length,
@@ -29,7 +41,7 @@ internal sealed record CellRow(
 }
 
 /// <summary>Each form of the mLSTM against the length, and the sLSTM fused against eager.</summary>
-internal sealed record CellBench
+public sealed record CellBench
 {
     private const string Fused = "sLSTM fused";
     private const string Eager = "sLSTM eager";
@@ -84,7 +96,11 @@ internal sealed record CellBench
     ];
 
     /// <summary>Measures all rows.</summary>
-    public async Task<BenchReport<CellRow>> RunAsync(string command, ProgressTracker tracker, CancellationToken cancellationToken)
+    /// <param name="process">Measures a row.</param>
+    /// <param name="command">The command line that measures it again.</param>
+    /// <param name="progress">Told before each row.</param>
+    /// <param name="cancellationToken">Ends the measurement.</param>
+    public async Task<BenchReport<CellRow>> RunAsync(BenchProcess process, string command, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
     {
         var rows = new List<CellRow>();
         var findings = new List<string>();
@@ -94,8 +110,8 @@ internal sealed record CellBench
         var total = (double)Threads.Count * (series.Length * Lengths.Count + (Forms.Contains("slstm") ? 2 : 0));
         foreach (var threads in Threads)
         {
-            tracker.Report(rows.Count / total, "matrix product");
-            var limit = await BenchProcess.RunAsync(new MatrixProductTask { Threads = threads, MinSeconds = MinSeconds, Repetitions = Repetitions }, cancellationToken);
+            progress.Report(new(rows.Count / total, "matrix product"));
+            var limit = await process.RunAsync(new MatrixProductTask { Threads = threads, MinSeconds = MinSeconds, Repetitions = Repetitions }, cancellationToken);
             var rate = 2.0 * 1024 * 1024 * 1024 / limit.ForwardSeconds!.Value;
             findings.Add(Invariant($"Matrix product, {threads} threads: {rate / 1e9:0} GFLOP/s (float32, 1024 x 1024)."));
             foreach (var (form, chunk) in series)
@@ -103,8 +119,8 @@ internal sealed record CellBench
                 CellRow? before = null;
                 foreach (var length in Lengths.Order())
                 {
-                    tracker.Report(rows.Count / total, $"{form} {chunk} S={length}, {threads} threads");
-                    var row = await MeasureAsync(form, chunk, length, threads, rate, before, cancellationToken);
+                    progress.Report(new(rows.Count / total, $"{form} {chunk} S={length}, {threads} threads"));
+                    var row = await MeasureAsync(process, form, chunk, length, threads, rate, before, cancellationToken);
                     before = row;
                     rows.Add(row);
                 }
@@ -114,8 +130,8 @@ internal sealed record CellBench
             {
                 foreach (var fused in new[] { true, false })
                 {
-                    tracker.Report(rows.Count / total, fused ? Fused : Eager);
-                    rows.Add(await MeasureSLstmAsync(fused, threads, cancellationToken));
+                    progress.Report(new(rows.Count / total, fused ? Fused : Eager));
+                    rows.Add(await MeasureSLstmAsync(process, fused, threads, cancellationToken));
                 }
             }
         }
@@ -133,7 +149,7 @@ internal sealed record CellBench
     }
 
     private async Task<CellRow> MeasureAsync(
-        string form, int? chunk, int length, int threads, double matrixProductRate, CellRow? before, CancellationToken cancellationToken)
+        BenchProcess process, string form, int? chunk, int length, int threads, double matrixProductRate, CellRow? before, CancellationToken cancellationToken)
     {
         var row = new CellRow(form, chunk, length, threads, null, null, null, null, null, null, null, 0, null);
         if (before is not null && WhyNot(before, length) is { } reason)
@@ -144,7 +160,7 @@ internal sealed record CellBench
         BenchResult result;
         try
         {
-            result = await BenchProcess.RunAsync(
+            result = await process.RunAsync(
                 new MLstmTask
                 {
                     Form = form,
@@ -177,10 +193,10 @@ internal sealed record CellBench
         return Filled(row, result, Batch) with { Gflops = rate / 1e9, ShareOfMatrixProduct = 100 * rate / matrixProductRate };
     }
 
-    private async Task<CellRow> MeasureSLstmAsync(bool fused, int threads, CancellationToken cancellationToken)
+    private async Task<CellRow> MeasureSLstmAsync(BenchProcess process, bool fused, int threads, CancellationToken cancellationToken)
     {
         const int batch = 8, length = 512;
-        var result = await BenchProcess.RunAsync(
+        var result = await process.RunAsync(
             new SLstmTask { Fused = fused, Length = length, Batch = batch, Heads = 4, HeadDim = 64, Threads = threads, MinSeconds = MinSeconds, Repetitions = Repetitions },
             cancellationToken);
         return Filled(new(fused ? Fused : Eager, null, length, threads, null, null, null, null, null, null, null, 0, null), result, batch);
@@ -206,8 +222,8 @@ internal sealed record CellBench
 
         var growth = Math.Pow(length / (double)before.Length, before.Form == "parallel" ? 2 : 1);
         var (seconds, bytes) = (growth * milliseconds / 1e3, growth * mebibytes * 1048576);
-        return seconds > PassLimit ? Invariant($"skipped: a pass would take about {Terminal.Duration(seconds)}")
-            : bytes > 0.6 * SystemMemory.Available ? Invariant($"skipped: it would need about {Terminal.Size(bytes)}")
+        return seconds > PassLimit ? Invariant($"skipped: a pass would take about {Readable.Duration(seconds)}")
+            : bytes > 0.6 * SystemMemory.Available ? Invariant($"skipped: it would need about {Readable.Size(bytes)}")
             : null;
     }
 

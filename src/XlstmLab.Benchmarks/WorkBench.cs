@@ -1,15 +1,15 @@
 using System.Diagnostics;
 using System.Globalization;
 using TorchSharp;
-using XlstmLab.Cli.Machine;
 using XlstmLab.Models;
+using XlstmLab.Native;
 using XlstmLab.Native.Cuda;
 using XlstmLab.Operations;
 using XlstmLab.Text;
 using XlstmLab.Training;
 using static TorchSharp.torch;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>Measures one work in this process, on the CPU or on a GPU.</summary>
 internal static class WorkBench

@@ -1,24 +1,23 @@
 using System.Diagnostics;
 using System.Text.Json;
-using XlstmLab.Cli.Machine;
-using XlstmLab.Cli.Terminals;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
-/// <summary>Has a measurement made by a process of its own.</summary>
-internal static class BenchProcess
+/// <summary>Has measurements made by processes of their own.</summary>
+/// <param name="start">
+/// How a program is started, its output and errors redirected in UTF-8, that makes a measurement, given as JSON (a <see cref="BenchTask"/>), by
+/// <see cref="BenchWorker"/> and writes its result as JSON.
+/// </param>
+public sealed class BenchProcess(Func<string, ProcessStartInfo> start)
 {
-    /// <summary>The hidden command that measures.</summary>
-    public const string WorkerName = "worker";
-
     /// <summary>Measures.</summary>
     /// <param name="task">What.</param>
     /// <param name="cancellationToken">Ends the process.</param>
     /// <param name="patience">How long it may take; null for ever.</param>
     /// <exception cref="InvalidOperationException">The process failed, took too long, or was ended by the system, as it does when memory runs out.</exception>
-    public static async Task<BenchResult> RunAsync(BenchTask task, CancellationToken cancellationToken, TimeSpan? patience = null)
+    public async Task<BenchResult> RunAsync(BenchTask task, CancellationToken cancellationToken, TimeSpan? patience = null)
     {
-        using var process = Process.Start(OwnProgram.Start("bench", WorkerName, JsonSerializer.Serialize(task, Terminal.Json)))!;
+        using var process = Process.Start(start(JsonSerializer.Serialize(task, ResultJson.Options)))!;
         using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         limit.CancelAfter(patience ?? Timeout.InfiniteTimeSpan);
         try
@@ -28,7 +27,7 @@ internal static class BenchProcess
             await process.WaitForExitAsync(limit.Token);
             if (process.ExitCode == 0)
             {
-                return JsonSerializer.Deserialize<BenchResult>(await output, Terminal.Json)!;
+                return JsonSerializer.Deserialize<BenchResult>(await output, ResultJson.Options)!;
             }
 
             var said = (await errors).Trim().Split('\n')[0].Replace("error: ", "", StringComparison.Ordinal);
@@ -41,7 +40,7 @@ internal static class BenchProcess
         {
             process.Kill();
             cancellationToken.ThrowIfCancellationRequested();
-            throw new InvalidOperationException($"it took more than {Terminal.Duration(patience!.Value.TotalSeconds)}");
+            throw new InvalidOperationException($"it took more than {Readable.Duration(patience!.Value.TotalSeconds)}");
         }
     }
 }

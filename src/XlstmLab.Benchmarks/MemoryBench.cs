@@ -1,19 +1,23 @@
 using System.Globalization;
 using TorchSharp;
-using XlstmLab.Cli.Machine;
-using XlstmLab.Cli.Terminals;
 using XlstmLab.Inference;
 using XlstmLab.Models;
+using XlstmLab.Native;
 using XlstmLab.Text;
 using XlstmLab.Training;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>What is alive at one moment of training or generation.</summary>
-internal sealed record MemoryRow(string Work, int Count, long Tensors, double ResidentMiB, bool AfterWarmUp);
+/// <param name="Work">Training or generation.</param>
+/// <param name="Count">Steps or tokens done.</param>
+/// <param name="Tensors">Live tensors.</param>
+/// <param name="ResidentMiB">The process's resident set.</param>
+/// <param name="AfterWarmUp">Whether it counts.</param>
+public sealed record MemoryRow(string Work, int Count, long Tensors, double ResidentMiB, bool AfterWarmUp);
 
 /// <summary>Whether training and generation hold on to tensors or memory.</summary>
-internal sealed record MemoryBench
+public sealed record MemoryBench
 {
     private const int Samples = 10;
     private const double WarmUp = 0.4;
@@ -40,14 +44,17 @@ internal sealed record MemoryBench
             work.All(r => r.Tensors <= work.First().Tensors && r.ResidentMiB <= Tolerance * work.First().ResidentMiB));
 
     /// <summary>Trains, generates and looks.</summary>
-    public BenchReport<MemoryRow> Run(string command, ProgressTracker tracker, CancellationToken cancellationToken)
+    /// <param name="command">The command line that measures it again.</param>
+    /// <param name="progress">Told after each step and token.</param>
+    /// <param name="cancellationToken">Ends the measurement.</param>
+    public BenchReport<MemoryRow> Run(string command, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
     {
         var rows = new List<MemoryRow>();
         var config = new XlstmConfig { VocabularySize = 257, EmbeddingDim = 64, BlockCount = 2, HeadCount = 2 };
         using var model = new XlstmLanguageModel(config);
         void Sample(string work, int done, int all)
         {
-            tracker.Report((work == "training" ? 0 : 0.5) + 0.5 * done / all, FormattableString.Invariant($"{work}, {done:N0} of {all:N0}"));
+            progress.Report(new((work == "training" ? 0 : 0.5) + 0.5 * done / all, FormattableString.Invariant($"{work}, {done:N0} of {all:N0}")));
             if (done % Math.Max(1, all / Samples) == 0)
             {
                 rows.Add(new(work, done, torch.Tensor.TotalCount, SystemMemory.Resident / 1048576.0, done >= WarmUp * all));

@@ -1,7 +1,6 @@
 using System.Text.Json;
-using XlstmLab.Cli.Terminals;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>What others' implementations took on an H100, as the files <c>results/h100/*.rivals.jsonl</c> have it.</summary>
 internal static class Rivals
@@ -24,7 +23,7 @@ internal static class Rivals
         {
             if (run is null)
             {
-                run = JsonSerializer.Deserialize<RivalRun>(line, Terminal.Json)!;
+                run = JsonSerializer.Deserialize<RivalRun>(line, ResultJson.Options)!;
             }
             else if (RivalScript.Read(line, run.Works) is { Remark: null } row)
             {

@@ -4,7 +4,7 @@ using System.Runtime.Intrinsics.Arm;
 using System.Runtime.Intrinsics.X86;
 using System.Text;
 
-namespace XlstmLab.Cli.Machine;
+namespace XlstmLab.Native;
 
 /// <summary>The processor, as far as it decides how fast a model runs.</summary>
 /// <param name="Name">What its maker calls it.</param>

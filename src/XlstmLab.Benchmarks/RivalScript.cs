@@ -4,9 +4,8 @@ using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using XlstmLab.Checkpoints;
-using XlstmLab.Cli.Terminals;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>A Python script that measures others' implementations of the same works in the same run.</summary>
 /// <remarks>
@@ -18,7 +17,7 @@ namespace XlstmLab.Cli.Benchmarks;
 /// <param name="File">The script.</param>
 /// <param name="Seconds">How long it may take.</param>
 /// <param name="MinSeconds">Seconds to measure each row for.</param>
-internal sealed record RivalScript(string File, double Seconds, double MinSeconds)
+public sealed record RivalScript(string File, double Seconds, double MinSeconds)
 {
     /// <summary>The source of what was measured now.</summary>
     public const string ThisRun = "this run";
@@ -122,7 +121,7 @@ internal sealed record RivalScript(string File, double Seconds, double MinSecond
         var list = new JsonArray();
         foreach (var work in works)
         {
-            var fields = JsonSerializer.SerializeToNode(work, Terminal.Json)!.AsObject();
+            var fields = JsonSerializer.SerializeToNode(work, ResultJson.Options)!.AsObject();
             if (fields["preset"] is { } preset)
             {
                 fields["config"] = JsonNode.Parse(ModelConfigJson.Text(BenchModels.ByName(preset.GetValue<string>())));
@@ -139,7 +138,7 @@ internal sealed record RivalScript(string File, double Seconds, double MinSecond
     {
         try
         {
-            return JsonSerializer.Deserialize<Line>(line, Terminal.Json) is { Implementation: { } name } read && read.Index >= 0 && read.Index < works.Count
+            return JsonSerializer.Deserialize<Line>(line, ResultJson.Options) is { Implementation: { } name } read && read.Index >= 0 && read.Index < works.Count
                 ? new Measurement(works[read.Index], name, read.Versions ?? "")
                 {
                     ForwardSeconds = read.ForwardSeconds,

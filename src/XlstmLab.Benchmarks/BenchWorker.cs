@@ -1,12 +1,12 @@
-using XlstmLab.Cli.Machine;
 using XlstmLab.Models;
+using XlstmLab.Native;
 using XlstmLab.Operations;
 using static TorchSharp.torch;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>Makes one measurement in this process.</summary>
-internal static class BenchWorker
+public static class BenchWorker
 {
     /// <summary>Measures.</summary>
     /// <param name="task">What.</param>

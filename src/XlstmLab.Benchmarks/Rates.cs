@@ -2,10 +2,10 @@ using System.Diagnostics;
 using XlstmLab.Native.Cuda;
 using static TorchSharp.torch;
 
-namespace XlstmLab.Cli.Machine;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>What the machine can do at most, measured: the limits that other numbers are held against.</summary>
-internal static class Rates
+public static class Rates
 {
     /// <summary>The median seconds of an operation, after two calls that are not counted.</summary>
     /// <param name="operation">The operation.</param>

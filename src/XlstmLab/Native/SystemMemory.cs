@@ -1,7 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
 
-namespace XlstmLab.Cli.Machine;
+namespace XlstmLab.Native;
 
 /// <summary>The memory of the machine and of this process.</summary>
 internal static class SystemMemory

@@ -1,7 +1,7 @@
 using System.Globalization;
 using System.Text.Json.Serialization;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>Work that this library does and that others can do too: what a row of a comparison is about.</summary>
 [JsonPolymorphic(TypeDiscriminatorPropertyName = "kind")]
@@ -10,7 +10,7 @@ namespace XlstmLab.Cli.Benchmarks;
 [JsonDerivedType(typeof(TrainingWork), "training")]
 [JsonDerivedType(typeof(PrefillWork), "prefill")]
 [JsonDerivedType(typeof(DecodeWork), "decode")]
-internal abstract record Workload;
+public abstract record Workload;
 
 /// <summary>One mLSTM cell over a batch of sequences.</summary>
 /// <param name="Gate">The input gate: exponential or sigmoid.</param>
@@ -19,7 +19,7 @@ internal abstract record Workload;
 /// <param name="Length">S.</param>
 /// <param name="QkHeadDim">DK.</param>
 /// <param name="VHeadDim">DV.</param>
-internal sealed record MLstmWork(string Gate, int Batch, int Heads, int Length, int QkHeadDim, int VHeadDim) : Workload
+public sealed record MLstmWork(string Gate, int Batch, int Heads, int Length, int QkHeadDim, int VHeadDim) : Workload
 {
     /// <summary>The tokens of a chunk that operations are counted with.</summary>
     private const int Chunk = 64;
@@ -38,7 +38,7 @@ internal sealed record MLstmWork(string Gate, int Batch, int Heads, int Length, 
 /// <param name="Length">S.</param>
 /// <param name="Heads">NH.</param>
 /// <param name="HeadDim">D.</param>
-internal sealed record SLstmWork(int Batch, int Length, int Heads, int HeadDim) : Workload
+public sealed record SLstmWork(int Batch, int Length, int Heads, int HeadDim) : Workload
 {
     /// <summary>Operations of the product with the recurrent weights. Backward takes twice as many.</summary>
     public double ForwardFlops => 8.0 * Batch * Length * Heads * HeadDim * HeadDim;
@@ -51,23 +51,23 @@ internal sealed record SLstmWork(int Batch, int Length, int Heads, int HeadDim) 
 /// <param name="Preset">The preset, by <see cref="BenchModels"/>' names.</param>
 /// <param name="Batch">B.</param>
 /// <param name="Context">S.</param>
-internal sealed record TrainingWork(string Preset, int Batch, int Context) : Workload;
+public sealed record TrainingWork(string Preset, int Batch, int Context) : Workload;
 
 /// <summary>Reading prompts from an empty state.</summary>
 /// <param name="Preset">The preset.</param>
 /// <param name="Batch">Prompts, B.</param>
 /// <param name="Length">Tokens of each, S.</param>
-internal sealed record PrefillWork(string Preset, int Batch, int Length) : Workload;
+public sealed record PrefillWork(string Preset, int Batch, int Length) : Workload;
 
 /// <summary>Generating token by token from a state.</summary>
 /// <param name="Preset">The preset.</param>
 /// <param name="Batch">Sequences side by side, B.</param>
-internal sealed record DecodeWork(string Preset, int Batch) : Workload;
+public sealed record DecodeWork(string Preset, int Batch) : Workload;
 
 /// <summary>What a device can do at most.</summary>
 /// <param name="BytesPerSecond">Bytes read or written.</param>
 /// <param name="FlopsPerSecond">Operations of bfloat16 matrix products.</param>
-internal sealed record DeviceLimit(double BytesPerSecond, double FlopsPerSecond)
+public sealed record DeviceLimit(double BytesPerSecond, double FlopsPerSecond)
 {
     /// <summary>The limit of the device of that name, measured by copies and by products of the sizes that models have; null where none is known.</summary>
     public static DeviceLimit? Of(string device) =>

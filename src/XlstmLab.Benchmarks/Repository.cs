@@ -2,7 +2,7 @@ using System.ComponentModel;
 using System.Diagnostics;
 using System.Reflection;
 
-namespace XlstmLab.Cli.Machine;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>The clone that the program was built from.</summary>
 internal static class Repository

@@ -1,6 +1,6 @@
 using System.Text.Json.Serialization;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>One measurement, which a process of its own makes: its memory is then its own too, and its end ends nothing else.</summary>
 [JsonPolymorphic(TypeDiscriminatorPropertyName = "kind")]
@@ -8,7 +8,7 @@ namespace XlstmLab.Cli.Benchmarks;
 [JsonDerivedType(typeof(MLstmTask), "mlstm")]
 [JsonDerivedType(typeof(SLstmTask), "slstm")]
 [JsonDerivedType(typeof(WorkTask), "work")]
-internal abstract record BenchTask
+public abstract record BenchTask
 {
     /// <summary>libtorch's threads.</summary>
     public required int Threads { get; init; }
@@ -21,10 +21,10 @@ internal abstract record BenchTask
 }
 
 /// <summary>The product of two float32 matrices of 1024 x 1024: the rate that others are held against.</summary>
-internal sealed record MatrixProductTask : BenchTask;
+public sealed record MatrixProductTask : BenchTask;
 
 /// <summary>An mLSTM cell.</summary>
-internal sealed record MLstmTask : BenchTask
+public sealed record MLstmTask : BenchTask
 {
     /// <summary>Chunkwise, recurrent or parallel.</summary>
     public required string Form { get; init; }
@@ -49,7 +49,7 @@ internal sealed record MLstmTask : BenchTask
 }
 
 /// <summary>An sLSTM cell.</summary>
-internal sealed record SLstmTask : BenchTask
+public sealed record SLstmTask : BenchTask
 {
     /// <summary>Whether it is the fused operation; otherwise a chain of libtorch's.</summary>
     public required bool Fused { get; init; }
@@ -68,7 +68,7 @@ internal sealed record SLstmTask : BenchTask
 }
 
 /// <summary>Work that others' implementations are compared by.</summary>
-internal sealed record WorkTask : BenchTask
+public sealed record WorkTask : BenchTask
 {
     /// <summary>The work.</summary>
     public required Workload Work { get; init; }
@@ -81,7 +81,7 @@ internal sealed record WorkTask : BenchTask
 }
 
 /// <summary>What a measurement came to. Absent numbers were not asked for.</summary>
-internal sealed record BenchResult
+public sealed record BenchResult
 {
     /// <summary>The seconds of a forward pass, a matrix product, a prompt or a generated token: the median but for the latter.</summary>
     public double? ForwardSeconds { get; init; }

@@ -1,29 +1,13 @@
-using System.CommandLine;
 using System.Globalization;
 using TorchSharp;
-using XlstmLab.Native;
 
-namespace XlstmLab.Cli.Machine;
+namespace XlstmLab.Native;
 
-/// <summary>What commands that compute have in common: threads and device.</summary>
+/// <summary>Threads, types and devices by the names that command lines have for them.</summary>
 internal static class Compute
 {
-    /// <summary>The option for libtorch's threads.</summary>
-    public static Option<int?> ThreadsOption() => NumberOption.Whole(new Option<int?>("--threads")
-    {
-        Description = "Threads of one operation. Default: OMP_NUM_THREADS, else the physical cores.",
-        HelpName = "N",
-    }, 1);
-
-    /// <summary>The option for the device.</summary>
-    public static Option<string> DeviceOption() => new("--device")
-    {
-        Description = "Where to compute: cpu, cuda or cuda:1.",
-        HelpName = "DEVICE",
-        DefaultValueFactory = _ => "cpu",
-    };
-
     /// <summary>Loads libtorch and sets its threads, once for the process.</summary>
+    /// <param name="threads">Threads of one operation; null for OMP_NUM_THREADS or, without it, the physical cores.</param>
     /// <exception cref="NativeTorchException">libtorch cannot be loaded.</exception>
     public static void Begin(int? threads)
     {
@@ -42,8 +26,8 @@ internal static class Compute
         _ => null,
     };
 
-    /// <summary>The device of that name.</summary>
-    /// <exception cref="UsageException">There is no device of such a name.</exception>
+    /// <summary>The device of that name: cpu, cuda or cuda:1.</summary>
+    /// <exception cref="ArgumentException">There is no device of such a name.</exception>
     /// <exception cref="NotSupportedException">The libtorch in use has no such device.</exception>
     public static torch.Device Device(string name)
     {
@@ -55,7 +39,7 @@ internal static class Compute
         var index = 0;
         if (name != "cuda" && !(name.StartsWith("cuda:", StringComparison.Ordinal) && int.TryParse(name.AsSpan(5), NumberStyles.None, CultureInfo.InvariantCulture, out index)))
         {
-            throw new UsageException($"There is no device '{name}'; expected cpu, cuda or cuda:1.");
+            throw new ArgumentException($"There is no device '{name}'; expected cpu, cuda or cuda:1.");
         }
 
         return !NativeTorch.IsCudaAvailable

@@ -1,9 +1,9 @@
 using System.Globalization;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>Shapes of cells as the command line spells them.</summary>
-internal static class CellShapes
+public static class CellShapes
 {
     /// <summary>Shapes of published models, and those that others' kernels were measured at.</summary>
     public const string Default = "8,4,2048,128,256/2,8,8192,256,512/8,4,2048,96,192/16,4,2048,96,192/8,2048,4,256/16,1024,4,192";

@@ -1,12 +1,12 @@
 using System.Text.Json.Serialization;
 
-namespace XlstmLab.Cli.Benchmarks;
+namespace XlstmLab.Benchmarks;
 
 /// <summary>What an implementation takes for some work: a row of a comparison.</summary>
 /// <param name="Work">The work.</param>
 /// <param name="Implementation">Whose code it is, and in which of its forms.</param>
 /// <param name="Source">When it was measured, or with which versions and where.</param>
-internal sealed record Measurement(Workload Work, string Implementation, string Source)
+public sealed record Measurement(Workload Work, string Implementation, string Source)
 {
     /// <summary>This library's name in tables.</summary>
     public const string Own = "XlstmLab";
