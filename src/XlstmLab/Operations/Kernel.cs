@@ -41,7 +41,7 @@ public static unsafe partial class Kernel
     public static string? Absence => Obstacle.Value;
 
     /// <summary>Why a training's updates are no graphs on this machine's GPUs; null where they can be.</summary>
-    public static string? GraphAbsence => Absence ?? Gpu.RecorderAbsence;
+    public static string? GraphAbsence => Absence ?? CudaGraph.Absence;
 
     /// <summary>What the kernels run on: null is this machine's GPUs.</summary>
     internal static IKernelDevice? Device { get; set; }

@@ -12,7 +12,7 @@ namespace XlstmLab.Training;
 /// On a CPU one pass over the memory of weights, gradients and moments does the whole update, in parallel and without an order that could
 /// change its result; other devices take libtorch's operations. The two agree to rounding.
 /// </remarks>
-public sealed class AdamW : IOptimizer
+public sealed class AdamW : IDeviceOptimizer
 {
     private const int BlockLength = 1 << 14;
 
@@ -127,41 +127,62 @@ public sealed class AdamW : IOptimizer
     }
 
     /// <summary>Whether updates can be made by kernels, on a GPU.</summary>
+    bool IDeviceOptimizer.HasKernel => HasKernel;
+
+    /// <inheritdoc cref="IDeviceOptimizer.HasKernel"/>
     internal bool HasKernel => _parameters.Length > 0 && Kernel.Reaches(_parameters[0].Weight);
 
-    /// <summary>
-    /// One update as <see cref="Step"/>, which the device clips, or leaves out where loss or norm are not finite or beyond a limit, without a
-    /// word from the host.
-    /// </summary>
-    /// <param name="settings">Learning rate, clipping and limits; the rest is the optimiser's own.</param>
-    /// <param name="loss">[] or [1] float64 on the device.</param>
-    /// <param name="averages">The running average of each parameter, or null.</param>
-    /// <returns>Waits for the record of this update; to be called once.</returns>
-    internal Func<AdamWRecord> StepOnDevice(AdamWSettings settings, Tensor loss, IReadOnlyList<Tensor>? averages)
+    /// <inheritdoc/>
+    Func<AdamWRecord> IDeviceOptimizer.StepOnDevice(AdamWSettings settings, Tensor loss, WeightAverage? average)
     {
-        var kernel = OnDevice(averages);
+        var kernel = OnDevice(average, []);
         kernel.Step(Completed(settings), loss);
         return Later(kernel);
     }
 
-    /// <summary>The update of a graph that is being recorded; see <see cref="AdamWKernel.Record"/>.</summary>
-    /// <param name="table">The graph's table, of <see cref="NewTable"/>.</param>
-    /// <param name="loss">[] or [1] float64 on the device.</param>
-    internal void Record(DeviceInput<long> table, Tensor loss) => _kernel!.Record(table, loss);
+    /// <inheritdoc/>
+    DeviceInput<long> IDeviceOptimizer.NewTable(WeightAverage? average) => OnDevice(average, []).NewTable();
 
-    /// <summary>Room for where a graph's gradients lie.</summary>
-    /// <param name="averages">The running average of each parameter, or null.</param>
-    internal DeviceInput<long> NewTable(IReadOnlyList<Tensor>? averages) => OnDevice(averages).NewTable();
+    /// <inheritdoc/>
+    void IDeviceOptimizer.Record(DeviceInput<long> table, Tensor loss) => _kernel!.Record(table, loss);
 
-    /// <summary>Starts a recorded update with these numbers.</summary>
-    /// <param name="settings">Learning rate, clipping and limits; the rest is the optimiser's own.</param>
-    /// <param name="update">What <see cref="Record"/> became part of.</param>
-    /// <returns>Waits for the record of this update; to be called once.</returns>
-    internal Func<AdamWRecord> Start(AdamWSettings settings, IRecordedWork update)
+    /// <inheritdoc/>
+    Func<AdamWRecord> IDeviceOptimizer.Start(AdamWSettings settings, IRecordedWork update)
     {
         _kernel!.Tell(Completed(settings));
         update.Start();
         return Later(_kernel);
+    }
+
+    /// <summary>The kernel, made at the first call.</summary>
+    /// <param name="average">The running average of the weights, or null; the same at each call.</param>
+    /// <param name="others">What another optimiser updates, whose gradients count for the norm.</param>
+    internal AdamWKernel OnDevice(WeightAverage? average, IEnumerable<Parameter> others)
+    {
+        if (_kernel is null)
+        {
+            var own = _parameters.Select((p, k) => new AdamWParameter(p.Weight, _means[k], _squares[k], p.Decays, Average: average?.Of(p.Name)));
+            _kernel = new([.. own, .. others.Select(p => new AdamWParameter(p, null, null, false))]);
+            _kernel.Last = new() { Updates = Steps };
+        }
+
+        return _kernel;
+    }
+
+    /// <summary>The settings with what is the optimiser's own.</summary>
+    internal AdamWSettings Completed(AdamWSettings settings) =>
+        settings with { Beta1 = _beta1, Beta2 = _beta2, Epsilon = _epsilon, Decay = _weightDecay };
+
+    /// <summary>Waits for the record of the update that was begun last; to be called once.</summary>
+    internal Func<AdamWRecord> Later(AdamWKernel kernel)
+    {
+        var later = kernel.ReadLater();
+        return () =>
+        {
+            var record = later();
+            _steps.fill_(record.Updates);
+            return record;
+        };
     }
 
     /// <summary>The moments and the number of updates, by name: <c>exp_avg.NAME</c>, <c>exp_avg_sq.NAME</c> and <c>step</c>.</summary>
@@ -250,31 +271,6 @@ public sealed class AdamW : IOptimizer
                     (float)Retained(learningRate, _parameters[p].Decays));
             }
         });
-    }
-
-    private AdamWKernel OnDevice(IReadOnlyList<Tensor>? averages)
-    {
-        if (_kernel is null)
-        {
-            _kernel = new(_parameters.Select((p, k) => new AdamWParameter(p.Weight, _means[k], _squares[k], p.Decays, Average: averages?[k])));
-            _kernel.Last = new() { Updates = Steps };
-        }
-
-        return _kernel;
-    }
-
-    private AdamWSettings Completed(AdamWSettings settings) =>
-        settings with { Beta1 = _beta1, Beta2 = _beta2, Epsilon = _epsilon, Decay = _weightDecay };
-
-    private Func<AdamWRecord> Later(AdamWKernel kernel)
-    {
-        var later = kernel.ReadLater();
-        return () =>
-        {
-            var record = later();
-            _steps.fill_(record.Updates);
-            return record;
-        };
     }
 
     private double Retained(double learningRate, bool decays) => decays ? 1 - learningRate * _weightDecay : 1;

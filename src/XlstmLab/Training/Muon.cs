@@ -1,5 +1,6 @@
 using TorchSharp;
 using TorchSharp.Modules;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Training;
@@ -97,6 +98,32 @@ public sealed class Muon : IOptimizer
             var update = _settings.Nesterov ? gradient.lerp(_momenta[p], _settings.Momentum) : _momenta[p];
             weight.mul_(1 - learningRate * _weightDecay);
             weight.add_(Orthogonalize(update, _settings.NewtonSchulzSteps), alpha: -learningRate * Scale(weight.shape));
+        }
+    }
+
+    /// <summary>The matrices that it updates.</summary>
+    internal IEnumerable<Parameter> Matrices => _matrices.Select(p => p.Weight);
+
+    /// <summary>An update by kernels, clipped or left out as was prepared on the device.</summary>
+    /// <param name="prepared">What prepared it.</param>
+    /// <param name="rateFactor">The learning rate in units of the prepared one.</param>
+    /// <param name="average">The running average of the weights, or null.</param>
+    internal void StepOnDevice(AdamWKernel prepared, double rateFactor, WeightAverage? average)
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        for (var p = 0; p < _matrices.Length; p++)
+        {
+            using var inner = NewDisposeScope();
+            var (name, weight) = _matrices[p];
+            if (weight.grad is not { } gradient)
+            {
+                continue;
+            }
+
+            var update = MuonKernel.Momentum(gradient, _momenta[p], prepared, _settings.Momentum, _settings.Nesterov);
+            var orthogonal = Orthogonalize(update, _settings.NewtonSchulzSteps);
+            MuonKernel.Update(weight, orthogonal, average?.Of(name), prepared, rateFactor, Scale(weight.shape), _weightDecay);
         }
     }
 

@@ -1,4 +1,6 @@
 using TorchSharp.Modules;
+using XlstmLab.Native.Cuda;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Training;
@@ -7,8 +9,10 @@ namespace XlstmLab.Training;
 /// <param name="matrices">The hidden matrices' optimiser; it belongs to this one.</param>
 /// <param name="others">The others' optimiser; it belongs to this one.</param>
 /// <param name="rateFactor">The matrices' learning rate in units of the others'.</param>
-public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor = 1) : IOptimizer
+public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor = 1) : IDeviceOptimizer
 {
+    private WeightAverage? _average;
+
     /// <summary>The optimiser of a model, as a configuration has it.</summary>
     /// <param name="model">The model's name.</param>
     /// <param name="parameters">All that is trained.</param>
@@ -50,6 +54,42 @@ public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor
     }
 
     /// <inheritdoc/>
+    bool IDeviceOptimizer.HasKernel => others.HasKernel && matrices.Matrices.All(Kernel.Reaches);
+
+    /// <inheritdoc/>
+    Func<AdamWRecord> IDeviceOptimizer.StepOnDevice(AdamWSettings settings, Tensor loss, WeightAverage? average)
+    {
+        var kernel = OnDevice(average);
+        kernel.Step(others.Completed(settings), loss);
+        matrices.StepOnDevice(kernel, rateFactor, average);
+        return others.Later(kernel);
+    }
+
+    /// <inheritdoc/>
+    DeviceInput<long> IDeviceOptimizer.NewTable(WeightAverage? average)
+    {
+        _average = average;
+        return OnDevice(average).NewTable();
+    }
+
+    /// <inheritdoc/>
+    void IDeviceOptimizer.Record(DeviceInput<long> table, Tensor loss)
+    {
+        var kernel = OnDevice(_average);
+        kernel.Record(table, loss);
+        matrices.StepOnDevice(kernel, rateFactor, _average);
+    }
+
+    /// <inheritdoc/>
+    Func<AdamWRecord> IDeviceOptimizer.Start(AdamWSettings settings, IRecordedWork update)
+    {
+        var kernel = OnDevice(_average);
+        kernel.Tell(others.Completed(settings));
+        update.Start();
+        return others.Later(kernel);
+    }
+
+    /// <inheritdoc/>
     public IReadOnlyDictionary<string, Tensor> StateDict() =>
         new Dictionary<string, Tensor>(others.StateDict().Concat(matrices.StateDict()));
 
@@ -62,4 +102,6 @@ public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor
         matrices.Dispose();
         others.Dispose();
     }
+
+    private AdamWKernel OnDevice(WeightAverage? average) => others.OnDevice(average, matrices.Matrices);
 }

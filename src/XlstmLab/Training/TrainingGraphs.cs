@@ -41,7 +41,7 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
         (_state, _loss, _log) = (state, loss, log);
         var weight = state.Parameters[0].Parameter;
         Absence = Kernel.RecorderAbsence(weight) is { } absence ? absence
-            : state.Optimizer is not AdamW { HasKernel: true } ? $"{state.Optimizer.GetType().Name} has no kernel for its updates"
+            : state.Optimizer is not IDeviceOptimizer { HasKernel: true } ? $"{state.Optimizer.GetType().Name} has no kernel for its updates"
             : loss is null ? "the training has a loss of its own"
             : null;
         if (Absence is null)
@@ -88,7 +88,7 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
         }
 
         return update.IsRecorded || TryRecord(() => update.Record(this, batch, gradients))
-            ? update.Start(batch, settings, (AdamW)_state.Optimizer)
+            ? update.Start(batch, settings, (IDeviceOptimizer)_state.Optimizer)
             : ByHost(byHost);
     }
 
@@ -266,10 +266,10 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
 
         public void Record(TrainingGraphs<TBatch> graphs, TBatch batch, Func<IKeptBatch<TBatch>, Tensor> gradients)
         {
-            var (state, optimizer) = (graphs._state, (AdamW)graphs._state.Optimizer);
+            var (state, optimizer) = (graphs._state, (IDeviceOptimizer)graphs._state.Optimizer);
             var kept = _batch = graphs._loss!.Keep(state.Model, batch, divides: true);
             var keys = _keys = new(state.Model.Dropout, _keyCount, state.Device);
-            var table = _table = optimizer.NewTable(state.Average?.Averages);
+            var table = _table = optimizer.NewTable(state.Average);
             _work = graphs._recorder!.Record(() => keys.Record(() =>
             {
                 using var scope = NewDisposeScope();
@@ -278,7 +278,7 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
             table.Send();
         }
 
-        public Func<AdamWRecord> Start(TBatch batch, AdamWSettings settings, AdamW optimizer)
+        public Func<AdamWRecord> Start(TBatch batch, AdamWSettings settings, IDeviceOptimizer optimizer)
         {
             _batch!.Write(batch);
             _keys!.Draw();

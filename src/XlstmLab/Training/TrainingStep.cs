@@ -9,7 +9,7 @@ internal sealed class TrainingStep<TBatch>(
     TrainingState<TBatch> state, TrainingConfig config, BatchSource<TBatch> source, BatchLoss<TBatch> loss, TrainingGraphs<TBatch> graphs)
     where TBatch : IBatch<TBatch>
 {
-    private readonly AdamW? _onDevice = state.Optimizer is AdamW { HasKernel: true } adamW ? adamW : null;
+    private readonly IDeviceOptimizer? _onDevice = state.Optimizer is IDeviceOptimizer { HasKernel: true } optimizer ? optimizer : null;
 
     /// <summary>
     /// Whether a GPU makes updates by itself: what it made of one is asked for when the next was begun, so that it never waits.
@@ -83,7 +83,7 @@ internal sealed class TrainingStep<TBatch>(
     }
 
     /// <summary>The same by the GPU, which clips, updates, averages or leaves out without a word from the host.</summary>
-    private Func<UpdateResult> UpdateOnDevice(AdamW kernel, TBatch batch, GateRecorder? gates, double rate)
+    private Func<UpdateResult> UpdateOnDevice(IDeviceOptimizer kernel, TBatch batch, GateRecorder? gates, double rate)
     {
         var (lossLimit, normLimit) = config.Spikes is { SkipUpdate: true } ? state.Position.SpikeLimits(config.Spikes) : default;
         var settings = new AdamWSettings
@@ -94,7 +94,7 @@ internal sealed class TrainingStep<TBatch>(
             NormLimit = normLimit,
             AverageDecay = state.Average?.Decay ?? 0,
         };
-        var byHost = () => kernel.StepOnDevice(settings, Gradients(batch, gates), state.Average?.Averages);
+        var byHost = () => kernel.StepOnDevice(settings, Gradients(batch, gates), state.Average);
         var later = gates is not null ? graphs.ByHost(byHost)
             : graphs.Update(batch, settings, byHost, kept => Accumulate(batch.Rows, (first, rows) => kept.Loss(state.Model, first, rows)));
         return () =>

@@ -23,8 +23,8 @@ public sealed class WeightAverage : IDisposable
         _decay = decay;
     }
 
-    /// <summary>The averages, in the parameters' order.</summary>
-    internal IReadOnlyList<Tensor> Averages => _averages;
+    /// <summary>The average of a parameter.</summary>
+    internal Tensor Of(string name) => _averages[Array.FindIndex(_parameters, p => p.Name == name)];
 
     /// <summary>The share of the old average that each update keeps.</summary>
     internal double Decay => _decay;

@@ -132,5 +132,58 @@ public sealed class TrainingKernelTests
         }
     }
 
+    [Theory]
+    [InlineData(true)]
+    [InlineData(false)]
+    public void Muon_agrees_with_the_operations_and_clips_by_the_norm_of_all(bool nesterov)
+    {
+        using var run = KernelRun.Begin();
+        using var scope = NewDisposeScope();
+        KernelRun.Seed(10);
+        var first = new[] { ("wide.weight", randn(20, 31)), ("tall.weight", randn(29, 8)), ("b.bias", randn(5)) };
+        var (byKernel, byPlain) = (Parameters(), Parameters());
+        TorchSharp.Modules.Parameter[] Parameters() => [.. first.Select(p => new TorchSharp.Modules.Parameter(p.Item2.clone()))];
+        MuonWithAdamW Optimizer(TorchSharp.Modules.Parameter[] p) => new(
+            new([(first[0].Item1, p[0]), (first[1].Item1, p[1])], new() { Nesterov = nesterov }, 0.2), new([(first[2].Item1, p[2])]), rateFactor: 3);
+        using var kernel = Optimizer(byKernel);
+        using var plain = Optimizer(byPlain);
+        using var average = new WeightAverage(first.Select((p, k) => (p.Item1, byKernel[k])), 0.9);
+        using var expectedAverage = new WeightAverage(first.Select((p, k) => (p.Item1, byPlain[k])), 0.9);
+        IDeviceOptimizer onDevice = kernel;
+        Assert.True(onDevice.HasKernel);
+        for (var step = 0; step < 4; step++)
+        {
+            for (var k = 0; k < first.Length; k++)
+            {
+                byPlain[k].grad = randn(byPlain[k].shape);
+                byKernel[k].grad = byPlain[k].grad!.clone();
+            }
+
+            var loss = tensor(step == 2 ? double.NaN : 1.5, float64, byKernel[0].device);
+            var record = onDevice.StepOnDevice(new() { Rate = 0.01, Clip = 1, AverageDecay = 0.9 }, loss, average)();
+            if (step == 2)
+            {
+                Assert.Equal(0, record.Applied);
+                continue;
+            }
+
+            var norm = GlobalNorm.Of([.. byPlain.Select(p => p.grad!)]);
+            plain.Step(0.01, 1 / norm);
+            expectedAverage.Update();
+            Assert.Equal(norm, record.Norm, 1e-5);
+        }
+
+        for (var k = 0; k < first.Length; k++)
+        {
+            Assert.InRange(KernelRun.Error(byKernel[k], byPlain[k]), 0, 1e-5);
+            Assert.InRange(KernelRun.Error(average.Of(first[k].Item1), expectedAverage.Of(first[k].Item1)), 0, 1e-6);
+        }
+
+        foreach (var (name, tensor) in plain.StateDict())
+        {
+            Assert.InRange(KernelRun.Error(kernel.StateDict()[name], tensor), 0, 1e-5);
+        }
+    }
+
     private static Tensor Wide(Tensor x) => x.detach().to(float64).requires_grad_();
 }

@@ -11,6 +11,7 @@
 //
 // Bytes an element: 4, then 28, 2 for the copy, 8 for the average: 162 M without the latter: 0.65 and 4.9 GB: 0.22 and 1.62 ms at 3 TB/s.
 #include "Ptx.cuh"
+#include "UpdateRule.cuh"
 
 // AdamWKernel.cs tells BLOCK, the elements of a block; THREADS and PREPARE_THREADS; and the sizes of what it writes, in bytes.
 static_assert(BLOCK % (4 * THREADS) == 0, "a thread has 4 elements at a time");
@@ -24,22 +25,13 @@ struct Segment
 {
     float* p;
     const float* g; // may be null
-    float* m;
+    float* m;       // null where another optimiser makes the update: only the norm counts
     float* v;
     bf16* copy;     // of p; may be null
     float* average; // of p; may be null
     i64 count;
     int first;      // of its blocks, among all
     int decays;     // whether weight decay acts on it
-};
-
-// What the host writes before each step.
-struct Settings
-{
-    double rate, beta1, beta2, epsilon, decay;
-    double clip;                    // the greatest norm that gradients are left with; 0: any
-    double loss_limit, norm_limit;  // no update beyond; 0: any finite
-    double average_decay;           // the share of the running average of weights that an update keeps
 };
 
 // What the device keeps, and the host reads when it likes.
@@ -50,13 +42,6 @@ struct Record
     i64 skipped;             // steps without an update
     i64 skipped_in_a_row;
     i64 applied;             // whether the last step was an update
-};
-
-// The numbers of one update.
-struct Rule
-{
-    float scale, mean_share, beta2, square_share, epsilon, inverse_root, step_size, retained, average_share;
-    int applies;
 };
 
 static_assert(sizeof(Segment) == SEGMENT_BYTES && sizeof(Settings) == SETTINGS_BYTES, "as the host writes them");
@@ -171,7 +156,7 @@ KERNEL void __launch_bounds__(THREADS) adamw_update(
 {
     Rule rule = *rules;
     Segment segment = segments[owners[blockIdx.x]];
-    if (!rule.applies || !segment.g) return;
+    if (!rule.applies || !segment.g || !segment.m) return;
     float retained = segment.decays ? rule.retained : 1.f;
     i64 length, start = block_start(segment, length);
     float* RESTRICT p = segment.p + start;

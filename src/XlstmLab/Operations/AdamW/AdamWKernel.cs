@@ -6,8 +6,11 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
 
-/// <summary>One parameter as <see cref="AdamWKernel"/> updates it: float32 tensors of one shape, contiguous; the copy is bfloat16.</summary>
-internal sealed record AdamWParameter(Tensor Weight, Tensor Mean, Tensor Square, bool Decays, Tensor? Copy = null, Tensor? Average = null);
+/// <summary>
+/// One parameter as <see cref="AdamWKernel"/> updates it: float32 tensors of one shape, contiguous; the copy is bfloat16. Without moments it
+/// counts for the norm, and another optimiser updates it.
+/// </summary>
+internal sealed record AdamWParameter(Tensor Weight, Tensor? Mean, Tensor? Square, bool Decays, Tensor? Copy = null, Tensor? Average = null);
 
 /// <summary>What one step of <see cref="AdamWKernel"/> takes; as the source has it.</summary>
 [StructLayout(LayoutKind.Sequential)]
@@ -64,7 +67,7 @@ internal sealed class AdamWKernel : IDisposable
     private const int Threads = 256;
     private const int PrepareThreads = 1024;
     private const int SegmentWords = 8;
-    private const int RuleWords = 10;
+    internal const int RuleWords = 10;
 
     private static readonly string[] Defines =
     [
@@ -112,6 +115,12 @@ internal sealed class AdamWKernel : IDisposable
         _record = zeros(Marshal.SizeOf<AdamWRecord>() / 8, ScalarType.Int64, _device).DetachFromDisposeScope();
         _rule = zeros(RuleWords, ScalarType.Float32, _device).DetachFromDisposeScope();
     }
+
+    /// <summary>The numbers of the update that was prepared last, as <c>UpdateRule.cuh</c> has them.</summary>
+    public Tensor Rule => _rule;
+
+    /// <summary>What <see cref="Tell"/> told, as <c>UpdateRule.cuh</c> has it.</summary>
+    public Tensor Settings => _settings.Values;
 
     /// <summary>How the steps went; the only method that waits for the device.</summary>
     public AdamWRecord Last
