@@ -53,7 +53,7 @@ public sealed record Comparison
             }
         }
 
-        var others = Script is null ? [] : await Script.RunAsync(Works, Device, ComputeType, text => progress.Report(new(0.5, text)), cancellationToken);
+        var others = Script is null ? [] : await Script.RunAsync([.. Works.Where(w => !w.IsOwnOnly)], Device, ComputeType, text => progress.Report(new(0.5, text)), cancellationToken);
         var now = others.Where(row => row.Remark is null).ToArray();
         var before = IsOnGpu && ComputeType == "bf16" ? Rivals.Measured.Where(row => !now.Any(row.Replaces)) : [];
         return [.. Works.SelectMany(work => own.Concat(before).Concat(others).Where(row => row.Work == work))];
@@ -86,7 +86,7 @@ public sealed record Comparison
     {
         MLstmWork w => Invariant($"mLSTM, {w.Gate} gate, B={w.Batch} NH={w.Heads} S={w.Length} DK={w.QkHeadDim} DV={w.VHeadDim}"),
         SLstmWork w => Invariant($"sLSTM, B={w.Batch} S={w.Length} NH={w.Heads} D={w.HeadDim}"),
-        TrainingWork w => Invariant($"{w.Preset}, {w.Batch} x {w.Context}"),
+        TrainingWork w => Invariant($"{(w.Runs > 1 ? $"{w.Runs} runs of " : "")}{w.Preset}, {w.Batch} x {w.Context}{(w.ByHost ? ", by the host" : "")}"),
         PrefillWork w => Invariant($"{w.Preset}, prompts of {w.Batch} x {w.Length}"),
         DecodeWork w => Invariant($"{w.Preset}, B={w.Batch}"),
         _ => work.ToString(),

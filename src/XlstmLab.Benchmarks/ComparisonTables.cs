@@ -43,8 +43,9 @@ public static class ComparisonTables
         new("parameters", r => Parameters(((TrainingWork)r.Work).Preset)),
         new("S", r => ((TrainingWork)r.Work).Context),
         new("B", r => ((TrainingWork)r.Work).Batch),
+        new("runs", r => ((TrainingWork)r.Work).Runs),
         Threads,
-        Implementation,
+        new("implementation", r => r.Implementation + (((TrainingWork)r.Work).ByHost ? ", by the host" : "")),
         new("tokens/s", r => Tokens(r.Work) / r.TrainingSeconds),
         new("step ms", r => 1e3 * r.TrainingSeconds, 1),
         new("TFLOP/s", r => Tokens(r.Work) * 3 * BenchModels.ByName(((TrainingWork)r.Work).Preset).ForwardFlopsPerToken(Length(r.Work)) / r.TrainingSeconds / 1e12, 3),
@@ -102,7 +103,7 @@ public static class ComparisonTables
 
     private static double Tokens(Workload work) => work switch
     {
-        TrainingWork w => (double)w.Batch * w.Context,
+        TrainingWork w => (double)w.Runs * w.Batch * w.Context,
         PrefillWork w => (double)w.Batch * w.Length,
         DecodeWork w => w.Batch,
         _ => 0,

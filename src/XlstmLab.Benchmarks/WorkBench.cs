@@ -117,14 +117,13 @@ internal static class WorkBench
 
     private static BenchResult Training(TrainingWork work, WorkTask task, Device device, ScalarType type, CancellationToken cancellationToken)
     {
-        const int warmUp = 5;
+        if (work.ByHost)
+        {
+            // The process is this row's own.
+            Environment.SetEnvironmentVariable(CudaGraph.Variable, "off");
+        }
+
         var config = BenchModels.ByName(work.Preset);
-        TrainingMemory.Require(config, new TrainingConfig { BatchSize = work.Batch, ContextLength = work.Context, ComputeType = type }, device);
-        var memory = new MemoryGrowth(device);
-        using var model = config.CreateModel();
-        model.to(device);
-        var watch = new Stopwatch();
-        var (first, last) = (0, 0);
         var training = new TrainingConfig
         {
             Steps = 1_000_000,
@@ -133,34 +132,26 @@ internal static class WorkBench
             StatisticsEvery = 0,
             ComputeType = type,
         };
-        var tokens = RandomTokens(config.VocabularySize, work);
-        new Trainer(model, training, tokens, [], runFolder: null) { Hooks = new() { AfterStep = Look } }.Run(cancellationToken);
-        cancellationToken.ThrowIfCancellationRequested();
-        var seconds = watch.Elapsed.TotalSeconds / (last - first);
-        return new() { TrainingSeconds = seconds, TrainingPeak = memory.Bytes, Repetitions = last - first };
-
-        // Metrics may come some steps late, by as many at the start as at the end: between both lie whole steps.
-        void Look(TrainingMoment moment)
+        TrainingMemory.Require(config, training, device);
+        var memory = new MemoryGrowth(device);
+        var pace = new Pace(work.Runs, task, device);
+        var members = Enumerable.Range(0, work.Runs).Select(run => new GroupMember($"run {run + 1}", config, training, token =>
         {
-            var step = moment.Metrics.Step;
-            if (last > 0 || step < warmUp
-                || (watch.IsRunning && (step < first + task.Repetitions || watch.Elapsed.TotalSeconds < task.MinSeconds)))
+            using var model = config.CreateModel(seed: run);
+            model.to(device);
+            return new Trainer(model, training, RandomTokens(config.VocabularySize, work), [], runFolder: null)
             {
-                return;
-            }
-
-            Wait(device);
-            if (!watch.IsRunning)
-            {
-                first = step;
-                watch.Start();
-                return;
-            }
-
-            watch.Stop();
-            last = step;
-            moment.Stop();
+                Hooks = new() { AfterStep = moment => pace.Look(run, moment) },
+            }.Run(token);
+        })).ToArray();
+        var outcomes = TrainingGroup.Run(members, work.Runs, cancellationToken);
+        cancellationToken.ThrowIfCancellationRequested();
+        if (outcomes.FirstOrDefault(o => o.Failure is not null) is { Failure: { } failure })
+        {
+            throw new InvalidOperationException(failure.Message, failure);
         }
+
+        return new() { TrainingSeconds = pace.Seconds, TrainingPeak = memory.Bytes, Repetitions = pace.Rounds };
     }
 
     private static BenchResult Prefill(PrefillWork work, WorkTask task, Device device, ScalarType type, CancellationToken cancellationToken)
@@ -256,6 +247,62 @@ internal static class WorkBench
         if (device.type == DeviceType.CUDA)
         {
             cuda.synchronize();
+        }
+    }
+
+    /// <summary>Measures how long a round takes, a step of every run, once all runs are warm, and then stops them.</summary>
+    /// <remarks>
+    /// Metrics may come some steps late, by as many at the start as at the end: between both lie whole steps. A run alone waits for the device
+    /// at both ends; of several none may, since it would wait for the others.
+    /// </remarks>
+    private sealed class Pace(int runs, WorkTask task, Device device)
+    {
+        private const int WarmUp = 5;
+
+        private readonly Lock _gate = new();
+        private readonly Stopwatch _watch = new();
+        private readonly int[] _steps = new int[runs];
+        private int _first;
+        private int _last;
+
+        public double Seconds => _watch.Elapsed.TotalSeconds * runs / (_last - _first);
+
+        public int Rounds => (_last - _first) / runs;
+
+        public void Look(int run, TrainingMoment moment)
+        {
+            lock (_gate)
+            {
+                _steps[run] = moment.Metrics.Step;
+                if (_last > 0)
+                {
+                    moment.Stop();
+                    return;
+                }
+
+                var steps = _steps.Sum();
+                if (_steps.Min() < WarmUp
+                    || (_watch.IsRunning && (steps < _first + task.Repetitions * runs || _watch.Elapsed.TotalSeconds < task.MinSeconds)))
+                {
+                    return;
+                }
+
+                if (runs == 1)
+                {
+                    Wait(device);
+                }
+
+                if (!_watch.IsRunning)
+                {
+                    _first = steps;
+                    _watch.Start();
+                    return;
+                }
+
+                _watch.Stop();
+                _last = steps;
+                moment.Stop();
+            }
         }
     }
 

@@ -10,7 +10,12 @@ namespace XlstmLab.Benchmarks;
 [JsonDerivedType(typeof(TrainingWork), "training")]
 [JsonDerivedType(typeof(PrefillWork), "prefill")]
 [JsonDerivedType(typeof(DecodeWork), "decode")]
-public abstract record Workload;
+public abstract record Workload
+{
+    /// <summary>Whether others are not asked for it: it compares ways of this library.</summary>
+    [JsonIgnore]
+    public virtual bool IsOwnOnly => false;
+}
 
 /// <summary>One mLSTM cell over a batch of sequences.</summary>
 /// <param name="Gate">The input gate: exponential or sigmoid.</param>
@@ -51,7 +56,17 @@ public sealed record SLstmWork(int Batch, int Length, int Heads, int HeadDim) : 
 /// <param name="Preset">The preset, by <see cref="BenchModels"/>' names.</param>
 /// <param name="Batch">B.</param>
 /// <param name="Context">S.</param>
-public sealed record TrainingWork(string Preset, int Batch, int Context) : Workload;
+public sealed record TrainingWork(string Preset, int Batch, int Context) : Workload
+{
+    /// <summary>Runs side by side in one process, of so many tokens each.</summary>
+    public int Runs { get; init; } = 1;
+
+    /// <summary>Whether the host starts every kernel by itself, where a GPU could have a graph.</summary>
+    public bool ByHost { get; init; }
+
+    /// <inheritdoc/>
+    public override bool IsOwnOnly => Runs > 1 || ByHost;
+}
 
 /// <summary>Reading prompts from an empty state.</summary>
 /// <param name="Preset">The preset.</param>

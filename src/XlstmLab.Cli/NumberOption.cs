@@ -32,6 +32,21 @@ internal sealed record NumberRange(string Words, Func<double, bool> Holds)
 /// <summary>Numbers on a command line: with a point, without separators, whatever the user's culture; nothing stands before or behind them.</summary>
 internal static class NumberOption
 {
+    /// <summary>The seeds of <c>--seeds</c>: whole numbers with commas between them, each once.</summary>
+    /// <exception cref="UsageException">It is something else.</exception>
+    public static int[] SeedList(string list)
+    {
+        int[] seeds =
+        [
+            .. list.Split(',').Select(text => int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var seed)
+                ? seed
+                : throw new UsageException($"--seeds takes whole numbers, separated by commas, not '{text}'.")),
+        ];
+        return seeds.GroupBy(seed => seed).FirstOrDefault(same => same.Count() > 1) is { } twice
+            ? throw new UsageException(FormattableString.Invariant($"--seeds names {twice.Key} more than once."))
+            : seeds;
+    }
+
     private const NumberStyles RealStyle = NumberStyles.AllowLeadingSign | NumberStyles.AllowDecimalPoint | NumberStyles.AllowExponent;
 
     /// <summary>Has an option take whole numbers.</summary>

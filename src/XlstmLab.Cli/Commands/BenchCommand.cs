@@ -18,7 +18,7 @@ internal static class BenchCommand
     private const string WorkerName = "worker";
 
     private const string TrainingOnCpu = "bytes-1m,bytes-3m";
-    private const string TrainingOnGpu = "xlstm-162m:16x2048,xlstm-400m:8x2048,llama-160m:16x2048,llama-400m:8x2048";
+    private const string TrainingOnGpu = "bytes-1m:64x256,bytes-10m:32x512,bytes-10m:8x512*8,shakespeare-10m:32x512,xlstm-160m:8x2048,xlstm-162m:16x2048,xlstm-400m:8x2048,llama-160m:16x2048,llama-400m:8x2048";
     private const string InferenceOnCpu = "bytes-1m,bytes-10m";
     private const string InferenceOnGpu = "xlstm-400m,xlstm-7b";
 
@@ -28,7 +28,8 @@ internal static class BenchCommand
         + "q, k, v and h, an sLSTM's 8 D D operations and the bytes of its gates and h; backward counts twice.";
 
     private const string TrainingMethod =
-        "Wall time of whole steps of the trainer on random tokens after 5 of warm-up, waiting for the device at both ends. "
+        "Wall time of whole steps of the trainer on random tokens after 5 of warm-up, waiting for the device at both ends; of runs side by side, of a step of "
+        + "each. On a GPU a step is a CUDA graph unless a row says that the host starts its kernels. "
         + "Operations are those of the model's formulas, forward and twice as much backward.";
 
     private const string InferenceMethod =
@@ -146,9 +147,10 @@ internal static class BenchCommand
     private static ExampleCommand Train()
     {
         var presets = PresetOption(
-            $"Presets of any kind of model, config.json files or runs, separated by commas; NAME:BxS sets batch and context too. Default: {TrainingOnCpu}, on a GPU {TrainingOnGpu}.");
+            $"Presets of any kind of model, config.json files or runs, separated by commas; NAME:BxS sets batch and context too, NAME:BxS*N trains N of them side by side. Default: {TrainingOnCpu}, on a GPU {TrainingOnGpu}.");
         var contexts = BenchOptions.List("--context", "Tokens a sequence. Default: 256,1024, on a GPU 2048.");
         var tokens = Size("--tokens", 2048, "Tokens an update: the batch is as many sequences as they make. Default on a GPU: 16384.");
+        var host = new Option<bool>("--by-host") { Description = "On a GPU, beside each row one where the host starts every kernel by itself, instead of a CUDA graph." };
         var compute = ComputeOption();
         var common = new BenchOptions(3, 5);
         var command = new ExampleCommand(
@@ -157,18 +159,24 @@ internal static class BenchCommand
             "xlstm bench train",
             "xlstm bench train --preset bytes-10m --context 256,2048 --threads 1,2 --csv results/training.csv",
             "xlstm bench train --device cuda --output results/gpu",
-            "xlstm bench train --device cuda --preset xlstm-160m:16x2048,mamba-130m:8x2048 --rival")
+            "xlstm bench train --device cuda --preset xlstm-160m:16x2048,mamba-130m:8x2048 --rival",
+            "xlstm bench train --device cuda --preset bytes-10m:8x512,bytes-10m:8x512*8 --by-host")
         {
-            presets, contexts, tokens, compute,
+            presets, contexts, tokens, host, compute,
         };
         return Comparing(command, common, compute, parsed =>
         {
             var onGpu = common.IsOnGpu(parsed);
             var budget = onGpu && parsed.GetResult(tokens) is null or { Implicit: true } ? 16384 : parsed.GetValue(tokens);
-            var works = PresetsOf(parsed.GetValue(presets) ?? (onGpu ? TrainingOnGpu : TrainingOnCpu)).SelectMany(preset => preset.Size is var (batch, length)
-                ? [new TrainingWork(preset.Name, batch, length)]
+            var works = PresetsOf(parsed.GetValue(presets) ?? (onGpu ? TrainingOnGpu : TrainingOnCpu)).SelectMany(preset => preset.Size is var (batch, length, runs)
+                ? [new TrainingWork(preset.Name, batch, length) { Runs = runs }]
                 : BenchOptions.Numbers(parsed.GetValue(contexts) ?? (onGpu ? "2048" : "256,1024"))
                     .Select(s => new TrainingWork(preset.Name, Math.Max(1, budget / s), s)));
+            if (onGpu && parsed.GetValue(host))
+            {
+                works = works.SelectMany(work => new[] { work, work with { ByHost = true } });
+            }
+
             return new([.. works], "Training: AdamW, forward, backward and update", (_, _) => ComparisonTables.Training, TrainingMethod);
         });
     }
@@ -365,17 +373,22 @@ internal static class BenchCommand
 
     /// <summary>Presets, each with batch and context if it has them.</summary>
     /// <exception cref="UsageException">One is spelt another way.</exception>
-    private static IEnumerable<(string Name, (int Batch, int Length)? Size)> PresetsOf(string list)
+    private static IEnumerable<(string Name, (int Batch, int Length, int Runs)? Size)> PresetsOf(string list)
     {
         foreach (var item in list.Split(','))
         {
             var parts = Path.Exists(item) ? [item] : item.Split(':');
-            int[] size = parts.Length == 2
-                ? [.. parts[1].Split('x').Select(n => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : 0)]
-                : [];
-            if (parts.Length > 2 || (parts.Length == 2 && size is not [> 0, > 0]))
+            var (size, runs) = parts is [_, var shape] && shape.Split('*') is [var first, .. var rest] ? (first, rest) : ("", []);
+            int[] numbers =
+            [
+                .. (parts.Length == 2 ? [.. size.Split('x'), .. runs] : Array.Empty<string>())
+                    .Select(n => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : 0),
+            ];
+            if (parts.Length > 2 || (parts.Length == 2 && numbers is not ([> 0, > 0] or [> 0, > 0, > 0])))
             {
-                throw new UsageException($"--preset has '{item}'; expected a preset's name, or a name with batch and context such as xlstm-400m:8x2048.");
+                throw new UsageException(
+                    $"--preset has '{item}'; expected a preset's name, or a name with batch and context such as xlstm-400m:8x2048, "
+                    + "of several runs side by side such as bytes-10m:8x512*4.");
             }
 
             // A wrong name is told before anything is measured.
@@ -384,7 +397,7 @@ internal static class BenchCommand
                 throw new UsageException($"--preset: there is no preset '{parts[0]}'.{NearestName.Hint(parts[0], BenchModels.Names)} 'xlstm models' lists them all.");
             }
 
-            yield return (parts[0], size is [var batch, var length] ? (batch, length) : null);
+            yield return (parts[0], numbers is [var batch, var length, ..] ? (batch, length, numbers is [_, _, var side] ? side : 1) : null);
         }
     }
 

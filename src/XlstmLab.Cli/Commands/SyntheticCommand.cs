@@ -128,7 +128,7 @@ internal static class SyntheticCommand
     private static async Task<int> RunAsync(Terminal terminal, ParseResult parsed, CancellationToken cancellationToken)
     {
         var name = parsed.GetValue(TaskName) ?? parsed.GetValue(Recipe) ?? throw new UsageException("Name a TASK or a --recipe.");
-        var seeds = SeedList(parsed.GetValue(Seeds)!);
+        var seeds = NumberOption.SeedList(parsed.GetValue(Seeds)!);
         if (name == NearestNeighborSearch.Name)
         {
             return await RunNearestNeighborAsync(terminal, parsed, seeds, cancellationToken);
@@ -285,13 +285,6 @@ internal static class SyntheticCommand
     private static LengthRange? Range(string? text) => text is null ? null : Usage(() => LengthRange.Parse(text));
 
     private static LengthRange[] Lengths(string list) => Usage(() => list.Split(',').Select(LengthRange.Parse).ToArray());
-
-    private static int[] SeedList(string list) =>
-        [
-            .. list.Split(',').Select(text => int.TryParse(text, NumberStyles.None, CultureInfo.InvariantCulture, out var seed)
-                ? seed
-                : throw new UsageException($"--seeds takes whole numbers, separated by commas, not '{text}'.")),
-        ];
 
     /// <summary>What the command line asked for and does not exist is wrong usage.</summary>
     private static T Usage<T>(Func<T> read)

@@ -4,6 +4,7 @@ using Microsoft.Extensions.Logging;
 using TorchSharp;
 using XlstmLab.Checkpoints;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Experiments;
 using XlstmLab.Models;
 using XlstmLab.Native;
 using XlstmLab.Runs;
@@ -64,6 +65,12 @@ internal static class TrainCommand
         new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: float32." }.OneOf("bf16", "float32");
 
     private static readonly Option<int?> Seed = NumberOption.Whole(new Option<int?>("--seed") { Description = "The seed of weights and data order. Default: 1.", HelpName = "N" });
+    private static readonly Option<string?> Seeds = new("--seeds")
+    {
+        Description = "A run for each of these seeds, in RUN_FOLDER/seed-N. On a GPU as many run side by side as its memory holds. Given again, it goes on with those that have not ended.",
+        HelpName = "LIST",
+    };
+
     private static readonly Option<int?> ValidateEvery = Number("--validate-every", $"Updates between validations. Default: {LabDefaults.ValidateEvery}.");
     private static readonly Option<long?> ValidationTokens = NumberOption.Whole(new Option<long?>("--validation-tokens") { Description = $"Tokens a validation takes, 0 for all. Default: {LabDefaults.ValidationTokens}.", HelpName = "N" }, 0);
     private static readonly Option<int?> CheckpointEvery = Number("--checkpoint-every", "Updates between checkpoints. Default: 500.");
@@ -87,11 +94,12 @@ internal static class TrainCommand
             "xlstm train --out runs/sigmoid --set input_gate=sigmoid --set normalize=false --set schedule.kind=constant",
             "xlstm train --out runs/hybrid --set 'mixers=gated-delta[3:1]sliding-window'",
             "xlstm train --out runs/decay --init-from runs/plateau/checkpoints/step-004000 --schedule wsd --decay-steps 400 --steps 400 --warmup 0",
+            "xlstm train --out runs/four --seeds 1,2,3,4 --device cuda --compute bf16",
             "xlstm train --out runs/first --resume");
         foreach (var option in new Option[]
         {
             Out, Preset, Model, Set, InitFrom, Data, TextField, Tokenizer, EndOfDocument, Config, Steps, BatchSize, MicroBatchSize, Context,
-            LearningRate, Optimizer, MuonRate, Schedule, EndFactor, DecaySteps, Warmup, Cooldown, WeightDecay, Clip, Ema, ComputeType, Seed,
+            LearningRate, Optimizer, MuonRate, Schedule, EndFactor, DecaySteps, Warmup, Cooldown, WeightDecay, Clip, Ema, ComputeType, Seed, Seeds,
             ValidateEvery, ValidationTokens, CheckpointEvery, Threads, Device, Resume, StartOver, Json,
         })
         {
@@ -101,7 +109,7 @@ internal static class TrainCommand
         Reading.AddTo(command);
         command.Validators.Add(result =>
         {
-            foreach (var (one, other) in new (Option, Option)[] { (Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config), (Resume, InitFrom) })
+            foreach (var (one, other) in new (Option, Option)[] { (Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config), (Resume, InitFrom), (Seeds, Seed), (Seeds, Resume) })
             {
                 if (result.GetResult(one) is { Implicit: false } && result.GetResult(other) is { Implicit: false })
                 {
@@ -117,6 +125,7 @@ internal static class TrainCommand
     {
         var folder = Path.GetFullPath(parsed.GetValue(Out)!);
         var resume = parsed.GetValue(Resume);
+        var seeds = parsed.GetValue(Seeds) is { } list ? NumberOption.SeedList(list) : null;
         RequireRun(folder, resume, parsed.GetValue(StartOver));
         Compute.Begin(parsed.GetValue(Threads));
         var device = ComputeOptions.Find(parsed.GetValue(Device)!);
@@ -147,6 +156,14 @@ internal static class TrainCommand
             terminal.Note("There is no text to validate on: the run goes without.");
         }
 
+        if (seeds is not null)
+        {
+            var all = seeds.Select(seed => config with { Seed = seed });
+            var members = all.Select(c => new SeedRun(SeedFolders.Of(folder, c.Seed), c, OfSeed(source, tokenizer, training, c, cancellationToken)));
+            var group = new SeedGroup([.. members], architecture, from, validation, text, tokenizer, device);
+            return await RunGroupAsync(terminal, group, parsed, cancellationToken);
+        }
+
         using var model = architecture.CreateModel(config.Seed);
         if (from is not null)
         {
@@ -161,7 +178,7 @@ internal static class TrainCommand
         await terminal.TrackAsync("Training", tracker =>
         {
             var watcher = new Watcher(tracker, config);
-            var trainer = new Trainer(model, config, training, validation, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report), watcher)
+            var trainer = new Trainer(model, config, training, validation, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report), new Warnings(tracker.Line))
             {
                 DataDescription = resume && parsed.GetValue(Data) is null ? RunFolder.ReadData(folder)?.Description ?? text.Data : text.Data,
                 Tokenizer = tokenizer,
@@ -174,6 +191,91 @@ internal static class TrainCommand
         var evaluation = (source.IsMixture ? $" --data {Terminal.Quoted(source.Folder!.Path)}" : "") + $" --split {TextSource.Word(Measurable(source.Count))}";
         Write(terminal, folder, Terminal.Quoted(parsed.GetValue(Out)!), result!, evaluation, parsed.GetValue(Json));
         return result!.Status == TrainingStatus.Stopped ? ExitCode.Interrupted : ExitCode.Success;
+    }
+
+    /// <summary>The training text in the order of a seed.</summary>
+    private static BatchSource<TokenBatch> OfSeed(
+        TextSource source, ITokenizer tokenizer, BatchSource<TokenBatch> first, TrainingConfig config, CancellationToken cancellationToken) =>
+        first is PackedTokens packed ? packed.WithSeed(config.Seed)
+        : source.Batches(tokenizer, config.ContextLength, config.BatchSize, config.Seed, 1, null, cancellationToken).Training;
+
+    /// <summary>Trains a run for each seed, side by side on a GPU.</summary>
+    private static async Task<int> RunGroupAsync(Terminal terminal, SeedGroup group, ParseResult parsed, CancellationToken cancellationToken)
+    {
+        IReadOnlyList<GroupOutcome> outcomes = [];
+        await terminal.TrackAsync("Training", tracker =>
+        {
+            var watcher = new GroupWatcher(tracker, group.Runs);
+            var members = group.Runs.Select((run, k) => new GroupMember(run.Name, group.Architecture, run.Config, token =>
+            {
+                using var model = group.Architecture.CreateModel(run.Config.Seed);
+                if (group.InitialWeights is { } weights && RunFolder.LatestCheckpoint(run.Folder) is null)
+                {
+                    Lab.LoadWeights(model, weights, null, token);
+                }
+
+                model.to(group.Device);
+                return new Trainer(
+                    model, run.Config, run.Training, group.Validation, run.Folder,
+                    new ImmediateProgress<TrainingMetrics>(m => watcher.Report(k, m)), watcher.Of(k))
+                {
+                    DataDescription = group.Text.Data,
+                    Tokenizer = group.Tokenizer,
+                    Text = group.Text,
+                    StartOver = parsed.GetValue(StartOver),
+                }.Run(token);
+            })).ToArray();
+            var sideBySide = TrainingGroup.SideBySide(members, group.Device);
+            terminal.Note(string.Create(
+                CultureInfo.InvariantCulture,
+                $"{members.Length} runs of {group.Architecture.CountParameters():N0} parameters, {sideBySide} at a time, {group.Runs[0].Config.Steps:N0} steps each."));
+            outcomes = TrainingGroup.Run(members, sideBySide, cancellationToken);
+            return Task.CompletedTask;
+        });
+        Write(terminal, group, outcomes, parsed.GetValue(Json));
+        return outcomes.Any(o => o.Failure is not null) ? ExitCode.Failure
+            : outcomes.Any(o => o.Result is not { Status: TrainingStatus.Completed }) ? ExitCode.Interrupted
+            : ExitCode.Success;
+    }
+
+    private static void Write(Terminal terminal, SeedGroup group, IReadOnlyList<GroupOutcome> outcomes, bool json)
+    {
+        static string Status(GroupOutcome o) => o.Failure is not null ? "failed" : o.Result is null ? "not begun" : o.Result.Status.ToString().ToLowerInvariant();
+        if (json)
+        {
+            terminal.WriteJson(outcomes.Zip(group.Runs).Select(pair => new
+            {
+                Run = pair.Second.Folder,
+                pair.Second.Config.Seed,
+                Status = Status(pair.First),
+                Error = pair.First.Failure?.Message,
+                pair.First.Result?.Step,
+                pair.First.Result?.Tokens,
+                pair.First.Result?.Seconds,
+                pair.First.Result?.Checkpoint,
+                pair.First.Result?.Last,
+                pair.First.Result?.Validation,
+            }));
+        }
+        else
+        {
+            terminal.WriteTable(
+                ["run", "status", "steps", "loss (nats a token)", "validation (nats a token)", "s"],
+                outcomes.Zip(group.Runs).Select(pair => (IReadOnlyList<string>)
+                [
+                    pair.Second.Name,
+                    Status(pair.First),
+                    string.Create(CultureInfo.InvariantCulture, $"{pair.First.Result?.Step:N0}"),
+                    string.Create(CultureInfo.InvariantCulture, $"{pair.First.Result?.Last?.Loss:F4}"),
+                    string.Create(CultureInfo.InvariantCulture, $"{pair.First.Result?.Validation?.ValidationLoss:F4}"),
+                    string.Create(CultureInfo.InvariantCulture, $"{pair.First.Result?.Seconds:F1}"),
+                ]));
+        }
+
+        foreach (var outcome in outcomes.Where(o => o.Failure is not null))
+        {
+            terminal.Note($"{outcome.Name}: {outcome.Failure!.Message}");
+        }
     }
 
     /// <summary>The part that a result is reported on: the test part or, where it is empty, one that is not.</summary>
@@ -352,8 +454,8 @@ internal static class TrainCommand
     private static Option<int?> Number(string name, string description) =>
         NumberOption.Whole(new Option<int?>(name) { Description = description, HelpName = "N" }, 1);
 
-    /// <summary>Shows a run's metrics and warnings.</summary>
-    private sealed class Watcher(ProgressTracker tracker, TrainingConfig config) : ILogger
+    /// <summary>Shows a run's metrics.</summary>
+    private sealed class Watcher(ProgressTracker tracker, TrainingConfig config)
     {
         private double? _rate;
 
@@ -368,7 +470,11 @@ internal static class TrainCommand
                 tracker.Line(string.Create(CultureInfo.InvariantCulture, $"step {metrics.Step,6:N0}  loss {metrics.Loss:F4}  validation {Validation(metrics)}"));
             }
         }
+    }
 
+    /// <summary>Passes on what is at least a warning.</summary>
+    private sealed class Warnings(Action<string> tell) : ILogger
+    {
         public IDisposable? BeginScope<TState>(TState state)
             where TState : notnull => null;
 
@@ -378,8 +484,57 @@ internal static class TrainCommand
         {
             if (IsEnabled(logLevel))
             {
-                tracker.Line(formatter(state, exception));
+                tell(formatter(state, exception));
             }
         }
+    }
+
+    /// <summary>The run of a seed.</summary>
+    private sealed record SeedRun(string Folder, TrainingConfig Config, BatchSource<TokenBatch> Training)
+    {
+        public string Name => Path.GetFileName(Folder);
+    }
+
+    /// <summary>Runs that differ in their seed.</summary>
+    private sealed record SeedGroup(
+        SeedRun[] Runs, LanguageModelConfig Architecture, string? InitialWeights, IReadOnlyList<TokenBatch> Validation, RunText Text,
+        ITokenizer Tokenizer, torch.Device Device);
+
+    /// <summary>Shows the metrics and warnings of several runs at once.</summary>
+    private sealed class GroupWatcher(ProgressTracker tracker, SeedRun[] runs)
+    {
+        private readonly Lock _gate = new();
+        private readonly TrainingMetrics?[] _latest = new TrainingMetrics?[runs.Length];
+        private readonly Dictionary<int, double> _rates = [];
+
+        public void Report(int run, TrainingMetrics metrics)
+        {
+            lock (_gate)
+            {
+                _latest[run] = metrics;
+                _rates[run] = metrics.Step == runs[run].Config.Steps ? 0
+                    : _rates.TryGetValue(run, out var before) ? 0.9 * before + 0.1 * metrics.TokensPerSecond : metrics.TokensPerSecond;
+                var begun = _latest.OfType<TrainingMetrics>().ToArray();
+                var done = begun.Sum(m => m.Step) / (double)runs.Sum(r => r.Config.Steps);
+                tracker.Report(done, string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"{begun.Length} of {runs.Length} runs begun, loss {begun.Min(m => m.Loss):F3} to {begun.Max(m => m.Loss):F3}, {_rates.Values.Sum():N0} tokens/s together"));
+                if (metrics.IsValidated)
+                {
+                    tracker.Line(string.Create(
+                        CultureInfo.InvariantCulture,
+                        $"{runs[run].Name}  step {metrics.Step,6:N0}  loss {metrics.Loss:F4}  validation {Validation(metrics)}"));
+                }
+            }
+        }
+
+        /// <summary>What a run has to say.</summary>
+        public Warnings Of(int run) => new(text =>
+        {
+            lock (_gate)
+            {
+                tracker.Line($"{runs[run].Name}: {text}");
+            }
+        });
     }
 }

@@ -71,6 +71,10 @@ public sealed class PackedTokens : BatchSource
         FillStarts(_inOrder, _startsInOrder);
     }
 
+    /// <summary>The same documents in the order of another seed, from the first batch on.</summary>
+    /// <param name="seed">The seed of all shuffling.</param>
+    public PackedTokens WithSeed(long seed) => new(_documents, _endOfDocument, ContextLength, seed);
+
     /// <inheritdoc/>
     public override int ContextLength { get; }
 

@@ -83,6 +83,15 @@ internal sealed class KernelRun : IDisposable
     /// <inheritdoc cref="Model(LanguageModelConfig)"/>
     public static LanguageModel Model(Func<LanguageModel> create)
     {
+        // The default device is the whole process's.
+        lock (Emulator)
+        {
+            return OnCpuFirst(create);
+        }
+    }
+
+    private static LanguageModel OnCpuFirst(Func<LanguageModel> create)
+    {
         var device = get_default_device();
         set_default_device(CPU);
         try

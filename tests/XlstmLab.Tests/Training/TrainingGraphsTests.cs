@@ -110,7 +110,7 @@ public sealed class TrainingGraphsTests
         }
 
         Assert.True(counts.Started > 0);
-        AssertEqual(whole with { Losses = [] }, Train(() => new TinyModel(dropout: 0.2), Config, folder.Path) with { Losses = [] });
+        Assert.Equal(whole.Weights, Train(() => new TinyModel(dropout: 0.2), Config, folder.Path).Weights);
         Assert.Equal(whole.Losses, RunFolder.ReadMetrics(folder.Path).Select(m => m.Loss));
     }
 
@@ -190,12 +190,8 @@ public sealed class TrainingGraphsTests
     private static void AssertEqual(Outcome expected, Outcome actual)
     {
         Assert.Equal(expected.Losses, actual.Losses);
-        if (expected.Losses.Length == actual.Losses.Length)
-        {
-            Assert.Equal(expected.Validation, actual.Validation);
-            Assert.Equal(expected.OfAverage, actual.OfAverage);
-        }
-
+        Assert.Equal(expected.Validation, actual.Validation);
+        Assert.Equal(expected.OfAverage, actual.OfAverage);
         Assert.Equal(expected.Weights, actual.Weights);
     }
 

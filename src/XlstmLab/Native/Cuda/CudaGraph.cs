@@ -55,6 +55,9 @@ internal sealed unsafe class CudaGraph : IRecordedWork
     private const int ObjectBytes = 1 << 14; // at::cuda::CUDAGraph has some hundred bytes; how many is its compiler's business
     private const string Capturing = "record a graph";
 
+    // libtorch's random numbers can be in one recording at a time.
+    private static readonly Lock Recording = new();
+
     private readonly int _device;
     private nint _torch;
     private nint _executable;
@@ -89,7 +92,11 @@ internal sealed unsafe class CudaGraph : IRecordedWork
         var graph = new CudaGraph(device);
         try
         {
-            graph.Record(stream, pool, work);
+            lock (Recording)
+            {
+                graph.Record(stream, pool, work);
+            }
+
             return graph;
         }
         catch
