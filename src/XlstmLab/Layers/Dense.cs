@@ -1,5 +1,6 @@
 using TorchSharp.Modules;
 using TorchSharp.Utils;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;
@@ -33,4 +34,22 @@ public sealed class Dense : nn.Module
 
     /// <summary>[..., input] to [..., output].</summary>
     public Tensor Forward(Tensor x) => nn.functional.linear(x, _weight.to(x.dtype), _bias?.to(x.dtype));
+
+    /// <summary>Several projections of one input, by one product where there is a kernel that joins them.</summary>
+    /// <param name="x">[..., input].</param>
+    /// <param name="projections">The projections.</param>
+    /// <returns>Each [..., output].</returns>
+    internal static IReadOnlyList<Tensor> ForwardTogether(Tensor x, params IReadOnlyList<Dense> projections) =>
+        projections.All(p => p._bias is null) && JointProjection.Serves(x, [.. projections.Select(p => p._weight)])
+            ? JointProjection.Forward(x, [.. projections.Select(p => p._weight)], [.. projections.Select(p => p._weight.shape[0])])
+            : [.. projections.Select(p => p.Forward(x))];
+
+    /// <summary>A projection whose result is several, likewise.</summary>
+    /// <param name="x">[..., input].</param>
+    /// <param name="widths">The widths of the results; together the output's.</param>
+    /// <returns>Each [..., width].</returns>
+    internal IReadOnlyList<Tensor> ForwardSplit(Tensor x, params long[] widths) =>
+        _bias is null && widths.All(width => width % 8 == 0) && JointProjection.Serves(x, _weight)
+            ? JointProjection.Forward(x, [_weight], widths)
+            : Forward(x).split(widths, -1);
 }

@@ -65,11 +65,13 @@ public sealed class FeedForward : nn.Module
     {
         if (_gateAndUp is not null)
         {
-            var both = _gateAndUp.Forward(x).chunk(2, -1);
+            var inner = _gateAndUp.Weight.shape[0] / 2;
+            var both = _gateAndUp.ForwardSplit(x, inner, inner);
             return _down.Forward(Middle(_kind, both[0], both[1]));
         }
 
-        return _down.Forward(_gate is null ? Middle(_kind, _up!.Forward(x), null) : Middle(_kind, _gate.Forward(x), _up!.Forward(x)));
+        var parts = _gate is null ? [_up!.Forward(x)] : Dense.ForwardTogether(x, _gate, _up!);
+        return _down.Forward(Middle(_kind, parts[0], parts.Count > 1 ? parts[1] : null));
     }
 
     /// <summary>Draws fresh weights; biases stay zero.</summary>

@@ -172,7 +172,10 @@ internal sealed class AttentionMixer : Mixer
 
     public override Tensor Forward(Tensor x, Tensor convolved, MixerPass pass)
     {
-        var h = _heads.Forward(_q.Forward(convolved), _k.Forward(convolved), _v.Forward(x), pass).H; // (B, NH, S, D)
+        var all = ReferenceEquals(x, convolved)
+            ? Dense.ForwardTogether(x, _q, _k, _v)
+            : [.. Dense.ForwardTogether(convolved, _q, _k), _v.Forward(x)];
+        var h = _heads.Forward(all[0], all[1], all[2], pass).H; // (B, NH, S, D)
         return _out.Forward(h.transpose(1, 2).flatten(2));
     }
 

@@ -415,10 +415,14 @@ internal sealed class MLstmMixer : Mixer
     {
         if (_qkvo is null)
         {
-            return (_q!.Forward(convolved), _k!.Forward(convolved), _v!.Forward(x), _outputGate?.Forward(x));
+            Dense[] ofInput = _outputGate is null ? [_v!] : [_v!, _outputGate];
+            var all = ReferenceEquals(x, convolved)
+                ? Dense.ForwardTogether(x, [_q!, _k!, .. ofInput])
+                : [.. Dense.ForwardTogether(convolved, _q!, _k!), .. Dense.ForwardTogether(x, ofInput)];
+            return (all[0], all[1], all[2], _outputGate is null ? null : all[3]);
         }
 
-        var parts = _qkvo.Forward(x).split(_config.OutputGate ? [_qkDim, _qkDim, _vDim, _vDim] : [_qkDim, _qkDim, _vDim], -1);
+        var parts = _qkvo.ForwardSplit(x, _config.OutputGate ? [_qkDim, _qkDim, _vDim, _vDim] : [_qkDim, _qkDim, _vDim]);
         return (parts[0], parts[1], parts[2], _config.OutputGate ? parts[3] : null);
     }
 }

@@ -78,11 +78,11 @@ internal static class GluKernel
             var dy = gradients[0].contiguous();
 
             // Where g and u are halves of one product, so are their gradients: what gathers them copies nothing.
-            var dg = empty(g.shape, g.dtype, g.device);
-            var du = u is null ? null : empty(g.shape, g.dtype, g.device);
+            var halves = JointProjection.EmptyLike(u is null ? [g] : [g, u]);
+            var (dg, du) = (halves[0], u is null ? null : halves[1]);
             Kernel.Launch(
                 Source, "glu_backward", Defines(inner, kind, u is not null), new(Blocks(rows * inner, BackwardPieces), Threads), g,
-                dy, g, u, dg, du, RowStride(g), u is null ? 0 : RowStride(u), (int)rows);
+                dy, g, u, dg, du, RowStride(g), u is null ? 0 : RowStride(u), RowStride(dg), (int)rows);
             return EngineThread.Return(scope, gradients, dg, du, null);
         }
 

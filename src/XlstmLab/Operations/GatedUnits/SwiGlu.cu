@@ -86,10 +86,10 @@ KERNEL void __launch_bounds__(THREADS) glu_forward(
     }
 }
 
-// dy, dg and du are [rows, INNER].
+// dy is [rows, INNER]; dg and du are, with rows at a distance of d_stride.
 // Grid: rows INNER / 8 / (THREADS BACKWARD_PIECES), rounded up; THREADS threads; no shared memory.
 KERNEL void __launch_bounds__(THREADS) glu_backward(
-    const bf16* dy, const bf16* g, const bf16* u, bf16* dg, bf16* du, i64 g_stride, i64 u_stride, int rows)
+    const bf16* dy, const bf16* g, const bf16* u, bf16* dg, bf16* du, i64 g_stride, i64 u_stride, i64 d_stride, int rows)
 {
     u32 first = blockIdx.x * THREADS * BACKWARD_PIECES + threadIdx.x;
     uint4 raw_dy[BACKWARD_PIECES], raw_g[BACKWARD_PIECES], raw_u[BACKWARD_PIECES];
@@ -127,8 +127,8 @@ KERNEL void __launch_bounds__(THREADS) glu_backward(
                 }
             }
 
-            *(uint4*)(dg + (i64)row * INNER + channel) = pack_bf16x8(x);
-            if (GATED) *(uint4*)(du + (i64)row * INNER + channel) = pack_bf16x8(up);
+            *(uint4*)(dg + row * d_stride + channel) = pack_bf16x8(x);
+            if (GATED) *(uint4*)(du + row * d_stride + channel) = pack_bf16x8(up);
         }
     }
 }

@@ -134,6 +134,19 @@ internal static class MLstmSequenceKernel
         /// <summary>[B, NH, S, d] bfloat16 whose tokens lie together in memory, as the layers around the cell read them.</summary>
         public Tensor Tokens(long dim) => empty([Batch, Length, Heads, dim], ScalarType.BFloat16, Device).transpose(1, 2);
 
+        /// <summary>Memory for the gradients of q, k and v: beside each other if they are slices of one product.</summary>
+        public (Tensor Q, Tensor K, Tensor V) Gradients()
+        {
+            if (new[] { Q, K, V }.Any(x => x.stride(3) != 1 || x.stride(1) != x.shape[3]))
+            {
+                return (Tokens(Dk), Tokens(Dk), Tokens(Dv));
+            }
+
+            var rows = JointProjection.EmptyLike([.. new[] { Q, K, V }.Select(x => x.transpose(1, 2).flatten(2))]); // (B, S, NH d)
+            Tensor Heads(int k, long dim) => rows[k].view(Batch, Length, (int)(rows[k].shape[2] / dim), dim).transpose(1, 2);
+            return (Heads(0, Dk), Heads(1, Dk), Heads(2, Dv));
+        }
+
         /// <summary>A number a token and head, [B, NH, S] float32.</summary>
         public Tensor Gate() => empty(Batch, Heads, Length, dtype: ScalarType.Float32, device: Device);
 
@@ -267,7 +280,7 @@ internal static class MLstmSequenceKernel
                     exact ? (float)call.Options.Epsilon : 0f,
                 ]);
             var (dn, firstN) = exact || dLastN is not null ? pass.Normalizers(pass.Q, rows[2], dz, keep, dLastN, reverse: true) : default;
-            var (dq, dk, dv) = (pass.Tokens(pass.Dk), pass.Tokens(pass.Dk), pass.Tokens(pass.Dv));
+            var (dq, dk, dv) = pass.Gradients();
             pass.Launch(
                 "MLstmBackward.cu", "mlstm_backward", triangles: 3, numbers: 256,
                 [

@@ -1,0 +1,199 @@
+using static TorchSharp.torch;
+
+namespace XlstmLab.Operations;
+
+/// <summary>
+/// Several projections of one input as one product, forward and backward, however their weights are stored: y_i = x W_i^T are slices of one
+/// result, and their gradients add up inside the products instead of one by one.
+/// </summary>
+/// <remarks>
+/// Gradients that lie beside each other in memory, as kernels leave them that were given slices, go through one product together; others
+/// through one each, whose sum the product makes.
+/// </remarks>
+internal static class JointProjection
+{
+    private const string Source = "JointWeights.cu";
+    private const int Most = 8;
+    private const int Threads = 256;
+
+    /// <summary>Whether these projections can be joined: of bfloat16 activations on a GPU, by float32 weights in rows of whole 16 bytes.</summary>
+    /// <param name="x">[..., d].</param>
+    /// <param name="weights">Each [output, d].</param>
+    public static bool Serves(Tensor x, params ReadOnlySpan<Tensor> weights)
+    {
+        if (!Kernel.Serve(x) || !x.is_contiguous() || x.shape[^1] % 8 != 0 || weights.Length > Most)
+        {
+            return false;
+        }
+
+        foreach (var weight in weights)
+        {
+            if (weight.dtype != ScalarType.Float32 || !weight.is_contiguous())
+            {
+                return false;
+            }
+        }
+
+        return true;
+    }
+
+    /// <summary>The projections.</summary>
+    /// <param name="x">[..., d] bfloat16, contiguous.</param>
+    /// <param name="weights">Each [output, d] float32, contiguous.</param>
+    /// <param name="widths">The widths of the results; together those of the weights.</param>
+    /// <returns>Each [..., width] bfloat16, slices of one tensor.</returns>
+    public static IReadOnlyList<Tensor> Forward(Tensor x, IReadOnlyList<Tensor> weights, params long[] widths)
+    {
+        using var scope = NewDisposeScope();
+        var results = is_grad_enabled() && (x.requires_grad || weights.Any(w => w.requires_grad))
+            ? Function.apply([x, new Call(widths), .. weights])
+            : Slices(Product(x, Joined(x, weights)), widths);
+        results.ForEach(result => result.MoveToOuterDisposeScope());
+        return results;
+    }
+
+    /// <summary>Memory for the gradients of tensors that lie beside each other as slices of one product, likewise; otherwise each its own.</summary>
+    /// <param name="slices">[..., width] each, of one type.</param>
+    public static IReadOnlyList<Tensor> EmptyLike(params IReadOnlyList<Tensor> slices)
+    {
+        var first = slices[0];
+        if (slices.Count == 1 || !slices.Skip(1).Zip(slices, AreNeighbours).All(near => near))
+        {
+            return [.. slices.Select(slice => empty(slice.shape, slice.dtype, slice.device))];
+        }
+
+        var joint = empty([.. first.shape[..^1], slices.Sum(slice => slice.shape[^1])], first.dtype, first.device);
+        return Slices(joint, [.. slices.Select(slice => slice.shape[^1])]);
+    }
+
+    private static Tensor Joined(Tensor x, IReadOnlyList<Tensor> weights)
+    {
+        var (rows, dim) = (weights.Sum(w => w.shape[0]), x.shape[^1]);
+        var joined = empty(rows, dim, dtype: ScalarType.BFloat16, device: x.device);
+        var arguments = new KernelArgument[2 * Most + 1];
+        long end = 0;
+        for (var k = 0; k < Most; k++)
+        {
+            end += k < weights.Count ? weights[k].NumberOfElements : 0;
+            (arguments[k], arguments[Most + k]) = (k < weights.Count ? weights[k] : (Tensor?)null, end);
+        }
+
+        arguments[^1] = joined;
+        Kernel.Launch(
+            Source, "join_weights", [$"MOST={Most}", $"THREADS={Threads}"], new((rows * dim / 8 + Threads - 1) / Threads, Threads), x, arguments);
+        return joined;
+    }
+
+    private static Tensor Product(Tensor x, Tensor joined) =>
+        x.reshape(-1, x.shape[^1]).mm(joined.t()).view([.. x.shape[..^1], joined.shape[0]]);
+
+    private static List<Tensor> Slices(Tensor joint, IReadOnlyList<long> widths)
+    {
+        var slices = new List<Tensor>();
+        long first = 0;
+        foreach (var width in widths)
+        {
+            slices.Add(joint.narrow(-1, first, width));
+            first += width;
+        }
+
+        return slices;
+    }
+
+    /// <summary>Whether the rows of one tensor go on in another: both are slices of the same last dimension.</summary>
+    private static bool AreNeighbours(Tensor next, Tensor tensor) =>
+        Base(next) == Base(tensor)
+        && next.storage_offset() == tensor.storage_offset() + tensor.shape[^1]
+        && next.stride(-1) == 1 && tensor.stride(-1) == 1
+        && next.shape.AsSpan()[..^1].SequenceEqual(tensor.shape.AsSpan()[..^1])
+        && next.stride().AsSpan()[..^1].SequenceEqual(tensor.stride().AsSpan()[..^1])
+        && tensor.stride(-2) >= tensor.shape[^1] + next.shape[^1];
+
+    private static nint Base(Tensor tensor) => Kernel.Address(tensor) - (nint)(tensor.storage_offset() * tensor.ElementSize);
+
+    private sealed record Call(long[] Widths);
+
+    private sealed class Function : autograd.MultiTensorFunction<Function>
+    {
+        public override string Name => nameof(JointProjection);
+
+        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        {
+            using var scope = NewDisposeScope();
+            var (x, call) = ((Tensor)vars[0], (Call)vars[1]);
+            var weights = vars.Skip(2).Cast<Tensor>().ToArray();
+            var joined = Joined(x, weights);
+            ctx.Save(scope, x, joined);
+            ctx.save_data("call", call);
+            ctx.save_data("outputs", weights.Select(w => w.shape[0]).ToArray());
+            ctx.set_materialize_grads(false);
+            var results = Slices(Product(x, joined), call.Widths);
+            results.ForEach(result => result.MoveToOuterDisposeScope());
+            return results;
+        }
+
+        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        {
+            using var scope = NewDisposeScope();
+            using var noGrad = no_grad();
+            var (saved, call, outputs) = (ctx.Load(), (Call)ctx.get_data("call"), (long[])ctx.get_data("outputs"));
+            var (x, joined) = (saved[0]!.reshape(-1, saved[0]!.shape[^1]), saved[1]!);
+            Tensor? dx = null;
+            var dJoined = empty_like(joined);
+            long first = 0;
+            foreach (var gradient in Groups(gradients, call.Widths))
+            {
+                var width = gradient.Width;
+                var target = dJoined.narrow(0, first, width);
+                if (gradient.Value is { } dy)
+                {
+                    var rows = (dy.stride(-1) == 1 ? dy : dy.contiguous()).reshape(-1, width); // (N, width); of a sum, all are one number
+                    var weights = joined.narrow(0, first, width);
+                    dx = dx is null ? rows.mm(weights) : dx.addmm_(rows, weights, 1, 1);
+                    target.addmm_(rows.t(), x, 0, 1);
+                }
+                else
+                {
+                    target.zero_();
+                }
+
+                first += width;
+            }
+
+            // Of the weights' own type the engine makes them, which then are theirs alone.
+            var ofWeights = new List<Tensor?>();
+            first = 0;
+            foreach (var output in outputs)
+            {
+                ofWeights.Add(dJoined.narrow(0, first, output));
+                first += output;
+            }
+
+            return EngineThread.Return(scope, gradients, [dx?.view(saved[0]!.shape), null, .. ofWeights]);
+        }
+
+        /// <summary>Gradients that lie beside each other, as one.</summary>
+        private static List<(Tensor? Value, long Width)> Groups(List<Tensor> gradients, long[] widths)
+        {
+            var groups = new List<(Tensor? Value, long Width)>();
+            for (var k = 0; k < widths.Length;)
+            {
+                if (gradients[k].IsInvalid)
+                {
+                    groups.Add((null, widths[k++]));
+                    continue;
+                }
+
+                var (first, width) = (gradients[k], widths[k]);
+                for (k++; k < widths.Length && !gradients[k].IsInvalid && AreNeighbours(gradients[k], gradients[k - 1]); k++)
+                {
+                    width += widths[k];
+                }
+
+                groups.Add((width == first.shape[^1] ? first : first.as_strided([.. first.shape[..^1], width], first.stride(), first.storage_offset()), width));
+            }
+
+            return groups;
+        }
+    }
+}
