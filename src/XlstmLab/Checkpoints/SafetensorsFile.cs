@@ -160,7 +160,7 @@ public sealed class SafetensorsFile : IDisposable
         var elementBytes = SafetensorsHeader.ElementBytes(stored);
         var count = vector.NumberOfElements;
         var most = Math.Min(count, Math.Max(1, _pieceBytes / elementBytes));
-        var staging = direct ? null : empty(most, stored);
+        var staging = direct ? null : empty(most, stored, CPU);
         for (var start = 0L; start < count; start += most)
         {
             using var scope = NewDisposeScope();

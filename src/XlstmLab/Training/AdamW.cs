@@ -77,7 +77,7 @@ public sealed class AdamW : IDeviceOptimizer
         using var noGrad = no_grad();
         _means = [.. _parameters.Select(p => zeros_like(p.Weight).DetachFromDisposeScope())];
         _squares = [.. _parameters.Select(p => zeros_like(p.Weight).DetachFromDisposeScope())];
-        _steps = zeros(1, ScalarType.Int64).DetachFromDisposeScope();
+        _steps = zeros(1, ScalarType.Int64, CPU).DetachFromDisposeScope();
         _blocks = MemoryBlock.Cut([.. _parameters.Select(p => p.Weight.NumberOfElements)], BlockLength);
     }
 

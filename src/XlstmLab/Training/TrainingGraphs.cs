@@ -98,10 +98,11 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
     public double Sum(IEnumerable<TBatch> parts, Func<TBatch, Tensor> byHost)
     {
         using var noGrad = no_grad();
+        using var scope = NewDisposeScope();
         _sum.zero_();
         foreach (var part in parts)
         {
-            using var scope = NewDisposeScope();
+            using var inner = NewDisposeScope();
             Add(part, () => _sum.add_(byHost(part).to(ScalarType.Float64)));
         }
 

@@ -8,13 +8,21 @@ namespace XlstmLab.Native.Cuda;
 internal sealed class CudaGraphRecorder(int device) : IWorkRecorder
 {
     private readonly CudaStream.Scope _stream = CudaStream.FromPool(device).Enter();
-    private readonly TorchCuda.Pair _pool = TorchCuda.NewPool();
+    private TorchCuda.Pair _pool;
+    private int _graphs;
 
     /// <inheritdoc/>
     public IRecordedWork Record(Action work)
     {
         FreeUnused();
-        return CudaGraph.Record(device, _pool, work);
+        if (_graphs == 0)
+        {
+            // With the last graph that had it, libtorch takes a pool's name back.
+            _pool = TorchCuda.NewPool();
+        }
+
+        _graphs++;
+        return CudaGraph.Record(device, _pool, work, () => _graphs--);
     }
 
     /// <summary>Goes back to the thread's stream before.</summary>
@@ -59,13 +67,14 @@ internal sealed unsafe class CudaGraph : IRecordedWork
     private static readonly Lock Recording = new();
 
     private readonly int _device;
+    private readonly Action _disposed;
     private nint _torch;
     private nint _executable;
     private nint _marker;
 
-    private CudaGraph(int device)
+    private CudaGraph(int device, Action disposed)
     {
-        _device = device;
+        (_device, _disposed) = (device, disposed);
         _torch = (nint)NativeMemory.AllocZeroed(ObjectBytes);
         TorchCuda.NewGraph(_torch);
     }
@@ -81,15 +90,16 @@ internal sealed unsafe class CudaGraph : IRecordedWork
     /// <param name="device">The device's index.</param>
     /// <param name="pool">Where its memory comes from.</param>
     /// <param name="work">The work; it was done before, so that nothing has to be compiled or looked up.</param>
+    /// <param name="disposed">Called when the graph gives its part of the pool back.</param>
     /// <exception cref="CudaException">
     /// The driver cannot record it; the stream is as before, and what <paramref name="work"/> threw is the inner exception.
     /// </exception>
-    public static CudaGraph Record(int device, TorchCuda.Pair pool, Action work)
+    public static CudaGraph Record(int device, TorchCuda.Pair pool, Action work, Action disposed)
     {
         CudaDriver.UseDevice(device);
         var stream = CudaStream.CurrentHandle(device);
         CudaDriver.Check(CudaDriver.cuStreamSynchronize(stream), Capturing);
-        var graph = new CudaGraph(device);
+        var graph = new CudaGraph(device, disposed);
         try
         {
             lock (Recording)
@@ -141,6 +151,7 @@ internal sealed unsafe class CudaGraph : IRecordedWork
         }
 
         (_torch, _executable, _marker) = (0, 0, 0);
+        _disposed();
     }
 
     private void Record(nint stream, TorchCuda.Pair pool, Action work)
