@@ -1,6 +1,5 @@
 using System.CommandLine;
 using System.Globalization;
-using Microsoft.Extensions.Logging;
 using TorchSharp;
 using XlstmLab.Checkpoints;
 using XlstmLab.Cli.Terminals;
@@ -99,16 +98,7 @@ internal static class TrainCommand
         }
 
         Reading.AddTo(command);
-        command.Validators.Add(result =>
-        {
-            foreach (var (one, other) in new (Option, Option)[] { (Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config), (Resume, InitFrom) })
-            {
-                if (result.GetResult(one) is { Implicit: false } && result.GetResult(other) is { Implicit: false })
-                {
-                    result.AddError($"{one.Name} and {other.Name} do not go together.");
-                }
-            }
-        });
+        command.RefuseTogether((Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config), (Resume, InitFrom));
         command.SetAction((parsed, cancellationToken) => RunAsync(new(parsed), parsed, cancellationToken));
         return command;
     }
@@ -161,7 +151,7 @@ internal static class TrainCommand
         await terminal.TrackAsync("Training", tracker =>
         {
             var watcher = new Watcher(tracker, config);
-            var trainer = new Trainer(model, config, training, validation, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report), watcher)
+            var trainer = new Trainer(model, config, training, validation, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report), new WarningLines(tracker))
             {
                 DataDescription = resume && parsed.GetValue(Data) is null ? RunFolder.ReadData(folder)?.Description ?? text.Data : text.Data,
                 Tokenizer = tokenizer,
@@ -352,8 +342,8 @@ internal static class TrainCommand
     private static Option<int?> Number(string name, string description) =>
         NumberOption.Whole(new Option<int?>(name) { Description = description, HelpName = "N" }, 1);
 
-    /// <summary>Shows a run's metrics and warnings.</summary>
-    private sealed class Watcher(ProgressTracker tracker, TrainingConfig config) : ILogger
+    /// <summary>Shows a run's metrics.</summary>
+    private sealed class Watcher(ProgressTracker tracker, TrainingConfig config)
     {
         private double? _rate;
 
@@ -366,19 +356,6 @@ internal static class TrainCommand
             if (metrics.IsValidated)
             {
                 tracker.Line(string.Create(CultureInfo.InvariantCulture, $"step {metrics.Step,6:N0}  loss {metrics.Loss:F4}  validation {Validation(metrics)}"));
-            }
-        }
-
-        public IDisposable? BeginScope<TState>(TState state)
-            where TState : notnull => null;
-
-        public bool IsEnabled(LogLevel logLevel) => logLevel >= LogLevel.Warning;
-
-        public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter)
-        {
-            if (IsEnabled(logLevel))
-            {
-                tracker.Line(formatter(state, exception));
             }
         }
     }

@@ -1,4 +1,5 @@
 using TorchSharp.Modules;
+using XlstmLab.Layers;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Training;
