@@ -54,7 +54,8 @@ public static class PlotStyle
         ArgumentException.ThrowIfNullOrWhiteSpace(title);
         const int line = 40;
         var layout = GenericChart.getLayout(chart);
-        var height = layout.TryGetTypedPropertyValue<int>("height");
+        var before = layout.TryGetTypedPropertyValue<int>("height");
+        var height = (Microsoft.FSharp.Core.FSharpOption<int>.get_IsSome(before) ? before.Value : Height) + line;
         return GenericChart.setLayout(
             With(
                 layout,
@@ -62,7 +63,11 @@ public static class PlotStyle
                     ("text", title), ("font", Font(16)), ("x", 0), ("xref", "paper"), ("xanchor", "left"), ("y", 1), ("yref", "container"), ("yanchor", "top"),
                     ("pad", Obj(("t", 14))))),
                 ("margin", Margin(24 + line)),
-                ("height", (Microsoft.FSharp.Core.FSharpOption<int>.get_IsSome(height) ? height.Value : Height) + line)),
+                ("height", height),
+
+                // A legend of several lines grows downward, away from the title.
+                ("legend", Obj(
+                    ("orientation", "h"), ("x", 0), ("xanchor", "left"), ("y", 1 - 34.0 / height), ("yref", "container"), ("yanchor", "top"), ("font", Font(12))))),
             chart);
     }
 
