@@ -2,6 +2,7 @@ using System.Globalization;
 using System.Runtime.InteropServices;
 using System.Text;
 using System.Text.Json;
+using XlstmLab.Analysis;
 using XlstmLab.Exports;
 using XlstmLab.Native;
 
@@ -23,8 +24,7 @@ public sealed record BenchColumn<T>(string Name, Func<T, object?> Value, int Dig
     };
 
     /// <summary>The value as a field of a CSV file.</summary>
-    public string Field(T row) => TableFiles.Quoted(
-        Value(row) is IFormattable number ? number.ToString(null, CultureInfo.InvariantCulture) : Value(row)?.ToString() ?? "");
+    public string Field(T row) => CsvText.Field(Value(row));
 }
 
 /// <summary>What a benchmark measured, where, and how it is written.</summary>

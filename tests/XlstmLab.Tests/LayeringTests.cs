@@ -26,7 +26,7 @@ public sealed partial class LayeringTests
     public void Projects_EveryOne_UsesOnlyThoseBelowIt()
     {
         var files = Directory.EnumerateFiles(Path.Combine(TestSetup.RepositoryRoot, "src"), "*.csproj", SearchOption.AllDirectories)
-            .Order(StringComparer.Ordinal).ToArray();
+            .OrderBy(Path.GetFileNameWithoutExtension, StringComparer.Ordinal).ToArray();
         Assert.Equal(Projects.Keys.Order(StringComparer.Ordinal), files.Select(Path.GetFileNameWithoutExtension));
         Assert.All(files, file => Assert.Equal(
             Projects[Path.GetFileNameWithoutExtension(file)],

@@ -3,7 +3,6 @@ using System.Diagnostics;
 using System.Globalization;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Evaluation;
-using XlstmLab.Native;
 using XlstmLab.Runs;
 using XlstmLab.Text;
 
@@ -15,7 +14,7 @@ internal static class EvalCommand
     /// <summary>The command.</summary>
     public static Command Create()
     {
-        var folder = new Argument<string>("MODEL") { Description = "A run's folder, one of its checkpoints, or a Hugging Face folder." };
+        var model = new ModelOptions();
         var data = new Option<string?>("--data") { Description = "A dataset's name, a file of text or a folder of such, or a token folder. Default: the run's.", HelpName = "NAME|PATH" };
         var split = TextOptions.SplitOption("validation");
         var field = new Option<string?>("--text-field") { Description = "The field of a JSON line, or the column of a Parquet file, that holds the text. Default: the run's, or text.", HelpName = "NAME" };
@@ -31,10 +30,6 @@ internal static class EvalCommand
         var extrapolate = NumberOption.Whole(new Option<int?>("--extrapolate") { Description = "Instead, the loss by position up to N tokens, within and beyond the training length, of the documents that are so long.", HelpName = "N" }, 1);
         var trained = NumberOption.Whole(new Option<int?>("--trained-length") { Description = "With --extrapolate: the tokens of a training context. Default: the run's.", HelpName = "N" }, 1);
         var documents = NumberOption.Whole(new Option<int?>("--documents") { Description = "Only the first documents of the part.", HelpName = "N" }, 1);
-        var tokenizer = TextOptions.TokenizerOption("Default: the model's.");
-        var end = TextOptions.EndOfDocumentOption();
-        var compute = new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.OneOf("bf16", "float32");
-        var (threads, device) = (ComputeOptions.Threads(), ComputeOptions.Device());
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "eval",
@@ -44,7 +39,7 @@ internal static class EvalCommand
             "xlstm eval runs/first --split test --extrapolate 16384",
             "xlstm eval NX-AI_xLSTM-7b --data my-texts/ --json")
         {
-            folder, data, split, field, policy, context, stride, batch, buckets, extrapolate, trained, documents, tokenizer, end, compute, threads, device, json,
+            model.Folder, data, split, field, policy, context, stride, batch, buckets, extrapolate, trained, documents, model, json,
         };
         var reading = new ReadingOptions();
         reading.AddTo(command);
@@ -56,10 +51,7 @@ internal static class EvalCommand
                 throw new UsageException("--extrapolate carries the state and has a table of its own: --policy and --buckets do not go with it, and --trained-length only with it.");
             }
 
-            Compute.Begin(parsed.GetValue(threads));
-            using var loaded = await OpenedRun.OpenAsync(
-                parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), ComputeOptions.Find(parsed.GetValue(device)!),
-                Compute.Type(parsed.GetValue(compute)), terminal, cancellationToken);
+            using var loaded = await model.OpenAsync(parsed, terminal, cancellationToken);
             var usual = LabDefaults.Evaluation(parsed.GetValue(context) ?? LabDefaults.EvaluationContext);
             var options = usual with
             {

@@ -13,7 +13,7 @@ internal static class ExportCommand
     /// <summary>The command.</summary>
     public static Command Create()
     {
-        var folder = new Argument<string>("MODEL") { Description = "A run's folder, one of its checkpoints, or a Hugging Face folder." };
+        var folder = ModelOptions.FolderArgument();
         var output = new Option<string>("--out", "-o") { Description = "The folder to write; one that holds an earlier model is replaced.", HelpName = "FOLDER", Required = true };
         var type = new Option<string?>("--dtype") { Description = "What weights are stored in. Default: as they are." }.OneOf("float32", "bfloat16", "float16");
         var shard = NumberOption.Whole(new Option<int?>("--max-shard-mib") { Description = "MiB that a file of weights may have. Default: 5 GB.", HelpName = "N" }, 1);

@@ -5,7 +5,6 @@ using XlstmLab.Checkpoints;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Inference;
 using XlstmLab.Models;
-using XlstmLab.Native;
 using XlstmLab.Runs;
 using XlstmLab.Text;
 
@@ -14,7 +13,7 @@ namespace XlstmLab.Cli.Commands;
 /// <summary><c>xlstm generate</c>: lets a model write.</summary>
 internal static class GenerateCommand
 {
-    private static readonly Argument<string> Folder = new("MODEL") { Description = "A run's folder, one of its checkpoints, or a Hugging Face folder." };
+    private static readonly ModelOptions Model = new();
     private static readonly Option<string?> Prompt = new("--prompt") { Description = "The text to go on from. Default: the start of a document.", HelpName = "TEXT" };
     private static readonly Option<string?> PromptFile = new("--prompt-file") { Description = "The same from a file; - is stdin.", HelpName = "FILE" };
     private static readonly Option<int> MaxTokens = NumberOption.Whole(new Option<int>("--max-tokens") { Description = "The most tokens to generate.", DefaultValueFactory = _ => LabDefaults.GeneratedTokens, HelpName = "N" }, 0);
@@ -39,13 +38,6 @@ internal static class GenerateCommand
         Description = "Take the state of another model, or a file that does not say whose it is, as those of older versions: what comes of it is your responsibility.",
     };
 
-    private static readonly Option<string?> Tokenizer = TextOptions.TokenizerOption("Default: the model's.");
-    private static readonly Option<string?> EndOfDocument = TextOptions.EndOfDocumentOption();
-    private static readonly Option<string?> ComputeType =
-        new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.OneOf("bf16", "float32");
-
-    private static readonly Option<int?> Threads = ComputeOptions.Threads();
-    private static readonly Option<string> Device = ComputeOptions.Device();
     private static readonly Option<bool> Json = new("--json") { Description = "Print one JSON document when the text is complete." };
 
     /// <summary>The command.</summary>
@@ -60,19 +52,9 @@ internal static class GenerateCommand
             "xlstm generate runs/first --state-in long.safetensors --prompt \" Therefore\" --greedy",
             "xlstm generate runs/first --state-in long.safetensors --state-out longer.safetensors")
         {
-            Folder, Prompt, PromptFile, MaxTokens, Temperature, Greedy, TopK, TopP, MinP, Penalty, Seed, Stop, IgnoreEnd, StateIn, StateOut, AnyModel, Tokenizer,
-            EndOfDocument, ComputeType, Threads, Device, Json,
+            Model.Folder, Prompt, PromptFile, MaxTokens, Temperature, Greedy, TopK, TopP, MinP, Penalty, Seed, Stop, IgnoreEnd, StateIn, StateOut, AnyModel, Model, Json,
         };
-        command.Validators.Add(result =>
-        {
-            foreach (var (one, other) in new (Option, Option)[] { (Prompt, PromptFile), (Greedy, Temperature) })
-            {
-                if (result.GetResult(one) is { Implicit: false } && result.GetResult(other) is { Implicit: false })
-                {
-                    result.AddError($"{one.Name} and {other.Name} do not go together.");
-                }
-            }
-        });
+        command.RefuseTogether((Prompt, PromptFile), (Greedy, Temperature));
         command.Validators.Add(result =>
         {
             if (result.GetValue(AnyModel) && result.GetResult(StateIn) is null)
@@ -106,14 +88,10 @@ internal static class GenerateCommand
             "-" => await Console.In.ReadToEndAsync(cancellationToken),
             var file => await File.ReadAllTextAsync(file, cancellationToken),
         };
-        Compute.Begin(parsed.GetValue(Threads));
-        var device = ComputeOptions.Find(parsed.GetValue(Device)!);
-        using var loaded = await OpenedRun.OpenAsync(
-            parsed.GetValue(Folder)!, parsed.GetValue(Tokenizer), parsed.GetValue(EndOfDocument), device,
-            Compute.Type(parsed.GetValue(ComputeType)), terminal, cancellationToken);
+        using var loaded = await Model.OpenAsync(parsed, terminal, cancellationToken);
         var (stateIn, stateOut) = (parsed.GetValue(StateIn), parsed.GetValue(StateOut));
         var identity = stateIn is null && stateOut is null ? null : ModelIdentity.Of(loaded.Model);
-        using var saved = stateIn is null ? null : SavedText.Load(stateIn, identity!, parsed.GetValue(AnyModel), device, terminal);
+        using var saved = stateIn is null ? null : SavedText.Load(stateIn, identity!, parsed.GetValue(AnyModel), Model.Device(parsed), terminal);
         var ids = loaded.Tokenizer.Encode(prompt);
         int[] read = saved is null ? [loaded.Tokenizer.EndOfDocument, .. ids] : [.. saved.Next, .. ids];
         if (read.Length == 0)

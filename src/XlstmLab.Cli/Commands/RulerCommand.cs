@@ -4,7 +4,6 @@ using System.Globalization;
 using System.Text.Json;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Evaluation;
-using XlstmLab.Native;
 using XlstmLab.Tasks.Ruler;
 using XlstmLab.Text;
 
@@ -16,7 +15,7 @@ internal static class RulerCommand
     /// <summary>The command.</summary>
     public static Command Create()
     {
-        var folder = new Argument<string>("MODEL") { Description = "A run's folder, one of its checkpoints, or a Hugging Face folder." };
+        var model = new ModelOptions();
         var tasks = new Option<string?>("--tasks") { Description = "RULER's names, with commas between; niah, or all without questions, synthetic. Default: synthetic, and what --qa has questions for.", HelpName = "LIST" };
         var lengths = new Option<string>("--lengths") { Description = "Tokens of prompt and answer together, with commas between.", DefaultValueFactory = _ => "512,1024,2048,4096", HelpName = "LIST" };
         var samples = NumberOption.Whole(new Option<int?>("--samples") { Description = "Samples of each task at each length. Default: 40.", HelpName = "N" }, 1);
@@ -27,10 +26,6 @@ internal static class RulerCommand
         var answer = NumberOption.Whole(new Option<int?>("--answer-tokens") { Description = "Tokens a model may answer with. Default: RULER's for each task.", HelpName = "N" }, 1);
         var batch = NumberOption.Whole(new Option<int?>("--batch-size") { Description = "Samples read and answered side by side. Default: 8.", HelpName = "N" }, 1);
         var output = new Option<string?>("--out") { Description = "Also write ruler.json, ruler.csv and ruler-answers.jsonl into this folder.", HelpName = "FOLDER" };
-        var tokenizer = TextOptions.TokenizerOption("Default: the model's.");
-        var end = TextOptions.EndOfDocumentOption();
-        var compute = new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.OneOf("bf16", "float32");
-        var (threads, device) = (ComputeOptions.Threads(), ComputeOptions.Device());
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "ruler",
@@ -38,7 +33,7 @@ internal static class RulerCommand
             "xlstm ruler runs/first --tasks niah_single_1,vt --lengths 512,1024 --samples 20",
             "xlstm ruler NX-AI_xLSTM-7b --lengths 4096,8192 --qa dev-v2.0.json --qa hotpot_dev_distractor_v1.json --out results/ruler")
         {
-            folder, tasks, lengths, samples, seed, questions, haystack, noExample, answer, batch, output, tokenizer, end, compute, threads, device, json,
+            model.Folder, tasks, lengths, samples, seed, questions, haystack, noExample, answer, batch, output, model, json,
         };
         command.SetAction(async (parsed, cancellationToken) =>
         {
@@ -62,10 +57,7 @@ internal static class RulerCommand
                 Example = !parsed.GetValue(noExample),
                 AnswerTokens = parsed.GetValue(answer),
             };
-            Compute.Begin(parsed.GetValue(threads));
-            using var loaded = await OpenedRun.OpenAsync(
-                parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), ComputeOptions.Find(parsed.GetValue(device)!),
-                Compute.Type(parsed.GetValue(compute)), terminal, cancellationToken);
+            using var loaded = await model.OpenAsync(parsed, terminal, cancellationToken);
             var watch = Stopwatch.StartNew();
             RulerResult? result = null;
             await terminal.TrackAsync("RULER", tracker =>

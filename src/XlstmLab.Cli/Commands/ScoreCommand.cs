@@ -3,7 +3,6 @@ using System.Diagnostics;
 using System.Globalization;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Evaluation.LogLikelihood;
-using XlstmLab.Native;
 
 namespace XlstmLab.Cli.Commands;
 
@@ -13,7 +12,7 @@ internal static class ScoreCommand
     /// <summary>The command.</summary>
     public static Command Create()
     {
-        var folder = new Argument<string>("MODEL") { Description = "A run's folder, one of its checkpoints, or a Hugging Face folder." };
+        var model = new ModelOptions();
         var tasks = new Option<string[]>("--task")
         {
             Description = "A task and its questions: a .jsonl or .parquet file, a folder, or FOLDER/PATTERN*. May be given several times. Tasks: arc_easy, "
@@ -41,10 +40,6 @@ internal static class ScoreCommand
         var limit = NumberOption.Whole(new Option<int?>("--limit") { Description = "Only the first questions of each task.", HelpName = "N" }, 1);
         var output = new Option<string?>("--out") { Description = "Write TASK.json and TASK.samples.jsonl there.", HelpName = "FOLDER" };
         var samples = new Option<bool>("--samples") { Description = "Also show every answer with its log-likelihood." };
-        var tokenizer = TextOptions.TokenizerOption("Default: the model's.");
-        var end = TextOptions.EndOfDocumentOption();
-        var compute = new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.OneOf("bf16", "float32");
-        var (threads, device) = (ComputeOptions.Threads(), ComputeOptions.Device());
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "score",
@@ -53,13 +48,11 @@ internal static class ScoreCommand
             "xlstm score NX-AI_xLSTM-7b --task arc_easy=ARC-Easy/test-*.parquet --task hellaswag=hellaswag/validation.parquet --json",
             "xlstm score NX-AI_xLSTM-7b --task mmlu=mmlu/all/test-*.parquet --examples mmlu=mmlu/all/dev-*.parquet --shots 5 --out scores")
         {
-            folder, tasks, examples, shots, selection, seed, mutual, batch, rows, most, prefix, skip, limit, output, samples, tokenizer, end, compute, threads,
-            device, json,
+            model.Folder, tasks, examples, shots, selection, seed, mutual, batch, rows, most, prefix, skip, limit, output, samples, model, json,
         };
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
-            Compute.Begin(parsed.GetValue(threads));
             var options = new TaskOptions
             {
                 Shots = parsed.GetValue(shots),
@@ -77,9 +70,7 @@ internal static class ScoreCommand
             };
             options.Validate();
             var exams = await OpenAsync(parsed.GetValue(tasks)!, parsed.GetValue(examples) ?? [], options, cancellationToken);
-            using var loaded = await OpenedRun.OpenAsync(
-                parsed.GetValue(folder)!, parsed.GetValue(tokenizer), parsed.GetValue(end), ComputeOptions.Find(parsed.GetValue(device)!),
-                Compute.Type(parsed.GetValue(compute)), terminal, cancellationToken);
+            using var loaded = await model.OpenAsync(parsed, terminal, cancellationToken);
             var watch = Stopwatch.StartNew();
             var scores = new List<TaskScore>();
             foreach (var exam in exams)

@@ -1,6 +1,5 @@
 using System.CommandLine;
 using System.Globalization;
-using Microsoft.Extensions.Logging;
 using Plotly.NET;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Experiments;
@@ -158,7 +157,7 @@ internal static class SyntheticCommand
                             $"seed {p.Seed}  step {p.Metrics.Step,6:N0}  loss {p.Metrics.Loss:F4}  accuracy {string.Join(", ", scores.Select(s => Text($"{s.Accuracy:F4} at {s.Lengths()}")))}"));
                     }
                 }),
-                new Warnings(tracker), cancellationToken);
+                new WarningLines(tracker.Line), cancellationToken);
             return System.Threading.Tasks.Task.CompletedTask;
         });
         WritePlot(folder, "accuracy-curve", Plots.AccuracyCurve(summary!.Curve));
@@ -352,21 +351,4 @@ internal static class SyntheticCommand
         NumberOption.Whole(new Option<int?>(name) { Description = description, HelpName = "N" }, 1);
 
     private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
-
-    /// <summary>Shows what the trainer warns of.</summary>
-    private sealed class Warnings(ProgressTracker tracker) : ILogger
-    {
-        public IDisposable? BeginScope<TState>(TState state)
-            where TState : notnull => null;
-
-        public bool IsEnabled(LogLevel logLevel) => logLevel >= LogLevel.Warning;
-
-        public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter)
-        {
-            if (IsEnabled(logLevel))
-            {
-                tracker.Line(formatter(state, exception));
-            }
-        }
-    }
 }

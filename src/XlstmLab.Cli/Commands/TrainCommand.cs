@@ -1,6 +1,5 @@
 using System.CommandLine;
 using System.Globalization;
-using Microsoft.Extensions.Logging;
 using TorchSharp;
 using XlstmLab.Checkpoints;
 using XlstmLab.Cli.Terminals;
@@ -107,16 +106,7 @@ internal static class TrainCommand
         }
 
         Reading.AddTo(command);
-        command.Validators.Add(result =>
-        {
-            foreach (var (one, other) in new (Option, Option)[] { (Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config), (Resume, InitFrom), (Seeds, Seed), (Seeds, Resume) })
-            {
-                if (result.GetResult(one) is { Implicit: false } && result.GetResult(other) is { Implicit: false })
-                {
-                    result.AddError($"{one.Name} and {other.Name} do not go together.");
-                }
-            }
-        });
+        command.RefuseTogether((Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config), (Resume, InitFrom), (Seeds, Seed), (Seeds, Resume));
         command.SetAction((parsed, cancellationToken) => RunAsync(new(parsed), parsed, cancellationToken));
         return command;
     }
@@ -178,7 +168,7 @@ internal static class TrainCommand
         await terminal.TrackAsync("Training", tracker =>
         {
             var watcher = new Watcher(tracker, config);
-            var trainer = new Trainer(model, config, training, validation, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report), new Warnings(tracker.Line))
+            var trainer = new Trainer(model, config, training, validation, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report), new WarningLines(tracker.Line))
             {
                 DataDescription = resume && parsed.GetValue(Data) is null ? RunFolder.ReadData(folder)?.Description ?? text.Data : text.Data,
                 Tokenizer = tokenizer,
@@ -472,23 +462,6 @@ internal static class TrainCommand
         }
     }
 
-    /// <summary>Passes on what is at least a warning.</summary>
-    private sealed class Warnings(Action<string> tell) : ILogger
-    {
-        public IDisposable? BeginScope<TState>(TState state)
-            where TState : notnull => null;
-
-        public bool IsEnabled(LogLevel logLevel) => logLevel >= LogLevel.Warning;
-
-        public void Log<TState>(LogLevel logLevel, EventId eventId, TState state, Exception? exception, Func<TState, Exception?, string> formatter)
-        {
-            if (IsEnabled(logLevel))
-            {
-                tell(formatter(state, exception));
-            }
-        }
-    }
-
     /// <summary>The run of a seed.</summary>
     private sealed record SeedRun(string Folder, TrainingConfig Config, BatchSource<TokenBatch> Training)
     {
@@ -529,7 +502,7 @@ internal static class TrainCommand
         }
 
         /// <summary>What a run has to say.</summary>
-        public Warnings Of(int run) => new(text =>
+        public WarningLines Of(int run) => new(text =>
         {
             lock (_gate)
             {

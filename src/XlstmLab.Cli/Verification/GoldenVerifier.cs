@@ -230,6 +230,26 @@ public static partial class GoldenVerifier
         }
     }
 
+    /// <summary>Logits, loss and gradients of a language model that reads the tokens but the last.</summary>
+    /// <param name="golden">The case, with <c>input_ids</c>.</param>
+    /// <param name="model">A model with its weights.</param>
+    /// <param name="published">The case's name of a parameter.</param>
+    internal static GoldenRow[] Whole(GoldenCase golden, LanguageModel model, Func<string, string> published)
+    {
+        var ids = golden["input_ids"];
+        var length = ids.shape[1] - 1;
+        var logits = model.Forward(ids.narrow(1, 0, length)).Logits;
+        var loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids.narrow(1, 1, length).flatten());
+        loss.backward();
+        var gradients = model.named_parameters().Select(p => GoldenCase.RelativeRms(golden["grad." + published(p.name)], p.parameter.grad!));
+        return
+        [
+            GoldenRow.Compare(golden.Name, "logits", GoldenCase.LargestDifference(golden["logits"], logits), 1e-4),
+            GoldenRow.Compare(golden.Name, "loss", GoldenCase.LargestDifference(golden["loss"].squeeze(), loss), 1e-4),
+            GoldenRow.Compare(golden.Name, "gradients", GoldenCase.Largest(gradients), 1e-3),
+        ];
+    }
+
     private static IEnumerable<GoldenRow> XlstmLarge(GoldenCase golden)
     {
         var config = golden.About["config"] as JsonObject ?? throw new InvalidDataException("The case names no config.");
@@ -252,13 +272,10 @@ public static partial class GoldenVerifier
         var ids = golden["input_ids"];
         var length = ids.shape[1] - 1;
         var context = ids.narrow(1, 0, length);
-        var logits = model.Forward(context).Logits;
-        var loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids.narrow(1, 1, length).flatten());
-        loss.backward();
-        yield return GoldenRow.Compare(golden.Name, "logits", GoldenCase.LargestDifference(golden["logits"], logits), 1e-4);
-        yield return GoldenRow.Compare(golden.Name, "loss", GoldenCase.LargestDifference(golden["loss"].squeeze(), loss), 1e-4);
-        var gradients = model.named_parameters().Select(p => GoldenCase.RelativeRms(golden["grad." + Published(p.name)], p.parameter.grad!));
-        yield return GoldenRow.Compare(golden.Name, "gradients", GoldenCase.Largest(gradients), 1e-3);
+        foreach (var row in Whole(golden, model, Published))
+        {
+            yield return row;
+        }
 
         using var grad = no_grad();
         var first = Math.Min(20, length);

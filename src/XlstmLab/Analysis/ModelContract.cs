@@ -153,13 +153,15 @@ public static class ModelContract
         return error <= 0.1 ? null : string.Create(CultureInfo.InvariantCulture, $"logits are {error:P1} off");
     }
 
-    private static Tensor Tokens(int vocabulary, long batch, long length, long seed)
+    /// <summary>Random tokens [B, S].</summary>
+    internal static Tensor Tokens(int vocabulary, long batch, long length, long seed)
     {
         using var generator = new Generator((ulong)seed, CPU);
         return randint(0, vocabulary, [batch, length], dtype: ScalarType.Int64, generator: generator);
     }
 
-    private static string? Difference(Tensor expected, Tensor actual, string what)
+    /// <summary>How two tensors differ beyond the rounding of float64; null where they do not.</summary>
+    internal static string? Difference(Tensor expected, Tensor actual, string what)
     {
         if (!expected.shape.AsSpan().SequenceEqual(actual.shape))
         {
@@ -171,6 +173,43 @@ public static class ModelContract
         return difference <= Rounding * size ? null : string.Create(CultureInfo.InvariantCulture, $"{what}: the largest difference is {difference:G3}");
     }
 
+    /// <summary>The logits of a sequence that is read in pieces, each of the size that its start gives.</summary>
+    internal static Tensor InPieces(LanguageModel model, Tensor tokens, SequenceLayout? layout, Func<long, long> size)
+    {
+        ModelState? state = null;
+        var parts = new List<Tensor>();
+        for (long start = 0, length; start < tokens.shape[1]; start += length)
+        {
+            length = Math.Min(size(start), tokens.shape[1] - start);
+            using var before = state;
+            (var part, state) = model.Forward(tokens.narrow(1, start, length), before, layout?.Narrow(start, length), returnState: true);
+            parts.Add(part);
+        }
+
+        state?.Dispose();
+        return cat(parts, 1);
+    }
+
+    /// <summary>The positions of each document's tokens; a document's start may lie on padding.</summary>
+    internal static List<long[]> Apart(ReadOnlySpan<bool> starts, ReadOnlySpan<bool> padding)
+    {
+        var documents = new List<List<long>> { new() };
+        for (var t = 0; t < starts.Length; t++)
+        {
+            if (starts[t])
+            {
+                documents.Add([]);
+            }
+
+            if (!padding[t])
+            {
+                documents[^1].Add(t);
+            }
+        }
+
+        return [.. documents.Where(d => d.Count > 0).Select(d => d.ToArray())];
+    }
+
     private sealed class Checks(LanguageModel model, int seed)
     {
         private readonly int _vocabulary = model.VocabularySize;
@@ -180,9 +219,9 @@ public static class ModelContract
             using var grad = no_grad();
             var tokens = Draw(Rows, Length);
             var whole = model.Forward(tokens).Logits;
-            return Difference(whole, InPieces(tokens, null, _ => 1), "token by token")
-                ?? Difference(whole, InPieces(tokens, null, start => start % 3 == 0 ? 5 : 2), "in pieces of 2 and 5")
-                ?? Difference(whole, InPieces(tokens, null, start => start == 0 ? Length - 1 : 1), "the last token by itself");
+            return Difference(whole, InPieces(model, tokens, null, _ => 1), "token by token")
+                ?? Difference(whole, InPieces(model, tokens, null, start => start % 3 == 0 ? 5 : 2), "in pieces of 2 and 5")
+                ?? Difference(whole, InPieces(model, tokens, null, start => start == 0 ? Length - 1 : 1), "the last token by itself");
         }
 
         public string? Causality()
@@ -222,7 +261,7 @@ public static class ModelContract
                 var layout = new SequenceLayout(tensor(starts, [Rows, Length]), withPadding ? tensor(padding, [Rows, Length]) : null);
                 var tokens = Draw(Rows, Length, round);
                 var whole = model.Forward(tokens, layout: layout).Logits;
-                var pieces = InPieces(tokens, layout, start => 1 + start % 6);
+                var pieces = InPieces(model, tokens, layout, start => 1 + start % 6);
                 for (var row = 0; row < Rows; row++)
                 {
                     foreach (var document in Apart(starts.AsSpan(row * Length, Length), padding.AsSpan(row * Length, Length)))
@@ -429,41 +468,5 @@ public static class ModelContract
         }
 
         private Tensor Draw(long batch, long length, int number = 0) => Tokens(_vocabulary, batch, length, seed + number);
-
-        private Tensor InPieces(Tensor tokens, SequenceLayout? layout, Func<long, long> size)
-        {
-            ModelState? state = null;
-            var parts = new List<Tensor>();
-            for (long start = 0, length; start < tokens.shape[1]; start += length)
-            {
-                length = Math.Min(size(start), tokens.shape[1] - start);
-                using var before = state;
-                (var part, state) = model.Forward(tokens.narrow(1, start, length), before, layout?.Narrow(start, length), returnState: true);
-                parts.Add(part);
-            }
-
-            state?.Dispose();
-            return cat(parts, 1);
-        }
-
-        /// <summary>The positions of each document's tokens; a document's start may lie on padding.</summary>
-        private static List<long[]> Apart(ReadOnlySpan<bool> starts, ReadOnlySpan<bool> padding)
-        {
-            var documents = new List<List<long>> { new() };
-            for (var t = 0; t < starts.Length; t++)
-            {
-                if (starts[t])
-                {
-                    documents.Add([]);
-                }
-
-                if (!padding[t])
-                {
-                    documents[^1].Add(t);
-                }
-            }
-
-            return [.. documents.Where(d => d.Count > 0).Select(d => d.ToArray())];
-        }
     }
 }

@@ -1,7 +1,6 @@
 using System.Globalization;
 using System.Text.Json;
 using System.Text.Json.Nodes;
-using Microsoft.Data.Analysis;
 using XlstmLab.Analysis;
 using XlstmLab.Training;
 
@@ -24,12 +23,7 @@ internal static class SeedFolders
         var path = Path.Combine(folder, ExperimentName);
         if (File.Exists(path))
         {
-            var before = RunJson.Leaves(Parse(path));
-            var now = RunJson.Leaves(JsonNode.Parse(description.ToJsonString()));
-            var differences = before.Keys.Union(now.Keys)
-                .Where(key => before.GetValueOrDefault(key) != now.GetValueOrDefault(key))
-                .Select(key => $"  {key}: {before.GetValueOrDefault(key, "absent")} before, {now.GetValueOrDefault(key, "absent")} now")
-                .ToArray();
+            var differences = RunJson.Differences(Parse(path), JsonNode.Parse(description.ToJsonString()));
             if (differences.Length > 0)
             {
                 throw new InvalidOperationException(
@@ -80,7 +74,7 @@ internal static class SeedFolders
     {
         if (records.Count > 0)
         {
-            AtomicFile.Write(path, stream => DataFrame.SaveCsv(records.ToDataFrame(), stream, cultureInfo: CultureInfo.InvariantCulture));
+            AtomicFile.WriteText(path, CsvText.Of(MetricsTable.FromAll(records, [])));
         }
     }
 

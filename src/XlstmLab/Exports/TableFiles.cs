@@ -1,5 +1,4 @@
 using System.Globalization;
-using System.Text;
 using System.Text.Json;
 using Parquet;
 using Parquet.Schema;
@@ -56,35 +55,15 @@ public static class TableFiles
     public static string Csv(MetricsTable table)
     {
         ArgumentNullException.ThrowIfNull(table);
-        var text = new StringBuilder();
-        text.AppendJoin(',', table.Columns.Select(c => Quoted(c.Name))).Append('\n');
-        for (var row = 0; row < table.RowCount; row++)
-        {
-            text.AppendJoin(',', table.Columns.Select(c => Quoted(Field(c.Values[row])))).Append('\n');
-        }
-
-        return text.ToString();
+        return CsvText.Of(table);
     }
-
-    private static string Field(object? value) => value switch
-    {
-        null => "",
-        bool flag => flag ? "true" : "false",
-        DateTime time => time.ToString("O", CultureInfo.InvariantCulture),
-        IFormattable number => number.ToString(null, CultureInfo.InvariantCulture),
-        _ => value.ToString() ?? "",
-    };
-
-    /// <summary>A field of a CSV file, in quotes where it has to be.</summary>
-    internal static string Quoted(string field) =>
-        field.AsSpan().IndexOfAny(",\"\r\n") < 0 ? field : $"\"{field.Replace("\"", "\"\"", StringComparison.Ordinal)}\"";
 
     /// <summary>A column as an array; numbers that are missing make it one of doubles.</summary>
     private static NamedArray Array(TableColumn column)
     {
         var hasAll = column.Values.All(v => v is not null);
         var isText = column.Type == typeof(string) || column.Type == typeof(DateTime) || (column.Type == typeof(bool) && !hasAll);
-        Array values = isText ? column.Values.Select(Field).ToArray()
+        Array values = isText ? column.Values.Select(CsvText.Shown).ToArray()
             : column.Type == typeof(bool) ? column.Values.Cast<bool>().ToArray()
             : column.Type == typeof(int) && hasAll ? column.Values.Cast<int>().ToArray()
             : column.Type == typeof(long) && hasAll ? column.Values.Cast<long>().ToArray()

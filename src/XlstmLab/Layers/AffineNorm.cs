@@ -9,9 +9,11 @@ namespace XlstmLab.Layers;
 public abstract class AffineNorm : nn.Module
 {
     [ComponentName(Name = "weight")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter? _weight;
 
     [ComponentName(Name = "bias")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter? _bias;
 
     private readonly double _epsilon;

@@ -9,9 +9,11 @@ namespace XlstmLab.Layers;
 internal sealed class CausalConvolution : nn.Module
 {
     [ComponentName(Name = "weight")]
+    [Role(ParameterRole.Weight)]
     private readonly Parameter _weight;
 
     [ComponentName(Name = "bias")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter? _bias;
 
     private readonly int _size;

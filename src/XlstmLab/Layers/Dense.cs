@@ -9,9 +9,11 @@ namespace XlstmLab.Layers;
 public sealed class Dense : nn.Module
 {
     [ComponentName(Name = "weight")]
+    [Role(ParameterRole.HiddenMatrix)]
     private readonly Parameter _weight;
 
     [ComponentName(Name = "bias")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter? _bias;
 
     /// <summary>A projection whose weights are zero until they are initialised or loaded.</summary>

@@ -8,9 +8,11 @@ namespace XlstmLab.Layers;
 public sealed class HeadwiseDense : nn.Module
 {
     [ComponentName(Name = "weight")]
+    [Role(ParameterRole.Weight)]
     private readonly Parameter _weight;
 
     [ComponentName(Name = "bias")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter? _bias;
 
     private readonly int _heads;

@@ -193,9 +193,11 @@ internal sealed class DeltaMixer : Mixer
     private readonly Dense? _step;
 
     [ComponentName(Name = "A_log")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter? _logRates;
 
     [ComponentName(Name = "dt_bias")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter? _stepBias;
 
     [ComponentName(Name = "q_conv1d")]

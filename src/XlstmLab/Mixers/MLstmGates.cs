@@ -111,9 +111,11 @@ public sealed class MLstmGates
 internal sealed class GateProjection : nn.Module
 {
     [ComponentName(Name = "weight")]
+    [Role(ParameterRole.Weight)]
     private readonly Parameter? _weight;
 
     [ComponentName(Name = "bias")]
+    [Role(ParameterRole.Vector)]
     private readonly Tensor _bias;
 
     public GateProjection(GatePreactivation kind, int inputDim, int outputDim)

@@ -134,6 +134,7 @@ internal sealed class MLstmWindowMixer : Mixer
     private readonly HeadwiseDense _kFeatures;
 
     [ComponentName(Name = "ogate_weight")]
+    [Role(ParameterRole.Weight)]
     private readonly Parameter _mix;
 
     [ComponentName(Name = "o_proj")]

@@ -147,12 +147,15 @@ public sealed record Mamba2MixerConfig : MixerConfig
 internal sealed class Mamba2Mixer : Mixer
 {
     [ComponentName(Name = "dt_bias")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter _stepBias;
 
     [ComponentName(Name = "A_log")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter _logRates;
 
     [ComponentName(Name = "D")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter _skip;
 
     [ComponentName(Name = "conv1d")]

@@ -142,15 +142,19 @@ public sealed record Mamba3MixerConfig : MixerConfig
 internal sealed class Mamba3Mixer : Mixer
 {
     [ComponentName(Name = "dt_bias")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter _stepBias;
 
     [ComponentName(Name = "B_bias")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter _keyBias;
 
     [ComponentName(Name = "C_bias")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter _queryBias;
 
     [ComponentName(Name = "D")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter _skip;
 
     [ComponentName(Name = "in_proj")]

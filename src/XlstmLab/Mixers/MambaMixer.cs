@@ -111,9 +111,11 @@ public sealed record MambaMixerConfig : MixerConfig
 internal sealed class MambaMixer : Mixer
 {
     [ComponentName(Name = "A_log")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter _logRates;
 
     [ComponentName(Name = "D")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter _skip;
 
     [ComponentName(Name = "conv1d")]

@@ -247,9 +247,11 @@ internal sealed class HeadwiseSLstmMixer : Mixer
 internal sealed class SLstmWeights : nn.Module
 {
     [ComponentName(Name = "_recurrent_kernel_")]
+    [Role(ParameterRole.Weight)]
     private readonly Parameter _recurrentKernel;
 
     [ComponentName(Name = "_bias_")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter _bias;
 
     private readonly SLstmMixerConfig _config;

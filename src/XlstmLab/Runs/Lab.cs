@@ -110,6 +110,7 @@ public static class Lab
                 Tokenizer = tokenizer,
                 Text = text,
                 StartOver = options.StartOver,
+                Hooks = options.Hooks,
             }.Run(cancellationToken);
             return TrainedRun.Of(folder, model, tokenizer, text, corpus);
         }

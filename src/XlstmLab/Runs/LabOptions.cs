@@ -1,5 +1,6 @@
 using Microsoft.Extensions.Logging;
 using XlstmLab.Text;
+using XlstmLab.Training;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Runs;
@@ -21,6 +22,9 @@ public sealed record LabOptions
 
     /// <summary>A run, a checkpoint or a Hugging Face folder whose weights the model starts from; null for fresh ones.</summary>
     public string? InitialWeights { get; init; }
+
+    /// <summary>What the training calls on its way: to look, to save, to stop.</summary>
+    public TrainingHooks Hooks { get; init; } = new();
 
     /// <summary>Told what also goes to the run's <c>log.txt</c>.</summary>
     public ILogger? Logger { get; init; }

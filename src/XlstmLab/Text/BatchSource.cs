@@ -15,6 +15,23 @@ public sealed record BatchPosition(int Epoch, long Window, long Seed, int Contex
         : ContextLength != here.ContextLength ? $"a context of {ContextLength} tokens, here {here.ContextLength}"
         : Seed != here.Seed ? $"the seed {Seed}, here {here.Seed}"
         : null;
+
+    /// <summary>Refuses a position that is of other data, or of no window that they have.</summary>
+    /// <param name="position">The position.</param>
+    /// <param name="here">Where the loading stands.</param>
+    /// <param name="windows">The number of windows of an epoch.</param>
+    /// <exception cref="ArgumentException">It is; the message says of what.</exception>
+    internal static void Require(BatchPosition position, BatchPosition here, long windows)
+    {
+        var difference = position.DifferenceFrom(here)
+            ?? (position.Epoch < 0 || position.Window < 0 || position.Window >= windows
+                ? $"window {position.Window} of epoch {position.Epoch}, where an epoch has {windows} windows"
+                : null);
+        if (difference is not null)
+        {
+            throw new ArgumentException($"Loading cannot go on from this position: it is of {difference}.", nameof(position));
+        }
+    }
 }
 
 /// <summary>Rows that are learned from together.</summary>

@@ -90,15 +90,7 @@ public sealed class TokenWindows : BatchSource
     /// <inheritdoc/>
     public override void Resume(BatchPosition position)
     {
-        var difference = position.DifferenceFrom(Position)
-            ?? (position.Epoch < 0 || position.Window < 0 || position.Window >= WindowsPerEpoch
-                ? $"window {position.Window} of epoch {position.Epoch}, where an epoch has {WindowsPerEpoch} windows"
-                : null);
-        if (difference is not null)
-        {
-            throw new ArgumentException($"Loading cannot go on from this position: it is of {difference}.", nameof(position));
-        }
-
+        BatchPosition.Require(position, Position, WindowsPerEpoch);
         (_epoch, _window) = (position.Epoch, position.Window);
     }
 

@@ -1,4 +1,5 @@
 using TorchSharp.Modules;
+using XlstmLab.Layers;
 using XlstmLab.Native.Cuda;
 using XlstmLab.Operations;
 using static TorchSharp.torch;

@@ -379,16 +379,12 @@ public sealed class RunFolder : IDisposable
         var earlier = ReadTrainingConfig(Folder);
         var old = ReadDescription(path);
         old["training"] = JsonSerializer.SerializeToNode(earlier, RunJson.Indented);
-        var before = RunJson.Leaves(JsonNode.Parse(old.ToJsonString()));
-        var now = RunJson.Leaves(JsonNode.Parse(description.ToJsonString()));
         var done = TrainingCheckpoint.List(Folder) is { Count: > 0 } checkpoints ? checkpoints[^1].Step : 0;
         var sameRates = config.Steps >= done
             && Enumerable.Range(1, done).All(step => earlier.LearningRate(step) == config.LearningRate(step));
-        var differences = before.Keys.Union(now.Keys)
-            .Where(key => !HarmlessSettings.Contains(key) && !(key == "training.steps" && sameRates))
-            .Where(key => before.GetValueOrDefault(key) != now.GetValueOrDefault(key))
-            .Select(key => $"  {key}: {before.GetValueOrDefault(key, "absent")} before, {now.GetValueOrDefault(key, "absent")} now")
-            .ToArray();
+        var differences = RunJson.Differences(
+            JsonNode.Parse(old.ToJsonString()), JsonNode.Parse(description.ToJsonString()),
+            key => HarmlessSettings.Contains(key) || (key == "training.steps" && sameRates));
         if (differences.Length > 0)
         {
             throw new InvalidOperationException(

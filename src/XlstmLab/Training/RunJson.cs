@@ -60,6 +60,21 @@ internal static class RunJson
         }
     }
 
+    /// <summary>Where two documents differ, a line for each leaf.</summary>
+    /// <param name="earlier">The one before.</param>
+    /// <param name="later">The one now.</param>
+    /// <param name="isHarmless">Leaves that may differ; null for none.</param>
+    public static string[] Differences(JsonNode? earlier, JsonNode? later, Func<string, bool>? isHarmless = null)
+    {
+        var (before, now) = (Leaves(earlier), Leaves(later));
+        return
+        [
+            .. before.Keys.Union(now.Keys)
+                .Where(key => isHarmless?.Invoke(key) != true && before.GetValueOrDefault(key) != now.GetValueOrDefault(key))
+                .Select(key => $"  {key}: {before.GetValueOrDefault(key, "absent")} before, {now.GetValueOrDefault(key, "absent")} now"),
+        ];
+    }
+
     private sealed class ScalarTypeConverter : JsonConverter<torch.ScalarType>
     {
         public override torch.ScalarType Read(ref Utf8JsonReader reader, Type typeToConvert, JsonSerializerOptions options) =>

@@ -1,4 +1,5 @@
 using TorchSharp.Modules;
+using XlstmLab.Layers;
 using XlstmLab.Models;
 using XlstmLab.Text;
 using static TorchSharp.torch;

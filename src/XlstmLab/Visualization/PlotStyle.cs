@@ -44,6 +44,33 @@ public static class PlotStyle
     /// <summary>The colour of the line or bar of that index; after the last colour they start again.</summary>
     public static string Color(int index) => Palette[index % Palette.Count];
 
+    /// <summary>The plot with a title above its legend, for a figure that stands by itself, as a file does.</summary>
+    /// <param name="chart">A plot of <see cref="Plots"/>.</param>
+    /// <param name="title">The title.</param>
+    /// <returns>The same chart.</returns>
+    public static GenericChart Titled(this GenericChart chart, string title)
+    {
+        ArgumentNullException.ThrowIfNull(chart);
+        ArgumentException.ThrowIfNullOrWhiteSpace(title);
+        const int line = 40;
+        var layout = GenericChart.getLayout(chart);
+        var before = layout.TryGetTypedPropertyValue<int>("height");
+        var height = (Microsoft.FSharp.Core.FSharpOption<int>.get_IsSome(before) ? before.Value : Height) + line;
+        return GenericChart.setLayout(
+            With(
+                layout,
+                ("title", Obj(
+                    ("text", title), ("font", Font(16)), ("x", 0), ("xref", "paper"), ("xanchor", "left"), ("y", 1), ("yref", "container"), ("yanchor", "top"),
+                    ("pad", Obj(("t", 14))))),
+                ("margin", Margin(24 + line)),
+                ("height", height),
+
+                // A legend of several lines grows downward, away from the title.
+                ("legend", Obj(
+                    ("orientation", "h"), ("x", 0), ("xanchor", "left"), ("y", 1 - 34.0 / height), ("yref", "container"), ("yanchor", "top"), ("font", Font(12))))),
+            chart);
+    }
+
     internal static string Dash(int index) => ((index / Palette.Count) % 4) switch { 0 => "solid", 1 => "dash", 2 => "dot", _ => "dashdot" };
 
     internal static string Translucent(string color, double opacity) => string.Create(
@@ -125,7 +152,7 @@ public static class PlotStyle
             ("paper_bgcolor", "white"),
             ("plot_bgcolor", "white"),
             ("colorway", Palette),
-            ("margin", Obj(("l", 70), ("r", 24), ("t", 24), ("b", 56))),
+            ("margin", Margin(24)),
             ("hoverlabel", Obj(("font", Font(12)))),
             ("legend", Obj(("orientation", "h"), ("x", 0), ("xanchor", "left"), ("y", 1.02), ("yanchor", "bottom"), ("font", Font(12)))),
             ("xaxis", x),
@@ -140,6 +167,8 @@ public static class PlotStyle
 
     /// <summary>Numbers for a trace: what is no finite number becomes a gap. Seven digits, since pages hold them as text.</summary>
     internal static double?[] Gaps(IEnumerable<double> values) => [.. values.Select(v => double.IsFinite(v) ? Rounded(v) : (double?)null)];
+
+    private static DynObj Margin(int top) => Obj(("l", 70), ("r", 24), ("t", top), ("b", 56));
 
     private static T With<T>(T target, params ReadOnlySpan<(string Name, object? Value)> attributes)
         where T : DynObj

@@ -5,7 +5,7 @@ using XlstmLab.Analysis;
 namespace XlstmLab.Visualization;
 
 /// <summary>The laboratory's plots: Plotly charts in the style of <see cref="PlotStyle"/>.</summary>
-/// <remarks>They have no titles, which belong to the text around them.</remarks>
+/// <remarks>They have no titles, which belong to the text around them; <see cref="PlotStyle.Titled"/> gives one to a figure that stands alone.</remarks>
 public static partial class Plots
 {
     /// <summary>Training curves, and validation curves where the runs have any.</summary>

@@ -36,9 +36,9 @@ public abstract class LanguageModelContract
         using var model = Wide();
         var tokens = Tokens(2, 23);
         var whole = model.Forward(tokens).Logits;
-        Near(whole, InPieces(model, tokens, null, _ => 1));
-        Near(whole, InPieces(model, tokens, null, start => start % 3 == 0 ? 5 : 2));
-        Near(whole, InPieces(model, tokens, null, start => start == 0 ? 22 : 1));
+        Near(whole, ModelContract.InPieces(model, tokens, null, _ => 1));
+        Near(whole, ModelContract.InPieces(model, tokens, null, start => start % 3 == 0 ? 5 : 2));
+        Near(whole, ModelContract.InPieces(model, tokens, null, start => start == 0 ? 22 : 1));
     }
 
     [Fact]
@@ -62,10 +62,10 @@ public abstract class LanguageModelContract
 
             var layout = new SequenceLayout(tensor(starts, [3, Length]), tensor(padding, [3, Length]));
             var whole = model.Forward(tokens, layout: layout).Logits;
-            var pieces = InPieces(model, tokens, layout, start => 1 + start % 6);
+            var pieces = ModelContract.InPieces(model, tokens, layout, start => 1 + start % 6);
             for (var row = 0; row < 3; row++)
             {
-                foreach (var document in Documents(starts.AsSpan(row * Length, Length), padding.AsSpan(row * Length, Length)))
+                foreach (var document in ModelContract.Apart(starts.AsSpan(row * Length, Length), padding.AsSpan(row * Length, Length)))
                 {
                     var index = tensor(document);
                     var alone = model.Forward(tokens[row].index_select(0, index).unsqueeze(0)).Logits[0];
@@ -270,54 +270,9 @@ public abstract class LanguageModelContract
     }
 
     /// <summary>Random tokens [B, S].</summary>
-    protected static Tensor Tokens(long batch, long length, ulong seed = 1)
-    {
-        using var generator = new Generator(seed, CPU);
-        return randint(0, Vocabulary, [batch, length], dtype: ScalarType.Int64, generator: generator);
-    }
+    protected static Tensor Tokens(long batch, long length, ulong seed = 1) => ModelContract.Tokens(Vocabulary, batch, length, (long)seed);
 
     /// <summary>Equal to within the rounding of float64.</summary>
-    protected static void Near(Tensor expected, Tensor actual, string what = "logits")
-    {
-        Assert.Equal(expected.shape, actual.shape);
-        var difference = (expected - actual).abs().max().item<double>();
-        var size = Math.Max(1, expected.abs().max().item<double>());
-        Assert.True(difference <= 1e-9 * size, $"{what}: the largest difference is {difference}.");
-    }
-
-    private static Tensor InPieces(LanguageModel model, Tensor tokens, SequenceLayout? layout, Func<long, long> size)
-    {
-        ModelState? state = null;
-        var parts = new List<Tensor>();
-        for (long start = 0, length; start < tokens.shape[1]; start += length)
-        {
-            length = Math.Min(size(start), tokens.shape[1] - start);
-            using var before = state;
-            (var part, state) = model.Forward(tokens.narrow(1, start, length), before, layout?.Narrow(start, length), returnState: true);
-            parts.Add(part);
-        }
-
-        state!.Dispose();
-        return cat(parts, 1);
-    }
-
-    /// <summary>The positions of each document's tokens; a document's start may lie on padding.</summary>
-    private static List<long[]> Documents(ReadOnlySpan<bool> starts, ReadOnlySpan<bool> padding)
-    {
-        var documents = new List<List<long>> { new() };
-        for (var t = 0; t < starts.Length; t++)
-        {
-            if (starts[t])
-            {
-                documents.Add([]);
-            }
-
-            if (!padding[t])
-            {
-                documents[^1].Add(t);
-            }
-        }
-
-        return [.. documents.Where(d => d.Count > 0).Select(d => d.ToArray())];
-    }
+    protected static void Near(Tensor expected, Tensor actual, string what = "logits") =>
+        Assert.Null(ModelContract.Difference(expected, actual, what));
 }

@@ -35,6 +35,29 @@ public sealed class LabTests : IDisposable
     }
 
     [Fact]
+    public void Train_WithHooks_CallsThemAndStopsWhenAsked()
+    {
+        var (seen, checkpoints) = (new List<int>(), new List<string?>());
+        var hooks = new TrainingHooks
+        {
+            AfterStep = at =>
+            {
+                seen.Add(at.Metrics.Step);
+                if (at.Metrics.Step == 2)
+                {
+                    at.Stop();
+                }
+            },
+            AfterCheckpoint = at => checkpoints.Add(at.Checkpoint),
+        };
+        using var run = Lab.Train(
+            Tiny.Config, Tiny.Corpus(), Tiny.Recipe, new() { Folder = _temp["run"], Hooks = hooks }, cancellationToken: TestContext.Current.CancellationToken);
+        Assert.Equal([1, 2], seen);
+        Assert.Equal(TrainingStatus.Stopped, run.Result!.Status);
+        Assert.Equal(RunFolder.LatestCheckpoint(_temp["run"]), checkpoints.Single());
+    }
+
+    [Fact]
     public async Task Train_AsTheCommandLineDoes_GivesTheSameWeights()
     {
         var text = _temp.Write("text.txt", string.Join('\n', Enumerable.Range(0, 400).Select(k => $"line {k} of {k * 37 % 101} and more")));

@@ -29,6 +29,18 @@ public sealed class LongContextPlotsTests
     }
 
     [Fact]
+    public void Titled_Plot_IsHigherByTheTitle()
+    {
+        var (_, plain) = Figure(Plots.RulerByLength(Result));
+        var (_, titled) = Figure(Plots.RulerByLength(Result).Titled("RULER by length"));
+        Assert.False(plain.TryGetProperty("title", out _));
+        Assert.Equal("RULER by length", titled.GetProperty("title").GetProperty("text").GetString());
+        var added = titled.GetProperty("height").GetInt32() - plain.GetProperty("height").GetInt32();
+        Assert.Equal(40, added);
+        Assert.Equal(added, titled.GetProperty("margin").GetProperty("t").GetInt32() - plain.GetProperty("margin").GetProperty("t").GetInt32());
+    }
+
+    [Fact]
     public void RulerByLength_SeveralModels_HasAMeanEach()
     {
         var (traces, _) = Figure(Plots.RulerByLength([("a", Result), ("b", Result)]));

@@ -40,6 +40,7 @@ internal sealed class UpProjected : nn.Module
     private readonly string _convolutionName;
 
     [ComponentName(Name = "learnable_skip")]
+    [Role(ParameterRole.Vector)]
     private readonly Parameter? _skip;
 
     public UpProjected(XlstmConfig config, MixerConfig mixerConfig, Mixer mixer)

@@ -1,4 +1,5 @@
 using TorchSharp.Modules;
+using TorchSharp.Utils;
 using XlstmLab.Layers;
 using XlstmLab.Models;
 using XlstmLab.Training;
@@ -8,7 +9,7 @@ using AdamW = XlstmLab.Training.AdamW;
 
 namespace XlstmLab.Tests.Training;
 
-public sealed class ParameterRoleTests
+public sealed class ParameterRolesTests
 {
     private static readonly XlstmConfig PostUp =
         new() { VocabularySize = 11, EmbeddingDim = 16, HeadCount = 2, BlockCount = 2, FeedForwardRoundUpTo = 8 };
@@ -18,7 +19,9 @@ public sealed class ParameterRoleTests
     public static TheoryData<string> EveryPreset => [.. Presets.All.Keys];
 
     public static TheoryData<string> EveryMixer =>
-        ["mlstm", "slstm", "attention", "sliding_window", "gla", "mamba", "mamba2", "lstm", "gru"];
+    [
+        "mlstm", "slstm", "attention", "sliding_window", "mlstm_window", "gla", "delta", "gated_delta", "mamba", "mamba2", "mamba3", "lstm", "gru",
+    ];
 
     [Theory]
     [MemberData(nameof(EveryPreset))]
@@ -89,11 +92,71 @@ public sealed class ParameterRoleTests
         Assert.Equal(ParameterRole.Weight, roles["own"]);
     }
 
+    [Fact]
+    public void Of_DeclaredField_IsWhatItSaysWhateverItsNameAndShape()
+    {
+        using var model = new Declaring();
+        var roles = ParameterRoles.Of(model);
+        Assert.Equal(ParameterRole.Weight, roles["parts.0.bias"]);
+        Assert.Equal(ParameterRole.Vector, roles["parts.0.rates"]);
+        Assert.Equal(ParameterRole.HiddenMatrix, roles["parts.0.w"]);
+    }
+
     private static void AssertAsNamed(LanguageModel model)
     {
         var roles = ParameterRoles.Of(model);
         Assert.Equal(model.named_parameters().Select(p => p.name), roles.Keys);
         Assert.All(model.named_parameters(), p => Assert.True(AdamW.Decays(p.name, p.parameter.shape) == roles[p.name].Decays(), p.name));
+
+        // As before roles were declared; and nothing of the library is left to its name.
+        var modules = model.named_modules().ToDictionary(m => m.name, m => m.module);
+        Assert.All(model.named_parameters(), p =>
+        {
+            var dot = p.name.LastIndexOf('.');
+            var holder = modules[p.name[..dot]];
+            Assert.True(Before(p.name, p.parameter.shape, holder) == roles[p.name], p.name);
+            Assert.True(
+                holder is Embedding or LSTM or GRU || ParameterRoles.Declared(holder, p.name[(dot + 1)..]) is not null, p.name);
+        });
+    }
+
+    /// <summary>What told roles before fields declared them.</summary>
+    private static ParameterRole Before(string name, long[] shape, nn.Module holder) =>
+        shape.Length < 2 ? ParameterRole.Vector : holder switch
+        {
+            Embedding => ParameterRole.Embedding,
+            Dense or Linear or LSTM or GRU => name.Contains(".blocks.") || name.Contains(".layers.") ? ParameterRole.HiddenMatrix : ParameterRole.Head,
+            HeadwiseDense or CausalConvolution => ParameterRole.Weight,
+            _ when holder.GetType().Name == "GateProjection" => ParameterRole.Weight,
+            _ => AdamW.Decays(name, shape) ? ParameterRole.Weight : ParameterRole.Vector,
+        };
+
+    private sealed class Declaring : nn.Module
+    {
+#pragma warning disable IDE1006, IDE0052 // Names of the state dict.
+        private readonly ModuleList<Part> parts = new(new Part());
+#pragma warning restore IDE1006, IDE0052
+
+        public Declaring()
+            : base(nameof(Declaring)) => RegisterComponents();
+    }
+
+    private sealed class Part : nn.Module
+    {
+        [ComponentName(Name = "bias")]
+        [Role(ParameterRole.Weight)]
+        private readonly Parameter _bias = new(zeros(2));
+
+        [ComponentName(Name = "rates")]
+        [Role(ParameterRole.Vector)]
+        private readonly Parameter _rates = new(zeros(2, 2));
+
+        [ComponentName(Name = "w")]
+        [Role(ParameterRole.HiddenMatrix)]
+        private readonly Parameter _matrix = new(zeros(2, 2));
+
+        public Part()
+            : base(nameof(Part)) => RegisterComponents();
     }
 
     private sealed class Own : nn.Module
