@@ -92,7 +92,7 @@ public sealed class FeedForward : nn.Module
     /// <summary>f(g) u, or f(g) where there is no u.</summary>
     internal static Tensor Middle(FeedForwardKind kind, Tensor g, Tensor? u)
     {
-        if (GluKernel.Serves(g))
+        if (GluKernel.Serves(g) && (u is null || GluKernel.Serves(u)))
         {
             return GluKernel.Forward(g, u, kind);
         }

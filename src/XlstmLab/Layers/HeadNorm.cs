@@ -41,12 +41,14 @@ public sealed class HeadNorm : AffineNorm
             return HeadNormGateKernel.Forward(h, o, Weight!, Bias, _kind, Epsilon);
         }
 
-        var normed = Forward(h);
+        var normed = ByTorch(h);
         return o is null ? normed : sigmoid(o) * normed;
     }
 
     /// <summary>[B, S, NH, DV] to [B, S, NH DV], in the type of x.</summary>
-    public Tensor Forward(Tensor x) => _kind switch
+    public Tensor Forward(Tensor x) => ForwardGated(x, null);
+
+    private Tensor ByTorch(Tensor x) => _kind switch
     {
         HeadNormKind.Layer => Scale(Standardize(x).flatten(2)),
         HeadNormKind.Rms => Scale(DivideByRootMeanSquare(x).flatten(2)),

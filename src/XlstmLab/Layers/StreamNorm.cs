@@ -21,8 +21,15 @@ public sealed class StreamNorm : AffineNorm
     }
 
     /// <summary>The sum of the stream and what a layer writes into it, both [..., d], and the sum's norm; in one pass where there is a kernel.</summary>
-    public (Tensor Sum, Tensor Normed) AddForward(Tensor stream, Tensor written)
+    /// <param name="stream">The stream.</param>
+    /// <param name="written">What is added; null is nothing.</param>
+    public (Tensor Sum, Tensor Normed) AddForward(Tensor stream, Tensor? written)
     {
+        if (written is null)
+        {
+            return (stream, Forward(stream));
+        }
+
         if (_kind != NormKind.None && NormKernel.Serves(stream) && written.dtype == stream.dtype && written.is_contiguous())
         {
             return NormKernel.AddForward(stream, written, Weight!, Bias, Epsilon, center: _kind == NormKind.Layer);

@@ -90,15 +90,16 @@ public sealed class XlstmLanguageModel : LanguageModel
     {
         using var scope = NewDisposeScope();
         var x = embedded; // (B, S, d)
+        Tensor? written = null; // (B, S, d): what a block leaves to the next norm to add
         var last = returnState ? new Dictionary<string, Tensor>() : null;
         var work = new LayoutWork(layout);
         for (var b = 0; b < _backbone.Blocks.Count; b++)
         {
-            x = _backbone.Blocks[b].Forward(x, PassThrough(b, work, state, last)); // (B, S, d)
-            Observer?.Invoke(b, "block_out", x);
+            (x, written) = _backbone.Blocks[b].Forward(x, written, PassThrough(b, work, state, last)); // both (B, S, d)
+            Observer?.Invoke(b, "block_out", x + written);
         }
 
-        x = _backbone.OutNorm?.Forward(x) ?? x; // (B, S, d)
+        x = _backbone.OutNorm?.AddForward(x, written).Normed ?? (written is null ? x : x + written); // (B, S, d)
         return (x.MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
     }
 

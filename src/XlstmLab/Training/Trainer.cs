@@ -218,6 +218,11 @@ public class Trainer<TBatch>(
                 $"Starting: {state.ParameterCount:N0} parameters on {state.Device}, {threads} threads, {config.Steps} steps.");
         }
 
+        if (KernelCoverage.Warning(model, config.ComputeType) is { } slow)
+        {
+            log.Write(LogLevel.Warning, $"{slow}");
+        }
+
         foreach (var damage in run?.TruncateMetrics(state.Position.Step) ?? [])
         {
             log.Write(LogLevel.Warning, $"{damage}; it is left out.");

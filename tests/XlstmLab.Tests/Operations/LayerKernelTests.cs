@@ -117,6 +117,35 @@ public sealed class LayerKernelTests
         }
     }
 
+    /// <summary>The small presets' own widths, and a block of the first paper: all that is not a matrix product is a kernel's.</summary>
+    [Theory]
+    [InlineData("bytes-1m", true)]
+    [InlineData("bytes-3m", true)]
+    [InlineData("parity-1-1", false)]
+    public void Small_presets_take_the_kernels_and_learn_as_without(string preset, bool hasOutputGate)
+    {
+        var config = XlstmPresets.ByName(preset);
+        config = config with { BlockCount = hasOutputGate ? 1 : 2, VocabularySize = 32 };
+        using var run = KernelRun.Begin();
+        using var scope = NewDisposeScope();
+        using var model = KernelRun.Model(config);
+        KernelRun.Seed(2);
+        var tokens = randint(0, 32, [1, 9], dtype: int64);
+        var wide = Gradients(model, tokens, null);
+        var narrow = Gradients(model, tokens, ScalarType.BFloat16);
+        string[] taken =
+        [
+            "embedding_forward", "gate_forward", "gate_backward_input", "gate_backward_weight", "glu_forward", "glu_backward",
+            "head_norm_gate_forward", "head_norm_gate_backward", "mlstm_backward", "mlstm_backward_scores", "mlstm_forward", "mlstm_gates",
+            "mlstm_gates_backward", "mlstm_states", "norm_forward", "norm_backward",
+        ];
+        Assert.Empty(taken.Except(run.Launched));
+        foreach (var (name, expected) in wide)
+        {
+            Assert.InRange(KernelRun.Error(narrow[name], expected), 0, 0.1);
+        }
+    }
+
     private static Dictionary<string, Tensor> Gradients(LanguageModel model, Tensor tokens, ScalarType? type)
     {
         model.ComputeType = type;

@@ -15,17 +15,50 @@ public sealed class MLstmScaleKernelTests
     public void Gradients_DenominatorsNearEpsilon_EqualFloat64(int length, bool hasState, bool hasLayout)
     {
         using var run = KernelRun.Begin();
+        Compare(new(4, 2, 32, 32), length, hasState, hasLayout);
+        Assert.Contains("mlstm_gates_backward", run.Launched);
+    }
+
+    [Theory]
+    [InlineData(16, 32)]
+    [InlineData(24, 40)]
+    public void Gradients_HeadsNarrowerThanTiles_EqualFloat64(int dk, int dv)
+    {
+        using var run = KernelRun.Begin();
+        Compare(new(2, 2, dk, dv), 131, hasState: true, hasLayout: true);
+        Assert.Contains("mlstm_gates_backward", run.Launched);
+    }
+
+    /// <summary>The shapes whose speed is published, in several chunks and an odd rest.</summary>
+    [Theory]
+    [InlineData(128, 256, 513, false, false)]
+    [InlineData(128, 256, 2049, true, true)]
+    [InlineData(256, 512, 513, true, false)]
+    [InlineData(256, 512, 1025, false, true)]
+    [InlineData(16, 32, 1027, true, true)]
+    [InlineData(24, 48, 769, true, true)]
+    public void Gradients_BenchmarkedHeads_EqualFloat64(int dk, int dv, int length, bool hasState, bool hasLayout)
+    {
+        using var run = KernelRun.BeginOnGpu();
+        Compare(new(4, 4, dk, dv), length, hasState, hasLayout);
+        Assert.Contains("mlstm_gates_backward", run.Launched);
+    }
+
+    private sealed record Heads(int Batch, int Count, int Dk, int Dv);
+
+    private static void Compare(Heads heads, int length, bool hasState, bool hasLayout)
+    {
         using var scope = NewDisposeScope();
         KernelRun.Seed(length);
-        const int Batch = 4, Heads = 2, Dk = 32, Dv = 32;
-        Tensor Tokens(int dim, double size = 1) => (randn(Batch, length, Heads, dim) * size).to(bfloat16).transpose(1, 2);
+        var (batch, count, dk, dv) = (heads.Batch, heads.Count, heads.Dk, heads.Dv);
+        Tensor Tokens(int dim, double size = 1) => (randn(batch, length, count, dim) * size).to(bfloat16).transpose(1, 2);
         Tensor[] inputs =
         [
-            Tokens(Dk), Tokens(Dk, 1e-6), Tokens(Dv), randn(Batch, Heads, length) * 3 + 15, randn(Batch, Heads, length) * 2 + 2,
-            randn(Batch, Heads, Dk, Dv) * 1e-6, randn(Batch, Heads, Dk) * 1e-6, randn(Batch, Heads, 1) + 15,
+            Tokens(dk), Tokens(dk, 1e-6), Tokens(dv), randn(batch, count, length) * 3 + 15, randn(batch, count, length) * 2 + 2,
+            randn(batch, count, dk, dv) * 1e-6, randn(batch, count, dk) * 1e-6, randn(batch, count, 1) + 15,
         ];
-        var layout = hasLayout ? new SequenceLayout(rand(Batch, length).lt(0.02), rand(Batch, length).lt(0.1)) : null;
-        Tensor[] weights = [randn(Batch, Heads, length, Dv), randn(Batch, Heads, Dk, Dv), randn(Batch, Heads, Dk), randn(Batch, Heads, 1)];
+        var layout = hasLayout ? new SequenceLayout(rand(batch, length).lt(0.02), rand(batch, length).lt(0.1)) : null;
+        Tensor[] weights = [randn(batch, count, length, dv), randn(batch, count, dk, dv), randn(batch, count, dk), randn(batch, count, 1)];
         Assert.True(MLstmSequenceKernel.Serves(inputs[0], inputs[2]));
 
         Tensor[] Gradients(bool wide)

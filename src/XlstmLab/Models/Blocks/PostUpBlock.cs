@@ -40,18 +40,18 @@ internal sealed class PostUpBlock : XlstmBlock
         this.Register(("norm_ffn", _feedForwardNorm), ("ffn", _feedForward), ("norm_ffn_post", _feedForwardPostNorm));
     }
 
-    public override Tensor Forward(Tensor x, MixerPass pass)
+    public override (Tensor Stream, Tensor Written) Forward(Tensor stream, Tensor? written, MixerPass pass)
     {
-        var normed = _norm.Forward(x); // (B, S, d)
+        (stream, var normed) = _norm.AddForward(stream, written); // both (B, S, d)
         var convolved = pass.Convolve(_conv, normed, _convolutionName); // (B, S, d)
-        var mixed = _postNorm.Forward(Mixer.Forward(normed, convolved, pass)); // (B, S, d)
+        written = Drop(_postNorm.Forward(Mixer.Forward(normed, convolved, pass))); // (B, S, d)
         if (_feedForward is null)
         {
-            return Add(x, mixed);
+            return (stream, written);
         }
 
-        (x, normed) = AddAndNorm(x, mixed, _feedForwardNorm!); // both (B, S, d)
-        return Add(x, _feedForwardPostNorm!.Forward(_feedForward.Forward(normed))); // (B, S, d), within (B, S, F)
+        (stream, normed) = _feedForwardNorm!.AddForward(stream, written); // both (B, S, d)
+        return (stream, Drop(_feedForwardPostNorm!.Forward(_feedForward.Forward(normed)))); // (B, S, d), within (B, S, F)
     }
 
     public override void Initialize(double inputStd, double outputStd, Generator generator)

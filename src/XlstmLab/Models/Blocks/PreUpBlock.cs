@@ -2,6 +2,7 @@ using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Layers;
 using XlstmLab.Mixers;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models.Blocks;
@@ -21,7 +22,11 @@ internal sealed class PreUpBlock : XlstmBlock
         this.Register(("xlstm_norm", _norm), ("xlstm", _layer), ("xlstm_post_norm", _postNorm));
     }
 
-    public override Tensor Forward(Tensor x, MixerPass pass) => Add(x, _postNorm.Forward(_layer.Forward(_norm.Forward(x), pass))); // (B, S, d)
+    public override (Tensor Stream, Tensor Written) Forward(Tensor stream, Tensor? written, MixerPass pass)
+    {
+        (stream, var normed) = _norm.AddForward(stream, written); // both (B, S, d)
+        return (stream, Drop(_postNorm.Forward(_layer.Forward(normed, pass)))); // (B, S, d)
+    }
 
     public override void Initialize(double inputStd, double outputStd, Generator generator) => _layer.Initialize(inputStd, outputStd, generator);
 }
@@ -83,7 +88,7 @@ internal sealed class UpProjected : nn.Module
             h = h + _skip.to(h.dtype) * convolved; // (B, S, I)
         }
 
-        return _down.Forward(_gated ? h * nn.functional.silu(parts[1]) : h); // (B, S, d)
+        return _down.Forward(_gated ? FeedForward.Middle(FeedForwardKind.SwiGlu, parts[1], h) : h); // (B, S, d)
     }
 
     public void Initialize(double inputStd, double outputStd, Generator generator)

@@ -31,10 +31,17 @@ internal sealed class PreUpSLstmBlock : XlstmBlock
         this.Register(("ffn_norm", _feedForwardNorm), ("ffn", _feedForward), ("ffn_post_norm", _feedForwardPostNorm));
     }
 
-    public override Tensor Forward(Tensor x, MixerPass pass)
+    public override (Tensor Stream, Tensor Written) Forward(Tensor stream, Tensor? written, MixerPass pass)
     {
-        x = Add(x, _postNorm.Forward(_layer.Forward(_norm.Forward(x), pass))); // (B, S, d)
-        return _feedForward is null ? x : Add(x, _feedForwardPostNorm!.Forward(_feedForward.Forward(_feedForwardNorm!.Forward(x))));
+        (stream, var normed) = _norm.AddForward(stream, written); // both (B, S, d)
+        written = Drop(_postNorm.Forward(_layer.Forward(normed, pass))); // (B, S, d)
+        if (_feedForward is null)
+        {
+            return (stream, written);
+        }
+
+        (stream, normed) = _feedForwardNorm!.AddForward(stream, written); // both (B, S, d)
+        return (stream, Drop(_feedForwardPostNorm!.Forward(_feedForward.Forward(normed)))); // (B, S, d)
     }
 
     public override void Initialize(double inputStd, double outputStd, Generator generator)
@@ -111,11 +118,11 @@ internal sealed class FirstFeedForward : nn.Module
         var up = _up.Forward(x); // (B, S, F), or gate and value side by side
         if (_kind is FeedForwardKind.Mlp or FeedForwardKind.ReluSquared)
         {
-            return _down.Forward(FeedForward.Activate(_kind, up)); // (B, S, d)
+            return _down.Forward(FeedForward.Middle(_kind, up, null)); // (B, S, d)
         }
 
         var both = up.chunk(2, -1); // 2 of (B, S, F)
-        return _down.Forward(FeedForward.Activate(_kind, both[0]) * both[1]); // (B, S, F) to (B, S, d)
+        return _down.Forward(FeedForward.Middle(_kind, both[0], both[1])); // (B, S, F) to (B, S, d)
     }
 
     public void Initialize(double inputStd, double outputStd, Generator generator)

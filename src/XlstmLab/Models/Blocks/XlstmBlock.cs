@@ -17,8 +17,12 @@ internal abstract class XlstmBlock(string name, XlstmConfig config, Mixer mixer,
     /// <summary>What mixes the tokens.</summary>
     public Mixer Mixer { get; } = mixer;
 
-    /// <summary>[B, S, d] to [B, S, d].</summary>
-    public abstract Tensor Forward(Tensor x, MixerPass pass);
+    /// <summary>Reads the stream; what the last layer writes into it is added by the next norm, in one pass with it.</summary>
+    /// <param name="stream">[B, S, d].</param>
+    /// <param name="written">[B, S, d] what is still to be added to it; null is nothing.</param>
+    /// <param name="pass">The memory, and where documents start.</param>
+    /// <returns>The same two behind the block.</returns>
+    public abstract (Tensor Stream, Tensor Written) Forward(Tensor stream, Tensor? written, MixerPass pass);
 
     /// <summary>Draws fresh weights.</summary>
     /// <param name="inputStd">The standard deviation of what reads the stream.</param>
@@ -29,13 +33,8 @@ internal abstract class XlstmBlock(string name, XlstmConfig config, Mixer mixer,
     /// <summary>The name of a convolution's memory: in a block of the xLSTM papers' that of all checkpoints.</summary>
     public static string ConvolutionName(MixerConfig mixer) => mixer is MLstmMixerConfig or SLstmMixerConfig ? "conv" : "block_conv";
 
-    /// <summary>The stream with what a layer writes into it, some of which is dropped in training.</summary>
-    protected Tensor Add(Tensor stream, Tensor written) => stream + Drop(written);
-
-    /// <summary>As <see cref="Add"/>, with the norm of the sum, which the next layer reads.</summary>
-    protected (Tensor Stream, Tensor Normed) AddAndNorm(Tensor stream, Tensor written, StreamNorm norm) => norm.AddForward(stream, Drop(written));
-
-    private Tensor Drop(Tensor written) => training ? dropout.Apply(written, _dropout) : written;
+    /// <summary>What a layer writes into the stream, some of which is dropped in training.</summary>
+    protected Tensor Drop(Tensor written) => training ? dropout.Apply(written, _dropout) : written;
 
     /// <summary>A norm of the stream as the configuration has them.</summary>
     protected static StreamNorm Norm(XlstmConfig config, NormKind kind) => new(kind, config.EmbeddingDim, config.NormEpsilon, config.UseBias);

@@ -5,12 +5,15 @@ namespace XlstmLab.Operations;
 /// <summary>An mLSTM's gate pre-activations, cap tanh((W x + b) / cap) in float32 from bfloat16 x, in one pass over x.</summary>
 internal static class GateKernel
 {
+    /// <summary>The most heads that are served.</summary>
+    public const int MostHeads = 32;
+
     private const string Source = "GatePreactivations.cu";
     private const int Warps = 8; // of 16 tokens
     private const int Step = 32; // tokens of which a block sums weight gradients at a time, a multiple of 16
 
     /// <summary>Whether there is a kernel for what the gates look at.</summary>
-    public static bool Serves(Tensor x, int heads) => Kernel.Serve(x) && x.is_contiguous() && x.shape[^1] % 8 == 0 && heads <= 32;
+    public static bool Serves(Tensor x, int heads) => Kernel.Serve(x) && x.is_contiguous() && x.shape[^1] % 8 == 0 && heads <= MostHeads;
 
     /// <summary>Both gates' pre-activations.</summary>
     /// <param name="x">[B, S, d] bfloat16, contiguous.</param>

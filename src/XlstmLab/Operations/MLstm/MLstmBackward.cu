@@ -62,17 +62,17 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward_scores(
     dz += place.chunk * CHUNK;
     dots += place.chunk * CHUNK;
 
-    constexpr int QK_STEPS = DQK / K_STEP, HV_STEPS = DHV / K_STEP;
+    constexpr int QK_STEPS = QK_WHOLE / K_STEP, HV_STEPS = HV_WHOLE / K_STEP;
     auto steps = stream((QK_TILES + 1) * HV_STEPS + QK_STEPS, [&](int step, int stage) {
         const u32 at = stages + stage * STAGE_BYTES;
         const int column = step % HV_STEPS * K_STEP, score = step - QK_TILES * HV_STEPS;
         if (score < 0)
         {
-            load_tile<CHUNK, K_STEP, TILE_THREADS>(at, hs, 0, column);
-            load_tile<QK_TILE, K_STEP, TILE_THREADS>(at + LEFT_BYTES, before, step / HV_STEPS * QK_TILE, column);
+            load_tile<CHUNK, K_STEP, TILE_THREADS, DHV>(at, hs, 0, column);
+            load_tile<QK_TILE, K_STEP, TILE_THREADS, DHV>(at + LEFT_BYTES, before, step / HV_STEPS * QK_TILE, column);
         }
-        else if (score < QK_STEPS) load_pair(at, qs, ks, score * K_STEP);
-        else load_pair(at, hs, vs, (score - QK_STEPS) * K_STEP);
+        else if (score < QK_STEPS) load_pair<DQK>(at, qs, ks, score * K_STEP);
+        else load_pair<DHV>(at, hs, vs, (score - QK_STEPS) * K_STEP);
     });
 
     float read[2][2] = {}; // q . y
@@ -82,7 +82,7 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward_scores(
         part.clear();
         for (int step = 0; step < HV_STEPS; step++) part.multiply<true>(stages + steps.next() * STAGE_BYTES);
         part.for_pairs([&](float* pair, int row, int c, int i, int half) { read[i][half] += dot_pair(pair, qs, row, tile * QK_TILE + c); });
-        part.store(staged, y + place.chunk * CHUNK * DQK + tile * QK_TILE, DQK, CHUNK);
+        part.store<DQK>(staged, y + place.chunk * CHUNK * DQK, DQK, CHUNK, tile * QK_TILE);
     }
 
     Part<CHUNK> scores, products; // q . k, dh . v
@@ -156,8 +156,8 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward_scores(
     sum_rows(row_dot, shared_sums);
     sum_columns(column_dot, shared_sums);
     __syncthreads();
-    store_tile<CHUNK, CHUNK, TILE_THREADS>(weights + place.chunk * CHUNK * CHUNK, CHUNK, staged, CHUNK);
-    store_tile<CHUNK, CHUNK, TILE_THREADS>(gradients + place.chunk * CHUNK * CHUNK, CHUNK, staged + TRIANGLE_BYTES, CHUNK);
+    store_tile<CHUNK, CHUNK, TILE_THREADS, CHUNK>(weights + place.chunk * CHUNK * CHUNK, CHUNK, staged, CHUNK, 0);
+    store_tile<CHUNK, CHUNK, TILE_THREADS, CHUNK>(gradients + place.chunk * CHUNK * CHUNK, CHUNK, staged + TRIANGLE_BYTES, CHUNK, 0);
     if (warp_column(1) == 0 && lane % 4 == 0)
     {
 #pragma unroll
@@ -198,31 +198,31 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward(
     rows += place.chunk * CHUNK;
     sums += place.chunk * CHUNK;
 
-    constexpr int QK_STEPS = DQK / K_STEP, HV_STEPS = DHV / K_STEP, CHUNK_STEPS = CHUNK / K_STEP;
+    constexpr int QK_STEPS = QK_WHOLE / K_STEP, HV_STEPS = HV_WHOLE / K_STEP, CHUNK_STEPS = CHUNK / K_STEP;
     constexpr int Q_STEPS = QK_TILES * CHUNK_STEPS, K_TILE_STEPS = HV_STEPS + CHUNK_STEPS, K_STEPS = QK_TILES * K_TILE_STEPS;
     constexpr int V_TILE_STEPS = QK_STEPS + CHUNK_STEPS, V_STEPS = HV_TILES * V_TILE_STEPS;
     auto steps = stream(Q_STEPS + K_STEPS + V_STEPS, [&](int step, int stage) {
         const u32 left = stages + stage * STAGE_BYTES, right = left + LEFT_BYTES;
         if (step == 0)
         {
-            load_tile<CHUNK, CHUNK, TILE_THREADS>(gradient_triangle, place.triangle(gradients), 0, 0);
-            load_tile<CHUNK, CHUNK, TILE_THREADS>(weight_triangle, place.triangle(weights), 0, 0);
+            load_tile<CHUNK, CHUNK, TILE_THREADS, CHUNK>(gradient_triangle, place.triangle(gradients), 0, 0);
+            load_tile<CHUNK, CHUNK, TILE_THREADS, CHUNK>(weight_triangle, place.triangle(weights), 0, 0);
         }
         if (step < Q_STEPS)
-            return load_tile<K_STEP, QK_TILE, TILE_THREADS>(right, ks, step % CHUNK_STEPS * K_STEP, step / CHUNK_STEPS * QK_TILE);
+            return load_tile<K_STEP, QK_TILE, TILE_THREADS, DQK>(right, ks, step % CHUNK_STEPS * K_STEP, step / CHUNK_STEPS * QK_TILE);
         step -= Q_STEPS;
         if (step < K_STEPS)
         {
             const int column = step / K_TILE_STEPS * QK_TILE, part = step % K_TILE_STEPS;
-            if (part >= HV_STEPS) return load_tile<K_STEP, QK_TILE, TILE_THREADS>(right, qs, (part - HV_STEPS) * K_STEP, column);
-            load_tile<CHUNK, K_STEP, TILE_THREADS>(left, vs, 0, part * K_STEP);
-            return load_tile<QK_TILE, K_STEP, TILE_THREADS>(right, behind, column, part * K_STEP);
+            if (part >= HV_STEPS) return load_tile<K_STEP, QK_TILE, TILE_THREADS, DQK>(right, qs, (part - HV_STEPS) * K_STEP, column);
+            load_tile<CHUNK, K_STEP, TILE_THREADS, DHV>(left, vs, 0, part * K_STEP);
+            return load_tile<QK_TILE, K_STEP, TILE_THREADS, DHV>(right, behind, column, part * K_STEP);
         }
         step -= K_STEPS;
         const int column = step / V_TILE_STEPS * HV_TILE, part = step % V_TILE_STEPS;
-        if (part >= QK_STEPS) return load_tile<K_STEP, HV_TILE, TILE_THREADS>(right, hs, (part - QK_STEPS) * K_STEP, column);
-        load_tile<CHUNK, K_STEP, TILE_THREADS>(left, ks, 0, part * K_STEP);
-        load_tile<K_STEP, HV_TILE, TILE_THREADS>(right, behind, part * K_STEP, column);
+        if (part >= QK_STEPS) return load_tile<K_STEP, HV_TILE, TILE_THREADS, DHV>(right, hs, (part - QK_STEPS) * K_STEP, column);
+        load_tile<CHUNK, K_STEP, TILE_THREADS, DQK>(left, ks, 0, part * K_STEP);
+        load_tile<K_STEP, HV_TILE, TILE_THREADS, DHV>(right, behind, part * K_STEP, column);
     });
 
     for (int tile = 0; tile < QK_TILES; tile++)
@@ -231,6 +231,7 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward(
         out.clear();
         for (int step = 0; step < CHUNK_STEPS; step++) out.multiply_triangle(gradient_triangle, stages + steps.next() * STAGE_BYTES, step * K_STEP);
         out.for_pairs([&](float* pair, int row, int c, int, int) {
+            if (!has_column<DQK, QK_TILE>(tile * QK_TILE + c)) return;
             const u32 word = *(const u32*)(reads.data + row * reads.stride + tile * QK_TILE + c);
             const float weight = sums[2 * plane + row];
             pair[0] += weight * low_bf16(word);
@@ -243,7 +244,7 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward(
                 pair[1] += share * normalizer.y;
             }
         });
-        out.store(staged, place.first(dq, dq_batch, dq_head, dq_token) + tile * QK_TILE, dq_token, qs.count);
+        out.store<DQK>(staged, place.first(dq, dq_batch, dq_head, dq_token), dq_token, qs.count, tile * QK_TILE);
     }
 
     float write_dot[2][2] = {};
@@ -253,6 +254,7 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward(
         out.clear();
         for (int step = 0; step < HV_STEPS; step++) out.multiply<true>(stages + steps.next() * STAGE_BYTES);
         out.for_pairs([&](float* pair, int row, int c, int i, int half) {
+            if (!has_column<DQK, QK_TILE>(tile * QK_TILE + c)) return;
             const float write = rows[ROW_WRITE * plane + row];
             const float2 normalizer = dn ? *(const float2*)(dn + place.chunk * DQK + tile * QK_TILE + c) : make_float2(0.f, 0.f);
             pair[0] = write * (pair[0] + normalizer.x);
@@ -261,7 +263,7 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward(
         });
         for (int step = 0; step < CHUNK_STEPS; step++)
             out.multiply_transposed_triangle(gradient_triangle, stages + steps.next() * STAGE_BYTES, step * K_STEP);
-        out.store(staged, place.first(dk, dk_batch, dk_head, dk_token) + tile * QK_TILE, dk_token, qs.count);
+        out.store<DQK>(staged, place.first(dk, dk_batch, dk_head, dk_token), dk_token, qs.count, tile * QK_TILE);
     }
     sum_rows(write_dot, shared_sums);
     if (threadIdx.x < CHUNK) k_writes[place.chunk * CHUNK + threadIdx.x] = shared_sums[threadIdx.x] + shared_sums[CHUNK + threadIdx.x];
@@ -277,6 +279,6 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward(
         });
         for (int step = 0; step < CHUNK_STEPS; step++)
             out.multiply_transposed_triangle(weight_triangle, stages + steps.next() * STAGE_BYTES, step * K_STEP);
-        out.store(staged, place.first(dv, dv_batch, dv_head, dv_token) + tile * HV_TILE, dv_token, qs.count);
+        out.store<DHV>(staged, place.first(dv, dv_batch, dv_head, dv_token), dv_token, qs.count, tile * HV_TILE);
     }
 }

@@ -34,8 +34,9 @@ DEVICE float read_normalizer(Rows q, const float* RESTRICT n, int row)
 // q, k: [B, NH, S, DQK], v, h: [B, NH, S, DHV], bf16 with strides of batch, head and token; rows: [6, B NH, NC CHUNK] as mlstm_gates makes
 // them; n: [B NH, NC, DQK]; states: [B NH, NC, DQK, DHV] bf16;
 // sums: [4, B NH, NC CHUNK], for the backward pass: z, 1 / D, read / D, read q . n (without a normaliser 0, 1, read, 0).
-// grid (NC, NH, B), block TILE_THREADS, shared STAGES STAGE_BYTES + 2 TRIANGLE_BYTES + 1024.
-KERNEL void __launch_bounds__(TILE_THREADS) mlstm_forward(
+// grid (NC, NH, B), block TILE_THREADS, shared STAGES STAGE_BYTES + TRIANGLE_BYTES, or 2 if h has several tiles, + 1024.
+// MLstmSequenceKernel.cs tells FORWARD_BLOCKS, those of a multiprocessor.
+KERNEL void __launch_bounds__(TILE_THREADS, FORWARD_BLOCKS) mlstm_forward(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token,
     const float* RESTRICT rows, const float* RESTRICT n, const bf16* RESTRICT states, float* RESTRICT sums,
@@ -43,7 +44,7 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_forward(
 {
     SHARED_MEMORY(memory);
     unsigned char* triangle = memory + STAGES * STAGE_BYTES;
-    unsigned char* staged = triangle + TRIANGLE_BYTES;
+    unsigned char* staged = HV_TILES > 1 ? triangle + TRIANGLE_BYTES : triangle; // behind the last tile nothing reads the triangle
     float* row_sums = (float*)(staged + TRIANGLE_BYTES); // [2, CHUNK]
     const u32 stages = shared_address(memory);
     const Place place;
@@ -52,13 +53,13 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_forward(
     rows += place.chunk * CHUNK;
     sums += place.chunk * CHUNK;
 
-    constexpr int SCORE_STEPS = DQK / K_STEP, MEMORY_STEPS = DQK / K_STEP, TILE_STEPS = MEMORY_STEPS + CHUNK / K_STEP;
+    constexpr int SCORE_STEPS = QK_WHOLE / K_STEP, MEMORY_STEPS = QK_WHOLE / K_STEP, TILE_STEPS = MEMORY_STEPS + CHUNK / K_STEP;
     auto steps = stream(SCORE_STEPS + HV_TILES * TILE_STEPS, [&](int step, int stage) {
         const u32 at = stages + stage * STAGE_BYTES;
-        if (step < SCORE_STEPS) return load_pair(at, qs, ks, step * K_STEP);
+        if (step < SCORE_STEPS) return load_pair<DQK>(at, qs, ks, step * K_STEP);
         const int tile = (step - SCORE_STEPS) / TILE_STEPS, part = (step - SCORE_STEPS) % TILE_STEPS;
-        if (part < MEMORY_STEPS) load_tile<CHUNK, K_STEP, TILE_THREADS>(at, qs, 0, part * K_STEP);
-        load_tile<K_STEP, HV_TILE, TILE_THREADS>(
+        if (part < MEMORY_STEPS) load_tile<CHUNK, K_STEP, TILE_THREADS, DQK>(at, qs, 0, part * K_STEP);
+        load_tile<K_STEP, HV_TILE, TILE_THREADS, DHV>(
             at + LEFT_BYTES, part < MEMORY_STEPS ? before : vs, (part < MEMORY_STEPS ? part : part - MEMORY_STEPS) * K_STEP, tile * HV_TILE);
     });
 
@@ -112,6 +113,6 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_forward(
             pair[0] *= row_sums[r];
             pair[1] *= row_sums[r];
         });
-        out.store(staged, place.first(h, h_batch, h_head, h_token) + tile * HV_TILE, h_token, qs.count);
+        out.store<DHV>(staged, place.first(h, h_batch, h_head, h_token), h_token, qs.count, tile * HV_TILE);
     }
 }

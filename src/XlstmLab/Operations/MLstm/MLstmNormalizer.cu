@@ -47,12 +47,13 @@ KERNEL void __launch_bounds__(THREADS) mlstm_chunk_sums(
 }
 
 // sums: [B NH, NC, DQK], replaced by n before each chunk or, if reverse, by dn after each; first, last: [B NH, DQK], the state to start
-// from and the one at the other end, or null. grid (DQK / 32, B NH), block 32.
+// from and the one at the other end, or null. grid (DQK / 32 rounded up, B NH), block 32.
 KERNEL void mlstm_normalizer_walk(
     float* RESTRICT sums, const float* RESTRICT keep, const float* RESTRICT first, float* RESTRICT last, int chunks, int reverse)
 {
     const i64 head = blockIdx.y;
     const int d = blockIdx.x * 32 + threadIdx.x;
+    if (DQK % 32 != 0 && d >= DQK) return;
     sums += head * chunks * DQK + d;
     keep += head * chunks;
     float n = first ? first[head * DQK + d] : 0.f;

@@ -16,10 +16,28 @@ internal static class MLstmSequenceKernel
     private const int TileThreads = 256;
     private const int StateStages = 3;
     private const int StateStep = 64; // tokens
+    private const int WidestDk = 256;
+    private const int WidestDv = 512;
 
     /// <summary>Whether there are kernels for these queries [B, NH, S, DK] and values [B, NH, S, DV].</summary>
     public static bool Serves(Tensor q, Tensor v) =>
-        Kernel.Serve(q) && Kernel.Serve(v) && q.shape[2] > 1 && q.shape[3] % 32 == 0 && q.shape[3] <= 256 && v.shape[3] % 32 == 0 && v.shape[3] <= 512;
+        Kernel.Serve(q) && Kernel.Serve(v) && q.shape[2] > 1 && Lack(q.shape[3], v.shape[3]) is null;
+
+    /// <summary>Why there are no kernels for heads of these widths; null where there are.</summary>
+    /// <param name="dk">DK.</param>
+    /// <param name="dv">DV.</param>
+    /// <param name="queries">What the user calls queries,</param>
+    /// <param name="values">values,</param>
+    /// <param name="cell">and the cell.</param>
+    public static string? Lack(long dk, long dv, string queries = "queries", string values = "values", string cell = "mLSTM")
+    {
+        const int step = 8;
+        return dk % step != 0 ? $"{queries} of {dk} a head: the {cell} kernels serve multiples of {step}"
+            : dv % step != 0 ? $"{values} of {dv} a head: the {cell} kernels serve multiples of {step}"
+            : dk > WidestDk ? $"{queries} of {dk} a head: the {cell} kernels serve up to {WidestDk}"
+            : dv > WidestDv ? $"{values} of {dv} a head: the {cell} kernels serve up to {WidestDv}"
+            : null;
+    }
 
     /// <summary>
     /// Arguments and results as <see cref="MLstmCell.Forward"/>; the gates are float32, and one that is a logarithm already counts as exponential.
@@ -63,7 +81,7 @@ internal static class MLstmSequenceKernel
         var sums = pass.Plane(4);
         var h = pass.Tokens(pass.Dv);
         pass.Launch(
-            "MLstmForward.cu", "mlstm_forward", triangles: 2, numbers: 256,
+            "MLstmForward.cu", "mlstm_forward", triangles: pass.HasOneTile ? 1 : 2, numbers: 256,
             [.. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), rows, n, states, sums, .. Strided(h), pass.Length, pass.Scale, (float)pass.Options.Epsilon]);
         List<Tensor> outputs = pass.Call.ReturnState ? [h, lastC!, cat([lastN!, lastScale!], 2)] : [h]; // n and m end to end
         foreach (var kept in new[] { rows, keep, sums, states, n }.Concat(outputs))
@@ -114,17 +132,26 @@ internal static class MLstmSequenceKernel
 
         public float Scale => (float)Math.Pow(Dk, -0.5);
 
-        private int Step => Dk % 64 == 0 && Dv % 64 == 0 ? 64 : 32;
+        /// <summary>Whole 32 of what tiles and steps are made of; what is beyond the real width is zero in shared memory only.</summary>
+        private long WholeDk => (Dk + 31) / 32 * 32;
 
-        private int Stages => Step == 64 ? 3 : 4;
+        private long WholeDv => (Dv + 31) / 32 * 32;
+
+        private int Step => WholeDk % 64 == 0 && WholeDv % 64 == 0 ? 64 : 32;
+
+        /// <summary>Whether a block makes h as one tile.</summary>
+        public bool HasOneTile => TileOf(WholeDv) == WholeDv;
+
+        /// <summary>Whether heads are so narrow that the forward pass waits for its loads more than it computes: two blocks a multiprocessor then fit.</summary>
+        private bool IsNarrow => Step == 32 && WholeDk <= 64 && WholeDv <= 64;
 
         private int StageBytes => Chunk * Pitch(Step) + Math.Max(Chunk * Pitch(Step), Step * Pitch(Chunk));
 
         private static int TriangleBytes => Chunk * Pitch(Chunk);
 
-        private int StateM => Dk % 128 == 0 ? 128 : Dk % 96 == 0 ? 96 : Dk % 64 == 0 ? 64 : 32;
+        private int StateM => TileOf(WholeDk);
 
-        private int StateN => Dv % 64 == 0 ? 64 : 32;
+        private int StateN => WholeDv % 64 == 0 ? 64 : 32;
 
         private int StateBytes => StateStep * (Pitch(StateM) + Pitch(StateN) + 4);
 
@@ -154,7 +181,7 @@ internal static class MLstmSequenceKernel
 
         /// <summary>A block for each chunk of each head, with shared memory for stages, triangles and numbers.</summary>
         public void Launch(string file, string function, int triangles, int numbers, KernelArgument[] arguments) =>
-            Launch(file, function, Blocks(Stages * StageBytes + triangles * TriangleBytes + 4 * numbers), arguments);
+            Launch(file, function, Blocks(Stages(file) * StageBytes + triangles * TriangleBytes + 4 * numbers), arguments);
 
         public void Launch(string file, string function, LaunchShape shape, KernelArgument[] arguments) =>
             Kernel.Launch(file, function, Defines(file), shape, Q, arguments);
@@ -193,7 +220,7 @@ internal static class MLstmSequenceKernel
                 "MLstmNormalizer.cu", "mlstm_chunk_sums", Blocks(32 * TileThreads),
                 [.. Strided(x), weight, factor, borders, Length]);
             Launch(
-                "MLstmNormalizer.cu", "mlstm_normalizer_walk", new(Dk / 32, 32) { BlocksY = (int)(Batch * Heads) },
+                "MLstmNormalizer.cu", "mlstm_normalizer_walk", new(WholeDk / 32, 32) { BlocksY = (int)(Batch * Heads) },
                 [borders, keep, first, last, (int)Chunks, reverse ? 1 : 0]);
             return (borders, last);
         }
@@ -204,7 +231,7 @@ internal static class MLstmSequenceKernel
             var states = empty([Batch * Heads, Chunks, Dk, Dv], ScalarType.BFloat16, Device);
             var (m, n) = (StateM, StateN);
             var shared = StateStages * StateBytes + m * Pitch(n);
-            var shape = new LaunchShape(Dk / m * (Dv / n), 32 * (m / 32) * (n / 32), shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
+            var shape = new LaunchShape(WholeDk / m * (WholeDv / n), 32 * (m / 32) * (n / 32), shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
             Launch(
                 "MLstmStates.cu", "mlstm_states", shape,
                 [.. Strided(x), .. Strided(y), weight, keep, first, last, states, Length, reverse ? 1 : 0]);
@@ -213,10 +240,14 @@ internal static class MLstmSequenceKernel
 
         private static int Pitch(long columns) => (int)(2 * columns) + 16;
 
+        private static int TileOf(long whole) => whole % 128 == 0 ? 128 : whole % 96 == 0 ? 96 : whole % 64 == 0 ? 64 : 32;
+
+        private int Stages(string file) => Step == 64 || (IsNarrow && file == "MLstmForward.cu") ? 3 : 4;
+
         /// <summary>What MLstmTiles.cuh is told.</summary>
-        private string[] Tiles =>
+        private string[] Tiles(string file) =>
         [
-            $"CHUNK={Chunk}", $"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}", $"TILE_THREADS={TileThreads}",
+            $"CHUNK={Chunk}", $"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages(file)}", $"TILE_THREADS={TileThreads}",
             $"STAGE_BYTES={StageBytes}", $"TRIANGLE_BYTES={TriangleBytes}",
         ];
 
@@ -232,11 +263,11 @@ internal static class MLstmSequenceKernel
             "MLstmNormalizer.cu" => [$"CHUNK={Chunk}", $"DQK={Dk}", $"THREADS={TileThreads}"],
             "MLstmStates.cu" =>
             [
-                .. Tiles, $"STATE_M={StateM}", $"STATE_N={StateN}", $"STATE_STEP={StateStep}",
+                .. Tiles(file), $"STATE_M={StateM}", $"STATE_N={StateN}", $"STATE_STEP={StateStep}",
                 $"STATE_STAGES={StateStages}", $"STATE_BYTES={StateBytes}",
             ],
-            "MLstmForward.cu" => [.. Tiles, $"NORMALIZE={(Options.Normalize ? 1 : 0)}"],
-            "MLstmBackward.cu" => Tiles,
+            "MLstmForward.cu" => [.. Tiles(file), $"NORMALIZE={(Options.Normalize ? 1 : 0)}", $"FORWARD_BLOCKS={(IsNarrow ? 2 : 1)}"],
+            "MLstmBackward.cu" => Tiles(file),
             _ => throw new ArgumentException($"There are no macros for {file}.", nameof(file)),
         };
     }

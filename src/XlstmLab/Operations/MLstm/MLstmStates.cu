@@ -10,7 +10,7 @@
 #include "MLstmTiles.cuh"
 
 // MLstmSequenceKernel.cs tells STATE_M and STATE_N, the tile of the memory; STATE_STEP, the tokens of a step; STATE_STAGES; and STATE_BYTES.
-static_assert(DQK % STATE_M == 0 && DHV % STATE_N == 0 && STATE_M % 32 == 0 && STATE_N % 32 == 0, "a warp has 32 x 32");
+static_assert(QK_WHOLE % STATE_M == 0 && HV_WHOLE % STATE_N == 0 && STATE_M % 32 == 0 && STATE_N % 32 == 0, "a warp has 32 x 32");
 static_assert(CHUNK % STATE_STEP == 0, "a step lies in a chunk");
 #define STEPS (CHUNK / STATE_STEP)
 #define WARPS_N (STATE_N / 32)
@@ -23,9 +23,26 @@ static_assert(STATE_BYTES == X_BYTES + Y_BYTES + STATE_STEP * 4, "a stage has we
 DEVICE void load_step(u32 stage, Rows x, Rows y, const float* weight, int step, int m0, int n0)
 {
     const int row = step * STATE_STEP;
-    load_tile<STATE_STEP, STATE_M, THREADS>(stage, x, row, m0);
-    load_tile<STATE_STEP, STATE_N, THREADS>(stage + X_BYTES, y, row, n0);
+    load_tile<STATE_STEP, STATE_M, THREADS, DQK>(stage, x, row, m0);
+    load_tile<STATE_STEP, STATE_N, THREADS, DHV>(stage + X_BYTES, y, row, n0);
     for (int r = threadIdx.x * 4; r < STATE_STEP; r += THREADS * 4) copy_async(stage + X_BYTES + Y_BYTES + r * 4, weight + row + r);
+}
+
+// f(element, its place in the memory) of the warp's part of the tile whose first element is at (m, n), as far as there is such a place.
+template <class F>
+DEVICE void for_memory(Sums<32, 32>& sums, int m, int n, F f)
+{
+    const int lane = threadIdx.x % 32;
+#pragma unroll
+    for (int i = 0; i < 2; i++)
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+#pragma unroll
+            for (int e = 0; e < 4; e++)
+            {
+                const int row = m + 16 * i + e / 2 * 8 + lane / 4, column = n + 8 * j + lane % 4 * 2 + e % 2;
+                if (has_column<DQK, STATE_M>(row) && has_column<DHV, STATE_N>(column)) f(sums.sum[i][j][e], (i64)row * DHV + column);
+            }
 }
 
 DEVICE u32 scale_bf16x2(u32 pair, float2 w) { return pack_bf16(low_bf16(pair) * w.x, high_bf16(pair) * w.y); }
@@ -33,7 +50,7 @@ DEVICE u32 scale_bf16x2(u32 pair, float2 w) { return pack_bf16(low_bf16(pair) * 
 // x: [B, NH, S, DQK], y: [B, NH, S, DHV] bf16 with strides; weight: [B NH, NC CHUNK]; keep: [B NH, NC];
 // first, last: [B NH, DQK, DHV] float32, the memory to start from and the one at the other end, or null; states: [B NH, NC, DQK, DHV] bf16,
 // the memory before each chunk or, if reverse, behind it.
-// grid (DQK / STATE_M x DHV / STATE_N, NH, B), block THREADS, shared STATE_STAGES STATE_BYTES + STATE_M PITCH(STATE_N).
+// grid (QK_WHOLE / STATE_M x HV_WHOLE / STATE_N, NH, B), block THREADS, shared STATE_STAGES STATE_BYTES + STATE_M PITCH(STATE_N).
 KERNEL void __launch_bounds__(THREADS) mlstm_states(
     const bf16* RESTRICT x, i64 x_batch, int x_head, int x_token, const bf16* RESTRICT y, i64 y_batch, int y_head, int y_token,
     const float* RESTRICT weight, const float* RESTRICT keep, const float* RESTRICT first, float* RESTRICT last, bf16* RESTRICT states,
@@ -44,23 +61,18 @@ KERNEL void __launch_bounds__(THREADS) mlstm_states(
     const u32 stages = shared_address(memory);
     const int chunks = (length + CHUNK - 1) / CHUNK;
     const i64 head = (i64)blockIdx.z * gridDim.y + blockIdx.y;
-    const int m0 = blockIdx.x / (DHV / STATE_N) * STATE_M, n0 = blockIdx.x % (DHV / STATE_N) * STATE_N;
+    const int m0 = blockIdx.x / (HV_WHOLE / STATE_N) * STATE_M, n0 = blockIdx.x % (HV_WHOLE / STATE_N) * STATE_N;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, m = warp / WARPS_N * 32, n = warp % WARPS_N * 32;
     weight += head * chunks * CHUNK;
     keep += head * chunks;
-    states += head * chunks * DQK * DHV + (i64)m0 * DHV + n0;
-    const i64 corner = head * DQK * DHV + (i64)(m0 + m + lane / 4) * DHV + n0 + n + lane % 4 * 2;
+    states += head * chunks * DQK * DHV + (i64)m0 * DHV;
 
     Sums<32, 32> sums;
     sums.clear();
     if (first)
     {
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) sums.sum[i][j][e] = first[corner + (i64)(16 * i + e / 2 * 8) * DHV + 8 * j + e % 2];
+        first += head * DQK * DHV;
+        for_memory(sums, m0 + m, n0 + n, [&](float& sum, i64 at) { sum = first[at]; });
     }
 
     auto load = [&](int step) {
@@ -83,7 +95,7 @@ KERNEL void __launch_bounds__(THREADS) mlstm_states(
         if (step % STEPS == 0)
         {
             const int chunk = reverse ? chunks - 1 - step / STEPS : step / STEPS;
-            store_tile<STATE_M, STATE_N, THREADS>(states + (i64)chunk * DQK * DHV, DHV, staged, STATE_M);
+            store_tile<STATE_M, STATE_N, THREADS, DHV>(states + (i64)chunk * DQK * DHV, DHV, staged, DQK % STATE_M == 0 ? STATE_M : DQK - m0, n0);
 #pragma unroll
             for (int i = 0; i < 2; i++)
 #pragma unroll
@@ -127,11 +139,7 @@ KERNEL void __launch_bounds__(THREADS) mlstm_states(
 
     if (last)
     {
-#pragma unroll
-        for (int i = 0; i < 2; i++)
-#pragma unroll
-            for (int j = 0; j < 4; j++)
-#pragma unroll
-                for (int e = 0; e < 4; e++) last[corner + (i64)(16 * i + e / 2 * 8) * DHV + 8 * j + e % 2] = sums.sum[i][j][e];
+        last += head * DQK * DHV;
+        for_memory(sums, m0 + m, n0 + n, [&](float& sum, i64 at) { last[at] = sum; });
     }
 }

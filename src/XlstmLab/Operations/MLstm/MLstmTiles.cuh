@@ -8,6 +8,10 @@
 
 // MLstmSequenceKernel.cs tells DQK and DHV; K_STEP; STAGES, of a left and a right tile each; TILE_THREADS; and the bytes of shared memory
 // that a stage and a triangle take, STAGE_BYTES and TRIANGLE_BYTES.
+//
+// Tiles and steps are of whole 32 columns: what they have beyond DQK or DHV is zero in shared memory and in the sums, and is neither read
+// from nor written to memory. Where the dimensions are multiples of 32 the compiler drops every check of that.
+static_assert(DQK % 8 == 0 && DHV % 8 == 0, "rows are pieces of 16 bytes");
 #define PITCH(columns) (2 * (columns) + 16) // bytes
 
 // The rows of a bf16 tensor that a block reads: token t starts at data + t stride.
@@ -24,8 +28,12 @@ DEVICE Rows rows_of(const bf16* data, i64 batch_stride, int head_stride, int tok
     return Rows{first, token_stride, min(CHUNK, length - chunk * CHUNK)};
 }
 
-// Starts the copy of COUNT rows, from `row` on, of COLUMNS elements from `column` on.
-template <int COUNT, int COLUMNS, int THREADS>
+// Whether a row of WIDTH elements has one at `column`, in a tile of COLUMNS.
+template <int WIDTH, int COLUMNS>
+DEVICE bool has_column(int column) { return WIDTH % COLUMNS == 0 || column < WIDTH; }
+
+// Starts the copy of COUNT rows, from `row` on, of COLUMNS elements from `column` on; the rows have WIDTH.
+template <int COUNT, int COLUMNS, int THREADS, int WIDTH>
 DEVICE void load_tile(u32 shared, Rows rows, int row, int column)
 {
     constexpr int PIECES = COLUMNS / 8;
@@ -35,8 +43,8 @@ DEVICE void load_tile(u32 shared, Rows rows, int row, int column)
         const int x = first + threadIdx.x;
         if (COUNT * PIECES % THREADS != 0 && x >= COUNT * PIECES) break;
         const int r = x / PIECES, piece = x % PIECES;
-        const bool exists = row + r < rows.count;
-        const bf16* from = rows.data + (exists ? (row + r) * rows.stride : 0) + column + piece * 8;
+        const bool exists = row + r < rows.count && has_column<WIDTH, COLUMNS>(column + piece * 8);
+        const bf16* from = rows.data + (exists || WIDTH % COLUMNS == 0 ? column + piece * 8 : 0) + (exists ? (row + r) * rows.stride : 0);
         copy_async_or_zero(shared + r * PITCH(COLUMNS) + piece * 16, from, exists);
     }
 }
@@ -114,15 +122,16 @@ DEVICE void stage_tile(unsigned char* tile, const Sums<WM, WN>& sums, int m, int
         }
 }
 
-// A staged tile to memory, its first `count` rows.
-template <int M, int COLUMNS, int THREADS>
-DEVICE void store_tile(bf16* RESTRICT out, i64 stride, const unsigned char* tile, int count)
+// A staged tile to memory, its first `count` rows, from `column` on of rows that have WIDTH.
+template <int M, int COLUMNS, int THREADS, int WIDTH>
+DEVICE void store_tile(bf16* RESTRICT out, i64 stride, const unsigned char* tile, int count, int column)
 {
     constexpr int PIECES = COLUMNS / 8;
     for (int x = threadIdx.x; x < M * PIECES; x += THREADS)
     {
         const int r = x / PIECES, piece = x % PIECES;
-        if (r < count) *(uint4*)(out + r * stride + piece * 8) = *(const uint4*)(tile + r * PITCH(COLUMNS) + piece * 16);
+        if (r < count && has_column<WIDTH, COLUMNS>(column + piece * 8))
+            *(uint4*)(out + r * stride + column + piece * 8) = *(const uint4*)(tile + r * PITCH(COLUMNS) + piece * 16);
     }
 }
 
@@ -200,11 +209,14 @@ DEVICE void sum_rows(float (&x)[2][2], float* shared)
 #define TILE_OF(dim) ((dim) % 128 == 0 ? 128 : (dim) % 96 == 0 ? 96 : (dim) % 64 == 0 ? 64 : 32)
 #define LARGER(a, b) ((a) > (b) ? (a) : (b))
 
-// Tiles of the dimensions of q and k, and of v and h.
-#define QK_TILE TILE_OF(DQK)
-#define HV_TILE TILE_OF(DHV)
-#define QK_TILES (DQK / QK_TILE)
-#define HV_TILES (DHV / HV_TILE)
+// The dimensions of q and k, and of v and h, up to whole 32; their tiles.
+#define QK_WHOLE ((DQK + 31) / 32 * 32)
+#define HV_WHOLE ((DHV + 31) / 32 * 32)
+#define QK_TILE TILE_OF(QK_WHOLE)
+#define HV_TILE TILE_OF(HV_WHOLE)
+#define QK_TILES (QK_WHOLE / QK_TILE)
+#define HV_TILES (HV_WHOLE / HV_TILE)
+static_assert(QK_WHOLE % K_STEP == 0 && HV_WHOLE % K_STEP == 0, "a step is whole");
 
 // Shared memory: stages of a left and a right tile, whichever way they lie; triangles; a tile of a result on its way to memory.
 #define LEFT_BYTES (CHUNK * PITCH(K_STEP))
@@ -261,28 +273,30 @@ struct Part : Sums<BAND, TILE / 2>
                     f(this->sum[i][j] + 2 * half, warp_row() + 16 * i + 8 * half + lane / 4, warp_column(WIDTH) + 8 * j + lane % 4 * 2, i, half);
     }
 
-    // Through shared memory of its own to a tensor's rows.
-    DEVICE void store(unsigned char* tile, bf16* RESTRICT out, i64 stride, int count)
+    // Through shared memory of its own to a tensor's rows of WIDTH, from `column` on.
+    template <int WIDTH_OUT>
+    DEVICE void store(unsigned char* tile, bf16* RESTRICT out, i64 stride, int count, int column)
     {
         __syncthreads();
         stage_tile<BAND, WIDTH, TILE>(tile, *this, warp_row(), warp_column(WIDTH));
         __syncthreads();
-        store_tile<CHUNK, TILE, TILE_THREADS>(out, stride, tile, count);
+        store_tile<CHUNK, TILE, TILE_THREADS, WIDTH_OUT>(out, stride, tile, count, column);
     }
 };
 
-// The two halves of a pair, times those of another row in memory.
+// The two halves of a pair, times those of another row in memory, one of q or k.
 DEVICE float dot_pair(const float* pair, Rows x, int row, int column)
 {
-    if (row >= x.count) return 0.f;
+    if (row >= x.count || !has_column<DQK, QK_TILE>(column)) return 0.f;
     const u32 word = *(const u32*)(x.data + row * x.stride + column);
     return low_bf16(word) * pair[0] + high_bf16(word) * pair[1];
 }
 
+template <int WIDTH>
 DEVICE void load_pair(u32 stage, Rows left, Rows right, int column)
 {
-    load_tile<CHUNK, K_STEP, TILE_THREADS>(stage, left, 0, column);
-    load_tile<CHUNK, K_STEP, TILE_THREADS>(stage + LEFT_BYTES, right, 0, column);
+    load_tile<CHUNK, K_STEP, TILE_THREADS, WIDTH>(stage, left, 0, column);
+    load_tile<CHUNK, K_STEP, TILE_THREADS, WIDTH>(stage + LEFT_BYTES, right, 0, column);
 }
 
 // Where a block is: a chunk of a head of a sequence.

@@ -5,6 +5,9 @@ namespace XlstmLab.Operations;
 /// <summary>The norms of the residual stream in one pass over memory, with the addition before them if there is one.</summary>
 internal static class NormKernel
 {
+    /// <summary>The widest rows that are served.</summary>
+    public const int WidestRow = 8192;
+
     private const string Source = "RmsNorm.cu";
 
     /// <summary>Whether there is a kernel for a norm over the last dimension.</summary>
@@ -33,7 +36,7 @@ internal static class NormKernel
         return (outputs[1].MoveToOuterDisposeScope(), outputs[0].MoveToOuterDisposeScope());
     }
 
-    private static bool Fits(Tensor x) => x.is_contiguous() && x.shape[^1] % 8 == 0 && x.shape[^1] <= 8192;
+    private static bool Fits(Tensor x) => x.is_contiguous() && x.shape[^1] % 8 == 0 && x.shape[^1] <= WidestRow;
 
     private static bool IsWide(Tensor x) => x.dtype == ScalarType.Float32;
 

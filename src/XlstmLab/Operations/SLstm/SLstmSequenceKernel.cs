@@ -13,7 +13,12 @@ internal static class SLstmSequenceKernel
     private const int BackwardStages = 6;
 
     /// <summary>Whether there is a kernel for these gate pre-activations, [B, S, 4, NH, D].</summary>
-    public static bool Serves(Tensor gatePreacts) => Kernel.Serve(gatePreacts) && Clusters(gatePreacts.shape[4]).Any();
+    public static bool Serves(Tensor gatePreacts) => Kernel.Serve(gatePreacts) && Lack(gatePreacts.shape[4]) is null;
+
+    /// <summary>Why there is no kernel for heads of so many units; null where there is.</summary>
+    public static string? Lack(long size) => Clusters(size).Any()
+        ? null
+        : $"heads of {size} units: the sLSTM kernel serves multiples of 16 whose weights fit the registers of a cluster";
 
     /// <summary>Arguments and results as <see cref="SLstmCell.Forward"/>.</summary>
     public static (Tensor H, SLstmState Last) Forward(

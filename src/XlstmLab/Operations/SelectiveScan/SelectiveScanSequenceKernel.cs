@@ -7,8 +7,10 @@ namespace XlstmLab.Operations;
 /// <remarks>Some states are kept for the backward pass, which computes those between again; it cannot be differentiated twice.</remarks>
 internal static class SelectiveScanSequenceKernel
 {
+    /// <summary>The states of a channel.</summary>
+    public const int States = 16;
+
     private const string Source = "SelectiveScan.cu";
-    private const int States = 16; // of a channel
     private const int ChunkSize = 32; // tokens between kept states
     private const int Warp = 16; // channels
     private const int WarpBytes = (ChunkSize + 3) * 512; // of shared memory, backward
