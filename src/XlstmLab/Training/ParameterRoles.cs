@@ -35,11 +35,9 @@ public static class ParameterRoles
             {
                 var dot = p.name.LastIndexOf('.');
                 var holder = modules.GetValueOrDefault(p.name[..Math.Max(0, dot)], model);
-                return (Declared(holder, p.name[(dot + 1)..]) ?? Undeclared(p.name, p.parameter.shape, holder)) switch
-                {
-                    ParameterRole.HiddenMatrix when !lists.Any(list => p.name.StartsWith(list, StringComparison.Ordinal)) => ParameterRole.Head,
-                    var role => role,
-                };
+                var role = Declared(holder, p.name[(dot + 1)..]) ?? Undeclared(p.name, p.parameter.shape, holder);
+                var inBlock = lists.Any(list => p.name.StartsWith(list, StringComparison.Ordinal));
+                return role == ParameterRole.HiddenMatrix && !inBlock ? ParameterRole.Head : role;
             });
     }
 
