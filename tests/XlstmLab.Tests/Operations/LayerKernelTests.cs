@@ -119,13 +119,12 @@ public sealed class LayerKernelTests
 
     /// <summary>The small presets' own widths, and a block of the first paper: all that is not a matrix product is a kernel's.</summary>
     [Theory]
-    [InlineData("bytes-1m", true)]
-    [InlineData("bytes-3m", true)]
-    [InlineData("parity-1-1", false)]
-    public void Small_presets_take_the_kernels_and_learn_as_without(string preset, bool hasOutputGate)
+    [InlineData("bytes-1m", 1, 0.1)]
+    [InlineData("bytes-3m", 1, 0.1)]
+    [InlineData("parity-1-1", 2, 0.2)]
+    public void Small_presets_take_the_kernels_and_learn_as_without(string preset, int blocks, double tolerance)
     {
-        var config = XlstmPresets.ByName(preset);
-        config = config with { BlockCount = hasOutputGate ? 1 : 2, VocabularySize = 32 };
+        var config = XlstmPresets.ByName(preset) with { BlockCount = blocks, VocabularySize = 32 };
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
         using var model = KernelRun.Model(config);
@@ -142,7 +141,8 @@ public sealed class LayerKernelTests
         Assert.Empty(taken.Except(run.Launched));
         foreach (var (name, expected) in wide)
         {
-            Assert.InRange(KernelRun.Error(narrow[name], expected), 0, 0.1);
+            var error = KernelRun.Error(narrow[name], expected);
+            Assert.True(error <= tolerance, $"{name}: {error:E1}");
         }
     }
 
