@@ -11,6 +11,7 @@ internal sealed class EmulatedDevice : IKernelDevice
 {
     private static readonly ConcurrentDictionary<string, nint> Libraries = new();
     private static readonly ConcurrentDictionary<nint, (nint Library, string Name)> Functions = new();
+    private static readonly Dictionary<nint, int> Stacks = [];
     private static int _count;
 
     /// <summary>Why there is no emulation here; null where there is.</summary>
@@ -51,6 +52,31 @@ internal sealed class EmulatedDevice : IKernelDevice
             if (launch(text, grid, block, (uint)shape.Cluster, (uint)shape.SharedBytes, arguments) != 0)
             {
                 throw new InvalidOperationException($"{name}: {Marshal.PtrToStringUTF8((nint)error())}");
+            }
+        }
+
+        KeepStacks(library);
+    }
+
+    /// <summary>
+    /// Every library keeps the stacks of its threads for its next launch: of all together no more than a process can have, or its next
+    /// mapping, of a library or of the runtime itself, fails.
+    /// </summary>
+    private static unsafe void KeepStacks(nint library)
+    {
+        const int most = 8192;
+        lock (Stacks)
+        {
+            Stacks[library] = (int)((delegate* unmanaged<nuint>)NativeLibrary.GetExport(library, "emulate_stacks"))();
+            if (Stacks.Values.Sum() <= most)
+            {
+                return;
+            }
+
+            foreach (var other in Stacks.Keys.Where(l => l != library && Stacks[l] > 0).ToArray())
+            {
+                ((delegate* unmanaged<void>)NativeLibrary.GetExport(other, "emulate_release"))();
+                Stacks[other] = 0;
             }
         }
     }

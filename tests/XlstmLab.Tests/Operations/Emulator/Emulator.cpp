@@ -893,6 +893,16 @@ int emulate_launch(const char* kernel, const unsigned* grid, const unsigned* blo
 
 const char* emulate_error() { return message.c_str(); }
 
+// The stacks that are kept for the next launch, each two of the mappings of which Linux gives a process 65,530.
+size_t emulate_stacks() { return stacks.size(); }
+
+void emulate_release()
+{
+    std::lock_guard<std::mutex> lock(one_at_a_time);
+    for (unsigned char* stack : stacks) munmap(stack - page, stack_bytes + page);
+    stacks.clear();
+}
+
 void emulate_seed(unsigned long long value) { seed = value; }
 
 void emulate_limit(unsigned value) { seconds = value; }

@@ -466,6 +466,8 @@ int emulate_launch(const char* kernel, const unsigned* grid, const unsigned* blo
 const char* emulate_error();
 
 // The order of warps in the launches that follow.
+size_t emulate_stacks();
+void emulate_release();
 void emulate_seed(unsigned long long seed);
 
 // A launch that takes longer fails; 0 for no limit, as at first. Takes the process's timer (SIGALRM).
