@@ -465,9 +465,11 @@ int emulate_launch(const char* kernel, const unsigned* grid, const unsigned* blo
                    void** arguments);
 const char* emulate_error();
 
-// The order of warps in the launches that follow.
+// How many stacks of threads are kept for the next launch; and gives them back.
 size_t emulate_stacks();
 void emulate_release();
+
+// The order of warps in the launches that follow.
 void emulate_seed(unsigned long long seed);
 
 // A launch that takes longer fails; 0 for no limit, as at first. Takes the process's timer (SIGALRM).
