@@ -99,7 +99,9 @@ public sealed class XlstmLanguageModel : LanguageModel
             Observer?.Invoke(b, "block_out", x + written);
         }
 
-        x = _backbone.OutNorm?.AddForward(x, written).Normed ?? (written is null ? x : x + written); // (B, S, d)
+        // Added by itself: of a sum and its norm from one operation, the sum would be left over and count as alive.
+        x = written is null ? x : x + written; // (B, S, d)
+        x = _backbone.OutNorm?.Forward(x) ?? x;
         return (x.MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
     }
 
