@@ -7,9 +7,6 @@ namespace XlstmLab.Operations;
 /// <param name="Kept">[1] int64 on the losses' device, or null.</param>
 internal readonly record struct LossDivisor(long Value, Tensor? Kept = null)
 {
-    /// <summary>The number, read from memory where it is kept: for the CPU, which waits for nothing.</summary>
-    public long Number => Kept is null ? Value : Kept.item<long>();
-
     /// <summary>A number.</summary>
     public static implicit operator LossDivisor(long value) => new(value);
 }
