@@ -25,10 +25,17 @@ internal sealed class TrainingStep<TBatch>(
         var gates = measures ? new GateRecorder() : null;
         var batch = source.Next(rows);
         using var scope = NewDisposeScope();
-        using var changes = measures ? new UpdateRecorder(state.Parameters) : null;
-        var result = _onDevice is not null ? UpdateOnDevice(_onDevice, batch, gates, rate)
-            : Update(Gradients(batch, gates).item<double>(), rate);
+        UpdateRecorder? changes = null;
+        Tensor ByHost()
+        {
+            var value = Gradients(batch, gates);
+            changes = measures ? new UpdateRecorder(state.Parameters) : null;
+            return value;
+        }
+
+        var result = _onDevice is not null ? UpdateOnDevice(_onDevice, batch, measures, ByHost, rate) : Update(ByHost().item<double>(), rate);
         var statistics = changes?.Statistics();
+        changes?.Dispose();
         state.ZeroGradients();
         return new(step, rows, rate, measures, gates?.Statistics(), statistics, result);
     }
@@ -83,7 +90,8 @@ internal sealed class TrainingStep<TBatch>(
     }
 
     /// <summary>The same by the GPU, which clips, updates, averages or leaves out without a word from the host.</summary>
-    private Func<UpdateResult> UpdateOnDevice(IDeviceOptimizer kernel, TBatch batch, GateRecorder? gates, double rate)
+    private Func<UpdateResult> UpdateOnDevice(
+        IDeviceOptimizer kernel, TBatch batch, bool measures, Func<Tensor> gradients, double rate)
     {
         var (lossLimit, normLimit) = config.Spikes is { SkipUpdate: true } ? state.Position.SpikeLimits(config.Spikes) : default;
         var settings = new AdamWSettings
@@ -94,8 +102,8 @@ internal sealed class TrainingStep<TBatch>(
             NormLimit = normLimit,
             AverageDecay = state.Average?.Decay ?? 0,
         };
-        var byHost = () => kernel.StepOnDevice(settings, Gradients(batch, gates), state.Average);
-        var later = gates is not null ? graphs.ByHost(byHost)
+        var byHost = () => kernel.StepOnDevice(settings, gradients(), state.Average);
+        var later = measures ? graphs.ByHost(byHost)
             : graphs.Update(batch, settings, byHost, kept => Accumulate(batch.Rows, (first, rows) => kept.Loss(state.Model, first, rows)));
         return () =>
         {
