@@ -169,7 +169,7 @@ public class Trainer<TBatch>(
         }
         catch (Exception e)
         {
-            log.WriteFailure(e, metadata is null ? null : state.Position.Describe(metadata, TrainingStatus.Failed));
+            log.WriteFailure(e, metadata is null ? null : Described(state, metadata, graphs, TrainingStatus.Failed));
             throw;
         }
         finally
@@ -237,9 +237,15 @@ public class Trainer<TBatch>(
     {
         if (metadata is not null)
         {
-            var described = metadata with { Graphs = graphs.Absence is { } absence ? $"off: {absence.Split('\n')[0]}" : "on" };
-            run?.WriteMetadata(state.Position.Describe(described, status));
+            run?.WriteMetadata(Described(state, metadata, graphs, status));
         }
+    }
+
+    private static RunMetadata Described(
+        TrainingState<TBatch> state, RunMetadata metadata, TrainingGraphs<TBatch> graphs, TrainingStatus status)
+    {
+        var described = metadata with { Graphs = graphs.Absence is { } absence ? $"off: {absence.Split('\n')[0]}" : "on" };
+        return state.Position.Describe(described, status);
     }
 
     /// <summary>As many batches as the configuration asks for.</summary>
