@@ -441,6 +441,11 @@ internal static class TrainCommand
         $"{metrics.ValidationLoss:F4} nats a token, perplexity {metrics.ValidationPerplexity:F2} a token")
         + (metrics.ValidationBitsPerByte is { } bits ? string.Create(CultureInfo.InvariantCulture, $", {bits:F4} bits per byte") : "");
 
+    private static string Validated(TrainingMetrics metrics) =>
+        string.Create(CultureInfo.InvariantCulture, $"step {metrics.Step,6:N0}  loss {metrics.Loss:F4}  validation {Validation(metrics)}");
+
+    private static double Smoothed(double? before, double now) => before is { } rate ? 0.9 * rate + 0.1 * now : now;
+
     private static Option<int?> Number(string name, string description) =>
         NumberOption.Whole(new Option<int?>(name) { Description = description, HelpName = "N" }, 1);
 
@@ -451,13 +456,13 @@ internal static class TrainCommand
 
         public void Report(TrainingMetrics metrics)
         {
-            _rate = _rate is { } before ? 0.9 * before + 0.1 * metrics.TokensPerSecond : metrics.TokensPerSecond;
+            _rate = Smoothed(_rate, metrics.TokensPerSecond);
             tracker.Report(
                 metrics.Step / (double)config.Steps,
                 string.Create(CultureInfo.InvariantCulture, $"step {metrics.Step:N0} of {config.Steps:N0}, loss {metrics.Loss:F3}, {_rate:N0} tokens/s"));
             if (metrics.IsValidated)
             {
-                tracker.Line(string.Create(CultureInfo.InvariantCulture, $"step {metrics.Step,6:N0}  loss {metrics.Loss:F4}  validation {Validation(metrics)}"));
+                tracker.Line(Validated(metrics));
             }
         }
     }
@@ -486,7 +491,7 @@ internal static class TrainCommand
             {
                 _latest[run] = metrics;
                 _rates[run] = metrics.Step == runs[run].Config.Steps ? 0
-                    : _rates.TryGetValue(run, out var before) ? 0.9 * before + 0.1 * metrics.TokensPerSecond : metrics.TokensPerSecond;
+                    : Smoothed(_rates.TryGetValue(run, out var before) ? before : null, metrics.TokensPerSecond);
                 var begun = _latest.OfType<TrainingMetrics>().ToArray();
                 var done = begun.Sum(m => m.Step) / (double)runs.Sum(r => r.Config.Steps);
                 tracker.Report(done, string.Create(
@@ -494,9 +499,7 @@ internal static class TrainCommand
                     $"{begun.Length} of {runs.Length} runs begun, loss {begun.Min(m => m.Loss):F3} to {begun.Max(m => m.Loss):F3}, {_rates.Values.Sum():N0} tokens/s together"));
                 if (metrics.IsValidated)
                 {
-                    tracker.Line(string.Create(
-                        CultureInfo.InvariantCulture,
-                        $"{runs[run].Name}  step {metrics.Step,6:N0}  loss {metrics.Loss:F4}  validation {Validation(metrics)}"));
+                    tracker.Line($"{runs[run].Name}  {Validated(metrics)}");
                 }
             }
         }

@@ -82,13 +82,7 @@ public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor
     }
 
     /// <inheritdoc/>
-    Func<AdamWRecord> IDeviceOptimizer.Start(AdamWSettings settings, IRecordedWork update)
-    {
-        var kernel = OnDevice(_average);
-        kernel.Tell(others.Completed(settings));
-        update.Start();
-        return others.Later(kernel);
-    }
+    Func<AdamWRecord> IDeviceOptimizer.Start(AdamWSettings settings, IRecordedWork update) => ((IDeviceOptimizer)others).Start(settings, update);
 
     /// <inheritdoc/>
     public IReadOnlyDictionary<string, Tensor> StateDict() =>

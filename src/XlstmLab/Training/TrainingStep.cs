@@ -26,14 +26,15 @@ internal sealed class TrainingStep<TBatch>(
         var batch = source.Next(rows);
         using var scope = NewDisposeScope();
         UpdateRecorder? changes = null;
-        Tensor ByHost()
+        Tensor GradientsByHost()
         {
             var value = Gradients(batch, gates);
             changes = measures ? new UpdateRecorder(state.Parameters) : null;
             return value;
         }
 
-        var result = _onDevice is not null ? UpdateOnDevice(_onDevice, batch, measures, ByHost, rate) : Update(ByHost().item<double>(), rate);
+        var result = _onDevice is not null ? UpdateOnDevice(_onDevice, batch, measures, GradientsByHost, rate)
+            : Update(GradientsByHost().item<double>(), rate);
         var statistics = changes?.Statistics();
         changes?.Dispose();
         state.ZeroGradients();

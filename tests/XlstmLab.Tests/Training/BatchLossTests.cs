@@ -11,17 +11,11 @@ namespace XlstmLab.Tests.Training;
 [Collection(nameof(AloneCollection))]
 public sealed class BatchLossTests : IDisposable
 {
-    private static readonly TrainingConfig Config = new()
+    private static readonly TrainingConfig Config = TinyText.Training with
     {
-        Steps = 12,
-        BatchSize = 4,
-        ContextLength = 8,
-        PeakLearningRate = 0.02,
-        Schedule = new() { WarmupSteps = 3 },
         ValidateEvery = 5,
         CheckpointEvery = 4,
         EmaDecay = 0.9,
-        TensorBoard = false,
     };
 
     private static readonly TokenBatch[] Validation = [.. TinyText.Packed(2, 2).Sequential(6)];

@@ -2,6 +2,7 @@ using TorchSharp.Modules;
 using XlstmLab.Models;
 using XlstmLab.Operations;
 using XlstmLab.Text;
+using XlstmLab.Training;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Training;
@@ -104,4 +105,15 @@ internal static class TinyText
             contextLength);
 #pragma warning restore CA5394
     }
+
+    /// <summary>A training of twelve updates that <see cref="TinyModel"/> learns in.</summary>
+    public static TrainingConfig Training { get; } = new()
+    {
+        Steps = 12,
+        BatchSize = 4,
+        ContextLength = 8,
+        PeakLearningRate = 0.02,
+        Schedule = new() { WarmupSteps = 3 },
+        TensorBoard = false,
+    };
 }

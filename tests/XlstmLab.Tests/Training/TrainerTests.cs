@@ -18,17 +18,12 @@ public sealed class AloneCollection;
 [Collection(nameof(AloneCollection))]
 public sealed class TrainerTests
 {
-    private static readonly TrainingConfig Config = new()
+    private static readonly TrainingConfig Config = TinyText.Training with
     {
         Steps = 30,
-        BatchSize = 4,
-        ContextLength = 8,
-        PeakLearningRate = 0.02,
-        Schedule = new() { WarmupSteps = 3 },
         ValidateEvery = 10,
         CheckpointEvery = 10,
         StatisticsEvery = 10,
-        TensorBoard = false,
     };
 
     private static readonly XlstmConfig Xlstm = new()

@@ -15,18 +15,13 @@ namespace XlstmLab.Tests.Training;
 [Collection(nameof(AloneCollection))]
 public sealed class TrainingGraphsTests
 {
-    private static readonly TrainingConfig Config = new()
+    private static readonly TrainingConfig Config = TinyText.Training with
     {
         Steps = 16,
-        BatchSize = 4,
-        ContextLength = 8,
-        PeakLearningRate = 0.02,
         GradientClip = 0.5,
-        Schedule = new() { WarmupSteps = 3 },
         ValidateEvery = 8,
         CheckpointEvery = 8,
         StatisticsEvery = 5,
-        TensorBoard = false,
     };
 
     private static readonly TrainingConfig Narrow =

@@ -9,16 +9,10 @@ namespace XlstmLab.Tests.Training;
 [Collection(nameof(AloneCollection))]
 public sealed class TrainingGroupTests
 {
-    private static readonly TrainingConfig Config = new()
+    private static readonly TrainingConfig Config = TinyText.Training with
     {
-        Steps = 12,
-        BatchSize = 4,
-        ContextLength = 8,
-        PeakLearningRate = 0.02,
-        Schedule = new() { WarmupSteps = 3 },
         StatisticsEvery = 0,
         CheckpointEvery = 4,
-        TensorBoard = false,
     };
 
     [Fact]

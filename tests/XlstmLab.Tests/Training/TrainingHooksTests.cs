@@ -6,17 +6,11 @@ namespace XlstmLab.Tests.Training;
 [Collection(nameof(AloneCollection))]
 public sealed class TrainingHooksTests : IDisposable
 {
-    private static readonly TrainingConfig Config = new()
+    private static readonly TrainingConfig Config = TinyText.Training with
     {
-        Steps = 12,
-        BatchSize = 4,
-        ContextLength = 8,
-        PeakLearningRate = 0.02,
-        Schedule = new() { WarmupSteps = 3 },
         ValidateEvery = 5,
         CheckpointEvery = 4,
         StatisticsEvery = 0,
-        TensorBoard = false,
     };
 
     private readonly TempFolder _temp = new();

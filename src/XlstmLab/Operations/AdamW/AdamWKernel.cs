@@ -79,7 +79,7 @@ internal sealed class AdamWKernel : IDisposable
     private readonly AdamWParameter[] _parameters;
     private readonly Device _device;
     private readonly Tensor _owners;
-    private readonly Tensor _segments;
+    private readonly DeviceInput<long> _segments;
     private readonly Tensor _partials;
     private readonly DeviceInput<double> _settings;
     private readonly Tensor _record;
@@ -109,7 +109,7 @@ internal sealed class AdamWKernel : IDisposable
         }
 
         _owners = tensor(owners, ScalarType.Int32, _device).DetachFromDisposeScope();
-        _segments = zeros(_table.Length, ScalarType.Int64, _device).DetachFromDisposeScope();
+        _segments = NewTable();
         _partials = empty(owners.Count, ScalarType.Float64, _device).DetachFromDisposeScope();
         _settings = new(ScalarType.Float64, _device, Marshal.SizeOf<AdamWSettings>() / 8);
         _record = zeros(Marshal.SizeOf<AdamWRecord>() / 8, ScalarType.Int64, _device).DetachFromDisposeScope();
@@ -131,7 +131,12 @@ internal sealed class AdamWKernel : IDisposable
             return MemoryMarshal.Cast<long, AdamWRecord>(_record.cpu().data<long>().ToArray())[0];
         }
 
-        set => Write(_record, tensor(MemoryMarshal.Cast<AdamWRecord, long>([value]).ToArray()));
+        set
+        {
+            using var noGrad = no_grad();
+            using var values = tensor(MemoryMarshal.Cast<AdamWRecord, long>([value]).ToArray(), device: CPU).ToDevice(_device);
+            _record.copy_(values);
+        }
     }
 
     /// <summary>One step from the parameters' gradients; a parameter without one is left as it is.</summary>
@@ -141,15 +146,13 @@ internal sealed class AdamWKernel : IDisposable
     {
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
-        var before = _written is null ? [] : _table.ToArray();
-        FindGradients(_table);
-        if (!_table.AsSpan().SequenceEqual(before))
+        if (FindGradients(_table) || _written is null)
         {
-            Write(_segments, tensor(_table));
+            _segments.Write(_table);
         }
 
         Tell(settings);
-        Launch(_segments, loss);
+        Launch(_segments.Values, loss);
     }
 
     /// <summary>The numbers of all steps from here on.</summary>
@@ -210,13 +213,19 @@ internal sealed class AdamWKernel : IDisposable
         }
     }
 
-    private void FindGradients(Span<long> table)
+    /// <summary>Notes where the gradients lie, and says whether one lies elsewhere than was noted.</summary>
+    private bool FindGradients(Span<long> table)
     {
+        var changed = false;
         for (var k = 0; k < _parameters.Length; k++)
         {
             using var gradient = _parameters[k].Weight.grad;
-            table[SegmentWords * k + 1] = Address(gradient);
+            var address = Address(gradient);
+            changed |= table[SegmentWords * k + 1] != address;
+            table[SegmentWords * k + 1] = address;
         }
+
+        return changed;
     }
 
     private void Launch(Tensor segments, Tensor? loss)
@@ -230,11 +239,4 @@ internal sealed class AdamWKernel : IDisposable
     }
 
     private static long Address(Tensor? tensor) => tensor is null ? 0 : Kernel.Address(tensor);
-
-    private static void Write(Tensor target, Tensor values)
-    {
-        using var noGrad = no_grad();
-        using var source = values.ToDevice(target.device);
-        target.copy_(source);
-    }
 }
