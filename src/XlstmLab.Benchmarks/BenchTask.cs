@@ -78,6 +78,9 @@ public sealed record WorkTask : BenchTask
 
     /// <summary>The type of the activations: bf16 or float32.</summary>
     public required string ComputeType { get; init; }
+
+    /// <summary>Whether a few more steps tell where their time goes, after those that are measured: of a training on a GPU.</summary>
+    public bool Profiles { get; init; }
 }
 
 /// <summary>What a measurement came to. Absent numbers were not asked for.</summary>
@@ -97,4 +100,7 @@ public sealed record BenchResult
 
     /// <summary>Repetitions measured of the slower of both.</summary>
     public int Repetitions { get; init; }
+
+    /// <summary>Where a step's time goes, if that was asked for.</summary>
+    public StepProfile? Profile { get; init; }
 }

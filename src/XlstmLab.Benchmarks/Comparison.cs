@@ -33,6 +33,9 @@ public sealed record Comparison
     /// <summary>The script that measures rivals; null for none.</summary>
     public RivalScript? Script { get; init; }
 
+    /// <summary>Whether trainings on a GPU, each alone on it, tell where their time goes.</summary>
+    public bool Profiles { get; init; }
+
     private bool IsOnGpu => Device != "cpu";
 
     /// <summary>Measures all rows; a row that fails says why and ends nothing.</summary>
@@ -110,6 +113,7 @@ public sealed record Comparison
                 Threads = threads,
                 MinSeconds = MinSeconds,
                 Repetitions = Repetitions,
+                Profiles = Profiles && work is TrainingWork { Runs: 1 },
             };
 
             // A row that is begun may take what its models take to make, and no more.
@@ -121,6 +125,7 @@ public sealed record Comparison
                 TrainingSeconds = result.TrainingSeconds,
                 PeakBytes = result.TrainingPeak,
                 Repetitions = result.Repetitions,
+                Profile = result.Profile,
             };
         }
         catch (InvalidOperationException e)

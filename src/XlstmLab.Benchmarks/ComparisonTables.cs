@@ -54,6 +54,16 @@ public static class ComparisonTables
         Remark,
     ];
 
+    /// <summary>Where steps' time goes.</summary>
+    public static IReadOnlyList<BenchColumn<ProfileRow>> Profile { get; } =
+    [
+        new("work", r => r.Work),
+        new("kernel", r => r.Kernel),
+        new("launches a step", r => r.Launches, 1),
+        new("ms a step", r => r.Milliseconds, 3),
+        new("% of the step", r => r.Share, 1),
+    ];
+
     /// <summary>Prompts.</summary>
     public static IReadOnlyList<BenchColumn<Measurement>> Prefill { get; } =
     [

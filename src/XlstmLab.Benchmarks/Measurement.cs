@@ -26,6 +26,9 @@ public sealed record Measurement(Workload Work, string Implementation, string So
     /// <summary>Repetitions measured.</summary>
     public int? Repetitions { get; init; }
 
+    /// <summary>Where a step's time goes, if that was asked for.</summary>
+    public StepProfile? Profile { get; init; }
+
     /// <summary>Why there are no numbers, or what else there is to say.</summary>
     public string? Remark { get; init; }
 

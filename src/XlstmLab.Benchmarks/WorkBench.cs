@@ -151,7 +151,7 @@ internal static class WorkBench
             throw new InvalidOperationException(failure.Message, failure);
         }
 
-        return new() { TrainingSeconds = pace.Seconds, TrainingPeak = memory.Bytes, Repetitions = pace.Rounds };
+        return new() { TrainingSeconds = pace.Seconds, TrainingPeak = memory.Bytes, Repetitions = pace.Rounds, Profile = pace.Profile };
     }
 
     private static BenchResult Prefill(PrefillWork work, WorkTask task, Device device, ScalarType type, CancellationToken cancellationToken)
@@ -258,14 +258,19 @@ internal static class WorkBench
     private sealed class Pace(int runs, WorkTask task, Device device)
     {
         private const int WarmUp = 5;
+        private const int ProfiledSteps = 5;
 
         private readonly Lock _gate = new();
         private readonly Stopwatch _watch = new();
         private readonly int[] _steps = new int[runs];
         private int _first;
         private int _last;
+        private double _seconds;
+        private Cupti? _cupti;
 
-        public double Seconds => _watch.Elapsed.TotalSeconds * runs / (_last - _first);
+        public StepProfile? Profile { get; private set; }
+
+        public double Seconds => _seconds * runs / (_last - _first);
 
         public int Rounds => (_last - _first) / runs;
 
@@ -276,6 +281,18 @@ internal static class WorkBench
                 _steps[run] = moment.Metrics.Step;
                 if (_last > 0)
                 {
+                    if (_cupti is not null && _steps[run] < _last + ProfiledSteps)
+                    {
+                        return;
+                    }
+
+                    if (_cupti is not null)
+                    {
+                        Wait(device);
+                        Profile = _cupti.End(_watch.Elapsed.TotalSeconds, ProfiledSteps);
+                        _cupti = null;
+                    }
+
                     moment.Stop();
                     return;
                 }
@@ -301,7 +318,15 @@ internal static class WorkBench
 
                 _watch.Stop();
                 _last = steps;
-                moment.Stop();
+                _seconds = _watch.Elapsed.TotalSeconds;
+                if (!task.Profiles)
+                {
+                    moment.Stop();
+                    return;
+                }
+
+                _cupti = Cupti.Begin();
+                _watch.Restart();
             }
         }
     }

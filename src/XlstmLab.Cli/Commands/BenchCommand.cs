@@ -151,6 +151,11 @@ internal static class BenchCommand
         var contexts = BenchOptions.List("--context", "Tokens a sequence. Default: 256,1024, on a GPU 2048.");
         var tokens = Size("--tokens", 2048, "Tokens an update: the batch is as many sequences as they make. Default on a GPU: 16384.");
         var host = new Option<bool>("--by-host") { Description = "On a GPU, beside each row one where the host starts every kernel by itself, instead of a CUDA graph." };
+        var profile = new Option<bool>("--profile")
+        {
+            Description = "On a GPU, after each row five more steps that tell where their time goes, kernel by kernel, as CUPTI sees it; "
+                + "with --output in a file of its own.",
+        };
         var compute = ComputeOption();
         var common = new BenchOptions(3, 5);
         var command = new ExampleCommand(
@@ -160,9 +165,10 @@ internal static class BenchCommand
             "xlstm bench train --preset bytes-10m --context 256,2048 --threads 1,2 --csv results/training.csv",
             "xlstm bench train --device cuda --output results/gpu",
             "xlstm bench train --device cuda --preset xlstm-160m:16x2048,mamba-130m:8x2048 --rival",
-            "xlstm bench train --device cuda --preset bytes-10m:8x512,bytes-10m:8x512*8 --by-host")
+            "xlstm bench train --device cuda --preset bytes-10m:8x512,bytes-10m:8x512*8 --by-host",
+            "xlstm bench train --device cuda --preset bytes-10m:32x512 --profile")
         {
-            presets, contexts, tokens, host, compute,
+            presets, contexts, tokens, host, profile, compute,
         };
         return Comparing(command, common, compute, parsed =>
         {
@@ -177,7 +183,10 @@ internal static class BenchCommand
                 works = works.SelectMany(work => new[] { work, work with { ByHost = true } });
             }
 
-            return new([.. works], "Training: AdamW, forward, backward and update", (_, _) => ComparisonTables.Training, TrainingMethod);
+            return new([.. works], "Training: AdamW, forward, backward and update", (_, _) => ComparisonTables.Training, TrainingMethod)
+            {
+                Profiles = parsed.GetValue(profile) && (onGpu ? true : throw new UsageException("--profile needs a GPU: --device cuda.")),
+            };
         });
     }
 
@@ -309,6 +318,7 @@ internal static class BenchCommand
             Repetitions = common.Repetitions(parsed),
             Seconds = common.Seconds(parsed),
             Script = common.Rival(parsed),
+            Profiles = plan.Profiles,
         };
         IReadOnlyList<Measurement> rows = [];
         await terminal.TrackAsync(parsed.CommandResult.Command.Name, async tracker => rows = await comparison.RunAsync(Process(parsed), Progress(tracker), cancellationToken));
@@ -328,8 +338,24 @@ internal static class BenchCommand
             Gpu = onGpu ? $"{comparison.DeviceName}, {Gpu.Driver()}, kernels {(Kernel.Absence is null ? "on" : "off")}, graphs {(Kernel.GraphAbsence is null ? "on" : "off")}" : null,
         };
         common.Write(report, terminal, parsed, comparison.Script is { Raw.Count: > 0 } script ? report.RivalLines(comparison.Works, script.Raw) : null);
+        if (plan.Profiles)
+        {
+            common.WriteMore(Profile(report, type, parsed), terminal, parsed, "-profile");
+        }
+
         return Outcome(terminal, rows.Count(r => r.IsOwn && (r.ForwardSeconds ?? r.TrainingSeconds) is not null), rows.Count(r => r.Failed));
     }
+
+    private static BenchReport<ProfileRow> Profile(BenchReport<Measurement> report, string type, ParseResult parsed) => new(
+        $"Where a training step's time goes, {type}",
+        CommandLine(parsed),
+        "Times of the device by CUPTI over five steps after those that were measured, which it slows a little.",
+        ComparisonTables.Profile,
+        [.. report.Rows.SelectMany(ProfileRow.Of)],
+        [])
+    {
+        Gpu = report.Gpu,
+    };
 
     /// <summary>A failure where nothing was measured; measurements that failed beside others are counted.</summary>
     private static int Outcome(Terminal terminal, int measured, int failed)
@@ -403,5 +429,9 @@ internal static class BenchCommand
 
     /// <summary>What one of the comparing commands compares.</summary>
     private sealed record ComparisonPlan(
-        IReadOnlyList<Workload> Works, string Title, Func<string, DeviceLimit?, IReadOnlyList<BenchColumn<Measurement>>> Columns, string Method);
+        IReadOnlyList<Workload> Works, string Title, Func<string, DeviceLimit?, IReadOnlyList<BenchColumn<Measurement>>> Columns, string Method)
+    {
+        /// <summary>Whether it tells where the time goes.</summary>
+        public bool Profiles { get; init; }
+    }
 }

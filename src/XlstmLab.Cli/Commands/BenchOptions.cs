@@ -95,28 +95,49 @@ internal sealed class BenchOptions
     /// <summary>Writes the report wherever it was asked for, and beside it what a rival's script wrote.</summary>
     public void Write<T>(BenchReport<T> report, Terminal terminal, ParseResult parsed, IEnumerable<string>? rivals = null)
     {
-        var folder = parsed.GetValue(_output);
-        if (folder is not null)
+        Show(report, terminal, parsed.GetValue(_json));
+        WriteFiles(report, parsed, [parsed.GetValue(_csv)], [parsed.GetValue(_markdown)], "");
+        if (rivals is not null && Beside(parsed, ".rivals.jsonl") is { } raw)
         {
-            Directory.CreateDirectory(folder);
+            AtomicFile.WriteText(raw, string.Concat(rivals.Select(line => line + '\n')));
+        }
+    }
+
+    /// <summary>Writes what belongs to a report: into the folder under another name, and for reading where that is not JSON.</summary>
+    public void WriteMore<T>(BenchReport<T> report, Terminal terminal, ParseResult parsed, string suffix)
+    {
+        if (!parsed.GetValue(_json))
+        {
+            terminal.Line();
+            Show(report, terminal, json: false);
         }
 
-        string? Beside(string extension) => folder is null ? null : Path.Combine(folder, parsed.CommandResult.Command.Name + extension);
-        Show(report, terminal, parsed.GetValue(_json));
-        foreach (var file in new[] { parsed.GetValue(_csv), Beside(".csv") }.OfType<string>())
+        WriteFiles(report, parsed, [], [], suffix);
+    }
+
+    private void WriteFiles<T>(BenchReport<T> report, ParseResult parsed, IEnumerable<string?> csv, IEnumerable<string?> markdown, string suffix)
+    {
+        foreach (var file in csv.Append(Beside(parsed, suffix + ".csv")).OfType<string>())
         {
             AtomicFile.WriteText(file, report.Csv());
         }
 
-        foreach (var file in new[] { parsed.GetValue(_markdown), Beside(".md") }.OfType<string>())
+        foreach (var file in markdown.Append(Beside(parsed, suffix + ".md")).OfType<string>())
         {
             AtomicFile.WriteText(file, report.Markdown());
         }
+    }
 
-        if (rivals is not null && Beside(".rivals.jsonl") is { } raw)
+    /// <summary>A file in the folder that was asked for; null without one.</summary>
+    private string? Beside(ParseResult parsed, string ending)
+    {
+        if (parsed.GetValue(_output) is not { } folder)
         {
-            AtomicFile.WriteText(raw, string.Concat(rivals.Select(line => line + '\n')));
+            return null;
         }
+
+        Directory.CreateDirectory(folder);
+        return Path.Combine(folder, parsed.CommandResult.Command.Name + ending);
     }
 
     private static void Show<T>(BenchReport<T> report, Terminal terminal, bool json)

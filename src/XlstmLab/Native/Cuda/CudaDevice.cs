@@ -14,6 +14,7 @@ internal sealed unsafe class CudaDevice : IKernelDevice
     private readonly ConcurrentDictionary<(string File, string Options, int Device, string Function), nint> _functions = new();
     private readonly ConcurrentDictionary<nint, int> _sharedBytes = new();
     private readonly ConcurrentDictionary<int, int> _multiprocessors = new();
+    private readonly ConcurrentDictionary<int, bool> _earlyLaunch = new();
     private readonly Lock _gate = new();
 
     /// <inheritdoc/>
@@ -55,7 +56,19 @@ internal sealed unsafe class CudaDevice : IKernelDevice
             _sharedBytes[function] = shape.SharedBytes;
         }
 
-        var cluster = new CudaDriver.LaunchAttribute { Id = CudaDriver.LaunchClusterDimension, X = (uint)shape.Cluster, Y = 1, Z = 1 };
+        var attributes = stackalloc CudaDriver.LaunchAttribute[2];
+        var count = 0u;
+        if (shape.Cluster > 1)
+        {
+            attributes[count++] = new() { Id = CudaDriver.LaunchClusterDimension, X = (uint)shape.Cluster, Y = 1, Z = 1 };
+        }
+
+        // Every kernel waits for those in front of it before it touches memory: what it takes to start one is over by then.
+        if (_earlyLaunch.GetOrAdd(device, static d => StartsEarly(d)))
+        {
+            attributes[count++] = new() { Id = CudaDriver.LaunchEarly, X = 1 };
+        }
+
         var config = new CudaDriver.LaunchConfig
         {
             GridX = checked((uint)shape.Blocks),
@@ -66,8 +79,8 @@ internal sealed unsafe class CudaDevice : IKernelDevice
             BlockZ = 1,
             SharedBytes = (uint)shape.SharedBytes,
             Stream = CudaStream.CurrentHandle(device),
-            Attributes = &cluster,
-            AttributeCount = shape.Cluster > 1 ? 1u : 0,
+            Attributes = attributes,
+            AttributeCount = count,
         };
         var code = CudaDriver.cuLaunchKernelEx(&config, function, arguments, null);
         if (code != 0)
@@ -92,6 +105,12 @@ internal sealed unsafe class CudaDevice : IKernelDevice
 
             return module;
         }
+    }
+
+    private static bool StartsEarly(int device)
+    {
+        CudaDriver.Check(CudaDriver.cuDriverGetVersion(out var version), "tell its version");
+        return version >= CudaDriver.EarlyLaunchVersion && Attribute(CudaDriver.DeviceComputeCapabilityMajor, device) >= 9;
     }
 
     private static int Attribute(int attribute, int device)

@@ -20,6 +20,12 @@ internal static unsafe partial class CudaDriver
     /// <summary>The launch attribute for the blocks of a cluster.</summary>
     internal const int LaunchClusterDimension = 4;
 
+    /// <summary>The launch attribute with which a kernel may be there before the one in front of it in the stream has ended.</summary>
+    internal const int LaunchEarly = 6;
+
+    /// <summary>The first version that records such launches.</summary>
+    internal const int EarlyLaunchVersion = 12030;
+
     /// <summary>Passes on what a call returned.</summary>
     /// <exception cref="CudaException">The call failed; the message has the driver's name for the reason.</exception>
     public static void Check(int code, string action)
@@ -177,7 +183,7 @@ internal static unsafe partial class CudaDriver
         public uint AttributeCount;
     }
 
-    /// <summary>CUlaunchAttribute with the dimensions of a cluster for its value.</summary>
+    /// <summary>CUlaunchAttribute with the dimensions of a cluster or one number for its value.</summary>
     [StructLayout(LayoutKind.Explicit, Size = 72)]
     internal struct LaunchAttribute
     {

@@ -112,20 +112,31 @@ public static unsafe partial class Nvrtc
             return [chosen];
         }
 
+        return Folders().Where(Directory.Exists).SelectMany(Compilers).Concat(Enumerable.Range(12, 3).Reverse().Select(SystemName));
+    }
+
+    /// <summary>Where libraries of CUDA may lie that the system's loader does not know of, best first: with libtorch, in PyTorch's packages, in a toolkit.</summary>
+    internal static IEnumerable<string> Folders()
+    {
         var torch = NativeTorch.Folder;
         var packages = Path.GetFullPath(Path.Combine(torch, "..", "..", "nvidia"));
         string?[] toolkits = [Environment.GetEnvironmentVariable("CUDA_PATH"), Environment.GetEnvironmentVariable("CUDA_HOME"), "/usr/local/cuda"];
-        string[] folders =
+        return
         [
             torch,
             .. Directory.Exists(packages) ? Directory.EnumerateDirectories(packages).Order(StringComparer.Ordinal).SelectMany(Inside) : [],
             .. toolkits.OfType<string>().SelectMany(Inside),
         ];
-        return folders.Where(Directory.Exists).SelectMany(Compilers).Concat(Enumerable.Range(12, 3).Reverse().Select(SystemName));
     }
 
     private static IEnumerable<string> Inside(string folder) =>
-        [Path.Combine(folder, "lib"), Path.Combine(folder, "lib64"), Path.Combine(folder, "bin"), Path.Combine(folder, "bin", "x64")];
+    [
+        Path.Combine(folder, "lib"),
+        Path.Combine(folder, "lib64"),
+        Path.Combine(folder, "bin"),
+        Path.Combine(folder, "bin", "x64"),
+        Path.Combine(folder, "extras", "CUPTI", "lib64"),
+    ];
 
     private static IEnumerable<string> Compilers(string folder) =>
         Directory.EnumerateFiles(folder, OperatingSystem.IsWindows() ? "nvrtc64_*.dll" : "libnvrtc*.so*")

@@ -59,6 +59,7 @@ DEVICE i64 block_start(const Segment& segment, i64& length)
 KERNEL void __launch_bounds__(THREADS) squared_sums(
     const Segment* RESTRICT segments, const int* RESTRICT owners, double* RESTRICT partials)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     Segment segment = segments[owners[blockIdx.x]];
     i64 length, start = block_start(segment, length);
@@ -107,6 +108,7 @@ DEVICE bool within(double x, double limit) { return fabs(x) <= LARGEST && (limit
 KERNEL void __launch_bounds__(PREPARE_THREADS) adamw_prepare(
     const double* RESTRICT partials, const double* RESTRICT loss, const Settings* RESTRICT settings, Record* record, Rule* rule, int count)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     double sum = 0;
 #pragma unroll 8
@@ -154,6 +156,7 @@ DEVICE void update(float& p, float g, float& m, float& v, const Rule& rule, floa
 KERNEL void __launch_bounds__(THREADS) adamw_update(
     const Segment* RESTRICT segments, const int* RESTRICT owners, const Rule* RESTRICT rules)
 {
+    wait_for_predecessors();
     Rule rule = *rules;
     Segment segment = segments[owners[blockIdx.x]];
     if (!rule.applies || !segment.g || !segment.m) return;

@@ -111,6 +111,7 @@ KERNEL void __launch_bounds__(32 * WARPS) convolution_forward(
     const bf16* RESTRICT x, const bf16* RESTRICT before, const float* RESTRICT weight, const float* RESTRICT bias,
     const unsigned char* RESTRICT starts, bf16* RESTRICT y, int x_stride, int length, int channels)
 {
+    wait_for_predecessors();
     const int channel = (blockIdx.x * 32 + threadIdx.x % 32) * VECTOR, first = (blockIdx.y * WARPS + threadIdx.x / 32) * RUN;
     const i64 token = (i64)blockIdx.z * length;
     if (channel >= channels || first >= length) return;
@@ -154,6 +155,7 @@ KERNEL void __launch_bounds__(32 * WARPS) convolution_backward(
     const unsigned char* RESTRICT starts, bf16* RESTRICT dx, bf16* RESTRICT dbefore, float* RESTRICT partials,
     int x_stride, int dx_stride, int length, int channels)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     const int channel = (blockIdx.x * 32 + threadIdx.x % 32) * VECTOR, first = (blockIdx.y * WARPS + threadIdx.x / 32) * RUN;
     const i64 token = (i64)blockIdx.z * length;

@@ -211,6 +211,7 @@ DEVICE void cross_entropy(
 KERNEL void __launch_bounds__(THREADS, BLOCKS) cross_entropy_backward(
     bf16* logits, const i64* RESTRICT targets, float* RESTRICT losses, i64 divisor, const i64* RESTRICT kept_divisor, i64 stride, int rows)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     float scale = (float)(1.0 / (double)(kept_divisor ? *kept_divisor : divisor));
     cross_entropy<true>(shared, logits, targets, losses, scale, stride, rows);
@@ -220,6 +221,7 @@ KERNEL void __launch_bounds__(THREADS, BLOCKS) cross_entropy_backward(
 KERNEL void __launch_bounds__(THREADS, BLOCKS) cross_entropy_forward(
     const bf16* logits, const i64* RESTRICT targets, float* RESTRICT losses, i64 stride, int rows)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     cross_entropy<false>(shared, (bf16*)logits, targets, losses, 1.f, stride, rows);
 }
@@ -228,6 +230,7 @@ KERNEL void __launch_bounds__(THREADS, BLOCKS) cross_entropy_forward(
 KERNEL void __launch_bounds__(SUM_THREADS) sum_losses(
     const float* RESTRICT losses, double* total, int rows, i64 divisor, const i64* RESTRICT kept_divisor)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     double sum = 0;
 #pragma unroll 8

@@ -11,6 +11,7 @@
 KERNEL void __launch_bounds__(THREADS) dropout(
     const void* x, void* y, i64 key, const i64* RESTRICT kept_key, i64 threshold, i64 count, float scale)
 {
+    wait_for_predecessors();
     if (kept_key) key = *kept_key;
     for (i64 i = (i64)blockIdx.x * THREADS + threadIdx.x; i < count; i += (i64)gridDim.x * THREADS)
     {

@@ -26,6 +26,7 @@ static_assert((CHUNK & (CHUNK - 1)) == 0 && CHUNK % SORT_THREADS == 0, "chunks a
 KERNEL void __launch_bounds__(32 * WARPS) embedding_forward(
     const float* RESTRICT table, const i64* RESTRICT ids, bf16* RESTRICT y, int positions, int vocabulary)
 {
+    wait_for_predecessors();
     int first = blockIdx.y * SLICE + 8 * (threadIdx.x % 32);
     for (int n = blockIdx.x * WARPS + threadIdx.x / 32; n < positions; n += gridDim.x * WARPS)
     {
@@ -63,6 +64,7 @@ KERNEL void __launch_bounds__(32 * WARPS) embedding_forward(
 KERNEL void __launch_bounds__(SORT_THREADS) embedding_sort_chunks(
     const i64* RESTRICT ids, u32* RESTRICT keys, int positions, int vocabulary)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     u32* chunk = (u32*)shared;
     int start = blockIdx.x / (CHUNK / SORT_THREADS) * CHUNK;
@@ -93,6 +95,7 @@ KERNEL void __launch_bounds__(SORT_THREADS) embedding_sort_chunks(
 KERNEL void __launch_bounds__(SORT_THREADS) embedding_merge(
     const u32* RESTRICT keys, int* RESTRICT order, int* RESTRICT sorted, int positions, int vocabulary)
 {
+    wait_for_predecessors();
     int chunks = (positions + CHUNK - 1) / CHUNK, place = blockIdx.x * SORT_THREADS + threadIdx.x, mine = place / CHUNK;
     u32 key = keys[place];
     bool exists = key != NO_KEY;
@@ -170,6 +173,7 @@ KERNEL void __launch_bounds__(32 * WARPS) embedding_sum_tiles(
     const bf16* RESTRICT dy, const int* RESTRICT order, const int* RESTRICT sorted, float* RESTRICT dtable, float* RESTRICT partials,
     int positions, int vocabulary)
 {
+    wait_for_predecessors();
     int tile = blockIdx.x * WARPS + threadIdx.x / 32, channel = blockIdx.y * SLICE + 8 * (threadIdx.x % 32);
     int begin = tile * TILE, end = min(begin + TILE, positions);
     if (begin >= positions) return;
@@ -218,6 +222,7 @@ KERNEL void __launch_bounds__(32 * WARPS) embedding_sum_tiles(
 KERNEL void __launch_bounds__(32 * WARPS) embedding_join_tiles(
     const float* RESTRICT partials, const int* RESTRICT sorted, float* RESTRICT dtable, int positions, int vocabulary)
 {
+    wait_for_predecessors();
     int tile = blockIdx.x, next = (tile + 1) * TILE, channel = 4 * (blockIdx.y * 32 * WARPS + threadIdx.x);
     if (next >= positions || channel >= DIM) return;
     int id = sorted[next - 1];
@@ -249,6 +254,7 @@ KERNEL void __launch_bounds__(32 * WARPS) embedding_join_tiles(
 KERNEL void __launch_bounds__(32 * WARPS) embedding_zero_absent(
     const int* RESTRICT sorted, float* RESTRICT dtable, int positions, int vocabulary)
 {
+    wait_for_predecessors();
     int lane = threadIdx.x % 32, first = 32 * (blockIdx.x * WARPS + threadIdx.x / 32), id = first + lane;
     int low = 0, high = positions; // the first place whose id is not less
     while (low < high)

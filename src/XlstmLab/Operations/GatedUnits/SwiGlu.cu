@@ -53,6 +53,7 @@ DEVICE bool locate(u32 i, int rows, int& row, int& channel)
 KERNEL void __launch_bounds__(THREADS) glu_forward(
     const bf16* RESTRICT g, const bf16* RESTRICT u, bf16* RESTRICT y, i64 g_stride, i64 u_stride, int rows)
 {
+    wait_for_predecessors();
     u32 first = blockIdx.x * THREADS * FORWARD_PIECES + threadIdx.x;
     uint4 raw_g[FORWARD_PIECES], raw_u[FORWARD_PIECES];
     int row, channel;
@@ -91,6 +92,7 @@ KERNEL void __launch_bounds__(THREADS) glu_forward(
 KERNEL void __launch_bounds__(THREADS) glu_backward(
     const bf16* dy, const bf16* g, const bf16* u, bf16* dg, bf16* du, i64 g_stride, i64 u_stride, i64 d_stride, int rows)
 {
+    wait_for_predecessors();
     u32 first = blockIdx.x * THREADS * BACKWARD_PIECES + threadIdx.x;
     uint4 raw_dy[BACKWARD_PIECES], raw_g[BACKWARD_PIECES], raw_u[BACKWARD_PIECES];
     int row, channel;

@@ -89,6 +89,7 @@ KERNEL void __launch_bounds__(32 * WARPS, TILES > 4 ? 1 : 2) gate_forward(
     const float* RESTRICT input_bias, const float* RESTRICT forget_bias, float* RESTRICT input, float* RESTRICT forget,
     int tokens, int sequence, float cap)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, pair = lane % 4 * 2;
     bool staged = false;
@@ -183,6 +184,7 @@ KERNEL void __launch_bounds__(32 * WARPS, TILES > 4 ? 1 : 2) gate_backward_input
     const float* RESTRICT input_weight, const float* RESTRICT forget_weight, bf16* RESTRICT dx,
     int tokens, int sequence, float cap)
 {
+    wait_for_predecessors();
     // Word j of entry [channels / 32, tile, part, lane]: W of outputs 2 (lane % 4) and the next at channel 8 (group / 2) + 2 j + group % 2.
     SHARED_MEMORY(shared);
     uint4* weights = (uint4*)shared;
@@ -277,6 +279,7 @@ KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_we
     int input_weight_place, int forget_weight_place, int input_bias_place, int forget_bias_place,
     int tokens, int sequence, float cap)
 {
+    wait_for_predecessors();
     const int parts = TILES > 1 ? 2 : 1; // tiles of 8 outputs
     SHARED_MEMORY(shared); // dz [2 steps, tokens, tile of outputs, high or low, 8]: 32 bytes a token and tile
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, pair = lane % 4 * 2;

@@ -47,6 +47,7 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward_scores(
     bf16* RESTRICT y, bf16* RESTRICT weights, bf16* RESTRICT gradients, float* RESTRICT dz, float* RESTRICT dots, int length, float scale,
     float epsilon)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(memory);
     unsigned char* staged = memory + STAGES * STAGE_BYTES;
     float* shared_sums = (float*)(staged + 2 * TRIANGLE_BYTES); // [6, CHUNK]
@@ -185,6 +186,7 @@ KERNEL void __launch_bounds__(TILE_THREADS) mlstm_backward(
     bf16* RESTRICT dq, i64 dq_batch, int dq_head, int dq_token, bf16* RESTRICT dk, i64 dk_batch, int dk_head, int dk_token,
     bf16* RESTRICT dv, i64 dv_batch, int dv_head, int dv_token, float* RESTRICT k_writes, int length)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(memory);
     unsigned char* triangles = memory + STAGES * STAGE_BYTES;
     unsigned char* staged = triangles + 2 * TRIANGLE_BYTES;

@@ -42,6 +42,7 @@ KERNEL void __launch_bounds__(TILE_THREADS, FORWARD_BLOCKS) mlstm_forward(
     const float* RESTRICT rows, const float* RESTRICT n, const bf16* RESTRICT states, float* RESTRICT sums,
     bf16* RESTRICT h, i64 h_batch, int h_head, int h_token, int length, float scale, float epsilon)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(memory);
     unsigned char* triangle = memory + STAGES * STAGE_BYTES;
     unsigned char* staged = HV_TILES > 1 ? triangle + TRIANGLE_BYTES : triangle; // behind the last tile nothing reads the triangle

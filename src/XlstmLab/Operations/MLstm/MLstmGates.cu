@@ -134,6 +134,7 @@ KERNEL void __launch_bounds__(1024) mlstm_gates(
     const unsigned char* RESTRICT starts, const unsigned char* RESTRICT padding, const float* RESTRICT m0,
     float* RESTRICT rows, float* RESTRICT keep, float* RESTRICT m_last, int length, float scale)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(memory);
     const int chunks = (length + CHUNK - 1) / CHUNK;
     float* chunk_top = (float*)memory;           // [NC], then the scale before the chunk
@@ -272,6 +273,7 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     const float* RESTRICT rows, const float* RESTRICT d_last,
     float* RESTRICT d_input, float* RESTRICT d_forget, float* RESTRICT d_scale, int length)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(memory);
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
     const int chunks = (length + CHUNK - 1) / CHUNK;

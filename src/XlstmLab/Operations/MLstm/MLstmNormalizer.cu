@@ -16,6 +16,7 @@ KERNEL void __launch_bounds__(THREADS) mlstm_chunk_sums(
     const bf16* RESTRICT x, i64 batch_stride, int head_stride, int token_stride,
     const float* RESTRICT weight, const float* RESTRICT factor, float* RESTRICT sums, int length)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(memory);
     float* parts = (float*)memory; // [GROUPS, DQK]
     const int chunk = blockIdx.x;
@@ -51,6 +52,7 @@ KERNEL void __launch_bounds__(THREADS) mlstm_chunk_sums(
 KERNEL void mlstm_normalizer_walk(
     float* RESTRICT sums, const float* RESTRICT keep, const float* RESTRICT first, float* RESTRICT last, int chunks, int reverse)
 {
+    wait_for_predecessors();
     const i64 head = blockIdx.y;
     const int d = blockIdx.x * 32 + threadIdx.x;
     if (DQK % 32 != 0 && d >= DQK) return;

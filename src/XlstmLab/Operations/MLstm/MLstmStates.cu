@@ -56,6 +56,7 @@ KERNEL void __launch_bounds__(THREADS) mlstm_states(
     const float* RESTRICT weight, const float* RESTRICT keep, const float* RESTRICT first, float* RESTRICT last, bf16* RESTRICT states,
     int length, int reverse)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(memory);
     unsigned char* staged = memory + STATE_STAGES * STATE_BYTES;
     const u32 stages = shared_address(memory);

@@ -12,6 +12,7 @@ static_assert(sizeof(Settings) == SETTINGS_BYTES && sizeof(Rule) == RULE_BYTES, 
 KERNEL void __launch_bounds__(THREADS) muon_momentum(
     const float* RESTRICT g, float* RESTRICT momentum, bf16* RESTRICT update, const Rule* RESTRICT rules, float share, float kept, i64 count)
 {
+    wait_for_predecessors();
     bool applies = rules->applies;
     float scale = rules->scale;
     for (i64 i = (i64)blockIdx.x * THREADS + threadIdx.x; i < count; i += (i64)gridDim.x * THREADS)
@@ -35,6 +36,7 @@ KERNEL void __launch_bounds__(THREADS) muon_update(
     float* RESTRICT p, const bf16* RESTRICT o, float* RESTRICT average, const Rule* RESTRICT rules, const Settings* RESTRICT settings,
     float factor, float decay, i64 rows, i64 columns, int tall)
 {
+    wait_for_predecessors();
     if (!rules->applies) return;
     float rate = (float)settings->rate, retained = 1.f - rate * decay, step = rate * factor, share = rules->average_share;
     i64 count = rows * columns;

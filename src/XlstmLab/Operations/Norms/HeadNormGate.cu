@@ -103,6 +103,7 @@ KERNEL void __launch_bounds__(32 * WARPS, BLOCKS) head_norm_gate_forward(
     const bf16* RESTRICT h, const bf16* RESTRICT o, const float* RESTRICT weight, const float* RESTRICT bias, bf16* RESTRICT y,
     i64 h_batch, i64 h_head, i64 h_token, i64 o_stride, int tokens, int sequence, float epsilon)
 {
+    wait_for_predecessors();
     int head = blockIdx.y, channel = head * HEAD_DIM;
     float w[PIECES][8], b[PIECES][8];
     load_channels(w, weight + channel);
@@ -182,6 +183,7 @@ KERNEL void __launch_bounds__(32 * WARPS, BLOCKS) head_norm_gate_backward(
     bf16* RESTRICT dh, bf16* RESTRICT d_o, float* RESTRICT partials,
     i64 h_batch, i64 h_head, i64 h_token, i64 o_stride, int tokens, int sequence, float epsilon)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     int head = blockIdx.y, channel = head * HEAD_DIM, channels = gridDim.y * HEAD_DIM;
     float w[PIECES][8], b[PIECES][8], dw[PIECES][8] = {}, db[PIECES][8] = {};

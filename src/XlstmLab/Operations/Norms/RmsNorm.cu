@@ -102,6 +102,7 @@ KERNEL void __launch_bounds__(32 * FORWARD_WARPS, FORWARD_BLOCKS) norm_forward(
     const stream* x, const bf16* delta, const float* RESTRICT weight, const float* RESTRICT bias,
     stream* s, bf16* RESTRICT y, float* RESTRICT mean, float* RESTRICT rstd, int rows, float epsilon)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     int lane = threadIdx.x % LANES, turn = 0;
     float w[PIECES][8], b[PIECES][8];
@@ -214,6 +215,7 @@ KERNEL void __launch_bounds__(32 * BACKWARD_WARPS, BACKWARD_BLOCKS) norm_backwar
 #endif
 )
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     const int at_once = BACKWARD_WARPS / WARPS_PER_ROW;
     float* gathered = (float*)shared;

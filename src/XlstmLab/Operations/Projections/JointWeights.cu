@@ -11,6 +11,7 @@ KERNEL void __launch_bounds__(THREADS) join_weights(
     const float* w0, const float* w1, const float* w2, const float* w3, const float* w4, const float* w5, const float* w6, const float* w7,
     i64 end0, i64 end1, i64 end2, i64 end3, i64 end4, i64 end5, i64 end6, i64 end7, bf16* joined)
 {
+    wait_for_predecessors();
     i64 i = 8 * ((i64)blockIdx.x * THREADS + threadIdx.x);
     if (i >= end7) return;
     const float* w = w0 + i;

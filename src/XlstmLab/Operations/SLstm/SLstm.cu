@@ -196,6 +196,7 @@ KERNEL void __launch_bounds__(THREADS, 1) slstm_forward(
     const unsigned char* RESTRICT starts, const unsigned char* RESTRICT padding,
     bf16* RESTRICT h, bf16* RESTRICT before, uint4* RESTRICT records, float* RESTRICT last, int batch, int length, int heads)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     const u32 base = shared_address(shared);
     const Place p = find_place(heads);
@@ -394,6 +395,7 @@ KERNEL void __launch_bounds__(THREADS, 1) slstm_backward(
     bf16* RESTRICT dxi, bf16* RESTRICT dxf, bf16* RESTRICT dxz, bf16* RESTRICT dxo, int x_token, int x_head,
     float* RESTRICT dbias, float* RESTRICT dinitial, float clip, int batch, int length, int heads)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     const u32 base = shared_address(shared);
     const Place p = find_place(heads);

@@ -282,6 +282,7 @@ KERNEL void __launch_bounds__(32 * WARPS) selective_scan_forward(
     bf16* RESTRICT out, float* RESTRICT kept, float* RESTRICT last,
     int x_stride, int delta_stride, int bc_stride, int z_stride, int length, int channels)
 {
+    wait_for_predecessors();
     Lane lane = this_lane();
     lane.exists = lane.channel < channels;
     if (lane.channel - 2 * lane.row >= channels) return;
@@ -372,6 +373,7 @@ KERNEL void __launch_bounds__(32 * WARPS, BACKWARD_WARPS / WARPS) selective_scan
     bf16* RESTRICT dx, bf16* RESTRICT ddelta, bf16* RESTRICT dz, float* RESTRICT dinitial, float* RESTRICT dbc, float* RESTRICT partials,
     int x_stride, int delta_stride, int bc_stride, int z_stride, int dz_stride, int length, int channels)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     Lane lane = this_lane();
     lane.exists = lane.channel < channels;
@@ -586,6 +588,7 @@ KERNEL void __launch_bounds__(32 * WARPS, BACKWARD_WARPS / WARPS) selective_scan
 // side by side. Grid: rows / (SUM_THREADS / 8) rounded up; SUM_THREADS threads; no shared memory.
 KERNEL void __launch_bounds__(SUM_THREADS) selective_scan_sums(const float* RESTRICT dbc, bf16* RESTRICT d, int blocks, int rows)
 {
+    wait_for_predecessors();
     i64 i = (i64)blockIdx.x * SUM_THREADS + threadIdx.x, row = i / 8;
     if (row >= rows) return;
     float4 sum = make_float4(0.f, 0.f, 0.f, 0.f);

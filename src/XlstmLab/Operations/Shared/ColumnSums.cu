@@ -10,6 +10,7 @@ static_assert(WARPS == 32, "a lane takes over from each warp, and a warp from ea
 KERNEL void __launch_bounds__(32 * WARPS) column_sums(
     const float* RESTRICT partials, float* RESTRICT out, int rows, int columns)
 {
+    wait_for_predecessors();
     SHARED_MEMORY(shared);
     float(*sums)[33] = (float(*)[33])shared;
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, column = blockIdx.x * 32 + lane;

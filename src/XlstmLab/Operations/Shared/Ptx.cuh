@@ -89,6 +89,18 @@ DEVICE float tanh_fast(float x) // to 2^-11 relative
     return y;
 }
 
+// Kernels of one stream
+
+// The first that every kernel does. It may be there before the one in front of it has ended, as CudaDevice asks for, and may touch memory only
+// after this; the next may come as soon as all blocks of this one are here.
+DEVICE void wait_for_predecessors()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
 // Warps
 
 DEVICE float warp_sum(float x)

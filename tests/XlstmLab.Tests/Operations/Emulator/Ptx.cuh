@@ -69,6 +69,9 @@ DEVICE float tanh_fast(float x)
 
 // Warps
 
+// One kernel after the other.
+DEVICE void wait_for_predecessors() {}
+
 DEVICE float warp_sum(float x)
 {
     for (int o = 16; o > 0; o >>= 1) x += __shfl_xor_sync(FULL_WARP, x, o);
