@@ -1,4 +1,3 @@
-using TorchSharp.Utils;
 using XlstmLab.Operations;
 using static TorchSharp.torch;
 
@@ -7,18 +6,10 @@ namespace XlstmLab.Layers;
 /// <summary>The feed-forward layer: gated, W_down(f(W_gate x) * W_up x), or plain, W_down f(W_up x).</summary>
 public sealed class FeedForward : nn.Module
 {
-    [ComponentName(Name = "proj_up_gate")]
     private readonly Dense? _gate;
-
-    [ComponentName(Name = "proj_up")]
     private readonly Dense? _up;
-
-    [ComponentName(Name = "proj_up_gate_z")]
     private readonly Dense? _gateAndUp;
-
-    [ComponentName(Name = "proj_down")]
     private readonly Dense _down;
-
     private readonly FeedForwardKind _kind;
 
     /// <summary>A layer whose weights are zero until they are initialised or loaded.</summary>
@@ -29,6 +20,12 @@ public sealed class FeedForward : nn.Module
     /// <param name="weightMode">Whether a gated layer stores the two matrices of its input side as one; a plain layer has only one.</param>
     /// <exception cref="ArgumentOutOfRangeException">There is no such layer.</exception>
     public FeedForward(FeedForwardKind kind, int dim, int innerDim, bool bias = false, WeightMode weightMode = WeightMode.Single)
+        : this(kind, dim, innerDim, bias, weightMode, new("proj_up_gate", "proj_up", "proj_down"))
+    {
+    }
+
+    /// <summary>The same under names of other published models.</summary>
+    internal FeedForward(FeedForwardKind kind, int dim, int innerDim, bool bias, WeightMode weightMode, FeedForwardNames names)
         : base(nameof(FeedForward))
     {
         if (kind == FeedForwardKind.None || !Enum.IsDefined(kind))
@@ -49,7 +46,13 @@ public sealed class FeedForward : nn.Module
         }
 
         _down = new(innerDim, dim, bias);
-        RegisterComponents();
+        foreach (var (name, part) in new[] { (names.Gate, _gate), (names.Up, _up), (names.Gate + "_z", _gateAndUp), (names.Down, _down) })
+        {
+            if (part is not null)
+            {
+                register_module(name, part);
+            }
+        }
     }
 
     /// <summary>The inner width d factor, rounded up to a multiple; with the integer division of the published code.</summary>
@@ -100,6 +103,11 @@ public sealed class FeedForward : nn.Module
         return u is null ? Activate(kind, g) : Activate(kind, g) * u;
     }
 
+    /// <summary>Nothing is registered by its field's name.</summary>
+    protected override void RegisterComponents()
+    {
+    }
+
     /// <summary>The layer's nonlinearity f.</summary>
     internal static Tensor Activate(FeedForwardKind kind, Tensor x) => kind switch
     {
@@ -109,3 +117,9 @@ public sealed class FeedForward : nn.Module
         _ => throw UnknownValue.Of(kind),
     };
 }
+
+/// <summary>What a published model calls the projections of a feed-forward layer.</summary>
+/// <param name="Gate">That of the nonlinearity.</param>
+/// <param name="Up">That of what is multiplied with it.</param>
+/// <param name="Down">That back into the stream.</param>
+internal sealed record FeedForwardNames(string Gate, string Up, string Down);

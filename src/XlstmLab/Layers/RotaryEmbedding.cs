@@ -1,3 +1,4 @@
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;
@@ -21,6 +22,25 @@ public static class RotaryEmbedding
         var frequencies = exp(arange(0, dim, 2, dtype: ScalarType.Float64, device: positions.device) * (-Math.Log(theta) / dim)); // (D/2)
         var angles = positions.to(ScalarType.Float64).unsqueeze(-1) * frequencies; // (..., S, D/2)
         return (angles.cos().to(type), angles.sin().to(type));
+    }
+
+    /// <summary>Turns queries and keys, and has values beside them; in one pass where there is a kernel.</summary>
+    /// <param name="q">[B, S, NH D].</param>
+    /// <param name="k">[B, S, NKV D].</param>
+    /// <param name="v">[B, S, NKV D].</param>
+    /// <param name="cos">The cosines, [S, D/2] or [B, 1, S, D/2].</param>
+    /// <param name="sin">The sines, likewise.</param>
+    /// <param name="headDim">D.</param>
+    /// <returns>[B, NH, S, D] and twice [B, NKV, S, D].</returns>
+    internal static (Tensor Q, Tensor K, Tensor V) Rotate(Tensor q, Tensor k, Tensor v, Tensor cos, Tensor sin, int headDim)
+    {
+        if (new[] { q, k, v }.All(x => RotaryKernel.Serves(x, cos, headDim)))
+        {
+            return RotaryKernel.Forward(q, k, v, cos, sin, headDim);
+        }
+
+        Tensor SplitHeads(Tensor x) => x.unflatten(2, [-1, headDim]).transpose(1, 2);
+        return (Rotate(SplitHeads(q), cos, sin), Rotate(SplitHeads(k), cos, sin), SplitHeads(v));
     }
 
     /// <summary>Turns x, [B, NH, S, D], by angles that broadcast to [B, NH, S, D/2]; the result has x's type.</summary>

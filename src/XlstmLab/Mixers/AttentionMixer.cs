@@ -227,9 +227,7 @@ internal sealed class AttentionHeads(AttentionMixerConfig config, MixerSite site
             ? pass.Work.Window(q, window.Window, window.SinkTokens, pass.Before(WindowAt), pass.Before(WindowNext))
             : pass.Work.Span(q, keysBefore?.shape[2] ?? 0, pass.BeforeShared(Visible), pass.BeforeShared(Position));
         var (cos, sin) = pass.Work.Angles(span, _headDim, _theta, q.dtype == ScalarType.BFloat16 ? ScalarType.Float32 : q.dtype);
-        q = RotaryEmbedding.Rotate(SplitHeads(q), cos, sin); // (B, NH, S, D)
-        k = RotaryEmbedding.Rotate(SplitHeads(k), cos, sin); // (B, NKV, S, D)
-        v = SplitHeads(v); // (B, NKV, S, D)
+        (q, k, v) = RotaryEmbedding.Rotate(q, k, v, cos, sin, _headDim); // (B, NH, S, D), (B, NKV, S, D), (B, NKV, S, D)
         var keys = keysBefore is null ? k : cat([keysBefore.to(k.dtype), k], 2); // (B, NKV, T + S, D)
         var values = valuesBefore is null ? v : cat([valuesBefore.to(v.dtype), v], 2);
         var (allKeys, allValues) = (ForEachHead(keys), ForEachHead(values)); // (B, NH, T + S, D)
@@ -305,8 +303,8 @@ internal sealed class AttentionHeads(AttentionMixerConfig config, MixerSite site
             return;
         }
 
-        pass.Keep("k", keys);
-        pass.Keep("v", values);
+        pass.Keep("k", keys.contiguous());
+        pass.Keep("v", values.contiguous());
         if (span is { Visible: { } visible, Next: { } next })
         {
             pass.KeepShared(Visible, visible);

@@ -1,4 +1,3 @@
-using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Layers;
 using XlstmLab.Mixers;
@@ -15,8 +14,10 @@ namespace XlstmLab.Models;
 /// </remarks>
 public sealed class GlaLanguageModel : LanguageModel
 {
+    private static readonly PreNormNames Names = new("embeddings", "attn_norm", "attn", "mlp_norm");
+
     [ComponentName(Name = "model")]
-    private readonly GlaBackbone _backbone;
+    private readonly PreNormBackbone _backbone;
 
     [ComponentName(Name = "lm_head")]
     private readonly Dense? _head;
@@ -33,7 +34,12 @@ public sealed class GlaLanguageModel : LanguageModel
         config.ValidateToBuild();
         NativeTorch.EnsureLoaded();
         _config = config;
-        _backbone = new(config);
+        _backbone = new(
+            Names,
+            Parameters.Embedding(config.VocabularySize, config.EmbeddingDim),
+            Enumerable.Range(0, config.BlockCount).Select(_ => new PreNormBlock(
+                Names, config.Mixer.Create(config.Site), FeedForwardOf(config), config.EmbeddingDim, config.NormEpsilon)),
+            config.NormEpsilon);
         _head = config.TieWordEmbeddings ? null : new(config.EmbeddingDim, config.VocabularySize);
         RegisterComponents();
         Initialize(seed);
@@ -48,15 +54,9 @@ public sealed class GlaLanguageModel : LanguageModel
     {
         using var scope = NewDisposeScope();
         var rows = PaddingLast.Of(embedded, layout);
-        var x = rows.X; // (B, S, d)
         var last = returnState ? new Dictionary<string, Tensor>() : null;
         var work = LayoutWork.Of(rows);
-        for (var b = 0; b < _backbone.Blocks.Count; b++)
-        {
-            x = _backbone.Blocks[b].Forward(x, PassThrough(b, work, state, last));
-        }
-
-        return (rows.Restore(_backbone.Norm.Forward(x)).MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
+        return (rows.Restore(_backbone.Forward(rows.X, b => PassThrough(b, work, state, last))).MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
     }
 
     /// <inheritdoc/>
@@ -75,79 +75,10 @@ public sealed class GlaLanguageModel : LanguageModel
         using var grad = no_grad();
         using var generator = new Generator((ulong)seed, CPU);
         var std = _config.InitStd;
-        _backbone.Embedding.weight!.normal_(0, std, generator);
-        foreach (var block in _backbone.Blocks)
-        {
-            block.Initialize(std, std / Math.Sqrt(2 * _config.BlockCount), generator);
-        }
-
+        _backbone.Initialize(std, generator);
         _head?.Weight.normal_(0, std, generator);
     }
-}
 
-/// <summary>Embedding, blocks and last norm.</summary>
-internal sealed class GlaBackbone : nn.Module
-{
-    [ComponentName(Name = "embeddings")]
-    private readonly Embedding _embeddings;
-
-    [ComponentName(Name = "layers")]
-    private readonly ModuleList<GlaBlock> _blocks;
-
-    [ComponentName(Name = "norm")]
-    private readonly RmsNorm _norm;
-
-    public GlaBackbone(GlaConfig config)
-        : base(nameof(GlaBackbone))
-    {
-        _embeddings = Parameters.Embedding(config.VocabularySize, config.EmbeddingDim);
-        _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(_ => new GlaBlock(config))]);
-        _norm = new(config.EmbeddingDim, config.NormEpsilon);
-        RegisterComponents();
-    }
-
-    public Embedding Embedding => _embeddings;
-
-    public ModuleList<GlaBlock> Blocks => _blocks;
-
-    public RmsNorm Norm => _norm;
-}
-
-/// <summary>x + GLA(norm(x)), then x + SwiGLU(norm(x)).</summary>
-internal sealed class GlaBlock : nn.Module
-{
-    [ComponentName(Name = "attn_norm")]
-    private readonly RmsNorm _mixerNorm;
-
-    [ComponentName(Name = "attn")]
-    private readonly Mixer _mixer;
-
-    [ComponentName(Name = "mlp_norm")]
-    private readonly RmsNorm _feedForwardNorm;
-
-    [ComponentName(Name = "mlp")]
-    private readonly FeedForward _feedForward;
-
-    public GlaBlock(GlaConfig config)
-        : base(nameof(GlaBlock))
-    {
-        _mixerNorm = new(config.EmbeddingDim, config.NormEpsilon);
-        _mixer = config.Mixer.Create(config.Site);
-        _feedForwardNorm = new(config.EmbeddingDim, config.NormEpsilon);
-        _feedForward = new(FeedForwardKind.SwiGlu, config.EmbeddingDim, config.FeedForwardDim);
-        RegisterComponents();
-    }
-
-    public Tensor Forward(Tensor x, MixerPass pass)
-    {
-        var normed = _mixerNorm.Forward(x);
-        x = x + _mixer.Forward(normed, normed, pass);
-        return x + _feedForward.Forward(_feedForwardNorm.Forward(x));
-    }
-
-    public void Initialize(double inputStd, double outputStd, Generator generator)
-    {
-        _mixer.Initialize(inputStd, outputStd, generator);
-        _feedForward.Initialize(inputStd, outputStd, generator);
-    }
+    /// <summary>The SwiGLU (Shazeer 2020, eq. 6), W_down(SiLU(W_gate x) * W_up x).</summary>
+    private static FeedForward FeedForwardOf(GlaConfig config) => new(FeedForwardKind.SwiGlu, config.EmbeddingDim, config.FeedForwardDim);
 }

@@ -1,4 +1,3 @@
-using TorchSharp.Modules;
 using TorchSharp.Utils;
 using XlstmLab.Layers;
 using XlstmLab.Mixers;
@@ -16,8 +15,10 @@ namespace XlstmLab.Models;
 /// </remarks>
 public sealed class LlamaLanguageModel : LanguageModel
 {
+    private static readonly PreNormNames Names = new("embed_tokens", "input_layernorm", "self_attn", "post_attention_layernorm");
+
     [ComponentName(Name = "model")]
-    private readonly LlamaBackbone _backbone;
+    private readonly PreNormBackbone _backbone;
 
     [ComponentName(Name = "lm_head")]
     private readonly Dense? _head;
@@ -34,7 +35,12 @@ public sealed class LlamaLanguageModel : LanguageModel
         config.ValidateToBuild();
         NativeTorch.EnsureLoaded();
         _config = config;
-        _backbone = new(config);
+        _backbone = new(
+            Names,
+            Parameters.Embedding(config.VocabularySize, config.EmbeddingDim),
+            Enumerable.Range(0, config.BlockCount).Select(_ => new PreNormBlock(
+                Names, config.Mixer.Create(config.Site), FeedForwardOf(config), config.EmbeddingDim, config.NormEpsilon)),
+            config.NormEpsilon);
         _head = config.TieWordEmbeddings ? null : new(config.EmbeddingDim, config.VocabularySize);
         RegisterComponents();
         Initialize(seed);
@@ -48,15 +54,9 @@ public sealed class LlamaLanguageModel : LanguageModel
         Tensor embedded, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false)
     {
         using var scope = NewDisposeScope();
-        var x = embedded; // (B, S, d)
         var last = returnState ? new Dictionary<string, Tensor>() : null;
         var work = new LayoutWork(layout);
-        for (var b = 0; b < _backbone.Blocks.Count; b++)
-        {
-            x = _backbone.Blocks[b].Forward(x, PassThrough(b, work, state, last));
-        }
-
-        return (_backbone.Norm.Forward(x).MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
+        return (_backbone.Forward(embedded, b => PassThrough(b, work, state, last)).MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
     }
 
     /// <inheritdoc/>
@@ -79,114 +79,12 @@ public sealed class LlamaLanguageModel : LanguageModel
         using var grad = no_grad();
         using var generator = new Generator((ulong)seed, CPU);
         var std = _config.InitStd;
-        _backbone.Embedding.weight!.normal_(0, std, generator);
-        foreach (var block in _backbone.Blocks)
-        {
-            block.Initialize(std, std / Math.Sqrt(2 * _config.BlockCount), generator);
-        }
-
+        _backbone.Initialize(std, generator);
         _head?.Weight.normal_(0, std, generator);
     }
-}
 
-/// <summary>Embedding, blocks and last norm.</summary>
-internal sealed class LlamaBackbone : nn.Module
-{
-    [ComponentName(Name = "embed_tokens")]
-    private readonly Embedding _embeddings;
-
-    [ComponentName(Name = "layers")]
-    private readonly ModuleList<LlamaBlock> _blocks;
-
-    [ComponentName(Name = "norm")]
-    private readonly RmsNorm _norm;
-
-    public LlamaBackbone(LlamaConfig config)
-        : base(nameof(LlamaBackbone))
-    {
-        _embeddings = Parameters.Embedding(config.VocabularySize, config.EmbeddingDim);
-        _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(_ => new LlamaBlock(config))]);
-        _norm = new(config.EmbeddingDim, config.NormEpsilon);
-        RegisterComponents();
-    }
-
-    public Embedding Embedding => _embeddings;
-
-    public ModuleList<LlamaBlock> Blocks => _blocks;
-
-    public RmsNorm Norm => _norm;
-}
-
-/// <summary>x + Attention(norm(x)), then x + SwiGLU(norm(x)).</summary>
-internal sealed class LlamaBlock : nn.Module
-{
-    [ComponentName(Name = "input_layernorm")]
-    private readonly RmsNorm _mixerNorm;
-
-    [ComponentName(Name = "self_attn")]
-    private readonly Mixer _mixer;
-
-    [ComponentName(Name = "post_attention_layernorm")]
-    private readonly RmsNorm _feedForwardNorm;
-
-    [ComponentName(Name = "mlp")]
-    private readonly LlamaFeedForward _feedForward;
-
-    public LlamaBlock(LlamaConfig config)
-        : base(nameof(LlamaBlock))
-    {
-        _mixerNorm = new(config.EmbeddingDim, config.NormEpsilon);
-        _mixer = config.Mixer.Create(config.Site);
-        _feedForwardNorm = new(config.EmbeddingDim, config.NormEpsilon);
-        _feedForward = new(config);
-        RegisterComponents();
-    }
-
-    public Mixer Mixer => _mixer;
-
-    public Tensor Forward(Tensor x, MixerPass pass)
-    {
-        var normed = _mixerNorm.Forward(x);
-        x = x + _mixer.Forward(normed, normed, pass);
-        return x + _feedForward.Forward(_feedForwardNorm.Forward(x));
-    }
-
-    public void Initialize(double inputStd, double outputStd, Generator generator)
-    {
-        _mixer.Initialize(inputStd, outputStd, generator);
-        _feedForward.Initialize(inputStd, outputStd, generator);
-    }
-}
-
-/// <summary>The SwiGLU (Shazeer 2020, eq. 6), W_down(SiLU(W_gate x) * W_up x).</summary>
-internal sealed class LlamaFeedForward : nn.Module
-{
-    [ComponentName(Name = "gate_proj")]
-    private readonly Dense _gate;
-
-    [ComponentName(Name = "up_proj")]
-    private readonly Dense _up;
-
-    [ComponentName(Name = "down_proj")]
-    private readonly Dense _down;
-
-    public LlamaFeedForward(LlamaConfig config)
-        : base(nameof(LlamaFeedForward))
-    {
-        _gate = new(config.EmbeddingDim, config.FeedForwardDim, config.FeedForwardBias);
-        _up = new(config.EmbeddingDim, config.FeedForwardDim, config.FeedForwardBias);
-        _down = new(config.FeedForwardDim, config.EmbeddingDim, config.FeedForwardBias);
-        RegisterComponents();
-    }
-
-    /// <summary>[B, S, d] to [B, S, d].</summary>
-    public Tensor Forward(Tensor x) => _down.Forward(nn.functional.silu(_gate.Forward(x)) * _up.Forward(x));
-
-    public void Initialize(double inputStd, double outputStd, Generator generator)
-    {
-        using var grad = no_grad();
-        _gate.Weight.normal_(0, inputStd, generator);
-        _up.Weight.normal_(0, inputStd, generator);
-        _down.Weight.normal_(0, outputStd, generator);
-    }
+    /// <summary>The SwiGLU (Shazeer 2020, eq. 6), W_down(SiLU(W_gate x) * W_up x).</summary>
+    private static FeedForward FeedForwardOf(LlamaConfig config) => new(
+        FeedForwardKind.SwiGlu, config.EmbeddingDim, config.FeedForwardDim, config.FeedForwardBias, WeightMode.Single,
+        new("gate_proj", "up_proj", "down_proj"));
 }
