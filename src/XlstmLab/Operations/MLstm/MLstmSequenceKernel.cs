@@ -145,6 +145,15 @@ internal static class MLstmSequenceKernel
         /// <summary>Whether heads are so narrow that the forward pass waits for its loads more than it computes: two blocks a multiprocessor then fit.</summary>
         private bool IsNarrow => Step == 32 && WholeDk <= 64 && WholeDv <= 64;
 
+        /// <summary>Whether a chunk of the backward pass lies in shared memory whole, twice a multiprocessor.</summary>
+        public bool HasNarrowBackward => WholeDk == 32 && WholeDv <= 64;
+
+        /// <summary>The bytes of a chunk's q, k, v and dh and of memories in shared memory.</summary>
+        public int NarrowBytes(int memories) => 2 * Chunk * (Pitch(WholeDk) + Pitch(WholeDv)) + memories * (int)WholeDk * Pitch(WholeDv);
+
+        /// <summary>The bytes of what a query is to its keys, and of what each warp writes at a time.</summary>
+        public int NarrowResultBytes => 16 * Chunk + TileThreads / 32 * 16 * Pitch(WholeDv);
+
         private int StageBytes => Chunk * Pitch(Step) + Math.Max(Chunk * Pitch(Step), Step * Pitch(Chunk));
 
         private static int TriangleBytes => Chunk * Pitch(Chunk);
@@ -251,7 +260,7 @@ internal static class MLstmSequenceKernel
             $"STAGE_BYTES={StageBytes}", $"TRIANGLE_BYTES={TriangleBytes}",
         ];
 
-        private LaunchShape Blocks(int shared) => new(Chunks, TileThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
+        public LaunchShape Blocks(int shared) => new(Chunks, TileThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
 
         private string[] Defines(string file) => file switch
         {
@@ -267,7 +276,7 @@ internal static class MLstmSequenceKernel
                 $"STATE_STAGES={StateStages}", $"STATE_BYTES={StateBytes}",
             ],
             "MLstmForward.cu" => [.. Tiles(file), $"NORMALIZE={(Options.Normalize ? 1 : 0)}", $"FORWARD_BLOCKS={(IsNarrow ? 2 : 1)}"],
-            "MLstmBackward.cu" => Tiles(file),
+            "MLstmBackward.cu" or "MLstmNarrowBackward.cu" => Tiles(file),
             _ => throw new ArgumentException($"There are no macros for {file}.", nameof(file)),
         };
     }
@@ -301,23 +310,36 @@ internal static class MLstmSequenceKernel
 
             var firstC = pass.C0 is null ? null : empty_like(pass.C0);
             var dStates = pass.States(pass.Q, dh, sums[2], keep, dLastC, firstC, reverse: true);
-            var reads = empty(pass.Batch * pass.Heads, pass.Chunks * Chunk, pass.Dk, dtype: ScalarType.BFloat16, device: pass.Device);
-            var (weights, scores, dz, dots, writes) = (pass.Triangle(), pass.Triangle(), pass.Plane(1), pass.Plane(4), pass.Plane(1));
-            KernelArgument[] activations = [.. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), .. Strided(dh)];
-            pass.Launch(
-                "MLstmBackward.cu", "mlstm_backward_scores", triangles: 2, numbers: 768,
-                [
-                    .. activations, rows, sums, states, exact ? 1 : 0, reads, weights, scores, dz, dots, pass.Length, pass.Scale,
-                    exact ? (float)call.Options.Epsilon : 0f,
-                ]);
-            var (dn, firstN) = exact || dLastN is not null ? pass.Normalizers(pass.Q, rows[2], dz, keep, dLastN, reverse: true) : default;
+            var (dz, dots, writes) = (pass.Plane(1), pass.Plane(4), pass.Plane(1));
             var (dq, dk, dv) = pass.Gradients();
-            pass.Launch(
-                "MLstmBackward.cu", "mlstm_backward", triangles: 3, numbers: 256,
-                [
-                    .. activations, rows, sums, reads, weights, scores, exact ? n : null, dz, dStates, dn,
-                    .. Strided(dq), .. Strided(dk), .. Strided(dv), writes, pass.Length,
-                ]);
+            KernelArgument[] activations = [.. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), .. Strided(dh)];
+            KernelArgument[] results = [.. Strided(dq), .. Strided(dk), .. Strided(dv)];
+            var epsilon = exact ? (float)call.Options.Epsilon : 0f;
+            var hasNormalizer = exact || dLastN is not null;
+            Tensor? dn, firstN;
+            if (pass.HasNarrowBackward)
+            {
+                const string source = "MLstmNarrowBackward.cu";
+                pass.Launch(
+                    source, "mlstm_backward_scores", pass.Blocks(pass.NarrowBytes(memories: 1)),
+                    [.. activations, rows, sums, states, exact ? 1 : 0, dz, dots, pass.Length, pass.Scale, epsilon]);
+                (dn, firstN) = hasNormalizer ? pass.Normalizers(pass.Q, rows[2], dz, keep, dLastN, reverse: true) : default;
+                pass.Launch(
+                    source, "mlstm_backward", pass.Blocks(pass.NarrowBytes(memories: 2) + pass.NarrowResultBytes),
+                    [.. activations, rows, sums, states, exact ? n : null, dz, dStates, dn, .. results, dots, writes, pass.Length, pass.Scale]);
+            }
+            else
+            {
+                var reads = empty(pass.Batch * pass.Heads, pass.Chunks * Chunk, pass.Dk, dtype: ScalarType.BFloat16, device: pass.Device);
+                var (weights, scores) = (pass.Triangle(), pass.Triangle());
+                pass.Launch(
+                    "MLstmBackward.cu", "mlstm_backward_scores", triangles: 2, numbers: 768,
+                    [.. activations, rows, sums, states, exact ? 1 : 0, reads, weights, scores, dz, dots, pass.Length, pass.Scale, epsilon]);
+                (dn, firstN) = hasNormalizer ? pass.Normalizers(pass.Q, rows[2], dz, keep, dLastN, reverse: true) : default;
+                pass.Launch(
+                    "MLstmBackward.cu", "mlstm_backward", triangles: 3, numbers: 256,
+                    [.. activations, rows, sums, reads, weights, scores, exact ? n : null, dz, dStates, dn, .. results, writes, pass.Length]);
+            }
 
             var hasLast = dLastC is not null || dLastN is not null;
             var first = pass.C0 is null || !(hasLast || pass.M0!.requires_grad) ? null : (pass.C0 * firstC!).sum([2, 3]);
