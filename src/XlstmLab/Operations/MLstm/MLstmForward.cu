@@ -35,8 +35,8 @@ DEVICE float read_normalizer(Rows q, const float* RESTRICT n, int row)
 // them; n: [B NH, NC, DQK]; states: [B NH, NC, DQK, DHV] bf16;
 // sums: [4, B NH, NC CHUNK], for the backward pass: z, 1 / D, read / D, read q . n (without a normaliser 0, 1, read, 0).
 // grid (NC, NH, B), block TILE_THREADS, shared STAGES STAGE_BYTES + TRIANGLE_BYTES, or 2 if h has several tiles, + 1024.
-// MLstmSequenceKernel.cs tells FORWARD_BLOCKS, those of a multiprocessor.
-KERNEL void __launch_bounds__(TILE_THREADS, FORWARD_BLOCKS) mlstm_forward(
+// MLstmSequenceKernel.cs tells NORMALIZE.
+KERNEL void __launch_bounds__(TILE_THREADS) mlstm_forward(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token,
     const float* RESTRICT rows, const float* RESTRICT n, const bf16* RESTRICT states, float* RESTRICT sums,

@@ -5,114 +5,11 @@
 //
 // A block makes a chunk of a head. Operations a token and head: L (DQK + DHV) + 2 DQK DHV, then 2 L (2 DQK + 2 DHV) + 6 DQK DHV, as a half
 // of each triangle is left out. Bytes: 4 DQK + 4 DHV, and 2 DQK DHV a chunk; then 8 DQK + 6 DHV, and 4 DQK DHV a chunk.
-#include "MLstmTiles.cuh"
-
-static_assert(QK_WHOLE == 32 && HV_WHOLE <= 64, "what fits into registers and shared memory twice a multiprocessor");
-static_assert(TILE_THREADS == 2 * CHUNK, "a warp for 16 tokens");
-
-#define STRIP 32 // columns of a triangle at a time
-#define QK_BYTES (CHUNK * PITCH(QK_WHOLE))
-#define HV_BYTES (CHUNK * PITCH(HV_WHOLE))
-#define MEMORY_BYTES (QK_WHOLE * PITCH(HV_WHOLE))
-#define STAGED_BYTES (16 * PITCH(HV_WHOLE)) // a warp's
-
-// What a query is to its keys.
-struct Query
-{
-    float p, inverse, dz;
-    int start;
-};
-
-// The warp's 16 rows of a left operand.
-template <int INNER>
-struct Left
-{
-    u32 a[INNER / 16][4];
-
-    // Of a tile by rows, from row m on.
-    DEVICE void load(u32 tile, int m)
-    {
-#pragma unroll
-        for (int k = 0; k < INNER / 16; k++) load_left<INNER, false>(a[k], tile, m, 16 * k);
-    }
-
-    // Of sums, which lie as the operand does.
-    DEVICE void take(const Sums<16, INNER>& x)
-    {
-#pragma unroll
-        for (int k = 0; k < INNER / 16; k++)
-#pragma unroll
-            for (int part = 0; part < 4; part++)
-                a[k][part] = pack_bf16(x.sum[0][2 * k + part / 2][part % 2 * 2], x.sum[0][2 * k + part / 2][part % 2 * 2 + 1]);
-    }
-};
-
-// sums += left right. The right tile, of rows of COLUMNS, has a row for an inner index or, transposed, for a column; they begin with row `first`.
-template <int COLUMNS, bool TRANSPOSED, int N, int INNER>
-DEVICE void multiply(Sums<16, N>& sums, const Left<INNER>& left, u32 right, int first)
-{
-#pragma unroll
-    for (int k = 0; k < INNER; k += 16)
-#pragma unroll
-        for (int n = 0; n < N; n += 16)
-        {
-            u32 b[4];
-            load_right<COLUMNS, TRANSPOSED>(b, right, TRANSPOSED ? k : first + k, TRANSPOSED ? first + n : n);
-            mma_bf16(sums.sum[0][n / 8], left.a[k / 16], b[0], b[1]);
-            mma_bf16(sums.sum[0][n / 8 + 1], left.a[k / 16], b[2], b[3]);
-        }
-}
-
-// A number a row and thread, of rows lane / 4 and lane / 4 + 8, summed over its columns.
-DEVICE void sum_row(float (&x)[2])
-{
-#pragma unroll
-    for (int half = 0; half < 2; half++)
-    {
-        x[half] += __shfl_xor_sync(FULL_WARP, x[half], 1);
-        x[half] += __shfl_xor_sync(FULL_WARP, x[half], 2);
-    }
-}
-
-// x . y by rows: x in a tile by rows of QK_WHOLE, from row m on.
-DEVICE void dot_rows(float (&dot)[2], const unsigned char* tile, const Sums<16, QK_WHOLE>& y, int m)
-{
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int j = 0; j < QK_WHOLE / 8; j++)
-#pragma unroll
-        for (int half = 0; half < 2; half++)
-        {
-            const u32 word = *(const u32*)(tile + (m + 8 * half + lane / 4) * PITCH(QK_WHOLE) + (8 * j + lane % 4 * 2) * 2);
-            dot[half] += low_bf16(word) * y.sum[0][j][2 * half] + high_bf16(word) * y.sum[0][j][2 * half + 1];
-        }
-}
-
-// The warp's 16 rows, from m on, to a tensor's rows of WIDTH, through shared memory of the warp's own.
-template <int WIDTH, int N>
-DEVICE void store_rows(unsigned char* staged, const Sums<16, N>& x, bf16* RESTRICT out, i64 stride, int count, int m)
-{
-    const int lane = threadIdx.x % 32;
-    __syncwarp();
-    stage_tile<16, N, N>(staged, x, 0, 0);
-    __syncwarp();
-#pragma unroll
-    for (int i = lane; i < 2 * N; i += 32)
-    {
-        const int r = i / (N / 8), piece = i % (N / 8);
-        if (m + r < count && has_column<WIDTH, N>(piece * 8))
-            *(uint4*)(out + (m + r) * stride + piece * 8) = *(const uint4*)(staged + r * PITCH(N) + piece * 16);
-    }
-}
-
-DEVICE float decay(float u, const Query& query, int key, int row)
-{
-    return key <= row && key >= query.start ? exp2_fast(u - query.p) : 0.f;
-}
+#include "MLstmNarrow.cuh"
 
 // Arguments, dz and the fourth plane of dots as those of MLstmBackward.cu's; the rest of dots comes from the second kernel.
 // grid (NC, NH, B), block TILE_THREADS, shared 2 QK_BYTES + 2 HV_BYTES + MEMORY_BYTES.
-KERNEL void __launch_bounds__(TILE_THREADS, 2) mlstm_backward_scores(
+KERNEL void __launch_bounds__(TILE_THREADS, 3) mlstm_backward_scores(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token, const bf16* RESTRICT dh, i64 dh_batch, int dh_head, int dh_token,
     const float* RESTRICT rows, const float* RESTRICT sums, const bf16* RESTRICT states, int exact,
@@ -123,7 +20,7 @@ KERNEL void __launch_bounds__(TILE_THREADS, 2) mlstm_backward_scores(
     const u32 q_tile = shared_address(memory), k_tile = q_tile + QK_BYTES, v_tile = k_tile + QK_BYTES, h_tile = v_tile + HV_BYTES;
     const u32 c_tile = h_tile + HV_BYTES;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-    const int m = 16 * (warp < 4 ? warp : 11 - warp); // the two warps of a scheduler have, of a triangle, a large and a small part
+    const int m = triangle_row(warp);
     const Place place;
     const i64 plane = place.plane;
     load_tile<CHUNK, QK_WHOLE, TILE_THREADS, DQK>(q_tile, place.rows(q, q_batch, q_head, q_token, length), 0, 0);

@@ -80,9 +80,20 @@ internal static class MLstmSequenceKernel
         var states = pass.States(pass.K, pass.V, rows[3], keep, pass.C0, lastC, reverse: false);
         var sums = pass.Plane(4);
         var h = pass.Tokens(pass.Dv);
-        pass.Launch(
-            "MLstmForward.cu", "mlstm_forward", triangles: pass.HasOneTile ? 1 : 2, numbers: 256,
-            [.. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), rows, n, states, sums, .. Strided(h), pass.Length, pass.Scale, (float)pass.Options.Epsilon]);
+        KernelArgument[] arguments =
+        [
+            .. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), rows, n, states, sums, .. Strided(h),
+            pass.Length, pass.Scale, (float)pass.Options.Epsilon,
+        ];
+        if (pass.IsNarrow)
+        {
+            pass.Launch("MLstmNarrowForward.cu", "mlstm_forward", pass.Blocks(pass.NarrowBytes(values: 1, memories: 1) + pass.StagedBytes), arguments);
+        }
+        else
+        {
+            pass.Launch("MLstmForward.cu", "mlstm_forward", triangles: pass.HasOneTile ? 1 : 2, numbers: 256, arguments);
+        }
+
         List<Tensor> outputs = pass.Call.ReturnState ? [h, lastC!, cat([lastN!, lastScale!], 2)] : [h]; // n and m end to end
         foreach (var kept in new[] { rows, keep, sums, states, n }.Concat(outputs))
         {
@@ -142,17 +153,15 @@ internal static class MLstmSequenceKernel
         /// <summary>Whether a block makes h as one tile.</summary>
         public bool HasOneTile => TileOf(WholeDv) == WholeDv;
 
-        /// <summary>Whether heads are so narrow that the forward pass waits for its loads more than it computes: two blocks a multiprocessor then fit.</summary>
-        private bool IsNarrow => Step == 32 && WholeDk <= 64 && WholeDv <= 64;
+        /// <summary>Whether a chunk of a head lies in shared memory whole, at least twice a multiprocessor.</summary>
+        public bool IsNarrow => WholeDk == 32 && WholeDv <= 64;
 
-        /// <summary>Whether a chunk of the backward pass lies in shared memory whole, twice a multiprocessor.</summary>
-        public bool HasNarrowBackward => WholeDk == 32 && WholeDv <= 64;
+        /// <summary>The bytes of a chunk's q and k, of v, or v and dh, and of memories in shared memory.</summary>
+        public int NarrowBytes(int values, int memories) =>
+            2 * Chunk * Pitch(WholeDk) + values * Chunk * Pitch(WholeDv) + memories * (int)WholeDk * Pitch(WholeDv);
 
-        /// <summary>The bytes of a chunk's q, k, v and dh and of memories in shared memory.</summary>
-        public int NarrowBytes(int memories) => 2 * Chunk * (Pitch(WholeDk) + Pitch(WholeDv)) + memories * (int)WholeDk * Pitch(WholeDv);
-
-        /// <summary>The bytes of what a query is to its keys, and of what each warp writes at a time.</summary>
-        public int NarrowResultBytes => 16 * Chunk + TileThreads / 32 * 16 * Pitch(WholeDv);
+        /// <summary>The bytes of what each warp of a narrow head's block writes at a time.</summary>
+        public int StagedBytes => TileThreads / 32 * 16 * Pitch(WholeDv);
 
         private int StageBytes => Chunk * Pitch(Step) + Math.Max(Chunk * Pitch(Step), Step * Pitch(Chunk));
 
@@ -190,7 +199,7 @@ internal static class MLstmSequenceKernel
 
         /// <summary>A block for each chunk of each head, with shared memory for stages, triangles and numbers.</summary>
         public void Launch(string file, string function, int triangles, int numbers, KernelArgument[] arguments) =>
-            Launch(file, function, Blocks(Stages(file) * StageBytes + triangles * TriangleBytes + 4 * numbers), arguments);
+            Launch(file, function, Blocks(Stages * StageBytes + triangles * TriangleBytes + 4 * numbers), arguments);
 
         public void Launch(string file, string function, LaunchShape shape, KernelArgument[] arguments) =>
             Kernel.Launch(file, function, Defines(file), shape, Q, arguments);
@@ -251,12 +260,12 @@ internal static class MLstmSequenceKernel
 
         private static int TileOf(long whole) => whole % 128 == 0 ? 128 : whole % 96 == 0 ? 96 : whole % 64 == 0 ? 64 : 32;
 
-        private int Stages(string file) => Step == 64 || (IsNarrow && file == "MLstmForward.cu") ? 3 : 4;
+        private int Stages => Step == 64 ? 3 : 4;
 
         /// <summary>What MLstmTiles.cuh is told.</summary>
-        private string[] Tiles(string file) =>
+        private string[] Tiles =>
         [
-            $"CHUNK={Chunk}", $"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages(file)}", $"TILE_THREADS={TileThreads}",
+            $"CHUNK={Chunk}", $"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}", $"TILE_THREADS={TileThreads}",
             $"STAGE_BYTES={StageBytes}", $"TRIANGLE_BYTES={TriangleBytes}",
         ];
 
@@ -272,11 +281,11 @@ internal static class MLstmSequenceKernel
             "MLstmNormalizer.cu" => [$"CHUNK={Chunk}", $"DQK={Dk}", $"THREADS={TileThreads}"],
             "MLstmStates.cu" =>
             [
-                .. Tiles(file), $"STATE_M={StateM}", $"STATE_N={StateN}", $"STATE_STEP={StateStep}",
+                .. Tiles, $"STATE_M={StateM}", $"STATE_N={StateN}", $"STATE_STEP={StateStep}",
                 $"STATE_STAGES={StateStages}", $"STATE_BYTES={StateBytes}",
             ],
-            "MLstmForward.cu" => [.. Tiles(file), $"NORMALIZE={(Options.Normalize ? 1 : 0)}", $"FORWARD_BLOCKS={(IsNarrow ? 2 : 1)}"],
-            "MLstmBackward.cu" or "MLstmNarrowBackward.cu" => Tiles(file),
+            "MLstmForward.cu" or "MLstmNarrowForward.cu" => [.. Tiles, $"NORMALIZE={(Options.Normalize ? 1 : 0)}"],
+            "MLstmBackward.cu" or "MLstmNarrowBackward.cu" => Tiles,
             _ => throw new ArgumentException($"There are no macros for {file}.", nameof(file)),
         };
     }
@@ -317,15 +326,15 @@ internal static class MLstmSequenceKernel
             var epsilon = exact ? (float)call.Options.Epsilon : 0f;
             var hasNormalizer = exact || dLastN is not null;
             Tensor? dn, firstN;
-            if (pass.HasNarrowBackward)
+            if (pass.IsNarrow)
             {
                 const string source = "MLstmNarrowBackward.cu";
                 pass.Launch(
-                    source, "mlstm_backward_scores", pass.Blocks(pass.NarrowBytes(memories: 1)),
+                    source, "mlstm_backward_scores", pass.Blocks(pass.NarrowBytes(values: 2, memories: 1)),
                     [.. activations, rows, sums, states, exact ? 1 : 0, dz, dots, pass.Length, pass.Scale, epsilon]);
                 (dn, firstN) = hasNormalizer ? pass.Normalizers(pass.Q, rows[2], dz, keep, dLastN, reverse: true) : default;
                 pass.Launch(
-                    source, "mlstm_backward", pass.Blocks(pass.NarrowBytes(memories: 2) + pass.NarrowResultBytes),
+                    source, "mlstm_backward", pass.Blocks(pass.NarrowBytes(values: 2, memories: 2) + 16 * Chunk + pass.StagedBytes),
                     [.. activations, rows, sums, states, exact ? n : null, dz, dStates, dn, .. results, dots, writes, pass.Length, pass.Scale]);
             }
             else
