@@ -116,6 +116,67 @@ public sealed class XlstmTokenStepTests
     }
 
     [Fact]
+    public void Read_SequenceAloneOrBesideOthers_IsTheSameBitForBit()
+    {
+        using var model = Perturbed(PostUp with { SLstmAt = [1], ConvKernelSize = 3 });
+        using var scope = NewDisposeScope();
+        using var none = no_grad();
+        using var step = XlstmTokenStep.Of(model)!;
+        using var state = model.Forward(randint(0, 29, [XlstmTokenStep.MostRows, 4], generator: new Generator(3)), returnState: true).State!;
+        var (all, places) = step.Own(state);
+        using var owned = all;
+        var logits = step.Read([1, 2, 3, 4, 5, 6, 7, 8], places).ToArray();
+        using var picked = state.SelectRows(6);
+        var (one, place) = step.Own(picked);
+        using var ownedOne = one;
+        Assert.Equal(logits[(6 * 29)..(7 * 29)], step.Read([7], place).ToArray());
+        Assert.True(one["blocks.0.c"][0].equal(all["blocks.0.c"][6]).all().item<bool>());
+    }
+
+    [Fact]
+    public void Generate_TrainedBetweenTexts_ReadsWithTheNewWeights()
+    {
+        using var model = (PostUp with { VocabularySize = 257 }).CreateModel(3);
+        var generator = new TextGenerator(model, new ByteTokenizer());
+        var options = new GenerationOptions { Temperature = 0, MaxNewTokens = 20, StopAtEndOfDocument = false };
+        _ = generator.Generate([[1, 2, 3]], options);
+        using (no_grad())
+        {
+            foreach (var weight in model.parameters())
+            {
+                weight.add_(randn(weight.shape, generator: new Generator(5)));
+            }
+        }
+
+        var byStep = generator.Generate([[1, 2, 3]], options).Sequences[0];
+        model.Observer = (_, _, _) => { };
+        var byModel = generator.Generate([[1, 2, 3]], options).Sequences[0];
+        Assert.Equal(byModel.Tokens, byStep.Tokens);
+        Assert.Equal(byModel.LogProbability, byStep.LogProbability, 1e-3);
+    }
+
+    [Fact]
+    public void Generate_MoreTextsThanAStepReads_FallsToTheStepAsTheyFinish()
+    {
+        using var model = Perturbed(PostUp with { VocabularySize = 257 });
+        var generator = new TextGenerator(model, new ByteTokenizer());
+        var options = new GenerationOptions { MaxNewTokens = 40, StopAtEndOfDocument = false, StopStrings = ["e", "t", "1", "7", "k"] };
+        var prompts = Enumerable.Range(0, XlstmTokenStep.MostRows + 3).Select(r => new[] { r, 2, 3 }).ToArray();
+        var (byStep, state) = generator.Generate(prompts, options, returnState: true);
+        model.Observer = (_, _, _) => { };
+        var (byModel, expected) = generator.Generate(prompts, options, returnState: true);
+        Assert.True(byStep.Select(s => s.Tokens.Length).Distinct().Count() > 1);
+        Assert.Equal(byModel.Select(s => s.Text), byStep.Select(s => s.Text));
+        foreach (var (name, tensor) in expected!.Tensors)
+        {
+            Assert.True((state![name] - tensor).abs().max().item<float>() <= 1e-4 * (1 + tensor.abs().max().item<float>()), name);
+        }
+
+        state!.Dispose();
+        expected.Dispose();
+    }
+
+    [Fact]
     public void Of_ModelsThatItCannotRead_IsNull()
     {
         using var model = PostUp.CreateModel();
