@@ -3,6 +3,7 @@ using XlstmLab.Models;
 using XlstmLab.Operations;
 using XlstmLab.Text;
 using static TorchSharp.torch;
+using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
 
 namespace XlstmLab.Inference;
 
@@ -25,6 +26,15 @@ internal sealed class Decoding : IDisposable
 
     /// <summary>Whether <see cref="_state"/> is ours and not the caller's.</summary>
     private bool _ownsState;
+
+    /// <summary>Reads tokens without libtorch, where the model and the number of rows allow it.</summary>
+    private XlstmTokenStep? _step;
+
+    /// <summary>Whether the model turned out to have no step.</summary>
+    private bool _hasNoStep;
+
+    /// <summary>Where <see cref="_state"/> lies, if the step may write into it.</summary>
+    private StepState? _places;
 
     private Decoding(LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, bool keepStates)
     {
@@ -97,6 +107,7 @@ internal sealed class Decoding : IDisposable
     public void Dispose()
     {
         SetState(null);
+        _step?.Dispose();
         foreach (var row in _rows)
         {
             row.State?.Dispose();
@@ -139,6 +150,12 @@ internal sealed class Decoding : IDisposable
 
     private void ReadLastTokens()
     {
+        if (StepOfModel() is { } step)
+        {
+            ReadLastTokens(step);
+            return;
+        }
+
         using var scope = NewDisposeScope();
 
         // A fifth faster than no_grad with a small model. Such a state cannot be trained from, but what TakeState gives is computed outside.
@@ -150,6 +167,46 @@ internal sealed class Decoding : IDisposable
         for (var r = 0; r < tokens.Length; r++)
         {
             _active[r].SetLogits(values.Slice(r * KnownIds, KnownIds));
+        }
+    }
+
+    /// <summary>The step for the active rows, made anew if the weights were moved; null where there is none.</summary>
+    private XlstmTokenStep? StepOfModel()
+    {
+        if (_hasNoStep || _active.Count > XlstmTokenStep.MostRows || !XlstmTokenStep.MayRead(_model))
+        {
+            return null;
+        }
+
+        if (_step?.Serves(_active.Count) != true)
+        {
+            _step?.Dispose();
+            _step = XlstmTokenStep.Of(_model);
+            _hasNoStep = _step is null;
+        }
+
+        return _step;
+    }
+
+    private void ReadLastTokens(XlstmTokenStep step)
+    {
+        if (_places is null)
+        {
+            var (copy, places) = step.Own(_state!);
+            SetState(copy);
+            _places = places;
+        }
+
+        Span<int> tokens = stackalloc int[XlstmTokenStep.MostRows];
+        for (var r = 0; r < _active.Count; r++)
+        {
+            tokens[r] = _active[r].Tokens[^1];
+        }
+
+        var logits = step.Read(tokens[.._active.Count], _places);
+        for (var r = 0; r < _active.Count; r++)
+        {
+            _active[r].SetLogits(logits.Slice(r * _model.VocabularySize, KnownIds));
         }
     }
 
@@ -168,7 +225,7 @@ internal sealed class Decoding : IDisposable
             _state?.Dispose();
         }
 
-        (_state, _ownsState) = (state, true);
+        (_state, _ownsState, _places) = (state, true, null);
     }
 
     private void DropFinished(HashSet<RowInProgress> finished)
@@ -224,6 +281,13 @@ internal sealed class RowInProgress(GenerationOptions options, int row, int[] pr
     public void SetLogits(ReadOnlySpan<double> logits)
     {
         logits.CopyTo(_logits);
+        HasLogits = true;
+    }
+
+    /// <inheritdoc cref="SetLogits(ReadOnlySpan{double})"/>
+    public void SetLogits(ReadOnlySpan<float> logits)
+    {
+        TensorPrimitives.ConvertTruncating(logits, _logits);
         HasLogits = true;
     }
 

@@ -44,6 +44,59 @@ internal static class VectorFunctions
         return Vector.CopySign(unsigned, x);
     }
 
+    /// <summary>1 / (1 + e^-x).</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector<float> Sigmoid(Vector<float> x)
+    {
+        var e = ExpOfNegative<float>(-Vector.Abs(x));
+        return Vector.ConditionalSelect(Vector.LessThan(x, Vector<float>.Zero), e, Vector<float>.One) / (Vector<float>.One + e);
+    }
+
+    /// <summary>log(1 / (1 + e^-x)), with all digits where it is all but 0.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector<float> LogSigmoid(Vector<float> x) =>
+        Vector.Min(x, Vector<float>.Zero) - LogOfOnePlus<float>(ExpOfNegative<float>(-Vector.Abs(x)));
+
+    /// <summary>A vector, or the first elements of one and zeros.</summary>
+    /// <param name="source">The elements.</param>
+    /// <param name="count">How many there are, at least 1; more than a vector has are a whole one.</param>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static unsafe Vector<float> LoadPart(float* source, int count) =>
+        count >= Vector<float>.Count ? Vector.Load(source) : LoadFirst(source, count);
+
+    /// <summary>Stores a vector, or its first elements.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static unsafe void StorePart(Vector<float> value, float* target, int count)
+    {
+        if (count >= Vector<float>.Count)
+        {
+            Vector.Store(value, target);
+        }
+        else
+        {
+            StoreFirst(value, target, count);
+        }
+    }
+
+    /// <summary>The first elements of a vector, and zeros.</summary>
+    [MethodImpl(MethodImplOptions.AggressiveInlining)]
+    public static Vector<float> Part(Vector<float> value, int count) =>
+        count >= Vector<float>.Count
+            ? value
+            : Vector.ConditionalSelect(Vector.LessThan(Vector<int>.Indices, new Vector<int>(count)), value, Vector<float>.Zero);
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static unsafe Vector<float> LoadFirst(float* source, int count)
+    {
+        var whole = Vector<float>.Zero;
+        new ReadOnlySpan<float>(source, count).CopyTo(new Span<float>(&whole, count));
+        return whole;
+    }
+
+    [MethodImpl(MethodImplOptions.NoInlining)]
+    private static unsafe void StoreFirst(Vector<float> value, float* target, int count) =>
+        new ReadOnlySpan<float>(&value, count).CopyTo(new Span<float>(target, count));
+
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
     private static Vector<T> Number<T>(double value)
         where T : unmanaged, INumberBase<T> => new(T.CreateTruncating(value));
