@@ -3,14 +3,14 @@
 #pragma once
 #include "MLstmTiles.cuh"
 
-static_assert(QK_WHOLE == 32 && HV_WHOLE <= 64, "what fits into registers and shared memory twice a multiprocessor");
+static_assert(QK_WHOLE <= 64 && HV_WHOLE <= 128, "what fits into registers and shared memory");
 static_assert(TILE_THREADS == 2 * CHUNK, "a warp for 16 tokens");
 
 #define STRIP 32 // columns of a triangle at a time
 #define QK_BYTES (CHUNK * PITCH(QK_WHOLE))
 #define HV_BYTES (CHUNK * PITCH(HV_WHOLE))
 #define MEMORY_BYTES (QK_WHOLE * PITCH(HV_WHOLE))
-#define STAGED_BYTES (16 * PITCH(HV_WHOLE)) // a warp's
+#define STAGED_BYTES (16 * PITCH(LARGER(QK_WHOLE, HV_WHOLE))) // a warp's
 
 // What a query is to its keys.
 struct Query

@@ -7,9 +7,11 @@
 // of each triangle is left out. Bytes: 4 DQK + 4 DHV, and 2 DQK DHV a chunk; then 8 DQK + 6 DHV, and 4 DQK DHV a chunk.
 #include "MLstmNarrow.cuh"
 
+#define IS_SMALL (QK_WHOLE == 32 && HV_WHOLE <= 64) // so that several blocks fit a multiprocessor
+
 // Arguments, dz and the fourth plane of dots as those of MLstmBackward.cu's; the rest of dots comes from the second kernel.
 // grid (NC, NH, B), block TILE_THREADS, shared 2 QK_BYTES + 2 HV_BYTES + MEMORY_BYTES.
-KERNEL void __launch_bounds__(TILE_THREADS, 3) mlstm_backward_scores(
+KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 3 : 1) mlstm_backward_scores(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token, const bf16* RESTRICT dh, i64 dh_batch, int dh_head, int dh_token,
     const float* RESTRICT rows, const float* RESTRICT sums, const bf16* RESTRICT states, int exact,
@@ -89,7 +91,7 @@ KERNEL void __launch_bounds__(TILE_THREADS, 3) mlstm_backward_scores(
 
 // Arguments as those of MLstmBackward.cu's, and dots, of which the first three planes are made here.
 // grid (NC, NH, B), block TILE_THREADS, shared 2 QK_BYTES + 2 HV_BYTES + 2 MEMORY_BYTES + 16 CHUNK + STAGED_BYTES for each warp.
-KERNEL void __launch_bounds__(TILE_THREADS, 2) mlstm_backward(
+KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 2 : 1) mlstm_backward(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token, const bf16* RESTRICT dh, i64 dh_batch, int dh_head, int dh_token,
     const float* RESTRICT rows, const float* RESTRICT sums, const bf16* RESTRICT states,

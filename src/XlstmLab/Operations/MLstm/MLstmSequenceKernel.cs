@@ -156,12 +156,15 @@ internal static class MLstmSequenceKernel
         /// <summary>Whether a chunk of a head lies in shared memory whole, at least twice a multiprocessor.</summary>
         public bool IsNarrow => WholeDk == 32 && WholeDv <= 64;
 
+        /// <summary>Whether the backward pass has a chunk of a head in shared memory whole: larger triangles than inputs are not worth their way to memory.</summary>
+        public bool HasNarrowBackward => WholeDk <= 64 && WholeDv <= 128;
+
         /// <summary>The bytes of a chunk's q and k, of v, or v and dh, and of memories in shared memory.</summary>
         public int NarrowBytes(int values, int memories) =>
             2 * Chunk * Pitch(WholeDk) + values * Chunk * Pitch(WholeDv) + memories * (int)WholeDk * Pitch(WholeDv);
 
         /// <summary>The bytes of what each warp of a narrow head's block writes at a time.</summary>
-        public int StagedBytes => TileThreads / 32 * 16 * Pitch(WholeDv);
+        public int StagedBytes => TileThreads / 32 * 16 * Pitch(Math.Max(WholeDk, WholeDv));
 
         private int StageBytes => Chunk * Pitch(Step) + Math.Max(Chunk * Pitch(Step), Step * Pitch(Chunk));
 
@@ -326,7 +329,7 @@ internal static class MLstmSequenceKernel
             var epsilon = exact ? (float)call.Options.Epsilon : 0f;
             var hasNormalizer = exact || dLastN is not null;
             Tensor? dn, firstN;
-            if (pass.IsNarrow)
+            if (pass.HasNarrowBackward)
             {
                 const string source = "MLstmNarrowBackward.cu";
                 pass.Launch(
