@@ -27,7 +27,9 @@ internal static class CultureScan
             "scan",
             [.. trees, CSharpSyntaxTree.ParseText(ImplicitUsings, options)],
             assemblies.Select(path => MetadataReference.CreateFromFile(path)),
-            new CSharpCompilationOptions(OutputKind.ConsoleApplication, allowUnsafe: true, nullableContextOptions: NullableContextOptions.Enable));
+
+            // Without the analysis of null references, which changes none of the types asked for and takes half of the time.
+            new CSharpCompilationOptions(OutputKind.ConsoleApplication, allowUnsafe: true));
         return [.. trees.AsParallel().AsOrdered().SelectMany(tree => Find(tree, compilation.GetSemanticModel(tree)))];
     }
 
