@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using System.Diagnostics;
 using System.Text.Json.Nodes;
 using XlstmLab.Cli;
@@ -9,6 +10,10 @@ namespace XlstmLab.Tests.Cli;
 [Collection(nameof(ProcessCollection))]
 public sealed class CultureProcessTests
 {
+    private static readonly ConcurrentDictionary<string, Task<CommandResult>> Versions = new();
+
+    private static readonly Lazy<Task<CommandResult>> InvariantModels = new(() => StartAsync("C", "1", ["models", "bytes"]));
+
     public static TheoryData<string, string> Cultures()
     {
         var data = new TheoryData<string, string>();
@@ -51,12 +56,12 @@ public sealed class CultureProcessTests
         await RequireGlobalizationAsync(invariant);
         var there = await StartAsync(language, invariant, ["models", "bytes"]);
         Assert.True(there.Code == 0, there.Error);
-        Assert.Equal((await StartAsync("C", "1", ["models", "bytes"])).Out, there.Out);
+        Assert.Equal((await InvariantModels.Value).Out, there.Out);
     }
 
     private static async Task RequireGlobalizationAsync(string invariant)
     {
-        var version = await StartAsync("C", invariant, ["--version"]);
+        var version = await Versions.GetOrAdd(invariant, i => StartAsync("C", i, ["--version"]));
         Assert.SkipWhen(version.Code != 0 && version.Error.Contains("ICU", StringComparison.Ordinal), "This system has no ICU: .NET has no cultures here.");
         Assert.Equal(0, version.Code);
     }

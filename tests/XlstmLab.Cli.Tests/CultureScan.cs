@@ -1,3 +1,4 @@
+using System.Collections.Concurrent;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp;
 using Microsoft.CodeAnalysis.CSharp.Syntax;
@@ -14,6 +15,8 @@ internal static class CultureScan
 
     private static readonly string[] Sorting = ["OrderBy", "OrderByDescending", "ThenBy", "ThenByDescending", "Order", "OrderDescending", "Sort"];
 
+    private static readonly ConcurrentDictionary<string, MetadataReference> References = new(StringComparer.Ordinal);
+
     /// <summary>Every place, as FILE(LINE): code, in order.</summary>
     public static IReadOnlyList<string> Find(string source, IEnumerable<string> assemblies)
     {
@@ -26,8 +29,10 @@ internal static class CultureScan
         var compilation = CSharpCompilation.Create(
             "scan",
             [.. trees, CSharpSyntaxTree.ParseText(ImplicitUsings, options)],
-            assemblies.Select(path => MetadataReference.CreateFromFile(path)),
-            new CSharpCompilationOptions(OutputKind.ConsoleApplication, allowUnsafe: true, nullableContextOptions: NullableContextOptions.Enable));
+            assemblies.Select(path => References.GetOrAdd(path, p => MetadataReference.CreateFromFile(p))),
+
+            // Without the analysis of null references, which changes none of the types asked for and takes half of the time.
+            new CSharpCompilationOptions(OutputKind.ConsoleApplication, allowUnsafe: true));
         return [.. trees.AsParallel().AsOrdered().SelectMany(tree => Find(tree, compilation.GetSemanticModel(tree)))];
     }
 

@@ -8,7 +8,7 @@ internal static class ChildTest
     /// <summary>The exit code, and what the process printed.</summary>
     /// <param name="type">The test's class.</param>
     /// <param name="method">The test, marked explicit.</param>
-    /// <param name="environment">What the test reads: it skips itself without.</param>
+    /// <param name="environment">What the test reads: it skips itself without. The rest is what a user's program has.</param>
     /// <param name="limit">When to give up.</param>
     /// <exception cref="TimeoutException">The process did not end in time; it has been ended.</exception>
     public static (int ExitCode, string Output) Run(Type type, string method, IReadOnlyDictionary<string, string> environment, TimeSpan limit)
@@ -23,6 +23,11 @@ internal static class ChildTest
         foreach (var argument in new[] { "-method", $"{type.FullName}.{method}", "-explicit", "only" })
         {
             start.ArgumentList.Add(argument);
+        }
+
+        foreach (var name in TestSetup.ShortLived.Keys)
+        {
+            start.Environment.Remove(name);
         }
 
         foreach (var (name, value) in environment)

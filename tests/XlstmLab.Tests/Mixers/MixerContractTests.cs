@@ -73,6 +73,12 @@ public sealed class MixerContractTests
     [MemberData(nameof(All))]
     public void Check_MixerInABlock_KeepsEveryPromise(string pattern, string style)
     {
+        // Every mixer in one block and every block with several mixers; all with all takes a minute more.
+        if (Array.IndexOf([.. Patterns.Keys], pattern) % Styles.Length != Array.IndexOf(Styles, style))
+        {
+            LongTests.Skip();
+        }
+
         var block = style switch
         {
             "post-up" => PostUp,
