@@ -146,8 +146,11 @@ public sealed class CellEngine
         try
         {
             Run(source, number, context);
+
+            // The interruption ends a cell's processes too: what went on because they had ended did not end by itself.
+            context.Cancellation.ThrowIfCancellationRequested();
         }
-        catch (OperationCanceledException) when (context.Cancellation.IsCancellationRequested)
+        catch (Exception) when (context.Cancellation.IsCancellationRequested)
         {
             const string message = "The cell was interrupted.";
             status = CellStatus.Interrupted;
