@@ -62,7 +62,8 @@ internal sealed unsafe class StepMatrix
         {
             var at = block * _outputs;
             VectorLoops.Multiply(
-                _weight + (nint)at * _inputs, _outputs, _inputs, _bias is null ? null : _bias + at, x + block * _inputs, xRow, rows, y + at, yRow);
+                _weight + (nint)at * _inputs, _outputs, _inputs, _bias is null ? null : _bias + at, x + block * _inputs, xRow, rows,
+                y + at, yRow);
         }
     }
 

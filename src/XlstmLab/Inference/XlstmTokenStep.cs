@@ -156,7 +156,9 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
             var site = config.Site(mixer, block);
             var isPreUp = config.BlockStyle == BlockStyle.PreUp;
             var isWidened = isPreUp && mixer is MLstmMixerConfig;
-            var (norm, layer) = isPreUp ? ("xlstm_norm", "xlstm") : mixer is MLstmMixerConfig ? ("norm_mlstm", "mlstm_layer") : ("norm_slstm", "slstm_layer");
+            var (norm, layer) = isPreUp ? ("xlstm_norm", "xlstm")
+                : mixer is MLstmMixerConfig ? ("norm_mlstm", "mlstm_layer")
+                : ("norm_slstm", "slstm_layer");
             var inner = weights.Below(layer);
             (_first, _dim, _width) = (first, config.EmbeddingDim, site.Width);
             _norm = weights.Norm(norm, config.PreNorm == NormKind.Layer, config.NormEpsilon);
