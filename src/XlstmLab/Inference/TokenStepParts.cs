@@ -52,9 +52,9 @@ internal sealed unsafe class StepMatrix
     /// <summary>Of each of some rows, that begin at these distances.</summary>
     public void Apply(float* x, int xRow, int rows, float* y, int yRow)
     {
-        if (_blocks == 1 && (long)_outputs * _inputs >= SharedWork && get_num_threads() is > 1 and var threads)
+        if (_blocks == 1 && (long)_outputs * _inputs >= SharedWork && get_num_threads() > 1)
         {
-            Share(x, xRow, rows, y, yRow, threads);
+            Share(x, xRow, rows, y, yRow);
             return;
         }
 
@@ -67,8 +67,8 @@ internal sealed unsafe class StepMatrix
         }
     }
 
-    private void Share(float* x, int xRow, int rows, float* y, int yRow, int threads) =>
-        Parallel.For(0, (_outputs + Piece - 1) / Piece, new ParallelOptions { MaxDegreeOfParallelism = threads }, piece =>
+    private void Share(float* x, int xRow, int rows, float* y, int yRow) =>
+        CpuMemory.Share((_outputs + Piece - 1) / Piece, (long)_outputs * _inputs * rows, piece =>
         {
             var first = piece * Piece;
             VectorLoops.Multiply(
@@ -142,7 +142,7 @@ internal sealed unsafe class StepConvolution(Tensor weight, Tensor? bias)
             VectorLoops.Copy(x, past + (nint)(Taps - 2) * _channels, _channels);
         }
 
-        VectorLoops.Activate(FeedForwardKind.SwiGlu, y, null, y, _channels);
+        GluFused.Apply(FeedForwardKind.SwiGlu, y, null, y, _channels);
     }
 }
 

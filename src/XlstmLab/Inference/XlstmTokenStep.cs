@@ -231,7 +231,7 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
 
                     if (_isGated)
                     {
-                        VectorLoops.Activate(FeedForwardKind.SwiGlu, widened + k * row + _width, h, h, _width);
+                        GluFused.Apply(FeedForwardKind.SwiGlu, widened + k * row + _width, h, h, _width);
                     }
                 }
 
@@ -317,7 +317,7 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
 
             for (nint at = 0; at < rows * (nint)row; at += row)
             {
-                VectorLoops.Activate(_kind, g + at, u is null ? null : u + at, g + at, inner);
+                GluFused.Apply(_kind, g + at, u is null ? null : u + at, g + at, inner);
             }
 
             _down.Apply(g, row, rows, room, _dim);

@@ -48,7 +48,12 @@ public abstract class AffineNorm : nn.Module
 
     /// <summary>The scaled norm over the last dimension in one pass, where there is a kernel for it.</summary>
     private protected Tensor? ByKernel(Tensor x, bool center) =>
-        NormKernel.Serves(x) ? NormKernel.Forward(x, _weight!, _bias, _epsilon, center) : null;
+        NormKernel.Serves(x) ? NormKernel.Forward(x, _weight!, _bias, _epsilon, center)
+        : HasLoops(x) ? NormFused.Forward(x, _weight!, _bias, _epsilon, center)
+        : null;
+
+    /// <summary>Whether the norm is taken by a loop of the CPU.</summary>
+    private protected bool HasLoops(Tensor x) => _weight is not null && CpuMemory.Serves(x) && CpuMemory.Serves(_weight);
 
     /// <summary>The learned scale and bias of each channel, [..., d].</summary>
     private protected Tensor Scale(Tensor normed)

@@ -100,6 +100,11 @@ public sealed class FeedForward : nn.Module
             return GluKernel.Forward(g, u, kind);
         }
 
+        if (CpuMemory.Serves(g) && (u is null || CpuMemory.Serves(u)))
+        {
+            return GluFused.Forward(g, u, kind);
+        }
+
         return u is null ? Activate(kind, g) : Activate(kind, g) * u;
     }
 

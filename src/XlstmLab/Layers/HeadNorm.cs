@@ -41,6 +41,11 @@ public sealed class HeadNorm : AffineNorm
             return HeadNormGateKernel.Forward(h, o, Weight!, Bias, _kind, Epsilon);
         }
 
+        if (HasLoops(h) && (o is null || CpuMemory.Serves(o)))
+        {
+            return ByLoops(h, o);
+        }
+
         var normed = ByTorch(h);
         return o is null ? normed : sigmoid(o) * normed;
     }
@@ -56,4 +61,7 @@ public sealed class HeadNorm : AffineNorm
         HeadNormKind.None => x.flatten(2),
         _ => throw UnknownValue.Of(_kind),
     };
+
+    private Tensor ByLoops(Tensor x, Tensor? o) => NormFused.Forward(
+        x.flatten(2), Weight!, Bias, Epsilon, center: _kind != HeadNormKind.Rms, _kind == HeadNormKind.Group ? _groups : (int)x.shape[2], o);
 }

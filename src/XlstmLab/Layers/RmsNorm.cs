@@ -27,6 +27,11 @@ public sealed class RmsNorm : AffineNorm
                 : NormKernel.AddForward(x, delta.contiguous(), Weight!, Bias, Epsilon, center: false);
         }
 
+        if (type == ScalarType.Float32 && delta is not null && HasLoops(x) && CpuMemory.Serves(delta))
+        {
+            return NormFused.AddForward(x, delta, Weight!, Bias, Epsilon, center: false);
+        }
+
         var sum = delta is null ? x : x + delta;
         return (sum, Forward(sum).to(type));
     }

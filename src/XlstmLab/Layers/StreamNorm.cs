@@ -35,6 +35,11 @@ public sealed class StreamNorm : AffineNorm
             return NormKernel.AddForward(stream, written, Weight!, Bias, Epsilon, center: _kind == NormKind.Layer);
         }
 
+        if (HasLoops(stream) && CpuMemory.Serves(written))
+        {
+            return NormFused.AddForward(stream, written, Weight!, Bias, Epsilon, center: _kind == NormKind.Layer);
+        }
+
         var sum = stream + written;
         return (sum, Forward(sum));
     }

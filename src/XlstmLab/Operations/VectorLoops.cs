@@ -71,19 +71,25 @@ internal static unsafe class VectorLoops
         }
     }
 
-    /// <summary>y = f(g) u, or f(g): the middle of a feed-forward layer.</summary>
-    /// <param name="kind">Which f.</param>
-    /// <param name="g">[count].</param>
-    /// <param name="u">[count], or null.</param>
-    /// <param name="y">[count]; may be g or u.</param>
-    /// <param name="count">The elements.</param>
-    public static void Activate(FeedForwardKind kind, float* g, float* u, float* y, int count)
+    /// <summary>The mean of a group, or 0, and what makes its mean square 1.</summary>
+    public static (float Mean, float Scale) Moments(float* x, int group, bool center, float epsilon)
     {
-        for (var c = 0; c < count; c += Width)
+        var sum = Vector<float>.Zero;
+        for (var c = 0; center && c < group; c += Width)
         {
-            var value = Activated(kind, LoadPart(g + c, count - c));
-            StorePart(u is null ? value : value * LoadPart(u + c, count - c), y + c, count - c);
+            sum += LoadPart(x + c, group - c);
         }
+
+        var mean = center ? Vector.Sum(sum) / group : 0;
+        var m = new Vector<float>(mean);
+        var squares = Vector<float>.Zero;
+        for (var c = 0; c < group; c += Width)
+        {
+            var centered = Part(LoadPart(x + c, group - c) - m, group - c);
+            squares = MultiplyAdd(centered, centered, squares);
+        }
+
+        return (mean, 1 / MathF.Sqrt(Vector.Sum(squares) / group + epsilon));
     }
 
     /// <summary>x = cap tanh(x / cap); without a cap x as it is.</summary>
@@ -130,57 +136,6 @@ internal static unsafe class VectorLoops
 
     /// <summary>y = x.</summary>
     public static void Copy(float* x, float* y, int count) => new ReadOnlySpan<float>(x, count).CopyTo(new Span<float>(y, count));
-
-    private static Vector<float> Activated(FeedForwardKind kind, Vector<float> x)
-    {
-        switch (kind)
-        {
-            case FeedForwardKind.SwiGlu:
-                return x * Sigmoid(x);
-            case FeedForwardKind.GeGlu or FeedForwardKind.Mlp:
-                return x * NormalShare(x);
-            case FeedForwardKind.ReluSquared:
-                var positive = Vector.ConditionalSelect(Vector.LessThan(x, Vector<float>.Zero), Vector<float>.Zero, x);
-                return positive * positive;
-            default:
-                throw UnknownValue.Of(kind);
-        }
-    }
-
-    /// <summary>The share of a normal distribution below x.</summary>
-    private static Vector<float> NormalShare(Vector<float> x)
-    {
-        // 1 - erf(z) = (a1 t + ... + a5 t^5) e^(-z^2) with t = 1 / (1 + p z) for z >= 0, to 1.5e-7 (Abramowitz and Stegun, 7.1.26).
-        var magnitude = Vector.Abs(x) * 0.707106781f;
-        var t = Vector<float>.One / MultiplyAdd(magnitude, new Vector<float>(0.3275911f), Vector<float>.One);
-        var p = MultiplyAdd(t, new Vector<float>(1.061405429f), new Vector<float>(-1.453152027f));
-        p = MultiplyAdd(p, t, new Vector<float>(1.421413741f));
-        p = MultiplyAdd(p, t, new Vector<float>(-0.284496736f));
-        p = MultiplyAdd(p, t, new Vector<float>(0.254829592f));
-        var tail = p * t * ExpOfNegative<float>(-(magnitude * magnitude)) * 0.5f;
-        return Vector.ConditionalSelect(Vector.LessThan(x, Vector<float>.Zero), tail, Vector<float>.One - tail);
-    }
-
-    /// <summary>The mean of a group, or 0, and what makes its mean square 1.</summary>
-    private static (float Mean, float Scale) Moments(float* x, int group, bool center, float epsilon)
-    {
-        var sum = Vector<float>.Zero;
-        for (var c = 0; center && c < group; c += Width)
-        {
-            sum += LoadPart(x + c, group - c);
-        }
-
-        var mean = center ? Vector.Sum(sum) / group : 0;
-        var m = new Vector<float>(mean);
-        var squares = Vector<float>.Zero;
-        for (var c = 0; c < group; c += Width)
-        {
-            var centered = Part(LoadPart(x + c, group - c) - m, group - c);
-            squares = MultiplyAdd(centered, centered, squares);
-        }
-
-        return (mean, 1 / MathF.Sqrt(Vector.Sum(squares) / group + epsilon));
-    }
 
     /// <summary>The products of x with four rows that follow each other.</summary>
     /// <remarks>Nothing is called before the sums are stored: they would leave their registers in every round for it.</remarks>

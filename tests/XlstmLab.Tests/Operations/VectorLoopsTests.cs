@@ -1,4 +1,3 @@
-using XlstmLab.Layers;
 using XlstmLab.Operations;
 using Xunit;
 using static TorchSharp.torch;
@@ -42,21 +41,6 @@ public sealed unsafe class VectorLoopsTests
         MLstmTests.Near(normed, y, 1e-6, "norm", floor: 1e-6);
         VectorLoops.Norm(At(x), channels, channels / groups, center, 1e-3f, At(weight), At(bias), At(o), At(x));
         MLstmTests.Near((normed + bias) * sigmoid(o), x, 1e-6, "gated norm in place", floor: 1e-6);
-    }
-
-    [Theory]
-    [InlineData(FeedForwardKind.SwiGlu)]
-    [InlineData(FeedForwardKind.GeGlu)]
-    [InlineData(FeedForwardKind.Mlp)]
-    [InlineData(FeedForwardKind.ReluSquared)]
-    public void Activate_EachKind_IsTheLayersMiddle(FeedForwardKind kind)
-    {
-        using var scope = NewDisposeScope();
-        var (g, u, y) = (Draw(1, 45) * 6, Draw(2, 45), zeros(45));
-        VectorLoops.Activate(kind, At(g), null, At(y), 45);
-        MLstmTests.Near(FeedForward.Activate(kind, g), y, 1e-6, "alone", floor: 1e-6);
-        VectorLoops.Activate(kind, At(g), At(u), At(y), 45);
-        MLstmTests.Near(FeedForward.Activate(kind, g) * u, y, 1e-6, "gated", floor: 1e-6);
     }
 
     private static float* At(Tensor tensor) => CpuMemory.Floats(tensor);

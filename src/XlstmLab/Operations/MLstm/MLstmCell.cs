@@ -46,6 +46,9 @@ public static class MLstmCell
         var (input, forget) = (igatePreact.to(type), fgatePreact.to(type));
         var (h, last) = options.Form == MLstmForm.Chunkwise && MLstmSequenceKernel.Serves(q, v)
             ? MLstmSequenceKernel.Forward(q, k, v, input, forget, options.InputGate, options.ForgetGate, initial, layout, options, returnState)
+            : options.Form == MLstmForm.Chunkwise && q.shape[2] > 1 && layout?.Padding is null && MLstmFused.Serves(q, k, v, input)
+            ? MLstmFused.Forward(
+                q, k, v, input, forget, options.InputGate, options.ForgetGate, initial, layout?.StartsIfAny(), options, returnState)
             : FromLogGates(q, k, v, options.InputGate.Log(input), options.ForgetGate.Log(forget), initial, layout, options, returnState);
         return (h.MoveToOuterDisposeScope(), last?.MoveToOuterDisposeScope());
     }
@@ -70,6 +73,13 @@ public static class MLstmCell
             var absent = padding.unsqueeze(1);
             logF = logF.masked_fill(absent, 0.0);
             logI = logI.masked_fill(absent, double.NegativeInfinity);
+        }
+
+        if (options.Form == MLstmForm.Chunkwise && q.shape[2] > 1 && MLstmFused.Serves(q, k, v, logI))
+        {
+            var (output, state) = MLstmFused.Forward(
+                q, k, v, logI, logF, InputGate.Exponential, ForgetGate.Exponential, initial, layout?.StartsIfAny(), options, returnState);
+            return (output.MoveToOuterDisposeScope(), state?.MoveToOuterDisposeScope());
         }
 
         initial ??= MLstmState.Empty(q.shape[0], q.shape[1], q.shape[3], v.shape[3], type, q.device);
