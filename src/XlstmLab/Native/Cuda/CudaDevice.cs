@@ -63,8 +63,11 @@ internal sealed unsafe class CudaDevice : IKernelDevice
             attributes[count++] = new() { Id = CudaDriver.LaunchClusterDimension, X = (uint)shape.Cluster, Y = 1, Z = 1 };
         }
 
-        // Every kernel waits for those in front of it before it touches memory: what it takes to start one is over by then.
-        if (_earlyLaunch.GetOrAdd(device, static d => StartsEarly(d)))
+        // Every kernel waits for those in front of it before it touches memory: what it takes to start one is over by then. In a graph that
+        // costs nothing; of kernels that the host starts one by one it makes every start slower.
+        var stream = CudaStream.CurrentHandle(device);
+        if (_earlyLaunch.GetOrAdd(device, static d => StartsEarly(d))
+            && CudaDriver.cuStreamIsCapturing(stream, out var capturing) == 0 && capturing == CudaDriver.CaptureActive)
         {
             attributes[count++] = new() { Id = CudaDriver.LaunchEarly, X = 1 };
         }
@@ -78,7 +81,7 @@ internal sealed unsafe class CudaDevice : IKernelDevice
             BlockY = 1,
             BlockZ = 1,
             SharedBytes = (uint)shape.SharedBytes,
-            Stream = CudaStream.CurrentHandle(device),
+            Stream = stream,
             Attributes = attributes,
             AttributeCount = count,
         };

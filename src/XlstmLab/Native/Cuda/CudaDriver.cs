@@ -23,6 +23,9 @@ internal static unsafe partial class CudaDriver
     /// <summary>The launch attribute with which a kernel may be there before the one in front of it in the stream has ended.</summary>
     internal const int LaunchEarly = 6;
 
+    /// <summary>What a stream says that is recorded.</summary>
+    internal const int CaptureActive = 1;
+
     /// <summary>The first version that records such launches.</summary>
     internal const int EarlyLaunchVersion = 12030;
 
