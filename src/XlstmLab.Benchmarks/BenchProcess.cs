@@ -30,7 +30,7 @@ public sealed class BenchProcess(Func<string, ProcessStartInfo> start)
                 return JsonSerializer.Deserialize<BenchResult>(await output, ResultJson.Options)!;
             }
 
-            var said = (await errors).Trim().Split('\n')[0].Replace("error: ", "", StringComparison.Ordinal);
+            var said = Said(await errors);
             throw new InvalidOperationException(
                 process.ExitCode == 137 ? "the system ended it, as it does when memory runs out"
                 : said.Length > 0 ? said
@@ -42,5 +42,13 @@ public sealed class BenchProcess(Func<string, ProcessStartInfo> start)
             cancellationToken.ThrowIfCancellationRequested();
             throw new InvalidOperationException($"it took more than {Readable.Duration(patience!.Value.TotalSeconds)}");
         }
+    }
+
+    /// <summary>The first of what a process said, or two lines where native code ended it: the second says what it threw.</summary>
+    private static string Said(string errors)
+    {
+        var lines = errors.Split('\n', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries);
+        var count = lines.Length > 0 && lines[0].StartsWith("terminate called", StringComparison.Ordinal) ? 2 : 1;
+        return string.Join(' ', lines.Take(count)).Replace("error: ", "", StringComparison.Ordinal);
     }
 }

@@ -46,6 +46,7 @@ internal static unsafe class LateFree
     private static int _alarmSet;
     private static int _collectionsBefore;
     private static volatile bool _finalizerKnown;
+    private static bool _ending;
 
     [ThreadStatic]
     private static bool _isFinalizer;
@@ -98,6 +99,7 @@ internal static unsafe class LateFree
             table[f] = Functions[f].Late;
         }
 
+        AppDomain.CurrentDomain.ProcessExit += static (_, _) => End();
         _collectionsBefore = GC.CollectionCount(0);
         LetTheFinalizerTellItsThread();
         _isBinding = true;
@@ -172,12 +174,12 @@ internal static unsafe class LateFree
         {
             try
             {
-                while (Tensors.TryPeek(out var oldest) && IsDue(oldest, TensorWait()))
+                while (!_ending && Tensors.TryPeek(out var oldest) && IsDue(oldest, TensorWait()))
                 {
                     FreeFirst(Tensors);
                 }
 
-                while (Others.TryPeek(out var oldest) && IsDue(oldest, WaitMilliseconds))
+                while (!_ending && Others.TryPeek(out var oldest) && IsDue(oldest, WaitMilliseconds))
                 {
                     FreeFirst(Others);
                 }
@@ -192,6 +194,18 @@ internal static unsafe class LateFree
         if (!(Tensors.IsEmpty && Others.IsEmpty) && Interlocked.Exchange(ref _alarmSet, 1) == 0)
         {
             Alarm.Change(1000, Timeout.Infinite);
+        }
+    }
+
+    /// <summary>
+    /// Nothing waiting is freed any more, and what is being freed has been. The system takes all of it in a moment, and libtorch's memory of a
+    /// GPU cannot be given back while CUDA's own libraries end: that is a C++ exception in a destructor, which ends the process as a crash.
+    /// </summary>
+    private static void End()
+    {
+        lock (Gate)
+        {
+            _ending = true;
         }
     }
 

@@ -181,7 +181,7 @@ public sealed class XlstmTokenStepTests
     {
         using var model = PostUp.CreateModel();
         using var other = (PostUp with { Mixers = new GlaMixerConfig() }).CreateModel();
-        using var llama = LlamaPresets.All.First().Value.CreateModel();
+        using var llama = new LlamaConfig { VocabularySize = 7, EmbeddingDim = 16, HeadCount = 2, BlockCount = 1 }.CreateModel();
         Assert.Null(XlstmTokenStep.Of(other));
         Assert.Null(XlstmTokenStep.Of(llama));
         model.ComputeType = ScalarType.BFloat16;
