@@ -35,7 +35,10 @@ public sealed class Dense : nn.Module
     public Tensor? Bias => _bias;
 
     /// <summary>[..., input] to [..., output].</summary>
-    public Tensor Forward(Tensor x) => nn.functional.linear(x, _weight.to(x.dtype), _bias?.to(x.dtype));
+    public Tensor Forward(Tensor x) =>
+        TrainedProducts.IsCurrent && _bias is null && JointProjection.Serves(x, _weight)
+            ? JointProjection.Forward(x, [_weight], _weight.shape[0])[0]
+            : nn.functional.linear(x, _weight.to(x.dtype), _bias?.to(x.dtype));
 
     /// <summary>Several projections of one input, by one product where there is a kernel that joins them.</summary>
     /// <param name="x">[..., input].</param>

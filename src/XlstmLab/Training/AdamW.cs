@@ -133,15 +133,15 @@ public sealed class AdamW : IDeviceOptimizer
     internal bool HasKernel => _parameters.Length > 0 && Kernel.Reaches(_parameters[0].Weight);
 
     /// <inheritdoc/>
-    Func<AdamWRecord> IDeviceOptimizer.StepOnDevice(AdamWSettings settings, Tensor loss, WeightAverage? average)
+    Func<AdamWRecord> IDeviceOptimizer.StepOnDevice(AdamWSettings settings, Tensor loss, WeightCopies copies)
     {
-        var kernel = OnDevice(average, []);
+        var kernel = OnDevice(copies, []);
         kernel.Step(Completed(settings), loss);
         return Later(kernel);
     }
 
     /// <inheritdoc/>
-    DeviceInput<long> IDeviceOptimizer.NewTable(WeightAverage? average) => OnDevice(average, []).NewTable();
+    DeviceInput<long> IDeviceOptimizer.NewTable(WeightCopies copies) => OnDevice(copies, []).NewTable();
 
     /// <inheritdoc/>
     void IDeviceOptimizer.Record(DeviceInput<long> table, Tensor loss) => _kernel!.Record(table, loss);
@@ -155,14 +155,14 @@ public sealed class AdamW : IDeviceOptimizer
     }
 
     /// <summary>The kernel, made at the first call.</summary>
-    /// <param name="average">The running average of the weights, or null; the same at each call.</param>
+    /// <param name="copies">What it writes beside the weights; the same at each call.</param>
     /// <param name="others">What another optimiser updates, whose gradients count for the norm.</param>
-    internal AdamWKernel OnDevice(WeightAverage? average, IEnumerable<Parameter> others)
+    internal AdamWKernel OnDevice(WeightCopies copies, IEnumerable<Parameter> others)
     {
         if (_kernel is null)
         {
-            var own = _parameters.Select((p, k) => new AdamWParameter(p.Weight, _means[k], _squares[k], p.Decays, Average: average?.Of(p.Name)));
-            _kernel = new([.. own, .. others.Select(p => new AdamWParameter(p, null, null, false))]);
+            var own = _parameters.Select((p, k) => new AdamWParameter(p.Weight, _means[k], _squares[k], p.Decays, copies.Average?.Of(p.Name)));
+            _kernel = new([.. own, .. others.Select(p => new AdamWParameter(p, null, null, false))], copies.Products);
             _kernel.Last = new() { Updates = Steps };
         }
 

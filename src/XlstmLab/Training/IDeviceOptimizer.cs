@@ -16,13 +16,13 @@ internal interface IDeviceOptimizer : IOptimizer
     /// <summary>Makes an update from the parameters' gradients.</summary>
     /// <param name="settings">Learning rate, clipping and limits; the rest is the optimiser's own.</param>
     /// <param name="loss">[] or [1] float64 on the device.</param>
-    /// <param name="average">The running average of the weights, or null; the same at each call.</param>
+    /// <param name="copies">What it writes beside the weights; the same at each call.</param>
     /// <returns>Waits for the record of this update; to be called once.</returns>
-    Func<AdamWRecord> StepOnDevice(AdamWSettings settings, Tensor loss, WeightAverage? average);
+    Func<AdamWRecord> StepOnDevice(AdamWSettings settings, Tensor loss, WeightCopies copies);
 
     /// <summary>Room for where a graph's gradients lie.</summary>
-    /// <param name="average">The running average of the weights, or null.</param>
-    DeviceInput<long> NewTable(WeightAverage? average);
+    /// <param name="copies">What it writes beside the weights.</param>
+    DeviceInput<long> NewTable(WeightCopies copies);
 
     /// <summary>The update of a graph that is being recorded.</summary>
     /// <param name="table">The graph's table, which is filled here, to be sent when the recording is over.</param>

@@ -107,8 +107,8 @@ public sealed class Muon : IOptimizer
     /// <summary>An update by kernels, clipped or left out as was prepared on the device.</summary>
     /// <param name="prepared">What prepared it.</param>
     /// <param name="rateFactor">The learning rate in units of the prepared one.</param>
-    /// <param name="average">The running average of the weights, or null.</param>
-    internal void StepOnDevice(AdamWKernel prepared, double rateFactor, WeightAverage? average)
+    /// <param name="copies">What it writes beside the weights.</param>
+    internal void StepOnDevice(AdamWKernel prepared, double rateFactor, WeightCopies copies)
     {
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
@@ -123,7 +123,7 @@ public sealed class Muon : IOptimizer
 
             var update = MuonKernel.Momentum(gradient, _momenta[p], prepared, _settings.Momentum, _settings.Nesterov);
             var orthogonal = Orthogonalize(update, _settings.NewtonSchulzSteps);
-            MuonKernel.Update(weight, orthogonal, average?.Of(name), prepared, rateFactor, Scale(weight.shape), _weightDecay);
+            MuonKernel.Update(weight, orthogonal, copies.Products?.CopyOf(weight), copies.Average?.Of(name), prepared, rateFactor, Scale(weight.shape), _weightDecay);
         }
     }
 

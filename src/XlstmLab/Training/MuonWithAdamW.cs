@@ -12,7 +12,7 @@ namespace XlstmLab.Training;
 /// <param name="rateFactor">The matrices' learning rate in units of the others'.</param>
 public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor = 1) : IDeviceOptimizer
 {
-    private WeightAverage? _average;
+    private WeightCopies _copies = new();
 
     /// <summary>The optimiser of a model, as a configuration has it.</summary>
     /// <param name="model">The model's name.</param>
@@ -58,27 +58,27 @@ public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor
     bool IDeviceOptimizer.HasKernel => others.HasKernel && matrices.Matrices.All(Kernel.Reaches);
 
     /// <inheritdoc/>
-    Func<AdamWRecord> IDeviceOptimizer.StepOnDevice(AdamWSettings settings, Tensor loss, WeightAverage? average)
+    Func<AdamWRecord> IDeviceOptimizer.StepOnDevice(AdamWSettings settings, Tensor loss, WeightCopies copies)
     {
-        var kernel = OnDevice(average);
+        var kernel = OnDevice(copies);
         kernel.Step(others.Completed(settings), loss);
-        matrices.StepOnDevice(kernel, rateFactor, average);
+        matrices.StepOnDevice(kernel, rateFactor, copies);
         return others.Later(kernel);
     }
 
     /// <inheritdoc/>
-    DeviceInput<long> IDeviceOptimizer.NewTable(WeightAverage? average)
+    DeviceInput<long> IDeviceOptimizer.NewTable(WeightCopies copies)
     {
-        _average = average;
-        return OnDevice(average).NewTable();
+        _copies = copies;
+        return OnDevice(copies).NewTable();
     }
 
     /// <inheritdoc/>
     void IDeviceOptimizer.Record(DeviceInput<long> table, Tensor loss)
     {
-        var kernel = OnDevice(_average);
+        var kernel = OnDevice(_copies);
         kernel.Record(table, loss);
-        matrices.StepOnDevice(kernel, rateFactor, _average);
+        matrices.StepOnDevice(kernel, rateFactor, _copies);
     }
 
     /// <inheritdoc/>
@@ -98,5 +98,5 @@ public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor
         others.Dispose();
     }
 
-    private AdamWKernel OnDevice(WeightAverage? average) => others.OnDevice(average, matrices.Matrices);
+    private AdamWKernel OnDevice(WeightCopies copies) => others.OnDevice(copies, matrices.Matrices);
 }

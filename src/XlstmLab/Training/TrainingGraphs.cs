@@ -31,6 +31,7 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
     private readonly Dictionary<object, RecordedUpdate> _updates = [];
     private readonly Dictionary<object, RecordedValidation> _validations = [];
     private nint[] _weights = [];
+    private int _products;
 
     /// <summary>From now on until it is disposed, the calling thread's work goes to a stream of its own, if there are graphs.</summary>
     /// <param name="state">What is trained.</param>
@@ -99,11 +100,12 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
     {
         using var noGrad = no_grad();
         using var scope = NewDisposeScope();
+        _state.Products?.Refresh();
         _sum.zero_();
         foreach (var part in parts)
         {
             using var inner = NewDisposeScope();
-            Add(part, () => _sum.add_(byHost(part).to(ScalarType.Float64)));
+            Add(part, () => _sum.add_(_state.Compute(() => byHost(part)).to(ScalarType.Float64)));
         }
 
         return _sum.item<double>();
@@ -232,15 +234,20 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
         _validations.Clear();
     }
 
-    /// <summary>A graph reads weights where they were: a hook may have given the model others.</summary>
+    /// <summary>
+    /// A graph reads weights where they were, and writes those copies that there were: a hook may have given the model others, and a pass may
+    /// have made more.
+    /// </summary>
     private void ForgetIfWeightsMoved()
     {
         var now = _state.Parameters.Select(p => Kernel.Address(p.Parameter)).ToArray();
-        if (!now.AsSpan().SequenceEqual(_weights))
+        var products = _state.Products?.Count ?? 0;
+        if (!now.AsSpan().SequenceEqual(_weights) || (products != _products && Count > 0))
         {
             Forget();
-            _weights = now;
         }
+
+        (_weights, _products) = (now, products);
     }
 
     /// <summary>The updates of one shape of batch.</summary>
@@ -270,7 +277,7 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
             var (state, optimizer) = (graphs._state, (IDeviceOptimizer)graphs._state.Optimizer);
             var kept = _batch = graphs._loss!.Keep(state.Model, batch, divides: true);
             var keys = _keys = new(state.Model.Dropout, _keyCount, state.Device);
-            var table = _table = optimizer.NewTable(state.Average);
+            var table = _table = optimizer.NewTable(state.Copies);
             _work = graphs._recorder!.Record(() => keys.Record(() =>
             {
                 using var scope = NewDisposeScope();
@@ -312,7 +319,7 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
             _work = graphs._recorder!.Record(() =>
             {
                 using var scope = NewDisposeScope();
-                sum.add_(kept.Loss(model, 0, part.Rows).to(ScalarType.Float64));
+                sum.add_(graphs._state.Compute(() => kept.Loss(model, 0, part.Rows)).to(ScalarType.Float64));
             });
         }
 

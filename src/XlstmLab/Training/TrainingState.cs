@@ -1,6 +1,7 @@
 using TorchSharp.Modules;
 using XlstmLab.Layers;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Text;
 using static TorchSharp.torch;
 
@@ -37,6 +38,9 @@ internal sealed class TrainingState<TBatch> : IDisposable
             _ => throw UnknownValue.Of(config.Optimizer),
         };
         Average = config.EmaDecay is { } decay ? new WeightAverage(Parameters, decay) : null;
+        Products = Optimizer is IDeviceOptimizer { HasKernel: true } && TrainedProducts.IsPossible
+            ? new(Parameters.Where(p => p.Parameter.requires_grad).Select(p => p.Parameter))
+            : null;
     }
 
     public LanguageModel Model { get; }
@@ -49,6 +53,12 @@ internal sealed class TrainingState<TBatch> : IDisposable
     public IOptimizer Optimizer { get; }
 
     public WeightAverage? Average { get; }
+
+    /// <summary>What passes keep of the weights of their products; null where the optimiser has no kernel.</summary>
+    public TrainedProducts? Products { get; }
+
+    /// <summary>What an update writes beside the weights.</summary>
+    public WeightCopies Copies => new(Average, Products);
 
     public TrainingPosition Position { get; } = new();
 
@@ -68,7 +78,11 @@ internal sealed class TrainingState<TBatch> : IDisposable
     {
         Model.zero_grad();
         LossModule?.zero_grad();
+        Products?.BeginGradients();
     }
+
+    /// <summary>Computes with what is kept of the weights' products.</summary>
+    public T Compute<T>(Func<T> compute) => Products is null ? compute() : Products.Serve(compute);
 
     /// <summary>Where weights are not finite, and that a checkpoint of them is not worth keeping; null if all are finite.</summary>
     public string? BrokenWeights()
@@ -103,6 +117,7 @@ internal sealed class TrainingState<TBatch> : IDisposable
     {
         Optimizer.Dispose();
         Average?.Dispose();
+        Products?.Dispose();
     }
 
     private static IEnumerable<(string Name, Parameter Parameter, ParameterRole Role)> WithRoles(nn.Module module, string prefix)

@@ -24,6 +24,7 @@ internal sealed class TrainingStep<TBatch>(
         var measures = config.StatisticsEvery > 0 && step % config.StatisticsEvery == 0;
         var gates = measures ? new GateRecorder() : null;
         var batch = source.Next(rows);
+        state.Products?.Refresh();
         using var scope = NewDisposeScope();
         UpdateRecorder? changes = null;
         Tensor GradientsByHost()
@@ -66,7 +67,7 @@ internal sealed class TrainingStep<TBatch>(
         {
             using var micro = NewDisposeScope();
             var rows = Math.Min(config.MicroBatchSize ?? count, count - first);
-            var part = lossOf(first, rows); // ()
+            var part = state.Compute(() => lossOf(first, rows)); // ()
             part.backward();
             total.add_(part.detach());
             first += rows;
@@ -103,7 +104,7 @@ internal sealed class TrainingStep<TBatch>(
             NormLimit = normLimit,
             AverageDecay = state.Average?.Decay ?? 0,
         };
-        var byHost = () => kernel.StepOnDevice(settings, gradients(), state.Average);
+        var byHost = () => kernel.StepOnDevice(settings, gradients(), state.Copies);
         var later = measures ? graphs.ByHost(byHost)
             : graphs.Update(batch, settings, byHost, kept => Accumulate(batch.Rows, (first, rows) => kept.Loss(state.Model, first, rows)));
         return () =>

@@ -7,10 +7,10 @@ using static TorchSharp.torch;
 namespace XlstmLab.Operations;
 
 /// <summary>
-/// One parameter as <see cref="AdamWKernel"/> updates it: float32 tensors of one shape, contiguous; the copy is bfloat16. Without moments it
-/// counts for the norm, and another optimiser updates it.
+/// One parameter as <see cref="AdamWKernel"/> updates it: float32 tensors of one shape, contiguous. Without moments it counts for the norm, and
+/// another optimiser updates it.
 /// </summary>
-internal sealed record AdamWParameter(Tensor Weight, Tensor? Mean, Tensor? Square, bool Decays, Tensor? Copy = null, Tensor? Average = null);
+internal sealed record AdamWParameter(Tensor Weight, Tensor? Mean, Tensor? Square, bool Decays, Tensor? Average = null);
 
 /// <summary>What one step of <see cref="AdamWKernel"/> takes; as the source has it.</summary>
 [StructLayout(LayoutKind.Sequential)]
@@ -67,6 +67,8 @@ internal sealed class AdamWKernel : IDisposable
     private const int Threads = 256;
     private const int PrepareThreads = 1024;
     private const int SegmentWords = 8;
+    private const int GradientWord = 1;
+    private const int CopyWord = 4;
     internal const int RuleWords = 10;
 
     private static readonly string[] Defines =
@@ -77,6 +79,7 @@ internal sealed class AdamWKernel : IDisposable
     ];
 
     private readonly AdamWParameter[] _parameters;
+    private readonly TrainedProducts? _products;
     private readonly Device _device;
     private readonly Tensor _owners;
     private readonly DeviceInput<long> _segments;
@@ -87,10 +90,12 @@ internal sealed class AdamWKernel : IDisposable
     private readonly long[] _table;
     private AdamWSettings? _written;
 
-    /// <summary>A table of the parameters, all on one device, each beginning at a multiple of 16 bytes.</summary>
-    public AdamWKernel(IEnumerable<AdamWParameter> parameters)
+    /// <summary>A table of the parameters.</summary>
+    /// <param name="parameters">All on one device, each beginning at a multiple of 16 bytes.</param>
+    /// <param name="products">Whose copies of the weights are written too, or null.</param>
+    public AdamWKernel(IEnumerable<AdamWParameter> parameters, TrainedProducts? products = null)
     {
-        _parameters = [.. parameters];
+        (_parameters, _products) = ([.. parameters], products);
         using var scope = NewDisposeScope();
         _device = _parameters[0].Weight.device;
         _table = new long[SegmentWords * _parameters.Length];
@@ -101,7 +106,7 @@ internal sealed class AdamWKernel : IDisposable
             var count = parameter.Weight.NumberOfElements;
             long[] words =
             [
-                Address(parameter.Weight), 0, Address(parameter.Mean), Address(parameter.Square), Address(parameter.Copy), Address(parameter.Average),
+                Address(parameter.Weight), 0, Address(parameter.Mean), Address(parameter.Square), 0, Address(parameter.Average),
                 count, owners.Count + (parameter.Decays ? 1L << 32 : 0),
             ];
             words.CopyTo(_table, SegmentWords * k);
@@ -146,7 +151,7 @@ internal sealed class AdamWKernel : IDisposable
     {
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
-        if (FindGradients(_table) || _written is null)
+        if (FindTensors(_table) || _written is null)
         {
             _segments.Write(_table);
         }
@@ -174,7 +179,7 @@ internal sealed class AdamWKernel : IDisposable
     public void Record(DeviceInput<long> table, Tensor loss)
     {
         _table.CopyTo(table.Next());
-        FindGradients(table.Next());
+        FindTensors(table.Next());
         Launch(table.Values, loss);
     }
 
@@ -213,16 +218,17 @@ internal sealed class AdamWKernel : IDisposable
         }
     }
 
-    /// <summary>Notes where the gradients lie, and says whether one lies elsewhere than was noted.</summary>
-    private bool FindGradients(Span<long> table)
+    /// <summary>Notes where gradients and copies lie, and says whether one lies elsewhere than was noted.</summary>
+    private bool FindTensors(Span<long> table)
     {
         var changed = false;
         for (var k = 0; k < _parameters.Length; k++)
         {
             using var gradient = _parameters[k].Weight.grad;
-            var address = Address(gradient);
-            changed |= table[SegmentWords * k + 1] != address;
-            table[SegmentWords * k + 1] = address;
+            var words = table.Slice(SegmentWords * k, SegmentWords);
+            var (gradientAddress, copyAddress) = (Address(gradient), Address(_products?.CopyOf(_parameters[k].Weight)));
+            changed |= words[GradientWord] != gradientAddress || words[CopyWord] != copyAddress;
+            (words[GradientWord], words[CopyWord]) = (gradientAddress, copyAddress);
         }
 
         return changed;

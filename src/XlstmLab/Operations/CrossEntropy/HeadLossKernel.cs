@@ -42,10 +42,7 @@ internal static class HeadLossKernel
         var (rows, dim, vocabulary) = (hidden.shape[0], hidden.shape[1], weight.shape[0]);
         var padded = (vocabulary + 7) / 8 * 8;
 
-        // The kernel wants rows of whole 16 bytes; logits behind the vocabulary are zero, and stay it.
-        var narrow = empty(padded, dim, dtype: ScalarType.BFloat16, device: hidden.device);
-        narrow.narrow(0, 0, vocabulary).copy_(weight);
-        narrow.narrow(0, vocabulary, padded - vocabulary).zero_();
+        var narrow = TrainedProducts.Of([weight])?.Padded ?? Padded(weight, padded);
         var chunks = Math.Max(1, (2 * rows * padded + LargestLogits - 1) / LargestLogits);
         var size = (rows + chunks - 1) / chunks;
         var losses = empty(rows, ScalarType.Float32, hidden.device);
@@ -61,14 +58,25 @@ internal static class HeadLossKernel
                 logits.narrow(1, 0, vocabulary), targets.narrow(0, first, count), losses.narrow(0, first, count), gradient ? call.Divisor : null, call.Cap);
             if (gradient)
             {
-                dHidden!.narrow(0, first, count).copy_(logits.matmul(narrow));
-                var part = logits.t().matmul(x).narrow(0, 0, vocabulary); // (V, d)
-                dWeight = dWeight is null ? part.to(ScalarType.Float32).MoveToOuterDisposeScope() : dWeight.add_(part);
+                dHidden!.narrow(0, first, count).addmm_(logits, narrow, 0, 1);
+                var isFirst = dWeight is null;
+                dWeight ??= empty(padded, dim, ScalarType.Float32, hidden.device).MoveToOuterDisposeScope();
+                MixedProduct.Write(logits.t(), x, dWeight, adds: !isFirst); // (V, d)
             }
         }
 
         var loss = CrossEntropyKernel.Sum(losses, call.Divisor, vocabulary, call.Cap);
-        return (loss.MoveToOuterDisposeScope(), dHidden?.MoveToOuterDisposeScope(), dWeight?.MoveToOuterDisposeScope());
+        return (loss.MoveToOuterDisposeScope(), dHidden?.MoveToOuterDisposeScope(), dWeight?.narrow(0, 0, vocabulary).MoveToOuterDisposeScope());
+    }
+
+    /// <summary>The kernel wants rows of whole 16 bytes; logits behind the vocabulary are zero, and stay it.</summary>
+    private static Tensor Padded(Tensor weight, long padded)
+    {
+        var (vocabulary, dim) = (weight.shape[0], weight.shape[1]);
+        var narrow = empty(padded, dim, dtype: ScalarType.BFloat16, device: weight.device);
+        narrow.narrow(0, 0, vocabulary).copy_(weight);
+        narrow.narrow(0, vocabulary, padded - vocabulary).zero_();
+        return narrow;
     }
 
     private sealed class Function : autograd.MultiTensorFunction<Function>

@@ -1,7 +1,7 @@
 // Muon (Jordan et al. 2024) around its orthogonal matrix O, as Training/Muon.cs has it: with the clipped gradient g' = g min(1, clip / norm),
 //     M += (g' - M) (1 - m),  U = m M + (1 - m) g' or M,  and when O has been made of U,  p = p (1 - rate decay) - rate scale O.
 // Where adamw_prepare decided against the update, M and p stay, and U is 0. All that changes from step to step lies in device memory.
-// Bytes an element: 14 and 10, 18 with the average.
+// Bytes an element: 14 and 10, 2 for the copy, 8 for the average.
 #include "Ptx.cuh"
 #include "UpdateRule.cuh"
 
@@ -30,10 +30,10 @@ KERNEL void __launch_bounds__(THREADS) muon_momentum(
     }
 }
 
-// o: [rows, columns], transposed in memory if tall. factor: the matrices' rate in units of the others', times the shape's scale; rate_factor:
+// copy and average, of p, may be null. o: [rows, columns], transposed in memory if tall. factor: the matrices' rate in units of the others', times the shape's scale; rate_factor:
 // without that. Grid and threads as above.
 KERNEL void __launch_bounds__(THREADS) muon_update(
-    float* RESTRICT p, const bf16* RESTRICT o, float* RESTRICT average, const Rule* RESTRICT rules, const Settings* RESTRICT settings,
+    float* RESTRICT p, const bf16* RESTRICT o, bf16* RESTRICT copy, float* RESTRICT average, const Rule* RESTRICT rules, const Settings* RESTRICT settings,
     float factor, float decay, i64 rows, i64 columns, int tall)
 {
     wait_for_predecessors();
@@ -45,6 +45,7 @@ KERNEL void __launch_bounds__(THREADS) muon_update(
         i64 place = tall ? i % columns * rows + i / columns : i;
         float value = p[i] * retained - step * from_bf16(o[place]);
         p[i] = value;
+        if (copy) copy[i] = to_bf16(value);
         if (average) average[i] += (value - average[i]) * share;
     }
 }

@@ -33,21 +33,22 @@ internal static class MuonKernel
         return update;
     }
 
-    /// <summary>Changes a weight by the orthogonal matrix, and its average, unless the update is left out.</summary>
+    /// <summary>Changes a weight by the orthogonal matrix, its copy and its average, unless the update is left out.</summary>
     /// <param name="weight">[rows, columns] float32, changed.</param>
     /// <param name="orthogonal">[rows, columns] bfloat16, contiguous or the transpose of what is.</param>
+    /// <param name="copy">[rows, columns] bfloat16, or null: of the weight.</param>
     /// <param name="average">[rows, columns] float32, or null.</param>
     /// <param name="kernel">What prepared the update.</param>
     /// <param name="rateFactor">The learning rate in units of the prepared one.</param>
     /// <param name="scale">What the orthogonal matrix is multiplied by.</param>
     /// <param name="decay">The weight decay, in units of the learning rate.</param>
     public static void Update(
-        Tensor weight, Tensor orthogonal, Tensor? average, AdamWKernel kernel, double rateFactor, double scale, double decay)
+        Tensor weight, Tensor orthogonal, Tensor? copy, Tensor? average, AdamWKernel kernel, double rateFactor, double scale, double decay)
     {
         var isTransposed = !orthogonal.is_contiguous();
         Kernel.Launch(
             Source, "muon_update", Defines, Shape(weight), weight,
-            weight, isTransposed ? orthogonal.t().contiguous() : orthogonal, average, kernel.Rule, kernel.Settings,
+            weight, isTransposed ? orthogonal.t().contiguous() : orthogonal, copy, average, kernel.Rule, kernel.Settings,
             (float)(rateFactor * scale), (float)(rateFactor * decay), weight.shape[0], weight.shape[1], isTransposed ? 1 : 0);
     }
 

@@ -46,8 +46,8 @@ internal static class JointProjection
     {
         using var scope = NewDisposeScope();
         var results = is_grad_enabled() && (x.requires_grad || weights.Any(w => w.requires_grad))
-            ? Function.apply([x, new Call(widths), .. weights])
-            : Slices(Product(x, Joined(x, weights)), widths);
+            ? Function.apply([x, new Call(widths, TrainedProducts.Of(weights)), .. weights])
+            : Slices(Product(x, TrainedProducts.Of(weights)?.Joined ?? Joined(weights)), widths);
         results.ForEach(result => result.MoveToOuterDisposeScope());
         return results;
     }
@@ -66,10 +66,11 @@ internal static class JointProjection
         return Slices(joint, [.. slices.Select(slice => slice.shape[^1])]);
     }
 
-    private static Tensor Joined(Tensor x, IReadOnlyList<Tensor> weights)
+    /// <summary>Writes weights one below the other.</summary>
+    /// <param name="weights">Each [output, d] float32, contiguous.</param>
+    /// <param name="joined">[rows, d] bfloat16, contiguous, of at least as many rows as they have together.</param>
+    public static void Join(IReadOnlyList<Tensor> weights, Tensor joined)
     {
-        var (rows, dim) = (weights.Sum(w => w.shape[0]), x.shape[^1]);
-        var joined = empty(rows, dim, dtype: ScalarType.BFloat16, device: x.device);
         var arguments = new KernelArgument[2 * Most + 1];
         long end = 0;
         for (var k = 0; k < Most; k++)
@@ -80,20 +81,26 @@ internal static class JointProjection
 
         arguments[^1] = joined;
         Kernel.Launch(
-            Source, "join_weights", [$"MOST={Most}", $"THREADS={Threads}"], new((rows * dim / 8 + Threads - 1) / Threads, Threads), x, arguments);
+            Source, "join_weights", [$"MOST={Most}", $"THREADS={Threads}"], new((end / 8 + Threads - 1) / Threads, Threads), joined, arguments);
+    }
+
+    private static Tensor Joined(IReadOnlyList<Tensor> weights)
+    {
+        var joined = empty(weights.Sum(w => w.shape[0]), weights[0].shape[1], dtype: ScalarType.BFloat16, device: weights[0].device);
+        Join(weights, joined);
         return joined;
     }
 
     private static Tensor Product(Tensor x, Tensor joined) =>
-        x.reshape(-1, x.shape[^1]).mm(joined.t()).view([.. x.shape[..^1], joined.shape[0]]);
+        x.reshape(-1, x.shape[^1]).mm(joined.t()).view([.. x.shape[..^1], joined.shape[0]]); // (..., rows)
 
-    private static List<Tensor> Slices(Tensor joint, IReadOnlyList<long> widths)
+    private static List<Tensor> Slices(Tensor joint, IReadOnlyList<long> widths, long dim = -1)
     {
         var slices = new List<Tensor>();
         long first = 0;
         foreach (var width in widths)
         {
-            slices.Add(joint.narrow(-1, first, width));
+            slices.Add(joint.narrow(dim, first, width));
             first += width;
         }
 
@@ -111,7 +118,7 @@ internal static class JointProjection
 
     private static nint Base(Tensor tensor) => Kernel.Address(tensor) - (nint)(tensor.storage_offset() * tensor.ElementSize);
 
-    private sealed record Call(long[] Widths);
+    private sealed record Call(long[] Widths, TrainedProduct? Kept);
 
     private sealed class Function : autograd.MultiTensorFunction<Function>
     {
@@ -122,8 +129,8 @@ internal static class JointProjection
             using var scope = NewDisposeScope();
             var (x, call) = ((Tensor)vars[0], (Call)vars[1]);
             var weights = vars.Skip(2).Cast<Tensor>().ToArray();
-            var joined = Joined(x, weights);
-            ctx.Save(scope, x, joined);
+            var joined = call.Kept?.Joined ?? Joined(weights);
+            ctx.Save(scope, x, call.Kept is null ? joined : null);
             ctx.save_data("call", call);
             ctx.save_data("outputs", weights.Select(w => w.shape[0]).ToArray());
             ctx.set_materialize_grads(false);
@@ -137,42 +144,51 @@ internal static class JointProjection
             using var scope = NewDisposeScope();
             using var noGrad = no_grad();
             var (saved, call, outputs) = (ctx.Load(), (Call)ctx.get_data("call"), (long[])ctx.get_data("outputs"));
-            var (x, joined) = (saved[0]!.reshape(-1, saved[0]!.shape[^1]), saved[1]!);
+            var (x, joined) = (saved[0]!.reshape(-1, saved[0]!.shape[^1]), call.Kept?.Joined ?? saved[1]!);
+            var groups = Groups(gradients, call.Widths);
             Tensor? dx = null;
-            var dJoined = empty_like(joined);
             long first = 0;
-            foreach (var gradient in Groups(gradients, call.Widths))
+            foreach (var (rows, width) in groups)
             {
-                var width = gradient.Width;
-                var target = dJoined.narrow(0, first, width);
-                if (gradient.Value is { } dy)
+                if (rows is not null)
                 {
-                    var rows = (dy.stride(-1) == 1 ? dy : dy.contiguous()).reshape(-1, width); // (N, width); of a sum, all are one number
                     var weights = joined.narrow(0, first, width);
                     dx = dx is null ? rows.mm(weights) : dx.addmm_(rows, weights, 1, 1);
-                    target.addmm_(rows.t(), x, 0, 1);
-                }
-                else
-                {
-                    target.zero_();
                 }
 
                 first += width;
             }
 
-            // Of the weights' own type the engine makes them, which then are theirs alone.
-            var ofWeights = new List<Tensor?>();
-            first = 0;
-            foreach (var output in outputs)
+            // Behind the input's product, by which libtorch has found room to work in.
+            List<Tensor?> ofWeights = [.. outputs.Select(_ => (Tensor?)null)];
+            if (call.Kept is { } kept)
             {
-                ofWeights.Add(dJoined.narrow(0, first, output));
-                first += output;
+                kept.AddGradients(groups, x);
+            }
+            else
+            {
+                ofWeights = OfWeights(groups, x, joined, outputs);
             }
 
             return EngineThread.Return(scope, gradients, [dx?.view(saved[0]!.shape), null, .. ofWeights]);
         }
 
-        /// <summary>Gradients that lie beside each other, as one.</summary>
+        /// <summary>The weights' gradients; of their own type the engine makes them, which then are theirs alone.</summary>
+        private static List<Tensor?> OfWeights(List<(Tensor? Value, long Width)> groups, Tensor x, Tensor joined, long[] outputs)
+        {
+            var dJoined = empty_like(joined);
+            long first = 0;
+            foreach (var (rows, width) in groups)
+            {
+                var target = dJoined.narrow(0, first, width);
+                _ = rows is not null ? target.addmm_(rows.t(), x, 0, 1) : target.zero_();
+                first += width;
+            }
+
+            return [.. Slices(dJoined, outputs, 0)];
+        }
+
+        /// <summary>Gradients that lie beside each other as one, [N, width].</summary>
         private static List<(Tensor? Value, long Width)> Groups(List<Tensor> gradients, long[] widths)
         {
             var groups = new List<(Tensor? Value, long Width)>();
@@ -190,7 +206,8 @@ internal static class JointProjection
                     width += widths[k];
                 }
 
-                groups.Add((width == first.shape[^1] ? first : first.as_strided([.. first.shape[..^1], width], first.stride(), first.storage_offset()), width));
+                var rows = width == first.shape[^1] ? first : first.as_strided([.. first.shape[..^1], width], first.stride(), first.storage_offset());
+                groups.Add(((rows.stride(-1) == 1 ? rows : rows.contiguous()).reshape(-1, width), width)); // of a sum, all are one number
             }
 
             return groups;

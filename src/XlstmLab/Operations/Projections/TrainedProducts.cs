@@ -1,0 +1,267 @@
+using XlstmLab.Native;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Operations;
+
+/// <summary>
+/// What a training keeps of the weights of its products: their bfloat16 copies, which the optimiser's kernel writes with every update, and their
+/// float32 gradients, which products write where they stay. Passes neither cast the ones nor the others.
+/// </summary>
+/// <remarks>
+/// A copy is what a pass would make of the weights. Who changes them by libtorch's operations, as a hook, a checkpoint and an average put in
+/// their place do, is noticed by <see cref="Refresh"/>, which makes the copies anew.
+/// </remarks>
+internal sealed unsafe class TrainedProducts : IDisposable
+{
+    private const string VersionName = "_ZNK2at10TensorBase8_versionEv";
+
+    private static readonly Lazy<nint> VersionFunction = new(() => NativeTorch.Function("torch_cpu", VersionName));
+
+    [ThreadStatic]
+    private static TrainedProducts? _current;
+
+    private readonly Tensor[] _weights;
+    private readonly HashSet<nint> _trained = [];
+    private readonly Dictionary<nint, TrainedProduct> _products = [];
+    private readonly Dictionary<nint, Tensor> _copies = [];
+
+    /// <summary>None yet: a product is kept from its first pass with gradients.</summary>
+    /// <param name="weights">What the optimiser's kernel updates, float32, contiguous, on one device.</param>
+    public TrainedProducts(IEnumerable<Tensor> weights)
+    {
+        _weights = [.. weights];
+        _trained.UnionWith(_weights.Select(Kernel.Address));
+    }
+
+    /// <summary>Whether the loaded libtorch says when a tensor was changed, without which nothing can be kept.</summary>
+    public static bool IsPossible => VersionFunction.Value != 0;
+
+    /// <summary>Whether the calling thread computes for a training that keeps products.</summary>
+    public static bool IsCurrent => _current is not null;
+
+    /// <summary>How many products are kept.</summary>
+    public int Count => _products.Count;
+
+    /// <summary>What the calling thread's training keeps of a product.</summary>
+    /// <param name="weights">Its weights, in their order, each [output, d].</param>
+    /// <returns>Null where it keeps nothing of these weights, or of one of them for another product.</returns>
+    public static TrainedProduct? Of(IReadOnlyList<Tensor> weights) => _current?.Find(weights);
+
+    /// <summary>Computes for this training: products that are made by the calling thread are kept.</summary>
+    public T Serve<T>(Func<T> compute)
+    {
+        var before = _current;
+        _current = this;
+        try
+        {
+            return compute();
+        }
+        finally
+        {
+            _current = before;
+        }
+    }
+
+    /// <summary>Where the optimiser's kernel is to write a weight's copy; null for nowhere.</summary>
+    public Tensor? CopyOf(Tensor weight) => _copies.GetValueOrDefault(Kernel.Address(weight));
+
+    /// <summary>Makes copies anew whose weights were changed otherwise than by the optimiser's kernel since they were made.</summary>
+    /// <returns>Whether all is as it was; false where weights lie elsewhere now and nothing is kept any more.</returns>
+    public bool Refresh()
+    {
+        if (!_weights.All(weight => _trained.Contains(Kernel.Address(weight))))
+        {
+            Forget();
+            _trained.Clear();
+            _trained.UnionWith(_weights.Select(Kernel.Address));
+            return false;
+        }
+
+        foreach (var product in _products.Values)
+        {
+            product.Refresh();
+        }
+
+        return true;
+    }
+
+    /// <summary>The next backward pass begins gradients, and those after it add to them.</summary>
+    public void BeginGradients()
+    {
+        foreach (var product in _products.Values)
+        {
+            product.HasGradients = false;
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose() => Forget();
+
+    /// <summary>How often libtorch's operations have changed a tensor that is none of inference.</summary>
+    internal static long Version(Tensor tensor) => ((delegate* unmanaged<nint, long>)VersionFunction.Value)(tensor.Handle);
+
+    private TrainedProduct? Find(IReadOnlyList<Tensor> weights)
+    {
+        var addresses = weights.Select(Kernel.Address).ToArray();
+        if (_products.TryGetValue(addresses[0], out var product))
+        {
+            return product.Addresses.AsSpan().SequenceEqual(addresses) ? product : null;
+        }
+
+        if (!is_grad_enabled() || addresses.Any(a => !_trained.Contains(a) || _copies.ContainsKey(a)) || addresses.Distinct().Count() < addresses.Length)
+        {
+            return null;
+        }
+
+        product = new([.. weights], addresses);
+        _products.Add(addresses[0], product);
+        for (var k = 0; k < addresses.Length; k++)
+        {
+            _copies.Add(addresses[k], product.Copies[k]);
+        }
+
+        return product;
+    }
+
+    private void Forget()
+    {
+        foreach (var product in _products.Values)
+        {
+            product.Dispose();
+        }
+
+        _products.Clear();
+        _copies.Clear();
+    }
+}
+
+/// <summary>What a training keeps of one product, y_i = x W_i^T of one input.</summary>
+internal sealed class TrainedProduct : IDisposable
+{
+    private readonly Tensor[] _weights;
+    private readonly long[] _versions;
+    private Tensor[] _gradients = [];
+    private Tensor? _gradient;
+
+    public TrainedProduct(Tensor[] weights, nint[] addresses)
+    {
+        using var scope = NewDisposeScope();
+        using var noGrad = no_grad();
+        (_weights, Addresses) = (weights, addresses);
+        var (rows, dim) = (weights.Sum(w => w.shape[0]), weights[0].shape[1]);
+        Padded = zeros((rows + 7) / 8 * 8, dim, dtype: ScalarType.BFloat16, device: weights[0].device).DetachFromDisposeScope();
+        Joined = Padded.narrow(0, 0, rows).DetachFromDisposeScope();
+        Copies = Parts(Joined);
+
+        // Of a tensor of inference mode libtorch tells no version; it refuses this, with words for the user.
+        foreach (var weight in weights)
+        {
+            weight.narrow(0, 0, 0).zero_();
+        }
+
+        _versions = [.. weights.Select(TrainedProducts.Version)];
+        JointProjection.Join(weights, Joined);
+    }
+
+    /// <summary>Where the weights lie.</summary>
+    public nint[] Addresses { get; }
+
+    /// <summary>[rows, d] bfloat16: the weights one below the other.</summary>
+    public Tensor Joined { get; }
+
+    /// <summary>The same, and rows of zeros that make them whole eights.</summary>
+    public Tensor Padded { get; }
+
+    /// <summary>Each weight's part of <see cref="Joined"/>.</summary>
+    public Tensor[] Copies { get; }
+
+    /// <summary>Whether a backward pass has written gradients since they were begun.</summary>
+    public bool HasGradients { get; set; }
+
+    /// <summary>Makes the copies anew, if the weights were changed by libtorch's operations.</summary>
+    public void Refresh()
+    {
+        var changed = false;
+        for (var k = 0; k < _weights.Length; k++)
+        {
+            var version = TrainedProducts.Version(_weights[k]);
+            changed |= version != _versions[k];
+            _versions[k] = version;
+        }
+
+        if (changed)
+        {
+            JointProjection.Join(_weights, Joined);
+        }
+    }
+
+    /// <summary>Gives the weights the gradient of a pass, or adds it to those before.</summary>
+    /// <param name="parts">dy [N, width] bfloat16 of consecutive rows of the weights; null for zeros.</param>
+    /// <param name="x">[N, d] bfloat16, the input.</param>
+    public void AddGradients(IEnumerable<(Tensor? Value, long Width)> parts, Tensor x)
+    {
+        using var scope = NewDisposeScope();
+        if (_gradient is null)
+        {
+            _gradient = empty(Joined.shape, ScalarType.Float32, Joined.device).DetachFromDisposeScope();
+            _gradients = Parts(_gradient);
+        }
+
+        long first = 0;
+        foreach (var (value, width) in parts)
+        {
+            var target = _gradient.narrow(0, first, width);
+            if (value is not null)
+            {
+                MixedProduct.Write(value.t(), x, target, adds: HasGradients);
+            }
+            else if (!HasGradients)
+            {
+                target.zero_();
+            }
+
+            first += width;
+        }
+
+        if (HasGradients)
+        {
+            return;
+        }
+
+        for (var k = 0; k < _weights.Length; k++)
+        {
+            // Something else that has the weight, as an embedding table that is the head too, may have come before.
+            using var others = _weights[k].grad;
+            if (others is not null && Kernel.Address(others) != Kernel.Address(_gradients[k]))
+            {
+                _gradients[k].add_(others);
+            }
+
+            _weights[k].grad = _gradients[k];
+        }
+
+        HasGradients = true;
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (var held in new[] { Padded, Joined, _gradient }.Concat(Copies).Concat(_gradients))
+        {
+            held?.Dispose();
+        }
+    }
+
+    private Tensor[] Parts(Tensor joined)
+    {
+        var parts = new List<Tensor>();
+        long first = 0;
+        foreach (var weight in _weights)
+        {
+            parts.Add(joined.narrow(0, first, weight.shape[0]).DetachFromDisposeScope());
+            first += weight.shape[0];
+        }
+
+        return [.. parts];
+    }
+}
