@@ -57,6 +57,13 @@ public sealed class MLstmGates
     /// <returns>i~ and f~, [B, NH, S], float32 or wider: their sums over a sequence need the digits.</returns>
     public (Tensor Input, Tensor Forget) Forward(Tensor x)
     {
+        var (input, forget, _) = ForwardThrough(x);
+        return (input, forget);
+    }
+
+    /// <summary>The same, and x for all else that reads it: there the gradients of both are added on the way.</summary>
+    internal (Tensor Input, Tensor Forget, Tensor X) ForwardThrough(Tensor x)
+    {
         if (GateKernel.Serves(x, _config.HeadCount) && (_both ?? _input ?? _forget)?.Weight is not null)
         {
             var (input, forget) = ((_input?.Weight, _input?.Bias), (_forget?.Weight, _forget?.Bias));
@@ -73,10 +80,10 @@ public sealed class MLstmGates
         if (_both is not null)
         {
             var both = SoftCap.Apply(_both.Forward(wide), _config.GateSoftCap).transpose(1, 2).chunk(2, 1);
-            return (both[0], both[1]);
+            return (both[0], both[1], x);
         }
 
-        return (Capped(_input, wide), Capped(_forget, wide));
+        return (Capped(_input, wide), Capped(_forget, wide), x);
     }
 
     /// <summary>

@@ -377,8 +377,15 @@ internal sealed class MLstmMixer : Mixer
 
     public override Tensor Forward(Tensor x, Tensor convolved, MixerPass pass)
     {
+        (Tensor, Tensor)? gates = null;
+        if (!_heads.GatesSeeHeads && (pass.Stream is null || ReferenceEquals(pass.Stream, x)))
+        {
+            var (igatePreact, fgatePreact, through) = _heads.Gates.ForwardThrough(x); // (B, NH, S)
+            (gates, convolved, x) = ((igatePreact, fgatePreact), ReferenceEquals(convolved, x) ? through : convolved, through);
+        }
+
         var (q, k, v, o) = ProjectInputs(x, convolved); // (B, S, NH DK), (B, S, NH DV)
-        var h = _heads.Forward(q, k, v, o, pass.Stream ?? x, pass); // (B, NH, S, DV)
+        var h = _heads.Forward(q, k, v, o, pass.Stream ?? x, pass, gates); // (B, NH, S, DV)
         return _out.Forward(_heads.HeadNorm.ForwardGated(h.transpose(1, 2), o));
     }
 
@@ -497,25 +504,27 @@ internal sealed class MLstmHeads
 #pragma warning restore CA1001
 {
     private readonly MLstmOptions _cell;
-    private readonly bool _gatesSeeHeads;
     private readonly int _heads;
 
     public MLstmHeads(MLstmMixerConfig config, int qkDim, int vDim, int streamWidth)
     {
         _heads = config.HeadCount;
         _cell = config.Cell;
-        _gatesSeeHeads = config.LooksAt == GateSource.Qkv;
+        GatesSeeHeads = config.LooksAt == GateSource.Qkv;
         if (config.QkNorm)
         {
             QNorm = new(HeadNormKind.Rms, _heads, qkDim / _heads, config.NormEpsilon);
             KNorm = new(HeadNormKind.Rms, _heads, qkDim / _heads, config.NormEpsilon);
         }
 
-        Gates = new(config, _gatesSeeHeads ? 2 * qkDim + vDim : streamWidth);
+        Gates = new(config, GatesSeeHeads ? 2 * qkDim + vDim : streamWidth);
         HeadNorm = new(config.HeadNorm, _heads, vDim / _heads, config.HeadNormEpsilon ?? config.NormEpsilon, config.UseBias, config.HeadNormGroups);
     }
 
     public MLstmGates Gates { get; }
+
+    /// <summary>Whether the gates look at q, k and v.</summary>
+    public bool GatesSeeHeads { get; }
 
     public HeadNorm? QNorm { get; }
 
@@ -530,12 +539,13 @@ internal sealed class MLstmHeads
     /// <param name="o">The output gate's pre-activation, to be shown; or null.</param>
     /// <param name="stream">[B, S, d] what the block reads, for gates that look at it.</param>
     /// <param name="pass">The memory, and where documents start.</param>
+    /// <param name="gates">The gates' pre-activations, if they have been made.</param>
     /// <returns>h, [B, NH, S, DV].</returns>
-    public Tensor Forward(Tensor q, Tensor k, Tensor v, Tensor? o, Tensor stream, MixerPass pass)
+    public Tensor Forward(Tensor q, Tensor k, Tensor v, Tensor? o, Tensor stream, MixerPass pass, (Tensor Input, Tensor Forget)? gates = null)
     {
         q = QNorm?.Forward(PerHead(q)) ?? q;
         k = KNorm?.Forward(PerHead(k)) ?? k;
-        var (igatePreact, fgatePreact) = Gates.Forward(_gatesSeeHeads ? cat([q, k, v], -1) : stream); // (B, NH, S)
+        var (igatePreact, fgatePreact) = gates ?? Gates.Forward(GatesSeeHeads ? cat([q, k, v], -1) : stream); // (B, NH, S)
         (q, k, v) = (PerHead(q).transpose(1, 2), PerHead(k).transpose(1, 2), PerHead(v).transpose(1, 2)); // (B, NH, S, DK) and (B, NH, S, DV)
 
         var before = pass.HasState ? new MLstmState(pass.Before("c")!, pass.Before("n")!, pass.Before("m")!) : null;

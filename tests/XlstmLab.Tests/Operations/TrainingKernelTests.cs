@@ -23,14 +23,17 @@ public sealed class TrainingKernelTests
         var biases = (randn(2, heads) * 4).requires_grad_();
         var gradient = randn(2, 2, heads, length);
         var (w, b) = (weights.unbind(), biases.unbind());
-        var (input, forget) = GateKernel.Forward(x, (w[0], b[0]), forgets ? (w[1], b[1]) : (null, null), heads, cap);
-        ((input * gradient[0]).sum() + (forget * gradient[1]).sum()).backward();
+        var (input, forget, through) = GateKernel.Forward(x, (w[0], b[0]), forgets ? (w[1], b[1]) : (null, null), heads, cap);
+        Assert.True(through.equal(x).all().item<bool>());
+        var elsewhere = forgets ? randn(2, length, dim).to(bfloat16) : null;
+        autograd.backward(
+            elsewhere is null ? [input, forget] : [input, forget, through], elsewhere is null ? [gradient[0], gradient[1]] : [gradient[0], gradient[1], elsewhere]);
 
         var (x64, w64, b64) = (Wide(x), Wide(weights), Wide(biases));
         var both = Enumerable.Range(0, 2)
             .Select(k => SoftCap.Apply(nn.functional.linear(x64, w64[k], b64[k]), cap).transpose(1, 2)).ToArray();
         var second = forgets ? both[1] : both[1] * 0;
-        ((both[0] * gradient[0]).sum() + (second * gradient[1]).sum()).backward();
+        ((both[0] * gradient[0]).sum() + (second * gradient[1]).sum() + (elsewhere is null ? 0 : (x64 * elsewhere.to(float64)).sum())).backward();
         Assert.InRange(KernelRun.Error(input, both[0]), 0, 1e-5);
         Assert.InRange(forgets ? KernelRun.Error(forget, both[1]) : forget.abs().max().item<float>(), 0, 1e-5);
         Assert.InRange(KernelRun.Error(x.grad!, x64.grad!), 0, 4e-3);

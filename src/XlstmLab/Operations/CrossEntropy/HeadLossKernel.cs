@@ -26,14 +26,14 @@ internal static class HeadLossKernel
     public static Tensor Forward(Tensor hidden, LanguageHead head, Tensor targets, LossDivisor divisor)
     {
         using var scope = NewDisposeScope();
-        var call = new Call(divisor, head.LogitSoftCap);
         var weight = head.Weight;
+        var call = new Call(divisor, head.LogitSoftCap, LeafGradients.Of(weight));
         return (is_grad_enabled() && (hidden.requires_grad || weight.requires_grad)
             ? Function.apply(hidden, weight, targets, call)[0]
             : Run(hidden, weight, targets, call, gradient: false).Loss).MoveToOuterDisposeScope();
     }
 
-    private sealed record Call(LossDivisor Divisor, double? Cap);
+    private sealed record Call(LossDivisor Divisor, double? Cap, LeafGradients? Leaves);
 
     private static (Tensor Loss, Tensor? DHidden, Tensor? DWeight) Run(Tensor hidden, Tensor weight, Tensor targets, Call call, bool gradient)
     {
@@ -85,7 +85,9 @@ internal static class HeadLossKernel
 
         public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
         {
-            var (loss, dHidden, dWeight) = Run((Tensor)vars[0], (Tensor)vars[1], (Tensor)vars[2], (Call)vars[3], gradient: true);
+            var call = (Call)vars[3];
+            var (loss, dHidden, dWeight) = Run((Tensor)vars[0], (Tensor)vars[1], (Tensor)vars[2], call, gradient: true);
+            ctx.save_data("call", call);
             ctx.save_for_backward([dHidden!, dWeight!]);
             return [loss];
         }
@@ -95,7 +97,8 @@ internal static class HeadLossKernel
             using var scope = NewDisposeScope();
             using var noGrad = no_grad();
             var saved = ctx.get_saved_variables();
-            return EngineThread.Return(scope, gradients, saved[0].mul_(gradients[0]).detach(), saved[1].mul_(gradients[0]).detach(), null, null);
+            var dWeight = LeafGradients.Give(((Call)ctx.get_data("call")).Leaves, 0, saved[1].mul_(gradients[0]).detach());
+            return EngineThread.Return(scope, gradients, saved[0].mul_(gradients[0]).detach(), dWeight, null, null);
         }
     }
 }

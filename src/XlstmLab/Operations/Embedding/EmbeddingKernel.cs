@@ -23,7 +23,7 @@ internal static class EmbeddingKernel
     public static Tensor Forward(Tensor table, Tensor ids)
     {
         using var scope = NewDisposeScope();
-        return Function.apply(table, ids.contiguous())[0].MoveToOuterDisposeScope();
+        return Function.apply(table, ids.contiguous(), LeafGradients.Of(table)!)[0].MoveToOuterDisposeScope();
     }
 
     private static string[] Defines(long dim) =>
@@ -52,6 +52,7 @@ internal static class EmbeddingKernel
                 table, ids, y, positions, (int)vocabulary);
             ctx.save_for_backward([ids]);
             ctx.save_data("shape", table.shape);
+            ctx.save_data("leaves", vars[2]);
             return [y];
         }
 
@@ -80,7 +81,7 @@ internal static class EmbeddingKernel
                 partials, sorted, dtable, positions, vocabulary);
             Kernel.Launch(
                 Source, "embedding_zero_absent", defines, new(Up(vocabulary, 32 * Warps), 32 * Warps), dy, sorted, dtable, positions, vocabulary);
-            return EngineThread.Return(scope, gradients, dtable, null);
+            return EngineThread.Return(scope, gradients, LeafGradients.Give((LeafGradients?)ctx.get_data("leaves"), 0, dtable), null, null);
         }
 
         /// <summary>How many warps share a row.</summary>

@@ -21,18 +21,22 @@ internal static class GateKernel
     /// <param name="forget">The same of the forget gate.</param>
     /// <param name="heads">NH.</param>
     /// <param name="cap">The soft cap, or null.</param>
-    /// <returns>i~ and f~, [B, NH, S] float32; zeros for a gate that does not exist.</returns>
-    public static (Tensor Input, Tensor Forget) Forward(
+    /// <returns>
+    /// i~ and f~, [B, NH, S] float32; zeros for a gate that does not exist. And x for all else that reads it: its gradient and the gates' are
+    /// added where theirs is made.
+    /// </returns>
+    public static (Tensor Input, Tensor Forget, Tensor X) Forward(
         Tensor x, (Tensor? Weight, Tensor? Bias) input, (Tensor? Weight, Tensor? Bias) forget, int heads, double? cap)
     {
         using var scope = NewDisposeScope();
-        var call = new Call(heads, (float)(cap ?? 0), [input.Bias is not null, forget.Bias is not null]);
+        var leaves = LeafGradients.Of(input.Weight, forget.Weight, input.Bias, forget.Bias);
+        var call = new Call(heads, (float)(cap ?? 0), [input.Bias is not null, forget.Bias is not null], leaves);
         var outputs = Function.apply(x, input.Weight!, forget.Weight!, input.Bias!, forget.Bias!, call);
-        return (outputs[0].MoveToOuterDisposeScope(), outputs[1].MoveToOuterDisposeScope());
+        return (outputs[0].MoveToOuterDisposeScope(), outputs[1].MoveToOuterDisposeScope(), outputs[2].MoveToOuterDisposeScope());
     }
 
     /// <summary>What one call computes, beside its tensors; a gate without a bias does not exist.</summary>
-    private sealed record Call(int Heads, float Cap, bool[] Exists);
+    private sealed record Call(int Heads, float Cap, bool[] Exists, LeafGradients? Leaves);
 
     /// <summary>What follows from widths. W is in shared memory as far as about 110 KiB go.</summary>
     private readonly record struct Sizes(long Dim, int Heads)
@@ -82,7 +86,7 @@ internal static class GateKernel
             ctx.Save(null, x, outputs[0].detach(), outputs[1].detach(), weights[0], weights[1]);
             ctx.save_data("call", call);
             ctx.set_materialize_grads(false);
-            return outputs;
+            return [.. outputs, x.detach()];
         }
 
         public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
@@ -92,8 +96,9 @@ internal static class GateKernel
             var (x, input, forget, inputWeight, forgetWeight) = (saved[0]!, saved[1]!, saved[2]!, saved[3], saved[4]);
             var (batch, length, dim) = (x.shape[0], x.shape[1], x.shape[2]);
             var (sizes, heads, tokens) = (new Sizes(dim, call.Heads), call.Heads, (int)(batch * length));
-            var dp = gradients.Select((g, k) => g.IsInvalid || !call.Exists[k] ? null : g.contiguous()).ToArray();
+            var dp = gradients.Take(2).Select((g, k) => g.IsInvalid || !call.Exists[k] ? null : g.contiguous()).ToArray();
 
+            var past = gradients[2].IsInvalid ? null : gradients[2].contiguous();
             var dx = empty_like(x);
             Kernel.Launch(
                 Source, "gate_backward_input", sizes.Defines,
@@ -101,7 +106,7 @@ internal static class GateKernel
                 {
                     BlocksY = (int)((dim + sizes.InputChannels - 1) / sizes.InputChannels),
                 },
-                x, dp[0], dp[1], input, forget, inputWeight, forgetWeight, dx, tokens, (int)length, call.Cap);
+                x, dp[0], dp[1], input, forget, inputWeight, forgetWeight, past, dx, tokens, (int)length, call.Cap);
 
             // A row of the partial sums has both weights' gradients, then both biases', each from a multiple of 4 on.
             var (weight, bias) = (heads * dim, (heads + 3) / 4 * 4);
@@ -121,10 +126,10 @@ internal static class GateKernel
             return EngineThread.Return(
                 scope, gradients,
                 dx,
-                inputWeight is null ? null : sums.narrow(0, 0, weight).view(heads, dim),
-                forgetWeight is null ? null : sums.narrow(0, weight, weight).view(heads, dim),
-                call.Exists[0] ? sums.narrow(0, 2 * weight, heads) : null,
-                call.Exists[1] ? sums.narrow(0, 2 * weight + bias, heads) : null,
+                LeafGradients.Give(call.Leaves, 0, inputWeight is null ? null : sums.narrow(0, 0, weight).view(heads, dim)),
+                LeafGradients.Give(call.Leaves, 1, forgetWeight is null ? null : sums.narrow(0, weight, weight).view(heads, dim)),
+                LeafGradients.Give(call.Leaves, 2, call.Exists[0] ? sums.narrow(0, 2 * weight, heads) : null),
+                LeafGradients.Give(call.Leaves, 3, call.Exists[1] ? sums.narrow(0, 2 * weight + bias, heads) : null),
                 null);
         }
 

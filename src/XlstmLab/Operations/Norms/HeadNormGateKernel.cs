@@ -24,7 +24,7 @@ internal static class HeadNormGateKernel
     public static Tensor Forward(Tensor h, Tensor? o, Tensor weight, Tensor? bias, HeadNormKind kind, double epsilon)
     {
         using var scope = NewDisposeScope();
-        return Function.apply(h, o!, weight, bias!, new Call(Norm(kind), (float)epsilon))[0].MoveToOuterDisposeScope();
+        return Function.apply(h, o!, weight, bias!, new Call(Norm(kind), (float)epsilon, LeafGradients.Of(weight, bias)))[0].MoveToOuterDisposeScope();
     }
 
     /// <summary>The source's name of a norm; with one group a head, GroupNorm is LayerNorm within it.</summary>
@@ -35,7 +35,7 @@ internal static class HeadNormGateKernel
         _ => throw UnknownValue.Of(kind),
     };
 
-    private sealed record Call(string Norm, float Epsilon);
+    private sealed record Call(string Norm, float Epsilon, LeafGradients? Leaves);
 
     private sealed class Function : autograd.MultiTensorFunction<Function>
     {
@@ -74,7 +74,8 @@ internal static class HeadNormGateKernel
             var sums = Kernel.ColumnSums(partials);
             return EngineThread.Return(
                 scope, gradients,
-                dh, dO, bias is null ? sums : sums.narrow(0, 0, channels), bias is null ? null : sums.narrow(0, channels, channels), null);
+                dh, dO, LeafGradients.Give(call.Leaves, 0, bias is null ? sums : sums.narrow(0, 0, channels)),
+                LeafGradients.Give(call.Leaves, 1, bias is null ? null : sums.narrow(0, channels, channels)), null);
         }
 
         private static string[] Defines(long dim, Call call, Tensor? o, Tensor? bias) =>

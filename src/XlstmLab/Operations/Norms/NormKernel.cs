@@ -25,14 +25,14 @@ internal static class NormKernel
     public static Tensor Forward(Tensor x, Tensor weight, Tensor? bias, double epsilon, bool center)
     {
         using var scope = NewDisposeScope();
-        return Function.apply(x, null!, weight, bias!, new Call((float)epsilon, center, bias is not null))[0].MoveToOuterDisposeScope();
+        return Function.apply(x, null!, weight, bias!, new Call((float)epsilon, center, bias is not null, LeafGradients.Of(weight, bias)))[0].MoveToOuterDisposeScope();
     }
 
     /// <summary>s = x + delta in the type of x, and y = weight norm(s) + bias, as <see cref="Forward"/>; delta is bfloat16.</summary>
     public static (Tensor Sum, Tensor Y) AddForward(Tensor x, Tensor delta, Tensor weight, Tensor? bias, double epsilon, bool center)
     {
         using var scope = NewDisposeScope();
-        var outputs = Function.apply(x, delta, weight, bias!, new Call((float)epsilon, center, bias is not null));
+        var outputs = Function.apply(x, delta, weight, bias!, new Call((float)epsilon, center, bias is not null, LeafGradients.Of(weight, bias)));
         return (outputs[1].MoveToOuterDisposeScope(), outputs[0].MoveToOuterDisposeScope());
     }
 
@@ -68,7 +68,7 @@ internal static class NormKernel
         private static long Up(long count, long size) => (count + size - 1) / size;
     }
 
-    private sealed record Call(float Epsilon, bool Center, bool HasBias);
+    private sealed record Call(float Epsilon, bool Center, bool HasBias, LeafGradients? Leaves);
 
     private sealed class Function : autograd.MultiTensorFunction<Function>
     {
@@ -117,7 +117,8 @@ internal static class NormKernel
                 [dy, past, s, mean, rstd, weight, ds, partials, rows, .. IsWide(s) ? new KernelArgument[] { dDelta } : []]);
             var sums = Kernel.ColumnSums(partials);
             var (dWeight, dBias) = call.HasBias ? (sums.narrow(0, 0, dim), sums.narrow(0, dim, dim)) : (sums, null);
-            return EngineThread.Return(scope, gradients, ds, dDelta, dWeight, dBias, null);
+            return EngineThread.Return(
+                scope, gradients, ds, dDelta, LeafGradients.Give(call.Leaves, 0, dWeight), LeafGradients.Give(call.Leaves, 1, dBias), null);
         }
     }
 }

@@ -21,7 +21,7 @@ internal sealed unsafe class TrainedProducts : IDisposable
     private static TrainedProducts? _current;
 
     private readonly Tensor[] _weights;
-    private readonly HashSet<nint> _trained = [];
+    private readonly Dictionary<nint, Tensor> _trained = [];
     private readonly Dictionary<nint, TrainedProduct> _products = [];
     private readonly Dictionary<nint, Tensor> _copies = [];
 
@@ -30,7 +30,7 @@ internal sealed unsafe class TrainedProducts : IDisposable
     public TrainedProducts(IEnumerable<Tensor> weights)
     {
         _weights = [.. weights];
-        _trained.UnionWith(_weights.Select(Kernel.Address));
+        Find();
     }
 
     /// <summary>Whether the loaded libtorch says when a tensor was changed, without which nothing can be kept.</summary>
@@ -62,6 +62,9 @@ internal sealed unsafe class TrainedProducts : IDisposable
         }
     }
 
+    /// <summary>The trained weight that a tensor is, for as long as the training goes; null where it is none, or a part of one.</summary>
+    public static Tensor? WeightOf(Tensor tensor) => _current?.Weight(tensor);
+
     /// <summary>Where the optimiser's kernel is to write a weight's copy; null for nowhere.</summary>
     public Tensor? CopyOf(Tensor weight) => _copies.GetValueOrDefault(Kernel.Address(weight));
 
@@ -69,11 +72,10 @@ internal sealed unsafe class TrainedProducts : IDisposable
     /// <returns>Whether all is as it was; false where weights lie elsewhere now and nothing is kept any more.</returns>
     public bool Refresh()
     {
-        if (!_weights.All(weight => _trained.Contains(Kernel.Address(weight))))
+        if (!_weights.All(weight => _trained.ContainsKey(Kernel.Address(weight))))
         {
             Forget();
-            _trained.Clear();
-            _trained.UnionWith(_weights.Select(Kernel.Address));
+            Find();
             return false;
         }
 
@@ -100,6 +102,18 @@ internal sealed unsafe class TrainedProducts : IDisposable
     /// <summary>How often libtorch's operations have changed a tensor that is none of inference.</summary>
     internal static long Version(Tensor tensor) => ((delegate* unmanaged<nint, long>)VersionFunction.Value)(tensor.Handle);
 
+    private Tensor? Weight(Tensor tensor) =>
+        _trained.TryGetValue(Kernel.Address(tensor), out var weight) && weight.shape.AsSpan().SequenceEqual(tensor.shape) ? weight : null;
+
+    private void Find()
+    {
+        _trained.Clear();
+        foreach (var weight in _weights)
+        {
+            _trained[Kernel.Address(weight)] = weight;
+        }
+    }
+
     private TrainedProduct? Find(IReadOnlyList<Tensor> weights)
     {
         var addresses = weights.Select(Kernel.Address).ToArray();
@@ -108,12 +122,12 @@ internal sealed unsafe class TrainedProducts : IDisposable
             return product.Addresses.AsSpan().SequenceEqual(addresses) ? product : null;
         }
 
-        if (!is_grad_enabled() || addresses.Any(a => !_trained.Contains(a) || _copies.ContainsKey(a)) || addresses.Distinct().Count() < addresses.Length)
+        if (!is_grad_enabled() || weights.Any(w => Weight(w) is null) || addresses.Any(_copies.ContainsKey) || addresses.Distinct().Count() < addresses.Length)
         {
             return null;
         }
 
-        product = new([.. weights], addresses);
+        product = new([.. weights.Select(w => Weight(w)!)], addresses);
         _products.Add(addresses[0], product);
         for (var k = 0; k < addresses.Length; k++)
         {
