@@ -93,6 +93,9 @@ public static unsafe partial class Kernel
     /// <summary>The number of multiprocessors of the tensor's device.</summary>
     internal static int Multiprocessors(Tensor tensor) => (Device ?? Gpu).Multiprocessors(Math.Max(0, tensor.device_index));
 
+    /// <summary>The bytes of the memory of the tensor's device.</summary>
+    internal static long Memory(Tensor tensor) => (Device ?? Gpu).Memory(Math.Max(0, tensor.device_index));
+
     /// <summary>out[c] = sum over rows p of partials[p, c], always in the same order: [rows, columns] float32, contiguous, to [columns].</summary>
     internal static Tensor ColumnSums(Tensor partials)
     {

@@ -43,7 +43,7 @@ public static class TrainingGroup
     /// <summary>The same for so many bytes.</summary>
     internal static int SideBySide(IReadOnlyCollection<GroupMember> members, double bytes)
     {
-        var largest = members.Max(m => TrainingMemory.Estimate(m.Model, m.Training));
+        var largest = members.Max(m => TrainingMemory.Estimate(m.Model, m.Training, bytes));
         return (int)Math.Clamp(Math.Floor(bytes / largest), 1, Math.Min(Most, members.Count));
     }
 

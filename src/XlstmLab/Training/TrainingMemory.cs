@@ -49,12 +49,15 @@ internal static class TrainingMemory
     /// Measured on an H100, a block keeps 21 numbers of the stream's width for each token (162M and 400M, bfloat16); a third is added for what
     /// the host computes before graphs are recorded, and a gigabyte for products' workspaces.
     /// </remarks>
-    public static double Estimate(LanguageModelConfig model, TrainingConfig training)
+    /// <param name="model">The model.</param>
+    /// <param name="training">The training.</param>
+    /// <param name="deviceBytes">The GPU's memory.</param>
+    public static double Estimate(LanguageModelConfig model, TrainingConfig training, double deviceBytes)
     {
         const double perBlock = 28, workspace = 1e9;
         var batch = training.BatchRamp.Select(stage => stage.BatchSize).Append(training.BatchSize).Max();
         var tokens = (double)Math.Min(batch, training.MicroBatchSize ?? batch) * training.ContextLength;
-        var logits = Math.Min(tokens * model.VocabularySize * NumberBytes(training) * 2, 2 * Operations.HeadLossKernel.LargestLogits);
+        var logits = Math.Min(tokens * model.VocabularySize * NumberBytes(training) * 2, 2 * Operations.HeadLossKernel.LargestLogits(deviceBytes));
         return OfParameters(MemoryNeed.Parameters(model).Count, training)
             + tokens * model.BlockCount * model.EmbeddingDim * NumberBytes(training) * perBlock + logits + workspace;
     }

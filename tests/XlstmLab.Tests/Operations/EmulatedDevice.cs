@@ -21,6 +21,8 @@ internal sealed class EmulatedDevice : IKernelDevice
 
     public int Multiprocessors(int device) => 3;
 
+    public long Memory(int device) => 1L << 30;
+
     public nint Load(string file, IReadOnlyList<string> defines, int device, string function)
     {
         var key = $"{file} {string.Join(' ', defines)}";

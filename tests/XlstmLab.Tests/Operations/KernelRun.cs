@@ -165,6 +165,8 @@ internal sealed class KernelRun : IDisposable
 
         public int Multiprocessors(int index) => device.Multiprocessors(index);
 
+        public long Memory(int index) => device.Memory(index);
+
         public nint Load(string file, IReadOnlyList<string> defines, int index, string function)
         {
             var handle = device.Load(file, defines, index, function);

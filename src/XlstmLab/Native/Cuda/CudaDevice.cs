@@ -14,6 +14,7 @@ internal sealed unsafe class CudaDevice : IKernelDevice
     private readonly ConcurrentDictionary<(string File, string Options, int Device, string Function), nint> _functions = new();
     private readonly ConcurrentDictionary<nint, int> _sharedBytes = new();
     private readonly ConcurrentDictionary<int, int> _multiprocessors = new();
+    private readonly ConcurrentDictionary<int, long> _memory = new();
     private readonly ConcurrentDictionary<int, bool> _earlyLaunch = new();
     private readonly Lock _gate = new();
 
@@ -22,6 +23,9 @@ internal sealed unsafe class CudaDevice : IKernelDevice
 
     /// <inheritdoc/>
     public int Multiprocessors(int device) => _multiprocessors.GetOrAdd(device, static d => Attribute(CudaDriver.DeviceMultiprocessors, d));
+
+    /// <inheritdoc/>
+    public long Memory(int device) => _memory.GetOrAdd(device, static d => Gpu.Memory(d).Total);
 
     /// <inheritdoc/>
     public string? RecorderAbsence => CudaGraph.Absence;

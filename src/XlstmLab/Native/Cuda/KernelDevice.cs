@@ -25,6 +25,9 @@ internal interface IKernelDevice
     /// <summary>The number of multiprocessors, which tells how many blocks run at a time.</summary>
     int Multiprocessors(int device);
 
+    /// <summary>The bytes of its memory.</summary>
+    long Memory(int device);
+
     /// <summary>Compiles a source, or takes what an earlier call, or an earlier process, made of it.</summary>
     /// <param name="file">The source's name, such as <c>RmsNorm.cu</c>.</param>
     /// <param name="defines">Macros, <c>NAME=VALUE</c>, in a fixed order.</param>

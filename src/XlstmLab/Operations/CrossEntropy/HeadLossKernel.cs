@@ -2,15 +2,15 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
 
-/// <summary>The head and its cross-entropy together, some rows at a time: no more than <see cref="LargestLogits"/> of logits exist at once.</summary>
+/// <summary>The head and its cross-entropy together, some rows at a time: no more than <see cref="LargestLogits"/> exist at once.</summary>
 /// <remarks>
 /// Logits are bfloat16 and their sums float32. The gradients of the stream and of the head's weights are made with the loss, while the
 /// logits are there; the backward pass only scales them.
 /// </remarks>
 internal static class HeadLossKernel
 {
-    /// <summary>Bytes of logits at a time.</summary>
-    public const long LargestLogits = 1L << 30;
+    /// <summary>Bytes of logits at a time, a twentieth of a device's memory: of each part after the first a gradient is added to the head's.</summary>
+    public static long LargestLogits(double deviceBytes) => (long)(deviceBytes / 20);
 
     /// <summary>Whether there are kernels for this head behind activations of this type.</summary>
     public static bool Serves(LanguageHead? head, ScalarType? computeType) =>
@@ -43,7 +43,8 @@ internal static class HeadLossKernel
         var padded = (vocabulary + 7) / 8 * 8;
 
         var narrow = TrainedProducts.Of([weight])?.Padded ?? Padded(weight, padded);
-        var chunks = Math.Max(1, (2 * rows * padded + LargestLogits - 1) / LargestLogits);
+        var largest = LargestLogits(Kernel.Memory(hidden));
+        var chunks = Math.Max(1, (2 * rows * padded + largest - 1) / largest);
         var size = (rows + chunks - 1) / chunks;
         var losses = empty(rows, ScalarType.Float32, hidden.device);
         var dHidden = gradient ? empty_like(hidden) : null;

@@ -15,7 +15,6 @@ internal readonly record struct DropoutKey(long Value, Tensor? Kept = null)
 internal static class DropoutKernel
 {
     private const int Threads = 256;
-    private const int ElementsPerThread = 4;
 
     /// <summary>Whether there is a kernel for this tensor.</summary>
     public static bool Serves(Tensor x) => x.dtype is ScalarType.BFloat16 or ScalarType.Float32 && Kernel.Reaches(x);
@@ -76,7 +75,7 @@ internal static class DropoutKernel
             var count = x.NumberOfElements;
             Kernel.Launch(
                 "Dropout.cu", "dropout", [$"WIDE={(x.dtype == ScalarType.Float32 ? 1 : 0)}", $"THREADS={Threads}"],
-                new((count + Threads * ElementsPerThread - 1) / (Threads * ElementsPerThread), Threads), x,
+                new((count * x.ElementSize + 16 * Threads - 1) / (16 * Threads), Threads), x,
                 x, y, key.Value, key.Kept, Threshold(share), count, (float)(1 / (1 - share)));
             return y;
         }
