@@ -38,9 +38,6 @@ public sealed class CellEngine
         "fsharp", "f#", "pwsh", "powershell", "javascript", "js", "html", "mermaid", "markdown", "sql", "kql", "python", "r", "http",
     };
 
-    /// <summary>How long an interrupted cell may take to end.</summary>
-    private static readonly TimeSpan Patience = TimeSpan.FromSeconds(5);
-
     private readonly string _folder;
     private readonly HostReferences _references;
     private CSharpCompilation? _previous;
@@ -58,6 +55,9 @@ public sealed class CellEngine
 
     /// <summary>How many cells have been run.</summary>
     public int ExecutionCount { get; private set; }
+
+    /// <summary>How long an interrupted cell may take to end.</summary>
+    internal TimeSpan Patience { get; init; } = TimeSpan.FromSeconds(5);
 
     /// <summary>Whether a chart of this notebook has already brought the drawing library along.</summary>
     internal bool HasChartLibrary { get; set; }
@@ -124,7 +124,7 @@ public sealed class CellEngine
     }
 
     /// <summary>Waits for the end of a cell; once it is interrupted, for a while only.</summary>
-    private static async Task<bool> EndsAsync(Task cell, CancellationToken cancellationToken)
+    private async Task<bool> EndsAsync(Task cell, CancellationToken cancellationToken)
     {
         try
         {

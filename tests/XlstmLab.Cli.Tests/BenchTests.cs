@@ -36,11 +36,13 @@ public sealed class BenchTests
     }
 
     [Theory]
-    [InlineData("prefill --lengths 9 --compute float32")]
-    [InlineData("decode --compute bf16")]
-    public async Task Inference_OfEveryFamily(string command)
+    [InlineData("prefill --lengths 9 --compute float32", 0)]
+    [InlineData("decode --compute bf16", 1)]
+    public async Task Inference_OfEveryFamily(string command, int part)
     {
-        const string presets = "bytes-1m,llama-bytes-1m,mamba-bytes-1m,mamba2-bytes-1m,gla-bytes-1m,lstm-bytes-1m";
+        // One by each command; every row is a process.
+        string[] families = ["bytes-1m", "llama-bytes-1m", "mamba-bytes-1m", "mamba2-bytes-1m", "gla-bytes-1m", "lstm-bytes-1m"];
+        var presets = string.Join(',', LongTests.Cases(all: families, few: [families[part]]));
         var result = await CommandLine.RunAsync(["bench", .. command.Split(' '), "--preset", presets, "--batch", "2", "--json", .. Short]);
         Assert.True(result.Code == 0, result.Error);
         Assert.All(result.Json["rows"]!.AsArray(), r => Assert.True((double?)r!["forward_seconds"] > 0, r!.ToJsonString()));
@@ -70,7 +72,7 @@ public sealed class BenchTests
             Mixers = ["mlstm", new MovingAverageMixerConfig()],
         }));
         string[] plugin = ["--plugin", typeof(BenchTests).Assembly.Location];
-        foreach (var command in new[] { "train", "prefill", "decode" })
+        foreach (var command in LongTests.Cases(all: new[] { "train", "prefill", "decode" }, few: ["train"]))
         {
             string[] sizes = command switch { "train" => ["--context", "8"], "prefill" => ["--lengths", "8"], _ => [] };
             var result = await CommandLine.RunAsync(["bench", command, "--preset", folder["config.json"], "--json", .. sizes, .. Short, .. plugin]);

@@ -30,7 +30,7 @@ public sealed class CultureProcessTests
     [MemberData(nameof(Cultures))]
     public async Task Train_NumbersOfTheCommandLine_AreThoseOfTheInvariantCulture(string language, string invariant)
     {
-        await RequireGlobalizationAsync(invariant);
+        await RequireAsync(language, invariant);
         using var temp = new TempFolder();
         var text = temp.Write("small.txt", string.Concat(Enumerable.Repeat("It is a truth universally acknowledged.\n", 40)));
         string[] train =
@@ -53,14 +53,15 @@ public sealed class CultureProcessTests
     [MemberData(nameof(Cultures))]
     public async Task Models_Table_IsThatOfTheInvariantCulture(string language, string invariant)
     {
-        await RequireGlobalizationAsync(invariant);
+        await RequireAsync(language, invariant);
         var there = await StartAsync(language, invariant, ["models", "bytes"]);
         Assert.True(there.Code == 0, there.Error);
         Assert.Equal((await InvariantModels.Value).Out, there.Out);
     }
 
-    private static async Task RequireGlobalizationAsync(string invariant)
+    private static async Task RequireAsync(string language, string invariant)
     {
+        LongTests.SkipUnless(language == "de_DE" && invariant == "0");
         var version = await Versions.GetOrAdd(invariant, i => StartAsync("C", i, ["--version"]));
         Assert.SkipWhen(version.Code != 0 && version.Error.Contains("ICU", StringComparison.Ordinal), "This system has no ICU: .NET has no cultures here.");
         Assert.Equal(0, version.Code);

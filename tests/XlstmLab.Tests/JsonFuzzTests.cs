@@ -59,7 +59,8 @@ public sealed class JsonFuzzTests : IDisposable
         var leaves = Places(JsonNode.Parse(document)!).Count();
         for (var at = 0; at < leaves; at++)
         {
-            foreach (var value in Values)
+            // Every value somewhere, and every place with some of them; all with all takes seconds more.
+            foreach (var value in Values.Where((_, i) => LongTests.Run || (at + i) % 4 == 0))
             {
                 var root = JsonNode.Parse(document)!;
                 Places(root).ElementAt(at)(JsonNode.Parse(value));

@@ -214,11 +214,13 @@ public sealed class CellEngineTests
     [Fact]
     public async Task RunAsync_CellThatCannotBeStopped_IsLeftAndNamed()
     {
-        CellEngine engine = new();
+        CellEngine engine = new() { Patience = TimeSpan.FromSeconds(1) };
         using CancellationTokenSource cancellation = new();
+        using ManualResetEventSlim release = new();
+        AppContext.SetData(nameof(release), release);
         long start = 0;
         var result = await engine.RunAsync(
-            "Console.Write(\"x\");\nSystem.Threading.Thread.Sleep(12_000);",
+            "Console.Write(\"x\");\n((System.Threading.ManualResetEventSlim)AppContext.GetData(\"release\")).Wait();",
             (_, _) =>
             {
                 start = Stopwatch.GetTimestamp();
@@ -231,6 +233,7 @@ public sealed class CellEngineTests
         Assert.Contains("does not stop", result.Error!.Message, StringComparison.Ordinal);
         Assert.Equal("x", result.Outputs[0].Text());
         await Assert.ThrowsAsync<InvalidOperationException>(() => engine.RunAsync("1", cancellationToken: TestContext.Current.CancellationToken));
+        release.Set();
         await WaitAsync(engine);
         Assert.Equal("1", (await Succeed(engine, "1")).Outputs[0].Text("text/plain"));
     }

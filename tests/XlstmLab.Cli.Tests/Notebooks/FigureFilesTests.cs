@@ -43,15 +43,22 @@ public sealed class FigureFilesTests : IDisposable
     }
 
     [Fact]
-    public void SaveFigure_SvgPngPdf_AreWhatTheySay()
+    public void SaveFigure_Svg_IsWhatItSays()
     {
         Assert.SkipUnless(FigureFiles.HasBrowser, "There is no browser on this machine.");
         Figure.SaveFigure(_temp["f.svg"], 640, 320);
-        Figure.SaveFigure(_temp["f.png"], 640, 320);
-        Figure.SaveFigure(_temp["f.pdf"], 640, 320);
         var svg = File.ReadAllText(_temp["f.svg"]);
         Assert.StartsWith("<svg", svg, StringComparison.Ordinal);
         Assert.Contains("width=\"640\" height=\"320\"", svg, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void SaveFigure_PngPdf_AreWhatTheySay()
+    {
+        Assert.SkipUnless(FigureFiles.HasBrowser, "There is no browser on this machine.");
+        LongTests.Skip();
+        Figure.SaveFigure(_temp["f.png"], 640, 320);
+        Figure.SaveFigure(_temp["f.pdf"], 640, 320);
         var png = File.ReadAllBytes(_temp["f.png"]);
         Assert.Equal([0x89, .. "PNG"u8], png[..4]);
         Assert.Equal((1280, 640), ((png[18] << 8) + png[19], (png[22] << 8) + png[23]));

@@ -154,7 +154,7 @@ public sealed class Mamba3MixerTests
                         MLstmTests.Near(reference[i], chunkwise[i], 1e-9, names[i], 1e-10);
                     }
                 },
-                iter: 200);
+                iter: LongTests.Cases(all: 200, few: 30));
 
     /// <summary>A state that a bit turns by half a circle holds the parity of a string; one that does not turn cannot.</summary>
     [Theory]

@@ -24,7 +24,7 @@ public sealed class XlstmAccountingTests
                 Assert.Equal(state.SizeInBytes, XlstmAccounting.StateBytes(config));
                 return true;
             },
-            iter: 150,
+            iter: LongTests.Cases(all: 150, few: 40),
             threads: 1);
 
     [Theory]

@@ -103,7 +103,7 @@ public sealed class GatedDeltaRuleTests
                         MLstmTests.Near(reference[i], chunkwise[i], 1e-9, names[i], 1e-11);
                     }
                 },
-                iter: 200);
+                iter: LongTests.Cases(all: 200, few: 50));
 
     /// <summary>S_t = a_t (I - beta_t k_t k_t^T) S_(t-1) + beta_t k_t v_t^T, in plain numbers.</summary>
     [Theory]

@@ -46,6 +46,7 @@ public sealed class MLstmSequenceKernelTests
     [MemberData(nameof(Cases))]
     public void Agrees_with_float64_in_outputs_states_and_gradients(Case c)
     {
+        LongTests.SkipUnless(c.Dv < 192);
         using var run = KernelRun.Begin();
         Compare(c);
         Assert.Superset(Training.ToHashSet(), run.Launched.ToHashSet());

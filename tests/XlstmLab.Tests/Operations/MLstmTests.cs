@@ -123,7 +123,7 @@ public sealed class MLstmTests
                         Near(reference[i], chunkwise[i], 1e-7, $"chunkwise {names[i]}", 1e-8);
                     }
                 },
-                iter: 300);
+                iter: LongTests.Cases(all: 300, few: 50));
 
     public static TheoryData<InputGate, ForgetGate, bool> Gates()
     {
@@ -216,6 +216,7 @@ public sealed class MLstmTests
     [InlineData(MLstmForm.Chunkwise, true)]
     public void ExponentialForgetGate_LongGrowth_StaysFinite(MLstmForm form, bool packed)
     {
+        LongTests.SkipUnless(packed);
         using var scope = NewDisposeScope();
         using var generator = new Generator(13, CPU);
         const int Length = 700;

@@ -62,7 +62,7 @@ public sealed class SLstmCellTests : IDisposable
                     AssertClose(value, single[name], 2e-5, $"{name} of {c} in float32");
                 }
             },
-            iter: 60,
+            iter: LongTests.Cases(all: 60, few: 15),
             threads: 1);
 
     [Theory]

@@ -248,6 +248,7 @@ public sealed class MuonTests
     [Fact]
     public void Run_SmallModel_LearnsAtLeastAsFastAsAdamW()
     {
+        LongTests.Skip();
         using var folder = new TempFolder();
         double Best(OptimizerKind kind, params double[] rates) => rates.Min(rate =>
         {

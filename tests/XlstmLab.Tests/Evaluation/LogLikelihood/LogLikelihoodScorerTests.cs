@@ -37,6 +37,7 @@ public sealed class LogLikelihoodScorerTests : IDisposable
     [InlineData(4096, 2, true, 16, DocumentPrefix.Always)]
     public void Score_AnyBatching_EqualsBruteForce(int batchTokens, int maxRows, bool share, int? maxTokens, DocumentPrefix prefix)
     {
+        LongTests.SkipUnless(batchTokens is 40 or 100);
         var options = new ScoringOptions { BatchTokens = batchTokens, MaxRows = maxRows, ShareContexts = share, MaxTokens = maxTokens, Prefix = prefix };
         var scores = LogLikelihoodScorer.Score(_model, Bytes, Requests, options);
 
