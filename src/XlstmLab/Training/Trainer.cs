@@ -148,7 +148,7 @@ public class Trainer<TBatch>(
         }
 
         TrainingMemory.Require(model.Config, config, model.WeightsDevice, model.parameters().Sum(p => p.numel()));
-        using var state = new TrainingState<TBatch>(model, LossModule, training, config);
+        using var state = new TrainingState<TBatch>(model, LossModule, training, config, keepsProducts: Recordable is not null);
         using var run = OpenFolder();
         var log = new TrainingLog(run, _logger);
         using var graphs = new TrainingGraphs<TBatch>(state, Recordable, log);

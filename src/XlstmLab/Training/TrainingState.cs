@@ -20,7 +20,11 @@ internal sealed class TrainingState<TBatch> : IDisposable
     /// <param name="lossModule">The parameters of the loss's own, or null.</param>
     /// <param name="source">Where the batches come from.</param>
     /// <param name="config">The configuration.</param>
-    public TrainingState(LanguageModel model, nn.Module? lossModule, BatchSource<TBatch> source, TrainingConfig config)
+    /// <param name="keepsProducts">
+    /// Whether passes may keep what they need of the weights' products: a loss that asks for gradients by itself would find none, since passes
+    /// give them to the weights.
+    /// </param>
+    public TrainingState(LanguageModel model, nn.Module? lossModule, BatchSource<TBatch> source, TrainingConfig config, bool keepsProducts)
     {
         (Model, LossModule, _source) = (model, lossModule, source);
         (string Name, Parameter Parameter, ParameterRole Role)[] all =
@@ -38,7 +42,7 @@ internal sealed class TrainingState<TBatch> : IDisposable
             _ => throw UnknownValue.Of(config.Optimizer),
         };
         Average = config.EmaDecay is { } decay ? new WeightAverage(Parameters, decay) : null;
-        Products = Optimizer is IDeviceOptimizer { HasKernel: true } && TrainedProducts.IsPossible
+        Products = keepsProducts && Optimizer is IDeviceOptimizer { HasKernel: true } && TrainedProducts.IsPossible
             ? new(Parameters.Where(p => p.Parameter.requires_grad).Select(p => p.Parameter))
             : null;
     }
@@ -54,7 +58,7 @@ internal sealed class TrainingState<TBatch> : IDisposable
 
     public WeightAverage? Average { get; }
 
-    /// <summary>What passes keep of the weights of their products; null where the optimiser has no kernel.</summary>
+    /// <summary>What passes keep of the weights of their products; null where they may not, or the optimiser has no kernel.</summary>
     public TrainedProducts? Products { get; }
 
     /// <summary>What an update writes beside the weights.</summary>

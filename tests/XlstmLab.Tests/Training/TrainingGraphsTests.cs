@@ -147,23 +147,75 @@ public sealed class TrainingGraphsTests
         Assert.Equal("off: the training has a loss of its own", GraphsIn(folder));
     }
 
+    /// <summary>Passes give weights their gradients by themselves, but not under a loss that may ask the engine for them.</summary>
+    [Fact]
+    public void Run_OwnLossThatAsksForGradients_FindsThem()
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(Architecture);
+        var asked = 0;
+        Tensor Asking(LanguageModel m, TokenBatch batch, long divisor)
+        {
+            var loss = NextTokenLoss.Of(m, batch, divisor);
+            if (loss.requires_grad)
+            {
+                var gradients = autograd.grad([loss], [.. m.parameters()], retain_graph: true);
+                Assert.All(gradients, g => Assert.False(g.IsInvalid));
+                asked++;
+            }
+
+            return loss;
+        }
+
+        new Trainer(model, Narrow, TinyText.Packed(1, contextLength: 16), [], runFolder: null, loss: Asking).Run();
+        Assert.Equal(Narrow.Steps, asked);
+    }
+
+    /// <summary>Products read bfloat16 copies, which the optimiser writes: one that was changed by another is made anew.</summary>
+    [Fact]
+    public void Run_WeightsThatAHookChanged_AreWhatThePassesRead()
+    {
+        using var run = KernelRun.Begin();
+        void Grow(LanguageModel model, int step)
+        {
+            if (step == 3)
+            {
+                using var noGrad = no_grad();
+                foreach (var parameter in model.parameters().Where(p => p.dim() == 2))
+                {
+                    parameter.mul_(4);
+                }
+            }
+        }
+
+        LanguageModel Model() => Architecture.CreateModel(seed: 1);
+        var plain = Train(Model, Narrow, afterStep: Grow, loss: NextTokenLoss.Of);
+        var unchanged = Train(Model, Narrow);
+        run.Record();
+        var recorded = Train(Model, Narrow, afterStep: Grow);
+        Assert.Equal(unchanged.Losses.Length, recorded.Losses.Length);
+        Assert.Contains(unchanged.Losses.Zip(recorded.Losses), pair => Math.Abs(pair.First - pair.Second) > 0.1);
+        Assert.All(plain.Losses.Zip(recorded.Losses), pair => Assert.Equal(pair.First, pair.Second, 2e-2));
+    }
+
     private static string GraphsIn(TempFolder folder) =>
         JsonNode.Parse(File.ReadAllText(Path.Combine(folder.Path, "meta.json")))!["graphs"]!.GetValue<string>();
 
     private static Outcome Train(
-        Func<LanguageModel> create, TrainingConfig config, string? folder = null, Action<LanguageModel, int>? afterStep = null)
+        Func<LanguageModel> create, TrainingConfig config, string? folder = null, Action<LanguageModel, int>? afterStep = null,
+        Func<LanguageModel, TokenBatch, long, Tensor>? loss = null)
     {
         using var model = KernelRun.Model(create);
-        return Run(model, config, TinyText.Packed(1, contextLength: config.ContextLength), folder, afterStep: afterStep);
+        return Run(model, config, TinyText.Packed(1, contextLength: config.ContextLength), folder, afterStep: afterStep, loss: loss);
     }
 
     private static Outcome Run(
         LanguageModel model, TrainingConfig config, BatchSource<TokenBatch> source, string? folder = null, int? stopAfter = null,
-        Action<LanguageModel, int>? afterStep = null)
+        Action<LanguageModel, int>? afterStep = null, Func<LanguageModel, TokenBatch, long, Tensor>? loss = null)
     {
         var metrics = new List<TrainingMetrics>();
         TokenBatch[] validation = [.. TinyText.Packed(2, 2, config.ContextLength).Sequential(4)];
-        var trainer = new Trainer(model, config, source, validation, folder, new ImmediateProgress<TrainingMetrics>(metrics.Add))
+        var trainer = new Trainer(model, config, source, validation, folder, new ImmediateProgress<TrainingMetrics>(metrics.Add), loss: loss is null ? null : new(loss))
         {
             Hooks = new()
             {

@@ -98,8 +98,8 @@ internal static class HeadLossKernel
             using var scope = NewDisposeScope();
             using var noGrad = no_grad();
             var saved = ctx.get_saved_variables();
-            var dWeight = LeafGradients.Give(((Call)ctx.get_data("call")).Leaves, 0, saved[1].mul_(gradients[0]).detach());
-            return EngineThread.Return(scope, gradients, saved[0].mul_(gradients[0]).detach(), dWeight, null, null);
+            var dWeight = LeafGradients.Give(((Call)ctx.get_data("call")).Leaves, 0, saved[1] * gradients[0]);
+            return EngineThread.Return(scope, gradients, saved[0] * gradients[0], dWeight, null, null);
         }
     }
 }
