@@ -3,6 +3,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Benchmarks;
 
+[Collection(nameof(ProcessCollection))]
 public sealed class RivalScriptTests
 {
     [Fact]

@@ -8,8 +8,6 @@ namespace XlstmLab.Tests.Native;
 
 public sealed class LateFreeTests
 {
-    private const string ChildVariable = "XLSTM_TEST_LATE_FREE_END";
-
     [Fact]
     public void Absence_OnThisPlatform_IsNull()
     {
@@ -73,41 +71,6 @@ public sealed class LateFreeTests
         Assert.InRange(most, 512L << 20, 6L << 30);
     }
 
-    [Fact]
-    public void Waiting_AtTheEndOfTheProcess_IsLeftToTheSystem()
-    {
-        Assert.SkipWhen(LateFree.Absence is not null, "The cure is not active here.");
-
-        var (exitCode, output) = ChildTest.Run(
-            typeof(LateFreeTests), nameof(Child_LeavesTensorsBehindAtItsEnd), new Dictionary<string, string> { [ChildVariable] = "1" },
-            TimeSpan.FromMinutes(2));
-
-        Assert.True(exitCode == 0, $"The program ended with {exitCode}: {output}");
-    }
-
-    /// <summary>Not a test but the program: libtorch's memory of a GPU is not to be freed any more when the handlers of the end have begun.</summary>
-    [Fact(Explicit = true)]
-    public void Child_LeavesTensorsBehindAtItsEnd()
-    {
-        Assert.SkipUnless(Environment.GetEnvironmentVariable(ChildVariable) is not null, "It runs as a child of another test only.");
-        AppDomain.CurrentDomain.ProcessExit += (_, _) =>
-        {
-            var before = LateFree.Counts;
-            Thread.Sleep(3000);
-            if (LateFree.Counts is var after && after != before)
-            {
-                Environment.FailFast($"{before} became {after} at the end.");
-            }
-        };
-
-        // Of so many bytes tensors wait for a second.
-        LeaveBehindLarge();
-        LeaveBehindLarge();
-        GC.Collect();
-        GC.WaitForPendingFinalizers();
-        Assert.True(LateFree.Counts.Bytes >= 1L << 30, $"{LateFree.Counts} wait.");
-    }
-
     [MethodImpl(MethodImplOptions.NoInlining)]
     private static void LeaveBehind(int numbers)
     {
@@ -120,5 +83,5 @@ public sealed class LateFreeTests
     }
 
     [MethodImpl(MethodImplOptions.NoInlining)]
-    private static void LeaveBehindLarge() => _ = empty(128 << 20, ScalarType.Float32);
+    internal static void LeaveBehindLarge() => _ = empty(128 << 20, ScalarType.Float32);
 }

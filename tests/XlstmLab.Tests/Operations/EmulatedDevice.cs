@@ -26,6 +26,7 @@ internal sealed class EmulatedDevice : IKernelDevice
     public nint Load(string file, IReadOnlyList<string> defines, int device, string function)
     {
         var key = $"{file} {string.Join(' ', defines)}";
+        EmulatorVariants.Use(key);
         var library = Libraries.GetOrAdd(key, _ => NativeLibrary.Load(EmulatorBuild.Library(file, defines)));
         var known = Functions.FirstOrDefault(f => f.Value == (library, function)).Key;
         if (known != 0)

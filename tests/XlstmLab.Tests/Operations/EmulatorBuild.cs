@@ -12,12 +12,13 @@ namespace XlstmLab.Tests.Operations;
 
 /// <summary>
 /// Compiles kernels' sources for the emulator. What was made is kept in the user's cache by source, emulator, compiler and options, so that a
-/// second run of the tests compiles nothing; a first one compiles <c>Emulator/variants.txt</c> on all cores while other tests run.
+/// second run of the tests compiles nothing; a first one compiles <c>Emulator/variants.txt</c>, and for the long tests
+/// <c>Emulator/variants-long.txt</c>, on all cores while other tests run. <see cref="EmulatorVariants"/> holds those lists to what tests use.
 /// </summary>
 internal static partial class EmulatorBuild
 {
     /// <summary>Names what of the command line runs only some of the tests.</summary>
-    private static readonly string[] Filters = ["class", "method", "namespace", "trait", "filter", "query", "list", "-id", "-run", "assemblyInfo"];
+    private static readonly string[] Filters = ["class", "method", "namespace", "trait", "filter", "query", "list", "-id", "-run", "assemblyInfo", "client-port"];
 
     private static readonly string[] Options = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden"];
     private static readonly string Folder = Path.Combine(TestSetup.RepositoryRoot, "tests", "XlstmLab.Tests", "Operations", "Emulator");
@@ -27,6 +28,14 @@ internal static partial class EmulatorBuild
         string.Join('\n', Directory.EnumerateFiles(Folder, "*.*h").Order(StringComparer.Ordinal).Select(File.ReadAllText)));
 
     private static readonly Lazy<string> Emulator = new(BuildEmulator);
+
+    /// <summary>The variants that this run compiles beforehand: source and macros of each.</summary>
+    public static IEnumerable<string> Listed =>
+        LongTests.Cases<string[]>(all: ["variants.txt", "variants-long.txt"], few: ["variants.txt"]).SelectMany(name => File.ReadLines(Path.Combine(Folder, name)));
+
+    /// <summary>Whether this run is one of all tests, and so compiles what is listed.</summary>
+    public static bool IsOfAllTests { get; } =
+        !Environment.GetCommandLineArgs().Skip(1).Any(a => Filters.Any(f => a.Contains(f, StringComparison.OrdinalIgnoreCase)));
 
     /// <summary>Why nothing can be compiled here; null where it can.</summary>
     public static string? Absence => Compiler.Value.Fault is { } fault ? $"no g++ to compile the kernels with: {fault}" : null;
@@ -40,12 +49,12 @@ internal static partial class EmulatorBuild
 #pragma warning restore CA2255
     internal static void StartAll()
     {
-        if (Environment.GetCommandLineArgs().Skip(1).Any(a => Filters.Any(f => a.Contains(f, StringComparison.OrdinalIgnoreCase))))
+        if (!IsOfAllTests)
         {
             return;
         }
 
-        var variants = new ConcurrentQueue<string[]>(File.ReadLines(Path.Combine(Folder, "variants.txt")).Select(line => line.Split(' ')));
+        var variants = new ConcurrentQueue<string[]>(Listed.Select(line => line.Split(' ')));
         for (var core = 0; core < Environment.ProcessorCount; core++)
         {
             new Thread(Work) { IsBackground = true, Name = "emulator build" }.Start();
