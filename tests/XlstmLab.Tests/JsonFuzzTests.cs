@@ -9,6 +9,7 @@ using Xunit;
 namespace XlstmLab.Tests;
 
 /// <summary>Files of JSON with every kind of mistake: each is read, or refused by an error of the library's own that names the file.</summary>
+[Collection(nameof(TextCollection))]
 public sealed class JsonFuzzTests : IDisposable
 {
     private static readonly string[] Values =

@@ -8,9 +8,9 @@ using Xunit.Sdk;
 using Xunit.v3;
 
 // Tests count the live tensors of the whole process and set its number of threads: one at a time. Beside them run those that make no tensor
-// here and mostly wait for processes of their own (ProcessCollection).
+// here: of texts (TextCollection), and such as mostly wait for processes of their own (ProcessCollection) and hardly take a core.
 [assembly: CollectionBehavior(CollectionBehavior.CollectionPerAssembly)]
-[assembly: Parallelization(Mode = ParallelMode.Collections)]
+[assembly: Parallelization(Mode = ParallelMode.Collections, MaxThreads = 3)]
 
 namespace XlstmLab.Tests;
 

@@ -4,6 +4,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Corpora;
 
+[Collection(nameof(TextCollection))]
 public sealed class StateOfTheUnionTests
 {
     [Fact]

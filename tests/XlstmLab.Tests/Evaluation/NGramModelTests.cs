@@ -5,6 +5,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Evaluation;
 
+[Collection(nameof(TextCollection))]
 public sealed class NGramModelTests
 {
     private const int End = 256;

@@ -5,6 +5,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Tasks;
 
+[Collection(nameof(TextCollection))]
 public sealed class FormalTaskTests
 {
     private static readonly Dictionary<string, Func<string[], string[]>> Solvers = new()

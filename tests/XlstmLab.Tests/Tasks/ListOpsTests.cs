@@ -4,6 +4,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Tasks;
 
+[Collection(nameof(TextCollection))]
 public sealed class ListOpsTests
 {
     [Theory]

@@ -7,6 +7,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Text;
 
+[Collection(nameof(TextCollection))]
 public sealed class BpeTokenizerTests
 {
     private static readonly string File = TestSetup.Golden("tokenizer", "tokenizer.json");

@@ -6,6 +6,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Text;
 
+[Collection(nameof(TextCollection))]
 public class BpeTrainerTests
 {
     private const string Alphabet = "aaabbc  d\u00E9'st1\n";

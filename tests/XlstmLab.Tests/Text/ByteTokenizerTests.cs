@@ -5,6 +5,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Text;
 
+[Collection(nameof(TextCollection))]
 public sealed class ByteTokenizerTests
 {
     private static readonly ByteTokenizer Tokenizer = new();

@@ -5,6 +5,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Text;
 
+[Collection(nameof(TextCollection))]
 public sealed class CorpusTests
 {
     [Fact]

@@ -3,6 +3,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Text;
 
+[Collection(nameof(TextCollection))]
 public sealed class DatasetTests
 {
     private static readonly DatasetCard Card = new()
@@ -80,10 +81,10 @@ public sealed class DatasetTests
         card["content_bytes"] = 1000;
         File.WriteAllText(Path.Combine(folder, "card.json"), card.ToJsonString());
 
-        var before = GC.GetTotalAllocatedBytes();
+        var before = GC.GetAllocatedBytesForCurrentThread();
         Assert.Contains("content_bytes", Assert.Throws<InvalidDataException>(() => DatasetArchive.Read(folder)).Message, StringComparison.Ordinal);
         Assert.Contains("content_bytes", Assert.Throws<InvalidDataException>(() => DocumentFile.Find(folder)[0].Read().ToList()).Message, StringComparison.Ordinal);
-        Assert.InRange(GC.GetTotalAllocatedBytes() - before, 0, 32 << 20);
+        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 32 << 20);
     }
 
     [Theory]

@@ -5,6 +5,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Text;
 
+[Collection(nameof(TextCollection))]
 public sealed class DocumentFileTests
 {
     [Theory]
@@ -180,9 +181,9 @@ public sealed class DocumentFileTests
             }
         }
 
-        var before = GC.GetTotalAllocatedBytes();
+        var before = GC.GetAllocatedBytesForCurrentThread();
         Assert.Throws<InvalidDataException>(() => new DocumentFile(folder["bomb.jsonl.zst"], "a") { MaxLineBytes = 8 << 20 }.Read().ToList());
-        Assert.InRange(GC.GetTotalAllocatedBytes() - before, 0, 64 << 20);
+        Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 64 << 20);
     }
 
     [Fact]

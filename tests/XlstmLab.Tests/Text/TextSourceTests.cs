@@ -3,6 +3,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Text;
 
+[Collection(nameof(TextCollection))]
 public sealed class TextSourceTests : IDisposable
 {
     private readonly TempFolder _temp = new();

@@ -7,6 +7,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Text;
 
+[Collection(nameof(TextCollection))]
 public sealed class TokenDocumentsTests
 {
     private static readonly BpeTokenizer Prefixed = WithPrefix();

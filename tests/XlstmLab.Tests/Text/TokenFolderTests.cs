@@ -4,6 +4,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Text;
 
+[Collection(nameof(TextCollection))]
 public sealed class TokenFolderTests
 {
     private static readonly SplitRule Thirds = new() { Seed = 5, Validation = 0.2, Test = 0.1 };

@@ -4,6 +4,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Text;
 
+[Collection(nameof(TextCollection))]
 public sealed class TokenWindowsTests
 {
     [Fact]

@@ -7,6 +7,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Visualization;
 
+[Collection(nameof(TextCollection))]
 public sealed class LongContextPlotsTests
 {
     private static readonly RulerResult Result = new(

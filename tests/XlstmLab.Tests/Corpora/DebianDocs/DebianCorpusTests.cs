@@ -8,6 +8,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Corpora.DebianDocs;
 
+[Collection(nameof(TextCollection))]
 public class DebianCorpusTests
 {
     private const string Shared = "This licence lets the reader copy the text and change it as it says in the file that came with it.";

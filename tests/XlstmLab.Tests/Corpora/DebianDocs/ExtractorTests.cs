@@ -5,6 +5,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Corpora.DebianDocs;
 
+[Collection(nameof(TextCollection))]
 public class ExtractorTests
 {
     private const string Sentence = "This is a sentence of the manual that tells the reader what the program does with each of its files.";

@@ -5,6 +5,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Evaluation.LogLikelihood;
 
+[Collection(nameof(TextCollection))]
 public sealed class PublishedTasksTests : IDisposable
 {
     private readonly TempFolder _folder = new();

@@ -7,6 +7,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Tasks.Ruler;
 
+[Collection(nameof(TextCollection))]
 public sealed class RulerGeneratorTests
 {
     private static readonly RulerOptions Options = new() { Seed = 3, Haystack = RulerTexts.Haystack, Questions = RulerTexts.Questions };

@@ -3,6 +3,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Tasks.Ruler;
 
+[Collection(nameof(TextCollection))]
 public sealed class RulerQuestionsTests : IDisposable
 {
     private readonly TempFolder _folder = new();

@@ -4,6 +4,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Text.Patterns;
 
+[Collection(nameof(TextCollection))]
 public sealed class OnigurumaPatternTests
 {
     /// <summary>
