@@ -64,7 +64,7 @@ public sealed class ModelConfigJsonTests
             .ToArray();
         var random = new Random(21);
         var seen = new HashSet<(string, string)>();
-        for (var trial = 0; trial < 3000; trial++)
+        for (var trial = 0; trial < LongTests.Cases(all: 3000, few: 600); trial++)
         {
             var config = new XlstmConfig { VocabularySize = 300, EmbeddingDim = 48, BlockCount = 2, HeadCount = 2, SLstmAt = random.Next(2) == 0 ? BlockList.None : [1] };
             var changed = axes[random.Next(axes.Length)..].Take(random.Next(1, 6)).ToArray();

@@ -41,7 +41,8 @@ public sealed class MLstmGradientTests
             ChunkSize = 2,
         };
         var heads = Extremes.Length * Extremes.Length;
-        foreach (var (length, withState) in new[] { (1, false), (1, true), (2, false), (5, true) })
+        var texts = LongTests.Cases(all: new[] { (1, false), (1, true), (2, false), (5, true) }, few: [(1, false), (5, true)]);
+        foreach (var (length, withState) in texts)
         {
             using var scope = NewDisposeScope();
             using var generator = new Generator((ulong)(length + 1), CPU);
@@ -102,7 +103,8 @@ public sealed class MLstmGradientTests
     [InlineData(MLstmForm.Chunkwise)]
     public void Gradients_DenominatorsNearEpsilon_EqualTheRecurrentForm(MLstmForm form)
     {
-        for (var seed = 1; seed <= 12; seed++)
+        // Four have every layout, forget gate and rate of decay.
+        for (var seed = 1; seed <= LongTests.Cases(all: 12, few: 4); seed++)
         {
             using var scope = NewDisposeScope();
             using var generator = new Generator((ulong)seed, CPU);

@@ -195,7 +195,7 @@ public sealed class TokenFolderTests
 
             file.Verify();
         });
-        Assert.InRange(refused, 390, 400);
+        Assert.InRange(refused, 0.975, 1);
         File.Delete(path);
         Assert.Contains("missing", Assert.Throws<InvalidDataException>(() => TokenFolder.Open(Out(folder))).Message, StringComparison.Ordinal);
     }

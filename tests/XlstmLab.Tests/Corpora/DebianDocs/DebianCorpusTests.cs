@@ -193,7 +193,8 @@ public class DebianCorpusTests
         Assert.Equal(5, DebFile.Read(path, _ => true).Count());
         var random = new Random(1);
         var refused = 0;
-        for (var k = 0; k < 300; k++)
+        var copies = LongTests.Cases(all: 300, few: 60);
+        for (var k = 0; k < copies; k++)
         {
             byte[] damaged = [.. deb];
             damaged[random.Next(damaged.Length)] ^= (byte)(1 << random.Next(8));
@@ -209,7 +210,7 @@ public class DebianCorpusTests
             }
         }
 
-        Assert.True(refused > 60, $"only {refused} were refused");
+        Assert.True(refused > copies / 5, $"only {refused} of {copies} were refused");
     }
 
     private static byte[] Packed(MemoryStream content, Func<Stream, Stream> pack)
