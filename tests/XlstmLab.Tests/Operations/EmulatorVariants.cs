@@ -1,6 +1,6 @@
 using System.Collections.Concurrent;
-using Xunit;
 using XlstmLab.Tests.Operations;
+using Xunit;
 
 [assembly: AssemblyFixture(typeof(EmulatorVariants))]
 
