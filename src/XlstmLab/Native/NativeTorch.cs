@@ -163,6 +163,7 @@ public static class NativeTorch
         var platform = NativePlatform.Current;
         var trace = new StringBuilder();
         OpenMp.WaitBriefly();
+        MklPath.Choose();
         foreach (var folder in CandidateFolders(platform.Rid).Select(Path.GetFullPath).Distinct())
         {
             var torch = Path.Combine(folder, platform.FileName("torch_cpu"));
