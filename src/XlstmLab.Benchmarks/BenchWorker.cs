@@ -94,7 +94,7 @@ public static class BenchWorker
         }
 
         var leaves = inputs.Select(t => t.detach().requires_grad_()).ToArray();
-        forward(leaves).sum().backward();
+        Gradients.Backward(forward(leaves).sum());
         foreach (var leaf in leaves)
         {
             leaf.grad?.Dispose();

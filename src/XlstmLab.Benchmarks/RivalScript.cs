@@ -9,10 +9,11 @@ namespace XlstmLab.Benchmarks;
 
 /// <summary>A Python script that measures others' implementations of the same works in the same run.</summary>
 /// <remarks>
-/// It reads a JSON document from its standard input, <c>{"device", "compute", "min_seconds", "works": [...]}</c>, where a work of a model has
-/// the model's <c>config.json</c> as <c>config</c>, and writes a line of JSON for each measurement: <c>index</c> of the work,
+/// It reads a JSON document from its standard input, <c>{"device", "compute", "min_seconds", "works": [...], "done": [...]}</c>, where a work of
+/// a model has the model's <c>config.json</c> as <c>config</c>, and writes a line of JSON for each measurement: <c>index</c> of the work,
 /// <c>implementation</c>, <c>versions</c>, and what there is of <c>forward_seconds</c>, <c>training_seconds</c>, <c>peak_bytes</c>,
-/// <c>other_work</c> and <c>remark</c>. Whatever else it writes is passed over.
+/// <c>other_work</c> and <c>remark</c>. Whatever else it writes is passed over. A line with <c>begins</c> before a measurement says which one
+/// ended the process, if one does: the script is then started again, told what is <c>done</c>, pairs of index and implementation.
 /// </remarks>
 /// <param name="File">The script.</param>
 /// <param name="Seconds">How long it may take.</param>
@@ -42,12 +43,23 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
         IReadOnlyList<Workload> works, string device, string compute, Action<string> report, CancellationToken cancellationToken)
     {
         var rows = new List<Measurement>();
+        var done = new List<(int Index, string Implementation)>();
         string? end;
         using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         limit.CancelAfter(TimeSpan.FromSeconds(Seconds));
         try
         {
-            end = await RunAsync(works, Request(works, device, compute), rows, report, limit.Token);
+            Line? begun;
+            do
+            {
+                (end, begun) = await RunAsync(works, Request(works, device, compute, done), rows, done, report, limit.Token);
+                if (end is not null && begun is not null)
+                {
+                    rows.Add(new(works[begun.Index], begun.Implementation!, ThisRun) { Remark = $"it ended the process: {end}" });
+                    done.Add((begun.Index, begun.Implementation!));
+                }
+            }
+            while (end is not null && begun is not null);
         }
         catch (OperationCanceledException)
         {
@@ -60,12 +72,14 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
         return [.. rows, .. missing.Select(work => new Measurement(work, Name, ThisRun) { Remark = end ?? $"{Name} has nothing for this" })];
     }
 
-    private async Task<string?> RunAsync(
-        IReadOnlyList<Workload> works, string request, List<Measurement> rows, Action<string> report, CancellationToken cancellationToken)
+    /// <returns>Why the script ended, null if by itself, and the measurement that had begun.</returns>
+    private async Task<(string? End, Line? Begun)> RunAsync(
+        IReadOnlyList<Workload> works, string request, List<Measurement> rows, List<(int Index, string Implementation)> done, Action<string> report,
+        CancellationToken cancellationToken)
     {
         if (!System.IO.File.Exists(File))
         {
-            return $"there is no file '{File}'";
+            return ($"there is no file '{File}'", null);
         }
 
         var start = new ProcessStartInfo(Python, [File]) { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
@@ -76,7 +90,7 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
         }
         catch (Win32Exception)
         {
-            return $"'{Python}' could not be started: name a Python that has PyTorch by {PythonVariable}";
+            return ($"'{Python}' could not be started: name a Python that has PyTorch by {PythonVariable}", null);
         }
 
         using (process)
@@ -94,19 +108,31 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
                     // It ended before it read: its own words say why.
                 }
 
-                while (await process.StandardOutput.ReadLineAsync(cancellationToken) is { } line)
+                Line? begun = null;
+                while (await process.StandardOutput.ReadLineAsync(cancellationToken) is { } text)
                 {
-                    if (Read(line, works) is { } row)
+                    if (Parse(text, works) is not { } line)
                     {
-                        Raw.Add(line);
-                        rows.Add(row with { Source = row.Source.Length > 0 ? $"{ThisRun}, {row.Source}" : ThisRun });
-                        report($"{row.Implementation}: {Comparison.Describe(row.Work)}");
+                        continue;
                     }
+
+                    if (line.Begins)
+                    {
+                        begun = line;
+                        continue;
+                    }
+
+                    begun = null;
+                    done.Add((line.Index, line.Implementation!));
+                    var row = line.ToMeasurement(works);
+                    Raw.Add(text);
+                    rows.Add(row with { Source = row.Source.Length > 0 ? $"{ThisRun}, {row.Source}" : ThisRun });
+                    report($"{row.Implementation}: {Comparison.Describe(row.Work)}");
                 }
 
                 await process.WaitForExitAsync(cancellationToken);
                 var said = (await errors).Trim().Split('\n')[^1].Trim();
-                return process.ExitCode == 0 ? null : said.Length > 0 ? said : $"{Name} ended with code {process.ExitCode}";
+                return (process.ExitCode == 0 ? null : said.Length > 0 ? said : $"{Name} ended with code {process.ExitCode}", begun);
             }
             catch (OperationCanceledException)
             {
@@ -116,7 +142,7 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
         }
     }
 
-    private string Request(IReadOnlyList<Workload> works, string device, string compute)
+    private string Request(IReadOnlyList<Workload> works, string device, string compute, IEnumerable<(int Index, string Implementation)> done)
     {
         var list = new JsonArray();
         foreach (var work in works)
@@ -130,23 +156,20 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
             list.Add((JsonNode)fields);
         }
 
-        return new JsonObject { ["device"] = device, ["compute"] = compute, ["min_seconds"] = MinSeconds, ["works"] = list }.ToJsonString();
+        var pairs = new JsonArray([.. done.Select(pair => new JsonArray(pair.Index, pair.Implementation))]);
+        return new JsonObject { ["device"] = device, ["compute"] = compute, ["min_seconds"] = MinSeconds, ["works"] = list, ["done"] = pairs }.ToJsonString();
     }
 
     /// <summary>The measurement in a line; null if there is none.</summary>
-    internal static Measurement? Read(string line, IReadOnlyList<Workload> works)
+    internal static Measurement? Read(string line, IReadOnlyList<Workload> works) =>
+        Parse(line, works) is { Begins: false } read ? read.ToMeasurement(works) : null;
+
+    private static Line? Parse(string line, IReadOnlyList<Workload> works)
     {
         try
         {
-            return JsonSerializer.Deserialize<Line>(line, ResultJson.Options) is { Implementation: { } name } read && read.Index >= 0 && read.Index < works.Count
-                ? new Measurement(works[read.Index], name, read.Versions ?? "")
-                {
-                    ForwardSeconds = read.ForwardSeconds,
-                    TrainingSeconds = read.TrainingSeconds,
-                    PeakBytes = read.PeakBytes,
-                    IsOtherWork = read.OtherWork,
-                    Remark = read.Remark,
-                }
+            return JsonSerializer.Deserialize<Line>(line, ResultJson.Options) is { Implementation: not null } read && read.Index >= 0 && read.Index < works.Count
+                ? read
                 : null;
         }
         catch (JsonException)
@@ -156,5 +179,16 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
     }
 
     private sealed record Line(
-        int Index, string? Implementation, string? Versions, double? ForwardSeconds, double? TrainingSeconds, double? PeakBytes, bool OtherWork, string? Remark);
+        int Index, string? Implementation, string? Versions, double? ForwardSeconds, double? TrainingSeconds, double? PeakBytes, bool OtherWork, string? Remark,
+        bool Begins)
+    {
+        public Measurement ToMeasurement(IReadOnlyList<Workload> works) => new(works[Index], Implementation!, Versions ?? "")
+        {
+            ForwardSeconds = ForwardSeconds,
+            TrainingSeconds = TrainingSeconds,
+            PeakBytes = PeakBytes,
+            IsOtherWork = OtherWork,
+            Remark = Remark,
+        };
+    }
 }

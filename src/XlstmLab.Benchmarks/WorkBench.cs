@@ -102,7 +102,7 @@ internal static class WorkBench
         }
 
         var leaves = inputs[..^1].Select(t => t.detach().requires_grad_()).ToArray();
-        forward(leaves).backward([inputs[^1]]);
+        Gradients.Backward(forward(leaves), inputs[^1]);
         foreach (var leaf in leaves)
         {
             leaf.grad?.Dispose();

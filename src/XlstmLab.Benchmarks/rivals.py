@@ -1,8 +1,10 @@
 """Measures others' implementations of what `xlstm bench` measures, in the same run and on the same device.
 
-Reads {"device", "compute", "min_seconds", "works": [...]} from standard input and writes a line of JSON for each measurement.
-Models come from transformers by their config.json, compiled where that works; cells from torch and, where it is installed,
-mlstm_kernels; an xLSTM of 7B's kind also from the package xlstm. What cannot be measured says why in one line.
+Reads {"device", "compute", "min_seconds", "works": [...], "done": [[index, implementation], ...]} from standard input and writes a
+line of JSON as each measurement begins and one with its result, but for those that are done: whoever started this may start it again
+after a measurement that ended the process. Models come from transformers by their config.json, compiled where that works; cells from
+torch and, where they are installed, mlstm_kernels and flashrnn; an xLSTM of 7B's kind also from the package xlstm. What cannot be
+measured says why in one line.
 """
 
 import contextlib
@@ -160,8 +162,34 @@ def mlstm(bench, index, work):
             attempt(index, f"{kernel.split('--')[1]}, chunk {chunk}", measure)
 
 
+def slstm(bench, index, work):
+    b, s, nh, d = (work[key] for key in ("batch", "length", "heads", "head_dim"))
+
+    def tensor(*shape, scale=1.0):
+        return torch.randn(*shape, device=bench.device).mul(scale).to(bench.dtype)
+
+    for backend in ("cuda", "cuda_fused"):
+        def measure(name, backend=backend):
+            from flashrnn import flashrnn
+
+            def forward(x, recurrent, bias):
+                states, _ = flashrnn(x, recurrent, bias, function="slstm", backend=backend, dtype=str(bench.dtype).split(".")[1])
+                return states[0]
+
+            cell(bench, index, name, version("flashrnn"), forward,
+                 lambda: [tensor(b, s, 4, nh, d), tensor(4, nh, d, d, scale=d**-0.5), tensor(4, nh, d), tensor(b, s, nh, d)], b * s * nh * d * 10)
+
+        attempt(index, f"flashrnn, {backend}", measure)
+
+
+DONE = set()
+
+
 def attempt(index, name, measure):
     """A measurement that fails says so and ends nothing."""
+    if (index, name) in DONE:
+        return
+    tell(index, name, begins=True)
     try:
         measure(name)
     except ImportError as error:
@@ -276,11 +304,14 @@ def main():
     bench = Bench(request["device"], request["compute"], request["min_seconds"])
     if bench.cuda and not torch.cuda.is_available():
         sys.exit(f"PyTorch {torch.__version__} sees no CUDA device")
+    DONE.update((index, name) for index, name in request.get("done", []))
     torch.manual_seed(1)
     torch.set_float32_matmul_precision("high")
     for index, work in enumerate(request["works"]):
         if work["kind"] == "mlstm":
             mlstm(bench, index, work)
+        if work["kind"] == "slstm":
+            slstm(bench, index, work)
         if work["kind"] not in ("training", "prefill", "decode"):
             continue
         measure = {"training": training, "prefill": prefill, "decode": decode}[work["kind"]]

@@ -166,6 +166,7 @@ internal static class DoctorCommand
                 ("libtorch", $"{torch.Libtorch} from {torch.Folder}"),
                 ("bridge", torch.BridgeWeakened ? $"a copy for this system's older C++ runtime, {torch.Bridge}" : $"as published, {torch.Bridge}"),
                 ("finalisers", torch.LateFreeAbsence is { } unsafeBecause ? $"free at once: {unsafeBecause}" : "free late: collections in other threads are safe"),
+                ("MKL", torch.Mkl),
                 ("threads", string.Create(CultureInfo.InvariantCulture, $"{torch.Threads}")),
                 ("CUDA", torch.CudaDevices > 0 ? $"{torch.CudaDevices} devices" : torch.CudaDriver ? "a driver, but not in this libtorch" : "no device"),
                 ("NVRTC", torch.Nvrtc ?? "not found (only CUDA kernels need it)"),

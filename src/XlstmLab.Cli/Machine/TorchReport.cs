@@ -29,6 +29,9 @@ internal sealed record TorchReport
     /// <summary>Why what finalisers free is not kept until calls that may hold it have ended; null where it is.</summary>
     public required string? LateFreeAbsence { get; init; }
 
+    /// <summary>Which of its code paths MKL takes for float32 matrix products, and who chose it.</summary>
+    public required string Mkl { get; init; }
+
     /// <summary>Threads of one operation.</summary>
     public required int Threads { get; init; }
 
@@ -70,6 +73,7 @@ internal sealed record TorchReport
             Bridge = bridge,
             BridgeWeakened = bridge.Contains(Path.Combine("xlstmlab", "native"), StringComparison.Ordinal),
             LateFreeAbsence = NativeTorch.LateFreeAbsence,
+            Mkl = MklPath.Description,
             Threads = torch.get_num_threads(),
             CudaDevices = NativeTorch.IsCudaAvailable ? torch.cuda.device_count() : 0,
             Nvrtc = Native.Cuda.Nvrtc.Find(),

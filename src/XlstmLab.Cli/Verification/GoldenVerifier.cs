@@ -130,7 +130,7 @@ public static partial class GoldenVerifier
                 .ToDictionary(n => n, n => golden[n].detach().clone().requires_grad_());
             var initial = inputs.TryGetValue("c0", out var c0) ? new MLstmState(c0, inputs["n0"], golden["m0"]) : null;
             var (h, last) = MLstmCell.Forward(inputs["q"], inputs["k"], inputs["v"], inputs["i"], inputs["f"], initial, null, formOptions);
-            (h * golden["dh"]).sum().backward();
+            Gradients.Backward((h * golden["dh"]).sum());
 
             yield return GoldenRow.Compare(golden.Name, $"h, {form}", GoldenCase.RelativeRms(golden["h"], h), 1e-9);
             if (golden.Has("c_last"))
@@ -161,7 +161,7 @@ public static partial class GoldenVerifier
                 GatedDeltaRule.Normalize(Heads("q")), GatedDeltaRule.Normalize(Heads("k")), Heads("v"), Heads("beta"), Heads("g"),
                 inputs.GetValueOrDefault("s0"), returnState: true, form: form, chunkSize: size);
             o = o.transpose(1, 2);
-            ((o * golden["do"]).sum() + (last! * golden["ds_last"]).sum()).backward();
+            Gradients.Backward((o * golden["do"]).sum() + (last! * golden["ds_last"]).sum());
 
             yield return GoldenRow.Compare(golden.Name, $"o, {name}", GoldenCase.RelativeRms(golden["o"], o), 1e-9);
             yield return GoldenRow.Compare(golden.Name, $"last state, {name}", GoldenCase.RelativeRms(golden["s_last"], last!), 1e-9);
@@ -216,7 +216,7 @@ public static partial class GoldenVerifier
             var bias = golden["param._bias_"].detach().clone().requires_grad_();
             var (gates, r, b) = (x.view(batch, length, 4, heads, dim), kernel.view(heads, 4, dim, dim), bias.view(4, heads, dim));
             var (h, last) = form == "fused" ? SLstmFused.Forward(gates, r, b) : SLstmRecurrent.Forward(gates, r, b);
-            (h * golden["dy"]).sum().backward();
+            Gradients.Backward((h * golden["dy"]).sum());
 
             yield return GoldenRow.Compare(golden.Name, $"y, {form}", GoldenCase.RelativeRms(y, h), 1e-5);
             var expected = golden["state_last"].view(4, batch, heads, dim).unbind(0);
@@ -240,7 +240,7 @@ public static partial class GoldenVerifier
         var length = ids.shape[1] - 1;
         var logits = model.Forward(ids.narrow(1, 0, length)).Logits;
         var loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids.narrow(1, 1, length).flatten());
-        loss.backward();
+        Gradients.Backward(loss);
         var gradients = model.named_parameters().Select(p => GoldenCase.RelativeRms(golden["grad." + published(p.name)], p.parameter.grad!));
         return
         [

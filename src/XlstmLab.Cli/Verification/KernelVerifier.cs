@@ -84,7 +84,7 @@ public static class KernelVerifier
             var x = drawn.Select(t => t.to(wide ? float64 : t.dtype).to(device).detach().requires_grad_()).ToArray();
             var layout = new SequenceLayout(starts.to(device), padding.to(device));
             var (h, last) = MLstmCell.Forward(x[0], x[1], x[2], x[3], x[4], new(x[5], x[6], x[7].detach()), layout, options);
-            (h.to(wide ? float64 : float32) * dh.to(device)).sum().backward();
+            Gradients.Backward((h.to(wide ? float64 : float32) * dh.to(device)).sum());
             return ([h, last.C, last.N], [.. x.Take(7).Select(t => t.grad!)]);
         }
 
@@ -111,7 +111,7 @@ public static class KernelVerifier
         {
             var x = drawn.Select(t => t.to(wide ? float64 : t.dtype).to(device).detach().requires_grad_()).ToArray();
             var (h, last) = wide ? SLstmRecurrent.Forward(x[0], x[1], x[2]) : SLstmCell.Forward(x[0], x[1], x[2]);
-            (h.to(wide ? float64 : float32) * dh.to(device)).sum().backward();
+            Gradients.Backward((h.to(wide ? float64 : float32) * dh.to(device)).sum());
             return ([h, last.C], [.. x.Select(t => t.grad!)]);
         }
 
@@ -133,7 +133,7 @@ public static class KernelVerifier
         {
             model.zero_grad();
             var (hidden, _) = model.ForwardHidden(model.Embed(tokens).to(type));
-            (hidden.to(float32) * dy).sum().backward();
+            Gradients.Backward((hidden.to(float32) * dy).sum());
             return (hidden, [.. model.parameters().Where(p => p.grad is not null && p.dim() == 2).Select(p => p.grad!.clone())]);
         }
 

@@ -336,7 +336,7 @@ public static class ModelContract
         {
             var tokens = Draw(2, 12);
             model.zero_grad();
-            model.Forward(tokens).Logits.square().sum().backward();
+            Operations.Gradients.Backward(model.Forward(tokens).Logits.square().sum());
             var whole = new Dictionary<string, Tensor>();
             foreach (var (name, parameter) in model.named_parameters().Where(p => p.parameter.requires_grad))
             {
@@ -361,7 +361,7 @@ public static class ModelContract
             model.zero_grad();
             var (first, state) = model.Forward(tokens.narrow(1, 0, 5), returnState: true);
             var second = model.Forward(tokens.narrow(1, 5, 7), state).Logits;
-            (first.square().sum() + second.square().sum()).backward();
+            Operations.Gradients.Backward(first.square().sum() + second.square().sum());
             state?.Dispose();
             var fault = model.named_parameters().Where(p => whole.ContainsKey(p.name))
                 .Select(p => p.parameter.grad is { } gradient ? Difference(whole[p.name], gradient, $"{p.name} through a state") : $"{p.name} has none")
@@ -457,7 +457,7 @@ public static class ModelContract
                 {
                     var starts = zeros(2, 6, dtype: ScalarType.Bool);
                     starts[0, 3] = true;
-                    model.Forward(Draw(2, 6), layout: new(starts)).Logits.sum().backward();
+                    Operations.Gradients.Backward(model.Forward(Draw(2, 6), layout: new(starts)).Logits.sum());
                     using var grad = no_grad();
                     using var state = model.Forward(Draw(2, 6), returnState: true).State;
                     using var next = model.Forward(Draw(2, 1), state, returnState: true).State;

@@ -49,6 +49,17 @@ public sealed class Dense : nn.Module
             ? JointProjection.Forward(x, [.. projections.Select(p => p._weight)], [.. projections.Select(p => p._weight.shape[0])])
             : [.. projections.Select(p => p.Forward(x))];
 
+    /// <summary>Projections of a stream and of its convolution, by one product where the two are the same.</summary>
+    /// <param name="convolved">[..., input].</param>
+    /// <param name="ofConvolved">Projections of that.</param>
+    /// <param name="x">[..., input].</param>
+    /// <param name="ofX">Projections of that.</param>
+    /// <returns>Each [..., output]; those of the convolution first.</returns>
+    internal static IReadOnlyList<Tensor> ForwardTogether(Tensor convolved, IReadOnlyList<Dense> ofConvolved, Tensor x, IReadOnlyList<Dense> ofX) =>
+        ReferenceEquals(x, convolved)
+            ? ForwardTogether(x, [.. ofConvolved, .. ofX])
+            : [.. ForwardTogether(convolved, ofConvolved), .. ForwardTogether(x, ofX)];
+
     /// <summary>A projection whose result is several, likewise.</summary>
     /// <param name="x">[..., input].</param>
     /// <param name="widths">The widths of the results; together the output's.</param>

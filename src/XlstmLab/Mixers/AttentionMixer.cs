@@ -172,9 +172,7 @@ internal sealed class AttentionMixer : Mixer
 
     public override Tensor Forward(Tensor x, Tensor convolved, MixerPass pass)
     {
-        var all = ReferenceEquals(x, convolved)
-            ? Dense.ForwardTogether(x, _q, _k, _v)
-            : [.. Dense.ForwardTogether(convolved, _q, _k), _v.Forward(x)];
+        var all = Dense.ForwardTogether(convolved, [_q, _k], x, [_v]);
         var h = _heads.Forward(all[0], all[1], all[2], pass).H; // (B, NH, S, D)
         return _out.Forward(h.transpose(1, 2).flatten(2));
     }

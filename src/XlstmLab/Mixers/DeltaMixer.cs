@@ -254,9 +254,11 @@ internal sealed class DeltaMixer : Mixer
     {
         var rows = pass.Work.Rows(x);
         var asking = ReferenceEquals(x, convolved) ? rows.X : rows.Of(convolved).X;
-        var q = GatedDeltaRule.Normalize(PerHead(Activate(_qConv, _q.Forward(asking), "conv_q", pass, rows))); // (B, NH, S, DK)
-        var k = GatedDeltaRule.Normalize(PerHead(Activate(_kConv, _k.Forward(asking), "conv_k", pass, rows)));
-        var v = PerHead(Activate(_vConv, _v.Forward(rows.X), "conv_v", pass, rows)); // (B, NH, S, DV)
+        var all = Dense.ForwardTogether(asking, [_q, _k], rows.X, _outputGate is null ? [_v] : [_v, _outputGate]);
+        var q = GatedDeltaRule.Normalize(PerHead(Activate(_qConv, all[0], "conv_q", pass, rows))); // (B, NH, S, DK)
+        var k = GatedDeltaRule.Normalize(PerHead(Activate(_kConv, all[1], "conv_k", pass, rows)));
+        var v = PerHead(Activate(_vConv, all[2], "conv_v", pass, rows)); // (B, NH, S, DV)
+        var gate = _outputGate is null ? null : all[3]; // (B, S, NH DV)
         var share = sigmoid(_share.Forward(rows.X).Widened().transpose(1, 2)); // (B, NH, S)
         var beta = _config.NegativeEigenvalues ? 2 * share : share;
         var logDecay = LogDecay(rows.X);
@@ -268,7 +270,6 @@ internal sealed class DeltaMixer : Mixer
             pass.Keep("s", last);
         }
 
-        var gate = _outputGate?.Forward(rows.X); // (B, S, NH DV)
         if (pass.Observe is { } observe)
         {
             observe("q", q);
@@ -288,7 +289,7 @@ internal sealed class DeltaMixer : Mixer
         }
 
         var normed = _headNorm.Forward(o.transpose(1, 2)).flatten(2); // (B, S, NH DV)
-        return rows.Restore(_out.Forward(gate is null ? normed : nn.functional.silu(gate) * normed));
+        return rows.Restore(_out.Forward(gate is null ? normed : FeedForward.Middle(FeedForwardKind.SwiGlu, gate, normed)));
     }
 
     /// <summary>Normal weights; decays as the authors' code draws them, and convolutions as torch does.</summary>

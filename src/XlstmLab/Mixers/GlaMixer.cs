@@ -170,9 +170,11 @@ internal sealed class GlaMixer : Mixer
     {
         var rows = pass.Work.Rows(x);
         var asking = ReferenceEquals(x, convolved) ? rows.X : rows.Of(convolved).X;
-        var q = PerHead(pass.Convolve(_qConv, _q.Forward(asking), "conv_q", rows)); // (B, NH, S, DK)
-        var k = PerHead(pass.Convolve(_kConv, _k.Forward(asking), "conv_k", rows));
-        var v = PerHead(pass.Convolve(_vConv, _v.Forward(rows.X), "conv_v", rows)); // (B, NH, S, DV)
+        var all = Dense.ForwardTogether(asking, [_q, _k], rows.X, [_v, _outputGate]);
+        var q = PerHead(pass.Convolve(_qConv, all[0], "conv_q", rows)); // (B, NH, S, DK)
+        var k = PerHead(pass.Convolve(_kConv, all[1], "conv_k", rows));
+        var v = PerHead(pass.Convolve(_vConv, all[2], "conv_v", rows)); // (B, NH, S, DV)
+        var gate = all[3]; // (B, S, NH DV)
         var preact = _decay.Forward(rows.X).transpose(1, 2); // (B, NH, S)
         var logDecay = nn.functional.logsigmoid(preact.Widened()) / _config.GateNormalizer;
         var layout = new SequenceLayout(rows.DocumentStarts, rows.Real?.logical_not());
@@ -182,7 +184,6 @@ internal sealed class GlaMixer : Mixer
             pass.Keep("s", last.Widened());
         }
 
-        var gate = _outputGate.Forward(rows.X); // (B, S, NH DV)
         if (pass.Observe is { } observe)
         {
             observe("q", q);
@@ -193,7 +194,7 @@ internal sealed class GlaMixer : Mixer
             observe("h", o);
         }
 
-        return rows.Restore(_out.Forward(nn.functional.silu(gate) * _headNorm.Forward(o.transpose(1, 2)).flatten(2)));
+        return rows.Restore(_out.Forward(FeedForward.Middle(FeedForwardKind.SwiGlu, gate, _headNorm.Forward(o.transpose(1, 2)).flatten(2))));
     }
 
     /// <summary>Normal weights; the convolutions stay as torch draws its own.</summary>

@@ -422,10 +422,7 @@ internal sealed class MLstmMixer : Mixer
     {
         if (_qkvo is null)
         {
-            Dense[] ofInput = _outputGate is null ? [_v!] : [_v!, _outputGate];
-            var all = ReferenceEquals(x, convolved)
-                ? Dense.ForwardTogether(x, [_q!, _k!, .. ofInput])
-                : [.. Dense.ForwardTogether(convolved, _q!, _k!), .. Dense.ForwardTogether(x, ofInput)];
+            var all = Dense.ForwardTogether(convolved, [_q!, _k!], x, _outputGate is null ? [_v!] : [_v!, _outputGate]);
             return (all[0], all[1], all[2], _outputGate is null ? null : all[3]);
         }
 

@@ -166,7 +166,8 @@ internal sealed class MLstmWindowMixer : Mixer
 
     public override Tensor Forward(Tensor x, Tensor convolved, MixerPass pass)
     {
-        var (q, k, v) = (_q.Forward(convolved), _k.Forward(convolved), _v.Forward(x)); // (B, S, NH D), twice (B, S, NKV D)
+        var all = Dense.ForwardTogether(convolved, [_q, _k], x, [_v]); // (B, S, NH D), twice (B, S, NKV D)
+        var (q, k, v) = (all[0], all[1], all[2]);
         var (window, rotatedQ, rotatedK, _) = _window.Forward(q, k, v, pass); // (B, NH, S, D)
         var (plainQ, plainK, values) = (_window.SplitHeads(q), ForEachHead(k), ForEachHead(v)); // (B, NH, S, D)
         var mixPreact = (cat([plainQ, plainK, values], 3) * _mix.to(x.dtype).unsqueeze(1)).sum(-1).Widened(); // (B, NH, S)

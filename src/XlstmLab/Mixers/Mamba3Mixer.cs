@@ -228,7 +228,7 @@ internal sealed class Mamba3Mixer : Mixer
         }
 
         y = addcmul(y, values, _skip.to(values.dtype).unsqueeze(1), 1).flatten(2); // (B, S, E d)
-        return rows.Restore(_out.Forward(y * nn.functional.silu(parts[0])));
+        return rows.Restore(_out.Forward(FeedForward.Middle(FeedForwardKind.SwiGlu, parts[0], y)));
     }
 
     /// <summary>As Mamba2's, with biases of B and C of 1 (Lahoti et al. 2026, appendix F), whatever the standard deviations.</summary>

@@ -172,8 +172,8 @@ internal sealed class SLstmMixer : Mixer
 
     public override Tensor Forward(Tensor x, Tensor convolved, MixerPass pass)
     {
-        var h = _cell.Forward(
-            _inputGate.Forward(convolved), _forgetGate.Forward(convolved), _cellInput.Forward(x), _outputGate.Forward(x), pass);
+        var gates = Dense.ForwardTogether(convolved, [_inputGate, _forgetGate], x, [_cellInput, _outputGate]); // (B, S, d) each
+        var h = _cell.Forward(gates[0], gates[1], gates[2], gates[3], pass);
         return _out.Forward(_headNorm.Forward(h));
     }
 

@@ -1,5 +1,6 @@
 using System.Buffers.Binary;
 using System.Runtime.InteropServices;
+using System.Security.Cryptography;
 using System.Text;
 
 namespace XlstmLab.Native;
@@ -15,6 +16,27 @@ internal static class JumpLibrary
     public const string Table = "xlstm_jump_table";
 
     private const int JumpBytes = 16;
+
+    /// <summary>A library for this machine, in the user's cache.</summary>
+    /// <param name="name">Its name, without what the system puts around it.</param>
+    /// <param name="functions">The names of the functions.</param>
+    /// <exception cref="PlatformNotSupportedException">Libraries of this system or processor are not known here.</exception>
+    /// <exception cref="IOException">The cache cannot be written.</exception>
+    public static string File(string name, IReadOnlyList<string> functions)
+    {
+        var system = OperatingSystem.IsWindows() ? OSPlatform.Windows : OperatingSystem.IsLinux() ? OSPlatform.Linux : OSPlatform.OSX;
+        var image = Write(system, RuntimeInformation.ProcessArchitecture, functions);
+        var file = Path.Combine(
+            UserCache.Folder("native", Convert.ToHexStringLower(SHA256.HashData(image))[..16]), NativePlatform.Current.FileName(name));
+        if (!System.IO.File.Exists(file))
+        {
+            var aside = $"{file}.tmp-{Guid.NewGuid():N}";
+            System.IO.File.WriteAllBytes(aside, image);
+            System.IO.File.Move(aside, file, overwrite: true);
+        }
+
+        return file;
+    }
 
     /// <summary>The bytes of a library for <paramref name="system"/>.</summary>
     /// <param name="system">Linux (ELF) or Windows (PE).</param>

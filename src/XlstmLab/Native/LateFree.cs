@@ -2,7 +2,6 @@ using System.Collections.Concurrent;
 using System.Reflection;
 using System.Runtime.CompilerServices;
 using System.Runtime.InteropServices;
-using System.Security.Cryptography;
 using TorchSharp;
 
 namespace XlstmLab.Native;
@@ -91,7 +90,7 @@ internal static unsafe class LateFree
 
         _elements = (delegate* unmanaged<nint, long>)NativeLibrary.GetExport(bridge, "THSTensor_numel");
         _elementSize = (delegate* unmanaged<nint, long>)NativeLibrary.GetExport(bridge, "THSTensor_element_size");
-        _jumps = NativeLibrary.Load(JumpFile());
+        _jumps = NativeLibrary.Load(JumpLibrary.File("xlstm-jumps", [.. Functions.Select(f => f.Name)]));
         var table = (nint*)NativeLibrary.GetExport(_jumps, JumpLibrary.Table);
         for (var f = 0; f < Functions.Length; f++)
         {
@@ -119,22 +118,6 @@ internal static unsafe class LateFree
         Scalar number = 1;
         number.Dispose();
         return (_seen & 1 << 1) != 0 ? null : "TorchSharp was in use before this library was: touch XlstmLab first, by NativeTorch.EnsureLoaded() for example.";
-    }
-
-    private static string JumpFile()
-    {
-        var system = OperatingSystem.IsWindows() ? OSPlatform.Windows : OperatingSystem.IsLinux() ? OSPlatform.Linux : OSPlatform.OSX;
-        var image = JumpLibrary.Write(system, RuntimeInformation.ProcessArchitecture, [.. Functions.Select(f => f.Name)]);
-        var folder = UserCache.Folder("native", Convert.ToHexStringLower(SHA256.HashData(image))[..16]);
-        var file = Path.Combine(folder, OperatingSystem.IsWindows() ? "xlstm-jumps.dll" : "libxlstm-jumps.so");
-        if (!File.Exists(file))
-        {
-            var aside = $"{file}.tmp-{Guid.NewGuid():N}";
-            File.WriteAllBytes(aside, image);
-            File.Move(aside, file, overwrite: true);
-        }
-
-        return file;
     }
 
     [UnmanagedCallersOnly]

@@ -51,15 +51,18 @@ public static class NativeTorch
     /// <summary>TorchSharp's own library, once it is loaded.</summary>
     internal static nint BridgeHandle { get; private set; }
 
-    /// <summary>Where a function of libtorch's begins that TorchSharp does not offer; 0 where the loaded libtorch has none of that name.</summary>
+    /// <summary>Where a function of libtorch's begins that TorchSharp does not offer.</summary>
     /// <param name="library">The library it is in, such as <c>torch_cpu</c>.</param>
     /// <param name="symbol">The name that the compiler gave it on Linux.</param>
+    /// <returns>0 where the loaded libtorch has none of that name, and why.</returns>
     /// <remarks>A C++ exception that leaves such a function ends the process: what could make it throw is to be looked at before it is called.</remarks>
-    internal static nint Function(string library, string symbol) =>
-        NativeLibrary.TryLoad(Path.Combine(Folder, NativePlatform.Current.FileName(library)), out var handle)
-        && NativeLibrary.TryGetExport(handle, symbol, out var address)
-            ? address
-            : 0;
+    internal static (nint Address, string? Absence) Function(string library, string symbol)
+    {
+        var file = Path.Combine(Folder, NativePlatform.Current.FileName(library));
+        return !NativeLibrary.TryLoad(file, out var handle) ? (0, $"{file} could not be loaded")
+            : !NativeLibrary.TryGetExport(handle, symbol, out var address) ? (0, $"{Path.GetFileName(file)} of libtorch {Version} has no {symbol}")
+            : (address, null);
+    }
 
     /// <summary>Loads libtorch, once. The library does this by itself when it is first touched.</summary>
     /// <exception cref="NativeTorchException">libtorch could not be loaded; the message lists what was tried.</exception>
@@ -160,6 +163,7 @@ public static class NativeTorch
         var platform = NativePlatform.Current;
         var trace = new StringBuilder();
         OpenMp.WaitBriefly();
+        MklPath.Choose();
         foreach (var folder in CandidateFolders(platform.Rid).Select(Path.GetFullPath).Distinct())
         {
             var torch = Path.Combine(folder, platform.FileName("torch_cpu"));

@@ -47,19 +47,16 @@ internal sealed class Halves
         return part;
     }
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(Halves);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             ctx.set_materialize_grads(false);
             return [.. ((Tensor)vars[0]).chunk(2, -1)];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
             var known = gradients.First(g => !g.IsInvalid);
             var (first, second) = (gradients[0].IsInvalid ? zeros_like(known) : gradients[0], gradients[1].IsInvalid ? zeros_like(known) : gradients[1]);
             var (batch, length, size) = (known.shape[0], known.shape[1], known.shape[2]);
@@ -67,7 +64,7 @@ internal sealed class Halves
             var adjoin = first.stride().SequenceEqual(strides) && second.stride().SequenceEqual(strides)
                 && Kernel.Address(second) - Kernel.Address(first) == size * first.element_size();
             var whole = adjoin ? first.as_strided([batch, length, 2 * size], strides, first.storage_offset()) : cat([first, second], -1);
-            return EngineThread.Return(scope, gradients, whole);
+            return [whole];
         }
     }
 }

@@ -68,7 +68,7 @@ internal sealed class TrainingStep<TBatch>(
             using var micro = NewDisposeScope();
             var rows = Math.Min(config.MicroBatchSize ?? count, count - first);
             var part = state.Compute(() => lossOf(first, rows)); // ()
-            part.backward();
+            Operations.Gradients.Backward(part);
             total.add_(part.detach());
             first += rows;
         }

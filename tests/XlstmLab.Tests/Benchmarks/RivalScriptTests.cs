@@ -40,6 +40,31 @@ public sealed class RivalScriptTests
         Assert.All(rows, r => Assert.Contains(expected, r.Remark, StringComparison.Ordinal));
     }
 
+    /// <summary>As a library's compiler does that aborts: the measurements before and after it stay.</summary>
+    [Fact]
+    public async Task Run_MeasurementThatEndsTheProcess_TakesOnlyItsRow()
+    {
+        Assert.SkipWhen(OperatingSystem.IsWindows(), "A shell stands in for Python.");
+        using var folder = CommandLine.Folder();
+        File.WriteAllText(
+            folder["rival.sh"],
+            """
+            read request
+            echo "$request" >> "$(dirname "$0")/requests"
+            has() { case "$request" in *"$1"*) return 0;; esac; return 1; }
+            has '[0,"first"]' || { echo '{"index":0,"implementation":"first","begins":true}'; echo '{"index":0,"implementation":"first","forward_seconds":1}'; }
+            has '[1,"broken"]' || { echo '{"index":1,"implementation":"broken","begins":true}'; echo 'it broke' >&2; kill -ABRT $$; }
+            has '[1,"second"]' || { echo '{"index":1,"implementation":"second","begins":true}'; echo '{"index":1,"implementation":"second","training_seconds":2}'; }
+            """);
+        var script = new RivalScript(folder["rival.sh"], 60, 0) { Python = "/bin/sh" };
+        var rows = await Run(script);
+        Assert.Equal(["first", "broken", "second"], rows.Select(r => r.Implementation));
+        Assert.Equal((1, null, 2), (rows[0].ForwardSeconds, rows[1].ForwardSeconds, rows[2].TrainingSeconds));
+        Assert.Contains("it broke", rows[1].Remark, StringComparison.Ordinal);
+        Assert.Equal(2, File.ReadAllLines(folder["requests"]).Length);
+        Assert.Equal(2, script.Raw.Count);
+    }
+
     [Fact]
     public async Task Run_WithoutPythonOrScript_SaysWhy()
     {

@@ -52,11 +52,9 @@ public sealed class SavedTensorsTests
     }
 
     /// <summary>y = 2 factor x, keeping an absent tensor, one of the caller's that may be absent, and one of its own.</summary>
-    private sealed class Scaled : autograd.MultiTensorFunction<Scaled>
+    private sealed class Scaled : GradientFunction<Scaled>
     {
-        public override string Name => nameof(Scaled);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
             var (x, absent, factor) = ((Tensor)vars[0], (Tensor?)vars[1], (Tensor?)vars[2]);
@@ -65,14 +63,13 @@ public sealed class SavedTensorsTests
             return [(factor is null ? x * two : x * factor * two).MoveToOuterDisposeScope()];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
             var saved = ctx.Load();
             Assert.Equal(3, saved.Count);
             Assert.Null(saved[0]);
             var dx = gradients[0] * saved[2]!;
-            return EngineThread.Return(scope, gradients, saved[1] is { } factor ? dx * factor : dx, null, null);
+            return [saved[1] is { } factor ? dx * factor : dx, null, null];
         }
     }
 }

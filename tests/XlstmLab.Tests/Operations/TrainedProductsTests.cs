@@ -119,6 +119,44 @@ public sealed class TrainedProductsTests
         Assert.True(product.Joined.equal(cat([.. weights]).to(bfloat16)).all().item<bool>());
     }
 
+    /// <summary>Every place is one of the training's still, but another weight's.</summary>
+    [Fact]
+    public void Refresh_WeightsThatChangedPlaces_IsSeen()
+    {
+        using var run = KernelRun.Begin();
+        using var scope = NewDisposeScope();
+        KernelRun.Seed(5);
+        var (first, second) = (nn.Parameter(randn(8, 16)), nn.Parameter(randn(8, 16)));
+        using var products = new TrainedProducts([first, second]);
+        products.Serve(() => TrainedProducts.Of([first])!);
+        Assert.True(products.Refresh());
+        using (no_grad())
+        {
+            var before = first.alias();
+            first.set_(second);
+            second.set_(before);
+        }
+
+        Assert.False(products.Refresh());
+        Assert.True(products.Refresh());
+        var product = products.Serve(() => TrainedProducts.Of([first]))!;
+        Assert.True(product.Joined.equal(first.to(bfloat16)).all().item<bool>());
+    }
+
+    /// <summary>Two trained weights in one place, as an embedding table that is the head too.</summary>
+    [Fact]
+    public void Refresh_WeightsInOnePlace_StayAsTheyWere()
+    {
+        using var run = KernelRun.Begin();
+        using var scope = NewDisposeScope();
+        KernelRun.Seed(6);
+        var first = nn.Parameter(randn(8, 16));
+        using var products = new TrainedProducts([first, first.alias()]);
+        products.Serve(() => TrainedProducts.Of([first])!);
+        Assert.True(products.Refresh());
+        Assert.Equal(1, products.Count);
+    }
+
     [Fact]
     public void Of_OtherWeightsOrNoTraining_IsNull()
     {

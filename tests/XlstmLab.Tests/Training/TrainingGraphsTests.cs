@@ -183,7 +183,7 @@ public sealed class TrainingGraphsTests
                 using var noGrad = no_grad();
                 foreach (var parameter in model.parameters().Where(p => p.dim() == 2))
                 {
-                    parameter.mul_(4);
+                    parameter.mul_(1.5f);
                 }
             }
         }

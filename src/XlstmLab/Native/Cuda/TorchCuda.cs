@@ -78,17 +78,12 @@ internal static unsafe class TorchCuda
             return (found, "libtorch sees no CUDA device");
         }
 
-        var file = Path.Combine(NativeTorch.Folder, NativePlatform.Current.FileName(library));
-        if (!NativeLibrary.TryLoad(file, out var handle))
-        {
-            return (found, $"{file} could not be loaded");
-        }
-
         foreach (var (name, symbol) in names)
         {
-            if (!NativeLibrary.TryGetExport(handle, symbol, out var address))
+            var (address, absence) = NativeTorch.Function(library, symbol);
+            if (absence is not null)
             {
-                return (found, $"{Path.GetFileName(file)} of libtorch {NativeTorch.Version} has no {symbol}");
+                return (found, absence);
             }
 
             found[name] = address;

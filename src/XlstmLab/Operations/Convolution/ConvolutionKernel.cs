@@ -45,11 +45,9 @@ internal static class ConvolutionKernel
 
     private sealed record Call(bool Activates, Func<Tensor>? Room);
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(ConvolutionKernel);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
             var (x, before, weight, bias) = ((Tensor)vars[0], (Tensor?)vars[1], (Tensor)vars[2], (Tensor?)vars[3]);
@@ -64,9 +62,8 @@ internal static class ConvolutionKernel
             return [y.MoveToOuterDisposeScope()];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
             var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
             var (x, before, weight, bias, starts) = (saved[0]!, saved[1], saved[2]!, saved[3], saved[4]);
             var (channels, taps) = (x.shape[2], weight.shape[1]);
@@ -80,8 +77,7 @@ internal static class ConvolutionKernel
                 dy, x, before, weight, bias, starts, dx, dBefore, partials,
                 TokenRows.Distance(x), TokenRows.Distance(dx), (int)x.shape[1], (int)channels);
             var sums = Kernel.ColumnSums(partials).view(taps + 1, channels);
-            return EngineThread.Return(
-                scope, gradients, dx, dBefore, sums.narrow(0, 0, taps).t().contiguous(), bias is null ? null : sums[taps], null, null);
+            return [dx, dBefore, sums.narrow(0, 0, taps).t().contiguous(), bias is null ? null : sums[taps], null, null];
         }
     }
 }

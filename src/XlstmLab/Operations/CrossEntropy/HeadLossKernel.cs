@@ -80,11 +80,9 @@ internal static class HeadLossKernel
         return narrow;
     }
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(HeadLossKernel);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             var call = (Call)vars[3];
             var (loss, dHidden, dWeight) = Run((Tensor)vars[0], (Tensor)vars[1], (Tensor)vars[2], call, gradient: true);
@@ -93,13 +91,11 @@ internal static class HeadLossKernel
             return [loss];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
-            using var noGrad = no_grad();
             var saved = ctx.get_saved_variables();
             var dWeight = LeafGradients.Give(((Call)ctx.get_data("call")).Leaves, 0, saved[1] * gradients[0]);
-            return EngineThread.Return(scope, gradients, saved[0] * gradients[0], dWeight, null, null);
+            return [saved[0] * gradients[0], dWeight, null, null];
         }
     }
 }

@@ -48,11 +48,9 @@ internal static class DropoutKernel
     private static Tensor Right(Tensor z, int shift) =>
         z.bitwise_right_shift(tensor((long)shift, ScalarType.Int64, z.device)).bitwise_and(tensor((1L << (64 - shift)) - 1, ScalarType.Int64, z.device));
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(DropoutKernel);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
             var (share, key) = ((double)vars[1], (DropoutKey)vars[2]);
@@ -61,11 +59,10 @@ internal static class DropoutKernel
             return [Run((Tensor)vars[0], share, key).MoveToOuterDisposeScope()];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
             var dx = Run(gradients[0], (double)ctx.get_data("share"), (DropoutKey)ctx.get_data("key"));
-            return EngineThread.Return(scope, gradients, dx, null, null);
+            return [dx, null, null];
         }
 
         private static Tensor Run(Tensor given, double share, DropoutKey key)

@@ -36,11 +36,9 @@ internal static class EmbeddingKernel
 
     private static long Up(long count, long size) => (count + size - 1) / size;
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(EmbeddingKernel);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             var (table, ids) = ((Tensor)vars[0], (Tensor)vars[1]);
             var (vocabulary, dim) = (table.shape[0], table.shape[1]);
@@ -56,9 +54,8 @@ internal static class EmbeddingKernel
             return [y];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
             var ids = ctx.get_saved_variables()[0];
             var shape = (long[])ctx.get_data("shape");
             var (vocabulary, dim, positions) = ((int)shape[0], shape[1], (int)ids.NumberOfElements);
@@ -81,7 +78,7 @@ internal static class EmbeddingKernel
                 partials, sorted, dtable, positions, vocabulary);
             Kernel.Launch(
                 Source, "embedding_zero_absent", defines, new(Up(vocabulary, 32 * Warps), 32 * Warps), dy, sorted, dtable, positions, vocabulary);
-            return EngineThread.Return(scope, gradients, LeafGradients.Give((LeafGradients?)ctx.get_data("leaves"), 0, dtable), null, null);
+            return [LeafGradients.Give((LeafGradients?)ctx.get_data("leaves"), 0, dtable), null, null];
         }
 
         /// <summary>How many warps share a row.</summary>

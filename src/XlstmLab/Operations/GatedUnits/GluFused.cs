@@ -83,11 +83,9 @@ internal static class GluFused
         return (Vector.ConditionalSelect(isNegative, tail, Vector<float>.One - tail), e * 0.39894228f);
     }
 
-    private sealed unsafe class Function : autograd.MultiTensorFunction<Function>
+    private sealed unsafe class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(GluFused);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
             var (g, count, width, gRow) = Rows((Tensor)vars[0]);
@@ -113,10 +111,8 @@ internal static class GluFused
             return [y.MoveToOuterDisposeScope()];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var guard = no_grad();
-            using var scope = NewDisposeScope();
             var (saved, unit) = (ctx.Load(), (Nonlinearity)ctx.get_data("unit"));
             var (g, count, width, gRow) = Rows(saved[0]!);
             var u = saved[1];
@@ -152,7 +148,7 @@ internal static class GluFused
                     }
                 }
             });
-            return EngineThread.Return(scope, gradients, dG, dU, null);
+            return [dG, dU, null];
         }
     }
 }

@@ -49,11 +49,9 @@ internal static class GluKernel
 
     private static long RowStride(Tensor x) => x.stride()[^2];
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(GluKernel);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             var (g, u, kind) = ((Tensor)vars[0], (Tensor?)vars[1], (FeedForwardKind)vars[2]);
             var inner = g.shape[^1];
@@ -68,9 +66,8 @@ internal static class GluKernel
             return [y];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
             var saved = ctx.Load();
             var (g, u, kind) = (saved[0]!, saved[1], (FeedForwardKind)ctx.get_data("kind"));
             var inner = g.shape[^1];
@@ -83,7 +80,7 @@ internal static class GluKernel
             Kernel.Launch(
                 Source, "glu_backward", Defines(inner, kind, u is not null), new(Blocks(rows * inner, BackwardPieces), Threads), g,
                 dy, g, u, dg, du, RowStride(g), u is null ? 0 : RowStride(u), RowStride(dg), (int)rows);
-            return EngineThread.Return(scope, gradients, dg, du, null);
+            return [dg, du, null];
         }
 
         private static long Blocks(long elements, int pieces) => (elements / 8 + Threads * pieces - 1) / (Threads * pieces);

@@ -65,11 +65,9 @@ internal static class GateKernel
         private int Channels(int limit) => limit < Dim ? limit : (int)((Dim + 127) / 128 * 128);
     }
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(GateKernel);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             var (x, call) = ((Tensor)vars[0], (Call)vars[5]);
             var (weights, biases) = (new[] { (Tensor?)vars[1], (Tensor?)vars[2] }, new[] { (Tensor?)vars[3], (Tensor?)vars[4] });
@@ -89,9 +87,8 @@ internal static class GateKernel
             return [.. outputs, x.detach()];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
             var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
             var (x, input, forget, inputWeight, forgetWeight) = (saved[0]!, saved[1]!, saved[2]!, saved[3], saved[4]);
             var (batch, length, dim) = (x.shape[0], x.shape[1], x.shape[2]);
@@ -123,14 +120,15 @@ internal static class GateKernel
                 x, dp[0], dp[1], input, forget, x, partials, partials.shape[1],
                 0, (int)weight, (int)(2 * weight), (int)(2 * weight) + bias, tokens, (int)length, call.Cap);
             var sums = Kernel.ColumnSums(partials);
-            return EngineThread.Return(
-                scope, gradients,
+            return
+            [
                 dx,
                 LeafGradients.Give(call.Leaves, 0, inputWeight is null ? null : sums.narrow(0, 0, weight).view(heads, dim)),
                 LeafGradients.Give(call.Leaves, 1, forgetWeight is null ? null : sums.narrow(0, weight, weight).view(heads, dim)),
                 LeafGradients.Give(call.Leaves, 2, call.Exists[0] ? sums.narrow(0, 2 * weight, heads) : null),
                 LeafGradients.Give(call.Leaves, 3, call.Exists[1] ? sums.narrow(0, 2 * weight + bias, heads) : null),
-                null);
+                null,
+            ];
         }
 
         private static long Blocks(Tensor x, int tokens) => Math.Min((tokens + 16 * Warps - 1) / (16 * Warps), 2 * Kernel.Multiprocessors(x));

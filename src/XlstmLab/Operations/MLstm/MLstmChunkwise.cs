@@ -36,11 +36,9 @@ public static class MLstmChunkwise
     private sealed record Call(MLstmOptions Options, bool ReturnState);
 
     /// <remarks>The last state is one tensor, [C, n] and m end to end: an unused one of several would count as alive for ever.</remarks>
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(MLstmChunkwise);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
             var (q, k, v, logI, logF) = ((Tensor)vars[0], (Tensor)vars[1], (Tensor)vars[2], (Tensor)vars[3], (Tensor)vars[4]);
@@ -67,9 +65,8 @@ public static class MLstmChunkwise
             return [h, cat([cat([last.C, last.N.unsqueeze(3)], 3).flatten(2), last.M], 2).MoveToOuterDisposeScope()];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
             var saved = ctx.Load();
             var (q, k, v, logI, logF) = (saved[0]!, saved[1]!, saved[2]!, saved[3]!, saved[4]!);
             var (c0, n0, m0, h, sum, starts) = (saved[5]!, saved[6]!, saved[7]!, saved[8]!, saved[9]!, saved[10]);
@@ -151,9 +148,8 @@ public static class MLstmChunkwise
             }
 
             var dv = v.shape[3];
-            return EngineThread.Return(
-                scope,
-                gradients,
+            return
+            [
                 chunks.Flatten(dQ * chunks.Scale),
                 chunks.Flatten(dK),
                 chunks.Flatten(dV.narrow(4, 0, dv)),
@@ -163,7 +159,8 @@ public static class MLstmChunkwise
                 first.select(3, dv).clone(),
                 dM0,
                 null,
-                null);
+                null,
+            ];
         }
     }
 

@@ -46,11 +46,9 @@ internal static class MLstmFused
     private sealed record Call(InputGate InputGate, ForgetGate ForgetGate, MLstmOptions Options, bool ReturnState);
 
     /// <remarks>The last state is one tensor, C, n and m end to end: an unused one of several would count as alive for ever.</remarks>
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(MLstmFused);
-
-        public override unsafe List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override unsafe List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
             var inputs = vars.Take(9).Cast<Tensor?>().ToArray();
@@ -73,10 +71,8 @@ internal static class MLstmFused
             return parts is null ? [h] : [h, Joined(parts).MoveToOuterDisposeScope()];
         }
 
-        public override unsafe List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override unsafe List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var guard = no_grad();
-            using var scope = NewDisposeScope();
             var saved = ctx.Load();
             var (inputs, h, sums) = (saved.Take(9).ToArray(), saved[9]!, saved[10]!);
             var call = (Call)ctx.get_data("call");
@@ -98,7 +94,7 @@ internal static class MLstmFused
                     Where(h), Floats(sums), Where(dH), Addresses(dLast), Where(dQ), Where(dK), Where(dV), Floats(dInput), Floats(dForget), Addresses(dFirst));
             }
 
-            return EngineThread.Return(scope, gradients, dQ, dK, dV, dInput, dForget, dFirst?[0], dFirst?[1], dFirst?[2], null, null);
+            return [dQ, dK, dV, dInput, dForget, dFirst?[0], dFirst?[1], dFirst?[2], null, null];
         }
 
         /// <summary>Each head's channels in one piece, and all else contiguous.</summary>

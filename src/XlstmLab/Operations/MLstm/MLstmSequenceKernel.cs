@@ -293,11 +293,9 @@ internal static class MLstmSequenceKernel
         };
     }
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(MLstmSequenceKernel);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
             var (inputs, call) = (vars.Take(10).Cast<Tensor?>().ToArray(), (Call)vars[10]);
@@ -309,9 +307,8 @@ internal static class MLstmSequenceKernel
             return outputs;
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
             var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
             var pass = new Pass(saved, call);
             var (rows, keep, sums, states, n) = (saved[10]!, saved[11]!, saved[12]!, saved[13]!, saved[14]);
@@ -372,8 +369,7 @@ internal static class MLstmSequenceKernel
             }
 
             var dScale = first is null || !call.Options.Stabilizes ? null : (firstScale is null ? first : first + firstScale).unsqueeze(2);
-            return EngineThread.Return(
-                scope, gradients, dq, dk, dv, dInput, dForget, firstC, pass.N0 is null ? null : firstN, dScale, null, null, null);
+            return [dq, dk, dv, dInput, dForget, firstC, pass.N0 is null ? null : firstN, dScale, null, null, null];
         }
 
         private static Tensor? Given(Tensor gradient) => gradient.IsInvalid ? null : gradient.contiguous();

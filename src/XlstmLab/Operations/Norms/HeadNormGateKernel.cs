@@ -37,11 +37,9 @@ internal static class HeadNormGateKernel
 
     private sealed record Call(string Norm, float Epsilon, LeafGradients? Leaves);
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(HeadNormGateKernel);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             var (h, o, weight, bias, call) = ((Tensor)vars[0], (Tensor?)vars[1], (Tensor)vars[2], (Tensor?)vars[3], (Call)vars[4]);
             var (batch, length, heads, dim) = (h.shape[0], h.shape[1], h.shape[2], h.shape[3]);
@@ -55,9 +53,8 @@ internal static class HeadNormGateKernel
             return [y];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
             var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
             var (h, o, weight, bias) = (saved[0]!, saved[1], saved[2]!, saved[3]);
             var (batch, length, heads, dim) = (h.shape[0], h.shape[1], h.shape[2], h.shape[3]);
@@ -72,10 +69,11 @@ internal static class HeadNormGateKernel
                 dy, h, o, weight, bias, dh, dO, partials, h.stride(0), h.stride(2), h.stride(1), o?.stride(1) ?? 0,
                 (int)(batch * length), (int)length, call.Epsilon);
             var sums = Kernel.ColumnSums(partials);
-            return EngineThread.Return(
-                scope, gradients,
+            return
+            [
                 dh, dO, LeafGradients.Give(call.Leaves, 0, bias is null ? sums : sums.narrow(0, 0, channels)),
-                LeafGradients.Give(call.Leaves, 1, bias is null ? null : sums.narrow(0, channels, channels)), null);
+                LeafGradients.Give(call.Leaves, 1, bias is null ? null : sums.narrow(0, channels, channels)), null,
+            ];
         }
 
         private static string[] Defines(long dim, Call call, Tensor? o, Tensor? bias) =>

@@ -35,11 +35,9 @@ internal static class NormFused
         public NormLoops Loops(Tensor x) => new((int)(x.NumberOfElements / x.shape[^1]), (int)x.shape[^1], Group, Center, Epsilon);
     }
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(NormFused);
-
-        public override unsafe List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override unsafe List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
             var (x, delta, call) = (((Tensor)vars[0]).contiguous(), ((Tensor?)vars[1])?.contiguous(), (Call)vars[5]);
@@ -56,10 +54,8 @@ internal static class NormFused
             return sum is null ? [y] : [y, sum.MoveToOuterDisposeScope()];
         }
 
-        public override unsafe List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override unsafe List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var guard = no_grad();
-            using var scope = NewDisposeScope();
             var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
             var (x, weight, bias) = (saved[0]!, saved[1]!, saved[2]);
             var (gate, distance) = Gate(saved[3]);
@@ -73,9 +69,10 @@ internal static class NormFused
             loops.Backward(
                 Floats(x), Floats(weight), Floats(bias), Floats(gate), distance, Floats(dY), Floats(past),
                 Floats(dX), Floats(dO), Floats(dWeight), Floats(dBias));
-            return EngineThread.Return(
-                scope, gradients,
-                dX, added ? dX.alias() : null, SumInOrder(dWeight), dBias is null ? null : SumInOrder(dBias), dO, null);
+            return
+            [
+                dX, added ? dX.alias() : null, SumInOrder(dWeight), dBias is null ? null : SumInOrder(dBias), dO, null,
+            ];
         }
 
         private static (Tensor? Gate, nint Distance) Gate(Tensor? o)

@@ -70,11 +70,9 @@ internal static class NormKernel
 
     private sealed record Call(float Epsilon, bool Center, bool HasBias, LeafGradients? Leaves);
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(NormKernel);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
             var (x, delta, weight, bias, call) = ((Tensor)vars[0], (Tensor?)vars[1], (Tensor)vars[2], (Tensor?)vars[3], (Call)vars[4]);
@@ -96,9 +94,8 @@ internal static class NormKernel
             return sum is null ? [y] : [y, sum.MoveToOuterDisposeScope()];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
             var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
             var (s, weight, rstd, mean) = (saved[0]!, saved[1]!, saved[2]!, saved[3]);
             var added = gradients.Count > 1;
@@ -117,8 +114,7 @@ internal static class NormKernel
                 [dy, past, s, mean, rstd, weight, ds, partials, rows, .. IsWide(s) ? new KernelArgument[] { dDelta } : []]);
             var sums = Kernel.ColumnSums(partials);
             var (dWeight, dBias) = call.HasBias ? (sums.narrow(0, 0, dim), sums.narrow(0, dim, dim)) : (sums, null);
-            return EngineThread.Return(
-                scope, gradients, ds, dDelta, LeafGradients.Give(call.Leaves, 0, dWeight), LeafGradients.Give(call.Leaves, 1, dBias), null);
+            return [ds, dDelta, LeafGradients.Give(call.Leaves, 0, dWeight), LeafGradients.Give(call.Leaves, 1, dBias), null];
         }
     }
 }

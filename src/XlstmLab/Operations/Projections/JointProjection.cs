@@ -120,11 +120,9 @@ internal static class JointProjection
 
     private sealed record Call(long[] Widths, TrainedProduct? Kept);
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(JointProjection);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
             var (x, call) = ((Tensor)vars[0], (Call)vars[1]);
@@ -139,24 +137,19 @@ internal static class JointProjection
             return results;
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
-            using var noGrad = no_grad();
             var (saved, call, outputs) = (ctx.Load(), (Call)ctx.get_data("call"), (long[])ctx.get_data("outputs"));
             var (x, joined) = (saved[0]!.reshape(-1, saved[0]!.shape[^1]), call.Kept?.Joined ?? saved[1]!);
             var groups = Groups(gradients, call.Widths);
             Tensor? dx = null;
-            long first = 0;
-            foreach (var (rows, width) in groups)
+            foreach (var (rows, first, width) in groups)
             {
                 if (rows is not null)
                 {
                     var weights = joined.narrow(0, first, width);
                     dx = dx is null ? rows.mm(weights) : dx.addmm_(rows, weights, 1, 1);
                 }
-
-                first += width;
             }
 
             // Behind the input's product, by which libtorch has found room to work in.
@@ -170,33 +163,32 @@ internal static class JointProjection
                 ofWeights = OfWeights(groups, x, joined, outputs);
             }
 
-            return EngineThread.Return(scope, gradients, [dx?.view(saved[0]!.shape), null, .. ofWeights]);
+            return [dx?.view(saved[0]!.shape), null, .. ofWeights];
         }
 
         /// <summary>The weights' gradients; of their own type the engine makes them, which then are theirs alone.</summary>
-        private static List<Tensor?> OfWeights(List<(Tensor? Value, long Width)> groups, Tensor x, Tensor joined, long[] outputs)
+        private static List<Tensor?> OfWeights(List<ProductRows> groups, Tensor x, Tensor joined, long[] outputs)
         {
             var dJoined = empty_like(joined);
-            long first = 0;
-            foreach (var (rows, width) in groups)
+            foreach (var (rows, first, width) in groups)
             {
                 var target = dJoined.narrow(0, first, width);
                 _ = rows is not null ? target.addmm_(rows.t(), x, 0, 1) : target.zero_();
-                first += width;
             }
 
             return [.. Slices(dJoined, outputs, 0)];
         }
 
-        /// <summary>Gradients that lie beside each other as one, [N, width].</summary>
-        private static List<(Tensor? Value, long Width)> Groups(List<Tensor> gradients, long[] widths)
+        /// <summary>Gradients that lie beside each other as one.</summary>
+        private static List<ProductRows> Groups(List<Tensor> gradients, long[] widths)
         {
-            var groups = new List<(Tensor? Value, long Width)>();
-            for (var k = 0; k < widths.Length;)
+            var groups = new List<ProductRows>();
+            long begin = 0;
+            for (var k = 0; k < widths.Length; begin += groups[^1].Width)
             {
                 if (gradients[k].IsInvalid)
                 {
-                    groups.Add((null, widths[k++]));
+                    groups.Add(new(null, begin, widths[k++]));
                     continue;
                 }
 
@@ -207,10 +199,16 @@ internal static class JointProjection
                 }
 
                 var rows = width == first.shape[^1] ? first : first.as_strided([.. first.shape[..^1], width], first.stride(), first.storage_offset());
-                groups.Add(((rows.stride(-1) == 1 ? rows : rows.contiguous()).reshape(-1, width), width)); // of a sum, all are one number
+                groups.Add(new((rows.stride(-1) == 1 ? rows : rows.contiguous()).reshape(-1, width), begin, width)); // of a sum, all are one number
             }
 
             return groups;
         }
     }
 }
+
+/// <summary>The gradient of some consecutive outputs of a product.</summary>
+/// <param name="Value">dy [N, width] bfloat16; null for zeros.</param>
+/// <param name="First">The first of the outputs.</param>
+/// <param name="Width">How many there are.</param>
+internal readonly record struct ProductRows(Tensor? Value, long First, long Width);

@@ -9,7 +9,7 @@ internal static unsafe class MixedProduct
 {
     private const string OutName = "_ZN2at4_ops12mm_dtype_out4callERKNS_6TensorES4_N3c1010ScalarTypeERS2_";
 
-    private static readonly Lazy<nint> Out = new(() => NativeTorch.Function("torch_cpu", OutName));
+    private static readonly Lazy<nint> Out = new(() => NativeTorch.Function("torch_cpu", OutName).Address);
 
     /// <summary>target = a b, or target + a b.</summary>
     /// <param name="a">[m, n] bfloat16.</param>

@@ -15,12 +15,13 @@ internal sealed unsafe class TrainedProducts : IDisposable
 {
     private const string VersionName = "_ZNK2at10TensorBase8_versionEv";
 
-    private static readonly Lazy<nint> VersionFunction = new(() => NativeTorch.Function("torch_cpu", VersionName));
+    private static readonly Lazy<nint> VersionFunction = new(() => NativeTorch.Function("torch_cpu", VersionName).Address);
 
     [ThreadStatic]
     private static TrainedProducts? _current;
 
     private readonly Tensor[] _weights;
+    private readonly nint[] _places;
     private readonly Dictionary<nint, Tensor> _trained = [];
     private readonly Dictionary<nint, TrainedProduct> _products = [];
     private readonly Dictionary<nint, Tensor> _copies = [];
@@ -30,7 +31,8 @@ internal sealed unsafe class TrainedProducts : IDisposable
     public TrainedProducts(IEnumerable<Tensor> weights)
     {
         _weights = [.. weights];
-        Find();
+        _places = new nint[_weights.Length];
+        NotePlaces();
     }
 
     /// <summary>Whether the loaded libtorch says when a tensor was changed, without which nothing can be kept.</summary>
@@ -72,10 +74,10 @@ internal sealed unsafe class TrainedProducts : IDisposable
     /// <returns>Whether all is as it was; false where weights lie elsewhere now and nothing is kept any more.</returns>
     public bool Refresh()
     {
-        if (!_weights.All(weight => _trained.ContainsKey(Kernel.Address(weight))))
+        if (!_weights.Select(Kernel.Address).SequenceEqual(_places))
         {
             Forget();
-            Find();
+            NotePlaces();
             return false;
         }
 
@@ -105,12 +107,13 @@ internal sealed unsafe class TrainedProducts : IDisposable
     private Tensor? Weight(Tensor tensor) =>
         _trained.TryGetValue(Kernel.Address(tensor), out var weight) && weight.shape.AsSpan().SequenceEqual(tensor.shape) ? weight : null;
 
-    private void Find()
+    private void NotePlaces()
     {
         _trained.Clear();
-        foreach (var weight in _weights)
+        for (var k = 0; k < _weights.Length; k++)
         {
-            _trained[Kernel.Address(weight)] = weight;
+            _places[k] = Kernel.Address(_weights[k]);
+            _trained[_places[k]] = _weights[k];
         }
     }
 
@@ -210,9 +213,9 @@ internal sealed class TrainedProduct : IDisposable
     }
 
     /// <summary>Gives the weights the gradient of a pass, or adds it to those before.</summary>
-    /// <param name="parts">dy [N, width] bfloat16 of consecutive rows of the weights; null for zeros.</param>
+    /// <param name="parts">Those of all outputs.</param>
     /// <param name="x">[N, d] bfloat16, the input.</param>
-    public void AddGradients(IEnumerable<(Tensor? Value, long Width)> parts, Tensor x)
+    public void AddGradients(IEnumerable<ProductRows> parts, Tensor x)
     {
         using var scope = NewDisposeScope();
         if (_gradient is null)
@@ -221,8 +224,7 @@ internal sealed class TrainedProduct : IDisposable
             _gradients = Parts(_gradient);
         }
 
-        long first = 0;
-        foreach (var (value, width) in parts)
+        foreach (var (value, first, width) in parts)
         {
             var target = _gradient.narrow(0, first, width);
             if (value is not null)
@@ -233,8 +235,6 @@ internal sealed class TrainedProduct : IDisposable
             {
                 target.zero_();
             }
-
-            first += width;
         }
 
         if (HasGradients)

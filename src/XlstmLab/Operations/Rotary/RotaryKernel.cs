@@ -56,11 +56,9 @@ internal static class RotaryKernel
         return turned;
     }
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(RotaryKernel);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
             var (cos, sin, dim) = ((Tensor)vars[3], (Tensor)vars[4], (int)vars[5]);
@@ -79,10 +77,8 @@ internal static class RotaryKernel
             return results;
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
-            using var noGrad = no_grad();
             var (saved, heads) = (ctx.Load(), (long[])ctx.get_data("heads"));
             var parts = gradients.Select(g => InPieces(g.transpose(1, 2))).ToArray(); // (B, S, N, D)
             var joint = Turned(parts, saved[0]!, saved[1]!, back: true).flatten(2); // (B, S, all N D)
@@ -95,7 +91,7 @@ internal static class RotaryKernel
                 first += count * dim;
             }
 
-            return EngineThread.Return(scope, gradients, [.. slices, null, null, null]);
+            return [.. slices, null, null, null];
         }
 
         /// <summary>A head's channels in one piece, in whole 16 bytes.</summary>

@@ -57,7 +57,7 @@ public static class SLstmFused
             options?.ForgetGate == ForgetGate.Exponential,
             options?.RecurrentGradientClip ?? double.PositiveInfinity,
             is_grad_enabled() && inputs.Any(t => t is not null && t.requires_grad));
-        var results = call.KeepsActivations ? Function.apply([.. inputs, call]) : Function.Run(call, inputs).Results;
+        var results = call.KeepsActivations ? Function.apply([.. inputs, call])[0] : Function.Run(call, inputs).Results;
 
         var stateCount = (long)call.Batch * call.Heads * call.Size;
         var cut = results.split([stateCount * call.Length, stateCount, stateCount, stateCount, stateCount])
@@ -106,11 +106,9 @@ public static class SLstmFused
     /// The results are one tensor: of several, those that a loss does not use would come back as tensors without a handle,
     /// which TorchSharp counts as alive for ever.
     /// </remarks>
-    private sealed class Function : autograd.SingleTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => "SLstm";
-
-        public override Tensor forward(autograd.AutogradContext ctx, params object?[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object?[] vars)
         {
             var call = (Call)vars[7]!;
             var inputs = vars.Take(7).Cast<Tensor?>().ToList();
@@ -119,19 +117,16 @@ public static class SLstmFused
 
             // A saved result would hold the graph that saves it: its alias outside the graph does not.
             ctx.Save(null, activations, results.detach(), inputs[1], inputs[3], inputs[4], inputs[5]);
-            return results;
+            return [results];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var guard = no_grad();
-            using var scope = NewDisposeScope();
-            scope.Attach(grad_output);
             var call = (Call)ctx.get_data("call");
             var saved = ctx.Load();
-            return EngineThread.Return(scope, [], saved[0]!.dtype == ScalarType.Float64
-                ? Backward<double>(call, saved, grad_output.contiguous())
-                : Backward<float>(call, saved, grad_output.contiguous()));
+            return saved[0]!.dtype == ScalarType.Float64
+                ? Backward<double>(call, saved, gradients[0].contiguous())
+                : Backward<float>(call, saved, gradients[0].contiguous());
         }
 
         /// <summary>h [B, NH, S, D] and the last H, C, N, M [B, NH, D] one after the other; and what backward needs, if the call says so.</summary>

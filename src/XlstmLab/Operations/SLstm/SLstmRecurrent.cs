@@ -55,7 +55,7 @@ public static class SLstmRecurrent
     private static SLstmState Step(Tensor x, Tensor kernel, SLstmState state, SLstmOptions? options)
     {
         var (batch, heads, size) = (x.shape[0], x.shape[2], x.shape[3]);
-        var h = options?.RecurrentGradientClip is { } clip ? ClipGradient.apply(state.H, clip) : state.H;
+        var h = options?.RecurrentGradientClip is { } clip ? ClipGradient.apply(state.H, clip)[0] : state.H;
         var recurrent = h.transpose(0, 1).bmm(kernel).reshape(heads, batch, 4, size).permute(1, 2, 0, 3);
         var raw = (x + recurrent).unbind(1);                                                     // 4 of [B, NH, D]
         var (i, f, z, o) = (raw[0], raw[1], raw[2], raw[3]);
@@ -71,20 +71,18 @@ public static class SLstmRecurrent
     }
 
     /// <summary>Its argument, with each element of the gradient held within [-clip, clip].</summary>
-    private sealed class ClipGradient : autograd.SingleTensorFunction<ClipGradient>
+    private sealed class ClipGradient : GradientFunction<ClipGradient>
     {
-        public override string Name => nameof(ClipGradient);
-
-        public override Tensor forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             ctx.save_data("clip", vars[1]);
-            return ((Tensor)vars[0]).alias();
+            return [((Tensor)vars[0]).alias()];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             var clip = (double)ctx.get_data("clip");
-            return EngineThread.Return([grad_output], [grad_output.clamp(-clip, clip), null!]);
+            return [gradients[0].clamp(-clip, clip), null];
         }
     }
 }

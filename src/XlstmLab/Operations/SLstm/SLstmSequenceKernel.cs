@@ -114,11 +114,9 @@ internal static class SLstmSequenceKernel
         public Tensor? Padding { get; } = all[5];
     }
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(SLstmSequenceKernel);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
             var (inputs, call) = (vars.Take(6).Cast<Tensor?>().ToArray(), (Call)vars[6]);
@@ -129,9 +127,8 @@ internal static class SLstmSequenceKernel
             return [.. results.Select(t => t.MoveToOuterDisposeScope())];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
             var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
             var inputs = new Inputs(saved);
             var (x, before, records) = (inputs.X, saved[6]!, saved[7]!);
@@ -149,9 +146,10 @@ internal static class SLstmSequenceKernel
                 gates[0], gates[1], gates[2], gates[3], (int)(4 * heads * size), (int)(4 * size), dBias, dInitial, call.Clip,
                 (int)batch, (int)length, (int)heads);
             var dR = dx.flatten(0, 1).flatten(2).permute(1, 2, 0).bmm(before.flatten(0, 1).transpose(0, 1)); // (NH, 4 D, D)
-            return EngineThread.Return(
-                scope, gradients,
-                dx.transpose(2, 3), dR.to(ScalarType.Float32).view(heads, 4, size, size), dBias.sum([0L]), dInitial, null, null, null);
+            return
+            [
+                dx.transpose(2, 3), dR.to(ScalarType.Float32).view(heads, 4, size, size), dBias.sum([0L]), dInitial, null, null, null,
+            ];
         }
     }
 }

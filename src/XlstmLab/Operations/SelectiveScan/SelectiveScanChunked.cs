@@ -21,7 +21,7 @@ public static class SelectiveScanChunked
         SelectiveScan.Check(x, dt, a, b, c, initial, starts);
         using var scope = NewDisposeScope();
         initial ??= zeros(x.shape[0], x.shape[2], a.shape[1], dtype: x.dtype, device: x.device);
-        var results = Function.apply(x, dt, a, b, c, initial, starts);
+        var results = Function.apply(x, dt, a, b, c, initial, starts)[0];
         var split = results.split([x.NumberOfElements, initial.NumberOfElements]);
         return (split[0].view(x.shape).MoveToOuterDisposeScope(), split[1].view(initial.shape).MoveToOuterDisposeScope());
     }
@@ -60,11 +60,9 @@ public static class SelectiveScanChunked
     /// <remarks>
     /// The result is one tensor, y and the last state end to end: an unused one of several would count as alive for ever.
     /// </remarks>
-    private sealed class Function : autograd.SingleTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => "SelectiveScanChunked";
-
-        public override Tensor forward(autograd.AutogradContext ctx, params object?[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object?[] vars)
         {
             using var guard = no_grad();
             using var scope = NewDisposeScope();
@@ -84,18 +82,15 @@ public static class SelectiveScanChunked
             }
 
             ctx.Save(scope, x, dt, a, b, c, stack(before, 1), starts);
-            return cat([cat(outputs, 1).flatten(), h.flatten()], 0).MoveToOuterDisposeScope();
+            return [cat([cat(outputs, 1).flatten(), h.flatten()], 0).MoveToOuterDisposeScope()];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var guard = no_grad();
-            using var scope = NewDisposeScope();
-            scope.Attach(grad_output);
             var saved = ctx.Load();
             var (x, dt, a, b, c, before, starts) = (saved[0]!, saved[1]!, saved[2]!, saved[3]!, saved[4]!, saved[5]!, saved[6]);
-            var dY = grad_output.narrow(0, 0, x.NumberOfElements).view(x.shape);
-            var dH = grad_output.narrow(0, x.NumberOfElements, grad_output.NumberOfElements - x.NumberOfElements).view(x.shape[0], x.shape[2], a.shape[1]);
+            var dY = gradients[0].narrow(0, 0, x.NumberOfElements).view(x.shape);
+            var dH = gradients[0].narrow(0, x.NumberOfElements, gradients[0].NumberOfElements - x.NumberOfElements).view(x.shape[0], x.shape[2], a.shape[1]);
             var (dX, dDt, dB, dC, dA) = (empty_like(x), empty_like(x), empty_like(b), empty_like(c), zeros_like(a));
             for (var chunk = before.shape[1] - 1; chunk >= 0; chunk--)
             {
@@ -124,7 +119,7 @@ public static class SelectiveScanChunked
                 dH = (decays.select(1, 0) * g.select(1, 0)).MoveToOuterDisposeScope();
             }
 
-            return EngineThread.Return(scope, [], dX, dDt, dA, dB, dC, dH.contiguous(), null);
+            return [dX, dDt, dA, dB, dC, dH.contiguous(), null];
         }
     }
 }

@@ -39,7 +39,7 @@ public static class SelectiveScanFused
             starts?.contiguous().data<bool>().ToArray(),
             initial is not null,
             is_grad_enabled() && inputs.Any(t => t is not null && t.requires_grad));
-        var results = call.KeepsStates ? Function.apply([.. inputs, call]) : Function.Run(call, inputs).Results;
+        var results = call.KeepsStates ? Function.apply([.. inputs, call])[0] : Function.Run(call, inputs).Results;
         var split = results.split([batch * length * wide, batch * states * wide]);
         var y = split[0].view(batch, length, wide).narrow(2, 0, dim);
         var last = split[1].view(batch, states, wide).narrow(2, 0, dim).transpose(1, 2);
@@ -52,31 +52,26 @@ public static class SelectiveScanFused
     /// <remarks>
     /// The result is one tensor, y and the last state end to end: an unused one of several would count as alive for ever.
     /// </remarks>
-    private sealed class Function : autograd.SingleTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => "SelectiveScan";
-
-        public override Tensor forward(autograd.AutogradContext ctx, params object?[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object?[] vars)
         {
             var call = (Call)vars[6]!;
             var inputs = vars.Take(6).Cast<Tensor?>().ToArray();
             var (results, kept) = Run(call, inputs);
             ctx.save_data("call", call);
             ctx.save_for_backward([kept!, .. inputs.Take(5).Cast<Tensor>()]);
-            return results;
+            return [results];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, Tensor grad_output)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var guard = no_grad();
-            using var scope = NewDisposeScope();
-            scope.Attach(grad_output);
             var call = (Call)ctx.get_data("call");
             var saved = ctx.get_saved_variables();
-            var gradients = saved[0].dtype == ScalarType.Float64
-                ? Backward<double>(call, saved, grad_output.contiguous())
-                : Backward<float>(call, saved, grad_output.contiguous());
-            return EngineThread.Return(scope, [], [.. gradients.Take(5), call.HasInitial ? gradients[5] : null, null]);
+            var all = saved[0].dtype == ScalarType.Float64
+                ? Backward<double>(call, saved, gradients[0].contiguous())
+                : Backward<float>(call, saved, gradients[0].contiguous());
+            return [.. all.Take(5), call.HasInitial ? all[5] : null, null];
         }
 
         /// <summary>

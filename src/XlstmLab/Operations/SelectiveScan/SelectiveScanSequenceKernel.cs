@@ -93,11 +93,9 @@ internal static class SelectiveScanSequenceKernel
 
     private sealed record Call(bool ReturnsLast, Func<Tensor>? Room);
 
-    private sealed class Function : autograd.MultiTensorFunction<Function>
+    private sealed class Function : GradientFunction<Function>
     {
-        public override string Name => nameof(SelectiveScanSequenceKernel);
-
-        public override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
+        protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             using var scope = NewDisposeScope();
             var (inputs, call) = (vars.Take(11).Cast<Tensor?>().ToArray(), (Call)vars[11]);
@@ -109,9 +107,8 @@ internal static class SelectiveScanSequenceKernel
             return [.. results.Select(t => t.MoveToOuterDisposeScope())];
         }
 
-        public override List<Tensor> backward(autograd.AutogradContext ctx, List<Tensor> gradients)
+        protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
-            using var scope = NewDisposeScope();
             var (inputs, call, hasInitial) = (ctx.Load(), (Call)ctx.get_data("call"), (bool)ctx.get_data("hasInitial"));
             var (x, delta, b, z) = (inputs[0]!, inputs[1]!, inputs[4]!, inputs[7]!);
             var (starts, real, kept) = (inputs[8], inputs[9], inputs[10]!);
@@ -136,10 +133,11 @@ internal static class SelectiveScanSequenceKernel
                 new((8 * batch * length + SumThreads - 1) / SumThreads, SumThreads), x,
                 tokenSums, dBC, (int)blocks, (int)(batch * length));
             var sums = Kernel.ColumnSums(channelSums);
-            return EngineThread.Return(
-                scope, gradients,
+            return
+            [
                 dx, dDelta, sums.narrow(0, States * dim, dim), sums.narrow(0, 0, States * dim).view(dim, States), dBC.narrow(2, 0, States),
-                dBC.narrow(2, States, States), sums.narrow(0, (States + 1) * dim, dim), dz, dInitial, null, null, null);
+                dBC.narrow(2, States, States), sums.narrow(0, (States + 1) * dim, dim), dz, dInitial, null, null, null,
+            ];
         }
     }
 }
