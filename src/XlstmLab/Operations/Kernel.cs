@@ -90,23 +90,26 @@ public static unsafe partial class Kernel
         }
     }
 
+    /// <summary>Starts a kernel whose one argument is a structure.</summary>
+    /// <inheritdoc cref="Launch(string, string, string[], LaunchShape, Tensor, ReadOnlySpan{KernelArgument})"/>
+    internal static void Launch<T>(string file, string function, string[] defines, LaunchShape shape, Tensor on, ref T argument)
+        where T : unmanaged
+    {
+        var device = Device ?? Gpu;
+        var index = Math.Max(0, on.device_index);
+        var handle = device.Load(file, defines, index, function);
+        fixed (T* first = &argument)
+        {
+            void* address = first;
+            device.Launch(handle, shape, index, &address);
+        }
+    }
+
     /// <summary>The number of multiprocessors of the tensor's device.</summary>
     internal static int Multiprocessors(Tensor tensor) => (Device ?? Gpu).Multiprocessors(Math.Max(0, tensor.device_index));
 
     /// <summary>The bytes of the memory of the tensor's device.</summary>
     internal static long Memory(Tensor tensor) => (Device ?? Gpu).Memory(Math.Max(0, tensor.device_index));
-
-    /// <summary>out[c] = sum over rows p of partials[p, c], always in the same order: [rows, columns] float32, contiguous, to [columns].</summary>
-    internal static Tensor ColumnSums(Tensor partials)
-    {
-        var (rows, columns) = (partials.shape[0], partials.shape[1]);
-        var sums = empty(columns, ScalarType.Float32, partials.device);
-        const int warps = 32;
-        Launch(
-            "ColumnSums.cu", "column_sums", [$"WARPS={warps}"], new((columns + 31) / 32, 32 * warps, 4 * warps * 33), partials,
-            partials, sums, (int)rows, (int)columns);
-        return sums;
-    }
 
     /// <summary>Where a tensor's first element is, on its device.</summary>
     internal static nint Address(Tensor tensor) => THSTensor_data(tensor.Handle);

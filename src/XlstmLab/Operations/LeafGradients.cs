@@ -9,13 +9,14 @@ namespace XlstmLab.Operations;
 internal sealed class LeafGradients
 {
     private readonly Tensor?[] _weights;
+    private readonly PartialSums _sums;
 
-    private LeafGradients(Tensor?[] weights) => _weights = weights;
+    private LeafGradients(Tensor?[] weights, PartialSums sums) => (_weights, _sums) = (weights, sums);
 
     /// <summary>For an operation's call by a training's pass; null otherwise, where the engine does it.</summary>
     /// <param name="weights">What the operation was given, null for what it was not.</param>
     public static LeafGradients? Of(params Tensor?[] weights) =>
-        TrainedProducts.IsCurrent ? new([.. weights.Select(w => w is null ? null : TrainedProducts.WeightOf(w))]) : null;
+        TrainedProducts.Sums is { } sums ? new([.. weights.Select(w => w is null ? null : TrainedProducts.WeightOf(w))], sums) : null;
 
     /// <summary>Gives a weight its gradient, or adds it to the one it has.</summary>
     /// <param name="leaves">What <see cref="Of"/> gave.</param>
@@ -41,4 +42,37 @@ internal sealed class LeafGradients
 
         return null;
     }
+
+    /// <summary>Gives weights gradients that are sums over rows, after the backward pass, if all are trained weights.</summary>
+    /// <param name="leaves">What <see cref="Of"/> gave.</param>
+    /// <param name="partials">[rows, columns] float32, contiguous.</param>
+    /// <param name="parts">Each weight's columns, in its place there; null has none.</param>
+    /// <returns>What is left to the engine, as of <see cref="Give"/>.</returns>
+    public static IReadOnlyList<Tensor?> GiveSums(LeafGradients? leaves, Tensor partials, params SumPart?[] parts)
+    {
+        if (leaves is not null && parts.Select((part, k) => part is null || leaves._weights[k] is not null).All(given => given))
+        {
+            for (var k = 0; k < parts.Length; k++)
+            {
+                if (parts[k] is { } part)
+                {
+                    leaves._sums.Add(leaves._weights[k]!, partials.alias().DetachFromDisposeScope(), part.First);
+                }
+            }
+
+            return new Tensor?[parts.Length];
+        }
+
+        var sums = PartialSums.Of(partials);
+        return [.. parts.Select((part, k) => part is null ? null : Give(leaves, k, part.Of(sums)))];
+    }
+}
+
+/// <summary>The columns of partial sums that are one weight's.</summary>
+/// <param name="First">The first of them.</param>
+/// <param name="Shape">The weight's shape.</param>
+internal sealed record SumPart(long First, params long[] Shape)
+{
+    /// <summary>Its part of all columns' sums.</summary>
+    public Tensor Of(Tensor sums) => sums.narrow(0, First, Shape.Aggregate(1L, (count, size) => count * size)).view(Shape);
 }

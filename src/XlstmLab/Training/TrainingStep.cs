@@ -69,6 +69,7 @@ internal sealed class TrainingStep<TBatch>(
             var rows = Math.Min(config.MicroBatchSize ?? count, count - first);
             var part = state.Compute(() => lossOf(first, rows)); // ()
             Operations.Gradients.Backward(part);
+            state.Products?.EndGradients();
             total.add_(part.detach());
             first += rows;
         }

@@ -76,7 +76,7 @@ internal static class ConvolutionKernel
                 Source, "convolution_backward", Defines(taps, call, starts), shape, x,
                 dy, x, before, weight, bias, starts, dx, dBefore, partials,
                 TokenRows.Distance(x), TokenRows.Distance(dx), (int)x.shape[1], (int)channels);
-            var sums = Kernel.ColumnSums(partials).view(taps + 1, channels);
+            var sums = PartialSums.Of(partials).view(taps + 1, channels);
             return [dx, dBefore, sums.narrow(0, 0, taps).t().contiguous(), bias is null ? null : sums[taps], null, null];
         }
     }

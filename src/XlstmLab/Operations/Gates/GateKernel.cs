@@ -119,16 +119,11 @@ internal static class GateKernel
                 },
                 x, dp[0], dp[1], input, forget, x, partials, partials.shape[1],
                 0, (int)weight, (int)(2 * weight), (int)(2 * weight) + bias, tokens, (int)length, call.Cap);
-            var sums = Kernel.ColumnSums(partials);
-            return
-            [
-                dx,
-                LeafGradients.Give(call.Leaves, 0, inputWeight is null ? null : sums.narrow(0, 0, weight).view(heads, dim)),
-                LeafGradients.Give(call.Leaves, 1, forgetWeight is null ? null : sums.narrow(0, weight, weight).view(heads, dim)),
-                LeafGradients.Give(call.Leaves, 2, call.Exists[0] ? sums.narrow(0, 2 * weight, heads) : null),
-                LeafGradients.Give(call.Leaves, 3, call.Exists[1] ? sums.narrow(0, 2 * weight + bias, heads) : null),
-                null,
-            ];
+            var sums = LeafGradients.GiveSums(
+                call.Leaves, partials,
+                inputWeight is null ? null : new SumPart(0, heads, dim), forgetWeight is null ? null : new SumPart(weight, heads, dim),
+                call.Exists[0] ? new SumPart(2 * weight, heads) : null, call.Exists[1] ? new SumPart(2 * weight + bias, heads) : null);
+            return [dx, .. sums, null];
         }
 
         private static long Blocks(Tensor x, int tokens) => Math.Min((tokens + 16 * Warps - 1) / (16 * Warps), 2 * Kernel.Multiprocessors(x));

@@ -68,12 +68,8 @@ internal static class HeadNormGateKernel
                 Source, "head_norm_gate_backward", Defines(dim, call, o, bias), shape, h,
                 dy, h, o, weight, bias, dh, dO, partials, h.stride(0), h.stride(2), h.stride(1), o?.stride(1) ?? 0,
                 (int)(batch * length), (int)length, call.Epsilon);
-            var sums = Kernel.ColumnSums(partials);
-            return
-            [
-                dh, dO, LeafGradients.Give(call.Leaves, 0, bias is null ? sums : sums.narrow(0, 0, channels)),
-                LeafGradients.Give(call.Leaves, 1, bias is null ? null : sums.narrow(0, channels, channels)), null,
-            ];
+            var sums = LeafGradients.GiveSums(call.Leaves, partials, new SumPart(0, channels), bias is null ? null : new SumPart(channels, channels));
+            return [dh, dO, .. sums, null];
         }
 
         private static string[] Defines(long dim, Call call, Tensor? o, Tensor? bias) =>

@@ -112,9 +112,8 @@ internal static class NormKernel
                 Source, "norm_backward", Defines(s, call, warps),
                 new(blocks, 32 * warps.Backward, (int)(4 * dim * (warps.Backward / warps.PerRow)) + 8 * warps.PerRow), s,
                 [dy, past, s, mean, rstd, weight, ds, partials, rows, .. IsWide(s) ? new KernelArgument[] { dDelta } : []]);
-            var sums = Kernel.ColumnSums(partials);
-            var (dWeight, dBias) = call.HasBias ? (sums.narrow(0, 0, dim), sums.narrow(0, dim, dim)) : (sums, null);
-            return [ds, dDelta, LeafGradients.Give(call.Leaves, 0, dWeight), LeafGradients.Give(call.Leaves, 1, dBias), null];
+            var sums = LeafGradients.GiveSums(call.Leaves, partials, new SumPart(0, dim), call.HasBias ? new SumPart(dim, dim) : null);
+            return [ds, dDelta, .. sums, null];
         }
     }
 }

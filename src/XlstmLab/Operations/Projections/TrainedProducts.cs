@@ -25,6 +25,7 @@ internal sealed unsafe class TrainedProducts : IDisposable
     private readonly Dictionary<nint, Tensor> _trained = [];
     private readonly Dictionary<nint, TrainedProduct> _products = [];
     private readonly Dictionary<nint, Tensor> _copies = [];
+    private readonly PartialSums _sums = new();
 
     /// <summary>None yet: a product is kept from its first pass with gradients.</summary>
     /// <param name="weights">What the optimiser's kernel updates, float32, contiguous, on one device.</param>
@@ -40,6 +41,9 @@ internal sealed unsafe class TrainedProducts : IDisposable
 
     /// <summary>Whether the calling thread computes for a training that keeps products.</summary>
     public static bool IsCurrent => _current is not null;
+
+    /// <summary>Where the calling thread's training keeps what is to be summed after a backward pass; null where none computes.</summary>
+    public static PartialSums? Sums => _current?._sums;
 
     /// <summary>How many products are kept.</summary>
     public int Count => _products.Count;
@@ -92,14 +96,22 @@ internal sealed unsafe class TrainedProducts : IDisposable
     /// <summary>The next backward pass begins gradients, and those after it add to them.</summary>
     public void BeginGradients()
     {
+        _sums.Clear();
         foreach (var product in _products.Values)
         {
             product.HasGradients = false;
         }
     }
 
+    /// <summary>Ends a backward pass: weights have its gradients when this returns.</summary>
+    public void EndGradients() => _sums.Give();
+
     /// <inheritdoc/>
-    public void Dispose() => Forget();
+    public void Dispose()
+    {
+        Forget();
+        _sums.Dispose();
+    }
 
     /// <summary>How often libtorch's operations have changed a tensor that is none of inference.</summary>
     internal static long Version(Tensor tensor) => ((delegate* unmanaged<nint, long>)VersionFunction.Value)(tensor.Handle);

@@ -132,7 +132,7 @@ internal static class SelectiveScanSequenceKernel
                 Source, "selective_scan_sums", Defines(starts, real, warps),
                 new((8 * batch * length + SumThreads - 1) / SumThreads, SumThreads), x,
                 tokenSums, dBC, (int)blocks, (int)(batch * length));
-            var sums = Kernel.ColumnSums(channelSums);
+            var sums = PartialSums.Of(channelSums);
             return
             [
                 dx, dDelta, sums.narrow(0, States * dim, dim), sums.narrow(0, 0, States * dim).view(dim, States), dBC.narrow(2, 0, States),
