@@ -102,11 +102,9 @@ internal static class WorkBench
         }
 
         var leaves = inputs[..^1].Select(t => t.detach().requires_grad_()).ToArray();
-        Gradients.Backward(forward(leaves), inputs[^1]);
-        foreach (var leaf in leaves)
-        {
-            leaf.grad?.Dispose();
-        }
+
+        // Into the leaves the engine would copy what a pass of ours returns, which PyTorch's hands over.
+        autograd.grad([forward(leaves)], leaves, [inputs[^1]], allow_unused: true);
     }
 
     private static (double Seconds, int Count) Median(Action<int> operation, WorkTask task, Device device, CancellationToken cancellationToken)

@@ -125,9 +125,13 @@ DEVICE float next_scale(float m, float total, float top, int start)
     return STABILIZE ? total + (start < 0 ? fmaxf(m, top) : top) : 0.f;
 }
 
+// A lane's tokens to an array.
+DEVICE void store_lane(float* to, const float (&x)[PER_LANE]) { *(float4*)to = make_float4(x[0], x[1], x[2], x[3]); }
+
 // input, forget: float32 pre-activations, strides in elements (batch, head, token); starts, padding: [B, S] bytes or null; m0: [B, NH] or null.
 // rows: [6, B NH, NC CHUNK] as MLstmShapes.cuh names them; keep: [B NH, NC]; m_last: [B NH] or null.
-// grid (NH, B), block any number of warps, shared 12 NC bytes.
+// Blocks of a head, any number, share the chunks; what they need of the others each finds for itself.
+// grid (NH, B, any number), block any number of warps, shared 12 NC bytes.
 KERNEL void __launch_bounds__(1024) mlstm_gates(
     const float* RESTRICT input, i64 input_batch, int input_head, int input_token,
     const float* RESTRICT forget, i64 forget_batch, int forget_head, int forget_token,
@@ -183,16 +187,16 @@ KERNEL void __launch_bounds__(1024) mlstm_gates(
         if (lane == 0) before = m;
         if (exists)
         {
-            keep[(i64)head * chunks + c] = start < 0 ? expf(total + before - next) : 0.f;
+            if (blockIdx.z == 0) keep[(i64)head * chunks + c] = start < 0 ? expf(total + before - next) : 0.f;
             chunk_top[c] = before;
         }
         m = __shfl_sync(FULL_WARP, next, min(31, chunks - 1 - first));
     }
-    if (m_last && threadIdx.x == 0) m_last[head] = m;
+    if (m_last && threadIdx.x == 0 && blockIdx.z == 0) m_last[head] = m;
     __syncthreads();
 
     const i64 plane = (i64)gridDim.x * gridDim.y * chunks * CHUNK;
-    for (int c = warp; c < chunks; c += warps)
+    for (int c = warp * gridDim.z + blockIdx.z; c < chunks; c += warps * gridDim.z)
     {
         const Tokens tokens = read_tokens(input, input_token, forget, forget_token, starts, padding, c * CHUNK, length);
         const float m = chunk_top[c];
@@ -200,18 +204,25 @@ KERNEL void __launch_bounds__(1024) mlstm_gates(
         const float last_top = __shfl_sync(FULL_WARP, tokens.top[PER_LANE - 1], 31);
         const float next = next_scale(m, tokens.total, last_top, last_start);
         float* out = rows + ((i64)head * chunks + c) * CHUNK + lane * PER_LANE;
+        float u[PER_LANE], share[PER_LANE], read[PER_LANE], write[PER_LANE], floor[PER_LANE], begin[PER_LANE];
 #pragma unroll
         for (int e = 0; e < PER_LANE; e++)
         {
             const bool is_open = tokens.start[e] < 0;
             const float p = STABILIZE ? (is_open ? fmaxf(m, tokens.top[e]) : tokens.top[e]) : -tokens.sum[e];
-            out[ROW_U * plane + e] = tokens.u[e] * LOG2_E;
-            out[ROW_P * plane + e] = p * LOG2_E;
-            out[ROW_READ * plane + e] = is_open ? scale * expf(m - p) : 0.f;
-            out[ROW_WRITE * plane + e] = lane * PER_LANE + e >= last_start ? expf(tokens.total + tokens.u[e] - next) : 0.f;
-            out[ROW_FLOOR * plane + e] = expf(-(tokens.sum[e] + p));
-            out[ROW_START * plane + e] = (float)max(tokens.start[e], 0);
+            u[e] = tokens.u[e] * LOG2_E;
+            share[e] = p * LOG2_E;
+            read[e] = is_open ? scale * expf(m - p) : 0.f;
+            write[e] = lane * PER_LANE + e >= last_start ? expf(tokens.total + tokens.u[e] - next) : 0.f;
+            floor[e] = expf(-(tokens.sum[e] + p));
+            begin[e] = (float)max(tokens.start[e], 0);
         }
+        store_lane(out + ROW_U * plane, u);
+        store_lane(out + ROW_P * plane, share);
+        store_lane(out + ROW_READ * plane, read);
+        store_lane(out + ROW_WRITE * plane, write);
+        store_lane(out + ROW_FLOOR * plane, floor);
+        store_lane(out + ROW_START * plane, begin);
     }
 }
 
@@ -233,7 +244,7 @@ KERNEL void __launch_bounds__(1024) mlstm_gates(
 //
 // dots: [4, B NH, NC CHUNK] as mlstm_backward_scores makes them; k_writes: [B NH, NC CHUNK]; keep: [B NH, NC]; rows: as mlstm_gates makes
 // them, or null; d_input, d_forget: [B, NH, S]; d_scale: [B NH], what the first M gets in this way, or null.
-// grid (NH, B), block any number of warps, shared 16 NC bytes. Sums have a fixed order.
+// grid (NH, B, any number), block any number of warps, shared 16 NC bytes. Sums have a fixed order.
 #define FORGOTTEN 0.002f
 
 // A lane's tokens on the way of M's gradients.
@@ -349,11 +360,11 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
             alphas[c] = behind;
             behind = x;
         }
-        if (d_scale) d_scale[head] = behind;
+        if (d_scale && blockIdx.z == 0) d_scale[head] = behind;
     }
     __syncthreads();
 
-    for (int c = warp; c < chunks; c += warps)
+    for (int c = warp * gridDim.z + blockIdx.z; c < chunks; c += warps * gridDim.z)
     {
         const i64 row = (i64)c * CHUNK + lane * PER_LANE;
         float suffix[PER_LANE], prefix[PER_LANE], after = 0.f, before = 0.f;

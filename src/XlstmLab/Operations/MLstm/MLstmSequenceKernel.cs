@@ -14,8 +14,14 @@ internal static class MLstmSequenceKernel
 {
     private const int Chunk = 128;
     private const int TileThreads = 256;
-    private const int StateStages = 3;
-    private const int StateStep = 64; // tokens
+    private const int StateStages = 4;
+    private const int Step = 64; // of a product's inner dimension
+    private const int StageBytes = 2 * Chunk * 2 * Step; // a left and a right tile
+    private const int ForwardStages = 6;
+    private const int BackwardStages = 5;
+    private const int TriangleBytes = 2 * Chunk * Chunk;
+    private const int KeptBytes = 3 * Chunk * Chunk; // float32 of the three quarters of a triangle that are not all right of the diagonal
+    private const int SumBytes = 4 * Chunk * ((TileThreads / 32) + 3);
     private const int WidestDk = 256;
     private const int WidestDv = 512;
 
@@ -75,23 +81,27 @@ internal static class MLstmSequenceKernel
     {
         using var scope = NewDisposeScope();
         var (rows, keep, lastScale) = pass.Gates();
-        var (n, lastN) = pass.Options.Normalize || pass.Call.ReturnState ? pass.Normalizers(pass.K, rows[3], null, keep, pass.N0, reverse: false) : default;
+        var n = pass.Options.Normalize || pass.Call.ReturnState ? pass.Borders() : null;
         var lastC = pass.Call.ReturnState ? empty([pass.Batch, pass.Heads, pass.Dk, pass.Dv], ScalarType.Float32, pass.Device) : null;
-        var states = pass.States(pass.K, pass.V, rows[3], keep, pass.C0, lastC, reverse: false);
+        var lastN = pass.Call.ReturnState ? empty([pass.Batch, pass.Heads, pass.Dk], ScalarType.Float32, pass.Device) : null;
+        var states = pass.States(pass.K, pass.V, keep, new(rows[3], pass.C0, lastC), new(rows[3], pass.N0, lastN), null, n, reverse: false);
         var sums = pass.Plane(4);
         var h = pass.Tokens(pass.Dv);
         KernelArgument[] arguments =
         [
             .. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), rows, n, states, sums, .. Strided(h),
-            pass.Length, pass.Scale, (float)pass.Options.Epsilon,
         ];
         if (pass.IsNarrow)
         {
-            pass.Launch("MLstmNarrowForward.cu", "mlstm_forward", pass.Blocks(pass.NarrowBytes(values: 1, memories: 1) + pass.StagedBytes), arguments);
+            pass.Launch(
+                "MLstmNarrowForward.cu", "mlstm_forward", pass.Blocks(pass.NarrowBytes(values: 1, memories: 1) + pass.StagedBytes),
+                [.. arguments, pass.Length, pass.Scale, (float)pass.Options.Epsilon]);
         }
         else
         {
-            pass.Launch("MLstmForward.cu", "mlstm_forward", triangles: pass.HasOneTile ? 1 : 2, numbers: 256, arguments);
+            pass.Launch(
+                "MLstmForward.cu", "mlstm_forward", pass.Lasting((ForwardStages * StageBytes) + (2 * 4 * Chunk)),
+                [.. arguments, .. pass.Sizes, pass.Scale, (float)pass.Options.Epsilon]);
         }
 
         List<Tensor> outputs = pass.Call.ReturnState ? [h, lastC!, cat([lastN!, lastScale!], 2)] : [h]; // n and m end to end
@@ -105,6 +115,9 @@ internal static class MLstmSequenceKernel
 
     /// <summary>A tensor's address and its strides of batch, head and token.</summary>
     private static KernelArgument[] Strided(Tensor x) => [x, x.stride(0), (int)x.stride(1), (int)x.stride(2)];
+
+    /// <summary>What a walk over the chunks weighs tokens by, starts from and ends with.</summary>
+    private readonly record struct Walk(Tensor Weight, Tensor? First, Tensor? Last);
 
     private sealed record Call(InputGate InputGate, ForgetGate ForgetGate, MLstmOptions Options, bool ReturnState);
 
@@ -148,11 +161,6 @@ internal static class MLstmSequenceKernel
 
         private long WholeDv => (Dv + 31) / 32 * 32;
 
-        private int Step => WholeDk % 64 == 0 && WholeDv % 64 == 0 ? 64 : 32;
-
-        /// <summary>Whether a block makes h as one tile.</summary>
-        public bool HasOneTile => TileOf(WholeDv) == WholeDv;
-
         /// <summary>Whether a chunk of a head lies in shared memory whole, at least twice a multiprocessor.</summary>
         public bool IsNarrow => WholeDk == 32 && WholeDv <= 64;
 
@@ -166,15 +174,13 @@ internal static class MLstmSequenceKernel
         /// <summary>The bytes of what each warp of a narrow head's block writes at a time.</summary>
         public int StagedBytes => TileThreads / 32 * 16 * Pitch(Math.Max(WholeDk, WholeDv));
 
-        private int StageBytes => Chunk * Pitch(Step) + Math.Max(Chunk * Pitch(Step), Step * Pitch(Chunk));
+        private long RowTiles => (Dk + Chunk - 1) / Chunk;
 
-        private static int TriangleBytes => Chunk * Pitch(Chunk);
+        /// <summary>Columns of a block's memory: many, so that queries are read less often, where there are blocks enough.</summary>
+        private int StateN => WholeDv % 128 == 0 && Batch * Heads * RowTiles * (WholeDv / 128) >= 0.9 * Kernel.Multiprocessors(Q) ? 128
+            : WholeDv % 64 == 0 ? 64 : 32;
 
-        private int StateM => TileOf(WholeDk);
-
-        private int StateN => WholeDv % 64 == 0 ? 64 : 32;
-
-        private int StateBytes => StateStep * (Pitch(StateM) + Pitch(StateN) + 4);
+        private int StateStageBytes => 2 * Step * (Chunk + Math.Max(64, StateN));
 
         /// <summary>Planes of a number a token and head, [planes, B NH, NC CHUNK] float32.</summary>
         public Tensor Plane(long planes) => empty(planes, Batch * Heads, Chunks * Chunk, dtype: ScalarType.Float32, device: Device);
@@ -200,10 +206,6 @@ internal static class MLstmSequenceKernel
 
         public Tensor Triangle() => empty([Batch * Heads, Chunks, Chunk, Chunk], ScalarType.BFloat16, Device);
 
-        /// <summary>A block for each chunk of each head, with shared memory for stages, triangles and numbers.</summary>
-        public void Launch(string file, string function, int triangles, int numbers, KernelArgument[] arguments) =>
-            Launch(file, function, Blocks(Stages * StageBytes + triangles * TriangleBytes + 4 * numbers), arguments);
-
         public void Launch(string file, string function, LaunchShape shape, KernelArgument[] arguments) =>
             Kernel.Launch(file, function, Defines(file), shape, Q, arguments);
 
@@ -217,9 +219,13 @@ internal static class MLstmSequenceKernel
             return (rows, keep, lastScale);
         }
 
-        /// <summary>A block a head, a warp a chunk as far as they go.</summary>
+        /// <summary>A warp a chunk as far as they go, and a block for eight chunks of a head as far as there are multiprocessors.</summary>
         public LaunchShape GateShape(int bytesPerChunk) =>
-            new(Heads, (int)Math.Min(1024, 32 * Chunks), (int)(bytesPerChunk * Chunks)) { BlocksY = (int)Batch };
+            new(Heads, (int)Math.Min(1024, 32 * Chunks), (int)(bytesPerChunk * Chunks))
+            {
+                BlocksY = (int)Batch,
+                BlocksZ = (int)Math.Clamp(Kernel.Multiprocessors(Q) / (Heads * Batch), 1, (Chunks + 7) / 8),
+            };
 
         /// <summary>Both gates and the layout, as MLstmGates.cu takes them.</summary>
         public KernelArgument[] GateArguments()
@@ -232,47 +238,46 @@ internal static class MLstmSequenceKernel
             ];
         }
 
-        /// <summary>n before each chunk, or dn behind it, [B NH, NC, DK], and what the walk ends with, [B, NH, DK].</summary>
-        public (Tensor Borders, Tensor Last) Normalizers(Tensor x, Tensor weight, Tensor? factor, Tensor keep, Tensor? first, bool reverse)
-        {
-            var borders = empty(Batch * Heads, Chunks, Dk, dtype: ScalarType.Float32, device: Device);
-            var last = empty(Batch, Heads, Dk, dtype: ScalarType.Float32, device: Device);
-            Launch(
-                "MLstmNormalizer.cu", "mlstm_chunk_sums", Blocks(32 * TileThreads),
-                [.. Strided(x), weight, factor, borders, Length]);
-            Launch(
-                "MLstmNormalizer.cu", "mlstm_normalizer_walk", new(WholeDk / 32, 32) { BlocksY = (int)(Batch * Heads) },
-                [borders, keep, first, last, (int)Chunks, reverse ? 1 : 0]);
-            return (borders, last);
-        }
+        /// <summary>Normalisers at the chunks' borders, [B NH, NC, DK] float32.</summary>
+        public Tensor Borders() => empty(Batch * Heads, Chunks, Dk, dtype: ScalarType.Float32, device: Device);
 
-        /// <summary>The memory before each chunk, or its gradient behind it, [B NH, NC, DK, DV].</summary>
-        public Tensor States(Tensor x, Tensor y, Tensor weight, Tensor keep, Tensor? first, Tensor? last, bool reverse)
+        /// <summary>
+        /// The memory before each chunk, or its gradient behind it, [B NH, NC, DK, DV], and into <paramref name="n"/> the normalisers, whose weights
+        /// are multiplied by <paramref name="factor"/>.
+        /// </summary>
+        public Tensor States(Tensor x, Tensor y, Tensor keep, Walk memory, Walk normalizer, Tensor? factor, Tensor? n, bool reverse)
         {
             var states = empty([Batch * Heads, Chunks, Dk, Dv], ScalarType.BFloat16, Device);
-            var (m, n) = (StateM, StateN);
-            var shared = StateStages * StateBytes + m * Pitch(n);
-            var shape = new LaunchShape(WholeDk / m * (WholeDv / n), 32 * (m / 32) * (n / 32), shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
+            var shared = StateStages * (StateStageBytes + (3 * 4 * Step)); // three numbers a token
+            var shape = new LaunchShape(RowTiles * (WholeDv / StateN), TileThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
             Launch(
                 "MLstmStates.cu", "mlstm_states", shape,
-                [.. Strided(x), .. Strided(y), weight, keep, first, last, states, Length, reverse ? 1 : 0]);
+                [
+                    .. Strided(x), .. Strided(y), memory.Weight, keep, memory.First, memory.Last, states,
+                    normalizer.Weight, factor, normalizer.First, normalizer.Last, n, Length, reverse ? 1 : 0,
+                ]);
             return states;
         }
 
         private static int Pitch(long columns) => (int)(2 * columns) + 16;
 
-        private static int TileOf(long whole) => whole % 128 == 0 ? 128 : whole % 96 == 0 ? 96 : whole % 64 == 0 ? 64 : 32;
-
-        private int Stages => Step == 64 ? 3 : 4;
-
         /// <summary>What MLstmTiles.cuh is told.</summary>
-        private string[] Tiles =>
-        [
-            $"CHUNK={Chunk}", $"DQK={Dk}", $"DHV={Dv}", $"K_STEP={Step}", $"STAGES={Stages}", $"TILE_THREADS={TileThreads}",
-            $"STAGE_BYTES={StageBytes}", $"TRIANGLE_BYTES={TriangleBytes}",
-        ];
+        private string[] Tiles => [$"CHUNK={Chunk}", $"DQK={Dk}", $"DHV={Dv}", $"TILE_THREADS={TileThreads}"];
 
+        /// <summary>What MLstmProducts.cuh is told.</summary>
+        private string[] Products(int stages, int stageBytes = StageBytes) =>
+            [.. Tiles, $"K_STEP={Step}", $"STAGES={stages}", $"STAGE_BYTES={stageBytes}", $"TRIANGLE_BYTES={TriangleBytes}"];
+
+        /// <summary>A block for each chunk of each head.</summary>
         public LaunchShape Blocks(int shared) => new(Chunks, TileThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
+
+        /// <summary>A block for each multiprocessor, which has one chunk after the other.</summary>
+        public LaunchShape Lasting(int shared) => new(Math.Min(Batch * Heads * Chunks, Kernel.Multiprocessors(Q)), TileThreads, shared);
+
+        /// <summary>The length, heads and batch, as kernels take them that deal chunks among blocks.</summary>
+        public KernelArgument[] Sizes => [Length, (int)Heads, (int)Batch];
+
+        private string Normalizes => $"NORMALIZE={(Options.Normalize ? 1 : 0)}";
 
         private string[] Defines(string file) => file switch
         {
@@ -281,14 +286,12 @@ internal static class MLstmSequenceKernel
                 $"CHUNK={Chunk}", $"STABILIZE={(Options.Stabilizes ? 1 : 0)}",
                 $"INPUT_GATE=GATE_{call.InputGate.ToString().ToUpperInvariant()}", $"FORGET_GATE=GATE_{call.ForgetGate.ToString().ToUpperInvariant()}",
             ],
-            "MLstmNormalizer.cu" => [$"CHUNK={Chunk}", $"DQK={Dk}", $"THREADS={TileThreads}"],
-            "MLstmStates.cu" =>
-            [
-                .. Tiles, $"STATE_M={StateM}", $"STATE_N={StateN}", $"STATE_STEP={StateStep}",
-                $"STATE_STAGES={StateStages}", $"STATE_BYTES={StateBytes}",
-            ],
-            "MLstmForward.cu" or "MLstmNarrowForward.cu" => [.. Tiles, $"NORMALIZE={(Options.Normalize ? 1 : 0)}"],
-            "MLstmBackward.cu" or "MLstmNarrowBackward.cu" => Tiles,
+            "MLstmStates.cu" => [.. Products(StateStages, StateStageBytes), $"STATE_N={StateN}"],
+            "MLstmForward.cu" => [.. Products(ForwardStages), Normalizes],
+            "MLstmBackwardScores.cu" => [.. Products(BackwardStages), $"KEPT_BYTES={KeptBytes}"],
+            "MLstmBackward.cu" => Products(BackwardStages),
+            "MLstmNarrowForward.cu" => [.. Tiles, Normalizes],
+            "MLstmNarrowBackward.cu" => Tiles,
             _ => throw new ArgumentException($"There are no macros for {file}.", nameof(file)),
         };
     }
@@ -318,21 +321,23 @@ internal static class MLstmSequenceKernel
             var exact = call.Options is { Normalize: true, NormalizerGradient: NormalizerGradient.Exact };
 
             var firstC = pass.C0 is null ? null : empty_like(pass.C0);
-            var dStates = pass.States(pass.Q, dh, sums[2], keep, dLastC, firstC, reverse: true);
             var (dz, dots, writes) = (pass.Plane(1), pass.Plane(4), pass.Plane(1));
             var (dq, dk, dv) = pass.Gradients();
             KernelArgument[] activations = [.. Strided(pass.Q), .. Strided(pass.K), .. Strided(pass.V), .. Strided(dh)];
             KernelArgument[] results = [.. Strided(dq), .. Strided(dk), .. Strided(dv)];
             var epsilon = exact ? (float)call.Options.Epsilon : 0f;
             var hasNormalizer = exact || dLastN is not null;
-            Tensor? dn, firstN;
+            var dn = hasNormalizer ? pass.Borders() : null;
+            var firstN = hasNormalizer ? empty([pass.Batch, pass.Heads, pass.Dk], ScalarType.Float32, pass.Device) : null;
+            Tensor DStates() => // behind dz
+                pass.States(pass.Q, dh, keep, new(sums[2], dLastC, firstC), new(rows[2], dLastN, firstN), dz, dn, reverse: true);
             if (pass.HasNarrowBackward)
             {
                 const string source = "MLstmNarrowBackward.cu";
                 pass.Launch(
                     source, "mlstm_backward_scores", pass.Blocks(pass.NarrowBytes(values: 2, memories: 1)),
                     [.. activations, rows, sums, states, exact ? 1 : 0, dz, dots, pass.Length, pass.Scale, epsilon]);
-                (dn, firstN) = hasNormalizer ? pass.Normalizers(pass.Q, rows[2], dz, keep, dLastN, reverse: true) : default;
+                var dStates = DStates();
                 pass.Launch(
                     source, "mlstm_backward", pass.Blocks(pass.NarrowBytes(values: 2, memories: 2) + 16 * Chunk + pass.StagedBytes),
                     [.. activations, rows, sums, states, exact ? n : null, dz, dStates, dn, .. results, dots, writes, pass.Length, pass.Scale]);
@@ -342,12 +347,12 @@ internal static class MLstmSequenceKernel
                 var reads = empty(pass.Batch * pass.Heads, pass.Chunks * Chunk, pass.Dk, dtype: ScalarType.BFloat16, device: pass.Device);
                 var (weights, scores) = (pass.Triangle(), pass.Triangle());
                 pass.Launch(
-                    "MLstmBackward.cu", "mlstm_backward_scores", triangles: 2, numbers: 768,
-                    [.. activations, rows, sums, states, exact ? 1 : 0, reads, weights, scores, dz, dots, pass.Length, pass.Scale, epsilon]);
-                (dn, firstN) = hasNormalizer ? pass.Normalizers(pass.Q, rows[2], dz, keep, dLastN, reverse: true) : default;
+                    "MLstmBackwardScores.cu", "mlstm_backward_scores", pass.Lasting((BackwardStages * StageBytes) + KeptBytes + SumBytes),
+                    [.. activations, rows, sums, states, exact ? 1 : 0, reads, weights, scores, dz, dots, .. pass.Sizes, pass.Scale, epsilon]);
+                var dStates = DStates();
                 pass.Launch(
-                    "MLstmBackward.cu", "mlstm_backward", triangles: 3, numbers: 256,
-                    [.. activations, rows, sums, reads, weights, scores, exact ? n : null, dz, dStates, dn, .. results, writes, pass.Length]);
+                    "MLstmBackward.cu", "mlstm_backward", new(2 * pass.Batch * pass.Heads * pass.Chunks, TileThreads, (BackwardStages * StageBytes) + TriangleBytes),
+                    [.. activations, rows, sums, reads, weights, scores, exact ? n : null, dz, dStates, dn, .. results, writes, .. pass.Sizes]);
             }
 
             var hasLast = dLastC is not null || dLastN is not null;

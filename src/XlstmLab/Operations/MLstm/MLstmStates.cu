@@ -1,146 +1,178 @@
-// The mLSTM's matrix memory at the chunks' borders, and in the backward pass its gradient:
-//     forward   C' = keep C + sum_j write_j k_j v_j^T,      backward   dC = keep dC' + sum_i (read_i / D_i) q_i dh_i^T.
+// The mLSTM's memory C and normaliser n at the chunks' borders, and in the backward pass their gradients:
+//     forward   C' = keep C + sum_j write_j k_j v_j^T,      backward   dC = keep dC' + sum_i (read_i / D_i) q_i dh_i^T,
+//               n' = keep n + sum_j write_j k_j,                       dn = keep dn' + sum_i read_i dz_i q_i.
 //
-// A block owns STATE_M x STATE_N of a head's memory, keeps it in registers in float32 and walks the chunks; the tokens of the next steps
-// come into shared memory meanwhile. Before every chunk it writes the memory as bfloat16, for the products that read it.
-// With weights w, x and y: memory += (w x)^T y; w x is rounded to bfloat16, w is not: a key's weight would be wrong for all that read it.
+// A block owns CHUNK x STATE_N of a head's memory, keeps it in registers in float32 and walks the chunks; the tokens of the next steps come
+// into shared memory meanwhile. Before every chunk it writes the memory as bfloat16, for the products that read it. The blocks of a head's
+// first columns have its normaliser as well. With weights w, x and y: memory += (w x)^T y; w x is rounded to bfloat16, w is not: a key's
+// weight would be wrong for all that read it. The normaliser's products are float32.
 //
 // Operations: 2 DQK DHV a token and head. Bytes: x once a tile of columns, y once a tile of rows, 2 DQK DHV a chunk written:
 // at 8,4,2048,128,256 34 MB of memory and 50 MB of reads, 4 GFLOP: 0.03 ms. Always in the same order.
-#include "MLstmTiles.cuh"
+#include "MLstmProducts.cuh"
 
-// MLstmSequenceKernel.cs tells STATE_M and STATE_N, the tile of the memory; STATE_STEP, the tokens of a step; STATE_STAGES; and STATE_BYTES.
-static_assert(QK_WHOLE % STATE_M == 0 && HV_WHOLE % STATE_N == 0 && STATE_M % 32 == 0 && STATE_N % 32 == 0, "a warp has 32 x 32");
-static_assert(CHUNK % STATE_STEP == 0, "a step lies in a chunk");
-#define STEPS (CHUNK / STATE_STEP)
-#define WARPS_N (STATE_N / 32)
-#define THREADS (32 * (STATE_M / 32) * WARPS_N)
-
-#define X_BYTES (STATE_STEP * PITCH(STATE_M))
-#define Y_BYTES (STATE_STEP * PITCH(STATE_N))
-static_assert(STATE_BYTES == X_BYTES + Y_BYTES + STATE_STEP * 4, "a stage has weights, too");
-
-DEVICE void load_step(u32 stage, Rows x, Rows y, const float* weight, int step, int m0, int n0)
-{
-    const int row = step * STATE_STEP;
-    load_tile<STATE_STEP, STATE_M, THREADS, DQK>(stage, x, row, m0);
-    load_tile<STATE_STEP, STATE_N, THREADS, DHV>(stage + X_BYTES, y, row, n0);
-    for (int r = threadIdx.x * 4; r < STATE_STEP; r += THREADS * 4) copy_async(stage + X_BYTES + Y_BYTES + r * 4, weight + row + r);
-}
-
-// f(element, its place in the memory) of the warp's part of the tile whose first element is at (m, n), as far as there is such a place.
-template <class F>
-DEVICE void for_memory(Sums<32, 32>& sums, int m, int n, F f)
-{
-    const int lane = threadIdx.x % 32;
-#pragma unroll
-    for (int i = 0; i < 2; i++)
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-#pragma unroll
-            for (int e = 0; e < 4; e++)
-            {
-                const int row = m + 16 * i + e / 2 * 8 + lane / 4, column = n + 8 * j + lane % 4 * 2 + e % 2;
-                if (has_column<DQK, STATE_M>(row) && has_column<DHV, STATE_N>(column)) f(sums.sum[i][j][e], (i64)row * DHV + column);
-            }
-}
+// MLstmSequenceKernel.cs tells STATE_N. A stage has, besides tiles of x and y, three numbers a token.
+#define STEPS (CHUNK / K_STEP)
+#define COLUMN_TILES (HV_WHOLE / STATE_N)
+static_assert(HV_WHOLE % STATE_N == 0 && STATE_N <= CHUNK, "tiles are whole");
+static_assert(STAGE_BYTES == LEFT_BYTES + PANEL_BYTES(K_STEP) * ((STATE_N + PANEL - 1) / PANEL), "what the host asks for");
 
 DEVICE u32 scale_bf16x2(u32 pair, float2 w) { return pack_bf16(low_bf16(pair) * w.x, high_bf16(pair) * w.y); }
+
+DEVICE float dot_bf16x2(u32 pair, float2 w) { return low_bf16(pair) * w.x + high_bf16(pair) * w.y; }
 
 // x: [B, NH, S, DQK], y: [B, NH, S, DHV] bf16 with strides; weight: [B NH, NC CHUNK]; keep: [B NH, NC];
 // first, last: [B NH, DQK, DHV] float32, the memory to start from and the one at the other end, or null; states: [B NH, NC, DQK, DHV] bf16,
 // the memory before each chunk or, if reverse, behind it.
-// grid (QK_WHOLE / STATE_M x HV_WHOLE / STATE_N, NH, B), block THREADS, shared STATE_STAGES STATE_BYTES + STATE_M PITCH(STATE_N).
-KERNEL void __launch_bounds__(THREADS) mlstm_states(
+// n_weight: [B NH, NC CHUNK], times n_factor of the same shape or null; n_first, n_last: [B NH, DQK] float32 or null; n_states: [B NH, NC,
+// DQK] float32, or null where there is no normaliser.
+// grid (DQK / CHUNK rounded up x COLUMN_TILES, NH, B), block TILE_THREADS, shared STAGES (STAGE_BYTES + 12 K_STEP).
+KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 2) mlstm_states(
     const bf16* RESTRICT x, i64 x_batch, int x_head, int x_token, const bf16* RESTRICT y, i64 y_batch, int y_head, int y_token,
     const float* RESTRICT weight, const float* RESTRICT keep, const float* RESTRICT first, float* RESTRICT last, bf16* RESTRICT states,
-    int length, int reverse)
+    const float* RESTRICT n_weight, const float* RESTRICT n_factor, const float* RESTRICT n_first, float* RESTRICT n_last,
+    float* RESTRICT n_states, int length, int reverse)
 {
     wait_for_predecessors();
     SHARED_MEMORY(memory);
-    unsigned char* staged = memory + STATE_STAGES * STATE_BYTES;
+    float* numbers = (float*)(memory + STAGES * STAGE_BYTES); // [STAGES, 3, K_STEP]
     const u32 stages = shared_address(memory);
     const int chunks = (length + CHUNK - 1) / CHUNK;
     const i64 head = (i64)blockIdx.z * gridDim.y + blockIdx.y;
-    const int m0 = blockIdx.x / (HV_WHOLE / STATE_N) * STATE_M, n0 = blockIdx.x % (HV_WHOLE / STATE_N) * STATE_N;
-    const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, m = warp / WARPS_N * 32, n = warp % WARPS_N * 32;
-    weight += head * chunks * CHUNK;
+    const int m0 = blockIdx.x / COLUMN_TILES * CHUNK, n0 = blockIdx.x % COLUMN_TILES * STATE_N;
+    const bool has_normalizer = n_states && n0 == 0;
     keep += head * chunks;
-    states += head * chunks * DQK * DHV + (i64)m0 * DHV;
 
-    Sums<32, 32> sums;
+    Part<STATE_N> sums;
     sums.clear();
+    float n[2] = {}; // the thread's share of its rows' sums
     if (first)
+        sums.for_pairs([&](float* pair, int j, int half) {
+            const int column = n0 + own_column(j);
+            if (m0 + own_row(half) >= DQK || !has_column<DHV, STATE_N>(column)) return;
+            const float2 from = *(const float2*)(first + (head * DQK + m0 + own_row(half)) * DHV + column);
+            pair[0] = from.x;
+            pair[1] = from.y;
+        });
+    if (has_normalizer && n_first && threadIdx.x % 4 == 0)
     {
-        first += head * DQK * DHV;
-        for_memory(sums, m0 + m, n0 + n, [&](float& sum, i64 at) { sum = first[at]; });
+#pragma unroll
+        for (int half = 0; half < 2; half++)
+            if (m0 + own_row(half) < DQK) n[half] = n_first[head * DQK + m0 + own_row(half)];
     }
 
-    auto load = [&](int step) {
+    auto load = [&](int step, int slot) {
         if (step < chunks * STEPS)
         {
-            const int chunk = reverse ? chunks - 1 - step / STEPS : step / STEPS;
-            const Rows xs = rows_of(x, x_batch, x_head, x_token, chunk, length), ys = rows_of(y, y_batch, y_head, y_token, chunk, length);
-            load_step(stages + step % STATE_STAGES * STATE_BYTES, xs, ys, weight + chunk * CHUNK, step % STEPS, m0, n0);
+            const int chunk = reverse ? chunks - 1 - step / STEPS : step / STEPS, row = step % STEPS * K_STEP;
+            const u32 stage = stages + slot * STAGE_BYTES;
+            load_panels<K_STEP, CHUNK, DQK>(stage, rows_of(x, x_batch, x_head, x_token, chunk, length), row, m0);
+            load_panels<K_STEP, STATE_N, DHV>(stage + LEFT_BYTES, rows_of(y, y_batch, y_head, y_token, chunk, length), row, n0);
+            // By all threads, the last array several times, as there may be no branch here.
+            const int arrays = has_normalizer ? (n_factor ? 3 : 2) : 1, which = min((int)threadIdx.x / (K_STEP / 4), arrays - 1);
+            const int token = threadIdx.x % (K_STEP / 4) * 4;
+            const float* of = which == 0 ? weight : which == 1 ? n_weight : n_factor;
+            copy_async(shared_address(numbers + (slot * 3 + which) * K_STEP + token), of + (head * chunks + chunk) * CHUNK + row + token);
         }
         copy_async_commit();
     };
-    for (int step = 0; step < STATE_STAGES - 1; step++) load(step);
-    stage_tile<32, 32, STATE_N>(staged, sums, m, n);
-    float factor = keep[reverse ? chunks - 1 : 0];
-    for (int step = 0; step < chunks * STEPS; step++)
-    {
-        copy_async_wait<STATE_STAGES - 2>();
-        __syncthreads();
-        load(step + STATE_STAGES - 1);
-        if (step % STEPS == 0)
-        {
-            const int chunk = reverse ? chunks - 1 - step / STEPS : step / STEPS;
-            store_tile<STATE_M, STATE_N, THREADS, DHV>(states + (i64)chunk * DQK * DHV, DHV, staged, DQK % STATE_M == 0 ? STATE_M : DQK - m0, n0);
-#pragma unroll
-            for (int i = 0; i < 2; i++)
-#pragma unroll
-                for (int j = 0; j < 4; j++)
-#pragma unroll
-                    for (int e = 0; e < 4; e++) sums.sum[i][j][e] *= factor;
-            factor = keep[max(0, min(chunks - 1, reverse ? chunk - 1 : chunk + 1))];
-        }
+    for (int step = 0; step < STAGES - 2; step++) load(step, step);
 
-        const u32 stage = stages + step % STATE_STAGES * STATE_BYTES;
-        const float* weights = (const float*)(memory + step % STATE_STAGES * STATE_BYTES + X_BYTES + Y_BYTES);
+    // When a step is there: w x as an operand, and the step's share of the rows' sums.
+    u32 left[STEPS][K_STEP / 16][4];
+    float of_step[2];
+    auto prepare = [&](int slot, u32 (&operand)[K_STEP / 16][4]) {
+        copy_async_wait<STAGES - 3>();
+        shared_fence_products();
+        __syncthreads();
+        const float* weights = numbers + slot * 3 * K_STEP + threadIdx.x % 4 * 2;
+        of_step[0] = of_step[1] = 0.f;
 #pragma unroll
-        for (int k = 0; k < STATE_STEP; k += 16)
+        for (int k = 0; k < K_STEP / 16; k++)
         {
-            const float2 low = *(const float2*)(weights + k + lane % 4 * 2), high = *(const float2*)(weights + k + 8 + lane % 4 * 2);
-            u32 a[2][4];
-#pragma unroll
-            for (int i = 0; i < 2; i++)
+            u32(&a)[4] = operand[k];
+            load_left_16<true>(a, stages + slot * STAGE_BYTES + group_row() / PANEL * PANEL_BYTES(K_STEP) + 16 * k * 128);
+            if (has_normalizer)
             {
-                load_left<STATE_M, true>(a[i], stage, m + 16 * i, k);
-                a[i][0] = scale_bf16x2(a[i][0], low);
-                a[i][1] = scale_bf16x2(a[i][1], low);
-                a[i][2] = scale_bf16x2(a[i][2], high);
-                a[i][3] = scale_bf16x2(a[i][3], high);
-            }
-#pragma unroll
-            for (int j = 0; j < 2; j++)
-            {
-                u32 b[4];
-                load_right<STATE_N, false>(b, stage + X_BYTES, k, n + 16 * j);
-#pragma unroll
-                for (int i = 0; i < 2; i++)
+                float2 low = *(const float2*)(weights + K_STEP + 16 * k), high = *(const float2*)(weights + K_STEP + 16 * k + 8);
+                if (n_factor)
                 {
-                    mma_bf16(sums.sum[i][2 * j], a[i], b[0], b[1]);
-                    mma_bf16(sums.sum[i][2 * j + 1], a[i], b[2], b[3]);
+                    const float2 low_factor = *(const float2*)(weights + 2 * K_STEP + 16 * k);
+                    const float2 high_factor = *(const float2*)(weights + 2 * K_STEP + 16 * k + 8);
+                    low = make_float2(low.x * low_factor.x, low.y * low_factor.y);
+                    high = make_float2(high.x * high_factor.x, high.y * high_factor.y);
                 }
+                of_step[0] += dot_bf16x2(a[0], low) + dot_bf16x2(a[2], high);
+                of_step[1] += dot_bf16x2(a[1], low) + dot_bf16x2(a[3], high);
+            }
+            const float2 low = *(const float2*)(weights + 16 * k), high = *(const float2*)(weights + 16 * k + 8);
+            a[0] = scale_bf16x2(a[0], low);
+            a[1] = scale_bf16x2(a[1], low);
+            a[2] = scale_bf16x2(a[2], high);
+            a[3] = scale_bf16x2(a[3], high);
+        }
+    };
+
+    int slot = 0;
+    prepare(slot, left[0]);
+    for (int step = 0; step < chunks; step++)
+    {
+        const int chunk = reverse ? chunks - 1 - step : step;
+        const float factor = keep[chunk];
+        const i64 border = (head * chunks + chunk) * DQK + m0;
+        sums.store<DHV>(states + border * DHV, DHV, DQK - m0, n0);
+        if (has_normalizer)
+        {
+            float whole[2] = {n[0], n[1]};
+            sum_rows(whole);
+            if (threadIdx.x % 4 == 0)
+            {
+#pragma unroll
+                for (int half = 0; half < 2; half++)
+                    if (m0 + own_row(half) < DQK) n_states[border + own_row(half)] = whole[half];
             }
         }
-        if (step % STEPS == STEPS - 1 && step + 1 < chunks * STEPS) stage_tile<32, 32, STATE_N>(staged, sums, m, n);
+        sums.for_pairs([&](float* pair, int, int) {
+            pair[0] *= factor;
+            pair[1] *= factor;
+        });
+        n[0] *= factor;
+        n[1] *= factor;
+#pragma unroll
+        for (int part = 0; part < STEPS; part++)
+        {
+            n[0] += of_step[0];
+            n[1] += of_step[1];
+            const u32 right = stages + slot * STAGE_BYTES + LEFT_BYTES;
+            group_begin();
+#pragma unroll
+            for (int k = 0; k < K_STEP / 16; k++)
+                sums.multiply_16<STATE_N, false>(left[part][k], right + 16 * k * 128, PANEL_BYTES(K_STEP));
+            group_commit();
+
+            // While the tensor cores work. All had ended the step before the last when this one was prepared: a load takes its place.
+            const int before = slot == 0 ? STAGES - 1 : slot - 1, next = slot == STAGES - 1 ? 0 : slot + 1;
+            load(step * STEPS + part + STAGES - 2, before == 0 ? STAGES - 1 : before - 1);
+            prepare(next, left[(part + 1) % STEPS]);
+            slot = next;
+            group_wait();
+        }
     }
 
     if (last)
+        sums.for_pairs([&](float* pair, int j, int half) {
+            const int column = n0 + own_column(j);
+            if (m0 + own_row(half) < DQK && has_column<DHV, STATE_N>(column))
+                *(float2*)(last + (head * DQK + m0 + own_row(half)) * DHV + column) = make_float2(pair[0], pair[1]);
+        });
+    if (has_normalizer && n_last)
     {
-        last += head * DQK * DHV;
-        for_memory(sums, m0 + m, n0 + n, [&](float& sum, i64 at) { last[at] = sum; });
+        sum_rows(n);
+        if (threadIdx.x % 4 == 0)
+        {
+#pragma unroll
+            for (int half = 0; half < 2; half++)
+                if (m0 + own_row(half) < DQK) n_last[head * DQK + m0 + own_row(half)] = n[half];
+        }
     }
 }

@@ -179,6 +179,80 @@ DEVICE void mma_bf16_k8(float (&c)[4], const u32 (&a)[2], u32 b)
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(b));
 }
 
+// Products of warpgroups (sm_90a): four warps, the first of them a multiple of four, multiply 64 rows by N columns, straight out of shared
+// memory. WARPGROUPS says whether there are any; the emulator has none.
+#ifdef __CUDA_ARCH_FEAT_SM90_ALL
+#define WARPGROUPS 1
+
+// Before the first product after the sums' or the left operand's registers were used; behind the last; and before what needs the sums, or
+// writes over the operands.
+DEVICE void group_begin() { asm volatile("wgmma.fence.sync.aligned;" ::: "memory"); }
+DEVICE void group_commit() { asm volatile("wgmma.commit_group.sync.aligned;" ::: "memory"); }
+DEVICE void group_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "memory"); }
+
+// Makes what the thread's stores and copies put into shared memory visible to these products; then comes the block's barrier.
+DEVICE void shared_fence_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
+
+// An operand: rows of 128 bytes, their 16-byte pieces exchanged, piece p of a row lying at p ^ row % 8. Either the operand's 64 rows (N columns)
+// are rows, of which 16 elements from `address` on are multiplied, or it lies the other way: 16 rows of 64, from `address` on, and the next
+// 64 in a panel that begins `panel` bytes further. Panels are aligned to 1024 bytes.
+DEVICE u64 group_operand(u32 address, u32 panel)
+{
+    return (u64)(address >> 4 & 0x3fff) | (u64)(panel >> 4 & 0x3fff) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
+}
+
+#define GROUP_SUMS_8(j) "+f"(c[j][0]), "+f"(c[j][1]), "+f"(c[j][2]), "+f"(c[j][3])
+#define GROUP_SUMS_PIECE(j) GROUP_SUMS_8(j), GROUP_SUMS_8(j + 1), GROUP_SUMS_8(j + 2), GROUP_SUMS_8(j + 3)
+#define GROUP_SUMS_32 GROUP_SUMS_PIECE(0)
+#define GROUP_SUMS_64 GROUP_SUMS_32, GROUP_SUMS_PIECE(4)
+#define GROUP_SUMS_96 GROUP_SUMS_64, GROUP_SUMS_PIECE(8)
+#define GROUP_SUMS_128 GROUP_SUMS_96, GROUP_SUMS_PIECE(12)
+#define GROUP_NAMES_32 "%0,%1,%2,%3,%4,%5,%6,%7,%8,%9,%10,%11,%12,%13,%14,%15"
+#define GROUP_NAMES_64 GROUP_NAMES_32 ",%16,%17,%18,%19,%20,%21,%22,%23,%24,%25,%26,%27,%28,%29,%30,%31"
+#define GROUP_NAMES_96 GROUP_NAMES_64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
+#define GROUP_NAMES_128 GROUP_NAMES_96 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
+
+// c += a b, 64 x N: the warp's 16 rows as mma_bf16 has them, c[j] being columns 8 j to 8 j + 7. With A_TRANSPOSED the left operand has a row for
+// an inner index, without B_TRANSPOSED the right one has. N is 32, 64, 96 or 128.
+#define GROUP_MULTIPLY(n, a, b, one, b_transposed, a_transposed)                                                                   \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #one ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" GROUP_NAMES_##n \
+                 "}, %" #a ", %" #b ", p, 1, 1, %" #a_transposed ", %" #b_transposed "; }"                                           \
+                 : GROUP_SUMS_##n : "l"(left), "l"(right), "r"(1), "n"(B_TRANSPOSED ? 0 : 1), "n"(A_TRANSPOSED ? 1 : 0))
+
+template <int N, bool A_TRANSPOSED, bool B_TRANSPOSED>
+DEVICE void group_multiply(float (*c)[4], u64 left, u64 right)
+{
+    static_assert(N == 32 || N == 64 || N == 96 || N == 128, "as many columns");
+    if constexpr (N == 32) GROUP_MULTIPLY(32, 16, 17, 18, 19, 20);
+    else if constexpr (N == 64) GROUP_MULTIPLY(64, 32, 33, 34, 35, 36);
+    else if constexpr (N == 96) GROUP_MULTIPLY(96, 48, 49, 50, 51, 52);
+    else GROUP_MULTIPLY(128, 64, 65, 66, 67, 68);
+}
+
+// The same with the left operand's 16 rows in the warp's registers, as mma_bf16 takes them.
+#define GROUP_MULTIPLY_REGISTERS(n, a0, a1, a2, a3, b, one, b_transposed)                                                          \
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #one ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" GROUP_NAMES_##n \
+                 "}, {%" #a0 ",%" #a1 ",%" #a2 ",%" #a3 "}, %" #b ", p, 1, 1, %" #b_transposed "; }"                                 \
+                 : GROUP_SUMS_##n                                                                                                  \
+                 : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "r"(1), "n"(B_TRANSPOSED ? 0 : 1))
+
+template <int N, bool B_TRANSPOSED>
+DEVICE void group_multiply(float (*c)[4], const u32 (&left)[4], u64 right)
+{
+    static_assert(N == 32 || N == 64 || N == 96 || N == 128, "as many columns");
+    if constexpr (N == 32) GROUP_MULTIPLY_REGISTERS(32, 16, 17, 18, 19, 20, 21, 22);
+    else if constexpr (N == 64) GROUP_MULTIPLY_REGISTERS(64, 32, 33, 34, 35, 36, 37, 38);
+    else if constexpr (N == 96) GROUP_MULTIPLY_REGISTERS(96, 48, 49, 50, 51, 52, 53, 54);
+    else GROUP_MULTIPLY_REGISTERS(128, 64, 65, 66, 67, 68, 69, 70);
+}
+#else
+#define WARPGROUPS 0
+DEVICE void group_begin() {}
+DEVICE void group_commit() {}
+DEVICE void group_wait() {}
+DEVICE void shared_fence_products() {}
+#endif
+
 // Asynchronous copies of 16 bytes from global to shared memory, past the first-level cache.
 
 DEVICE void copy_async(u32 shared, const void* global)

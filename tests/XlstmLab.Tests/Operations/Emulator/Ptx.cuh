@@ -213,6 +213,13 @@ DEVICE void mma_bf16_k8(float (&c)[4], const u32 (&a)[2], u32 b)
     mma_bf16(c, wide, b, 0);
 }
 
+// Without warpgroups, what kernels do on other GPUs is emulated.
+#define WARPGROUPS 0
+DEVICE void group_begin() {}
+DEVICE void group_commit() {}
+DEVICE void group_wait() {}
+DEVICE void shared_fence_products() {}
+
 // Asynchronous copies
 
 DEVICE void copy_async(u32 shared, const void* global) { emulator::copy_async(shared, global, 16, 16); }
