@@ -43,7 +43,7 @@ internal sealed class LeafGradients
         return null;
     }
 
-    /// <summary>Gives weights gradients that are sums over rows, after the backward pass, if all are trained weights.</summary>
+    /// <summary>Gives weights gradients that are sums over rows, when the backward pass ends at the latest, if all are trained weights.</summary>
     /// <param name="leaves">What <see cref="Of"/> gave.</param>
     /// <param name="partials">[rows, columns] float32, contiguous.</param>
     /// <param name="parts">Each weight's columns, in its place there; null has none.</param>

@@ -5,14 +5,19 @@ using static TorchSharp.torch;
 namespace XlstmLab.Operations;
 
 /// <summary>
-/// Gradients of a training's weights that blocks of kernels have summed a part of each: what is left of the sums, of a whole backward pass, is
-/// one launch after it.
+/// Gradients of a training's weights that blocks of kernels have summed a part of each: what is left of the sums, of several weights, is one
+/// launch.
 /// </summary>
 internal sealed class PartialSums : IDisposable
 {
     private const string Source = "ColumnSums.cu";
     private const int Warps = 32;
-    private const int Most = 64;
+
+    /// <summary>
+    /// The gradients of a launch, and thus how many wait at most: each holds a piece of memory that libtorch's allocator cut out of a larger one,
+    /// which nothing else can have as long.
+    /// </summary>
+    private const int Most = 8;
 
     private static readonly string[] Defines = [$"WARPS={Warps}", $"MOST={Most}", $"PARTS_BYTES={Unsafe.SizeOf<Table>()}"];
 
@@ -28,7 +33,7 @@ internal sealed class PartialSums : IDisposable
         return sums;
     }
 
-    /// <summary>Keeps what is to be summed, on whichever thread.</summary>
+    /// <summary>Keeps what is to be summed, on whichever thread, and sums when enough has come together.</summary>
     /// <param name="weight">The weight whose gradient it is.</param>
     /// <param name="partials">[rows, columns] float32, contiguous, in no dispose scope: it is freed with the sums.</param>
     /// <param name="first">The first of the weight's columns.</param>
@@ -37,10 +42,14 @@ internal sealed class PartialSums : IDisposable
         lock (_waiting)
         {
             _waiting.Add((weight, partials, first));
+            if (_waiting.Count == Most)
+            {
+                Give();
+            }
         }
     }
 
-    /// <summary>Gives all weights their gradients, or adds them to those that they have.</summary>
+    /// <summary>Gives weights their gradients, or adds them to those that they have.</summary>
     public void Give()
     {
         lock (_waiting)
@@ -50,7 +59,7 @@ internal sealed class PartialSums : IDisposable
             for (var given = 0; given < _waiting.Count;)
             {
                 // Blocks of one launch run side by side: a weight that is used twice has its second gradient added by the next.
-                var part = _waiting.Skip(given).Take(Most).ToList();
+                var part = _waiting.Skip(given).ToList();
                 var again = Enumerable.Range(1, part.Count - 1).FirstOrDefault(k => part.Take(k).Any(p => ReferenceEquals(p.Weight, part[k].Weight)), part.Count);
                 Give(part[..again]);
                 given += again;
