@@ -1,4 +1,6 @@
+using System.Globalization;
 using System.Text;
+using XlstmLab.Training;
 
 namespace XlstmLab.Notebooks;
 
@@ -20,6 +22,16 @@ internal sealed class CellContext(CellOutputs outputs, CellEngine engine, Cancel
 
     public CancellationToken Cancellation => cancellation;
 
+    /// <summary>Tells how far a training of the cell is.</summary>
+    public void Watch(TrainingMetrics metrics, TrainingConfig recipe)
+    {
+        double left = metrics.Seconds * (recipe.Steps - metrics.Step) / metrics.Step;
+        string time = left < 90 ? string.Create(CultureInfo.InvariantCulture, $"{left:F0} s") : string.Create(CultureInfo.InvariantCulture, $"{left / 60:F0} min");
+        Outputs.Status(string.Create(
+            CultureInfo.InvariantCulture,
+            $"step {metrics.Step:N0} of {recipe.Steps:N0}, loss {metrics.Loss:F3}, {metrics.TokensPerSecond:N0} tokens/s, {time} of training left"));
+    }
+
     /// <summary>Runs a callback of the host: what it writes to the console is the host's, not the cell's.</summary>
     public static void Outside(Action callback)
     {
@@ -40,8 +52,11 @@ internal sealed class CellContext(CellOutputs outputs, CellEngine engine, Cancel
 internal sealed class CellConsole(TextWriter host, string stream) : TextWriter
 {
     private static readonly Lock Gate = new();
-    private static int _users;
+    private static int _cells;
+    private static int _attached;
     private static (TextWriter Out, TextWriter Error) _host;
+    private static (TextWriter Out, TextWriter Error) _behind;
+    private static TextWriter? _own;
 
     public override Encoding Encoding => host.Encoding;
 
@@ -86,29 +101,55 @@ internal sealed class CellConsole(TextWriter host, string stream) : TextWriter
         }
     }
 
-    /// <summary>Puts itself before the console while any cell runs.</summary>
-    public static void Attach()
+    /// <summary>A cell begins: text that is no cell's goes from now on to where it goes now.</summary>
+    public static void Enter()
     {
         lock (Gate)
         {
-            if (_users++ == 0)
+            if (_cells++ == 0)
             {
                 _host = (Console.Out, Console.Error);
-                Console.SetOut(new CellConsole(_host.Out, "stdout"));
-                Console.SetError(new CellConsole(_host.Error, "stderr"));
             }
         }
     }
 
-    /// <summary>Gives the console back when the last running cell has ended.</summary>
+    /// <summary>A cell has ended.</summary>
+    public static void Leave()
+    {
+        lock (Gate)
+        {
+            _cells--;
+        }
+    }
+
+    /// <summary>Puts itself before the console, where the engine has its own writers, while code of a cell runs.</summary>
+    public static void Attach()
+    {
+        lock (Gate)
+        {
+            _attached++;
+            if (ReferenceEquals(Console.Out, _own))
+            {
+                return;
+            }
+
+            _behind = (Console.Out, Console.Error);
+            Console.SetOut(new CellConsole(_host.Out, "stdout"));
+            Console.SetError(new CellConsole(_host.Error, "stderr"));
+            _own = Console.Out;
+        }
+    }
+
+    /// <summary>Gives the console back when the last code has ended.</summary>
     public static void Detach()
     {
         lock (Gate)
         {
-            if (--_users == 0)
+            // Another cell may have put the console back meanwhile, if this one was left behind.
+            if (--_attached == 0 && ReferenceEquals(Console.Out, _own))
             {
-                Console.SetOut(_host.Out);
-                Console.SetError(_host.Error);
+                Console.SetOut(_behind.Out);
+                Console.SetError(_behind.Error);
             }
         }
     }

@@ -1,56 +1,87 @@
-using System.Collections.Immutable;
 using System.Diagnostics;
 using System.Globalization;
-using System.Reflection;
-using System.Runtime;
 using System.Text;
+using System.Text.RegularExpressions;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp;
-using Microsoft.CodeAnalysis.CSharp.Syntax;
-using Microsoft.CodeAnalysis.Emit;
-using Microsoft.CodeAnalysis.Text;
+using Microsoft.CodeAnalysis.Scripting;
+using Microsoft.DotNet.Interactive;
+using Microsoft.DotNet.Interactive.Commands;
+using Microsoft.DotNet.Interactive.Directives;
+using Microsoft.DotNet.Interactive.Events;
+using Microsoft.DotNet.Interactive.Formatting;
+using Microsoft.DotNet.Interactive.PackageManagement;
+using Microsoft.DotNet.Interactive.ValueSharing;
 using XlstmLab.Native;
 
 namespace XlstmLab.Notebooks;
 
 /// <summary>
-/// Runs C# cells one after the other: variables, types, methods and usings of a cell are there in the cells after it.
+/// Runs cells one after the other in .NET Interactive's engine: variables, types, functions and usings of a cell are there in the cells
+/// after it.
 /// </summary>
 /// <remarks>
-/// <para>Cells may use top-level <c>await</c>, <c>#r</c>, <c>#load</c>, the magics <c>#!csharp</c> and <c>#!time</c>, and the members of
-/// <see cref="NotebookApi"/>; the value of a last expression without semicolon is shown. Everything the host program
-/// references can be used without <c>#r</c>. The imports are those of .NET Interactive.</para>
+/// <para>Cells are C#, F#, HTML, JavaScript, Markdown, Mermaid or stored values, and share what they declare by <c>#!share</c> and
+/// <c>#!set --byref</c>: objects go from C# to F# and back as they are. C# and F# cells have <see cref="NotebookApi"/>, and without
+/// <c>#r</c> everything that the host program brings along; other packages come by <c>#r "nuget: ..."</c>. The value of a last expression
+/// is shown. <c>#!lsmagic</c> lists the magics.</para>
 /// <para>Cells of one engine run one at a time; several engines may run at once.</para>
 /// </remarks>
-public sealed class CellEngine
+public sealed partial class CellEngine : IDisposable
 {
-    private static readonly string[] Imports =
-    [
-        "System", "System.Text", "System.Collections", "System.Collections.Generic", "System.Threading.Tasks", "System.Linq",
-        typeof(NotebookApi).FullName!,
-    ];
+    private const string Interrupted = "Interrupted";
+    private const string Cancelled = "Command cancelled.";
 
     internal static readonly CSharpParseOptions Script = new(LanguageVersion.Latest, DocumentationMode.None, SourceCodeKind.Script);
 
-    /// <summary>The kernels beside C# that .NET Interactive's notebooks may have, by the magics that choose them.</summary>
-    private static readonly HashSet<string> OtherLanguages = new(StringComparer.OrdinalIgnoreCase)
-    {
-        "fsharp", "f#", "pwsh", "powershell", "javascript", "js", "html", "mermaid", "markdown", "sql", "kql", "python", "r", "http",
-    };
-
+    private readonly CellThreads _threads = new();
+    private readonly CSharpCells _csharp;
+    private readonly FSharpCells _fsharp;
     private readonly string _folder;
-    private readonly HostReferences _references;
-    private CSharpCompilation? _previous;
+    private CellContext? _cell;
+    private CellSource _source = new("cell", "");
     private int _running;
-    private object?[] _submissions = new object?[2];
 
     /// <summary>Creates an engine without state and registers <see cref="LabFormatters"/>.</summary>
-    /// <param name="folder">What relative paths of <c>#r</c> and <c>#load</c> start from; by default the working directory.</param>
-    public CellEngine(string? folder = null)
+    /// <param name="folder">What relative paths of <c>#r</c>, <c>#load</c> and <c>#!import</c> start from; by default the working directory.</param>
+    /// <param name="language">The language of cells that name none: <c>csharp</c>, <c>fsharp</c> or another of the kernels.</param>
+    /// <exception cref="ArgumentException">There is no such language.</exception>
+    public CellEngine(string? folder = null, string language = CellLanguage.CSharp)
     {
         _folder = Path.GetFullPath(folder ?? Environment.CurrentDirectory);
-        _references = new HostReferences(_folder);
-        LabFormatters.Register();
+        LabFormatters.RegisterForCells();
+
+        _csharp = new CSharpCells();
+        _csharp.UseNugetDirective((kernel, packages) =>
+        {
+            kernel.AddAssemblyReferences(packages.SelectMany(package => package.AssemblyPaths));
+            return Task.CompletedTask;
+        });
+        _fsharp = new FSharpCells();
+        _fsharp.UseNugetDirective((kernel, packages) =>
+        {
+            kernel.Reference(packages.SelectMany(package => package.AssemblyPaths));
+            return Task.CompletedTask;
+        });
+        _csharp.UseWho().UseValueSharing().AddMiddleware(RunCSharpAsync, nameof(CellEngine));
+        _fsharp.UseWho().UseValueSharing().AddMiddleware(RunFSharpAsync, nameof(CellEngine));
+
+        Root = new CompositeKernel { FrontendEnvironment = new ScriptElements() };
+        Add(_csharp);
+        Add(_fsharp);
+        Add(new HtmlKernel());
+        Add(new JavaScriptKernel());
+        Add(new TextCells(CellLanguage.Markdown, "Markdown", text => [new FormattedValue("text/markdown", text)]));
+        Add(new TextCells(CellLanguage.Mermaid, "Mermaid", text => [new FormattedValue("text/vnd.mermaid", text), new FormattedValue("text/plain", text)]));
+        Add(new KeyValueStoreKernel().UseWho());
+        Root.DefaultKernelName = CellLanguage.Kernel(language) ?? throw new ArgumentException(CellLanguage.Refusal(language), nameof(language));
+        Root.AddDirective(new KernelActionDirective("#!time") { Description = "Shows how long the cell takes." }, Time);
+        Root.AddDirective(new KernelActionDirective("#!lsmagic") { Description = "Lists the magics." }, ListMagicsAsync);
+        KernelActionDirective import = new("#!import") { Description = "Runs a .dib, .ipynb, .csx, .cs, .fsx or .fs file here." };
+        import.Parameters.Add(new("--file") { AllowImplicitName = true, Required = true, Description = "The file.", TypeHint = "file" });
+        Root.AddDirective<ImportDocument>(import, ImportAsync);
+        Root.RegisterCommandHandler<RequestInput>(AskAsync);
+        Root.SetDefaultTargetKernelNameForCommand(typeof(RequestInput), Root.Name);
     }
 
     /// <summary>How many cells have been run.</summary>
@@ -59,20 +90,36 @@ public sealed class CellEngine
     /// <summary>How long an interrupted cell may take to end.</summary>
     internal TimeSpan Patience { get; init; } = TimeSpan.FromSeconds(5);
 
-    /// <summary>Whether a chart of this notebook has already brought the drawing library along.</summary>
-    internal bool HasChartLibrary { get; set; }
+    /// <summary>Asks a person: a prompt and a kind of input (<c>text</c>, <c>password</c>) in, a line out. Null where nobody is there.</summary>
+    internal Func<string, string, CancellationToken, Task<string>>? Asker { get; init; }
+
+    /// <summary>The engine itself, for what is no cell, such as completion.</summary>
+    internal CompositeKernel Root { get; }
+
+    /// <summary>
+    /// Loads the compiler on another thread while the program has something else to do, or its user reads: the first cell comes sooner.
+    /// </summary>
+    public static void WarmUp() => Task.Run(CSharpCells.WarmUpAsync);
 
     /// <summary>Runs a cell. Errors of the cell are part of the result; nothing but misuse throws.</summary>
-    /// <param name="source">The cell's text.</param>
+    /// <param name="source">The cell's text, which magics such as <c>#!fsharp</c> may divide.</param>
     /// <param name="live">Told of console text as it comes: stream name (<c>stdout</c> or <c>stderr</c>), text.</param>
+    /// <param name="language">The language it starts in; by default the engine's.</param>
     /// <param name="cancellationToken">
-    /// Interrupts the cell, an endless loop too; what was declared before stays. Work that an awaited task does on other threads is left to
-    /// itself unless the cell passes <see cref="NotebookApi.CellCancellation"/> on. A cell that has not ended five seconds later, since it
-    /// sleeps or is in native code, is left behind; the engine runs no other cell until it has ended.
+    /// Interrupts the cell; what was declared before stays. C# ends wherever it is, an endless loop too; what it awaits goes on by itself unless the
+    /// cell passes <see cref="NotebookApi.CellCancellation"/> on. A C# cell that has not ended five seconds later, since it sleeps or is in
+    /// native code, is left behind; the engine runs no other cell until it has ended. F# cannot be stopped from outside: unless it heeds
+    /// the token, it goes on beside later cells.
     /// </param>
     /// <returns>The outputs, and how the cell ended.</returns>
     /// <exception cref="InvalidOperationException">Another cell of this engine is still running.</exception>
-    public async Task<CellResult> RunAsync(string source, Action<string, string>? live = null, CancellationToken cancellationToken = default)
+    public Task<CellResult> RunAsync(
+        string source, Action<string, string>? live = null, string? language = null, CancellationToken cancellationToken = default) =>
+        RunAsync(source, new CellOutputs(live is null ? null : (stream, text) => CellContext.Outside(() => live(stream, text))), language, isCounted: true, cancellationToken);
+
+    /// <summary>The same, with outputs that tell of themselves as they come.</summary>
+    internal async Task<CellResult> RunAsync(
+        string source, CellOutputs outputs, string? language, bool isCounted, CancellationToken cancellationToken)
     {
         ArgumentNullException.ThrowIfNull(source);
         if (Interlocked.Exchange(ref _running, 1) != 0)
@@ -83,36 +130,48 @@ public sealed class CellEngine
         bool isLeft = false;
         try
         {
-            int number = ++ExecutionCount;
-            CellOutputs outputs = new(live is null ? null : (stream, text) => CellContext.Outside(() => live(stream, text)));
-
-            // To abort a thread may take for ever, and so may what a cell does when it is cancelled: neither holds up the caller.
-            CancellationTokenSource cell = new();
-            await using var interruption = cancellationToken
-                .Register(() => new Thread(cell.Cancel) { IsBackground = true }.Start()).ConfigureAwait(false);
-            CellContext context = new(outputs, this, cell.Token);
-            TaskCompletionSource<(CellStatus, CellError?)> done = new(TaskCreationOptions.RunContinuationsAsynchronously);
+            int number = isCounted ? ++ExecutionCount : ExecutionCount;
             long start = Stopwatch.GetTimestamp();
 
-            // A thread of its own can be aborted without harm to a pool, and has room for deep recursion.
-            Thread thread = new(() => done.SetResult(RunOnThread(source, number, context)), 16 << 20)
+            // What a cell does when it is cancelled may take for ever: that holds up no caller.
+            CancellationTokenSource cell = new();
+            await using var interruption = cancellationToken.Register(() => new Thread(() =>
+            {
+                Root.SendAsync(new Cancel(), CancellationToken.None);
+                Cancel(cell);
+            })
             {
                 IsBackground = true,
-                Name = $"cell {number}",
-            };
-            thread.Start();
-            if (!await EndsAsync(done.Task, cancellationToken).ConfigureAwait(false))
+            }.Start()).ConfigureAwait(false);
+            _cell = new CellContext(outputs, this, cell.Token);
+
+            // A cell may run notebooks, which are no part of it.
+            Task<CellError?> run;
+            using (ExecutionContext.SuppressFlow())
             {
-                isLeft = true;
-                _ = done.Task.ContinueWith(_ => Volatile.Write(ref _running, 0), TaskScheduler.Default);
-                const string message = "The cell was interrupted, but does not stop: it sleeps, or is in native code.";
-                CellError left = new(number, null, "Interrupted", message, [message]);
-                outputs.Error(left);
-                return new CellResult(CellStatus.Interrupted, number, outputs.ToJson(), left, Stopwatch.GetElapsedTime(start));
+                run = Task.Run(() => SubmitAsync(source, language, number, cell.Token), CancellationToken.None);
             }
 
-            var (status, error) = await done.Task.ConfigureAwait(false);
-            return new CellResult(status, number, outputs.ToJson(), error, Stopwatch.GetElapsedTime(start));
+            if (!await EndsAsync(run, cancellationToken).ConfigureAwait(false))
+            {
+                isLeft = true;
+                _ = run.ContinueWith(_ => Volatile.Write(ref _running, 0), TaskScheduler.Default);
+                const string message = "The cell was interrupted, but does not stop: it sleeps, or is in native code.";
+                CellError left = new(number, null, Interrupted, message, [message]);
+                outputs.Error(left);
+                return Result(CellStatus.Interrupted, left);
+            }
+
+            var error = await run.ConfigureAwait(false);
+            if (error is not null)
+            {
+                outputs.Error(error);
+            }
+
+            return Result(error is null ? CellStatus.Succeeded : error.Kind == Interrupted ? CellStatus.Interrupted : CellStatus.Failed, error);
+
+            CellResult Result(CellStatus status, CellError? failure) =>
+                new(status, number, outputs.ToJson(), failure, Stopwatch.GetElapsedTime(start)) { Live = outputs };
         }
         finally
         {
@@ -120,6 +179,27 @@ public sealed class CellEngine
             {
                 Volatile.Write(ref _running, 0);
             }
+        }
+    }
+
+    /// <summary>Ends the kernels. A cell that still runs goes on.</summary>
+    public void Dispose() => Root.Dispose();
+
+    /// <summary>Asks whoever runs the notebook.</summary>
+    internal Task<string> AskAsync(string prompt, string kind, CancellationToken cancellationToken) =>
+        Asker?.Invoke(prompt, kind, cancellationToken) ?? throw new InvalidOperationException(
+            $"The cell asks '{prompt}', and nobody is there to answer: it runs without a person. Make it a parameter.");
+
+    /// <summary>Cancels what the cell has passed on; what the cell wants to do then may fail.</summary>
+    private static void Cancel(CancellationTokenSource cell)
+    {
+        try
+        {
+            cell.Cancel();
+        }
+        catch (AggregateException)
+        {
+            // It is the cell's, which has ended.
         }
     }
 
@@ -137,219 +217,260 @@ public sealed class CellEngine
         }
     }
 
-    private (CellStatus Status, CellError? Error) RunOnThread(string source, int number, CellContext context)
+    /// <summary>Has the engine run a cell, and says why it failed.</summary>
+    private async Task<CellError?> SubmitAsync(string source, string? language, int number, CancellationToken cancellation)
     {
-        CellContext.Current = context;
-        CellConsole.Attach();
-        CellStatus status = CellStatus.Succeeded;
-        CellError? error = null;
+        CellConsole.Enter();
         try
         {
-            Run(source, number, context);
+            KernelEvent? failed = null;
+            string path = CellTrace.PathOf(number);
+            string start = language is null ? Root.DefaultKernelName : CellLanguage.Kernel(language) ?? language;
+            string code = HostPackages.Prepare(source, start, _folder);
+            _source = new CellSource(path, code);
+            using (Root.KernelEvents.Subscribe(e =>
+            {
+                // A command that a magic gives fails by an error, and those around it fail after it: the first says why.
+                failed ??= e is CommandFailed or ErrorProduced ? e : null;
+                Show(e, number);
+            }))
+            {
+                await Root.SendAsync(new SubmitCode(code, start), CancellationToken.None).ConfigureAwait(false);
+                await _threads.EndAsync().ConfigureAwait(false);
+            }
 
             // The interruption ends a cell's processes too: what went on because they had ended did not end by itself.
-            context.Cancellation.ThrowIfCancellationRequested();
-        }
-        catch (Exception) when (context.Cancellation.IsCancellationRequested)
-        {
-            const string message = "The cell was interrupted.";
-            status = CellStatus.Interrupted;
-            error = new CellError(number, null, "Interrupted", message, [message]);
+            if (cancellation.IsCancellationRequested)
+            {
+                string message = _threads.HasAbandoned
+                    ? "The cell was interrupted. F# cannot be stopped from outside: it goes on beside later cells until it ends by itself or the "
+                        + "notebook is restarted."
+                    : "The cell was interrupted.";
+                return new CellError(number, null, Interrupted, message, [message]);
+            }
+
+            return failed is null ? null : Describe(failed, number);
         }
         catch (CompilationException e)
         {
-            status = CellStatus.Failed;
-            error = new CellError(number, e.Line, "CompilationError", e.Message, e.Details);
-        }
-        catch (Exception e)
-        {
-            status = CellStatus.Failed;
-            error = CellTrace.Describe(e, number);
+            return new CellError(number, e.Line, "CompilationError", e.Message, e.Details);
         }
         finally
         {
-            CellConsole.Detach();
-        }
-
-        if (error is not null)
-        {
-            context.Outputs.Error(error);
-        }
-
-        return (status, error);
-    }
-
-    private void Run(string source, int number, CellContext context)
-    {
-        string path = CellTrace.PathOf(number);
-        var (code, timed) = TakeMagics(source, path);
-        long start = Stopwatch.GetTimestamp();
-        var (entry, hasValue) = Compile(code, path, context.Cancellation);
-        object? value = Execute(entry, context.Cancellation);
-        var elapsed = Stopwatch.GetElapsedTime(start);
-        if (hasValue && value is not DisplayedValue)
-        {
-            context.Outputs.Result(MimeBundle.Of(value), number);
-        }
-
-        if (timed)
-        {
-            context.Outputs.Display(MimeBundle.Of(string.Create(CultureInfo.InvariantCulture, $"Wall time: {elapsed.TotalMilliseconds:0.#} ms")));
+            CellConsole.Leave();
         }
     }
 
-    /// <summary>The magic that begins a cell and says that it is written in another language than C#; null if none does.</summary>
-    internal static string? ForeignMagic(string source) =>
-        source.TrimStart().StartsWith("#!", StringComparison.Ordinal) && FirstMagic(source, "cell")?.ToString().Trim() is { } magic
-        && OtherLanguages.Contains(magic.Split(' ')[0][2..]) ? magic : null;
-
-    /// <summary>Blanks the magics this engine knows, line for line, and refuses others. Text in strings and comments is no magic.</summary>
-    private static (string Code, bool Timed) TakeMagics(string source, string path)
+    /// <summary>Takes what the engine shows. What cells write to the console and display themselves does not come this way.</summary>
+    private void Show(KernelEvent e, int number)
     {
-        if (!source.Contains("#!", StringComparison.Ordinal))
+        var outputs = _cell!.Outputs;
+        switch (e)
         {
-            return (source, false);
+            case StandardOutputValueProduced or StandardErrorValueProduced:
+                outputs.WriteStream(e is StandardErrorValueProduced ? "stderr" : "stdout", ((DisplayEvent)e).FormattedValues.First().Value);
+                break;
+            case ReturnValueProduced { Value: not (ShownValue or DisplayedValue) } result:
+                outputs.Result(MimeBundle.Of(result), number);
+                break;
+            case DisplayedValueProduced { Value: IEnumerable<KernelValue> values } who:
+                outputs.Display(MimeBundle.Of(new DisplayedValueProduced(
+                    null, who.Command, [.. who.FormattedValues, new FormattedValue("text/plain", List(values))])));
+                break;
+            case DisplayedValueProduced shown:
+                outputs.Display(MimeBundle.Of(shown), shown.ValueId);
+                break;
+            case DisplayedValueUpdated update:
+                outputs.Update(update.ValueId, MimeBundle.Of(update));
+                break;
+        }
+    }
+
+    /// <summary>What <c>#!who</c> and <c>#!whos</c> list, where HTML is not shown.</summary>
+    private static string List(IEnumerable<KernelValue> values) => values.GetType().GetProperty("Detailed")?.GetValue(values) is true
+        ? string.Join('\n', values.Select(value => $"{value.Name}: {value.Type} = {value.Value.ToDisplayString(PlainTextSummaryFormatter.MimeType)}"))
+        : string.Join(", ", values.Select(value => value.Name));
+
+    private static CellError Describe(KernelEvent failed, int number)
+    {
+        var exception = (failed as CommandFailed)?.Exception;
+        string message = failed is CommandFailed command ? command.Message : ((ErrorProduced)failed).Message;
+        switch (exception)
+        {
+            case CodeSubmissionCompilationErrorException { InnerException: CompilationErrorException compilation }:
+                var errors = compilation.Diagnostics.Where(d => d.Severity == DiagnosticSeverity.Error).ToArray();
+                return Describe(CompilationException.Of(errors), number);
+            case CompilationException compilation:
+                return Describe(compilation, number);
+            case null when DirectiveError().Match(message) is { Success: true } directive:
+                int line = int.Parse(directive.Groups["line"].Value, CultureInfo.InvariantCulture);
+                return new CellError(number, line, "CompilationError", directive.Groups["message"].Value, message.Split('\n'));
+            case null:
+                return new CellError(number, null, "Error", message, message.Split('\n'));
+            default:
+                return CellTrace.Describe(exception, number);
+        }
+    }
+
+    private static CellError Describe(CompilationException failure, int number) =>
+        new(number, failure.Line, "CompilationError", failure.Message, failure.Details);
+
+    private void Add(Kernel kernel) => Root.Add(kernel, CellLanguage.Aliases[kernel.Name]);
+
+    private Task RunCSharpAsync(KernelCommand command, KernelInvocationContext context, KernelPipelineContinuation next)
+    {
+        if (command is not SubmitCode code)
+        {
+            return next(command, context);
         }
 
-        StringBuilder code = new(source);
-        bool timed = false;
-        while (true)
+        if (!string.IsNullOrWhiteSpace(code.Code))
         {
-            if (FirstMagic(code.ToString(), path) is not { } line)
+            _csharp.Place(code, _source.Path, _source.LinesBefore(code.Code));
+            LoadTorchFor(code.Code);
+        }
+
+        _csharp.TakeBack();
+        return _threads.RunAsync(RunAndKeepAsync, _cell, canAbort: true, leftBehind: _csharp.Leave, context.CancellationToken);
+
+        async Task RunAndKeepAsync()
+        {
+            await next(command, context).ConfigureAwait(false);
+            if (!context.CancellationToken.IsCancellationRequested)
             {
-                return (code.ToString(), timed);
-            }
-
-            string text = line.ToString().Trim();
-            switch (text.Split(' ')[0])
-            {
-                case "#!csharp" or "#!c#" or "#!C#":
-                    break;
-                case "#!time":
-                    timed = true;
-                    break;
-                default:
-                    throw new CompilationException(
-                        line.LineNumber + 1,
-                        $"'{text}' is not supported: cells are C# here, with the magics #!csharp and #!time.",
-                        []);
-            }
-
-            for (int i = line.Start; i < line.End; i++)
-            {
-                code[i] = ' ';
+                _csharp.Keep();
             }
         }
     }
 
-    /// <summary>The line with the first magic; null if there is none.</summary>
-    private static TextLine? FirstMagic(string code, string path)
+    private Task RunFSharpAsync(KernelCommand command, KernelInvocationContext context, KernelPipelineContinuation next)
     {
-        var tree = CSharpSyntaxTree.ParseText(code, Script, path);
-        var magic = tree.GetRoot().DescendantTrivia().FirstOrDefault(trivia =>
-            trivia.IsDirective && tree.GetText().ToString(trivia.Span).StartsWith("#!", StringComparison.Ordinal));
-        return magic == default ? null : tree.GetText().Lines.GetLineFromPosition(magic.SpanStart);
-    }
-
-    private (Func<object?[], Task<object?>> Entry, bool HasValue) Compile(string code, string path, CancellationToken cancellationToken)
-    {
-        var tree = CSharpSyntaxTree.ParseText(SourceText.From(code, Encoding.UTF8), Script, path, cancellationToken);
-        _references.Failures.Clear();
-        var compilation = Submission(tree, ExecutionCount, _folder, _references, _previous);
-
-        var errors = compilation.GetDiagnostics(cancellationToken).Where(d => d.Severity == DiagnosticSeverity.Error).ToArray();
-        Refuse(errors);
-        using MemoryStream image = new(), symbols = new();
-        var emitted = compilation.Emit(
-            image, symbols, options: new EmitOptions(debugInformationFormat: DebugInformationFormat.PortablePdb), cancellationToken: cancellationToken);
-        Refuse(emitted.Diagnostics.Where(d => d.Severity == DiagnosticSeverity.Error).ToArray());
-
-        _previous = compilation;
-        if (image.Length == 0)
+        if (command is not SubmitCode code)
         {
-            // A cell of usings, references or comments only.
-            return (_ => Task.FromResult<object?>(null), false);
+            return next(command, context);
         }
 
-        image.Position = symbols.Position = 0;
-        var entry = compilation.GetEntryPoint(cancellationToken)!;
-        var assembly = _references.Load(image, symbols);
-        if (assembly.GetReferencedAssemblies().Any(reference => reference.Name == "TorchSharp"))
+        _fsharp.Place(_source.Path, _source.LinesBefore(code.Code));
+        LoadTorchFor(code.Code);
+        return _threads.RunAsync(() => next(command, context), _cell, canAbort: false, leftBehind: null, context.CancellationToken);
+    }
+
+    /// <summary>TorchSharp, when a cell touches it first, would look for libtorch in its own way.</summary>
+    private static void LoadTorchFor(string code)
+    {
+        if (code.Contains("TorchSharp", StringComparison.Ordinal))
         {
-            // TorchSharp's own search would come first otherwise, and copies half a gigabyte before it fails.
             NativeTorch.EnsureLoaded();
         }
-
-        var method = assembly.GetType(entry.ContainingType.MetadataName, throwOnError: true)!
-            .GetMethod(entry.MetadataName, BindingFlags.Static | BindingFlags.Public | BindingFlags.NonPublic)!;
-        return (method.CreateDelegate<Func<object?[], Task<object?>>>(), HasValue(compilation, tree));
     }
 
-    /// <summary>A cell as the compiler takes it, after the cells before it.</summary>
-    internal static CSharpCompilation Submission(
-        SyntaxTree tree, int number, string folder, HostReferences references, CSharpCompilation? previous)
+    private async Task ImportAsync(ImportDocument command, KernelInvocationContext context)
     {
-        CSharpCompilationOptions options = new(
-            OutputKind.DynamicallyLinkedLibrary,
-            scriptClassName: CellTrace.ScriptClass + number.ToString(CultureInfo.InvariantCulture),
-            usings: Imports,
-            optimizationLevel: OptimizationLevel.Release,
-            allowUnsafe: true,
-            sourceReferenceResolver: new SourceFileResolver(ImmutableArray<string>.Empty, folder),
-            metadataReferenceResolver: references,
-            assemblyIdentityComparer: DesktopAssemblyIdentityComparer.Default);
-        return CSharpCompilation.CreateScriptCompilation($"Cell{number}", tree, HostReferences.Host, options, previous, typeof(object));
+        string path = Path.GetFullPath(command.FilePath.Trim('"').Replace('\\', '/'), _folder);
+        var before = _source;
+        try
+        {
+            foreach (var (text, language) in CellImports.Read(path, Root))
+            {
+                string code = HostPackages.Prepare(text, language, Path.GetDirectoryName(path)!);
+                _source = new CellSource(Path.GetFileName(path), code);
+                var result = await Root.SendAsync(new SubmitCode(code, language), context.CancellationToken).ConfigureAwait(false);
+                if (result.Events.OfType<CommandFailed>().FirstOrDefault() is { } failed)
+                {
+                    context.Fail(context.Command, failed.Exception, failed.Message);
+                    return;
+                }
+            }
+        }
+        catch (Exception e) when (e is NotebookException or CompilationException)
+        {
+            context.Fail(context.Command, e, e.Message);
+        }
+        finally
+        {
+            _source = before;
+        }
     }
 
-    private void Refuse(Diagnostic[] errors)
+    private async Task AskAsync(RequestInput request, KernelInvocationContext context) => context.Publish(new InputProduced(
+        await AskAsync(request.Prompt, request.InputTypeHint, context.CancellationToken).ConfigureAwait(false), request));
+
+    private static Task Time(KernelCommand command, KernelInvocationContext context)
     {
-        if (errors.Length == 0)
+        long start = Stopwatch.GetTimestamp();
+        context.OnComplete(completed =>
         {
-            return;
-        }
-
-        if (_references.Failures.Count > 0)
-        {
-            var directive = errors.FirstOrDefault(error => error.Id == "CS0006") ?? errors[0];
-            throw new CompilationException(LineOf(directive), string.Join("\n", _references.Failures.Distinct()), []);
-        }
-
-        const int shown = 10;
-        List<string> details = [.. errors.Take(shown).SelectMany(CellTrace.Describe)];
-        if (errors.Length > shown)
-        {
-            details.Add($"... and {errors.Length - shown} more errors");
-        }
-
-        throw new CompilationException(LineOf(errors[0]), $"{errors[0].Id}: {errors[0].GetMessage(CultureInfo.InvariantCulture)}", details);
+            string text = string.Create(CultureInfo.InvariantCulture, $"Wall time: {Stopwatch.GetElapsedTime(start).TotalMilliseconds:0.#} ms");
+            completed.Publish(new DisplayedValueProduced(text, completed.Command, [new FormattedValue("text/plain", text)]));
+        });
+        return Task.CompletedTask;
     }
 
-    private static int? LineOf(Diagnostic error) => error.Location.IsInSource ? error.Location.GetMappedLineSpan().StartLinePosition.Line + 1 : null;
-
-    /// <summary>A submission has a value if it ends in an expression without semicolon that is not void.</summary>
-    private static bool HasValue(CSharpCompilation compilation, SyntaxTree tree) =>
-        tree.GetRoot() is CompilationUnitSyntax { Members: [.., GlobalStatementSyntax { Statement: ExpressionStatementSyntax { SemicolonToken.IsMissing: true } last }] }
-        && compilation.GetSemanticModel(tree).GetTypeInfo(last.Expression) is var type
-        && (type.ConvertedType ?? type.Type) is { SpecialType: not SpecialType.System_Void };
-
-    private object? Execute(Func<object?[], Task<object?>> entry, CancellationToken cancellationToken)
+    private Task ListMagicsAsync(KernelCommand command, KernelInvocationContext context)
     {
-        // Each submission finds those before it in this array and puts itself at its end.
-        Array.Resize(ref _submissions, _submissions.Length + 1);
-        Task<object?>? task = null;
-#pragma warning disable SYSLIB0046 // The only way to stop a loop that asks nobody; the thread ends with the cell.
-        ControlledExecution.Run(() => task = entry(_submissions), cancellationToken);
-#pragma warning restore SYSLIB0046
-        Task.WaitAny([task!], cancellationToken);
-        return task!.GetAwaiter().GetResult();
+        StringBuilder list = new();
+        foreach (var kernel in Root.ChildKernels.Prepend<Kernel>(Root))
+        {
+            var names = kernel.KernelInfo.SupportedDirectives.Where(d => !d.Hidden).Select(d => d.Name).Distinct().Order(StringComparer.Ordinal);
+            list.Append(ReferenceEquals(kernel, Root) ? "everywhere" : kernel.Name).Append(": ").AppendJoin(' ', names).Append('\n');
+        }
+
+        context.Publish(new DisplayedValueProduced(null, command, [new FormattedValue("text/plain", list.ToString().TrimEnd())]));
+        return Task.CompletedTask;
+    }
+
+    [GeneratedRegex(@"^\((?<line>\d+),\d+\): error (?<message>DNI\d+: .*)")]
+    private static partial Regex DirectiveError();
+
+    /// <summary>Runs JavaScript cells as script elements, which pages execute.</summary>
+    private sealed class ScriptElements : FrontendEnvironment
+    {
+        public override Task ExecuteClientScript(string code, KernelInvocationContext context)
+        {
+            context.Publish(new DisplayedValueProduced(code, context.Command, [new FormattedValue("text/html", $"<script>{code}</script>")]));
+            return Task.CompletedTask;
+        }
+    }
+}
+
+/// <summary>Where code that is being run comes from.</summary>
+/// <param name="Path">The name that traces give it.</param>
+/// <param name="Text">All of it, of which the engine runs parts.</param>
+internal sealed record CellSource(string Path, string Text)
+{
+    /// <summary>How many lines stand before a part, which the engine gave without its magics.</summary>
+    public int LinesBefore(string part)
+    {
+        int at = Text.IndexOf(part, StringComparison.Ordinal);
+        if (at < 0 && part.Split('\n').FirstOrDefault(line => line.Trim().Length > 0)?.Trim() is { } first)
+        {
+            // Parts around a magic were joined.
+            at = Text.IndexOf(first, StringComparison.Ordinal);
+        }
+
+        return at <= 0 ? 0 : Text.AsSpan(0, at).Count('\n');
     }
 }
 
 /// <summary>A cell that does not compile.</summary>
 internal sealed class CompilationException(int? line, string message, IReadOnlyList<string> details) : Exception(message)
 {
+    private const int MostErrors = 10;
+
     public int? Line => line;
 
     /// <summary>What the output shows: the errors with their source lines.</summary>
     public IReadOnlyList<string> Details => details.Count > 0 ? details : Message.Split('\n');
+
+    public static CompilationException Of(IReadOnlyList<Microsoft.CodeAnalysis.Diagnostic> errors)
+    {
+        List<string> details = [.. errors.Take(MostErrors).SelectMany(CellTrace.Describe)];
+        if (errors.Count > MostErrors)
+        {
+            details.Add($"... and {errors.Count - MostErrors} more errors");
+        }
+
+        int? line = errors[0].Location.IsInSource ? errors[0].Location.GetMappedLineSpan().StartLinePosition.Line + 1 : null;
+        return new(line, $"{errors[0].Id}: {errors[0].GetMessage(CultureInfo.InvariantCulture)}", details);
+    }
 }

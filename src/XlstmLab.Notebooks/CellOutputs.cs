@@ -6,7 +6,9 @@ namespace XlstmLab.Notebooks;
 
 /// <summary>Collects a cell's outputs in order, up to a limit; threads that the cell started may write too.</summary>
 /// <param name="live">Told of console text as it comes: stream name, text.</param>
-internal sealed class CellOutputs(Action<string, string>? live)
+/// <param name="shown">Told of other outputs as they come, in the form of the file, with the identifier of a value that can be replaced.</param>
+/// <param name="status">Told in a line how far the cell is, where that is known; it is no output.</param>
+internal sealed class CellOutputs(Action<string, string>? live, Action<JsonObject, string?>? shown = null, Action<string>? status = null)
 {
     /// <summary>Console text after so many characters is counted, not kept: a runaway loop must not fill the memory or the disk.</summary>
     internal const int StreamLimit = 2_000_000;
@@ -19,10 +21,17 @@ internal sealed class CellOutputs(Action<string, string>? live)
 
     private readonly Lock _gate = new();
     private readonly List<(JsonObject Output, StringBuilder? Text)> _outputs = [];
+    private readonly Dictionary<JsonObject, string> _ids = [];
     private long _streamed;
     private long _unstreamed;
     private long _displayed;
     private long _undisplayed;
+
+    /// <summary>Whether a value was replaced after <see cref="ToJson"/>.</summary>
+    public bool HasChanged { get; private set; }
+
+    /// <summary>Says how far the cell is.</summary>
+    public void Status(string line) => status?.Invoke(line);
 
     /// <summary>Adds console text, as much as the limit leaves room for.</summary>
     /// <param name="name"><c>stdout</c> or <c>stderr</c>.</param>
@@ -66,14 +75,37 @@ internal sealed class CellOutputs(Action<string, string>? live)
     }
 
     /// <summary>Adds a displayed value and returns its output, so that it can be updated.</summary>
-    public JsonObject Display(JsonObject data) =>
-        Add(new JsonObject { ["output_type"] = "display_data", ["data"] = Fitting(data, 0), ["metadata"] = new JsonObject() });
+    /// <param name="data">The value's forms.</param>
+    /// <param name="id">What names the value; a random one if absent.</param>
+    public JsonObject Display(JsonObject data, string? id = null) =>
+        Add(new JsonObject { ["output_type"] = "display_data", ["data"] = Fitting(data, 0), ["metadata"] = new JsonObject() }, id ?? $"{Guid.NewGuid():N}");
 
+    /// <summary>Replaces a displayed value.</summary>
     public void Update(JsonObject output, JsonObject data)
     {
+        string? id;
         lock (_gate)
         {
             output["data"] = Fitting(data, Size(output["data"]));
+            HasChanged = true;
+            id = _ids.GetValueOrDefault(output);
+        }
+
+        shown?.Invoke(output, id);
+    }
+
+    /// <summary>Replaces a displayed value, if it is one of these outputs.</summary>
+    public void Update(string id, JsonObject data)
+    {
+        JsonObject? output;
+        lock (_gate)
+        {
+            output = _ids.FirstOrDefault(entry => entry.Value == id).Key;
+        }
+
+        if (output is not null)
+        {
+            Update(output, data);
         }
     }
 
@@ -101,6 +133,7 @@ internal sealed class CellOutputs(Action<string, string>? live)
     {
         lock (_gate)
         {
+            HasChanged = false;
             int cut = _unstreamed > 0 ? _outputs.FindLastIndex(entry => entry.Text is not null) : -1;
             JsonArray json = [];
             foreach (var (index, (output, text)) in _outputs.Index())
@@ -132,13 +165,19 @@ internal sealed class CellOutputs(Action<string, string>? live)
     private static string Note(long leftOut, string what, int limit) => string.Create(
         CultureInfo.InvariantCulture, $"... {leftOut:N0} characters of this cell's {what} are left out: the limit is {limit:N0}.\n");
 
-    private JsonObject Add(JsonObject output)
+    private JsonObject Add(JsonObject output, string? id = null)
     {
         lock (_gate)
         {
             _outputs.Add((output, null));
-            return output;
+            if (id is not null)
+            {
+                _ids[output] = id;
+            }
         }
+
+        shown?.Invoke(output, id);
+        return output;
     }
 
     /// <summary>A value's data, or where they do not fit any more a line that says so.</summary>

@@ -33,4 +33,8 @@ public sealed record CellError(int Cell, int? Line, string Kind, string Message,
 /// <param name="Outputs">The outputs in their order, as nbformat objects without a parent.</param>
 /// <param name="Error">Why it failed or was interrupted; null if it succeeded.</param>
 /// <param name="Elapsed">The wall time, compilation included.</param>
-public sealed record CellResult(CellStatus Status, int ExecutionCount, JsonArray Outputs, CellError? Error, TimeSpan Elapsed);
+public sealed record CellResult(CellStatus Status, int ExecutionCount, JsonArray Outputs, CellError? Error, TimeSpan Elapsed)
+{
+    /// <summary>The outputs themselves: a later cell may replace a value among them.</summary>
+    internal CellOutputs? Live { get; init; }
+}

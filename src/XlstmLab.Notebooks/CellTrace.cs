@@ -16,6 +16,9 @@ internal static partial class CellTrace
     /// <summary>What the compiler calls the class around a cell's code, but for the cell's number; no C# name can be the same.</summary>
     public const string ScriptClass = "Submission#";
 
+    /// <summary>What F# Interactive calls the classes around a cell's code, but for a number.</summary>
+    private const string InteractiveClass = "FSI_";
+
     /// <summary>The error of an exception thrown by a cell, without the frames of the engine below the cell.</summary>
     public static CellError Describe(Exception exception, int cell)
     {
@@ -75,16 +78,33 @@ internal static partial class CellTrace
         ];
     }
 
+    /// <summary>A compile error of F# with its source line and a mark under the place.</summary>
+    public static IEnumerable<string> Describe(FSharp.Compiler.Diagnostics.FSharpDiagnostic error, string path, string[] lines)
+    {
+        string head = $"{path}, line {error.StartLine}: error {error.ErrorNumberText}: {error.Message}";
+        if (error.StartLine < 1 || error.StartLine > lines.Length)
+        {
+            return [head];
+        }
+
+        int width = error.EndLine == error.StartLine ? Math.Max(1, error.EndColumn - error.StartColumn) : 1;
+        return [head, $"    {lines[error.StartLine - 1]}", $"    {new string(' ', error.StartColumn)}{new string('^', width)}"];
+    }
+
     private static IEnumerable<string> Frames(Exception exception)
     {
         var frames = (exception.StackTrace ?? "").Split('\n').Select(frame => frame.TrimEnd())
             .Where(frame => frame.StartsWith("   at ", StringComparison.Ordinal)).ToList();
-        int last = frames.FindLastIndex(frame => frame.Contains(ScriptClass, StringComparison.Ordinal));
-        return frames.Take(last + 1).Select(frame => Statement().Replace(Submission().Replace(frame, ""), "${where}"))
+        int last = frames.FindLastIndex(frame =>
+            frame.Contains(ScriptClass, StringComparison.Ordinal) || frame.Contains(InteractiveClass, StringComparison.Ordinal));
+
+        // F# Interactive keeps no lines: of the cell itself there is nothing to say.
+        return frames.Take(last + 1).Where(frame => !frame.Contains("<StartupCode$", StringComparison.Ordinal))
+            .Select(frame => Statement().Replace(Submission().Replace(frame, ""), "${where}"))
             .Select(frame => CellLine().Replace(frame, "cell ${cell}, line ${line}"));
     }
 
-    [GeneratedRegex(@"Submission#\d+\.")]
+    [GeneratedRegex(@"Submission#\d+\.|(?<!\$)FSI_\d+\.")]
     private static partial Regex Submission();
 
     [GeneratedRegex(@"<<Initialize>>d__\d+\.MoveNext\(\) in (?:.*[/\\])?(?<where>cell \d+:line \d+)$")]

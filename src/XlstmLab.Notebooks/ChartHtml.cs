@@ -4,11 +4,12 @@ using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using System.Text.RegularExpressions;
+using Microsoft.DotNet.Interactive.Formatting;
 using Plotly.NET;
 
 namespace XlstmLab.Notebooks;
 
-/// <summary>Renders charts as small HTML fragments; the first of a notebook brings plotly.js along, so that a saved notebook draws offline.</summary>
+/// <summary>Renders charts: as figures and pictures for the cells of this library, as HTML for pages and for other engines.</summary>
 internal static partial class ChartHtml
 {
     /// <summary>Surrounds the drawing library in an output, so that an exported page can hold it once.</summary>
@@ -16,6 +17,12 @@ internal static partial class ChartHtml
 
     private const string LibraryEnd = "</script><!-- plotly -->";
     private const string ChartClass = "xlstm-chart";
+
+    /// <summary>A figure as plotly takes it.</summary>
+    public const string FigureType = "application/vnd.plotly.v1+json";
+
+    /// <summary>A picture.</summary>
+    public const string PictureType = "image/svg+xml";
 
     private static readonly Lazy<string> PlotlyJs = new(ReadPlotlyJs);
     private static readonly Lazy<JsonObject> PlainLayout = new(() => Figure(Plotly.NET.CSharp.Chart.Point<int, int, string>([0], [0]))["layout"]!.AsObject());
@@ -25,17 +32,48 @@ internal static partial class ChartHtml
 
     public static ChartStyle Style { get; set; } = ChartStyle.Default;
 
-    /// <summary>Outside of this library's engine a process stands for a notebook.</summary>
+    /// <summary>In another engine a process stands for a notebook.</summary>
     public static void ForgetProcess() => _processHasLibrary = false;
 
-    public static string Describe(GenericChart chart)
+    public static string Describe(GenericChart chart) => Describe(Figure(chart));
+
+    private static string Describe(JsonObject figure)
     {
-        var traces = Figure(chart)["data"]!.AsArray();
+        var traces = figure["data"]!.AsArray();
         string kinds = string.Join(", ", traces.Take(8).Select(trace => (string?)trace!["name"] ?? (string?)trace["type"] ?? "trace"));
         return $"chart, {traces.Count} {(traces.Count == 1 ? "trace" : "traces")}: {kinds}{(traces.Count > 8 ? ", ..." : "")}";
     }
 
     public static string Render(GenericChart chart) => Library() + Fragment(Styled(chart));
+
+    /// <summary>The figure as plotly takes it.</summary>
+    public static string Json(GenericChart chart) => Rounded(Styled(chart))!.ToJsonString();
+
+    /// <summary>The figure as a picture; empty if it can only be drawn by plotly.</summary>
+    public static string Svg(GenericChart chart) => Svg(Styled(chart));
+
+    /// <summary>All that a cell shows of a chart: the figure, a picture if it can be drawn here, and a line.</summary>
+    public static IReadOnlyList<FormattedValue> Formats(GenericChart chart) => Formats(Json(chart));
+
+    /// <summary>The same of a figure. The library takes a tenth of a second to write one: it does so once.</summary>
+    public static IReadOnlyList<FormattedValue> Formats(string json)
+    {
+        var figure = JsonNode.Parse(json)!.AsObject();
+        return [new(FigureType, json), new(PictureType, Svg(figure)), new("text/plain", Describe(figure))];
+    }
+
+    private static string Svg(JsonObject figure)
+    {
+        try
+        {
+            return ChartSvg.Draw(figure) ?? "";
+        }
+        catch (Exception e) when (e is ArgumentException or InvalidOperationException or FormatException or OverflowException or IndexOutOfRangeException)
+        {
+            // A figure may hold anything: what plotly makes sense of must not fail the cell.
+            return "";
+        }
+    }
 
     /// <summary>The part of a page that draws a figure with the page's library.</summary>
     /// <param name="figure">What plotly takes: data, layout, config.</param>
@@ -69,24 +107,35 @@ internal static partial class ChartHtml
     public static string LibraryScript() =>
         $"{LibraryStart}(function(){{var define,module,exports;{PlotlyJs.Value}\n}}).call(window);{LibraryEnd}";
 
+    /// <summary>
+    /// The library, once, for the engine of others: a notebook's own file never has it, since its figures are drawn by the page that shows them.
+    /// </summary>
     private static string Library()
     {
-        bool there = CellContext.Current is { } cell ? cell.Engine.HasChartLibrary : _processHasLibrary;
-        if (there)
+        if (CellContext.Current is not null || _processHasLibrary)
         {
             return "";
         }
 
-        if (CellContext.Current is { } context)
-        {
-            context.Engine.HasChartLibrary = true;
-        }
-        else
-        {
-            _processHasLibrary = true;
-        }
-
+        _processHasLibrary = true;
         return LibraryScript() + "\n";
+    }
+
+    /// <summary>The figure in as many digits as a picture can show: a notebook holds thousands of them.</summary>
+    private static JsonNode? Rounded(JsonNode? node)
+    {
+        switch (node)
+        {
+            case JsonObject json:
+                return new JsonObject(json.Select(entry => KeyValuePair.Create(entry.Key, Rounded(entry.Value))));
+            case JsonArray array:
+                return new JsonArray([.. array.Select(Rounded)]);
+            case JsonValue value when value.GetValueKind() == JsonValueKind.Number && value.TryGetValue(out double number):
+                return double.Parse(number.ToString("G6", CultureInfo.InvariantCulture), CultureInfo.InvariantCulture) is var rounded && rounded == Math.Floor(rounded) && Math.Abs(rounded) < 1e9
+                    ? JsonValue.Create((long)rounded) : JsonValue.Create(rounded);
+            default:
+                return node?.DeepClone();
+        }
     }
 
     private static JsonObject Figure(GenericChart chart) => JsonNode.Parse(GenericChart.toFigureJson(chart))!.AsObject();

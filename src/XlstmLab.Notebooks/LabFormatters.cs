@@ -45,6 +45,8 @@ public static class LabFormatters
             _registered = true;
             Formatter.DefaultMimeType = Html;
             Register<GenericChart>(ChartHtml.Render, ChartHtml.Describe);
+            Formatter.Register<GenericChart>(ChartHtml.Json, ChartHtml.FigureType);
+            Formatter.Register<GenericChart>(ChartHtml.Svg, ChartHtml.PictureType);
             Register<DataFrame>(Tables.Of, "DataFrame");
             Register<IFrame>(Tables.Of, "Frame");
             RegisterSeries();
@@ -62,6 +64,16 @@ public static class LabFormatters
             Register<TrainedRun>(run => Tables.Of(run.ToTable()), "run");
             Register<torch.Tensor>(TensorText.Render, TensorText.Describe);
         }
+    }
+
+    /// <summary>
+    /// Does the same for the cells of this library. Their charts are figures, which whoever shows the notebook draws, with a picture for
+    /// where nobody does: HTML that draws itself would bring plotly.js along.
+    /// </summary>
+    internal static void RegisterForCells()
+    {
+        Register();
+        Formatter.SetPreferredMimeTypesFor(typeof(GenericChart), ChartHtml.FigureType);
     }
 
     private static void Register<T>(Func<T, MetricsTable> head, string kind) =>

@@ -16,6 +16,8 @@ public sealed class Notebook
         Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
     };
 
+    private static readonly JsonSerializerOptions Compact = new() { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+
     private readonly JsonObject _root;
     private readonly List<NotebookCell> _cells;
 
@@ -106,6 +108,11 @@ public sealed class Notebook
                         writer.WriteStartArray();
                         _cells.ForEach(cell => Write(writer, cell.Json));
                         writer.WriteEndArray();
+                    }
+                    else if (key == ChartHtml.FigureType && value is not null)
+                    {
+                        // A line of its own for each of thousands of numbers would be most of the file.
+                        writer.WriteRawValue(value.ToJsonString(Compact));
                     }
                     else
                     {

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json.Nodes;
 
 namespace XlstmLab.Notebooks;
@@ -73,6 +74,11 @@ public sealed class NotebookCell
     /// <summary>The first line that is not blank, trimmed; empty if there is none.</summary>
     public string FirstLine => Source.Split('\n').Select(line => line.Trim()).FirstOrDefault(line => line.Length > 0) ?? "";
 
+    /// <summary>How long the cell took in its last run, in seconds; null if the file does not say.</summary>
+    public double? Seconds =>
+        Metadata["execution"] is JsonObject times && Time(times["iopub.execute_input"]) is { } began && Time(times["shell.execute_reply"]) is { } ended
+            ? Math.Max(0, (ended - began).TotalSeconds) : null;
+
     /// <summary>Replaces the outputs of a code cell.</summary>
     /// <param name="outputs">nbformat output objects without a parent.</param>
     /// <param name="executionCount">The number of the run.</param>
@@ -106,4 +112,8 @@ public sealed class NotebookCell
 
     /// <summary>Removes the outputs and the execution count of a code cell.</summary>
     public void ClearOutputs() => SetOutputs([], null);
+
+    private static DateTimeOffset? Time(JsonNode? node) =>
+        MultilineText.IsString(node)
+        && DateTimeOffset.TryParse(node!.GetValue<string>(), CultureInfo.InvariantCulture, DateTimeStyles.AssumeUniversal, out var time) ? time : null;
 }

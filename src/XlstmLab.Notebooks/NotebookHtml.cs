@@ -11,9 +11,6 @@ public static class NotebookHtml
 {
     private const string Html = "text/html";
 
-    /// <summary>A figure as plotly takes it, which Python's plotly leaves beside or instead of HTML.</summary>
-    private const string PlotlyFigure = "application/vnd.plotly.v1+json";
-
     private static readonly Lazy<string> Css = new(() =>
     {
         using StreamReader reader = new(Assembly.GetExecutingAssembly().GetManifestResourceStream("XlstmLab.Notebooks.page.css")!);
@@ -39,10 +36,10 @@ public static class NotebookHtml
     {
         ArgumentNullException.ThrowIfNull(notebook);
         StringBuilder body = new();
-        bool isCSharp = NotebookLanguage.Foreign(notebook) is null;
+        string? language = NotebookLanguage.Default(notebook);
         foreach (var cell in notebook.Cells)
         {
-            Append(body, cell, pictures, NotebookLanguage.Of(cell) is { } own ? NotebookLanguage.IsCSharp(own) : isCSharp);
+            Append(body, cell, pictures, (NotebookLanguage.Of(cell) ?? language) == CellLanguage.CSharp);
         }
 
         string title = Title(notebook) ?? fallbackTitle;
@@ -150,7 +147,7 @@ public static class NotebookHtml
             return OfflineHtml.Render(ChartHtml.WithoutLibrary(Text(Html)));
         }
 
-        if (data[PlotlyFigure] is JsonObject figure)
+        if (data[ChartHtml.FigureType] is JsonObject figure)
         {
             return ChartHtml.Fragment(figure);
         }
@@ -189,19 +186,10 @@ public static class NotebookHtml
         .SelectMany(cell => cell.Source.Split('\n'))
         .FirstOrDefault(line => line.StartsWith("# ", StringComparison.Ordinal))?[2..].Trim().Trim('#', ' ');
 
-    private static string Duration(NotebookCell cell)
+    private static string Duration(NotebookCell cell) => cell.Seconds switch
     {
-        if (cell.Metadata["execution"] is not JsonObject times || Time(times["iopub.execute_input"]) is not { } began || Time(times["shell.execute_reply"]) is not { } ended)
-        {
-            return "";
-        }
-
-        double seconds = (ended - began).TotalSeconds;
-        return seconds < 0.1 ? "" : seconds < 100
-            ? string.Create(CultureInfo.InvariantCulture, $"{seconds:0.0} s")
-            : string.Create(CultureInfo.InvariantCulture, $"{(int)(seconds / 60)} min {seconds % 60:00} s");
-    }
-
-    private static DateTimeOffset? Time(JsonNode? node) =>
-        MultilineText.IsString(node) && DateTimeOffset.TryParse(node!.GetValue<string>(), CultureInfo.InvariantCulture, DateTimeStyles.AssumeUniversal, out var time) ? time : null;
+        null or < 0.1 => "",
+        < 100 and var seconds => string.Create(CultureInfo.InvariantCulture, $"{seconds:0.0} s"),
+        var seconds => string.Create(CultureInfo.InvariantCulture, $"{(int)(seconds / 60)} min {seconds % 60:00} s"),
+    };
 }

@@ -8,10 +8,41 @@ internal static class NotebookLanguage
     /// <summary>What <c>language_info</c> names where cells have languages of their own.</summary>
     private const string Polyglot = "polyglot-notebook";
 
-    private static readonly string[] CSharpKernels = ["csharp", "c#", "xlstm"];
+    /// <summary>The kernel of cells that name none; null if the notebook is of a language that is not known here.</summary>
+    public static string? Default(Notebook notebook) => Named(notebook).Aggregate(
+        (string?)CellLanguage.CSharp, (kernel, named) => kernel is null ? null : CellLanguage.Kernel(named.Language));
 
-    /// <summary>The place in the metadata that names another language than C#, and that language; null if none does.</summary>
-    public static (string Place, string Language)? Foreign(Notebook notebook)
+    /// <summary>The kernel that a cell's metadata name, or null for the notebook's own.</summary>
+    public static string? Of(NotebookCell cell) => OwnName(cell) is { } name ? CellLanguage.Kernel(name) ?? name : null;
+
+    /// <summary>Refuses a notebook or cell of another language before anything of it runs.</summary>
+    /// <returns>The kernel of cells that name none.</returns>
+    /// <exception cref="NotebookException">It is written in another language; the message names it and what can be run.</exception>
+    public static string RequireKnown(Notebook notebook, string path)
+    {
+        if (Named(notebook).FirstOrDefault(named => CellLanguage.Kernel(named.Language) is null) is { Language: { } foreign, Place: var place })
+        {
+            throw new NotebookException($"{path} is a notebook in '{foreign}' ({place}). {CellLanguage.Refusal(foreign)} Nothing was run or written.");
+        }
+
+        foreach (var (index, cell) in notebook.CodeCells.Index())
+        {
+            string? named = OwnName(cell) is { } own && CellLanguage.Kernel(own) is null ? own : ForeignMagic(cell.Source);
+            if (named is not null)
+            {
+                throw new NotebookException(
+                    $"Code cell {index + 1} of {path} is written in '{named}'. {CellLanguage.Refusal(named)} Nothing was run or written.");
+            }
+        }
+
+        return Default(notebook)!;
+    }
+
+    /// <summary>The first magic of a language that is not known here.</summary>
+    private static string? ForeignMagic(string source) => source.Split('\n').FirstOrDefault(line =>
+        line.StartsWith("#!", StringComparison.Ordinal) && CellLanguage.IsKnownElsewhere(line[2..].Split(' ')[0].Trim()))?.Trim();
+
+    private static IEnumerable<(string Place, string Language)> Named(Notebook notebook)
     {
         var metadata = notebook.Metadata;
         (string Place, string? Language)[] named =
@@ -24,49 +55,25 @@ internal static class NotebookLanguage
                 Text((metadata["polyglot_notebook"] as JsonObject)?["kernelInfo"], "defaultKernelName")),
             ("dotnet_interactive.language", Text(metadata["dotnet_interactive"], "language")),
         ];
-        return named.FirstOrDefault(entry => entry.Language is { } language && !IsCSharp(language)) is { Language: { } foreign } found
-            ? (found.Place, foreign) : null;
+        return named.Where(entry => entry.Language is not null).Select(entry => (entry.Place, entry.Language!));
     }
 
-    /// <summary>The language that a cell's metadata name (<c>csharp</c>, <c>fsharp</c>, ...), or null for the notebook's own.</summary>
-    public static string? Of(NotebookCell cell) =>
+    private static string? OwnName(NotebookCell cell) =>
         Text(cell.Metadata["polyglot_notebook"], "kernelName")
         ?? Text(cell.Metadata["dotnet_interactive"], "language")
         ?? (Text(cell.Metadata["vscode"], "languageId") is var id && IsPolyglot(id) ? null : id);
-
-    /// <summary>Refuses a notebook or cell of another language before anything of it runs.</summary>
-    /// <exception cref="NotebookException">It is written in another language; the message names it and what can be run.</exception>
-    public static void RequireCSharp(Notebook notebook, string path)
-    {
-        if (Foreign(notebook) is (var place, var named))
-        {
-            throw new NotebookException(
-                $"{path} is a notebook in '{named}' ({place}): only C# notebooks can be run here, those of the kernel .net-csharp. "
-                + "Nothing was run or written.");
-        }
-
-        foreach (var (index, cell) in notebook.CodeCells.Index())
-        {
-            string? language = Of(cell);
-            language = language is null || IsCSharp(language) ? CellEngine.ForeignMagic(cell.Source) : language;
-            if (language is not null)
-            {
-                throw new NotebookException(
-                    $"Code cell {index + 1} of {path} is written in '{language}': only C# cells can be run, with the magics #!csharp and "
-                    + "#!time. Nothing was run or written.");
-            }
-        }
-    }
-
-    public static bool IsCSharp(string language) =>
-        language.Equals("csharp", StringComparison.OrdinalIgnoreCase) || language.Equals("c#", StringComparison.OrdinalIgnoreCase);
 
     /// <summary>A kernel's name stands for its language only where the kernel does not name it.</summary>
     private static string? KernelLanguage(JsonObject metadata)
     {
         string? name = Text(metadata["kernelspec"], "name") ?? Text(metadata["kernelspec"], "display_name");
-        return Text(metadata["kernelspec"], "language") is not null || name is null
-            || CSharpKernels.Any(part => name.Contains(part, StringComparison.OrdinalIgnoreCase)) ? null : name;
+        if (Text(metadata["kernelspec"], "language") is not null || name is null)
+        {
+            return null;
+        }
+
+        bool Has(params string[] parts) => parts.Any(part => name.Contains(part, StringComparison.OrdinalIgnoreCase));
+        return Has("fsharp", "f#") ? CellLanguage.FSharp : Has("csharp", "c#", "xlstm") ? CellLanguage.CSharp : name;
     }
 
     private static bool IsPolyglot(string? language) => string.Equals(language, Polyglot, StringComparison.OrdinalIgnoreCase);

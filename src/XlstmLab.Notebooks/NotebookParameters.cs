@@ -1,4 +1,5 @@
 using System.Globalization;
+using System.Text.RegularExpressions;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp;
 using Microsoft.CodeAnalysis.CSharp.Syntax;
@@ -9,7 +10,7 @@ namespace XlstmLab.Notebooks;
 /// Puts values for a run into a notebook: a cell of assignments after the cell tagged <c>parameters</c>, which declares the
 /// parameters and their defaults.
 /// </summary>
-public static class NotebookParameters
+public static partial class NotebookParameters
 {
     /// <summary>The tag of the cell that declares the parameters.</summary>
     public const string Tag = "parameters";
@@ -42,17 +43,46 @@ public static class NotebookParameters
             return;
         }
 
-        var declaring = notebook.CodeCells.FirstOrDefault(cell => cell.Tags.Contains(Tag)) ?? throw new NotebookException(
+        var declaring = Declaring(notebook) ?? throw new NotebookException(
             $"The notebook takes no parameters: no code cell is tagged '{Tag}', so '{values.Keys.First()}' cannot be set.");
-        var declared = Declarations(declaring.Source);
-        var lines = values.Select(value => Assignment(value.Key, value.Value, declared));
-        NotebookCell injected = new(CellKind.Code, "// Parameters\n" + string.Join("\n", lines), InjectedTag);
+        bool isFSharp = IsFSharp(notebook, declaring);
+        var declared = Declarations(declaring.Source, isFSharp);
+        var lines = values.Select(value => Assignment(value.Key, value.Value, declared, isFSharp));
+        NotebookCell injected = new(CellKind.Code, (declaring.Source.TrimStart().StartsWith("#!", StringComparison.Ordinal) ? declaring.FirstLine + "\n" : "")
+            + "// Parameters\n" + string.Join("\n", lines), InjectedTag);
+        if (declaring.Metadata["polyglot_notebook"] is { } language)
+        {
+            injected.Metadata["polyglot_notebook"] = language.DeepClone();
+        }
+
         injected.Metadata["tags"] = new System.Text.Json.Nodes.JsonArray(InjectedTag);
         notebook.Cells.Insert(notebook.Cells.IndexOf(declaring) + 1, injected);
     }
 
-    private static Dictionary<string, string> Declarations(string source)
+    /// <summary>The parameters that a notebook declares.</summary>
+    /// <param name="notebook">The notebook.</param>
+    public static IReadOnlyCollection<string> Names(Notebook notebook)
     {
+        ArgumentNullException.ThrowIfNull(notebook);
+        return Declaring(notebook) is { } cell ? Declarations(cell.Source, IsFSharp(notebook, cell)).Keys : [];
+    }
+
+    private static NotebookCell? Declaring(Notebook notebook) => notebook.CodeCells.FirstOrDefault(cell => cell.Tags.Contains(Tag));
+
+    private static bool IsFSharp(Notebook notebook, NotebookCell cell) =>
+        (cell.FirstLine.StartsWith("#!", StringComparison.Ordinal) ? CellLanguage.Kernel(cell.FirstLine[2..])
+            : NotebookLanguage.Of(cell) ?? NotebookLanguage.Default(notebook)) == CellLanguage.FSharp;
+
+    private static Dictionary<string, string> Declarations(string source, bool isFSharp)
+    {
+        if (isFSharp)
+        {
+            return FSharpValue().Matches(source).GroupBy(match => match.Groups["name"].Value).ToDictionary(
+                group => group.Key,
+                group => FSharpType(group.Last()));
+        }
+
+        source = string.Join('\n', source.Split('\n').Where(line => !line.StartsWith("#!", StringComparison.Ordinal)));
         var options = new CSharpParseOptions(LanguageVersion.Latest, DocumentationMode.None, SourceCodeKind.Script);
         Dictionary<string, string> declared = [];
         foreach (var field in CSharpSyntaxTree.ParseText(source, options).GetRoot().ChildNodes().OfType<FieldDeclarationSyntax>())
@@ -91,7 +121,22 @@ public static class NotebookParameters
         _ => $"var = {value}",
     };
 
-    private static string Assignment(string name, object? value, Dictionary<string, string> declared)
+    /// <summary>The C# keyword of the type that an F# value is declared with, or that its literal has.</summary>
+    private static string FSharpType(Match value) => value.Groups["type"].Value.Trim() switch
+    {
+        "" => TypeOf(SyntaxFactory.ParseExpression(value.Groups["value"].Value)),
+        "float" or "double" => "double",
+        "float32" or "single" => "float",
+        "int64" => "long",
+        "uint64" => "ulong",
+        "uint32" => "uint",
+        "int16" => "short",
+        "uint16" => "ushort",
+        "string option" or "int option" or "float option" => "option",
+        var type => type,
+    };
+
+    private static string Assignment(string name, object? value, Dictionary<string, string> declared, bool isFSharp)
     {
         if (!declared.TryGetValue(name, out string? type))
         {
@@ -104,8 +149,22 @@ public static class NotebookParameters
             throw new NotebookException($"The parameter '{name}' is declared const: it cannot be set. Declare it without const.");
         }
 
-        return $"{name} = {Literal(name, value, type)};";
+        // F# values are declared anew: cells after this one see the new value.
+        return isFSharp ? $"let {name} = {FSharpLiteral(Literal(name, value, type), type)}" : $"{name} = {Literal(name, value, type)};";
     }
+
+    /// <summary>A C# literal as F# writes it.</summary>
+    private static string FSharpLiteral(string literal, string type) => type switch
+    {
+        "double" when literal.EndsWith('d') => literal.AsSpan().IndexOfAny(".E") >= 0 ? literal[..^1] : literal[..^1] + ".0",
+        "float" when literal.EndsWith('f') => literal.AsSpan().IndexOfAny(".E") >= 0 ? literal : literal[..^1] + ".0f",
+        "decimal" => literal[..^1] + "M",
+        "short" => literal + "s",
+        "ushort" => literal + "us",
+        "byte" => literal + "uy",
+        "sbyte" => literal + "y",
+        _ => literal,
+    };
 
     private static string Literal(string name, object? value, string declaredType)
     {
@@ -159,4 +218,7 @@ public static class NotebookParameters
 
     private static NotebookException Misfit(string name, string text, string type) =>
         new($"The parameter '{name}' is declared as {type}; '{text}' is not a value of that type.");
+
+    [GeneratedRegex(@"^let\s+(mutable\s+)?(?<name>\w+)\s*(:(?<type>[^=]*))?=\s*(?<value>.*?)\s*(//.*)?$", RegexOptions.Multiline)]
+    private static partial Regex FSharpValue();
 }

@@ -13,6 +13,9 @@ public enum CellEvent
     /// <summary>The cell wrote to the console.</summary>
     Output,
 
+    /// <summary>The cell is so far; the text says how far.</summary>
+    Status,
+
     /// <summary>The cell ended, well or not; the output file holds its outputs.</summary>
     Finished,
 }
@@ -24,10 +27,20 @@ public enum CellEvent
 /// <param name="FirstLine">The first line of the cell's source.</param>
 /// <param name="Elapsed">How long the cell has run.</param>
 /// <param name="Stream">For output: <c>stdout</c> or <c>stderr</c>.</param>
-/// <param name="Text">For output: the text, which need not end with a line.</param>
+/// <param name="Text">For output: the text, which need not end with a line; for a status: the line.</param>
 /// <param name="Status">For a finished cell: how it ended.</param>
 public sealed record CellProgress(
-    CellEvent Event, int Index, int Count, string FirstLine, TimeSpan Elapsed, string? Stream = null, string? Text = null, CellStatus? Status = null);
+    CellEvent Event, int Index, int Count, string FirstLine, TimeSpan Elapsed, string? Stream = null, string? Text = null, CellStatus? Status = null)
+{
+    /// <summary>The share of the notebook that lies before the cell, from 0 to 1, by the times of its last run where it has any.</summary>
+    public double Share { get; init; }
+
+    /// <summary>The share of the notebook that the cell is.</summary>
+    public double Weight { get; init; }
+
+    /// <summary>How many seconds the cell took in the notebook's last run; null if that is not known.</summary>
+    public double? UsualSeconds { get; init; }
+}
 
 /// <summary>How a run ended.</summary>
 public enum NotebookOutcome
@@ -68,6 +81,7 @@ public static class NotebookRunner
     /// <param name="outputPath">Where the executed notebook goes; a whole, valid notebook at every moment.</param>
     /// <param name="parameters">Values for the cell tagged <c>parameters</c>; see <see cref="NotebookParameters.Inject"/>.</param>
     /// <param name="timeout">The limit for the whole run; none if absent.</param>
+    /// <param name="cellTimeout">The limit for each cell; none if absent.</param>
     /// <param name="progress">Told of each cell and of console output as it comes, on the thread that made it.</param>
     /// <param name="cancellationToken">Stops the run; the output file is complete when the exception comes.</param>
     /// <returns>How the run ended. A cell that fails is a result, not an exception. Runs of one process wait for each other.</returns>
@@ -82,24 +96,24 @@ public static class NotebookRunner
         string outputPath,
         IReadOnlyDictionary<string, object?>? parameters = null,
         TimeSpan? timeout = null,
+        TimeSpan? cellTimeout = null,
         IProgress<CellProgress>? progress = null,
         CancellationToken cancellationToken = default) =>
-        RunAsync(notebookPath, outputPath, parameters, timeout, progress, TimeProvider.System, cancellationToken);
+        RunAsync(notebookPath, outputPath, parameters, new RunLimits(timeout, cellTimeout, TimeProvider.System), progress, cancellationToken);
 
-    /// <summary>The same, with the clock that the time limit goes by.</summary>
+    /// <summary>The same, with the clock that the time limits go by.</summary>
     internal static async Task<NotebookRunResult> RunAsync(
         string notebookPath,
         string outputPath,
         IReadOnlyDictionary<string, object?>? parameters,
-        TimeSpan? timeout,
+        RunLimits limits,
         IProgress<CellProgress>? progress,
-        TimeProvider clock,
         CancellationToken cancellationToken)
     {
         notebookPath = Path.GetFullPath(notebookPath);
         outputPath = Path.GetFullPath(outputPath);
         var notebook = Notebook.Load(notebookPath);
-        NotebookLanguage.RequireCSharp(notebook, notebookPath);
+        string language = NotebookLanguage.RequireKnown(notebook, notebookPath);
         NotebookParameters.Inject(notebook, parameters ?? new Dictionary<string, object?>());
 
         await OneRun.WaitAsync(cancellationToken).ConfigureAwait(false);
@@ -111,7 +125,7 @@ public static class NotebookRunner
             string folder = Path.GetDirectoryName(notebookPath)!;
             Environment.CurrentDirectory = folder;
             Environment.SetEnvironmentVariable(CellProcesses.Variable, mark);
-            return await RunCellsAsync(notebook, folder, outputPath, timeout, progress, mark, clock, cancellationToken)
+            return await RunCellsAsync(notebook, language, folder, outputPath, limits, progress, mark, cancellationToken)
                 .ConfigureAwait(false);
         }
         finally
@@ -125,33 +139,37 @@ public static class NotebookRunner
 
     private static async Task<NotebookRunResult> RunCellsAsync(
         Notebook notebook,
+        string language,
         string folder,
         string outputPath,
-        TimeSpan? timeout,
+        RunLimits limits,
         IProgress<CellProgress>? progress,
         string mark,
-        TimeProvider clock,
         CancellationToken cancellationToken)
     {
         long start = Stopwatch.GetTimestamp();
-        using CancellationTokenSource timer = new(timeout ?? Timeout.InfiniteTimeSpan, clock);
+        using CancellationTokenSource timer = new(limits.Run ?? Timeout.InfiniteTimeSpan, limits.Clock);
         using var limit = CancellationTokenSource.CreateLinkedTokenSource(timer.Token, cancellationToken);
 
-        // A cell that waits for a process goes on when that has ended.
-        using var interruption = limit.Token.Register(() => CellProcesses.End(mark));
-
-        CellEngine engine = new(folder);
+        using CellEngine engine = new(folder, language);
         List<NotebookCell> cells = [.. notebook.CodeCells];
+        double?[] usual = [.. cells.Select(cell => cell.Seconds)];
         foreach (var cell in cells)
         {
             cell.ClearOutputs();
             cell.Metadata.Remove("execution");
         }
 
+        List<(NotebookCell Cell, CellOutputs Outputs)> done = [];
         notebook.Save(outputPath);
         for (int i = 0; i < cells.Count; i++)
         {
-            var result = await RunCellAsync(engine, cells[i], i + 1, cells.Count, () => notebook.Save(outputPath), progress, limit.Token).ConfigureAwait(false);
+            using CancellationTokenSource cellTimer = limits.Cell is { } most ? new(most, limits.Clock) : new();
+            using var cellLimit = CancellationTokenSource.CreateLinkedTokenSource(limit.Token, cellTimer.Token);
+
+            // A cell that waits for a process goes on when that has ended.
+            using var interruption = cellLimit.Token.Register(() => CellProcesses.End(mark));
+            var result = await RunCellAsync(engine, cells[i], Place(i), Save, progress, cellLimit.Token).ConfigureAwait(false);
             cancellationToken.ThrowIfCancellationRequested();
             if (result.Error is not { } error || (result.Status == CellStatus.Failed && cells[i].Tags.Contains(RaisesExceptionTag)))
             {
@@ -165,29 +183,51 @@ public static class NotebookRunner
                 cells.Count,
                 i + 1,
                 Stopwatch.GetElapsedTime(start),
-                timedOut ? error with { Message = string.Create(CultureInfo.InvariantCulture, $"The run reached its time limit of {timeout:c}.") } : error);
+                timedOut ? error with { Message = Limit() } : error);
         }
 
         return new NotebookRunResult(NotebookOutcome.Succeeded, outputPath, cells.Count, cells.Count, Stopwatch.GetElapsedTime(start), null);
+
+        string Limit() => timer.IsCancellationRequested || limits.Cell is null
+            ? $"The run reached its time limit of {limits.Run:c}." : $"The cell reached its time limit of {limits.Cell:c}.";
+
+        CellProgress Place(int index)
+        {
+            // Cells without a time are taken to be short.
+            double Weight(int i) => usual[i] ?? 1;
+            double all = Enumerable.Range(0, cells.Count).Sum(Weight);
+            return new CellProgress(CellEvent.Started, index + 1, cells.Count, cells[index].FirstLine, TimeSpan.Zero)
+            {
+                Share = Enumerable.Range(0, index).Sum(Weight) / all,
+                Weight = Weight(index) / all,
+                UsualSeconds = usual[index],
+            };
+        }
+
+        void Save(NotebookCell cell, CellOutputs outputs)
+        {
+            // A cell may have replaced what an earlier one shows.
+            foreach (var (earlier, shown) in done.Where(entry => entry.Outputs.HasChanged))
+            {
+                earlier.SetOutputs(shown.ToJson(), earlier.ExecutionCount);
+            }
+
+            done.Add((cell, outputs));
+            notebook.Save(outputPath);
+        }
     }
 
     private static async Task<CellResult> RunCellAsync(
-        CellEngine engine, NotebookCell cell, int index, int count, Action save, IProgress<CellProgress>? progress, CancellationToken cancellationToken)
+        CellEngine engine, NotebookCell cell, CellProgress report, Action<NotebookCell, CellOutputs> save, IProgress<CellProgress>? progress,
+        CancellationToken cancellationToken)
     {
         long start = Stopwatch.GetTimestamp();
-        CellProgress report = new(CellEvent.Started, index, count, cell.FirstLine, TimeSpan.Zero);
         progress?.Report(report);
         var began = DateTime.UtcNow;
-        var result = await engine.RunAsync(
-            cell.Source,
-            (stream, text) => progress?.Report(report with
-            {
-                Event = CellEvent.Output,
-                Elapsed = Stopwatch.GetElapsedTime(start),
-                Stream = stream,
-                Text = text,
-            }),
-            cancellationToken).ConfigureAwait(false);
+        CellOutputs outputs = new(
+            (stream, text) => Tell(report with { Event = CellEvent.Output, Stream = stream, Text = text }),
+            status: text => Tell(report with { Event = CellEvent.Status, Text = text }));
+        var result = await engine.RunAsync(cell.Source, outputs, NotebookLanguage.Of(cell), isCounted: true, cancellationToken).ConfigureAwait(false);
         cell.SetOutputs(result.Outputs, result.ExecutionCount);
 
         // The keys under which JupyterLab keeps and shows a cell's times.
@@ -196,10 +236,18 @@ public static class NotebookRunner
             ["iopub.execute_input"] = Timestamp(began),
             ["shell.execute_reply"] = Timestamp(began + result.Elapsed),
         };
-        save();
+        save(cell, result.Live!);
         progress?.Report(report with { Event = CellEvent.Finished, Elapsed = result.Elapsed, Status = result.Status });
         return result;
+
+        void Tell(CellProgress told) => CellContext.Outside(() => progress?.Report(told with { Elapsed = Stopwatch.GetElapsedTime(start) }));
     }
 
     private static string Timestamp(DateTime time) => time.ToString("yyyy-MM-dd'T'HH:mm:ss.ffffff'Z'", CultureInfo.InvariantCulture);
 }
+
+/// <summary>How long a run may take.</summary>
+/// <param name="Run">All of it.</param>
+/// <param name="Cell">Each cell.</param>
+/// <param name="Clock">The clock they go by.</param>
+internal sealed record RunLimits(TimeSpan? Run, TimeSpan? Cell, TimeProvider Clock);

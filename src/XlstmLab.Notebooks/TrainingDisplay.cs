@@ -17,7 +17,7 @@ public sealed class TrainingDisplay : IProgress<TrainingMetrics>
 
     private readonly List<TrainingMetrics> _validated = [];
     private readonly Stopwatch _watch = Stopwatch.StartNew();
-    private DisplayedValue? _shown;
+    private ShownValue? _shown;
     private TimeSpan _last;
 
     /// <inheritdoc/>

@@ -124,4 +124,62 @@ public sealed class NotebookProcessTests
         Assert.Equal(python, File.ReadAllText(folder["p.ipynb"]));
         Assert.False(File.Exists(folder["p.html"]));
     }
+
+    [Fact]
+    public async Task Run_SeveralNotebooks_TakeTheParametersThatTheyDeclare()
+    {
+        using TempFolder folder = new();
+        folder.Notebook("[parameters]int stepCount = 1; string name = \"\";", "$\"{stepCount} {name}\"");
+        File.Move(folder["in.ipynb"], folder["first.ipynb"]);
+        folder.Notebook("[parameters]#!fsharp\nlet stepCount = 1\nlet rate = 0.5", "#!fsharp\n$\"{stepCount} {rate}\"");
+        File.Move(folder["in.ipynb"], folder["second.ipynb"]);
+        File.WriteAllText(folder["values.yaml"], "# values\nstepCount: 7  # few\nname: 'it''s # 1'\n");
+        string[] run = ["notebook", "run", folder["first.ipynb"], folder["second.ipynb"], "-f", folder["values.yaml"], "-o", folder["out"], "--html", folder["pages/"]];
+        var result = await CommandLine.RunAsync([.. run, "-p", "rate=2"]);
+
+        Assert.True(result.Code == 0, result.Error);
+        Assert.Equal("7 it's # 1", Notebook.Load(folder["out/first.ipynb"]).Cells[2].Outputs.Single().Text("text/plain"));
+        Assert.Equal("7 2", Notebook.Load(folder["out/second.ipynb"]).Cells[2].Outputs.Single().Text("text/plain"));
+        Assert.True(File.Exists(folder["pages/first.html"]) && File.Exists(folder["pages/second.html"]));
+
+        var refused = await CommandLine.RunAsync([.. run, "-p", "rat=2"]);
+        Assert.Equal(2, refused.Code);
+        Assert.Contains("'rat'; they declare stepCount, name, rate. Did you mean 'rate'?", refused.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Run_ThreadThatOutlivesItsCell_EndsWithTheRun()
+    {
+        using TempFolder folder = new();
+        string input = folder.Notebook("new System.Threading.Thread(() => System.Threading.Thread.Sleep(-1)).Start();", "2");
+        var result = await CommandLine.RunAsync("notebook", "run", input, "--json");
+
+        Assert.Equal((0, "succeeded"), (result.Code, result.Json["outcome"]!.GetValue<string>()));
+    }
+
+    [Fact]
+    public async Task Run_CellBeyondItsTime_EndsTheRunAndKeepsTheOthers()
+    {
+        using TempFolder folder = new();
+        string input = folder.Notebook("1", "#!csharp\nConsole.Write(\"x\"); while (true) { }", "3");
+        var result = await CommandLine.RunAsync("notebook", "run", input, "--cell-timeout", "4", "--json");
+
+        Assert.Equal((1, "timed_out"), (result.Code, result.Json["outcome"]!.GetValue<string>()));
+        Assert.Contains("cell 2: The cell reached its time limit of 00:00:04", result.Error, StringComparison.Ordinal);
+        Assert.Equal(["execute_result", "stream", "error"], Notebook.Load(input).Cells.SelectMany(cell => cell.Outputs).Select(output => output.Type()));
+    }
+
+    [Fact]
+    public async Task Run_HugeLineOfTheProcessItself_IsCut()
+    {
+        using TempFolder folder = new();
+        string input = folder.Notebook(
+            "var output = Console.OpenStandardOutput();\nvar block = new byte[1 << 20];\nArray.Fill(block, (byte)'x');\nfor (int i = 0; i < 50; i++) output.Write(block);",
+            "\"after\"");
+        var result = await CommandLine.RunAsync("notebook", "run", input);
+
+        Assert.True(result.Code == 0, result.Error);
+        Assert.InRange(result.Error.Length, 1000, 10_000);
+        Assert.Equal("after", Notebook.Load(input).Cells[1].Outputs.Single().Text("text/plain"));
+    }
 }

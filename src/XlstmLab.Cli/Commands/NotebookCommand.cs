@@ -5,30 +5,35 @@ using XlstmLab.Notebooks;
 
 namespace XlstmLab.Cli.Commands;
 
-/// <summary><c>xlstm notebook</c>: runs notebooks without a server, and makes pages of them.</summary>
+/// <summary><c>xlstm notebook</c>: runs notebooks without a server, makes pages of them, and serves Jupyter.</summary>
 internal static class NotebookCommand
 {
     /// <summary>The command and those below it.</summary>
     public static Command Create() => new ExampleCommand(
         "notebook",
-        "Runs C# notebooks without a server, and makes pages of them that open offline.",
+        "Runs C# and F# notebooks without a server, makes pages of them that open offline, and is a kernel for Jupyter.",
         "xlstm notebook run notebooks/01-train-a-small-xlstm.ipynb -p steps=200 --html page.html",
-        "xlstm notebook export notebooks/01-train-a-small-xlstm.ipynb --html page.html")
+        "xlstm notebook export notebooks/01-train-a-small-xlstm.ipynb --html page.html",
+        "xlstm notebook install")
     {
         Run(),
         Export(),
+        JupyterCommands.Install(),
+        JupyterCommands.Kernel(),
         Worker(),
     };
 
-    private static Argument<FileInfo> NotebookArgument() => new("NOTEBOOK") { Description = "The .ipynb file." };
-
     private static ExampleCommand Run()
     {
-        var notebook = NotebookArgument();
-        var output = new Option<string?>("--output", "-o") { Description = "Where the executed notebook goes. Default: NOTEBOOK itself.", HelpName = "FILE" };
+        var notebooks = new Argument<FileInfo[]>("NOTEBOOK") { Description = "The .ipynb files, which run one after the other.", Arity = ArgumentArity.OneOrMore };
+        var output = new Option<string?>("--output", "-o")
+        {
+            Description = "Where the executed notebook goes; of several, the folder for them. Default: NOTEBOOK itself.",
+            HelpName = "FILE",
+        };
         var parameters = new Option<string[]>("--parameter", "-p")
         {
-            Description = "A value for the cell tagged 'parameters'; may be given several times.",
+            Description = "A value for the cell tagged 'parameters'; may be given several times. Of several notebooks, those take it that declare it.",
             HelpName = "NAME=VALUE",
             Arity = ArgumentArity.OneOrMore,
         };
@@ -39,60 +44,124 @@ internal static class NotebookCommand
                 result.AddError($"'{token.Value}' is no parameter; expected NAME=VALUE.");
             }
         });
-        var html = new Option<string?>("--html") { Description = "Also write a page that opens offline.", HelpName = "PAGE" };
+        var file = new Option<FileInfo?>("--parameters-file", "-f") { Description = "Values for parameters in a .json or .yaml file; -p comes after it.", HelpName = "FILE" };
+        var html = new Option<string?>("--html") { Description = "Also write a page that opens offline; of several notebooks, the folder for theirs.", HelpName = "PAGE" };
         var timeout = NumberOption.Real(new Option<double?>("--timeout")
         {
             Description = "Give up after so many seconds; processes that cells started end too.",
             HelpName = "SECONDS",
         }, NumberRange.Seconds);
-        var json = new Option<bool>("--json") { Description = "Print one JSON document." };
+        var cellTimeout = NumberOption.Real(new Option<double?>("--cell-timeout")
+        {
+            Description = "Give up after a cell has taken so many seconds.",
+            HelpName = "SECONDS",
+        }, NumberRange.Seconds);
+        var json = new Option<bool>("--json") { Description = "Print one JSON document; of several notebooks, one a line." };
         var command = new ExampleCommand(
             "run",
-            "Runs every cell of a C# notebook and writes the notebook with its outputs after each of them. "
-            + "What cells print is passed on as it comes.",
+            "Runs every cell of C#, F# and mixed notebooks and writes each notebook with its outputs after each cell. "
+            + "What cells print is passed on as it comes. If a notebook fails, those after it do not run.",
             "xlstm notebook run notebooks/01-train-a-small-xlstm.ipynb",
-            "xlstm notebook run 01.ipynb -o done.ipynb -p steps=200 -p seed=3 --html done.html --timeout 600")
+            "xlstm notebook run 01.ipynb -o done.ipynb -p steps=200 -p seed=3 --html done.html --cell-timeout 600",
+            "xlstm notebook run notebooks/*.ipynb -o done/ -f small.yaml --html pages/")
         {
-            notebook,
+            notebooks,
             output,
             parameters,
+            file,
             html,
             timeout,
+            cellTimeout,
             json,
         };
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
-            var path = parsed.GetValue(notebook)!.FullName;
-            var page = parsed.GetValue(html) is { } name ? Path.GetFullPath(name) : null;
-            var request = new NotebookRequest(
-                path,
-                Path.GetFullPath(parsed.GetValue(output) ?? path),
-                Values(parsed.GetValue(parameters) ?? []),
-                parsed.GetValue(timeout));
-            NotebookRunResult? result = null;
-            await terminal.TrackAsync(Path.GetFileName(path), async tracker =>
+            var paths = parsed.GetValue(notebooks)!.Select(notebook => notebook.FullName).ToArray();
+            var values = Values(parsed.GetValue(file), parsed.GetValue(parameters) ?? []);
+            var taken = Taken(paths, values);
+            foreach (var path in paths)
             {
-                var start = OwnProgram.Start(parsed, "notebook", NotebookProcess.WorkerName);
-                using var display = new NotebookDisplay(tracker);
-                display.Start();
-                result = await new NotebookProcess(request, start, display.Show, display.Line).RunAsync(cancellationToken);
-            });
-            if (page is not null)
-            {
-                // A failed run has a page too: it shows the error under its cell.
-                NotebookHtml.Export(Notebook.Load(result!.OutputPath), page, Path.GetDirectoryName(path));
+                var request = new NotebookRequest(
+                    path,
+                    Target(parsed.GetValue(output), path, paths.Length, ".ipynb") ?? path,
+                    [.. values.Where(v => paths.Length == 1 || taken[path].Contains(v.Key)).Select(v => new NotebookParameter(v.Key, v.Value))],
+                    parsed.GetValue(timeout),
+                    parsed.GetValue(cellTimeout));
+                var page = Target(parsed.GetValue(html), path, paths.Length, ".html");
+                var result = await RunAsync(terminal, parsed, request, cancellationToken);
+                if (page is not null)
+                {
+                    // A failed run has a page too: it shows the error under its cell.
+                    NotebookHtml.Export(Notebook.Load(result.OutputPath), page, Path.GetDirectoryName(path));
+                }
+
+                Report(terminal, result, page, parsed.GetValue(json), isLine: paths.Length > 1);
+                if (result.Outcome != NotebookOutcome.Succeeded)
+                {
+                    return ExitCode.Failure;
+                }
             }
 
-            Report(terminal, result!, page, parsed.GetValue(json));
-            return result!.Outcome == NotebookOutcome.Succeeded ? ExitCode.Success : ExitCode.Failure;
+            return ExitCode.Success;
         });
         return command;
     }
 
+    private static async Task<NotebookRunResult> RunAsync(
+        Terminal terminal, ParseResult parsed, NotebookRequest request, CancellationToken cancellationToken)
+    {
+        NotebookRunResult? result = null;
+        await terminal.TrackAsync(Path.GetFileName(request.Notebook), async tracker =>
+        {
+            var start = OwnProgram.Start(parsed, "notebook", NotebookProcess.WorkerName);
+            using var display = new NotebookDisplay(tracker);
+            display.Start();
+            result = await new NotebookProcess(request, start, display.Show, display.Line).RunAsync(cancellationToken);
+        });
+        return result!;
+    }
+
+    /// <summary>Where a notebook's result goes: the file that is named, or for several notebooks a file of their name in the folder.</summary>
+    private static string? Target(string? named, string notebook, int count, string ending)
+    {
+        if (named is null)
+        {
+            return null;
+        }
+
+        if (count == 1 && !Directory.Exists(named) && !Path.EndsInDirectorySeparator(named))
+        {
+            return Path.GetFullPath(named);
+        }
+
+        if (File.Exists(named))
+        {
+            throw new UsageException($"{named} is a file, and there are {count} notebooks: name a folder.");
+        }
+
+        Directory.CreateDirectory(named);
+        return Path.GetFullPath(Path.Combine(named, Path.ChangeExtension(Path.GetFileName(notebook), ending)));
+    }
+
+    /// <summary>The parameters that each of several notebooks declares; one that none declares is a mistake.</summary>
+    private static Dictionary<string, IReadOnlyCollection<string>> Taken(string[] paths, Dictionary<string, string?> values)
+    {
+        if (paths.Length == 1 || values.Count == 0)
+        {
+            return paths.Distinct().ToDictionary(path => path, _ => (IReadOnlyCollection<string>)[]);
+        }
+
+        var taken = paths.Distinct().ToDictionary(path => path, path => NotebookParameters.Names(Notebook.Load(path)));
+        var known = taken.Values.SelectMany(names => names).Distinct().ToArray();
+        return values.Keys.FirstOrDefault(name => !known.Contains(name)) is { } unknown
+            ? throw new UsageException($"None of the notebooks declares a parameter '{unknown}'; they declare {string.Join(", ", known)}.{NearestName.Hint(unknown, known)}")
+            : taken;
+    }
+
     private static ExampleCommand Export()
     {
-        var notebook = NotebookArgument();
+        var notebook = new Argument<FileInfo>("NOTEBOOK") { Description = "The .ipynb file." };
         var html = new Option<string>("--html") { Description = "The page to write.", HelpName = "PAGE", Required = true };
         var command = new ExampleCommand("export", "Makes a page that opens offline of a notebook as it is.", "xlstm notebook export done.ipynb --html done.html")
         {
@@ -117,9 +186,9 @@ internal static class NotebookCommand
         return command;
     }
 
-    private static Dictionary<string, string> Values(string[] parameters)
+    private static Dictionary<string, string?> Values(FileInfo? file, string[] parameters)
     {
-        var values = new Dictionary<string, string>();
+        var values = file is null ? [] : new Dictionary<string, string?>(ParameterFile.Read(file.FullName));
         foreach (var parameter in parameters)
         {
             var split = parameter.IndexOf('=', StringComparison.Ordinal);
@@ -129,11 +198,28 @@ internal static class NotebookCommand
         return values;
     }
 
-    private static void Report(Terminal terminal, NotebookRunResult result, string? page, bool json)
+    private static void Report(Terminal terminal, NotebookRunResult result, string? page, bool json, bool isLine)
     {
         if (json)
         {
-            terminal.WriteJson(new { result.Outcome, Notebook = result.OutputPath, Page = page, result.CodeCells, result.Executed, Seconds = result.Elapsed.TotalSeconds, Error = result.FirstError });
+            var document = new
+            {
+                result.Outcome,
+                Notebook = result.OutputPath,
+                Page = page,
+                result.CodeCells,
+                result.Executed,
+                Seconds = result.Elapsed.TotalSeconds,
+                Error = result.FirstError,
+            };
+            if (isLine)
+            {
+                terminal.WriteJsonLine(document);
+            }
+            else
+            {
+                terminal.WriteJson(document);
+            }
         }
         else
         {

@@ -39,6 +39,9 @@ internal sealed class NotebookDisplay(ProgressTracker tracker) : IDisposable
                 case CellEvent.Output:
                     Take(progress.Stream!, progress.Text!);
                     break;
+                case CellEvent.Status:
+                    _hint = progress.Text!;
+                    break;
                 case CellEvent.Finished:
                     EndLines();
                     _cell = null;
@@ -83,7 +86,10 @@ internal sealed class NotebookDisplay(ProgressTracker tracker) : IDisposable
             if (_cell is { } cell)
             {
                 var hint = _hint.Length <= LongestHint ? _hint : $"{_hint.AsSpan(0, LongestHint - 1)}…";
-                tracker.Report((cell.Index - 1) / (double)cell.Count, $"{Place(cell, _watch.Elapsed)}: {hint}", estimates: false);
+
+                // By the times of the last run: within a cell too, but never past its end.
+                var within = cell.UsualSeconds is > 0 and var usual ? Math.Min(0.99, _watch.Elapsed.TotalSeconds / usual) : 0;
+                tracker.Report(cell.Share + cell.Weight * within, $"{Place(cell, _watch.Elapsed)}: {hint}", estimates: cell.UsualSeconds is not null);
             }
         }
     }

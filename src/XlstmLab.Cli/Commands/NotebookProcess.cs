@@ -10,8 +10,12 @@ namespace XlstmLab.Cli.Commands;
 /// <param name="Output">Where the executed notebook goes, an absolute path.</param>
 /// <param name="Parameters">Values for its parameters.</param>
 /// <param name="TimeoutSeconds">The limit; null for none.</param>
+/// <param name="CellTimeoutSeconds">The limit for a cell; null for none.</param>
 internal sealed record NotebookRequest(
-    string Notebook, string Output, IReadOnlyDictionary<string, string> Parameters, double? TimeoutSeconds);
+    string Notebook, string Output, IReadOnlyList<NotebookParameter> Parameters, double? TimeoutSeconds, double? CellTimeoutSeconds);
+
+/// <summary>A value for a parameter. The name is no key of the request: those are written in another case.</summary>
+internal sealed record NotebookParameter(string Name, string? Value);
 
 /// <summary>A line of what that process says: one of the three.</summary>
 internal sealed record NotebookReport
@@ -46,6 +50,10 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
 
     private const int StrayLinesKept = 10;
     private const int ConsoleKept = 2_000_000;
+
+    /// <summary>A line of native code or of another process is cut there; a report is never so long.</summary>
+    private const int LongestLine = 1 << 16;
+    private const int LongestReport = 1 << 26;
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(20);
     private static readonly TimeSpan DrainPatience = TimeSpan.FromSeconds(3);
 
@@ -56,6 +64,8 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
     private long _consoleLength;
     private CellProgress? _running;
     private NotebookReport _end = new();
+    private readonly Stopwatch _watch = Stopwatch.StartNew();
+    private CancellationTokenSource? _limit;
 
     /// <summary>Runs the notebook.</summary>
     /// <param name="cancellationToken">Asks the process to stop; it is ended if it does not.</param>
@@ -64,7 +74,6 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
     /// <exception cref="OperationCanceledException">The run was cancelled.</exception>
     public async Task<NotebookRunResult> RunAsync(CancellationToken cancellationToken)
     {
-        var watch = Stopwatch.StartNew();
         var mark = CellProcesses.NewMark();
         start.RedirectStandardInput = true;
         start.StandardInputEncoding = new UTF8Encoding(encoderShouldEmitUTF8Identifier: false);
@@ -86,6 +95,11 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
             // What the cells started may hold the output open.
             CellProcesses.End(mark);
             await Task.WhenAny(lines, Task.Delay(DrainPatience, CancellationToken.None));
+            if (!HasEnd())
+            {
+                // On a busy machine its last words may still be on their way.
+                await Task.WhenAny(lines, Task.Delay(Patience, CancellationToken.None));
+            }
         }
         finally
         {
@@ -101,7 +115,15 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         {
             return _end.Refusal is { } refusal ? throw new NotebookException(refusal)
                 : _end.Result is { } result ? result
-                : End(process.ExitCode, isStopped, watch.Elapsed, cancellationToken);
+                : End(process.ExitCode, isStopped, _watch.Elapsed, cancellationToken);
+        }
+    }
+
+    private bool HasEnd()
+    {
+        lock (_gate)
+        {
+            return _end.Result is not null || _end.Refusal is not null;
         }
     }
 
@@ -109,6 +131,7 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
     /// <param name="cancellationToken">Stops the run too.</param>
     public static async Task<int> WorkAsync(CancellationToken cancellationToken)
     {
+        CellEngine.WarmUp();
         using var input = new StreamReader(Console.OpenStandardInput(), Encoding.UTF8);
         using var output = Console.OpenStandardOutput();
         Console.SetIn(TextReader.Null);
@@ -129,8 +152,9 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
             var result = await NotebookRunner.RunAsync(
                 request.Notebook,
                 request.Output,
-                request.Parameters.ToDictionary(p => p.Key, p => (object?)p.Value),
+                request.Parameters.ToDictionary(p => p.Name, p => (object?)p.Value),
                 request.TimeoutSeconds is { } seconds ? TimeSpan.FromSeconds(seconds) : null,
+                request.CellTimeoutSeconds is { } cellSeconds ? TimeSpan.FromSeconds(cellSeconds) : null,
                 new ImmediateProgress<CellProgress>(p => Say(new() { Progress = p })),
                 stop.Token);
             Say(new() { Result = result });
@@ -170,13 +194,14 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         }
     }
 
-    /// <summary>Waits for the process; past the time limit or a cancellation for a while only.</summary>
+    /// <summary>Waits for the process; past a time limit or a cancellation for a while only.</summary>
     private async Task<bool> EndsAsync(Process process, CancellationToken cancellationToken)
     {
         using var limit = new CancellationTokenSource();
-        if (request.TimeoutSeconds is { } seconds)
+        lock (_gate)
         {
-            limit.CancelAfter(TimeSpan.FromSeconds(seconds) + Patience);
+            _limit = limit;
+            SetLimit();
         }
 
         await using var stop = cancellationToken.Register(() =>
@@ -200,11 +225,28 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         {
             return false;
         }
+        finally
+        {
+            lock (_gate)
+            {
+                _limit = null;
+            }
+        }
+    }
+
+    /// <summary>Counts on from now to the end of the run's or the cell's time, whichever comes first.</summary>
+    private void SetLimit()
+    {
+        double?[] left = [request.TimeoutSeconds - _watch.Elapsed.TotalSeconds, _running is null ? null : request.CellTimeoutSeconds];
+        if (left.Min() is { } seconds)
+        {
+            _limit?.CancelAfter(TimeSpan.FromSeconds(Math.Max(0, seconds)) + Patience);
+        }
     }
 
     private async Task ReadAsync(StreamReader reader, CancellationToken cancellationToken)
     {
-        while (await reader.ReadLineAsync(CancellationToken.None) is { } line)
+        await foreach (var line in LinesAsync(reader))
         {
             var at = line.IndexOf(ReportMark, StringComparison.Ordinal);
             lock (_gate)
@@ -229,6 +271,40 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         }
     }
 
+    /// <summary>The lines of a stream, in which a process may have written gigabytes without a line end.</summary>
+    private static async IAsyncEnumerable<string> LinesAsync(StreamReader reader)
+    {
+        var buffer = new char[1 << 14];
+        var line = new StringBuilder();
+        bool? isReport = null;
+        for (int read; (read = await reader.ReadAsync(buffer)) > 0;)
+        {
+            for (int start = 0; start < read;)
+            {
+                var end = Array.IndexOf(buffer, '\n', start, read - start);
+                var length = (end < 0 ? read : end) - start;
+                if (isReport is null && line.Length + length > LongestLine)
+                {
+                    isReport = $"{line}{buffer.AsSpan(start, length)}".Contains(ReportMark, StringComparison.Ordinal);
+                }
+
+                line.Append(buffer, start, Math.Min(length, Math.Max(0, (isReport == true ? LongestReport : LongestLine) - line.Length)));
+                start += length + 1;
+                if (end >= 0)
+                {
+                    yield return line.ToString().TrimEnd('\r');
+                    line.Clear();
+                    isReport = null;
+                }
+            }
+        }
+
+        if (line.Length > 0)
+        {
+            yield return line.ToString();
+        }
+    }
+
     /// <summary>Keeps a line for the account of a process that dies: the first ones and the last.</summary>
     private void Keep(string line)
     {
@@ -250,6 +326,9 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         if (report.Progress is not { } cell)
         {
             _end = report;
+
+            // A thread that a cell has started may keep the process for ever.
+            _limit?.CancelAfter(DrainPatience);
             return;
         }
 
@@ -257,6 +336,7 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         {
             case CellEvent.Started:
                 _running = cell;
+                SetLimit();
                 _console.Clear();
                 _firstStrays.Clear();
                 _lastStrays.Clear();
@@ -266,7 +346,7 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
                 _console.Add((cell.Stream!, cell.Text!));
                 _consoleLength += cell.Text!.Length;
                 break;
-            case CellEvent.Output:
+            case CellEvent.Output or CellEvent.Status:
                 break;
             case CellEvent.Finished:
                 _running = null;

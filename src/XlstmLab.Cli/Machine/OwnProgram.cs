@@ -7,6 +7,21 @@ namespace XlstmLab.Cli.Machine;
 /// <summary>Starts this program again, for work that wants a process of its own.</summary>
 internal static class OwnProgram
 {
+    /// <summary>The <c>dotnet</c> that runs this program; null if it brings its own runtime.</summary>
+    public static string? Dotnet
+    {
+        get
+        {
+            var runtime = Path.GetDirectoryName(typeof(object).Assembly.Location)!;
+            var host = Path.GetFullPath(Path.Combine(runtime, "..", "..", "..", OperatingSystem.IsWindows() ? "dotnet.exe" : "dotnet"));
+            return File.Exists(host) ? host : null;
+        }
+    }
+
+    /// <summary>What starts this program from any folder and with any environment, for others to keep.</summary>
+    public static IReadOnlyList<string> Words =>
+        Dotnet is { } host && typeof(OwnProgram).Assembly.Location is { Length: > 0 } library ? [host, library] : [Environment.ProcessPath!];
+
     /// <summary>How a command of this program is started: with its output and errors redirected, in UTF-8, and with the plugins of this one.</summary>
     /// <param name="parsed">The command line of this one.</param>
     /// <param name="arguments">The command line after the program's name.</param>
@@ -24,12 +39,15 @@ internal static class OwnProgram
             StandardOutputEncoding = Encoding.UTF8,
             StandardErrorEncoding = Encoding.UTF8,
         };
-        var plugins = Program.PluginsOf(parsed).SelectMany(plugin => new[] { Program.PluginOption, plugin.FullName });
-        foreach (var argument in (isOwn ? arguments : arguments.Prepend(library)).Concat(plugins))
+        foreach (var argument in (isOwn ? arguments : arguments.Prepend(library)).Concat(Plugins(parsed)))
         {
             start.ArgumentList.Add(argument);
         }
 
         return start;
     }
+
+    /// <summary>The options that bring the plugins of a command line to another one.</summary>
+    public static string[] Plugins(ParseResult parsed) =>
+        [.. Program.PluginsOf(parsed).SelectMany(plugin => new[] { Program.PluginOption, plugin.FullName })];
 }

@@ -13,6 +13,13 @@ internal sealed class Interrupts : IDisposable
     public Interrupts(TextWriter stderr) =>
         _registrations = [.. new[] { PosixSignal.SIGINT, PosixSignal.SIGTERM }.Select(signal => PosixSignalRegistration.Create(signal, context =>
         {
+            if (signal == PosixSignal.SIGINT && Instead is { } instead)
+            {
+                context.Cancel = true;
+                instead();
+                return;
+            }
+
             if (_source.IsCancellationRequested)
             {
                 return;
@@ -23,6 +30,9 @@ internal sealed class Interrupts : IDisposable
             stderr.WriteLine("Stopping cleanly; Ctrl-C again aborts at once.");
             _source.Cancel();
         }))];
+
+    /// <summary>What Ctrl-C does in a command that goes on after it.</summary>
+    public static Action? Instead { get; set; }
 
     /// <summary>Cancelled by the first interrupt.</summary>
     public CancellationToken Token => _source.Token;

@@ -40,6 +40,9 @@ internal sealed class Terminal
     /// <summary>One JSON document as the result.</summary>
     public void WriteJson<T>(T value) => Out.WriteLine(JsonSerializer.Serialize(value, ResultJson.Options));
 
+    /// <summary>A JSON document as a line of the result.</summary>
+    public void WriteJsonLine<T>(T value) => Out.WriteLine(JsonSerializer.Serialize(value, ResultJson.Line));
+
     /// <summary>A table as the result; redirected, it is one of Markdown.</summary>
     /// <param name="columns">Headings; one that begins with '>' has its column aligned to the right.</param>
     /// <param name="rows">As many cells each as there are columns.</param>

@@ -162,7 +162,7 @@ public class Trainer<TBatch>(
             var step = new TrainingStep<TBatch>(state, config, training, loss, graphs);
             model.train();
             LossModule?.train();
-            var result = new TrainingLoop<TBatch>(config, state, step, measure, run, log, Hooks, progress, CheckpointWritten)
+            var result = new TrainingLoop<TBatch>(config, state, step, measure, run, log, Hooks, TrainingWatch.And(progress, config), CheckpointWritten)
                 .Run(cancellationToken);
             Describe(run, state, metadata, graphs, result.Status);
             return result;

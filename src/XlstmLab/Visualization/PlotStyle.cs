@@ -97,7 +97,7 @@ public static class PlotStyle
             ("gridcolor", GridColor),
             ("zeroline", false),
             ("automargin", true),
-            ("exponentformat", "power"));
+            ("exponentformat", "SI"));
         return With(axis, attributes);
     }
 
@@ -138,7 +138,7 @@ public static class PlotStyle
         ("tickfont", Font(12)),
         ("thickness", 14),
         ("outlinewidth", 0),
-        ("exponentformat", "power"));
+        ("exponentformat", "SI"));
 
     /// <summary>A chart of traces and axes in the common style: white, the legend above the data.</summary>
     internal static GenericChart Chart(

@@ -35,7 +35,7 @@ public sealed class CellEngineTests
         var result = await new CellEngine().RunAsync(
             "Console.Write(1); Console.WriteLine(\"a\");\ndisplay(2);\nConsole.Error.WriteLine(\"e\");\nConsole.WriteLine(\"b\");\nawait Task.Run(() => Console.WriteLine(\"c\"));\n\"x\".Display();\nHTML(\"<b>h</b>\")",
             (stream, text) => live.Add($"{stream}:{text}"),
-            TestContext.Current.CancellationToken);
+            cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal(CellStatus.Succeeded, result.Status);
         Assert.Equal(
@@ -55,7 +55,7 @@ public sealed class CellEngineTests
         Console.SetOut(console);
         try
         {
-            var result = await new CellEngine().RunAsync("Console.Write(\"cell\");", (_, text) => Console.Write($"<{text}>"), TestContext.Current.CancellationToken);
+            var result = await new CellEngine().RunAsync("Console.Write(\"cell\");", (_, text) => Console.Write($"<{text}>"), cancellationToken: TestContext.Current.CancellationToken);
 
             Assert.Equal("cell", result.Outputs[0].Text());
             Assert.Equal("<cell>", console.ToString());
@@ -125,10 +125,14 @@ public sealed class CellEngineTests
     }
 
     [Theory]
-    [InlineData("#r \"nuget: No.Such.Package, 1.0\"", "does not carry 'No.Such.Package'")]
+    [InlineData("#r \"No.Such.Assembly\"", "no assembly of that name")]
     [InlineData("#r \"missing/My.dll\"", "there is no file")]
     [InlineData("#r \"text.dll\"", "no .NET assembly")]
-    [InlineData("#!fsharp\nlet x = 1", "'#!fsharp' is not supported")]
+    [InlineData("1\n#!pwsh\nls", "'#!pwsh' is not supported: cells can be C#, F#")]
+    [InlineData("#!python\n1", "'#!python' is not supported")]
+    [InlineData("#!nothing\n1", "Unknown magic command '#!nothing'")]
+    [InlineData("#!import missing.dib", "there is no file")]
+    [InlineData("#!import text.dll", "ends in none of .dib")]
     public async Task RunAsync_ReferenceOrMagicItCannotServe_SaysWhatToDo(string source, string message)
     {
         using TempFolder folder = new();
@@ -163,18 +167,28 @@ public sealed class CellEngineTests
     }
 
     [Fact]
-    public async Task RunAsync_Magics_AreTakenOutsideOfTextOnly()
+    public async Task RunAsync_Magics_DivideTheCellAndKeepItsLines()
     {
-        var result = await Succeed(new CellEngine(), "#!csharp\n#!time\nvar s = @\"\n#!fsharp\n\";\ns.Trim()");
+        CellEngine engine = new();
+        var result = await Succeed(engine, "#!csharp\n#!time\nvar s = \"a\";\ns + \"b\"\n#!html\n<b>h</b>\n#!markdown\n# m\n#!mermaid\ngraph TD; A-->B;\n#!js\nf()");
 
-        Assert.Equal("#!fsharp", result.Outputs[0].Text("text/plain"));
-        Assert.StartsWith("Wall time: ", result.Outputs[1].Text("text/plain"), StringComparison.Ordinal);
+        Assert.Equal("ab", result.Outputs[0].Text("text/plain"));
+        Assert.Equal("graph TD; A-->B;", result.Outputs[3].Text("text/vnd.mermaid"));
+        Assert.Equal("<b>h</b>", result.Outputs[1].Text("text/html"));
+        Assert.Equal("# m", result.Outputs[2].Text("text/markdown"));
+        Assert.Equal("<script>f()</script>", result.Outputs[4].Text("text/html"));
+        Assert.StartsWith("Wall time: ", result.Outputs[5].Text("text/plain"), StringComparison.Ordinal);
+        var failed = await engine.RunAsync("#!time\n\n#!csharp\nint ok = 1;\nthrow new Exception(\"late\");", cancellationToken: TestContext.Current.CancellationToken);
+        Assert.Equal("cell 2, line 5: late", failed.Error!.ToString());
+        failed = await engine.RunAsync("#!time\nmissing", cancellationToken: TestContext.Current.CancellationToken);
+        Assert.Equal("cell 3, line 2: CS0103: The name 'missing' does not exist in the current context", failed.Error!.ToString());
     }
 
     [Theory]
     [InlineData("while (true) { }")]
     [InlineData("await Task.Delay(-1);")]
     [InlineData("await Task.Delay(60000, CellCancellation);")]
+    [InlineData("CellCancellation.Register(() => throw new Exception(\"thrown\")); await Task.Delay(60000, CellCancellation);")]
     public async Task RunAsync_EndlessCell_IsInterruptedAndStateSurvives(string source)
     {
         CellEngine engine = new();
@@ -190,7 +204,7 @@ public sealed class CellEngineTests
                 start = Stopwatch.GetTimestamp();
                 cancellation.CancelAfter(100);
             },
-            cancellation.Token);
+            cancellationToken: cancellation.Token);
 
         Assert.Equal(CellStatus.Interrupted, result.Status);
         Assert.InRange(Stopwatch.GetElapsedTime(start).TotalSeconds, 0, 20);
@@ -226,7 +240,7 @@ public sealed class CellEngineTests
                 start = Stopwatch.GetTimestamp();
                 cancellation.CancelAfter(100);
             },
-            cancellation.Token);
+            cancellationToken: cancellation.Token);
 
         Assert.Equal(CellStatus.Interrupted, result.Status);
         Assert.InRange(Stopwatch.GetElapsedTime(start).TotalSeconds, 0, 20);
@@ -245,7 +259,7 @@ public sealed class CellEngineTests
     public async Task RunAsync_WriteBeyondTheLimit_IsCutWithWhatIsLeftOut(string source, string note)
     {
         List<string> live = [];
-        var result = await new CellEngine().RunAsync("Console.WriteLine(\"start\");\n" + source, (_, text) => live.Add(text), TestContext.Current.CancellationToken);
+        var result = await new CellEngine().RunAsync("Console.WriteLine(\"start\");\n" + source, (_, text) => live.Add(text), cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal(CellStatus.Succeeded, result.Status);
         Assert.StartsWith("start\nx", result.Outputs[0].Text(), StringComparison.Ordinal);

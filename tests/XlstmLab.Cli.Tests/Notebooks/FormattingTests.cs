@@ -45,17 +45,22 @@ public sealed class FormattingTests
     }
 
     [Fact]
-    public async Task Charts_OfOneNotebook_BringTheLibraryOnce()
+    public async Task Charts_InCells_AreFiguresWithAPictureAndWithoutTheLibrary()
     {
-        CellEngine engine = new();
-        const string chart = "Plotly.NET.CSharp.Chart.Line<int, int, string>(new[] { 1, 2 }, new[] { 3, 4 })";
-        var first = await engine.RunAsync($"display({chart});\n{chart}", cancellationToken: TestContext.Current.CancellationToken);
-        var second = await engine.RunAsync(chart, cancellationToken: TestContext.Current.CancellationToken);
-        string[] html = [.. first.Outputs.Concat(second.Outputs).Select(output => output.Text(Html))];
+        using CellEngine engine = new();
+        const string chart = "Plotly.NET.CSharp.Chart.Line<int, double, string>(new[] { 1, 2 }, new[] { 1 / 3.0, 20_000 }, Name: \"a < b\")";
+        var result = await engine.RunAsync($"display({chart});\n{chart}", cancellationToken: TestContext.Current.CancellationToken);
 
-        Assert.Equal([true, false, false], html.Select(text => text.Contains(PlotlyStart, StringComparison.Ordinal)));
-        Assert.Equal(3, html.Select(text => ChartHtml.WithoutLibrary(text)[..40]).Distinct().Count());
-        Assert.Contains("chart, 1 trace", first.Outputs[0].Text(Plain), StringComparison.Ordinal);
+        foreach (var output in result.Outputs)
+        {
+            var data = output!["data"]!.AsObject();
+            Assert.Equal(["application/vnd.plotly.v1+json", "image/svg+xml", "text/plain"], data.Select(entry => entry.Key));
+            Assert.Equal(0.333333, data["application/vnd.plotly.v1+json"]!["data"]![0]!["y"]![0]!.GetValue<double>());
+            Assert.Equal("chart, 1 trace: a < b", output.Text(Plain));
+            var svg = System.Xml.Linq.XDocument.Parse(output.Text("image/svg+xml"));
+            Assert.Contains(svg.Descendants(), e => e.Name.LocalName == "text" && e.Value == "20k");
+            Assert.InRange(data.ToJsonString().Length, 1000, 10_000);
+        }
     }
 
     [Fact]

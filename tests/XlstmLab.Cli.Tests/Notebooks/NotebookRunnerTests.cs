@@ -115,7 +115,7 @@ public sealed class NotebookRunnerTests
             }
         });
         var result = await NotebookRunner.RunAsync(
-            input, folder["out.ipynb"], null, TimeSpan.FromSeconds(2), progress, clock, TestContext.Current.CancellationToken);
+            input, folder["out.ipynb"], null, new RunLimits(TimeSpan.FromSeconds(2), null, clock), progress, TestContext.Current.CancellationToken);
 
         Assert.Equal((NotebookOutcome.TimedOut, 2), (result.Outcome, result.Executed));
         Assert.Contains("time limit of 00:00:02", result.FirstError!.Message, StringComparison.Ordinal);
@@ -152,7 +152,7 @@ public sealed class NotebookRunnerTests
             }
         });
         var result = await NotebookRunner.RunAsync(
-            input, folder["out.ipynb"], null, TimeSpan.FromSeconds(2), progress, clock, TestContext.Current.CancellationToken);
+            input, folder["out.ipynb"], null, new RunLimits(TimeSpan.FromSeconds(2), null, clock), progress, TestContext.Current.CancellationToken);
 
         Assert.Equal(wait.Length > 0 ? NotebookOutcome.TimedOut : NotebookOutcome.Succeeded, result.Outcome);
         Assert.True(started > 0);
@@ -199,17 +199,124 @@ public sealed class NotebookRunnerTests
     }
 
     [Fact]
-    public async Task RunAsync_CellInAnotherLanguage_IsRefused()
+    public async Task RunAsync_CellsOfSeveralLanguages_RunAsTheirMetadataSay()
     {
         using TempFolder folder = new();
         Notebook notebook = new();
-        notebook.Cells.Add(new NotebookCell(CellKind.Code, "let x = 1"));
-        notebook.Cells[0].Metadata["polyglot_notebook"] = new System.Text.Json.Nodes.JsonObject { ["kernelName"] = "fsharp" };
-        notebook.Save(folder["in.ipynb"]);
+        foreach (var (text, language) in new[] { ("int n = 20;", "csharp"), ("#!share --from csharp n\nlet m = n + 1", "fsharp"), ("<i>x</i>", "html") })
+        {
+            NotebookCell cell = new(CellKind.Code, text);
+            cell.Metadata["polyglot_notebook"] = new System.Text.Json.Nodes.JsonObject { ["kernelName"] = language };
+            notebook.Cells.Add(cell);
+        }
 
-        var error = await Assert.ThrowsAsync<NotebookException>(() =>
-            NotebookRunner.RunAsync(folder["in.ipynb"], folder["out.ipynb"], cancellationToken: TestContext.Current.CancellationToken));
-        Assert.Contains("'fsharp'", error.Message, StringComparison.Ordinal);
+        notebook.Cells.Add(new NotebookCell(CellKind.Code, "#!share --from fsharp m\n2 * m"));
+        notebook.Save(folder["in.ipynb"]);
+        var result = await NotebookRunner.RunAsync(folder["in.ipynb"], folder["out.ipynb"], cancellationToken: TestContext.Current.CancellationToken);
+
+        Assert.Equal(NotebookOutcome.Succeeded, result.Outcome);
+        var cells = Notebook.Load(folder["out.ipynb"]).Cells;
+        Assert.Equal("<i>x</i>", cells[2].Outputs.Single().Text("text/html"));
+        Assert.Equal("42", cells[3].Outputs.Single().Text("text/plain"));
+    }
+
+    [Fact]
+    public async Task RunAsync_NotebookWithTimes_TellsItsShareByThem()
+    {
+        using TempFolder folder = new();
+        string input = folder.Notebook("1", "2", "3");
+        var notebook = Notebook.Load(input);
+        foreach (var (cell, seconds) in notebook.Cells.Zip([1, 7, 2]))
+        {
+            cell.Metadata["execution"] = new System.Text.Json.Nodes.JsonObject
+            {
+                ["iopub.execute_input"] = "2026-01-02T03:04:10.000000Z",
+                ["shell.execute_reply"] = $"2026-01-02T03:04:1{seconds}.000000Z",
+            };
+        }
+
+        notebook.Save(input);
+        List<CellProgress> started = [];
+        ImmediateProgress<CellProgress> progress = new(report =>
+        {
+            if (report.Event == CellEvent.Started)
+            {
+                started.Add(report);
+            }
+        });
+        await NotebookRunner.RunAsync(input, folder["out.ipynb"], progress: progress, cancellationToken: TestContext.Current.CancellationToken);
+
+        Assert.Equal([(0, 0.1, 1.0), (0.1, 0.7, 7.0), (0.8, 0.2, 2.0)], started.Select(p => (Math.Round(p.Share, 6), Math.Round(p.Weight, 6), p.UsualSeconds!.Value)));
+    }
+
+    [Fact]
+    public async Task RunAsync_TrainingInACell_IsToldAndLeavesNoOutput()
+    {
+        using TempFolder folder = new();
+        string input = folder.Notebook(
+            """
+            using XlstmLab.Training;
+            TrainingWatch.Current(
+                new TrainingMetrics { Step = 500, Tokens = 1, Loss = 2.5, LearningRate = 1, GradientNorm = 1, ClippedShare = 0, BatchSize = 1, TokensPerSecond = 3456, Seconds = 100 },
+                new TrainingConfig { Steps = 2000 });
+            """);
+        List<string?> told = [];
+        ImmediateProgress<CellProgress> progress = new(report => told.AddRange(report.Event == CellEvent.Status ? [report.Text] : []));
+        var result = await NotebookRunner.RunAsync(input, folder["out.ipynb"], progress: progress, cancellationToken: TestContext.Current.CancellationToken);
+
+        Assert.Equal(["step 500 of 2,000, loss 2.500, 3,456 tokens/s, 5 min of training left"], told);
+        Assert.Empty(Notebook.Load(result.OutputPath).Cells[0].Outputs);
+    }
+
+    [Fact]
+    public async Task RunAsync_CellBeyondItsTime_IsInterrupted()
+    {
+        using TempFolder folder = new();
+        string input = folder.Notebook("Console.Write(\"x\"); while (true) { }", "2");
+        HandClock clock = new();
+        ImmediateProgress<CellProgress> progress = new(report =>
+        {
+            if (report.Event == CellEvent.Output)
+            {
+                clock.Ring();
+            }
+        });
+        var result = await NotebookRunner.RunAsync(
+            input, folder["out.ipynb"], null, new RunLimits(null, TimeSpan.FromSeconds(3), clock), progress, TestContext.Current.CancellationToken);
+
+        Assert.Equal((NotebookOutcome.TimedOut, 1), (result.Outcome, result.Executed));
+        Assert.Contains("The cell reached its time limit of 00:00:03", result.FirstError!.Message, StringComparison.Ordinal);
+    }
+
+    [Theory]
+    [InlineData("let steps = 10\nlet rate = 1e-3 // per step\nlet name : string = \"a\"\nlet mutable fast = false\nlet scale: float32 = 1.0f", "let steps = 7\nlet rate = 2.0\nlet name = \"b \\\"c\\\"\"\nlet fast = true\nlet scale = 0.5f")]
+    public void Inject_FSharpParameters_AreDeclaredAnew(string declared, string injected)
+    {
+        Notebook notebook = new();
+        notebook.Metadata["kernelspec"] = new System.Text.Json.Nodes.JsonObject { ["name"] = ".net-fsharp", ["language"] = "F#", ["display_name"] = "F#" };
+        NotebookCell cell = new(CellKind.Code, declared);
+        cell.Metadata["tags"] = new System.Text.Json.Nodes.JsonArray("parameters");
+        notebook.Cells.Add(cell);
+        NotebookParameters.Inject(notebook, new Dictionary<string, object?> { ["steps"] = "7", ["rate"] = "2", ["name"] = "b \"c\"", ["fast"] = "true", ["scale"] = "0.5" });
+
+        Assert.Equal("// Parameters\n" + injected, notebook.Cells[1].Source);
+        Assert.Contains(
+            "declared as int; 'x'",
+            Assert.Throws<NotebookException>(() => NotebookParameters.Inject(notebook, new Dictionary<string, object?> { ["steps"] = "x" })).Message,
+            StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task RunAsync_ValueReplacedByALaterCell_IsReplacedInTheFile()
+    {
+        using TempFolder folder = new();
+        string input = folder.Notebook("var shown = display(1);", "shown.Update(HTML(\"<b>two</b>\"));", "3");
+        await NotebookRunner.RunAsync(input, folder["out.ipynb"], cancellationToken: TestContext.Current.CancellationToken);
+        var cells = Notebook.Load(folder["out.ipynb"]).Cells;
+
+        Assert.Equal("<b>two</b>", cells[0].Outputs.Single().Text("text/html"));
+        Assert.Empty(cells[1].Outputs);
+        Assert.Equal("3", cells[2].Outputs.Single().Text("text/plain"));
     }
 
     [Theory]
@@ -217,11 +324,10 @@ public sealed class NotebookRunnerTests
     [InlineData("""{"kernelspec":{"display_name":"Python 3","name":"python3"}}""", "{}", "print(1)", "'python3'")]
     [InlineData("""{"kernelspec":{"display_name":"Python 3.11"}}""", "{}", "print(1)", "'Python 3.11'")]
     [InlineData("""{"language_info":{"name":"R"}}""", "{}", "1", "'R'")]
-    [InlineData("""{"kernelspec":{"display_name":".NET (F#)","language":"F#","name":".net-fsharp"}}""", "{}", "1", "'F#'")]
-    [InlineData("""{"kernelspec":{"display_name":".NET (C#)","language":"C#","name":".net-csharp"},"polyglot_notebook":{"kernelInfo":{"defaultKernelName":"fsharp"}}}""", "{}", "1", "'fsharp'")]
+    [InlineData("""{"kernelspec":{"display_name":".NET (C#)","language":"C#","name":".net-csharp"},"polyglot_notebook":{"kernelInfo":{"defaultKernelName":"pwsh"}}}""", "{}", "1", "'pwsh'")]
     [InlineData("{}", """{"dotnet_interactive":{"language":"pwsh"}}""", "1", "'pwsh'")]
     [InlineData("{}", """{"vscode":{"languageId":"python"}}""", "1", "'python'")]
-    [InlineData("{}", "{}", "#!fsharp\nlet x = 1", "'#!fsharp'")]
+    [InlineData("{}", "{}", "1\n#!sql\nselect 1", "'#!sql'")]
     public async Task RunAsync_NotebookOfAnotherLanguage_IsRefusedUntouched(string metadata, string cell, string source, string named)
     {
         using TempFolder folder = new();

@@ -14,17 +14,42 @@ public sealed class NotebookSourcesTests
         string folder = Path.Combine(TestSetup.RepositoryRoot, "notebooks");
         string[] files = [.. Directory.GetFiles(folder, "*.ipynb").Order(StringComparer.Ordinal)];
         Assert.NotEmpty(files);
+        CSharpCompilationOptions options = new(
+            OutputKind.DynamicallyLinkedLibrary,
+            usings: ["System", "System.Text", "System.Collections", "System.Collections.Generic", "System.Threading.Tasks", "System.Linq", typeof(NotebookApi).FullName!]);
+        var framework = Directory.GetFiles(Path.GetDirectoryName(typeof(object).Assembly.Location)!, "*.dll").Where(IsManaged);
+        MetadataReference[] references = [.. framework.Concat(HostPackages.References()).Select(path => MetadataReference.CreateFromFile(path))];
         foreach (string file in LongTests.Cases(all: files, few: files[..1]))
         {
-            HostReferences references = new(folder);
             CSharpCompilation? previous = null;
             foreach (var (index, cell) in Notebook.Load(file).CodeCells.Index())
             {
-                var tree = CSharpSyntaxTree.ParseText(cell.Source, CellEngine.Script, $"cell {index + 1}", cancellationToken: TestContext.Current.CancellationToken);
-                previous = CellEngine.Submission(tree, index + 1, folder, references, previous);
+                var code = HostPackages.Prepare(cell.Source, CellLanguage.CSharp, folder);
+                var tree = CSharpSyntaxTree.ParseText(code, CellEngine.Script, $"cell {index + 1}", cancellationToken: TestContext.Current.CancellationToken);
+                previous = CSharpCompilation.CreateScriptCompilation($"Cell{index + 1}", tree, references, options, previous);
                 var errors = previous.GetDiagnostics(TestContext.Current.CancellationToken).Where(d => d.Severity == DiagnosticSeverity.Error);
                 Assert.True(!errors.Any(), $"{Path.GetFileName(file)}: {string.Join("\n", errors)}");
             }
         }
+    }
+
+    [Fact]
+    public void RepositoryNotebooks_Charts_AreFiguresWithPicturesAndNoLibrary()
+    {
+        foreach (string file in Directory.GetFiles(Path.Combine(TestSetup.RepositoryRoot, "notebooks"), "*.ipynb"))
+        {
+            Assert.InRange(new FileInfo(file).Length, 1000, 500_000);
+            var charts = Notebook.Load(file).CodeCells.SelectMany(cell => cell.Outputs).Select(output => output["data"])
+                .OfType<System.Text.Json.Nodes.JsonObject>().Where(data => data.ContainsKey(ChartHtml.FigureType)).ToArray();
+            Assert.NotEmpty(charts);
+            Assert.All(charts, data => Assert.NotNull(data[ChartHtml.PictureType]));
+            Assert.All(charts, data => Assert.Null(data["text/html"]));
+        }
+    }
+
+    private static bool IsManaged(string path)
+    {
+        using System.Reflection.PortableExecutable.PEReader reader = new(File.OpenRead(path));
+        return reader.HasMetadata;
     }
 }
