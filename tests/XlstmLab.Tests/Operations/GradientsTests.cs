@@ -1,8 +1,8 @@
 using System.Runtime.InteropServices;
 using TorchSharp;
 using XlstmLab.Operations;
-using XlstmLab.Training;
 using XlstmLab.Tests.Training;
+using XlstmLab.Training;
 using Xunit;
 using static TorchSharp.torch;
 
