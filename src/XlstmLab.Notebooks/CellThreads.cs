@@ -107,8 +107,12 @@ internal sealed class CellThreads
         }
         catch (OperationCanceledException) when (!task!.IsCompleted)
         {
-            leftBehind?.Invoke();
-            return;
+            // Code that is at its end takes the engine a moment more, in which no other cell may compile.
+            if (Task.WaitAny([task!], Grace) < 0)
+            {
+                leftBehind?.Invoke();
+                return;
+            }
         }
 
         task!.GetAwaiter().GetResult();
