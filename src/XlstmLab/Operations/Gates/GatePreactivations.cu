@@ -75,10 +75,11 @@ DEVICE void stage_weights(unsigned char* shared, const float* input_weight, cons
     }
 }
 
-// Where a gate has its number of a token and output.
-DEVICE i64 gate_place(int token, int output, int sequence)
+// Where the first head's gate has its number of a token; the next head's is `sequence` further.
+DEVICE i64 gate_place(int token, int sequence)
 {
-    return ((i64)(token / sequence) * HEADS + output % HEADS) * sequence + token % sequence;
+    const int number = token / sequence;
+    return (i64)number * HEADS * sequence + (token - number * sequence);
 }
 
 // Weights are [HEADS, DIM], biases [HEADS]; each may be null and counts as zeros; input or forget is null where the cell has no such gate.
@@ -144,6 +145,7 @@ KERNEL void __launch_bounds__(32 * WARPS, TILES > 4 ? 1 : 2) gate_forward(
             }
         }
 
+        const i64 places[2] = {gate_place(token0, sequence), gate_place(token1, sequence)};
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)
         {
@@ -157,24 +159,37 @@ KERNEL void __launch_bounds__(32 * WARPS, TILES > 4 ? 1 : 2) gate_forward(
                 if (output >= OUTPUTS || token >= tokens || !to) continue;
                 float z = sums[tile][e] + (bias ? bias[output % HEADS] : 0.f);
                 if (cap > 0) z = cap * tanhf(z / cap);
-                to[gate_place(token, output, sequence)] = z;
+                to[places[e / 2] + (i64)(output % HEADS) * sequence] = z;
             }
         }
     }
 }
 
-// dz of an output and token; zero where there is no such output, token or gate.
-DEVICE float gate_slope(
-    const float* d_input, const float* d_forget, const float* input, const float* forget, int token, int output, int tokens, int sequence,
-    float cap)
+// What makes dz of dp.
+struct GateGradients
 {
-    const float* gradient = output < HEADS ? d_input : d_forget;
-    const float* value = output < HEADS ? input : forget;
-    if (!gradient || token >= tokens || output >= OUTPUTS) return 0;
-    i64 place = gate_place(token, output, sequence);
-    float share = cap > 0 ? value[place] / cap : 0.f;
-    return gradient[place] * (1.f - share * share);
-}
+    const float *d_input, *d_forget, *input, *forget; // the gradients, either of which may be null, and the pre-activations
+    int tokens, sequence;
+    float inverse_cap; // 0: none
+
+    // dp and p of an output and of the token at a place. They are read without a branch, so that all that a thread reads is on its way at
+    // once; dp is zero where there is no such output, token or gate.
+    DEVICE float2 read(int token, i64 place, int output) const
+    {
+        const bool is_input = output < HEADS;
+        const float *gradient = is_input ? d_input : d_forget, *value = is_input ? input : forget;
+        const bool exists = gradient && token < tokens && output < OUTPUTS;
+        const i64 at = exists ? place + (i64)(output % HEADS) * sequence : 0;
+        const float dp = (exists ? gradient : value)[at], p = value[at];
+        return make_float2(exists ? dp : 0.f, p);
+    }
+
+    DEVICE float slope(float2 read) const
+    {
+        const float share = read.y * inverse_cap;
+        return read.x == 0.f ? 0.f : read.x * (1.f - share * share);
+    }
+};
 
 // dx = past + W^T dz, with x's gradient from elsewhere, if it is given. The gradients dp lie as the pre-activations p do; a gate's may be null.
 // A warp has 16 tokens, a block INPUT_CHANNELS channels: few, so that there are blocks enough and all of a lane's loads are on their way at once.
@@ -191,27 +206,24 @@ KERNEL void __launch_bounds__(32 * WARPS, TILES > 4 ? 1 : 2) gate_backward_input
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, pair = lane % 4 * 2;
     int base = blockIdx.y * INPUT_CHANNELS;
     const int entries = INPUT_CHANNELS / 32 * TILES;
+    const GateGradients gates = {d_input, d_forget, input, forget, tokens, sequence, cap > 0 ? 1.f / cap : 0.f};
     bool staged = false;
     for (int start = blockIdx.x * 16 * WARPS; start < tokens; start += gridDim.x * 16 * WARPS)
     {
         int token0 = start + 16 * warp + group, token1 = token0 + 8;
-        uint4 before[2][4] = {};
-        if (past) load_pieces(before, past + (i64)min(token0, tokens - 1) * DIM, past + (i64)min(token1, tokens - 1) * DIM, base);
-        u32 a[TILES][4]; // both parts of dz: outputs of the tile in the first 8 of k, what they leave in the last 8
+        const i64 place0 = gate_place(token0, sequence), place1 = gate_place(token1, sequence);
+        float2 read[TILES][2][2];
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)
-        {
 #pragma unroll
-            for (int r = 0; r < 2; r++)
+            for (int next = 0; next < 2; next++)
             {
-                int token = r ? token1 : token0, output = 8 * tile + pair;
-                float z0 = gate_slope(d_input, d_forget, input, forget, token, output, tokens, sequence, cap);
-                float z1 = gate_slope(d_input, d_forget, input, forget, token, output + 1, tokens, sequence, cap);
-                a[tile][r] = pack_bf16(z0, z1);
-                a[tile][r + 2] = pack_bf16(z0 - low_bf16(a[tile][r]), z1 - high_bf16(a[tile][r]));
+                read[tile][0][next] = gates.read(token0, place0, 8 * tile + pair + next);
+                read[tile][1][next] = gates.read(token1, place1, 8 * tile + pair + next);
             }
-        }
 
+        uint4 before[2][4] = {};
+        if (past) load_pieces(before, past + (i64)min(token0, tokens - 1) * DIM, past + (i64)min(token1, tokens - 1) * DIM, base);
         if (!staged)
         {
 #pragma unroll
@@ -238,6 +250,19 @@ KERNEL void __launch_bounds__(32 * WARPS, TILES > 4 ? 1 : 2) gate_backward_input
 
             staged = true;
             __syncthreads();
+        }
+
+        u32 a[TILES][4]; // both parts of dz: outputs of the tile in the first 8 of k, what they leave in the last 8
+#pragma unroll
+        for (int tile = 0; tile < TILES; tile++)
+        {
+#pragma unroll
+            for (int r = 0; r < 2; r++)
+            {
+                float z0 = gates.slope(read[tile][r][0]), z1 = gates.slope(read[tile][r][1]);
+                a[tile][r] = pack_bf16(z0, z1);
+                a[tile][r + 2] = pack_bf16(z0 - low_bf16(a[tile][r]), z1 - high_bf16(a[tile][r]));
+            }
         }
 
 #pragma unroll
@@ -290,6 +315,7 @@ KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_we
     SHARED_MEMORY(shared); // dz [2 steps, tokens, tile of outputs, high or low, 8]
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, pair = lane % 4 * 2;
     int channel = (blockIdx.y * WEIGHT_WARPS + warp) * 64 + 8 * group;
+    const GateGradients gates = {d_input, d_forget, input, forget, tokens, sequence, cap > 0 ? 1.f / cap : 0.f};
     float dw[2][8][4] = {}, db[turns] = {};
     int turn = 0;
     for (int start = blockIdx.x * WEIGHT_TOKENS; start < tokens; start += gridDim.x * WEIGHT_TOKENS)
@@ -308,13 +334,18 @@ KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_we
         }
 
         // A warp has an output, or several, a lane a token.
+        const i64 place = gate_place(start + lane, sequence);
+        float2 read[turns];
+#pragma unroll
+        for (int k = 0; k < turns; k++) read[k] = gates.read(start + lane, place, 16 * blockIdx.z + (k * WEIGHT_WARPS + warp) % (8 * parts));
+
         unsigned char* staged = shared + turn * WEIGHT_TOKENS * pitch;
 #pragma unroll
         for (int k = 0; k < turns; k++)
         {
             int output = k * WEIGHT_WARPS + warp;
             if (8 * parts % WEIGHT_WARPS != 0 && output >= 8 * parts) break;
-            float dz = gate_slope(d_input, d_forget, input, forget, start + lane, 16 * blockIdx.z + output, tokens, sequence, cap);
+            float dz = gates.slope(read[k]);
             bf16* to = (bf16*)(staged + lane * pitch) + output / 8 * 16 + output % 8;
             bf16 high = to_bf16(dz);
             to[0] = high;

@@ -42,6 +42,19 @@ struct Tokens
     float total;              // b_L
 };
 
+// A lane's numbers of an array, and of one with a stride that ends at `length`: read without a branch, so that all are on their way at once.
+DEVICE void load_lane(float (&x)[PER_LANE], const float* from)
+{
+    const float4 all = *(const float4*)from;
+    x[0] = all.x, x[1] = all.y, x[2] = all.z, x[3] = all.w;
+}
+
+DEVICE void load_gate(float (&x)[PER_LANE], const float* from, int stride, int first, int length)
+{
+#pragma unroll
+    for (int e = 0; e < PER_LANE; e++) x[e] = from[(i64)min(first + (int)threadIdx.x % 32 * PER_LANE + e, length - 1) * stride];
+}
+
 // The tokens [first, first + CHUNK) of a head; behind the end the gates keep the state as it is.
 DEVICE Tokens read_tokens(
     const float* RESTRICT input, int input_stride, const float* RESTRICT forget, int forget_stride,
@@ -51,13 +64,15 @@ DEVICE Tokens read_tokens(
     const int lane = threadIdx.x % 32;
     float forgets[PER_LANE], running = 0.f;
     bool is_start[PER_LANE];
+    load_gate(forgets, forget, forget_stride, first, length);
+    load_gate(tokens.u, input, input_stride, first, length);
 #pragma unroll
     for (int e = 0; e < PER_LANE; e++)
     {
         const int t = first + lane * PER_LANE + e;
         const bool is_there = t < length && !(padding && padding[t]);
-        forgets[e] = is_there ? log_gate(FORGET_GATE, forget[(i64)t * forget_stride]) : 0.f;
-        tokens.u[e] = is_there ? log_gate(INPUT_GATE, input[(i64)t * input_stride]) : MINUS_INFINITY;
+        forgets[e] = is_there ? log_gate(FORGET_GATE, forgets[e]) : 0.f;
+        tokens.u[e] = is_there ? log_gate(INPUT_GATE, tokens.u[e]) : MINUS_INFINITY;
         is_start[e] = t < length && starts && starts[t];
         running += forgets[e];
         tokens.sum[e] = running;
@@ -261,14 +276,18 @@ DEVICE Scales read_scales(
 {
     Scales scales;
     const int lane = threadIdx.x % 32;
+    float u[PER_LANE], p[PER_LANE];
+    load_lane(u, rows + ROW_U * plane + lane * PER_LANE);
+    load_lane(p, rows + ROW_P * plane + lane * PER_LANE);
+    load_lane(scales.change, changes + lane * PER_LANE);
     scales.alpha = 0.f;
     scales.beta = 1.f;
 #pragma unroll
     for (int e = PER_LANE - 1; e >= 0; e--)
     {
-        const int at = lane * PER_LANE + e, t = first + at;
-        scales.change[e] = t < length ? changes[at] : 0.f;
-        scales.from_input[e] = t < length && rows[ROW_U * plane + at] >= rows[ROW_P * plane + at];
+        const int t = first + lane * PER_LANE + e;
+        scales.change[e] = t < length ? scales.change[e] : 0.f;
+        scales.from_input[e] = t < length && u[e] >= p[e];
         scales.is_new[e] = scales.from_input[e] || (t < length && starts && starts[t]);
         scales.alpha = scales.is_new[e] ? 0.f : scales.alpha + scales.change[e];
         scales.beta = scales.is_new[e] ? 0.f : scales.beta;
@@ -306,7 +325,10 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     for (int c = warp; c < chunks; c += warps)
     {
         const i64 row = (i64)c * CHUNK + lane * PER_LANE;
-        float read = 0.f, written = 0.f;
+        float read = 0.f, written = 0.f, of_rows[PER_LANE], of_columns[PER_LANE], of_keys[PER_LANE];
+        load_lane(of_rows, dots + row);
+        load_lane(of_columns, dots + plane + row);
+        load_lane(of_keys, k_writes + row);
         if (rows)
         {
             Scales scales = read_scales(rows + (i64)c * CHUNK, dots + 3 * plane + (i64)c * CHUNK, starts, plane, c * CHUNK, length);
@@ -329,8 +351,8 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
 #pragma unroll
         for (int e = 0; e < PER_LANE; e++)
         {
-            read += dots[row + e] - dots[plane + row + e];
-            written += k_writes[row + e];
+            read += of_rows[e] - of_columns[e];
+            written += of_keys[e];
         }
         read = warp_sum(read);
         written = warp_sum(written);
@@ -368,12 +390,19 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
     {
         const i64 row = (i64)c * CHUNK + lane * PER_LANE;
         float suffix[PER_LANE], prefix[PER_LANE], after = 0.f, before = 0.f;
+        float of_rows[PER_LANE], of_columns[PER_LANE], of_own[PER_LANE], of_keys[PER_LANE], inputs[PER_LANE], forgets[PER_LANE];
+        load_lane(of_rows, dots + row);
+        load_lane(of_columns, dots + plane + row);
+        load_lane(of_own, dots + 2 * plane + row);
+        load_lane(of_keys, k_writes + row);
+        load_gate(inputs, input, input_token, c * CHUNK, length);
+        load_gate(forgets, forget, forget_token, c * CHUNK, length);
 #pragma unroll
         for (int e = 0; e < PER_LANE; e++)
         {
             prefix[e] = before; // of the lane's own
-            before += k_writes[row + e];
-            after += dots[row + PER_LANE - 1 - e] - dots[plane + row + PER_LANE - 1 - e];
+            before += of_keys[e];
+            after += of_rows[PER_LANE - 1 - e] - of_columns[PER_LANE - 1 - e];
             suffix[PER_LANE - 1 - e] = after;
         }
         float lanes_before = before, lanes_after = after;
@@ -419,11 +448,11 @@ KERNEL void __launch_bounds__(1024) mlstm_gates_backward(
             const int t = c * CHUNK + lane * PER_LANE + e;
             if (t >= length) continue;
             const bool is_there = !(padding && padding[t]);
-            const float slope = is_there ? log_gate_slope(FORGET_GATE, forget[(i64)t * forget_token]) : 0.f;
+            const float slope = is_there ? log_gate_slope(FORGET_GATE, forgets[e]) : 0.f;
             const float through = starts && starts[t] ? 0.f : reads[c] + lanes_before + prefix[e] + lanes_after + suffix[e];
-            const float own = dots[2 * plane + t] + dots[plane + t] + k_writes[t] + to_input[e];
+            const float own = of_own[e] + of_columns[e] + of_keys[e] + to_input[e];
             d_forget[(i64)head * length + t] = slope * (through + to_forget[e]);
-            d_input[(i64)head * length + t] = is_there ? own * log_gate_slope(INPUT_GATE, input[(i64)t * input_token]) : 0.f;
+            d_input[(i64)head * length + t] = is_there ? own * log_gate_slope(INPUT_GATE, inputs[e]) : 0.f;
         }
     }
 }

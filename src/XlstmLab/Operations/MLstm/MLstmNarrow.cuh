@@ -12,6 +12,24 @@ static_assert(TILE_THREADS == 2 * CHUNK, "a warp for 16 tokens");
 #define MEMORY_BYTES (QK_WHOLE * PITCH(HV_WHOLE))
 #define STAGED_BYTES (16 * PITCH(LARGER(QK_WHOLE, HV_WHOLE))) // a warp's
 
+// Starts the copy of arrays of a number a token to shared memory, one after the other, with the tiles: read where they are needed, each would
+// be waited for. A warp has one.
+template <int N>
+DEVICE void load_numbers(float* to, const float* const (&from)[N])
+{
+    static_assert(N <= TILE_THREADS / 32 && CHUNK == 4 * 32, "a warp copies an array");
+#pragma unroll
+    for (int p = 0; p < N; p++)
+        if (threadIdx.x / 32 == p) copy_async(shared_address(to + p * CHUNK + threadIdx.x % 32 * 4), from[p] + threadIdx.x % 32 * 4);
+}
+
+// The same of one number for each of DQK; zeros if there are none, and behind.
+DEVICE void load_normalizer(float* to, const float* from)
+{
+    const int first = threadIdx.x * 4;
+    if (first < QK_WHOLE) copy_async_or_zero(shared_address(to + first), from && first < DQK ? from + first : from, from && first < DQK);
+}
+
 // What a query is to its keys.
 struct Query
 {

@@ -10,7 +10,7 @@
 #define IS_SMALL (QK_WHOLE == 32 && HV_WHOLE <= 64) // so that several blocks fit a multiprocessor
 
 // Arguments, dz and the fourth plane of dots as those of MLstmBackward.cu's; the rest of dots comes from the second kernel.
-// grid (NC, NH, B), block TILE_THREADS, shared 2 QK_BYTES + 2 HV_BYTES + MEMORY_BYTES.
+// grid (NC, NH, B), block TILE_THREADS, shared 2 QK_BYTES + 2 HV_BYTES + MEMORY_BYTES + 28 CHUNK.
 KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 3 : 1) mlstm_backward_scores(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token, const bf16* RESTRICT dh, i64 dh_batch, int dh_head, int dh_token,
@@ -23,6 +23,7 @@ KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 3 : 1) mlstm_backward_sco
     const u32 c_tile = h_tile + HV_BYTES;
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
     const int m = triangle_row(warp);
+    float* numbers = (float*)(memory + 2 * QK_BYTES + 2 * HV_BYTES + MEMORY_BYTES); // [7, CHUNK], as below
     const Place place;
     const i64 plane = place.plane;
     load_tile<CHUNK, QK_WHOLE, TILE_THREADS, DQK>(q_tile, place.rows(q, q_batch, q_head, q_token, length), 0, 0);
@@ -30,20 +31,23 @@ KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 3 : 1) mlstm_backward_sco
     load_tile<CHUNK, HV_WHOLE, TILE_THREADS, DHV>(v_tile, place.rows(v, v_batch, v_head, v_token, length), 0, 0);
     load_tile<CHUNK, HV_WHOLE, TILE_THREADS, DHV>(h_tile, place.rows(dh, dh_batch, dh_head, dh_token, length), 0, 0);
     load_tile<QK_WHOLE, HV_WHOLE, TILE_THREADS, DHV>(c_tile, place.memory(states), 0, 0);
-    copy_async_commit();
     rows += place.chunk * CHUNK;
     sums += place.chunk * CHUNK;
+    load_numbers<7>(
+        numbers,
+        {rows + ROW_U * plane, rows + ROW_P * plane, rows + ROW_START * plane, rows + ROW_FLOOR * plane, sums, sums + plane, sums + 2 * plane});
+    copy_async_commit();
     dz += place.chunk * CHUNK;
     dots += place.chunk * CHUNK;
+    copy_async_wait<0>();
+    __syncthreads();
     Query query[2];
 #pragma unroll
     for (int half = 0; half < 2; half++)
     {
         const int row = m + 8 * half + lane / 4;
-        query[half] = Query{rows[ROW_P * plane + row], sums[plane + row], 0.f, (int)rows[ROW_START * plane + row]};
+        query[half] = Query{numbers[CHUNK + row], numbers[5 * CHUNK + row], 0.f, (int)numbers[2 * CHUNK + row]};
     }
-    copy_async_wait<0>();
-    __syncthreads();
 
     Left<QK_WHOLE> queries;
     Left<HV_WHOLE> changes;
@@ -67,7 +71,7 @@ KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 3 : 1) mlstm_backward_sco
         for (int j = 0; j < STRIP / 8; j++)
         {
             const int key = first + 8 * j + lane % 4 * 2;
-            const float2 u = *(const float2*)(rows + ROW_U * plane + key);
+            const float2 u = *(const float2*)(numbers + key);
 #pragma unroll
             for (int e = 0; e < 4; e++)
             {
@@ -83,14 +87,15 @@ KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 3 : 1) mlstm_backward_sco
     for (int half = 0; half < 2; half++)
     {
         const int row = m + 8 * half + lane / 4;
-        const float z = sums[row], d_denominator = -(change[half] + sums[2 * plane + row] * read[half]) * query[half].inverse;
-        dz[row] = exact && fabsf(z) > rows[ROW_FLOOR * plane + row] ? d_denominator * copysignf(1.f, z) : 0.f;
+        const float z = numbers[4 * CHUNK + row], d_denominator = -(change[half] + numbers[6 * CHUNK + row] * read[half]) * query[half].inverse;
+        dz[row] = exact && fabsf(z) > numbers[3 * CHUNK + row] ? d_denominator * copysignf(1.f, z) : 0.f;
         dots[3 * plane + row] = d_denominator * epsilon;
     }
 }
 
 // Arguments as those of MLstmBackward.cu's, and dots, of which the first three planes are made here.
-// grid (NC, NH, B), block TILE_THREADS, shared 2 QK_BYTES + 2 HV_BYTES + 2 MEMORY_BYTES + 16 CHUNK + STAGED_BYTES for each warp.
+// grid (NC, NH, B), block TILE_THREADS, shared 2 QK_BYTES + 2 HV_BYTES + 2 MEMORY_BYTES + 16 CHUNK, STAGED_BYTES for each warp,
+// 4 (5 CHUNK + 2 QK_WHOLE).
 KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 2 : 1) mlstm_backward(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token, const bf16* RESTRICT dh, i64 dh_batch, int dh_head, int dh_token,
@@ -106,6 +111,8 @@ KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 2 : 1) mlstm_backward(
     Query* queries = (Query*)(memory + 2 * (QK_BYTES + HV_BYTES + MEMORY_BYTES));
     const int lane = threadIdx.x % 32, warp = threadIdx.x / 32, m = 16 * warp;
     unsigned char* staged = (unsigned char*)(queries + CHUNK) + warp * STAGED_BYTES;
+    float* numbers = (float*)((unsigned char*)(queries + CHUNK) + TILE_THREADS / 32 * STAGED_BYTES); // [5, CHUNK], as below
+    float* normalizers = numbers + 5 * CHUNK;                                                         // [2, QK_WHOLE]: n and dn
     const Place place;
     const i64 plane = place.plane;
     const Rows qs = place.rows(q, q_batch, q_head, q_token, length);
@@ -115,10 +122,14 @@ KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 2 : 1) mlstm_backward(
     load_tile<CHUNK, HV_WHOLE, TILE_THREADS, DHV>(h_tile, place.rows(dh, dh_batch, dh_head, dh_token, length), 0, 0);
     load_tile<QK_WHOLE, HV_WHOLE, TILE_THREADS, DHV>(c_tile, place.memory(states), 0, 0);
     load_tile<QK_WHOLE, HV_WHOLE, TILE_THREADS, DHV>(d_tile, place.memory(d_states), 0, 0);
-    copy_async_commit();
     rows += place.chunk * CHUNK;
     sums += place.chunk * CHUNK;
     dots += place.chunk * CHUNK;
+    load_numbers<5>(
+        numbers, {rows + ROW_U * plane, rows + ROW_READ * plane, rows + ROW_WRITE * plane, sums + 2 * plane, sums + 3 * plane});
+    load_normalizer(normalizers, n ? n + place.chunk * DQK : nullptr);
+    load_normalizer(normalizers + QK_WHOLE, dn ? dn + place.chunk * DQK : nullptr);
+    copy_async_commit();
     if (threadIdx.x < CHUNK)
     {
         const int row = threadIdx.x;
@@ -144,14 +155,12 @@ KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 2 : 1) mlstm_backward(
         for (int half = 0; half < 2; half++)
         {
             const int row = m + 8 * half + lane / 4;
-            const float weight = sums[2 * plane + row], share = rows[ROW_READ * plane + row] * query[half].dz;
+            const float weight = numbers[3 * CHUNK + row], share = numbers[CHUNK + row] * query[half].dz;
             read[half] *= weight;
 #pragma unroll
             for (int j = 0; j < QK_WHOLE / 8; j++)
             {
-                const int column = 8 * j + lane % 4 * 2;
-                const bool exists = n && has_column<DQK, QK_WHOLE>(column);
-                const float2 normalizer = exists ? *(const float2*)(n + place.chunk * DQK + column) : make_float2(0.f, 0.f);
+                const float2 normalizer = *(const float2*)(normalizers + 8 * j + lane % 4 * 2);
                 out.sum[0][j][2 * half] = weight * out.sum[0][j][2 * half] + share * normalizer.x;
                 out.sum[0][j][2 * half + 1] = weight * out.sum[0][j][2 * half + 1] + share * normalizer.y;
             }
@@ -168,7 +177,7 @@ KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 2 : 1) mlstm_backward(
             for (int j = 0; j < STRIP / 8; j++)
             {
                 const int key = first + 8 * j + lane % 4 * 2;
-                const float2 u = *(const float2*)(rows + ROW_U * plane + key);
+                const float2 u = *(const float2*)(numbers + key);
 #pragma unroll
                 for (int e = 0; e < 4; e++)
                 {
@@ -193,7 +202,7 @@ KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 2 : 1) mlstm_backward(
             for (int half = 0; half < 2; half++)
             {
                 const int row = m + 8 * half + lane / 4;
-                dots[row] = read[half] + query[half].dz * sums[3 * plane + row] + row_dot[half];
+                dots[row] = read[half] + query[half].dz * numbers[4 * CHUNK + row] + row_dot[half];
             }
         }
         store_rows<DQK>(staged, out, place.first(dq, dq_batch, dq_head, dq_token), dq_token, qs.count, m);
@@ -215,14 +224,12 @@ KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 2 : 1) mlstm_backward(
     for (int half = 0; half < 2; half++)
     {
         const int row = m + 8 * half + lane / 4;
-        const float write = rows[ROW_WRITE * plane + row];
-        u[half] = rows[ROW_U * plane + row];
+        const float write = numbers[2 * CHUNK + row];
+        u[half] = numbers[row];
 #pragma unroll
         for (int j = 0; j < QK_WHOLE / 8; j++)
         {
-            const int column = 8 * j + lane % 4 * 2;
-            const bool exists = dn && has_column<DQK, QK_WHOLE>(column);
-            const float2 normalizer = exists ? *(const float2*)(dn + place.chunk * DQK + column) : make_float2(0.f, 0.f);
+            const float2 normalizer = *(const float2*)(normalizers + QK_WHOLE + 8 * j + lane % 4 * 2);
             of_keys.sum[0][j][2 * half] = write * (of_keys.sum[0][j][2 * half] + normalizer.x);
             of_keys.sum[0][j][2 * half + 1] = write * (of_keys.sum[0][j][2 * half + 1] + normalizer.y);
         }

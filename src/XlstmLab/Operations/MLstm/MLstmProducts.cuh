@@ -370,10 +370,10 @@ struct Decays
     }
 };
 
-// Starts the copy of a chunk's exponents of keys' weights, a number a token; every warp copies them, as there may be no branch here.
+// Starts the copy of a chunk's exponents of keys' weights, a number a token; the first warp has them all, and there may be no branch here.
 DEVICE void load_exponents(float* u, const float* rows, i64 plane)
 {
     static_assert(CHUNK == 4 * 32, "a warp copies all");
     const int first = threadIdx.x % 32 * 4;
-    copy_async(shared_address(u + first), rows + ROW_U * plane + first);
+    copy_async_if(shared_address(u + first), rows + ROW_U * plane + first, threadIdx.x < 32);
 }

@@ -93,7 +93,7 @@ internal static class MLstmSequenceKernel
         if (pass.IsNarrow)
         {
             pass.Launch(
-                "MLstmNarrowForward.cu", "mlstm_forward", pass.Blocks(pass.NarrowBytes(values: 1, memories: 1) + pass.StagedBytes),
+                "MLstmNarrowForward.cu", "mlstm_forward", pass.Blocks(pass.NarrowBytes(values: 1, memories: 1) + pass.StagedBytes + pass.NumberBytes(5, normalizers: 1)),
                 [.. arguments, pass.Length, pass.Scale, (float)pass.Options.Epsilon]);
         }
         else
@@ -177,6 +177,9 @@ internal static class MLstmSequenceKernel
         private int StateThreads => Dk <= TileThreads / 4 ? TileThreads / 2 : TileThreads;
 
         private int StateRows => StateThreads / 2;
+
+        /// <summary>The bytes of arrays of a number a token of a narrow head's chunk, and of normalisers.</summary>
+        public int NumberBytes(int arrays, int normalizers) => 4 * (arrays * Chunk + normalizers * (int)WholeDk);
 
         private long RowTiles => (Dk + StateRows - 1) / StateRows;
 
@@ -342,11 +345,12 @@ internal static class MLstmSequenceKernel
             {
                 const string source = "MLstmNarrowBackward.cu";
                 pass.Launch(
-                    source, "mlstm_backward_scores", pass.Blocks(pass.NarrowBytes(values: 2, memories: 1)),
+                    source, "mlstm_backward_scores", pass.Blocks(pass.NarrowBytes(values: 2, memories: 1) + pass.NumberBytes(7, normalizers: 0)),
                     [.. activations, rows, sums, states, exact ? 1 : 0, dz, dots, pass.Length, pass.Scale, epsilon]);
                 var dStates = DStates();
                 pass.Launch(
-                    source, "mlstm_backward", pass.Blocks(pass.NarrowBytes(values: 2, memories: 2) + 16 * Chunk + pass.StagedBytes),
+                    source, "mlstm_backward",
+                    pass.Blocks(pass.NarrowBytes(values: 2, memories: 2) + 16 * Chunk + pass.StagedBytes + pass.NumberBytes(5, normalizers: 2)),
                     [.. activations, rows, sums, states, exact ? n : null, dz, dStates, dn, .. results, dots, writes, pass.Length, pass.Scale]);
             }
             else

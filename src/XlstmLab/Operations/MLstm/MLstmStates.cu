@@ -72,11 +72,11 @@ KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 512 / TILE_THR
             const u32 stage = stages + slot * STAGE_BYTES;
             load_panels<K_STEP, X_COLUMNS, DQK>(stage, xs, row, m0);
             load_panels<K_STEP, STATE_N, DHV>(stage + LEFT_BYTES, ys, row, n0);
-            // By all threads, the last array several times, as there may be no branch here.
-            const int arrays = has_normalizer ? (n_factor ? 3 : 2) : 1, which = min((int)threadIdx.x / (K_STEP / 4), arrays - 1);
-            const int token = threadIdx.x % (K_STEP / 4) * 4;
+            const int which = threadIdx.x / (K_STEP / 4), token = threadIdx.x % (K_STEP / 4) * 4;
             const float* of = which == 0 ? weight : which == 1 ? n_weight : n_factor;
-            copy_async(shared_address(numbers + (slot * 3 + which) * K_STEP + token), of + head * chunks * CHUNK + row + token);
+            const bool exists = which < (has_normalizer ? (n_factor ? 3 : 2) : 1);
+            float* to = numbers + (slot * 3 + min(which, 2)) * K_STEP + token;
+            copy_async_if(shared_address(to), of + head * chunks * CHUNK + row + token, exists);
         }
         copy_async_commit();
     };

@@ -266,6 +266,13 @@ DEVICE void copy_async_or_zero(u32 shared, const void* global, bool exists)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" :: "r"(shared), "l"(global), "r"(exists ? 16 : 0) : "memory");
 }
 
+// By threads that have something to copy, without a branch.
+DEVICE void copy_async_if(u32 shared, const void* global, bool exists)
+{
+    asm volatile("{ .reg .pred p; setp.ne.b32 p, %2, 0; @p cp.async.cg.shared.global [%0], [%1], 16; }"
+                 :: "r"(shared), "l"(global), "r"((int)exists) : "memory");
+}
+
 DEVICE void copy_async_commit() { asm volatile("cp.async.commit_group;" ::: "memory"); }
 
 // Waits until at most this many of the thread's committed groups are on their way.

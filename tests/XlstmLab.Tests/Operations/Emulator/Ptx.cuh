@@ -224,6 +224,10 @@ DEVICE void shared_fence_products() {}
 
 DEVICE void copy_async(u32 shared, const void* global) { emulator::copy_async(shared, global, 16, 16); }
 DEVICE void copy_async_or_zero(u32 shared, const void* global, bool exists) { emulator::copy_async(shared, global, 16, exists ? 16 : 0); }
+DEVICE void copy_async_if(u32 shared, const void* global, bool exists)
+{
+    if (exists) emulator::copy_async(shared, global, 16, 16);
+}
 DEVICE void copy_async_commit() { emulator::copy_async_commit(); }
 
 template <int Pending>
