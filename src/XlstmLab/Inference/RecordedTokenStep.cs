@@ -10,8 +10,8 @@ namespace XlstmLab.Inference;
 /// one takes the host some twenty times as long as they run.
 /// </summary>
 /// <remarks>
-/// The kernels, and so the logits, are those of the model's own pass. The state is written in place, and has to be the caller's own. Weights
-/// are read where they lie, so that the next token sees what they became.
+/// The kernels, and so the logits, are those of the model's own pass, but for models that <see cref="XlstmGpuStep"/> reads. The state is written
+/// in place, and has to be the caller's own. The next token sees what weights became.
 /// </remarks>
 internal sealed class RecordedTokenStep : IDisposable
 {
@@ -22,6 +22,7 @@ internal sealed class RecordedTokenStep : IDisposable
     private readonly DeviceInput<long> _tokens;
     private readonly Tensor _logits;
     private readonly Tensor _likeliest;
+    private readonly XlstmGpuStep? _step;
     private readonly IRecordedWork _work;
 
     private RecordedTokenStep(LanguageModel model, EvaluationMode mode, ModelState state, int knownIds)
@@ -35,6 +36,13 @@ internal sealed class RecordedTokenStep : IDisposable
         _likeliest = empty(rows, 2, ScalarType.Float64, device).DetachFromDisposeScope();
         try
         {
+            if ((_step = XlstmGpuStep.Of(model, state)) is not null)
+            {
+                // Its kernels have to be compiled before they are recorded.
+                using var rehearsal = state.Clone();
+                _step.Read(_tokens.Values, rehearsal);
+            }
+
             using var recorder = Kernel.Recorder(_weights[0]);
             _work = recorder.Record(() =>
             {
@@ -108,8 +116,8 @@ internal sealed class RecordedTokenStep : IDisposable
     /// </returns>
     public (Tensor Logits, Tensor Likeliest) Start(ReadOnlySpan<long> tokens)
     {
-        tokens.CopyTo(_tokens.Next());
-        _tokens.Send();
+        _step?.Refresh();
+        _tokens.Write(tokens);
         _work.Start();
         return (_logits, _likeliest);
     }
@@ -123,6 +131,22 @@ internal sealed class RecordedTokenStep : IDisposable
 
     private void Read(ModelState state)
     {
+        _logits.copy_(Logits(state).narrow(-1, 0, _logits.shape[1]));
+        var scores = _logits.to(ScalarType.Float64); // (B, V)
+        var (best, id) = scores.max(-1); // (B)
+        _likeliest.select(1, 0).copy_(id);
+        _likeliest.select(1, 1).copy_(best - scores.logsumexp(-1));
+    }
+
+    /// <summary>What the model makes of the tokens, [B, V], which the state has then read.</summary>
+    private Tensor Logits(ModelState state)
+    {
+        if (_step is not null)
+        {
+            _step.Read(_tokens.Values, state);
+            return _step.Logits;
+        }
+
         var (logits, after) = _model.Forward(_tokens.Values, state, returnState: true); // (B, 1, V)
         using (after)
         {
@@ -132,15 +156,12 @@ internal sealed class RecordedTokenStep : IDisposable
             }
         }
 
-        _logits.copy_(logits.squeeze(1).narrow(-1, 0, _logits.shape[1]));
-        var scores = _logits.to(ScalarType.Float64); // (B, V)
-        var (best, id) = scores.max(-1); // (B)
-        _likeliest.select(1, 0).copy_(id);
-        _likeliest.select(1, 1).copy_(best - scores.logsumexp(-1));
+        return logits.squeeze(1);
     }
 
     private void DisposeTensors()
     {
+        _step?.Dispose();
         _tokens.Dispose();
         _logits.Dispose();
         _likeliest.Dispose();

@@ -14,8 +14,10 @@ namespace XlstmLab.Operations;
 internal sealed unsafe class TrainedProducts : IDisposable
 {
     private const string VersionName = "_ZNK2at10TensorBase8_versionEv";
+    private const string InferenceName = "_ZN2at6native12is_inferenceERKNS_6TensorE";
 
     private static readonly Lazy<nint> VersionFunction = new(() => NativeTorch.Function("torch_cpu", VersionName).Address);
+    private static readonly Lazy<nint> InferenceFunction = new(() => NativeTorch.Function("torch_cpu", InferenceName).Address);
 
     [ThreadStatic]
     private static TrainedProducts? _current;
@@ -115,6 +117,10 @@ internal sealed unsafe class TrainedProducts : IDisposable
 
     /// <summary>How often libtorch's operations have changed a tensor that is none of inference.</summary>
     internal static long Version(Tensor tensor) => ((delegate* unmanaged<nint, long>)VersionFunction.Value)(tensor.Handle);
+
+    /// <summary>Whether libtorch says when this tensor was changed: one that was made in inference mode has no version.</summary>
+    internal static bool HasVersion(Tensor tensor) =>
+        IsPossible && InferenceFunction.Value != 0 && ((delegate* unmanaged<nint, byte>)InferenceFunction.Value)(tensor.Handle) == 0;
 
     private Tensor? Weight(Tensor tensor) =>
         _trained.TryGetValue(Kernel.Address(tensor), out var weight) && weight.shape.AsSpan().SequenceEqual(tensor.shape) ? weight : null;
