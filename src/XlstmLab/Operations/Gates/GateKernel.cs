@@ -108,7 +108,7 @@ internal static class GateKernel
             // A row of the partial sums has both weights' gradients, then both biases', each from a multiple of 4 on.
             var (weight, bias) = (heads * dim, (heads + 3) / 4 * 4);
             var blocks = Math.Min((tokens + Step - 1) / Step, sizes.WeightBlocks * Kernel.Multiprocessors(x));
-            var partials = empty(blocks, 2 * (weight + bias), dtype: ScalarType.Float32, device: x.device);
+            var partials = LeafGradients.Partials(call.Leaves, blocks, 2 * (weight + bias), x.device);
             var channels = 64 * sizes.WeightWarps;
             Kernel.Launch(
                 Source, "gate_backward_weight", sizes.Defines,

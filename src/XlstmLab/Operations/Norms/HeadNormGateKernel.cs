@@ -63,7 +63,7 @@ internal static class HeadNormGateKernel
             var dh = empty(batch, length, heads, dim, dtype: h.dtype, device: h.device);
             var dO = o is null ? null : empty(batch, length, channels, dtype: h.dtype, device: h.device);
             var shape = Shape(h, shared: (int)(4 * Warps * dim));
-            var partials = empty(shape.Blocks, bias is null ? channels : 2 * channels, dtype: ScalarType.Float32, device: h.device);
+            var partials = LeafGradients.Partials(call.Leaves, shape.Blocks, bias is null ? channels : 2 * channels, h.device);
             Kernel.Launch(
                 Source, "head_norm_gate_backward", Defines(dim, call, o, bias), shape, h,
                 dy, h, o, weight, bias, dh, dO, partials, h.stride(0), h.stride(2), h.stride(1), o?.stride(1) ?? 0,

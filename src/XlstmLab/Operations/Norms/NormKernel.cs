@@ -107,7 +107,7 @@ internal static class NormKernel
             var dy = gradients[0].IsInvalid ? zeros(s.shape, ScalarType.BFloat16, s.device) : gradients[0].contiguous();
             var ds = empty_like(s);
             var dDelta = !added ? null : IsWide(s) ? empty(s.shape, ScalarType.BFloat16, s.device) : ds.alias();
-            var partials = empty(blocks, call.HasBias ? 2 * dim : dim, dtype: ScalarType.Float32, device: s.device);
+            var partials = LeafGradients.Partials(call.Leaves, blocks, call.HasBias ? 2 * dim : dim, s.device);
             Kernel.Launch(
                 Source, "norm_backward", Defines(s, call, warps),
                 new(blocks, 32 * warps.Backward, (int)(4 * dim * (warps.Backward / warps.PerRow)) + 8 * warps.PerRow), s,
