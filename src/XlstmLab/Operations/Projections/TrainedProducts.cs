@@ -107,6 +107,13 @@ internal sealed unsafe class TrainedProducts : IDisposable
         }
     }
 
+    /// <summary>Keeps nothing any more, as at the beginning.</summary>
+    public void Reset()
+    {
+        BeginGradients();
+        Forget();
+    }
+
     /// <summary>Ends a backward pass: weights have its gradients when this returns.</summary>
     public void EndGradients() => _sums.Give();
 
