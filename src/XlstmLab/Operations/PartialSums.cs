@@ -34,7 +34,7 @@ internal sealed class PartialSums : IDisposable
     /// <summary>The sums over the rows of [rows, columns] float32, contiguous, always in the same order: [columns].</summary>
     public static Tensor Of(Tensor partials)
     {
-        var sums = empty(partials.shape[1], ScalarType.Float32, partials.device);
+        var sums = empty(partials.size(1), ScalarType.Float32, partials.device);
         var table = new Table();
         var blocks = Append(ref table, 0, new(sums, partials, 0), sums, adds: false);
         Launch(ref table, blocks, partials);
@@ -140,7 +140,7 @@ internal sealed class PartialSums : IDisposable
             var (weight, count) = (waiting.Weight, waiting.Count);
             var before = weight.grad;
             var adds = before is not null && before.dtype == ScalarType.Float32 && before.is_contiguous();
-            var gradient = adds ? before! : joint.narrow(0, place, count).view(weight.shape);
+            var gradient = adds ? before! : weight.dim() == 1 ? joint.narrow(0, place, count) : joint.narrow(0, place, count).view(weight.shape);
             blocks += Append(ref table, blocks, waiting, gradient, adds);
             place += Aligned(count);
             if (!adds)
@@ -194,9 +194,9 @@ internal sealed class PartialSums : IDisposable
 
         public nint Address { get; } = Kernel.Address(partials) + (nint)(first * sizeof(float));
 
-        public int Rows { get; } = (int)partials.shape[0];
+        public int Rows { get; } = (int)partials.size(0);
 
-        public int Stride { get; } = checked((int)partials.shape[1]);
+        public int Stride { get; } = checked((int)partials.size(1));
     }
 
     /// <summary>As the source has it.</summary>

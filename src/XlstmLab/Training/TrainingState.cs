@@ -83,8 +83,11 @@ internal sealed class TrainingState<TBatch> : IDisposable
 
     public void ZeroGradients()
     {
-        Model.zero_grad();
-        LossModule?.zero_grad();
+        foreach (var (_, parameter) in Parameters)
+        {
+            parameter.grad = null;
+        }
+
         Products?.BeginGradients();
     }
 

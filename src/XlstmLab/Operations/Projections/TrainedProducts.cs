@@ -129,7 +129,8 @@ internal sealed unsafe class TrainedProducts : IDisposable
     internal static long Version(Tensor tensor) => ((delegate* unmanaged<nint, long>)VersionFunction.Value)(tensor.Handle);
 
     private Tensor? Weight(Tensor tensor) =>
-        _trained.TryGetValue(Kernel.Address(tensor), out var weight) && weight.shape.AsSpan().SequenceEqual(tensor.shape) ? weight : null;
+        _trained.TryGetValue(Kernel.Address(tensor), out var weight) && weight.dim() == tensor.dim()
+        && Enumerable.Range(0, (int)weight.dim()).All(d => weight.size(d) == tensor.size(d)) ? weight : null;
 
     private void NotePlaces()
     {
@@ -197,7 +198,7 @@ internal sealed class ProductMemory : IDisposable
     public ProductMemory(IReadOnlyList<Tensor> weights, Device device)
     {
         var count = weights.Sum(w => w.NumberOfElements + Line);
-        var padding = weights.Sum(w => Padding * w.shape[1]);
+        var padding = weights.Sum(w => Padding * w.size(1));
         _gradients = empty(count, ScalarType.Float32, device).DetachFromDisposeScope();
         _copies = empty(count + padding, ScalarType.BFloat16, device).DetachFromDisposeScope();
     }
@@ -245,7 +246,7 @@ internal sealed class TrainedProduct : IDisposable
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
         (_weights, Addresses) = (weights, addresses);
-        var (rows, dim) = (weights.Sum(w => w.shape[0]), weights[0].shape[1]);
+        var (rows, dim) = (weights.Sum(w => w.size(0)), weights[0].size(1));
         Padded = memory.Copy((rows + 7) / 8 * 8, dim).zero_().DetachFromDisposeScope();
         Joined = Padded.narrow(0, 0, rows).DetachFromDisposeScope();
         Copies = Parts(Joined);
@@ -348,8 +349,8 @@ internal sealed class TrainedProduct : IDisposable
         long first = 0;
         foreach (var weight in _weights)
         {
-            parts.Add(joined.narrow(0, first, weight.shape[0]).DetachFromDisposeScope());
-            first += weight.shape[0];
+            parts.Add(joined.narrow(0, first, weight.size(0)).DetachFromDisposeScope());
+            first += weight.size(0);
         }
 
         return [.. parts];
