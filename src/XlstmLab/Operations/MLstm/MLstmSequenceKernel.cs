@@ -209,6 +209,15 @@ internal static class MLstmSequenceKernel
         public void Launch(string file, string function, LaunchShape shape, KernelArgument[] arguments) =>
             Kernel.Launch(file, function, Defines(file), shape, Q, arguments);
 
+        /// <summary>Has the backward pass's kernels, which take longest, compiled while the forward pass goes on (<see cref="Kernel.Prepare"/>).</summary>
+        public void PrepareBackward()
+        {
+            foreach (var file in HasNarrowBackward ? new[] { "MLstmNarrowBackward.cu" } : ["MLstmBackwardScores.cu", "MLstmBackward.cu"])
+            {
+                Launch(file, "mlstm_backward", new(1, TileThreads), []);
+            }
+        }
+
         public (Tensor Rows, Tensor Keep, Tensor? LastScale) Gates()
         {
             var (rows, keep) = (Plane(6), empty(Batch * Heads, Chunks, dtype: ScalarType.Float32, device: Device));
@@ -302,7 +311,13 @@ internal static class MLstmSequenceKernel
         {
             using var scope = NewDisposeScope();
             var (inputs, call) = (vars.Take(10).Cast<Tensor?>().ToArray(), (Call)vars[10]);
-            var (outputs, rows, keep, sums, states, n) = Run(new(inputs, call));
+            var pass = new Pass(inputs, call);
+            var (outputs, rows, keep, sums, states, n) = Run(pass);
+            if (Kernel.Prepares)
+            {
+                pass.PrepareBackward();
+            }
+
             ctx.Save(scope, [.. inputs, rows, keep, sums, states, n]);
             ctx.save_data("call", call);
             ctx.set_materialize_grads(false);
