@@ -10,7 +10,8 @@ internal static class GateKernel
 
     private const string Source = "GatePreactivations.cu";
     private const int Warps = 8; // of 16 tokens
-    private const int Step = 32; // tokens of which a block sums weight gradients at a time, a multiple of 16
+    private const int InputChannels = 128; // of a block that makes x's gradient
+    private const int Step = 32; // tokens of which a block sums weight gradients at a time, one a lane
 
     /// <summary>Whether there is a kernel for what the gates look at.</summary>
     public static bool Serves(Tensor x, int heads) => Kernel.Serve(x) && x.is_contiguous() && x.size(-1) % 8 == 0 && heads <= MostHeads;
@@ -38,7 +39,7 @@ internal static class GateKernel
     /// <summary>What one call computes, beside its tensors; a gate without a bias does not exist.</summary>
     private sealed record Call(int Heads, float Cap, bool[] Exists, LeafGradients? Leaves);
 
-    /// <summary>What follows from widths. W is in shared memory as far as about 110 KiB go.</summary>
+    /// <summary>What follows from widths. Forward, W is in shared memory as far as about 110 KiB go.</summary>
     private readonly record struct Sizes(long Dim, int Heads)
     {
         public int Tiles => (2 * Heads + 7) / 8; // of eight outputs
@@ -52,17 +53,13 @@ internal static class GateKernel
 
         public int WeightWarps => Dim > 960 ? 16 : (int)((Dim + 63) / 64);
 
-        public int WeightBlocks => WeightWarps > 12 || Tiles > 1 ? 1 : 2; // a multiprocessor
+        public int WeightBlocks => WeightWarps > 12 || (Tiles > 1 && WeightWarps > 6) ? 1 : 2; // a multiprocessor
 
         public int ForwardShared => 24 * Tiles * (2 * ForwardChannels + 64);
 
-        public int InputChannels => Channels(28160 / (8 * Tiles) / 128 * 128);
-
         public int InputShared => 32 * Tiles * InputChannels;
 
-        private int ForwardChannels => Channels((18773 / (8 * Tiles) - 32) / 128 * 128);
-
-        private int Channels(int limit) => limit < Dim ? limit : (int)((Dim + 127) / 128 * 128);
+        private int ForwardChannels => Math.Min((18773 / (8 * Tiles) - 32) / 128 * 128, (int)((Dim + 127) / 128 * 128));
     }
 
     private sealed class Function : GradientFunction<Function>
@@ -101,7 +98,7 @@ internal static class GateKernel
                 Source, "gate_backward_input", sizes.Defines,
                 new(Blocks(x, tokens), 32 * Warps, sizes.InputShared)
                 {
-                    BlocksY = (int)((dim + sizes.InputChannels - 1) / sizes.InputChannels),
+                    BlocksY = (int)((dim + InputChannels - 1) / InputChannels),
                 },
                 x, dp[0], dp[1], input, forget, inputWeight, forgetWeight, past, dx, tokens, (int)length, call.Cap);
 
@@ -112,7 +109,7 @@ internal static class GateKernel
             var channels = 64 * sizes.WeightWarps;
             Kernel.Launch(
                 Source, "gate_backward_weight", sizes.Defines,
-                new(blocks, 32 * sizes.WeightWarps, 128 * Math.Max(Step, sizes.WeightWarps))
+                new(blocks, 32 * sizes.WeightWarps, 160 * Step)
                 {
                     BlocksY = (int)((dim + channels - 1) / channels),
                     BlocksZ = (2 * heads + 15) / 16,

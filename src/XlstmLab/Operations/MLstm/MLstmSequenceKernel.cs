@@ -14,7 +14,6 @@ internal static class MLstmSequenceKernel
 {
     private const int Chunk = 128;
     private const int TileThreads = 256;
-    private const int StateStages = 4;
     private const int Step = 64; // of a product's inner dimension
     private const int StageBytes = 2 * Chunk * 2 * Step; // a left and a right tile
     private const int ForwardStages = 6;
@@ -174,13 +173,21 @@ internal static class MLstmSequenceKernel
         /// <summary>The bytes of what each warp of a narrow head's block writes at a time.</summary>
         public int StagedBytes => TileThreads / 32 * 16 * Pitch(Math.Max(WholeDk, WholeDv));
 
-        private long RowTiles => (Dk + Chunk - 1) / Chunk;
+        /// <summary>Threads that own a head's memory, half as many rows at a time: few for few queries, as a warp without rows takes as long as another.</summary>
+        private int StateThreads => Dk <= TileThreads / 4 ? TileThreads / 2 : TileThreads;
+
+        private int StateRows => StateThreads / 2;
+
+        private long RowTiles => (Dk + StateRows - 1) / StateRows;
 
         /// <summary>Columns of a block's memory: many, so that queries are read less often, where there are blocks enough.</summary>
-        private int StateN => WholeDv % 128 == 0 && Batch * Heads * RowTiles * (WholeDv / 128) >= 0.9 * Kernel.Multiprocessors(Q) ? 128
+        private int StateN =>
+            StateRows == Chunk && WholeDv % 128 == 0 && Batch * Heads * RowTiles * (WholeDv / 128) >= 0.9 * Kernel.Multiprocessors(Q) ? 128
             : WholeDv % 64 == 0 ? 64 : 32;
 
-        private int StateStageBytes => 2 * Step * (Chunk + Math.Max(64, StateN));
+        private int StateStages => StateRows == Chunk ? 4 : 6;
+
+        private int StateStageBytes => 2 * Step * (StateRows + Math.Max(64, StateN));
 
         /// <summary>Planes of a number a token and head, [planes, B NH, NC CHUNK] float32.</summary>
         public Tensor Plane(long planes) => empty(planes, Batch * Heads, Chunks * Chunk, dtype: ScalarType.Float32, device: Device);
@@ -258,7 +265,7 @@ internal static class MLstmSequenceKernel
         {
             var states = empty([Batch * Heads, Chunks, Dk, Dv], ScalarType.BFloat16, Device);
             var shared = StateStages * (StateStageBytes + (3 * 4 * Step)); // three numbers a token
-            var shape = new LaunchShape(RowTiles * (WholeDv / StateN), TileThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
+            var shape = new LaunchShape(RowTiles * (WholeDv / StateN), StateThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
             Launch(
                 "MLstmStates.cu", "mlstm_states", shape,
                 [
@@ -271,11 +278,11 @@ internal static class MLstmSequenceKernel
         private static int Pitch(long columns) => (int)(2 * columns) + 16;
 
         /// <summary>What MLstmTiles.cuh is told.</summary>
-        private string[] Tiles => [$"CHUNK={Chunk}", $"DQK={Dk}", $"DHV={Dv}", $"TILE_THREADS={TileThreads}"];
+        private string[] Tiles(int threads = TileThreads) => [$"CHUNK={Chunk}", $"DQK={Dk}", $"DHV={Dv}", $"TILE_THREADS={threads}"];
 
         /// <summary>What MLstmProducts.cuh is told.</summary>
-        private string[] Products(int stages, int stageBytes = StageBytes) =>
-            [.. Tiles, $"K_STEP={Step}", $"STAGES={stages}", $"STAGE_BYTES={stageBytes}", $"TRIANGLE_BYTES={TriangleBytes}"];
+        private string[] Products(int stages, int stageBytes = StageBytes, int threads = TileThreads) =>
+            [.. Tiles(threads), $"K_STEP={Step}", $"STAGES={stages}", $"STAGE_BYTES={stageBytes}", $"TRIANGLE_BYTES={TriangleBytes}"];
 
         /// <summary>A block for each chunk of each head.</summary>
         public LaunchShape Blocks(int shared) => new(Chunks, TileThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
@@ -295,12 +302,12 @@ internal static class MLstmSequenceKernel
                 $"CHUNK={Chunk}", $"STABILIZE={(Options.Stabilizes ? 1 : 0)}",
                 $"INPUT_GATE=GATE_{call.InputGate.ToString().ToUpperInvariant()}", $"FORGET_GATE=GATE_{call.ForgetGate.ToString().ToUpperInvariant()}",
             ],
-            "MLstmStates.cu" => [.. Products(StateStages, StateStageBytes), $"STATE_N={StateN}"],
+            "MLstmStates.cu" => [.. Products(StateStages, StateStageBytes, StateThreads), $"STATE_N={StateN}"],
             "MLstmForward.cu" => [.. Products(ForwardStages), Normalizes],
             "MLstmBackwardScores.cu" => [.. Products(BackwardStages), $"KEPT_BYTES={KeptBytes}"],
             "MLstmBackward.cu" => Products(BackwardStages),
-            "MLstmNarrowForward.cu" => [.. Tiles, Normalizes],
-            "MLstmNarrowBackward.cu" => Tiles,
+            "MLstmNarrowForward.cu" => [.. Tiles(), Normalizes],
+            "MLstmNarrowBackward.cu" => Tiles(),
             _ => throw new ArgumentException($"There are no macros for {file}.", nameof(file)),
         };
     }

@@ -54,13 +54,16 @@ internal static class NormKernel
 
         public int Forward => PerRow > 1 ? PerRow : 8;
 
-        public int Backward => PerRow > 1 ? PerRow : 12;
+        public int Backward => PerRow > 1 ? PerRow : IsNarrow ? 20 : 12;
 
         /// <summary>The blocks of a multiprocessor.</summary>
-        public int ForwardBlocks => Math.Max(1, 16 / Forward);
+        public int ForwardBlocks => IsNarrow ? 4 : Math.Max(1, 16 / Forward);
 
         /// <inheritdoc cref="ForwardBlocks"/>
         public int BackwardBlocks => Math.Max(1, 12 / Backward);
+
+        /// <summary>Whether rows are so short that it takes more warps to have enough of them on their way, and a warp's numbers leave room for that.</summary>
+        private bool IsNarrow => X.shape[^1] <= (IsWide(X) ? 256 : 512);
 
         /// <summary>The blocks that share so many rows.</summary>
         public long Blocks(int rows, int warps, int atATime) => Math.Min(Up((long)rows * PerRow, warps), Kernel.Multiprocessors(X) * atATime);
