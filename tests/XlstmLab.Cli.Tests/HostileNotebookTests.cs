@@ -103,7 +103,7 @@ public sealed class HostileNotebookTests
     public async Task Run_EndlessLoop_EndsAtItsLimitWithAllProcesses(string source, string limit)
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
-        LongTests.SkipUnless(source.StartsWith("#!fsharp\nwhile", StringComparison.Ordinal) && limit == "--cell-timeout");
+        LongTests.Skip();
         using TempFolder folder = new();
         string input = folder.Notebook(Child + "System.IO.File.WriteAllText(\"own\", $\"{Environment.ProcessId}\");", source, "3");
         var result = await CommandLine.RunAsync("notebook", "run", input, limit, "6", "--json");
@@ -122,7 +122,7 @@ public sealed class HostileNotebookTests
     [InlineData("for (int i = 0; i < 300_000; i++) Console.Error.Write(new string('\\0', 1000));")]
     public async Task Run_HugeOutput_IsCutWithLittleMemory(string source)
     {
-        LongTests.SkipUnless(source.EndsWith("WriteLine(new string('x', 1000));", StringComparison.Ordinal));
+        LongTests.Skip();
         using TempFolder folder = new();
         const string peak = "System.Diagnostics.Process.GetCurrentProcess().PeakWorkingSet64 >> 20";
         string input = folder.Notebook(peak, source, peak);
@@ -183,6 +183,7 @@ public sealed class HostileNotebookTests
     public void Kernel_Killed_LeavesNoProcess()
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
+        LongTests.Skip();
         using TempFolder folder = new();
         using JupyterClient client = new();
         client.Run(Child.Replace("\"child\"", $"\"{folder["child"]}\"", StringComparison.Ordinal));
@@ -200,7 +201,7 @@ public sealed class HostileNotebookTests
         LongTests.Skip();
         using JupyterClient client = new();
         var answer = client.Run(
-            "for (int i = 0; i < 200_000; i++) Console.WriteLine(new string('x', 1000));\nfor (int i = 0; i < 100; i++) display(new string('y', 1_000_000));");
+            "for (int i = 0; i < 50_000; i++) Console.WriteLine(new string('x', 1000));\nfor (int i = 0; i < 40; i++) display(new string('y', 1_000_000));");
         long text = answer.Published.Where(message => message.Type == "stream").Sum(message => (long)((string)message.Content["text"]!).Length);
         long values = answer.Published.Where(message => message.Type == "display_data").Sum(message => (long)message.Content.ToJsonString().Length);
 
