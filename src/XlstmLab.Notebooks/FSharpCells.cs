@@ -70,7 +70,7 @@ internal sealed class FSharpCells : Kernel,
             TextWriter.Null,
             null,
             null);
-        session.EvalInteraction($"open System\nopen System.IO\nopen System.Text\nopen type {typeof(NotebookApi).FullName}", null);
+        session.EvalInteraction($"open System\nopen System.IO\nopen System.Text\nopen Microsoft.DotNet.Interactive.Formatting\nopen type {typeof(NotebookApi).FullName}", null);
         return session;
     }
 
