@@ -49,18 +49,6 @@ public sealed class NotebookSourcesTests
     }
 
     [Fact]
-    public async Task RepositoryNotebooks_WithSmallParameters_Run()
-    {
-        LongTests.Skip();
-        using TempFolder folder = new();
-        string[] files = [.. Directory.GetFiles(Path.Combine(TestSetup.RepositoryRoot, "notebooks"), "*.ipynb").Order(StringComparer.Ordinal)];
-        var result = await CommandLine.RunAsync(["notebook", "run", .. files, "-o", folder["out/"], "--html", folder["pages/"], "-p", "steps=12", "-p", "batchSize=4"]);
-
-        Assert.True(result.Code == 0, result.Error);
-        Assert.Equal(files.Length, Directory.GetFiles(folder["pages"]).Length);
-    }
-
-    [Fact]
     public void RepositoryNotebooks_Charts_AreFiguresWithPicturesAndNoLibrary()
     {
         foreach (string file in Directory.GetFiles(Path.Combine(TestSetup.RepositoryRoot, "notebooks"), "*.ipynb"))
