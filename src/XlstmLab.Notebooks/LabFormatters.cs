@@ -17,6 +17,7 @@ public static class LabFormatters
 {
     private const string Html = "text/html";
     private const string Plain = "text/plain";
+    private const string Latex = "text/latex";
     private static readonly Lock Gate = new();
     private static bool _registered;
 
@@ -74,6 +75,16 @@ public static class LabFormatters
     {
         Register();
         Formatter.SetPreferredMimeTypesFor(typeof(GenericChart), ChartHtml.FigureType);
+        foreach (var formula in new[] { typeof(NotebookApi.LaTeXString), typeof(NotebookApi.MathString) })
+        {
+            Formatter.Register(formula, (value, writer) => writer.Write(value), Latex);
+            Formatter.Register(formula, (value, writer) => writer.Write(value), Plain);
+            Formatter.SetPreferredMimeTypesFor(formula, Latex, Plain);
+        }
+
+        Formatter.Register<TrainingPanel>(panel => panel.Svg(), ChartHtml.PictureType);
+        Formatter.Register<TrainingPanel>(panel => panel.Text(), Plain);
+        Formatter.SetPreferredMimeTypesFor(typeof(TrainingPanel), ChartHtml.PictureType, Plain);
     }
 
     private static void Register<T>(Func<T, MetricsTable> head, string kind) =>

@@ -123,8 +123,8 @@ public class Trainer<TBatch>(
     private protected virtual IRecordableLoss<TBatch>? Recordable => null;
 
     /// <summary>
-    /// Trains to the last step, or until cancelled or stopped by a hook: then it finishes the step it is in, writes a checkpoint and
-    /// returns.
+    /// Trains to the last step, or until cancelled, stopped by a hook or by who watches (<see cref="TrainingWatch"/>): then it finishes the
+    /// step it is in, writes a checkpoint and returns.
     /// </summary>
     /// <param name="cancellationToken">Stops the run.</param>
     /// <exception cref="ArgumentException">The configuration cannot be used, or does not fit the model or the loader.</exception>
@@ -155,6 +155,9 @@ public class Trainer<TBatch>(
         var metadata = Begin(run, state, log, graphs);
         var computeType = model.ComputeType;
         model.ComputeType = config.ComputeType == ScalarType.BFloat16 ? ScalarType.BFloat16 : null;
+        var watcher = TrainingWatch.Current;
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, watcher?.Stop ?? CancellationToken.None);
+        using var watched = watcher?.Begin(config, state.Device);
         try
         {
             var batches = ChooseValidation();
@@ -162,8 +165,8 @@ public class Trainer<TBatch>(
             var step = new TrainingStep<TBatch>(state, config, training, loss, graphs);
             model.train();
             LossModule?.train();
-            var result = new TrainingLoop<TBatch>(config, state, step, measure, run, log, Hooks, TrainingWatch.And(progress, config), CheckpointWritten)
-                .Run(cancellationToken);
+            var told = TrainingWatch.And(progress, watched);
+            var result = new TrainingLoop<TBatch>(config, state, step, measure, run, log, Hooks, told, CheckpointWritten).Run(stop.Token);
             Describe(run, state, metadata, graphs, result.Status);
             return result;
         }

@@ -155,7 +155,9 @@ public static class PlotStyle
             ("margin", Margin(24)),
             ("hoverlabel", Obj(("font", Font(12)))),
             ("legend", Obj(("orientation", "h"), ("x", 0), ("xanchor", "left"), ("y", 1.02), ("yanchor", "bottom"), ("font", Font(12)))),
-            ("xaxis", x),
+
+            // Labels are short; who points at a place reads the step or the count in full.
+            ("xaxis", With(x, ("hoverformat", ",~f"))),
             ("yaxis", y));
         var chart = GenericChart.ofTraceObjects(false, ListModule.OfSeq(traces));
 
