@@ -99,7 +99,7 @@ internal static class StudyCommand
             var open = plans.Sum(p => p.Plan.Open.Count);
             double? seconds = plans.All(p => p.Plan.Seconds is not null) ? plans.Sum(p => p.Plan.Seconds!.Value) : null;
             terminal.Note(Text(
-                $"{open} runs to do, {plans.Sum(p => p.Plan.Tokens):N0} tokens, {plans.Sum(p => p.Plan.Flops):0.00e0} operations{(seconds is { } s ? $", about {Readable.Duration(s)} without evaluations" : "; how long is not known: --measure times a few updates")}."));
+                $"{open} runs to do, {plans.Sum(p => p.Plan.Tokens):N0} tokens, {plans.Sum(p => p.Plan.Flops):0.00e0} operations{(seconds is { } s ? $", about {Readable.Duration(s)} without tests" : "; how long is not known: --measure times a few updates")}."));
             return Task.FromResult(ExitCode.Success);
         });
         return command;

@@ -29,7 +29,8 @@ public sealed record StudyPlan(IReadOnlyList<PlannedRun> Runs)
     /// <summary>Plans a study.</summary>
     /// <remarks>
     /// Rates are those of the table's rows on such a device, by the variant or else by the nearest number of operations a token; else of a
-    /// file that <c>xlstm bench train</c> wrote; else of a few updates that are timed, if asked for. Evaluations are not in it.
+    /// file that <c>xlstm bench train</c> wrote; else of a few updates that are timed, if asked for. What a run takes beside its updates is in it
+    /// where rows tell: on a GPU graphs are recorded for three seconds or so, one run at a time. Tests are not.
     /// </remarks>
     /// <param name="study">The study.</param>
     /// <param name="onGpu">Whether it is to run on a GPU: rates of the other kind of device tell nothing.</param>
@@ -49,10 +50,11 @@ public sealed record StudyPlan(IReadOnlyList<PlannedRun> Runs)
 
         PlannedRun Planned(StudyRun run)
         {
-            // Runs side by side share the device: together they are as fast as what is measured alone, or faster.
+            // Runs side by side share the device. What a run takes beside its updates, graphs to record and validations, does not grow with them.
+            var beside = earlier.Length == 0 ? 0 : earlier.Average(row => Math.Max(0, row.Seconds - row.Tokens / row.TokensPerSecond!.Value) / row.SideBySide);
             if (earlier.Where(row => row.Variant == run.Variant).Select(row => row.TokensPerSecond * row.SideBySide).Average() is { } own)
             {
-                return new(run, done.Contains(run.Id), run.Tokens / own, "earlier runs of it");
+                return new(run, done.Contains(run.Id), run.Tokens / own + beside, "earlier runs of it");
             }
 
             var known = earlier.Select(row => new MeasuredRate(row.Variant, row.Flops / row.Tokens, row.TokensPerSecond!.Value * row.SideBySide))
@@ -61,7 +63,7 @@ public sealed record StudyPlan(IReadOnlyList<PlannedRun> Runs)
             {
                 var nearest = known.MinBy(rate => Math.Abs(Math.Log(rate.FlopsPerToken / run.FlopsPerToken)))!;
                 return new(
-                    run, done.Contains(run.Id), run.Flops / (nearest.FlopsPerToken * nearest.TokensPerSecond),
+                    run, done.Contains(run.Id), run.Flops / (nearest.FlopsPerToken * nearest.TokensPerSecond) + beside,
                     string.Create(CultureInfo.InvariantCulture, $"{nearest.Name} at {nearest.TokensPerSecond:N0} tokens/s"));
             }
 
