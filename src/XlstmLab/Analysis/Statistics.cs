@@ -68,7 +68,7 @@ public static class Statistics
     /// <summary>The differences of a family of comparisons, with Holm's correction over it (Holm 1979).</summary>
     /// <remarks>
     /// Of m comparisons the one with the k-th smallest p-value is judged at a level of alpha / (m - k + 1), and its interval has that
-    /// confidence; once one is no difference, none after it is. Seeds that only one side has are left out, and values that are not finite.
+    /// confidence; once one is no difference, none after it is, and their intervals have the confidence of that one. Seeds that only one side has are left out, and values that are not finite.
     /// </remarks>
     /// <param name="pairs">The comparisons.</param>
     /// <param name="confidence">That of the whole family: the probability that none of the differences that are called so is none.</param>
@@ -83,10 +83,12 @@ public static class Statistics
         var tested = differences.Index().Where(d => d.Item.Length > 1).Select(d => (d.Index, P: PValue(d.Item))).OrderBy(d => d.P).ToArray();
         var results = pairs.Select((pair, k) => Untested(pair.Name, differences[k])).ToArray();
         var (adjusted, holds) = (0.0, true);
+        var remaining = tested.Length;
         foreach (var (rank, (index, p)) in tested.Index())
         {
-            var remaining = tested.Length - rank;
-            adjusted = Math.Max(adjusted, Math.Min(1, p * remaining));
+            // Where it stopped, it stays: what comes after has at least as wide a look.
+            remaining = holds ? tested.Length - rank : remaining;
+            adjusted = Math.Max(adjusted, Math.Min(1, p * (tested.Length - rank)));
             var values = differences[index];
             var interval = MeanInterval.Of(values, 1 - (1 - confidence) / remaining);
             holds &= interval.Low > 0 || interval.High < 0;

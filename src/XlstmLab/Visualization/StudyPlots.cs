@@ -153,9 +153,9 @@ public static partial class Plots
             ("z", means.Select(row => PlotStyle.Gaps(row)).ToArray()),
             ("zmin", isShare ? 0 : null),
             ("zmax", isShare ? 1 : null),
-            ("text", means.Select(row => row.Select(v => double.IsFinite(v) ? v.ToString("0.00", CultureInfo.InvariantCulture) : "").ToArray()).ToArray()),
+            ("text", means.Select(row => row.Select(v => double.IsFinite(v) ? v.ToString(isShare ? "0.00" : "G4", CultureInfo.InvariantCulture) : "").ToArray()).ToArray()),
             ("texttemplate", "%{text}"),
-            ("textfont", PlotStyle.Font(11)),
+            ("textfont", PlotStyle.Obj(("size", 11))),
             ("colorscale", PlotStyle.ColorScale),
             ("colorbar", PlotStyle.ColorBar(title)),
             ("hovertemplate", "%{y}<br>%{x}: %{z:.4g}<extra></extra>"));
