@@ -171,7 +171,7 @@ internal static class StudyCommand
         }
         catch (OperationCanceledException) when (timer.IsCancellationRequested && !cancellationToken.IsCancellationRequested)
         {
-            terminal.Note($"{study.Name}: stopped after {seconds} s.");
+            terminal.Note(Text($"{study.Name}: stopped after {seconds} s."));
             return study.Read();
         }
     }
