@@ -7,6 +7,9 @@ namespace XlstmLab.Notebooks;
 /// <summary>What the code that a cell runs belongs to. It follows awaits and the threads and tasks that the cell starts.</summary>
 internal sealed class CellContext(CellOutputs outputs, CellEngine engine, CancellationToken cancellation)
 {
+    /// <summary>How long an interrupted cell may take to end by itself, as one does that heeds its token.</summary>
+    private static readonly TimeSpan Grace = TimeSpan.FromSeconds(1);
+
     private static readonly AsyncLocal<CellContext?> Local = new();
 
     /// <summary>The cell that runs the calling code; null outside of cells.</summary>
@@ -22,6 +25,9 @@ internal sealed class CellContext(CellOutputs outputs, CellEngine engine, Cancel
 
     public CancellationToken Cancellation => cancellation;
 
+    /// <summary>Set when the cell has been interrupted and has had the time to end by itself.</summary>
+    public CancellationToken Abort { get; } = After(cancellation);
+
     /// <summary>Tells how far a training of the cell is.</summary>
     public void Watch(TrainingMetrics metrics, TrainingConfig recipe)
     {
@@ -30,6 +36,14 @@ internal sealed class CellContext(CellOutputs outputs, CellEngine engine, Cancel
         Outputs.Status(string.Create(
             CultureInfo.InvariantCulture,
             $"step {metrics.Step:N0} of {recipe.Steps:N0}, loss {metrics.Loss:F3}, {metrics.TokensPerSecond:N0} tokens/s, {time} of training left"));
+    }
+
+    private static CancellationToken After(CancellationToken cancellation)
+    {
+        // Never disposed, nor is the registration: what a cell leaves running may outlive all of its engine.
+        CancellationTokenSource abort = new();
+        cancellation.Register(() => abort.CancelAfter(Grace));
+        return abort.Token;
     }
 
     /// <summary>Runs a callback of the host: what it writes to the console is the host's, not the cell's.</summary>

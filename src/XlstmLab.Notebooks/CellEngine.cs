@@ -4,7 +4,6 @@ using System.Text;
 using System.Text.RegularExpressions;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp;
-using Microsoft.CodeAnalysis.Scripting;
 using Microsoft.DotNet.Interactive;
 using Microsoft.DotNet.Interactive.Commands;
 using Microsoft.DotNet.Interactive.Directives;
@@ -30,7 +29,7 @@ namespace XlstmLab.Notebooks;
 public sealed partial class CellEngine : IDisposable
 {
     private const string Interrupted = "Interrupted";
-    private const string Cancelled = "Command cancelled.";
+    internal const string Cancelled = "Command cancelled.";
 
     internal static readonly CSharpParseOptions Script = new(LanguageVersion.Latest, DocumentationMode.None, SourceCodeKind.Script);
 
@@ -297,9 +296,6 @@ public sealed partial class CellEngine : IDisposable
         string message = failed is CommandFailed command ? command.Message : ((ErrorProduced)failed).Message;
         switch (exception)
         {
-            case CodeSubmissionCompilationErrorException { InnerException: CompilationErrorException compilation }:
-                var errors = compilation.Diagnostics.Where(d => d.Severity == DiagnosticSeverity.Error).ToArray();
-                return Describe(CompilationException.Of(errors), number);
             case CompilationException compilation:
                 return Describe(compilation, number);
             case null when DirectiveError().Match(message) is { Success: true } directive:
@@ -330,17 +326,7 @@ public sealed partial class CellEngine : IDisposable
             LoadTorchFor(code.Code);
         }
 
-        _csharp.TakeBack();
-        return _threads.RunAsync(RunAndKeepAsync, _cell, canAbort: true, leftBehind: _csharp.Leave, context.CancellationToken);
-
-        async Task RunAndKeepAsync()
-        {
-            await next(command, context).ConfigureAwait(false);
-            if (!context.CancellationToken.IsCancellationRequested)
-            {
-                _csharp.Keep();
-            }
-        }
+        return _threads.RunAsync(() => next(command, context), _cell, canLeave: false);
     }
 
     private Task RunFSharpAsync(KernelCommand command, KernelInvocationContext context, KernelPipelineContinuation next)
@@ -352,7 +338,7 @@ public sealed partial class CellEngine : IDisposable
 
         _fsharp.Place(_source.Path, _source.LinesBefore(code.Code));
         LoadTorchFor(code.Code);
-        return _threads.RunAsync(() => next(command, context), _cell, canAbort: false, leftBehind: null, context.CancellationToken);
+        return _threads.RunAsync(() => next(command, context), _cell, canLeave: true);
     }
 
     /// <summary>TorchSharp, when a cell touches it first, would look for libtorch in its own way.</summary>
