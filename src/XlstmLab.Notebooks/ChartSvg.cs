@@ -241,6 +241,16 @@ internal sealed partial class ChartSvg
                 _svg.Append($"<path d=\"{path}L{Px(points.FindLast(p => p is not null)!.Value.X)} {Px(zero)}L{Px(points.Find(p => p is not null)!.Value.X)} {Px(zero)}Z\" fill=\"{Attribute(fill)}\" fill-opacity=\".3\"/>\n");
             }
 
+            if (trace["fill"].AsText() == "toself" && points.Count > 2)
+            {
+                // A band: its colour says how much shows through.
+                _svg.Append($"<path d=\"{path}Z\" fill=\"{Attribute(trace["fillcolor"].AsText() ?? color)}\"/>\n");
+                if (line?["width"].AsNumber() is 0)
+                {
+                    return;
+                }
+            }
+
             string dash = line?["dash"].AsText() switch { "dot" => " stroke-dasharray=\"2 4\"", "dash" => " stroke-dasharray=\"8 5\"", "dashdot" => " stroke-dasharray=\"8 4 2 4\"", _ => "" };
             _svg.Append($"<path d=\"{path}\" fill=\"none\" stroke=\"{Attribute(color)}\" stroke-width=\"{Px(line?["width"].AsNumber() ?? 2)}\" stroke-linejoin=\"round\"{dash}/>\n");
         }

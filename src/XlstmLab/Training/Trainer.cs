@@ -46,13 +46,16 @@ public sealed class Trainer(
 
     private protected override IRecordableLoss<TokenBatch>? Recordable { get; } = loss is null ? new NextTokenLoss.Recordable() : null;
 
-    private protected override long? TextBytes(IReadOnlyList<TokenBatch> batches)
+    private protected override long? TextBytes(IReadOnlyList<TokenBatch> batches) => TextBytes(batches, Tokenizer);
+
+    /// <summary>The bytes of text that the targets of batches spell; null where that is not known.</summary>
+    internal static long? TextBytes(IReadOnlyList<TokenBatch> batches, ITokenizer? tokenizer)
     {
         // Tokens of a tokenizer that changes texts do not tell how long those were.
         var targets = batches.SelectMany(batch => batch.Targets.Where(t => t != TokenBatch.Ignored));
         var bytes = batches.All(batch => batch.TextBytes is not null) ? batches.Sum(batch => batch.TextBytes)
-            : Tokenizer is null or { ChangesText: true } ? null
-            : targets.Sum(id => (long)Tokenizer.Bytes(id).Length);
+            : tokenizer is null or { ChangesText: true } ? null
+            : targets.Sum(id => (long)tokenizer.Bytes(id).Length);
         return bytes > 0 ? bytes : null;
     }
 }
