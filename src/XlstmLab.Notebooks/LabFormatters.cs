@@ -6,6 +6,7 @@ using TorchSharp;
 using XlstmLab.Analysis;
 using XlstmLab.Evaluation;
 using XlstmLab.Evaluation.LogLikelihood;
+using XlstmLab.Experiments;
 using XlstmLab.Models;
 using XlstmLab.Runs;
 using XlstmLab.Training;
@@ -63,6 +64,9 @@ public static class LabFormatters
             Register<TrainingConfig>(config => Tables.Of(config.ToTable()), "configuration");
             Register<LanguageModel>(model => Tables.Of(model.ToTable()), "model");
             Register<TrainedRun>(run => Tables.Of(run.ToTable()), "run");
+            Register<StudyResult>(study => Tables.Of(study.Rows.ToTable()), "study");
+            Register<StudyComparison>(comparison => Tables.Of(comparison.ToTable()), "comparison");
+            Register<IReadOnlyList<JudgedClaim>>(claims => Tables.Of(StudyComparison.ToTable(claims)), "claims");
             Register<torch.Tensor>(TensorText.Render, TensorText.Describe);
         }
     }

@@ -1,5 +1,4 @@
 using System.Collections.Concurrent;
-using System.Runtime.InteropServices;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 using TorchSharp;
@@ -332,11 +331,11 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
         return total - free;
     }
 
+    /// <summary>Whether libtorch, CUDA or the runtime had no memory left; a kernel that failed says that it may have been that.</summary>
     private static bool IsOutOfMemory(Exception error) =>
         error is OutOfMemoryException
-        || (error is ExternalException or InvalidOperationException
-            && (error.Message.Contains("out of memory", StringComparison.OrdinalIgnoreCase)
-                || error.Message.Contains("can't allocate memory", StringComparison.OrdinalIgnoreCase)))
+        || ((error.Message.Contains("out of memory", StringComparison.OrdinalIgnoreCase) || error.Message.Contains("can't allocate memory", StringComparison.OrdinalIgnoreCase))
+            && !error.Message.Contains("kernel failed", StringComparison.Ordinal))
         || (error.InnerException is { } inner && IsOutOfMemory(inner));
 
     private FileStream Lock()

@@ -172,6 +172,28 @@ public sealed class StudyTests : IDisposable
     }
 
     [Fact]
+    public void Run_OutOfMemory_IsTriedAgainWithASmallerMicroBatch()
+    {
+        using var folder = new TempFolder();
+        var study = Tiny(folder["small"]) with { Seeds = [1], Axes = [] };
+        var failures = 0;
+        var row = study.Run(progress: new ImmediateProgress<StudyProgress>(p =>
+        {
+            if (p.Metrics?.Step == 3 && failures++ == 0)
+            {
+                throw new InvalidOperationException("CUDA out of memory. Tried to allocate 2.00 GiB.");
+            }
+        })).Rows.Single();
+        Assert.Equal((StudyStatus.Completed, 1, 6), (row.Status, row.MicroBatchSize, row.Steps));
+
+        // The update is the same, in another order of sums.
+        var whole = (study with { Folder = folder["whole"] }).Run().Rows.Single();
+        Assert.Null(whole.MicroBatchSize);
+        Assert.Equal(whole.Id, row.Id);
+        Assert.Equal(whole.TestLoss!.Value, row.TestLoss!.Value, 1e-4);
+    }
+
+    [Fact]
     public void Run_Cancelled_GoesOnFromItsCheckpointToTheSameLoss()
     {
         using var folder = new TempFolder();
