@@ -1,21 +1,27 @@
 using System.Collections.Concurrent;
 using System.Collections.Immutable;
+using System.Reflection;
 using System.Runtime.CompilerServices;
 using System.Text;
+using Microsoft.AspNetCore.Html;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp.Scripting;
 using Microsoft.CodeAnalysis.Scripting;
 using Microsoft.DotNet.Interactive;
 using Microsoft.DotNet.Interactive.Commands;
 using Microsoft.DotNet.Interactive.CSharp;
+using Microsoft.DotNet.Interactive.Events;
+using Microsoft.DotNet.Interactive.Formatting;
 
 namespace XlstmLab.Notebooks;
 
 /// <summary>
-/// The engine's C# kernel, with lines in its traces and with values that are shared by reference.
+/// The engine's C# kernel, with lines in its traces, with values that are shared by reference, and with an interrupt that ends what a cell
+/// does and nothing that the engine does.
 /// </summary>
 /// <remarks>The engine's packages are of their last release, whose private names do not change any more.</remarks>
-internal sealed class CSharpCells : CSharpKernel, IKernelCommandHandler<RequestValue>, IKernelCommandHandler<SendValue>
+internal sealed class CSharpCells
+    : CSharpKernel, IKernelCommandHandler<SubmitCode>, IKernelCommandHandler<RequestValue>, IKernelCommandHandler<SendValue>
 {
     /// <summary>What the host brings along, with its documentation; engines share what the compiler has read of it.</summary>
     private static readonly Lazy<MetadataReference[]> Host = new(() =>
@@ -24,17 +30,14 @@ internal sealed class CSharpCells : CSharpKernel, IKernelCommandHandler<RequestV
             path, documentation: XmlDocumentationProvider.CreateFromFile(Path.ChangeExtension(path, ".xml")))),
     ]);
 
-    private ScriptState? _last;
-    private volatile bool _hasLeft;
+    private static readonly FieldInfo Workspace = typeof(CSharpKernel).GetField("_workspace", BindingFlags.Instance | BindingFlags.NonPublic)!;
+    private static readonly MethodInfo UpdateWorkspace = Workspace.FieldType.GetMethod("UpdateWorkspaceAsync")!;
 
     public CSharpCells()
     {
         ref var options = ref Options(this);
         options = Cells(options);
         Folder(this) = Directory.GetCurrentDirectory();
-
-        // The first script of all keeps nothing if it throws: that must not be a cell.
-        DeferCommand(new SubmitCode(""));
     }
 
     /// <summary>Compiles a line: the compiler is then there for the first cell.</summary>
@@ -55,33 +58,83 @@ internal sealed class CSharpCells : CSharpKernel, IKernelCommandHandler<RequestV
 
         // In another folder the engine takes another resolver, which reads the framework once more. Paths are whole here.
         Folder(this) = Directory.GetCurrentDirectory();
-        if (linesBefore > 0)
-        {
-            SetCode(command, new string('\n', linesBefore) + command.Code);
-        }
+        SetCode(command, new string('\n', linesBefore) + TopLevelUsings.Blank(command.Code));
     }
 
-    /// <summary>Says that a cell was left behind. When it ends it sets a state that lacks what cells declare meanwhile.</summary>
-    public void Leave() => _hasLeft = true;
-
-    /// <summary>Takes back what a cell that was left behind did to the state, before other code runs.</summary>
-    public void TakeBack()
+    /// <summary>
+    /// Compiles and runs code on the calling thread. The engine's own handler does both in one call: an abort for the code, once it has been asked
+    /// for, may then strike while the engine notes what the code declared, and no later cell compiles.
+    /// </summary>
+    Task IKernelCommandHandler<SubmitCode>.HandleAsync(SubmitCode command, KernelInvocationContext context)
     {
-        if (_hasLeft && _last is not null)
+        context.Publish(new CodeSubmissionReceived(command));
+        try
         {
-            SetState(this, _last);
+            Run(command, context);
+        }
+        catch (OperationCanceledException) when (context.CancellationToken.IsCancellationRequested)
+        {
+            context.Fail(command, message: CellEngine.Cancelled);
+        }
+        catch (CompilationException e)
+        {
+            context.Fail(command, e, e.Message);
+        }
+
+        return Task.CompletedTask;
+    }
+
+    private void Run(SubmitCode command, KernelInvocationContext context)
+    {
+        var before = ScriptState;
+        var script = before is null ? CSharpScript.Create(command.Code, Options(this)) : before.Script.ContinueWith(command.Code, Options(this));
+        var errors = script.Compile(context.CancellationToken).Where(d => d.Severity == DiagnosticSeverity.Error).ToArray();
+        if (errors.Length > 0)
+        {
+            throw CompilationException.Of(errors);
+        }
+
+        var abort = CellContext.Current?.Abort ?? CancellationToken.None;
+        Exception? failure = null;
+        var state = CellThreads.Await(
+            () => before is null ? script.RunAsync(null, Catch, CancellationToken.None) : script.RunFromAsync(before, Catch, CancellationToken.None), abort);
+
+        // It has ended by itself, be it because it was interrupted: what it declared is there, such as the run of a training.
+        SetState(this, state);
+        if (failure is not null)
+        {
+            context.Fail(command, failure);
+            return;
+        }
+
+        ((Task)UpdateWorkspace.Invoke(Workspace.GetValue(this), [state])!).GetAwaiter().GetResult();
+        context.CancellationToken.ThrowIfCancellationRequested();
+        if (HasReturnValue(script))
+        {
+            // A value's text may be the cell's code, which may take for ever.
+            var formats = CellThreads.Abortable(() => Formats(state.ReturnValue), abort);
+            context.Publish(new ReturnValueProduced(state.ReturnValue, command, formats));
+        }
+
+        bool Catch(Exception e)
+        {
+            failure = e;
+            return true;
         }
     }
 
-    /// <summary>Remembers the state after code that ended in time.</summary>
-    public void Keep() => _last = ScriptState;
+    private static IReadOnlyList<FormattedValue> Formats(object? value) => value switch
+    {
+        FormattedValue one => [one],
+        IEnumerable<FormattedValue> some => [.. some],
+        IHtmlContent => MimeBundle.Format(value, HtmlFormatter.MimeType),
+        _ => MimeBundle.Format(value),
+    };
 
     async Task IKernelCommandHandler<SendValue>.HandleAsync(SendValue command, KernelInvocationContext context)
     {
-        TakeBack();
         await SetValueAsync(
             command, context, (name, value, declared) => SetValueAsync(name, value, declared ?? ValueSharing.Nameable(value.GetType()))).ConfigureAwait(false);
-        Keep();
     }
 
     Task IKernelCommandHandler<RequestValue>.HandleAsync(RequestValue command, KernelInvocationContext context)
@@ -110,6 +163,9 @@ internal sealed class CSharpCells : CSharpKernel, IKernelCommandHandler<RequestV
 
     [UnsafeAccessor(UnsafeAccessorKind.Method, Name = "set_ScriptState")]
     private static extern void SetState(CSharpKernel kernel, ScriptState state);
+
+    [UnsafeAccessor(UnsafeAccessorKind.Method, Name = "HasReturnValue")]
+    private static extern bool HasReturnValue(Script script);
 
     [UnsafeAccessor(UnsafeAccessorKind.Method, Name = "set_Code")]
     private static extern void SetCode(SubmitCode command, string code);

@@ -4,7 +4,6 @@ using System.Text;
 using System.Text.RegularExpressions;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp;
-using Microsoft.CodeAnalysis.Scripting;
 using Microsoft.DotNet.Interactive;
 using Microsoft.DotNet.Interactive.Commands;
 using Microsoft.DotNet.Interactive.Directives;
@@ -30,7 +29,7 @@ namespace XlstmLab.Notebooks;
 public sealed partial class CellEngine : IDisposable
 {
     private const string Interrupted = "Interrupted";
-    private const string Cancelled = "Command cancelled.";
+    internal const string Cancelled = "Command cancelled.";
 
     internal static readonly CSharpParseOptions Script = new(LanguageVersion.Latest, DocumentationMode.None, SourceCodeKind.Script);
 
@@ -72,7 +71,7 @@ public sealed partial class CellEngine : IDisposable
         Add(new HtmlKernel());
         Add(new JavaScriptKernel());
         Add(new TextCells(CellLanguage.Markdown, "Markdown", text => [new FormattedValue("text/markdown", text)]));
-        Add(new TextCells(CellLanguage.Mermaid, "Mermaid", text => [new FormattedValue("text/vnd.mermaid", text), new FormattedValue("text/plain", text)]));
+        Add(new TextCells(CellLanguage.Mermaid, "Mermaid", text => [new FormattedValue(MermaidHtml.Type, text), new FormattedValue("text/plain", text)]));
         Add(new KeyValueStoreKernel().UseWho());
         Root.DefaultKernelName = CellLanguage.Kernel(language) ?? throw new ArgumentException(CellLanguage.Refusal(language), nameof(language));
         Root.AddDirective(new KernelActionDirective("#!time") { Description = "Shows how long the cell takes." }, Time);
@@ -107,7 +106,8 @@ public sealed partial class CellEngine : IDisposable
     /// <param name="language">The language it starts in; by default the engine's.</param>
     /// <param name="cancellationToken">
     /// Interrupts the cell; what was declared before stays. C# ends wherever it is, an endless loop too; what it awaits goes on by itself unless the
-    /// cell passes <see cref="NotebookApi.CellCancellation"/> on. A C# cell that has not ended five seconds later, since it sleeps or is in
+    /// cell passes <see cref="NotebookApi.CellCancellation"/> on. A training ends after the running update, with a checkpoint, and the cell's
+    /// variables are set. A C# cell that has not ended five seconds later, since it sleeps or is in
     /// native code, is left behind; the engine runs no other cell until it has ended. F# cannot be stopped from outside: unless it heeds
     /// the token, it goes on beside later cells.
     /// </param>
@@ -213,6 +213,7 @@ public sealed partial class CellEngine : IDisposable
         }
         catch (OperationCanceledException)
         {
+            await Task.WhenAny(cell, _cell!.Trainings.EndAsync()).ConfigureAwait(false);
             return await Task.WhenAny(cell, Task.Delay(Patience, CancellationToken.None)).ConfigureAwait(false) == cell;
         }
     }
@@ -297,9 +298,6 @@ public sealed partial class CellEngine : IDisposable
         string message = failed is CommandFailed command ? command.Message : ((ErrorProduced)failed).Message;
         switch (exception)
         {
-            case CodeSubmissionCompilationErrorException { InnerException: CompilationErrorException compilation }:
-                var errors = compilation.Diagnostics.Where(d => d.Severity == DiagnosticSeverity.Error).ToArray();
-                return Describe(CompilationException.Of(errors), number);
             case CompilationException compilation:
                 return Describe(compilation, number);
             case null when DirectiveError().Match(message) is { Success: true } directive:
@@ -330,17 +328,7 @@ public sealed partial class CellEngine : IDisposable
             LoadTorchFor(code.Code);
         }
 
-        _csharp.TakeBack();
-        return _threads.RunAsync(RunAndKeepAsync, _cell, canAbort: true, leftBehind: _csharp.Leave, context.CancellationToken);
-
-        async Task RunAndKeepAsync()
-        {
-            await next(command, context).ConfigureAwait(false);
-            if (!context.CancellationToken.IsCancellationRequested)
-            {
-                _csharp.Keep();
-            }
-        }
+        return _threads.RunAsync(() => next(command, context), _cell, canLeave: false);
     }
 
     private Task RunFSharpAsync(KernelCommand command, KernelInvocationContext context, KernelPipelineContinuation next)
@@ -352,7 +340,7 @@ public sealed partial class CellEngine : IDisposable
 
         _fsharp.Place(_source.Path, _source.LinesBefore(code.Code));
         LoadTorchFor(code.Code);
-        return _threads.RunAsync(() => next(command, context), _cell, canAbort: false, leftBehind: null, context.CancellationToken);
+        return _threads.RunAsync(() => next(command, context), _cell, canLeave: true);
     }
 
     /// <summary>TorchSharp, when a cell touches it first, would look for libtorch in its own way.</summary>
@@ -370,7 +358,7 @@ public sealed partial class CellEngine : IDisposable
         var before = _source;
         try
         {
-            foreach (var (text, language) in CellImports.Read(path, Root))
+            foreach (var (text, language) in CellImports.Read(path))
             {
                 string code = HostPackages.Prepare(text, language, Path.GetDirectoryName(path)!);
                 _source = new CellSource(Path.GetFileName(path), code);

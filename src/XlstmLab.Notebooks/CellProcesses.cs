@@ -32,6 +32,34 @@ public static class CellProcesses
         }
     }
 
+    /// <summary>Ends all processes with the mark once the calling one is gone, however it went: a shell of its own session waits for that.</summary>
+    /// <param name="mark">What <see cref="NewMark"/> gave.</param>
+    /// <returns>The shell; it does its work when this is disposed, too. Null where there is none.</returns>
+    public static Process? EndAfterThisProcess(string mark)
+    {
+        // Its input ends with this process. It has no mark itself: that is in its arguments alone.
+        const string script = $$"""
+            exec >/dev/null 2>&1
+            trap '' INT TERM HUP
+            read -r line
+            for round in 1 2 3; do
+              for file in {{ProcessFolder}}/[0-9]*/environ; do
+                grep -qsaF "{{Variable}}=$0" "$file" && id="${file#{{ProcessFolder}}/}" && kill -9 "${id%/environ}"
+              done
+            done
+            """;
+        ProcessStartInfo start = new("setsid", ["sh", "-c", script, mark]) { RedirectStandardInput = true };
+        start.Environment.Remove(Variable);
+        try
+        {
+            return Directory.Exists(ProcessFolder) ? Process.Start(start) : null;
+        }
+        catch (Win32Exception)
+        {
+            return null;
+        }
+    }
+
     private static IEnumerable<int> Marked(string mark)
     {
         if (!Directory.Exists(ProcessFolder))

@@ -11,9 +11,6 @@ internal sealed class CellThreads
 {
     private const int StackBytes = 16 << 20;
 
-    /// <summary>How long a cell may take to end by itself: the compiler must not be aborted in its caches.</summary>
-    private static readonly TimeSpan Grace = TimeSpan.FromSeconds(1);
-
     private Task _last = Task.CompletedTask;
 
     /// <summary>Whether code that cannot be aborted still runs.</summary>
@@ -25,43 +22,52 @@ internal sealed class CellThreads
     /// <summary>Runs code of a cell.</summary>
     /// <param name="code">The code.</param>
     /// <param name="cell">What it belongs to.</param>
-    /// <param name="canAbort">
-    /// Whether it is aborted where it is. Inside F# Interactive that hangs or ends the process: there the code is left to itself.
+    /// <param name="canLeave">
+    /// Whether it is left to itself when it does not end. F# Interactive must be: an abort inside it hangs or ends the process.
     /// </param>
-    /// <param name="leftBehind">Called when an interrupted cell awaits work that goes on, and the cell after it.</param>
-    /// <param name="interruption">Interrupts it.</param>
-    public Task RunAsync(Func<Task> code, CellContext? cell, bool canAbort, Action? leftBehind, CancellationToken interruption) =>
-        _last = RunCodeAsync(code, cell, canAbort, leftBehind, interruption);
+    public Task RunAsync(Func<Task> code, CellContext? cell, bool canLeave) => _last = RunCodeAsync(code, cell, canLeave);
 
-    private async Task RunCodeAsync(Func<Task> code, CellContext? cell, bool canAbort, Action? leftBehind, CancellationToken interruption)
+    /// <summary>Does something that is aborted, wherever it is, when a token says so.</summary>
+    /// <param name="work">What a cell does: nothing that leaves the engine in pieces if it ends half-way.</param>
+    /// <param name="abort">Aborts it.</param>
+    /// <exception cref="OperationCanceledException">It was aborted.</exception>
+    public static T Abortable<T>(Func<T> work, CancellationToken abort)
+    {
+        T result = default!;
+#pragma warning disable SYSLIB0046 // The only way to stop a loop that asks nobody; the thread ends with the cell.
+        ControlledExecution.Run(() => result = work(), abort);
+#pragma warning restore SYSLIB0046
+        return result;
+    }
+
+    /// <summary>Starts work as <see cref="Abortable"/> does and waits for its end on the calling thread. What it awaits cannot be aborted, and goes on by itself.</summary>
+    /// <param name="work">What a cell does.</param>
+    /// <param name="abort">Aborts it, or the wait.</param>
+    /// <exception cref="OperationCanceledException">It was aborted, or left to itself.</exception>
+    public static T Await<T>(Func<Task<T>> work, CancellationToken abort)
+    {
+        var task = Abortable(work, abort);
+        Task.WaitAny([task], abort);
+        return task.GetAwaiter().GetResult();
+    }
+
+    private async Task RunCodeAsync(Func<Task> code, CellContext? cell, bool canLeave)
     {
         HasAbandoned = false;
         TaskCompletionSource done = new(TaskCreationOptions.RunContinuationsAsynchronously);
-
-        // Never disposed: the thread may outlive this call.
-        CancellationTokenSource abort = new();
-        using var registration = interruption.Register(() => abort.CancelAfter(Grace));
 
         // A thread of its own leaves the scheduler's free and can be aborted without harm to a pool; deep recursion gets room.
         Thread thread = new(() =>
         {
             CellContext.Current = cell;
-            TrainingWatch.Current = cell is null ? null : cell.Watch;
+            TrainingWatch.Current = cell?.Trainings;
             CellConsole.Attach();
             try
             {
-                if (canAbort)
-                {
-                    Run(code, leftBehind, abort.Token);
-                }
-                else
-                {
-                    code().GetAwaiter().GetResult();
-                }
-
+                code().GetAwaiter().GetResult();
                 done.SetResult();
             }
-            catch (OperationCanceledException) when (interruption.IsCancellationRequested)
+            catch (OperationCanceledException) when (cell?.Cancellation.IsCancellationRequested == true)
             {
                 done.SetResult();
             }
@@ -79,7 +85,7 @@ internal sealed class CellThreads
             Name = "cell",
         };
         thread.Start();
-        if (canAbort)
+        if (!canLeave || cell is null)
         {
             await done.Task.ConfigureAwait(false);
             return;
@@ -87,34 +93,11 @@ internal sealed class CellThreads
 
         try
         {
-            await done.Task.WaitAsync(abort.Token).ConfigureAwait(false);
+            await done.Task.WaitAsync(cell.Abort).ConfigureAwait(false);
         }
-        catch (OperationCanceledException) when (abort.IsCancellationRequested)
+        catch (OperationCanceledException) when (cell.Abort.IsCancellationRequested)
         {
             HasAbandoned = !done.Task.IsCompleted;
         }
-    }
-
-    private static void Run(Func<Task> code, Action? leftBehind, CancellationToken abort)
-    {
-        Task? task = null;
-#pragma warning disable SYSLIB0046 // The only way to stop a loop that asks nobody; the thread ends with the cell.
-        ControlledExecution.Run(() => task = code(), abort);
-#pragma warning restore SYSLIB0046
-        try
-        {
-            Task.WaitAny([task!], abort);
-        }
-        catch (OperationCanceledException) when (!task!.IsCompleted)
-        {
-            // Code that is at its end takes the engine a moment more, in which no other cell may compile.
-            if (Task.WaitAny([task!], Grace) < 0)
-            {
-                leftBehind?.Invoke();
-                return;
-            }
-        }
-
-        task!.GetAwaiter().GetResult();
     }
 }

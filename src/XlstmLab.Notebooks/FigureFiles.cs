@@ -173,7 +173,9 @@ public static partial class FigureFiles
         }
     }
 
-    private static string FindBrowser() =>
+    /// <summary>The program of the browser that is named or found.</summary>
+    /// <exception cref="NotebookException">There is none.</exception>
+    internal static string FindBrowser() =>
         Environment.GetEnvironmentVariable(BrowserVariable) is { Length: > 0 } named
             ? File.Exists(named) ? named : throw new NotebookException($"{BrowserVariable} names '{named}', and there is no such program.")
             : InstalledBrowser() ?? throw new NotebookException(

@@ -49,6 +49,20 @@ public sealed class BenchTests
     }
 
     [Fact]
+    public async Task Notebook_OneRun_HasEveryFigure()
+    {
+        LongTests.Skip();
+        using var folder = CommandLine.Folder();
+        var result = await CommandLine.RunAsync("bench", "notebook", "--repetitions", "1", "--output", folder["made"], "--json");
+        Assert.True(result.Code == 0, result.Error);
+        var rows = result.Json["rows"]!.AsArray();
+        Assert.Equal(5, rows.Count);
+        Assert.All(rows, r => Assert.True((double)r!["median"]! > 0 && (double)r["prototype"]! > (double)r["goal"]!, r!.ToJsonString()));
+        Assert.InRange((double)rows[^1]!["median"]!, 100, 2000);
+        Assert.Contains("| warm cell, ms", File.ReadAllText(folder["made/notebook.md"]), StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Rows_ThatFail_SayWhy_AndTheOthersGoOn()
     {
         var result = await CommandLine.RunAsync(["bench", "cells", "--shapes", "1,1,4,8,8/2147483647,1,2147483647,8", "--json", .. Short]);

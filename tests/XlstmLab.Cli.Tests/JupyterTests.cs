@@ -1,4 +1,3 @@
-using System.Diagnostics;
 using System.Text.Json.Nodes;
 using XlstmLab.Notebooks;
 using XlstmLab.Tests.Notebooks;
@@ -10,20 +9,20 @@ namespace XlstmLab.Tests.Cli;
 [Collection(nameof(ProcessCollection))]
 public sealed class JupyterTests : IDisposable
 {
-    private const string Python = "/usr/bin/python3";
+    private readonly JupyterPrograms _jupyter = new();
 
-    private readonly TempFolder _temp = new();
+    private TempFolder Folder => _jupyter.Folder;
 
-    public void Dispose() => _temp.Dispose();
+    public void Dispose() => _jupyter.Dispose();
 
     [Fact]
     public async Task Session_OfJupyterClient_IsAnswered()
     {
-        await RequireAsync("jupyter_client");
+        await _jupyter.RequireAsync("jupyter_client");
         LongTests.Skip();
-        await InstallAsync();
-        var (code, output, error) = await RunAsync(
-            Python, Path.Combine(TestSetup.RepositoryRoot, "tests", "XlstmLab.Cli.Tests", "Notebooks", "jupyter_session.py"), "xlstm-csharp", _temp.Path);
+        await _jupyter.InstallAsync();
+        var (code, output, error) = await _jupyter.RunAsync(
+            JupyterPrograms.Python, Path.Combine(TestSetup.RepositoryRoot, "tests", "XlstmLab.Cli.Tests", "Notebooks", "jupyter_session.py"), "xlstm-csharp", Folder.Path);
         Assert.True(code == 0, error);
         var found = JsonNode.Parse(output)!;
 
@@ -69,27 +68,27 @@ public sealed class JupyterTests : IDisposable
     [Fact]
     public async Task Nbconvert_NotebookOfBothLanguages_RunsUnderDotnetsNames()
     {
-        await RequireAsync("nbconvert");
+        await _jupyter.RequireAsync("nbconvert");
         LongTests.Skip();
-        await InstallAsync();
-        string input = _temp.Notebook("int n = 20;\nvar shown = display(\"before\");", "shown.Update(\"after\");\nint more = 1;\n#!fsharp\n#!share --from csharp n\nlet m = n + 1", "#!share --from fsharp m\nConsole.Write(\"x\");\n2 * m");
-        var (code, _, error) = await RunAsync("jupyter", "nbconvert", "--to", "notebook", "--execute", input, "--output", "done.ipynb");
+        await _jupyter.InstallAsync();
+        string input = Folder.Notebook("int n = 20;\nvar shown = display(\"before\");", "shown.Update(\"after\");\nint more = 1;\n#!fsharp\n#!share --from csharp n\nlet m = n + 1", "#!share --from fsharp m\nConsole.Write(\"x\");\n2 * m");
+        var (code, _, error) = await _jupyter.RunAsync("jupyter", "nbconvert", "--to", "notebook", "--execute", input, "--output", "done.ipynb");
 
         Assert.True(code == 0, error);
-        Assert.Equal("after", Notebook.Load(_temp["done.ipynb"]).Cells[0].Outputs.Single().Text("text/plain"));
-        var outputs = Notebook.Load(_temp["done.ipynb"]).Cells[2].Outputs.ToArray();
+        Assert.Equal("after", Notebook.Load(Folder["done.ipynb"]).Cells[0].Outputs.Single().Text("text/plain"));
+        var outputs = Notebook.Load(Folder["done.ipynb"]).Cells[2].Outputs.ToArray();
         Assert.Equal("x", outputs[0].Text());
         Assert.Equal("42", outputs[1].Text("text/plain"));
-        Assert.Equal(0, (await RunAsync(Python, "-c", $"import nbformat; nbformat.validate(nbformat.read('{_temp["done.ipynb"]}', 4))")).Code);
+        Assert.Equal(0, (await _jupyter.RunAsync(JupyterPrograms.Python, "-c", $"import nbformat; nbformat.validate(nbformat.read('{Folder["done.ipynb"]}', 4))")).Code);
     }
 
     [Fact]
     public async Task Console_LinesOfAPerson_AreRun()
     {
-        await RequireAsync("jupyter_console");
+        await _jupyter.RequireAsync("jupyter_console");
         LongTests.Skip();
-        await InstallAsync();
-        var (code, output, error) = await RunAsync(
+        await _jupyter.InstallAsync();
+        var (code, output, error) = await _jupyter.RunAsync(
             "/bin/sh", "-c", "printf '6 * 7\\nint kept = 5;\\nkept + 1\\n' | jupyter console --kernel xlstm-csharp --simple-prompt");
 
         Assert.True(code == 0, error);
@@ -100,54 +99,19 @@ public sealed class JupyterTests : IDisposable
     [Fact]
     public async Task Install_KernelsOfOthers_StayAsTheyAre()
     {
-        Directory.CreateDirectory(_temp["kernels/.net-csharp"]);
-        File.WriteAllText(_temp["kernels/.net-csharp/kernel.json"], "{}");
-        var result = await CommandLine.RunAsync("notebook", "install", "--path", _temp["kernels"], "--dotnet-names");
+        Directory.CreateDirectory(Folder["kernels/.net-csharp"]);
+        File.WriteAllText(Folder["kernels/.net-csharp/kernel.json"], "{}");
+        var result = await CommandLine.RunAsync("notebook", "install", "--path", Folder["kernels"], "--dotnet-names");
 
         Assert.True(result.Code == 0, result.Error);
         Assert.Equal(
             ["xlstm-csharp", "xlstm-fsharp", ".net-fsharp"],
             result.Out.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(file => Path.GetFileName(file)));
-        Assert.Equal("{}", File.ReadAllText(_temp["kernels/.net-csharp/kernel.json"]));
-        var spec = JsonNode.Parse(File.ReadAllText(_temp["kernels/xlstm-fsharp/kernel.json"]))!;
+        Assert.Equal("{}", File.ReadAllText(Folder["kernels/.net-csharp/kernel.json"]));
+        var spec = JsonNode.Parse(File.ReadAllText(Folder["kernels/xlstm-fsharp/kernel.json"]))!;
         Assert.Equal(["notebook", "kernel", "{connection_file}", "--language", "fsharp"], spec["argv"]!.AsArray().Select(a => (string)a!).TakeLast(5));
         Assert.Equal(("F#", "message"), ((string)spec["language"]!, (string)spec["interrupt_mode"]!));
     }
 
     private static readonly System.Text.Json.JsonSerializerOptions Plain = new() { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
-
-    private async Task InstallAsync()
-    {
-        var result = await CommandLine.RunAsync("notebook", "install", "--path", _temp["jupyter/kernels"], "--dotnet-names");
-        Assert.True(result.Code == 0, result.Error);
-    }
-
-    /// <summary>Skips the test where Debian's packages are not there.</summary>
-    private async Task RequireAsync(string module)
-    {
-        Assert.SkipUnless(File.Exists(Python) && OperatingSystem.IsLinux(), $"There is no {Python}.");
-        Assert.SkipUnless((await RunAsync(Python, "-c", $"import {module}")).Code == 0, $"Debian's {module.Replace('_', '-')} is not installed.");
-    }
-
-    private async Task<(int Code, string Out, string Error)> RunAsync(string program, params string[] arguments)
-    {
-        ProcessStartInfo start = new(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = _temp.Path };
-        start.Environment["JUPYTER_PATH"] = _temp["jupyter"];
-        start.Environment["JUPYTER_RUNTIME_DIR"] = _temp["runtime"];
-        start.Environment["PATH"] = "/usr/bin:" + Environment.GetEnvironmentVariable("PATH");
-        using var process = Process.Start(start)!;
-        var (output, error) = (process.StandardOutput.ReadToEndAsync(), process.StandardError.ReadToEndAsync());
-        using CancellationTokenSource limit = new(TimeSpan.FromMinutes(3));
-        try
-        {
-            await process.WaitForExitAsync(limit.Token);
-        }
-        catch (OperationCanceledException)
-        {
-            process.Kill(entireProcessTree: true);
-            return (-1, "", "It did not end within three minutes.");
-        }
-
-        return (process.ExitCode, await output, await error);
-    }
 }

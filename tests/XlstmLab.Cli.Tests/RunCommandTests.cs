@@ -66,6 +66,7 @@ public sealed class RunCommandTests : IDisposable
         Assert.DoesNotContain("Next: xlstm eval", result.Error, StringComparison.Ordinal);
         Assert.False(Directory.Exists(_temp["run", "checkpoints"]));
         Assert.Equal(TrainingStatus.Failed, RunFolder.ReadMetadata(_temp["run"]).Status);
+        Assert.Contains("failed at step", (await CommandLine.RunAsync("generate", _temp["run"])).Error, StringComparison.Ordinal);
 
         var synthetic = await CommandLine.RunAsync(
             "synthetic", "run", "even-pairs", "--dim", "8", "--blocks", "2", "--heads", "1", "--steps", "6", "--batch-size", "4", "--train-lengths", "3-6", "--test-lengths", "6", "--test-rows", "8",

@@ -52,13 +52,15 @@ internal static class BenchCommand
         "xlstm bench train --preset bytes-1m,bytes-3m --threads 1,2 --markdown results/training.md",
         "xlstm bench train --device cuda --rival --output results/gpu",
         "xlstm bench decode --device cuda --preset xlstm-400m --batch 1,8",
-        "xlstm bench memory")
+        "xlstm bench memory",
+        "xlstm bench notebook")
     {
         Cells(),
         Train(),
         Prefill(),
         Decode(),
         Memory(),
+        Notebooks(),
         Worker(),
     };
 
@@ -274,6 +276,31 @@ internal static class BenchCommand
             });
             common.Write(report!, terminal, parsed);
             return MemoryBench.IsConstant(report!.Rows) ? ExitCode.Success : ExitCode.Failure;
+        });
+        return command;
+    }
+
+    private static ExampleCommand Notebooks()
+    {
+        var repetitions = Size("--repetitions", 5, "How often each notebook runs.");
+        var common = new BenchOptions(0, 1);
+        var command = new ExampleCommand(
+            "notebook",
+            "Measures how long notebooks take to start, for a first and a warm cell, a first chart and F#, and how much memory they take.",
+            "xlstm bench notebook",
+            "xlstm bench notebook --repetitions 9 --output results/bench")
+        {
+            repetitions,
+        };
+        AddTo(command, common.Files);
+        command.SetAction(async (parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            NotebookBench bench = new(arguments => OwnProgram.Start(parsed, arguments), parsed.GetValue(repetitions));
+            BenchReport<NotebookRow>? report = null;
+            await terminal.TrackAsync("Notebooks", async tracker => report = await bench.RunAsync(CommandLine(parsed), Progress(tracker), cancellationToken));
+            common.Write(report!, terminal, parsed);
+            return ExitCode.Success;
         });
         return command;
     }

@@ -64,7 +64,10 @@ internal sealed class BenchOptions
     }
 
     /// <summary>The options of what is only measured, on the CPU.</summary>
-    public IEnumerable<Option> Outputs => [_threads, _json, _csv, _markdown, _output];
+    public IEnumerable<Option> Outputs => [_threads, .. Files];
+
+    /// <summary>The options that say where the results go.</summary>
+    public IEnumerable<Option> Files => [_json, _csv, _markdown, _output];
 
     /// <summary>The options of what is compared.</summary>
     public IEnumerable<Option> All => [_device, .. Outputs, _minSeconds, _repetitions, _seconds, _rival, _rivalSeconds];

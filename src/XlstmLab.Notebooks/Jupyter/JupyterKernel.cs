@@ -61,6 +61,9 @@ public sealed class JupyterKernel : IDisposable
     {
         string mark = CellProcesses.NewMark();
         Environment.SetEnvironmentVariable(CellProcesses.Variable, mark);
+
+        // A cell may end this process, and Jupyter kills one that does not answer.
+        using var end = CellProcesses.EndAfterThisProcess(mark);
         try
         {
             await using var cancelled = cancellationToken.Register(() => _end.TrySetResult(null)).ConfigureAwait(false);

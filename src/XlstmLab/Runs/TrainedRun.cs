@@ -204,7 +204,9 @@ public sealed class TrainedRun : IDisposable
         if (Directory.Exists(Path.Combine(folder, "checkpoints")) || RunFolder.IsOne(folder))
         {
             throw new FileNotFoundException(
-                $"The run in '{folder}' has no checkpoint yet: wait for its first one, or stop it by Ctrl-C, which writes one.");
+                File.Exists(Path.Combine(folder, RunFolder.MetadataName)) && RunFolder.ReadMetadata(folder) is { Status: TrainingStatus.Failed } failed
+                    ? $"The run in '{folder}' failed at step {failed.Step} and left no checkpoint: {failed.Error}"
+                    : $"The run in '{folder}' has no checkpoint yet: wait for its first one, or stop it by Ctrl-C, which writes one.");
         }
 
         // A checkpoint that was named itself lies two folders below its run.

@@ -26,7 +26,7 @@ internal static class MLstmSequenceKernel
 
     /// <summary>Whether there are kernels for these queries [B, NH, S, DK] and values [B, NH, S, DV].</summary>
     public static bool Serves(Tensor q, Tensor v) =>
-        Kernel.Serve(q) && Kernel.Serve(v) && q.shape[2] > 1 && Lack(q.shape[3], v.shape[3]) is null;
+        Kernel.Serve(q) && Kernel.Serve(v) && q.size(2) > 1 && Lack(q.size(3), v.size(3)) is null;
 
     /// <summary>Why there are no kernels for heads of these widths; null where there are.</summary>
     /// <param name="dk">DK.</param>
@@ -67,7 +67,7 @@ internal static class MLstmSequenceKernel
             return (outputs[0].MoveToOuterDisposeScope(), null);
         }
 
-        var (n, m) = (outputs[2].narrow(2, 0, q.shape[3]), outputs[2].narrow(2, q.shape[3], 1));
+        var (n, m) = (outputs[2].narrow(2, 0, q.size(3)), outputs[2].narrow(2, q.size(3), 1));
         var last = new MLstmState(outputs[1], n, options.HasPathThroughScale ? m : m.detach());
         return (outputs[0].MoveToOuterDisposeScope(), last.MoveToOuterDisposeScope());
     }
@@ -141,15 +141,15 @@ internal static class MLstmSequenceKernel
 
         public Device Device => Q.device;
 
-        public long Batch => Q.shape[0];
+        public long Batch { get; } = inputs[0]!.size(0);
 
-        public long Heads => Q.shape[1];
+        public long Heads { get; } = inputs[0]!.size(1);
 
-        public int Length => (int)Q.shape[2];
+        public int Length { get; } = (int)inputs[0]!.size(2);
 
-        public long Dk => Q.shape[3];
+        public long Dk { get; } = inputs[0]!.size(3);
 
-        public long Dv => V.shape[3];
+        public long Dv { get; } = inputs[2]!.size(3);
 
         public long Chunks => (Length + Chunk - 1) / Chunk;
 
@@ -201,13 +201,13 @@ internal static class MLstmSequenceKernel
         /// <summary>Memory for the gradients of q, k and v: beside each other if they are slices of one product.</summary>
         public (Tensor Q, Tensor K, Tensor V) Gradients()
         {
-            if (new[] { Q, K, V }.Any(x => x.stride(3) != 1 || x.stride(1) != x.shape[3]))
+            if (new[] { Q, K, V }.Any(x => x.stride(3) != 1 || x.stride(1) != x.size(3)))
             {
                 return (Tokens(Dk), Tokens(Dk), Tokens(Dv));
             }
 
             var rows = JointProjection.EmptyLike([.. new[] { Q, K, V }.Select(x => x.transpose(1, 2).flatten(2))]); // (B, S, NH d)
-            Tensor Heads(int k, long dim) => rows[k].view(Batch, Length, (int)(rows[k].shape[2] / dim), dim).transpose(1, 2);
+            Tensor Heads(int k, long dim) => rows[k].view(Batch, Length, (int)(rows[k].size(2) / dim), dim).transpose(1, 2);
             return (Heads(0, Dk), Heads(1, Dk), Heads(2, Dv));
         }
 
@@ -218,6 +218,15 @@ internal static class MLstmSequenceKernel
 
         public void Launch(string file, string function, LaunchShape shape, KernelArgument[] arguments) =>
             Kernel.Launch(file, function, Defines(file), shape, Q, arguments);
+
+        /// <summary>Has the backward pass's kernels, which take longest, compiled while the forward pass goes on (<see cref="Kernel.Prepare"/>).</summary>
+        public void PrepareBackward()
+        {
+            foreach (var file in HasNarrowBackward ? new[] { "MLstmNarrowBackward.cu" } : ["MLstmBackwardScores.cu", "MLstmBackward.cu"])
+            {
+                Launch(file, "mlstm_backward", new(1, TileThreads), []);
+            }
+        }
 
         public (Tensor Rows, Tensor Keep, Tensor? LastScale) Gates()
         {
@@ -312,7 +321,13 @@ internal static class MLstmSequenceKernel
         {
             using var scope = NewDisposeScope();
             var (inputs, call) = (vars.Take(10).Cast<Tensor?>().ToArray(), (Call)vars[10]);
-            var (outputs, rows, keep, sums, states, n) = Run(new(inputs, call));
+            var pass = new Pass(inputs, call);
+            var (outputs, rows, keep, sums, states, n) = Run(pass);
+            if (Kernel.Prepares)
+            {
+                pass.PrepareBackward();
+            }
+
             ctx.Save(scope, [.. inputs, rows, keep, sums, states, n]);
             ctx.save_data("call", call);
             ctx.set_materialize_grads(false);

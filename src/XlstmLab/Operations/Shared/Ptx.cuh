@@ -101,6 +101,22 @@ DEVICE void wait_for_predecessors()
 #endif
 }
 
+// The same in two halves, for kernels that read what nobody in front of them writes before they wait. A kernel behind may then be there before
+// those in front have ended, and waits for this one, which has waited for them.
+DEVICE void start_dependents()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;" ::: "memory");
+#endif
+}
+
+DEVICE void wait_for_results()
+{
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+}
+
 // Warps
 
 DEVICE float warp_sum(float x)
