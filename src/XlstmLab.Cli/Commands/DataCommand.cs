@@ -597,15 +597,13 @@ internal static class DataCommand
             shards,
             json,
         };
-        command.Validators.Add(result =>
-        {
-            if (result.GetValue(shards) is not null && result.GetValue(tokens) is null)
-            {
-                result.AddError("--shards is of --tokens: name the folder for them.");
-            }
-        });
         command.SetAction(async (parsed, cancellationToken) =>
         {
+            if (parsed.GetValue(shards) is not null && parsed.GetValue(tokens) is null)
+            {
+                throw new UsageException("--shards is of --tokens: name the folder for them.");
+            }
+
             var terminal = new Terminal(parsed);
             var defaults = new DebianCorpusOptions();
             var options = defaults with

@@ -66,7 +66,8 @@ internal static class NotebookCommand
             Description = "When a cell fails, leave a process with the state of the cells before it for so many minutes: --from goes on there.",
             HelpName = "MINUTES",
         }, NumberRange.Minutes);
-        var from = new Option<int?>("--from") { Description = "Go on from this code cell, in the state that a run with --keep has left.", HelpName = "CELL" };
+        var from = NumberOption.Whole(
+            new Option<int?>("--from") { Description = "Go on from this code cell, in the state that a run with --keep has left.", HelpName = "CELL" }, 1);
         var json = new Option<bool>("--json") { Description = "Print one JSON document; of several notebooks, one a line." };
         var command = new ExampleCommand(
             "run",

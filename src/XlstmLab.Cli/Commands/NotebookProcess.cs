@@ -79,6 +79,7 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
     private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Stopwatch _watch = Stopwatch.StartNew();
     private CancellationTokenSource? _limit;
+    private bool _hasSaid;
 
     /// <summary>How long the process stays for a run that goes on; null if it ends.</summary>
     public double? KeptMinutes => _end.KeptMinutes;
@@ -148,11 +149,17 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
     /// <exception cref="OperationCanceledException">The run was cancelled.</exception>
     public async Task<NotebookRunResult> GoOnAsync(CancellationToken cancellationToken)
     {
-        await using var pipe = await KeptNotebooks.FindAsync(request.Notebook) ?? throw new NotebookException(
-            $"No process has kept the state of {request.Notebook}, which cells from {request.From} on need: cells 1 to {request.From - 1} must run again. Run the "
-            + "notebook without --from. With --keep MINUTES, a run leaves such a process when a cell has failed, unless the cell ended it.");
+        await using var pipe = await KeptNotebooks.FindAsync(request.Notebook) ?? throw NothingKept();
         var ask = new StreamWriter(pipe) { AutoFlush = true };
-        await ask.WriteLineAsync(JsonSerializer.Serialize(request, ResultJson.Line));
+        try
+        {
+            await ask.WriteLineAsync(JsonSerializer.Serialize(request, ResultJson.Line));
+        }
+        catch (IOException)
+        {
+            throw NothingKept();
+        }
+
         var lines = ReadAsync(new StreamReader(pipe, Encoding.UTF8), CancellationToken.None);
         await using var stop = cancellationToken.Register(() =>
         {
@@ -170,9 +177,19 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         cancellationToken.ThrowIfCancellationRequested();
         lock (_gate)
         {
+            // A process that was about to end when it was found says nothing.
+            if (end == lines && !_hasSaid)
+            {
+                throw NothingKept();
+            }
+
             return HasEnd() ? Outcome() : End(null, end == limit, _watch.Elapsed, cancellationToken);
         }
     }
+
+    private NotebookException NothingKept() => new(
+        $"No process has kept the state of {request.Notebook}, which cells from {request.From} on need: cells 1 to {request.From - 1} must run again. Run the "
+        + "notebook without --from. With --keep MINUTES, a run leaves such a process when a cell has failed, unless the cell ended it.");
 
     /// <summary>Ends when the process has had the time to stop after a cancellation.</summary>
     private static async Task LimitAsync(CancellationToken cancellationToken)
@@ -437,6 +454,7 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
             var at = line.IndexOf(ReportMark, StringComparison.Ordinal);
             lock (_gate)
             {
+                _hasSaid = true;
                 if (at != 0 && line.Length > 0)
                 {
                     var text = at < 0 ? line : line[..at];
