@@ -55,8 +55,9 @@ internal static class TensorText
 
         string drawn = string.Concat(paths.Index().Where(path => path.Item.Length > 0).Select(path =>
             string.Create(CultureInfo.InvariantCulture, $"<path fill=\"{ChartSvg.Viridis(path.Index / (Levels - 1.0))}\" d=\"{path.Item}\"/>")));
+        string part = tensor.dim() > 2 ? string.Create(CultureInfo.InvariantCulture, $"the first of {tensor.numel() / matrix.numel():N0} matrices") : "the matrix";
         string note = (rows, columns) == (matrix.shape[0], matrix.shape[1]) && tensor.dim() == 2 ? ""
-            : string.Create(CultureInfo.InvariantCulture, $"{(tensor.dim() > 2 ? $"the first of {tensor.numel() / matrix.numel():N0} matrices" : "the matrix")} in {rows} x {columns} means, ");
+            : string.Create(CultureInfo.InvariantCulture, $"{part} in {rows} x {columns} means, ");
         return string.Create(
             CultureInfo.InvariantCulture,
             $"<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {columns} {rows}\" width=\"{columns * CellPixels}\" height=\"{rows * CellPixels}\" shape-rendering=\"crispEdges\" style=\"display:block;margin:4px 0\">{drawn}</svg>")
