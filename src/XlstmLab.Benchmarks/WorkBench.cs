@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using System.Runtime.InteropServices;
 using TorchSharp;
 using XlstmLab.Inference;
 using XlstmLab.Models;
@@ -175,7 +176,7 @@ internal static class WorkBench
 
     private static BenchResult Decode(DecodeWork work, WorkTask task, Device device, ScalarType type, CancellationToken cancellationToken)
     {
-        const int prompt = 16, warmUp = 8;
+        const int prompt = 16, warmUp = 8, rehearsals = 2;
         Require(work.Preset, work.Batch, prompt, device);
         var memory = new MemoryGrowth(device);
         using var model = BenchModels.Untrained(BenchModels.ByName(work.Preset), device, type);
@@ -183,12 +184,19 @@ internal static class WorkBench
         using var mode = inference_mode();
         var (token, state) = Next(model, randint(0, model.VocabularySize, [work.Batch, prompt], dtype: int64, device: device), null);
         using var step = XlstmTokenStep.Of(model);
-        var steps = step?.Serves(work.Batch) == true ? new TokenSteps(step, token, state) : null; // what generation reads tokens by, where it can
+
+        // What generation reads tokens by, where it can: loops of its own on the CPU, a graph on a GPU.
+        ITokenSteps? steps = step?.Serves(work.Batch) == true ? new TokenSteps(step, token, state) : null;
         var watch = new Stopwatch();
         var count = -warmUp;
         while (count < task.Repetitions || watch.Elapsed.TotalSeconds < task.MinSeconds)
         {
             cancellationToken.ThrowIfCancellationRequested();
+            if (count == rehearsals - warmUp && steps is null && RecordedTokenStep.MayRecord(model))
+            {
+                steps = RecordedSteps.Of(model, token, state);
+            }
+
             if (count == 0)
             {
                 Wait(device);
@@ -343,7 +351,14 @@ internal static class WorkBench
     }
 
     /// <summary>Tokens of a few sequences read one after the other, each the likeliest after the last.</summary>
-    private sealed class TokenSteps : IDisposable
+    private interface ITokenSteps : IDisposable
+    {
+        /// <summary>Reads the next token of each row and chooses those after them.</summary>
+        void Next();
+    }
+
+    /// <summary>By the loops of a step of its own on the CPU.</summary>
+    private sealed class TokenSteps : ITokenSteps
     {
         private readonly XlstmTokenStep _step;
         private readonly ModelState _state;
@@ -370,6 +385,51 @@ internal static class WorkBench
 
         /// <inheritdoc/>
         public void Dispose() => _state.Dispose();
+    }
+
+    /// <summary>The same by a graph of the GPU, which chooses the tokens too; the host reads their ids, as in a generation.</summary>
+    private sealed class RecordedSteps(RecordedTokenStep step, ModelState state, long[] tokens) : ITokenSteps
+    {
+        /// <summary>Begins with tokens [B, 1] behind a state, which stays as it is; null where the host starts every kernel.</summary>
+        public static RecordedSteps? Of(LanguageModel model, Tensor tokens, ModelState state)
+        {
+            var (next, after) = WorkBench.Next(model, tokens, state);
+            next.Dispose();
+            using (after)
+            {
+                if (!RecordedTokenStep.KeepsForm(state, after))
+                {
+                    return null;
+                }
+            }
+
+            var own = state.Clone();
+            if (RecordedTokenStep.Of(model, new(model), own, model.VocabularySize) is { } step)
+            {
+                return new(step, own, tokens.cpu().data<long>().ToArray());
+            }
+
+            own.Dispose();
+            return null;
+        }
+
+        /// <inheritdoc/>
+        public void Next()
+        {
+            using var scope = NewDisposeScope();
+            var choices = MemoryMarshal.Cast<byte, double>(step.Start(tokens).Likeliest.cpu().bytes); // (B, 2)
+            for (var r = 0; r < tokens.Length; r++)
+            {
+                tokens[r] = (long)choices[2 * r];
+            }
+        }
+
+        /// <inheritdoc/>
+        public void Dispose()
+        {
+            step.Dispose();
+            state.Dispose();
+        }
     }
 
     /// <summary>The memory that work takes at its peak: of the process on the CPU, of the device as its driver sees it on a GPU.</summary>

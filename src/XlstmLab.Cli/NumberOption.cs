@@ -16,6 +16,9 @@ internal sealed record NumberRange(string Words, Func<double, bool> Holds)
     /// <summary>Seconds that a timer takes: above 0, and at most some 46 days.</summary>
     public static NumberRange Seconds { get; } = new("a number of seconds above 0, and at most 4000000", x => x is > 0 and <= 4e6);
 
+    /// <summary>Minutes of a day at most.</summary>
+    public static NumberRange Minutes { get; } = new("a number of minutes above 0, and at most 1440", x => x is > 0 and <= 1440);
+
     /// <summary>0 or above.</summary>
     public static NumberRange NotNegative { get; } = new("a number of at least 0 such as 0.5", x => x >= 0);
 

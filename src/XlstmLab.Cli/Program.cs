@@ -128,6 +128,7 @@ internal static partial class Program
             NotebookCommand.Create(),
             BenchCommand.Create(),
             SyntheticCommand.Create(),
+            StudyCommand.Create(),
             Verbose,
             Plugins,
         };

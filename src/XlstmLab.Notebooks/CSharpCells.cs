@@ -3,6 +3,7 @@ using System.Collections.Immutable;
 using System.Reflection;
 using System.Runtime.CompilerServices;
 using System.Text;
+using Microsoft.AspNetCore.Html;
 using Microsoft.CodeAnalysis;
 using Microsoft.CodeAnalysis.CSharp.Scripting;
 using Microsoft.CodeAnalysis.Scripting;
@@ -57,10 +58,7 @@ internal sealed class CSharpCells
 
         // In another folder the engine takes another resolver, which reads the framework once more. Paths are whole here.
         Folder(this) = Directory.GetCurrentDirectory();
-        if (linesBefore > 0)
-        {
-            SetCode(command, new string('\n', linesBefore) + command.Code);
-        }
+        SetCode(command, new string('\n', linesBefore) + TopLevelUsings.Blank(command.Code));
     }
 
     /// <summary>
@@ -100,7 +98,8 @@ internal sealed class CSharpCells
         Exception? failure = null;
         var state = CellThreads.Await(
             () => before is null ? script.RunAsync(null, Catch, CancellationToken.None) : script.RunFromAsync(before, Catch, CancellationToken.None), abort);
-        context.CancellationToken.ThrowIfCancellationRequested();
+
+        // It has ended by itself, be it because it was interrupted: what it declared is there, such as the run of a training.
         SetState(this, state);
         if (failure is not null)
         {
@@ -109,6 +108,7 @@ internal sealed class CSharpCells
         }
 
         ((Task)UpdateWorkspace.Invoke(Workspace.GetValue(this), [state])!).GetAwaiter().GetResult();
+        context.CancellationToken.ThrowIfCancellationRequested();
         if (HasReturnValue(script))
         {
             // A value's text may be the cell's code, which may take for ever.
@@ -127,7 +127,8 @@ internal sealed class CSharpCells
     {
         FormattedValue one => [one],
         IEnumerable<FormattedValue> some => [.. some],
-        _ => FormattedValue.CreateManyFromObject(value),
+        IHtmlContent => MimeBundle.Format(value, HtmlFormatter.MimeType),
+        _ => MimeBundle.Format(value),
     };
 
     async Task IKernelCommandHandler<SendValue>.HandleAsync(SendValue command, KernelInvocationContext context)

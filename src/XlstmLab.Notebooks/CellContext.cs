@@ -1,16 +1,25 @@
-using System.Globalization;
 using System.Text;
-using XlstmLab.Training;
 
 namespace XlstmLab.Notebooks;
 
 /// <summary>What the code that a cell runs belongs to. It follows awaits and the threads and tasks that the cell starts.</summary>
-internal sealed class CellContext(CellOutputs outputs, CellEngine engine, CancellationToken cancellation)
+internal sealed class CellContext
 {
     /// <summary>How long an interrupted cell may take to end by itself, as one does that heeds its token.</summary>
     private static readonly TimeSpan Grace = TimeSpan.FromSeconds(1);
 
     private static readonly AsyncLocal<CellContext?> Local = new();
+
+    public CellContext(CellOutputs outputs, CellEngine engine, CancellationToken cancellation)
+    {
+        (Outputs, Engine, Cancellation) = (outputs, engine, cancellation);
+        Trainings = new CellTrainings(outputs, cancellation);
+
+        // Never disposed, nor is the registration: what a cell leaves running may outlive all of its engine.
+        CancellationTokenSource abort = new();
+        Abort = abort.Token;
+        cancellation.Register(() => _ = CancelLaterAsync(abort));
+    }
 
     /// <summary>The cell that runs the calling code; null outside of cells.</summary>
     public static CellContext? Current
@@ -19,31 +28,29 @@ internal sealed class CellContext(CellOutputs outputs, CellEngine engine, Cancel
         set => Local.Value = value;
     }
 
-    public CellOutputs Outputs => outputs;
+    public CellOutputs Outputs { get; }
 
-    public CellEngine Engine => engine;
+    public CellEngine Engine { get; }
 
-    public CancellationToken Cancellation => cancellation;
+    public CancellationToken Cancellation { get; }
+
+    /// <summary>The trainings that the cell runs.</summary>
+    public CellTrainings Trainings { get; }
 
     /// <summary>Set when the cell has been interrupted and has had the time to end by itself.</summary>
-    public CancellationToken Abort { get; } = After(cancellation);
+    public CancellationToken Abort { get; }
 
-    /// <summary>Tells how far a training of the cell is.</summary>
-    public void Watch(TrainingMetrics metrics, TrainingConfig recipe)
+    private async Task CancelLaterAsync(CancellationTokenSource abort)
     {
-        double left = metrics.Seconds * (recipe.Steps - metrics.Step) / metrics.Step;
-        string time = left < 90 ? string.Create(CultureInfo.InvariantCulture, $"{left:F0} s") : string.Create(CultureInfo.InvariantCulture, $"{left / 60:F0} min");
-        Outputs.Status(string.Create(
-            CultureInfo.InvariantCulture,
-            $"step {metrics.Step:N0} of {recipe.Steps:N0}, loss {metrics.Loss:F3}, {metrics.TokensPerSecond:N0} tokens/s, {time} of training left"));
-    }
+        await Task.Delay(Grace).ConfigureAwait(false);
+        if (Trainings.AreEnding)
+        {
+            // They finish their update and write a checkpoint, which an abort would spoil, and hand the model back.
+            await Trainings.EndAsync().ConfigureAwait(false);
+            await Task.Delay(Grace).ConfigureAwait(false);
+        }
 
-    private static CancellationToken After(CancellationToken cancellation)
-    {
-        // Never disposed, nor is the registration: what a cell leaves running may outlive all of its engine.
-        CancellationTokenSource abort = new();
-        cancellation.Register(() => abort.CancelAfter(Grace));
-        return abort.Token;
+        await abort.CancelAsync().ConfigureAwait(false);
     }
 
     /// <summary>Runs a callback of the host: what it writes to the console is the host's, not the cell's.</summary>
@@ -81,6 +88,30 @@ internal sealed class CellConsole(TextWriter host, string stream) : TextWriter
     public override void Write(ReadOnlySpan<char> buffer) => Write(buffer, endsLine: false);
 
     public override void Write(string? value) => Write(value, endsLine: false);
+
+    /// <summary>The text of a builder is not put together for it.</summary>
+    public override void Write(StringBuilder? value)
+    {
+        if (value is not null)
+        {
+            foreach (var chunk in value.GetChunks())
+            {
+                Write(chunk.Span, endsLine: false);
+            }
+        }
+    }
+
+    public override void Write(object? value)
+    {
+        if (value is StringBuilder builder)
+        {
+            Write(builder);
+        }
+        else
+        {
+            base.Write(value);
+        }
+    }
 
     public override void WriteLine(char[] buffer, int index, int count) => Write(buffer.AsSpan(index, count), endsLine: true);
 

@@ -71,7 +71,7 @@ public sealed partial class CellEngine : IDisposable
         Add(new HtmlKernel());
         Add(new JavaScriptKernel());
         Add(new TextCells(CellLanguage.Markdown, "Markdown", text => [new FormattedValue("text/markdown", text)]));
-        Add(new TextCells(CellLanguage.Mermaid, "Mermaid", text => [new FormattedValue("text/vnd.mermaid", text), new FormattedValue("text/plain", text)]));
+        Add(new TextCells(CellLanguage.Mermaid, "Mermaid", text => [new FormattedValue(MermaidHtml.Type, text), new FormattedValue("text/plain", text)]));
         Add(new KeyValueStoreKernel().UseWho());
         Root.DefaultKernelName = CellLanguage.Kernel(language) ?? throw new ArgumentException(CellLanguage.Refusal(language), nameof(language));
         Root.AddDirective(new KernelActionDirective("#!time") { Description = "Shows how long the cell takes." }, Time);
@@ -106,7 +106,8 @@ public sealed partial class CellEngine : IDisposable
     /// <param name="language">The language it starts in; by default the engine's.</param>
     /// <param name="cancellationToken">
     /// Interrupts the cell; what was declared before stays. C# ends wherever it is, an endless loop too; what it awaits goes on by itself unless the
-    /// cell passes <see cref="NotebookApi.CellCancellation"/> on. A C# cell that has not ended five seconds later, since it sleeps or is in
+    /// cell passes <see cref="NotebookApi.CellCancellation"/> on. A training ends after the running update, with a checkpoint, and the cell's
+    /// variables are set. A C# cell that has not ended five seconds later, since it sleeps or is in
     /// native code, is left behind; the engine runs no other cell until it has ended. F# cannot be stopped from outside: unless it heeds
     /// the token, it goes on beside later cells.
     /// </param>
@@ -212,6 +213,7 @@ public sealed partial class CellEngine : IDisposable
         }
         catch (OperationCanceledException)
         {
+            await Task.WhenAny(cell, _cell!.Trainings.EndAsync()).ConfigureAwait(false);
             return await Task.WhenAny(cell, Task.Delay(Patience, CancellationToken.None)).ConfigureAwait(false) == cell;
         }
     }
@@ -356,7 +358,7 @@ public sealed partial class CellEngine : IDisposable
         var before = _source;
         try
         {
-            foreach (var (text, language) in CellImports.Read(path, Root))
+            foreach (var (text, language) in CellImports.Read(path))
             {
                 string code = HostPackages.Prepare(text, language, Path.GetDirectoryName(path)!);
                 _source = new CellSource(Path.GetFileName(path), code);

@@ -1,4 +1,3 @@
-using Microsoft.DotNet.Interactive;
 using Microsoft.DotNet.Interactive.Documents;
 
 namespace XlstmLab.Notebooks;
@@ -8,9 +7,8 @@ internal static class CellImports
 {
     /// <summary>The parts of a file that run, with their kernels.</summary>
     /// <param name="path">The file.</param>
-    /// <param name="root">The kernels.</param>
     /// <exception cref="NotebookException">The file is not there, or is nothing that can be run here.</exception>
-    public static IReadOnlyList<(string Text, string Language)> Read(string path, CompositeKernel root)
+    public static IReadOnlyList<(string Text, string Language)> Read(string path)
     {
         if (!File.Exists(path))
         {
@@ -28,14 +26,22 @@ internal static class CellImports
                 string language = NotebookLanguage.RequireKnown(notebook, path);
                 return [.. notebook.CodeCells.Select(cell => (cell.Source, NotebookLanguage.Of(cell) ?? language))];
             case ".DIB":
-                KernelInfoCollection kernels = [];
-                kernels.AddRange(root.ChildKernels.Select(kernel =>
-                    new Microsoft.DotNet.Interactive.Documents.KernelInfo(kernel.Name, kernel.KernelInfo.LanguageName, kernel.KernelInfo.Aliases)));
-                kernels.DefaultKernelName = CellLanguage.CSharp;
-                return [.. CodeSubmission.Parse(File.ReadAllText(path), kernels).Elements.Select(cell => (cell.Contents, Known(cell.KernelName, path)))];
+                return Parts(File.ReadAllText(path), path);
             default:
                 throw new NotebookException($"#!import {path}: it ends in none of .dib, .ipynb, .csx, .cs, .fsx and .fs.");
         }
+    }
+
+    /// <summary>The parts of a <c>.dib</c> notebook, with their kernels.</summary>
+    /// <param name="text">The file's text.</param>
+    /// <param name="path">The file.</param>
+    /// <exception cref="NotebookException">It has a part of another language.</exception>
+    public static IReadOnlyList<(string Text, string Language)> Parts(string text, string path)
+    {
+        KernelInfoCollection kernels = [];
+        kernels.AddRange(CellLanguage.Aliases.Select(kernel => new KernelInfo(kernel.Key, kernel.Key, kernel.Value)));
+        kernels.DefaultKernelName = CellLanguage.CSharp;
+        return [.. CodeSubmission.Parse(text, kernels).Elements.Select(cell => (cell.Contents, Known(cell.KernelName, path)))];
     }
 
     private static string Known(string? language, string path) =>

@@ -60,7 +60,7 @@ internal sealed class CellThreads
         Thread thread = new(() =>
         {
             CellContext.Current = cell;
-            TrainingWatch.Current = cell is null ? null : cell.Watch;
+            TrainingWatch.Current = cell?.Trainings;
             CellConsole.Attach();
             try
             {

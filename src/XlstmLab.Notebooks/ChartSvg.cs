@@ -18,7 +18,7 @@ internal sealed partial class ChartSvg
     private const int MostPoints = 1200;
 
     private static readonly string[] Kinds = ["scatter", "scattergl", "bar", "heatmap", "violin"];
-    private static readonly string[] Viridis = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
+    private static readonly string[] ViridisStops = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
 
     private readonly StringBuilder _svg = new();
     private readonly JsonObject _layout;
@@ -241,6 +241,16 @@ internal sealed partial class ChartSvg
                 _svg.Append($"<path d=\"{path}L{Px(points.FindLast(p => p is not null)!.Value.X)} {Px(zero)}L{Px(points.Find(p => p is not null)!.Value.X)} {Px(zero)}Z\" fill=\"{Attribute(fill)}\" fill-opacity=\".3\"/>\n");
             }
 
+            if (trace["fill"].AsText() == "toself" && points.Count > 2)
+            {
+                // A band: its colour says how much shows through.
+                _svg.Append($"<path d=\"{path}Z\" fill=\"{Attribute(trace["fillcolor"].AsText() ?? color)}\"/>\n");
+                if (line?["width"].AsNumber() is 0)
+                {
+                    return;
+                }
+            }
+
             string dash = line?["dash"].AsText() switch { "dot" => " stroke-dasharray=\"2 4\"", "dash" => " stroke-dasharray=\"8 5\"", "dashdot" => " stroke-dasharray=\"8 4 2 4\"", _ => "" };
             _svg.Append($"<path d=\"{path}\" fill=\"none\" stroke=\"{Attribute(color)}\" stroke-width=\"{Px(line?["width"].AsNumber() ?? 2)}\" stroke-linejoin=\"round\"{dash}/>\n");
         }
@@ -421,16 +431,20 @@ internal sealed partial class ChartSvg
     {
         (double At, string Color)[] stops = trace["colorscale"] is JsonArray own
             ? [.. own.OfType<JsonArray>().Select(stop => (stop[0].AsNumber() ?? 0, stop[1].AsText() ?? "#000"))]
-            : [.. Viridis.Select((color, i) => (i / (Viridis.Length - 1.0), color))];
-        return [.. Enumerable.Range(0, Levels).Select(level =>
-        {
-            double share = level / (Levels - 1.0);
-            int above = Math.Clamp(Array.FindIndex(stops, stop => stop.At >= share), 1, stops.Length - 1);
-            var (from, to) = (stops[above - 1], stops[above]);
-            double between = to.At > from.At ? (share - from.At) / (to.At - from.At) : 0;
-            var (a, b) = (Rgb(from.Color), Rgb(to.Color));
-            return "#" + string.Concat(a.Zip(b, (p, q) => ((int)Math.Round(p + (q - p) * between)).ToString("x2", CultureInfo.InvariantCulture)));
-        })];
+            : [.. ViridisStops.Select((color, i) => (i / (ViridisStops.Length - 1.0), color))];
+        return [.. Enumerable.Range(0, Levels).Select(level => Between(stops, level / (Levels - 1.0)))];
+    }
+
+    /// <summary>The colour of a share of the usual scale, from dark to bright.</summary>
+    public static string Viridis(double share) => Between([.. ViridisStops.Select((color, i) => (i / (ViridisStops.Length - 1.0), color))], share);
+
+    private static string Between((double At, string Color)[] stops, double share)
+    {
+        int above = Math.Clamp(Array.FindIndex(stops, stop => stop.At >= share), 1, stops.Length - 1);
+        var (from, to) = (stops[above - 1], stops[above]);
+        double between = to.At > from.At ? (share - from.At) / (to.At - from.At) : 0;
+        var (a, b) = (Rgb(from.Color), Rgb(to.Color));
+        return "#" + string.Concat(a.Zip(b, (p, q) => ((int)Math.Round(p + (q - p) * between)).ToString("x2", CultureInfo.InvariantCulture)));
     }
 
     private static int[] Rgb(string color) => color.StartsWith('#') && color.Length == 7

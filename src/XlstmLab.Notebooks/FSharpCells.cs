@@ -70,7 +70,7 @@ internal sealed class FSharpCells : Kernel,
             TextWriter.Null,
             null,
             null);
-        session.EvalInteraction($"open System\nopen System.IO\nopen System.Text\nopen type {typeof(NotebookApi).FullName}", null);
+        session.EvalInteraction($"open System\nopen System.IO\nopen System.Text\nopen Microsoft.DotNet.Interactive.Formatting\nopen type {typeof(NotebookApi).FullName}", null);
         return session;
     }
 
@@ -78,7 +78,9 @@ internal sealed class FSharpCells : Kernel,
     {
         context.Publish(new CodeSubmissionReceived(command));
         string code = new string('\n', _linesBefore) + command.Code;
-        var (choice, diagnostics) = _session.Value.EvalInteractionNonThrowing(code, _path, context.CancellationToken);
+
+        // What it declares is there if it ends by itself when it is interrupted, as a training does.
+        var (choice, diagnostics) = _session.Value.EvalInteractionNonThrowing(code, _path, CellContext.Current?.Abort ?? context.CancellationToken);
         if (context.CancellationToken.IsCancellationRequested)
         {
             return Task.CompletedTask;
@@ -133,7 +135,26 @@ internal sealed class FSharpCells : Kernel,
     Task IKernelCommandHandler<SendValue>.HandleAsync(SendValue command, KernelInvocationContext context) =>
         SetValueAsync(command, context, (name, value, _) =>
         {
-            _session.Value.AddBoundValue(name, value);
+            Exception? refusal = null;
+            try
+            {
+                _session.Value.AddBoundValue(name, value);
+            }
+            catch (Exception e) when (e is not OperationCanceledException)
+            {
+                refusal = e;
+            }
+
+            if (refusal is not null || _session.Value.TryFindBoundValue(name) is null)
+            {
+                // The types that C# cells declare are in assemblies that are in no file, which F# Interactive cannot refer to. The engine's magics
+                // say nothing of what fails below them.
+                string message = $"F# cells cannot take '{name}': its type, {value.GetType()}, is declared in a cell, or is none that F# can name. "
+                    + "Share its parts, or declare the type in F#.";
+                context.Publish(new ErrorProduced(message, command));
+                throw new InvalidOperationException(message, refusal);
+            }
+
             return Task.CompletedTask;
         });
 

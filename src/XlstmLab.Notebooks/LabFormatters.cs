@@ -6,6 +6,7 @@ using TorchSharp;
 using XlstmLab.Analysis;
 using XlstmLab.Evaluation;
 using XlstmLab.Evaluation.LogLikelihood;
+using XlstmLab.Experiments;
 using XlstmLab.Models;
 using XlstmLab.Runs;
 using XlstmLab.Training;
@@ -17,6 +18,7 @@ public static class LabFormatters
 {
     private const string Html = "text/html";
     private const string Plain = "text/plain";
+    private const string Latex = "text/latex";
     private static readonly Lock Gate = new();
     private static bool _registered;
 
@@ -62,6 +64,9 @@ public static class LabFormatters
             Register<TrainingConfig>(config => Tables.Of(config.ToTable()), "configuration");
             Register<LanguageModel>(model => Tables.Of(model.ToTable()), "model");
             Register<TrainedRun>(run => Tables.Of(run.ToTable()), "run");
+            Register<StudyResult>(study => Tables.Of(study.Rows.ToTable()), "study");
+            Register<StudyComparison>(comparison => Tables.Of(comparison.ToTable()), "comparison");
+            Register<IReadOnlyList<JudgedClaim>>(claims => Tables.Of(StudyComparison.ToTable(claims)), "claims");
             Register<torch.Tensor>(TensorText.Render, TensorText.Describe);
         }
     }
@@ -74,6 +79,16 @@ public static class LabFormatters
     {
         Register();
         Formatter.SetPreferredMimeTypesFor(typeof(GenericChart), ChartHtml.FigureType);
+        foreach (var formula in new[] { typeof(NotebookApi.LaTeXString), typeof(NotebookApi.MathString) })
+        {
+            Formatter.Register(formula, (value, writer) => writer.Write(value), Latex);
+            Formatter.Register(formula, (value, writer) => writer.Write(value), Plain);
+            Formatter.SetPreferredMimeTypesFor(formula, Latex, Plain);
+        }
+
+        Formatter.Register<TrainingPanel>(panel => panel.Svg(), ChartHtml.PictureType);
+        Formatter.Register<TrainingPanel>(panel => panel.Text(), Plain);
+        Formatter.SetPreferredMimeTypesFor(typeof(TrainingPanel), ChartHtml.PictureType, Plain);
     }
 
     private static void Register<T>(Func<T, MetricsTable> head, string kind) =>

@@ -14,6 +14,9 @@ internal static class MimeBundle
     /// <summary>Plain text beside HTML is for terminals and diffs: more than this is cut.</summary>
     private const int PlainTextLimit = 2000;
 
+    /// <summary>What the note of a cut takes: a text that has one is not cut again.</summary>
+    private const int NoteRoom = 200;
+
     private const string Html = "text/html";
     private const string Plain = "text/plain";
 
@@ -88,7 +91,7 @@ internal static class MimeBundle
     {
         bool isBesideHtml = mimeType == Plain && hasHtml;
         int limit = Limit(mimeType, isBesideHtml);
-        return text.Length <= limit ? Cut(mimeType, text, 0, isBesideHtml) : Cut(mimeType, text[..limit], text.Length - limit, isBesideHtml);
+        return text.Length <= limit + NoteRoom ? Cut(mimeType, text, 0, isBesideHtml) : Cut(mimeType, text[..limit], text.Length - limit, isBesideHtml);
     }
 
     private static FormattedValue Cut(string mimeType, string text, long leftOut, bool isBesideHtml)

@@ -44,6 +44,28 @@ public static class NotebookApi
     /// <exception cref="InvalidOperationException">The caller runs in no notebook cell.</exception>
     public static void CSS(string rules) => display(HTML($"<style>{rules}</style>"));
 
+    /// <summary>A formula in LaTeX, of several lines or with environments, so that showing it shows the formula.</summary>
+    /// <param name="Text">The LaTeX.</param>
+    public sealed record LaTeXString(string Text)
+    {
+        /// <summary>Marks text as LaTeX.</summary>
+        public static explicit operator LaTeXString(string text) => new(text);
+
+        /// <inheritdoc/>
+        public override string ToString() => Text;
+    }
+
+    /// <summary>A formula of one line in LaTeX.</summary>
+    /// <param name="Text">The LaTeX, without the dollar signs around it.</param>
+    public sealed record MathString(string Text)
+    {
+        /// <summary>Marks text as a formula.</summary>
+        public static explicit operator MathString(string text) => new(text);
+
+        /// <inheritdoc/>
+        public override string ToString() => $"$${Text}$$";
+    }
+
     /// <summary>Asks whoever runs the notebook for a line.</summary>
     /// <param name="prompt">What is asked.</param>
     /// <param name="typeHint">What is expected, such as <c>text</c>.</param>

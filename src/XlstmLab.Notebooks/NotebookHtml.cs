@@ -61,7 +61,7 @@ public static class NotebookHtml
             <body>
             <main>
             {{body}}</main>
-            <script>
+            {{MermaidHtml.Scripts(body.ToString())}}<script>
             window.addEventListener("beforeprint", function () {
               document.querySelectorAll(".cell > details").forEach(function (d) { d.open = true; });
               if (window.Plotly) document.querySelectorAll(".js-plotly-plot").forEach(function (c) { window.Plotly.Plots.resize(c); });
@@ -165,6 +165,11 @@ public static class NotebookHtml
         {
             // As a picture, an SVG runs no scripts.
             return $"<img alt=\"\" src=\"data:image/svg+xml;base64,{Convert.ToBase64String(Encoding.UTF8.GetBytes(Text("image/svg+xml")))}\">";
+        }
+
+        if (Has(MermaidHtml.Type))
+        {
+            return MermaidHtml.Render(Text(MermaidHtml.Type));
         }
 
         if (Has("text/markdown"))

@@ -9,8 +9,12 @@ internal static class NotebookLanguage
     private const string Polyglot = "polyglot-notebook";
 
     /// <summary>The kernel of cells that name none; null if the notebook is of a language that is not known here.</summary>
-    public static string? Default(Notebook notebook) => Named(notebook).Aggregate(
-        (string?)CellLanguage.CSharp, (kernel, named) => kernel is null ? null : CellLanguage.Kernel(named.Language));
+    /// <remarks>The kernel that ran it comes first: the rest is at times left over from another.</remarks>
+    public static string? Default(Notebook notebook)
+    {
+        string?[] kernels = [.. Named(notebook).Select(named => CellLanguage.Kernel(named.Language))];
+        return kernels.Length == 0 ? CellLanguage.CSharp : kernels.Contains(null) ? null : kernels[0];
+    }
 
     /// <summary>The kernel that a cell's metadata name, or null for the notebook's own.</summary>
     public static string? Of(NotebookCell cell) => OwnName(cell) is { } name ? CellLanguage.Kernel(name) ?? name : null;

@@ -110,11 +110,26 @@ public static class NotebookRunner
         IProgress<CellProgress>? progress,
         CancellationToken cancellationToken)
     {
+        using NotebookSession session = new();
+        return await RunAsync(session, from: 1, notebookPath, outputPath, parameters, limits, progress, cancellationToken).ConfigureAwait(false);
+    }
+
+    /// <summary>The same from a cell on, in the state of a session.</summary>
+    internal static async Task<NotebookRunResult> RunAsync(
+        NotebookSession session,
+        int from,
+        string notebookPath,
+        string outputPath,
+        IReadOnlyDictionary<string, object?>? parameters,
+        RunLimits limits,
+        IProgress<CellProgress>? progress,
+        CancellationToken cancellationToken)
+    {
         notebookPath = Path.GetFullPath(notebookPath);
         outputPath = Path.GetFullPath(outputPath);
         var notebook = Notebook.Load(notebookPath);
         string language = NotebookLanguage.RequireKnown(notebook, notebookPath);
-        NotebookParameters.Inject(notebook, parameters ?? new Dictionary<string, object?>());
+        session.Prepare(notebook, from, parameters);
 
         await OneRun.WaitAsync(cancellationToken).ConfigureAwait(false);
         string before = Environment.CurrentDirectory;
@@ -125,8 +140,8 @@ public static class NotebookRunner
             string folder = Path.GetDirectoryName(notebookPath)!;
             Environment.CurrentDirectory = folder;
             Environment.SetEnvironmentVariable(CellProcesses.Variable, mark);
-            return await RunCellsAsync(notebook, language, folder, outputPath, limits, progress, mark, cancellationToken)
-                .ConfigureAwait(false);
+            var engine = session.Engine(from, folder, language);
+            return await RunCellsAsync(session, engine, from, notebook, outputPath, limits, progress, mark, cancellationToken).ConfigureAwait(false);
         }
         finally
         {
@@ -138,9 +153,10 @@ public static class NotebookRunner
     }
 
     private static async Task<NotebookRunResult> RunCellsAsync(
+        NotebookSession session,
+        CellEngine engine,
+        int from,
         Notebook notebook,
-        string language,
-        string folder,
         string outputPath,
         RunLimits limits,
         IProgress<CellProgress>? progress,
@@ -151,10 +167,9 @@ public static class NotebookRunner
         using CancellationTokenSource timer = new(limits.Run ?? Timeout.InfiniteTimeSpan, limits.Clock);
         using var limit = CancellationTokenSource.CreateLinkedTokenSource(timer.Token, cancellationToken);
 
-        using CellEngine engine = new(folder, language);
         List<NotebookCell> cells = [.. notebook.CodeCells];
         double?[] usual = [.. cells.Select(cell => cell.Seconds)];
-        foreach (var cell in cells)
+        foreach (var cell in cells.Skip(from - 1))
         {
             cell.ClearOutputs();
             cell.Metadata.Remove("execution");
@@ -162,7 +177,7 @@ public static class NotebookRunner
 
         List<(NotebookCell Cell, CellOutputs Outputs)> done = [];
         notebook.Save(outputPath);
-        for (int i = 0; i < cells.Count; i++)
+        for (int i = from - 1; i < cells.Count; i++)
         {
             using CancellationTokenSource cellTimer = limits.Cell is { } most ? new(most, limits.Clock) : new();
             using var cellLimit = CancellationTokenSource.CreateLinkedTokenSource(limit.Token, cellTimer.Token);
@@ -173,6 +188,7 @@ public static class NotebookRunner
             cancellationToken.ThrowIfCancellationRequested();
             if (result.Error is not { } error || (result.Status == CellStatus.Failed && cells[i].Tags.Contains(RaisesExceptionTag)))
             {
+                session.Keep(cells[i]);
                 continue;
             }
 
@@ -181,12 +197,12 @@ public static class NotebookRunner
                 timedOut ? NotebookOutcome.TimedOut : NotebookOutcome.Failed,
                 outputPath,
                 cells.Count,
-                i + 1,
+                i + 2 - from,
                 Stopwatch.GetElapsedTime(start),
-                timedOut ? error with { Message = Limit() } : error);
+                error with { Cell = i + 1, Message = timedOut ? Limit() : error.Message });
         }
 
-        return new NotebookRunResult(NotebookOutcome.Succeeded, outputPath, cells.Count, cells.Count, Stopwatch.GetElapsedTime(start), null);
+        return new NotebookRunResult(NotebookOutcome.Succeeded, outputPath, cells.Count, cells.Count + 1 - from, Stopwatch.GetElapsedTime(start), null);
 
         string Limit() => timer.IsCancellationRequested || limits.Cell is null
             ? $"The run reached its time limit of {limits.Run:c}." : $"The cell reached its time limit of {limits.Cell:c}.";

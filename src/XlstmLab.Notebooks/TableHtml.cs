@@ -20,6 +20,9 @@ internal static class TableHtml
 
     private const int TextShown = 120;
 
+    /// <summary>From here on thousands are set apart: years and small counts are not.</summary>
+    private const int Grouped = 10_000;
+
     public static string Render(MetricsTable table)
     {
         StringBuilder html = new(Style);
@@ -83,6 +86,8 @@ internal static class TableHtml
             Half half => Real((double)half, decimals),
             float or double => Real(Convert.ToDouble(value, CultureInfo.InvariantCulture), decimals),
             string text => text.Length <= TextShown ? text : text[..TextShown] + "...",
+            int or long when !column.IsKey && Math.Abs(Convert.ToDouble(value, CultureInfo.InvariantCulture)) >= Grouped =>
+                ((IFormattable)value).ToString("N0", CultureInfo.InvariantCulture),
             IFormattable formattable => formattable.ToString(value is DateTime ? "yyyy-MM-dd HH:mm:ss" : null, CultureInfo.InvariantCulture),
             _ => value.ToString() ?? "",
         })];
@@ -109,6 +114,6 @@ internal static class TableHtml
         bool vanishes = value != 0 && Math.Abs(value) < 0.5 * Math.Pow(10, -decimals);
         return vanishes || Math.Abs(value) >= 1e9
             ? value.ToString("0.###e+0", CultureInfo.InvariantCulture)
-            : value.ToString("F" + decimals.ToString(CultureInfo.InvariantCulture), CultureInfo.InvariantCulture);
+            : value.ToString((Math.Abs(value) >= Grouped ? "N" : "F") + decimals.ToString(CultureInfo.InvariantCulture), CultureInfo.InvariantCulture);
     }
 }

@@ -1,20 +1,66 @@
 using System.Globalization;
 using System.Net;
+using System.Text;
 using TorchSharp;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Notebooks;
 
-/// <summary>Describes a tensor in a line: what it is, and what its values look like.</summary>
+/// <summary>Describes a tensor in a line: what it is, and what its values look like; a matrix has a small picture too.</summary>
 internal static class TensorText
 {
     private const int ValuesShown = 6;
+    private const int MostRows = 24;
+    private const int MostColumns = 48;
+    private const int Levels = 16;
+    private const int CellPixels = 8;
 
     public static string Render(Tensor tensor)
     {
         var (kind, values) = Parts(tensor);
         string detail = values.Length == 0 ? "" : $"<div style=\"opacity:.75\">{WebUtility.HtmlEncode(values)}</div>";
-        return $"<div style=\"font:13px/1.5 'SFMono-Regular',Consolas,'DejaVu Sans Mono',monospace\"><b>{WebUtility.HtmlEncode(kind)}</b>{detail}</div>";
+        return $"<div style=\"font:13px/1.5 'SFMono-Regular',Consolas,'DejaVu Sans Mono',monospace\"><b>{WebUtility.HtmlEncode(kind)}</b>{detail}{Picture(tensor)}</div>";
+    }
+
+    /// <summary>The last two dimensions, at the first place of those before them, as cells of which each is the mean of a part; empty for what has none.</summary>
+    private static string Picture(Tensor tensor)
+    {
+        if (tensor.IsInvalid || tensor.device_type == DeviceType.META || tensor.is_sparse || is_complex(tensor)
+            || tensor.dim() < 2 || tensor.numel() == 0 || tensor.shape[^1] * tensor.shape[^2] < 4)
+        {
+            return "";
+        }
+
+        using var grad = no_grad();
+        using var scope = NewDisposeScope();
+        var matrix = tensor.reshape(-1, tensor.shape[^2], tensor.shape[^1])[0];
+        long rows = Math.Min(MostRows, matrix.shape[0]), columns = Math.Min(MostColumns, matrix.shape[1]);
+        var cells = nn.functional.adaptive_avg_pool2d(matrix.to(float32).cpu()[TensorIndex.None, TensorIndex.None], [rows, columns]);
+        float[] values = cells.reshape(-1).data<float>().ToArray();
+        float[] finite = [.. values.Where(float.IsFinite)];
+        if (finite.Length == 0)
+        {
+            return "";
+        }
+
+        float low = finite.Min(), high = finite.Max();
+
+        // One path a colour: an element a cell takes five times the room.
+        StringBuilder[] paths = [.. Enumerable.Range(0, Levels).Select(_ => new StringBuilder())];
+        foreach (var (i, value) in values.Index().Where(cell => float.IsFinite(cell.Item)))
+        {
+            int level = high > low ? (int)Math.Clamp((value - low) / (high - low) * Levels, 0, Levels - 1) : 0;
+            paths[level].Append(CultureInfo.InvariantCulture, $"M{i % columns} {i / columns}h1v1h-1z");
+        }
+
+        string drawn = string.Concat(paths.Index().Where(path => path.Item.Length > 0).Select(path =>
+            string.Create(CultureInfo.InvariantCulture, $"<path fill=\"{ChartSvg.Viridis(path.Index / (Levels - 1.0))}\" d=\"{path.Item}\"/>")));
+        string note = (rows, columns) == (matrix.shape[0], matrix.shape[1]) && tensor.dim() == 2 ? ""
+            : string.Create(CultureInfo.InvariantCulture, $"{(tensor.dim() > 2 ? $"the first of {tensor.numel() / matrix.numel():N0} matrices" : "the matrix")} in {rows} x {columns} means, ");
+        return string.Create(
+            CultureInfo.InvariantCulture,
+            $"<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {columns} {rows}\" width=\"{columns * CellPixels}\" height=\"{rows * CellPixels}\" shape-rendering=\"crispEdges\" style=\"display:block;margin:4px 0\">{drawn}</svg>")
+            + $"<div style=\"opacity:.75\">{note}from {Number(low)} (dark) to {Number(high)} (bright)</div>";
     }
 
     public static string Describe(Tensor tensor)

@@ -182,4 +182,80 @@ public sealed class NotebookProcessTests
         Assert.InRange(result.Error.Length, 1000, 10_000);
         Assert.Equal("after", Notebook.Load(input).Cells[1].Outputs.Single().Text("text/plain"));
     }
+
+    [Fact]
+    public async Task Run_FromACellAfterAFailure_GoesOnInTheStateThatWasKept()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
+        using TempFolder folder = new();
+        string input = folder.Notebook("[parameters]int a = 2;", "Console.Write(Environment.ProcessId);", "throw new Exception(\"bad\");", "a + 1");
+        var failed = await CommandLine.RunAsync("notebook", "run", input, "-p", "a=20", "--keep", "3");
+        Assert.Equal(1, failed.Code);
+        Assert.Contains("kept for 3 minutes", failed.Error, StringComparison.Ordinal);
+        string process = Notebook.Load(input).Cells[2].Outputs.Single().Text();
+        Assert.True(NotebookFolders.IsRunning(process));
+
+        var refused = await CommandLine.RunAsync("notebook", "run", input, "--from", "5");
+        Assert.Equal(1, refused.Code);
+        Assert.Contains("cell 4 has not run to its end", refused.Error, StringComparison.Ordinal);
+
+        Change("a = a / 0;");
+        var again = await CommandLine.RunAsync("notebook", "run", input, "--from", "4");
+        Assert.Contains("cell 4, line 1", again.Error, StringComparison.Ordinal);
+        Assert.True(NotebookFolders.IsRunning(process));
+
+        Change("a += 20;");
+        var done = await CommandLine.RunAsync("notebook", "run", input, "--from", "4", "--json");
+        Assert.True(done.Code == 0, done.Error);
+        Assert.Equal(2, done.Json["executed"]!.GetValue<int>());
+        var cells = Notebook.Load(input).Cells;
+        Assert.Equal(process, cells[2].Outputs.Single().Text());
+        Assert.Equal("41", cells[4].Outputs.Single().Text("text/plain"));
+
+        var none = await CommandLine.RunAsync("notebook", "run", input, "--from", "4");
+        Assert.Equal(1, none.Code);
+        Assert.Contains("cells 1 to 3 must run again", none.Error, StringComparison.Ordinal);
+        await EndsAsync(process);
+
+        void Change(string source)
+        {
+            var notebook = Notebook.Load(input);
+            notebook.Cells[3].Source = source;
+            notebook.Save(input);
+        }
+    }
+
+    [Theory]
+    [InlineData("stop")]
+    [InlineData("run")]
+    public async Task Stop_OrAnotherRun_EndsTheProcessThatWasKept(string command)
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
+        using TempFolder folder = new();
+        string input = folder.Notebook("Console.Write(Environment.ProcessId); throw new Exception(\"bad\");");
+        await CommandLine.RunAsync("notebook", "run", input, "--keep", "3");
+        string process = Notebook.Load(input).Cells[0].Outputs.First().Text();
+        await CommandLine.RunAsync("notebook", command, input);
+        await EndsAsync(process);
+
+        Assert.Contains("No process has kept", (await CommandLine.RunAsync("notebook", "stop", input)).Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Run_KeptBeyondItsTime_Ends()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
+        using TempFolder folder = new();
+        string input = folder.Notebook("Console.Write(Environment.ProcessId); throw new Exception(\"bad\");");
+        await CommandLine.RunAsync("notebook", "run", input, "--keep", "0.001");
+        await EndsAsync(Notebook.Load(input).Cells[0].Outputs.First().Text());
+    }
+
+    private static async Task EndsAsync(string process)
+    {
+        while (NotebookFolders.IsRunning(process))
+        {
+            await Task.Delay(50, TestContext.Current.CancellationToken);
+        }
+    }
 }

@@ -9,7 +9,7 @@ public sealed partial class LayeringTests
     private static readonly string[] Order =
     [
         "", "Native", "Operations", "Layers", "Mixers", "Models", "Checkpoints", "Text", "Tasks", "Inference", "Training", "Evaluation", "Analysis",
-        "Experiments", "Runs", "Exports", "Visualization",
+        "Runs", "Exports", "Experiments", "Visualization",
     ];
 
     /// <summary>The projects, each with those it may use: what is beside the library needs the library alone.</summary>

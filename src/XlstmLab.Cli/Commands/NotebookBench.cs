@@ -84,7 +84,7 @@ internal sealed class NotebookBench(Func<string[], ProcessStartInfo> start, int 
             + "until it says that the first cell has run; a warm cell is the median of those after the fifth; times of cells are those that the notebook keeps.",
             Columns,
             rows,
-            [.. rows.Select(row => string.Create(CultureInfo.InvariantCulture, $"{row.Figure}: {(row.Median <= row.Goal ? "as wanted" : $"{row.Median / row.Goal:F2} of the goal")}."))]);
+            [.. rows.Select(row => string.Create(CultureInfo.InvariantCulture, $"{row.Figure}: {(row.Median <= row.Goal ? "as wanted" : string.Create(CultureInfo.InvariantCulture, $"{row.Median / row.Goal:F2} of the goal"))}."))]);
     }
 
     private static NotebookRow Row(string figure, List<double> values, double prototype, double goal) =>

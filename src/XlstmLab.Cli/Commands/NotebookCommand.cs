@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Globalization;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Notebooks;
@@ -14,10 +15,14 @@ internal static class NotebookCommand
         "Runs C# and F# notebooks without a server, makes pages of them that open offline, and is a kernel for Jupyter.",
         "xlstm notebook run notebooks/01-train-a-small-xlstm.ipynb -p steps=200 --html page.html",
         "xlstm notebook export notebooks/01-train-a-small-xlstm.ipynb --html page.html",
+        "xlstm notebook new my-question.ipynb",
         "xlstm notebook install")
     {
         Run(),
         Export(),
+        New(),
+        From(),
+        Stop(),
         JupyterCommands.Install(),
         JupyterCommands.Kernel(),
         Worker(),
@@ -56,6 +61,13 @@ internal static class NotebookCommand
             Description = "Give up after a cell has taken so many seconds.",
             HelpName = "SECONDS",
         }, NumberRange.Seconds);
+        var keep = NumberOption.Real(new Option<double?>("--keep")
+        {
+            Description = "When a cell fails, leave a process with the state of the cells before it for so many minutes: --from goes on there.",
+            HelpName = "MINUTES",
+        }, NumberRange.Minutes);
+        var from = NumberOption.Whole(
+            new Option<int?>("--from") { Description = "Go on from this code cell, in the state that a run with --keep has left.", HelpName = "CELL" }, 1);
         var json = new Option<bool>("--json") { Description = "Print one JSON document; of several notebooks, one a line." };
         var command = new ExampleCommand(
             "run",
@@ -63,7 +75,9 @@ internal static class NotebookCommand
             + "What cells print is passed on as it comes. If a notebook fails, those after it do not run.",
             "xlstm notebook run notebooks/01-train-a-small-xlstm.ipynb",
             "xlstm notebook run 01.ipynb -o done.ipynb -p steps=200 -p seed=3 --html done.html --cell-timeout 600",
-            "xlstm notebook run notebooks/*.ipynb -o done/ -f small.yaml --html pages/")
+            "xlstm notebook run notebooks/*.ipynb -o done/ -f small.yaml --html pages/",
+            "xlstm notebook run 01.ipynb --keep 30",
+            "xlstm notebook run 01.ipynb --from 5 --keep 30")
         {
             notebooks,
             output,
@@ -72,6 +86,8 @@ internal static class NotebookCommand
             html,
             timeout,
             cellTimeout,
+            keep,
+            from,
             json,
         };
         command.SetAction(async (parsed, cancellationToken) =>
@@ -80,6 +96,12 @@ internal static class NotebookCommand
             var paths = parsed.GetValue(notebooks)!.Select(notebook => notebook.FullName).ToArray();
             var values = Values(parsed.GetValue(file), parsed.GetValue(parameters) ?? []);
             var taken = Taken(paths, values);
+            var begin = parsed.GetValue(from) ?? 1;
+            if (begin < 1 || (begin > 1 && paths.Length > 1))
+            {
+                throw new UsageException($"--from {begin}: expected the number of a code cell, from 1, of one notebook.");
+            }
+
             foreach (var path in paths)
             {
                 var request = new NotebookRequest(
@@ -87,7 +109,11 @@ internal static class NotebookCommand
                     Target(parsed.GetValue(output), path, paths.Length, ".ipynb") ?? path,
                     [.. values.Where(v => paths.Length == 1 || taken[path].Contains(v.Key)).Select(v => new NotebookParameter(v.Key, v.Value))],
                     parsed.GetValue(timeout),
-                    parsed.GetValue(cellTimeout));
+                    parsed.GetValue(cellTimeout))
+                {
+                    From = begin,
+                    KeepMinutes = parsed.GetValue(keep),
+                };
                 var page = Target(parsed.GetValue(html), path, paths.Length, ".html");
                 var result = await RunAsync(terminal, parsed, request, cancellationToken);
                 if (page is not null)
@@ -112,13 +138,28 @@ internal static class NotebookCommand
         Terminal terminal, ParseResult parsed, NotebookRequest request, CancellationToken cancellationToken)
     {
         NotebookRunResult? result = null;
+        double? kept = null;
+        if (request.From == 1)
+        {
+            await KeptNotebooks.EndAsync(request.Notebook);
+        }
+
         await terminal.TrackAsync(Path.GetFileName(request.Notebook), async tracker =>
         {
             var start = OwnProgram.Start(parsed, "notebook", NotebookProcess.WorkerName);
             using var display = new NotebookDisplay(tracker);
             display.Start();
-            result = await new NotebookProcess(request, start, display.Show, display.Line).RunAsync(cancellationToken);
+            var process = new NotebookProcess(request, start, display.Show, display.Line);
+            result = request.From > 1 ? await process.GoOnAsync(cancellationToken) : await process.RunAsync(cancellationToken);
+            kept = process.KeptMinutes;
         });
+        if (kept is not null)
+        {
+            terminal.Note(string.Create(
+                CultureInfo.InvariantCulture,
+                $"The state of the cells is kept for {kept} minutes: mend the cell and go on by --from, or end it by 'xlstm notebook stop'."));
+        }
+
         return result!;
     }
 
@@ -177,6 +218,85 @@ internal static class NotebookCommand
             return ExitCode.Success;
         });
         return command;
+    }
+
+    private static ExampleCommand New()
+    {
+        var notebook = new Argument<FileInfo>("NOTEBOOK") { Description = "The .ipynb file to write; there must be none yet." };
+        var fsharp = new Option<bool>("--fsharp") { Description = "Cells are F# where they do not say." };
+        var command = new ExampleCommand(
+            "new",
+            "Writes a fresh notebook: a title, a first cell that brings the library, and a cell of parameters.",
+            "xlstm notebook new my-question.ipynb")
+        {
+            notebook,
+            fsharp,
+        };
+        command.SetAction(parsed =>
+        {
+            var path = parsed.GetValue(notebook)!.FullName;
+            Save(parsed, NotebookSource.Create(Path.GetFileNameWithoutExtension(path), parsed.GetValue(fsharp), Path.GetDirectoryName(path)!), path);
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static ExampleCommand From()
+    {
+        var file = new Argument<FileInfo>("FILE") { Description = $"The file: {string.Join(", ", NotebookSource.Endings)}." };
+        var output = new Option<string?>("--output", "-o") { Description = "The .ipynb file to write; there must be none yet. Default: FILE with that ending.", HelpName = "NOTEBOOK" };
+        var command = new ExampleCommand(
+            "from",
+            "Makes a notebook of a document, a program or a .dib notebook. Code of a document that a cell can hold becomes cells; a program is cut at lines "
+            + "that begin with '// %%', or else after its usings.",
+            "xlstm notebook from README.md -o readme.ipynb",
+            "xlstm notebook from program.cs")
+        {
+            file,
+            output,
+        };
+        command.SetAction(parsed =>
+        {
+            var from = parsed.GetValue(file)!.FullName;
+            var path = Path.GetFullPath(parsed.GetValue(output) ?? Path.ChangeExtension(from, ".ipynb"));
+            Save(parsed, NotebookSource.Convert(from, Path.GetDirectoryName(path)!), path);
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static ExampleCommand Stop()
+    {
+        var notebook = new Argument<FileInfo>("NOTEBOOK") { Description = "The .ipynb file." };
+        var command = new ExampleCommand(
+            "stop", "Ends the process that a run with --keep has left with the state of the cells.", "xlstm notebook stop 01.ipynb")
+        {
+            notebook,
+        };
+        command.SetAction(async (parsed, _) =>
+        {
+            var path = parsed.GetValue(notebook)!.FullName;
+            var was = await KeptNotebooks.EndAsync(path);
+            new Terminal(parsed).Note(was ? $"The process with the state of {path} ends." : $"No process has kept the state of {path}.");
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static void Save(ParseResult parsed, Notebook notebook, string path)
+    {
+        if (Path.GetExtension(path) != ".ipynb")
+        {
+            throw new UsageException($"{path} is to be a notebook: give it the ending .ipynb.");
+        }
+
+        if (Path.Exists(path))
+        {
+            throw new UsageException($"{path} is there already, and is left as it is: name another file, or delete it.");
+        }
+
+        notebook.Save(path);
+        new Terminal(parsed).Line(path);
     }
 
     private static Command Worker()

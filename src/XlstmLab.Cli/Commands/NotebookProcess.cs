@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.IO.Pipes;
 using System.Text;
 using System.Text.Json;
 using XlstmLab.Notebooks;
@@ -12,7 +13,14 @@ namespace XlstmLab.Cli.Commands;
 /// <param name="TimeoutSeconds">The limit; null for none.</param>
 /// <param name="CellTimeoutSeconds">The limit for a cell; null for none.</param>
 internal sealed record NotebookRequest(
-    string Notebook, string Output, IReadOnlyList<NotebookParameter> Parameters, double? TimeoutSeconds, double? CellTimeoutSeconds);
+    string Notebook, string Output, IReadOnlyList<NotebookParameter> Parameters, double? TimeoutSeconds, double? CellTimeoutSeconds)
+{
+    /// <summary>The code cell to begin with, from 1.</summary>
+    public int From { get; init; } = 1;
+
+    /// <summary>How long the process waits, after a cell that failed, for a run that goes on; null if it ends at once.</summary>
+    public double? KeepMinutes { get; init; }
+}
 
 /// <summary>A value for a parameter. The name is no key of the request: those are written in another case.</summary>
 internal sealed record NotebookParameter(string Name, string? Value);
@@ -28,6 +36,9 @@ internal sealed record NotebookReport
 
     /// <summary>Why the notebook cannot be run at all.</summary>
     public string? Refusal { get; init; }
+
+    /// <summary>How long the process stays, with the state of the cells, after a result or a refusal; null if it ends.</summary>
+    public double? KeptMinutes { get; init; }
 }
 
 /// <summary>
@@ -35,7 +46,7 @@ internal sealed record NotebookReport
 /// and to end what the cells have started.
 /// </summary>
 /// <param name="request">What is run.</param>
-/// <param name="start">How a process is started that works (<see cref="WorkAsync"/>).</param>
+/// <param name="start">How a process is started that works (<see cref="WorkAsync(CancellationToken)"/>).</param>
 /// <param name="progress">Told of each cell and of its output.</param>
 /// <param name="stray">
 /// Told of lines that reached the process's own output: those of native code and of processes that a cell started.
@@ -64,8 +75,14 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
     private long _consoleLength;
     private CellProgress? _running;
     private NotebookReport _end = new();
+    private readonly TaskCompletionSource _kept = new(TaskCreationOptions.RunContinuationsAsynchronously);
+    private readonly TaskCompletionSource _ended = new(TaskCreationOptions.RunContinuationsAsynchronously);
     private readonly Stopwatch _watch = Stopwatch.StartNew();
     private CancellationTokenSource? _limit;
+    private bool _hasSaid;
+
+    /// <summary>How long the process stays for a run that goes on; null if it ends.</summary>
+    public double? KeptMinutes => _end.KeptMinutes;
 
     /// <summary>Runs the notebook.</summary>
     /// <param name="cancellationToken">Asks the process to stop; it is ended if it does not.</param>
@@ -86,6 +103,12 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
                 ReadAsync(process.StandardOutput, cancellationToken), ReadAsync(process.StandardError, cancellationToken));
             await AskAsync(process);
             isStopped = !await EndsAsync(process, cancellationToken);
+            if (KeptMinutes is not null)
+            {
+                // It has what its cells made, and ends by itself.
+                return Outcome();
+            }
+
             if (isStopped)
             {
                 process.Kill();
@@ -103,19 +126,89 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         }
         finally
         {
-            if (!process.HasExited)
+            if (KeptMinutes is null)
             {
-                process.Kill();
-            }
+                if (!process.HasExited)
+                {
+                    process.Kill();
+                }
 
-            CellProcesses.End(mark);
+                CellProcesses.End(mark);
+            }
         }
 
         lock (_gate)
         {
-            return _end.Refusal is { } refusal ? throw new NotebookException(refusal)
-                : _end.Result is { } result ? result
-                : End(process.ExitCode, isStopped, _watch.Elapsed, cancellationToken);
+            return HasEnd() ? Outcome() : End(process.ExitCode, isStopped, _watch.Elapsed, cancellationToken);
+        }
+    }
+
+    /// <summary>Runs the notebook in the process that an earlier run of it has left with the state of its cells.</summary>
+    /// <param name="cancellationToken">Asks the process to stop; if it does not, it is left to end by itself.</param>
+    /// <exception cref="NotebookException">There is no such process, or it cannot go on from that cell.</exception>
+    /// <exception cref="OperationCanceledException">The run was cancelled.</exception>
+    public async Task<NotebookRunResult> GoOnAsync(CancellationToken cancellationToken)
+    {
+        await using var pipe = await KeptNotebooks.FindAsync(request.Notebook) ?? throw NothingKept();
+        var ask = new StreamWriter(pipe) { AutoFlush = true };
+        try
+        {
+            await ask.WriteLineAsync(JsonSerializer.Serialize(request, ResultJson.Line));
+        }
+        catch (IOException)
+        {
+            throw NothingKept();
+        }
+
+        var lines = ReadAsync(new StreamReader(pipe, Encoding.UTF8), CancellationToken.None);
+        await using var stop = cancellationToken.Register(() =>
+        {
+            try
+            {
+                ask.WriteLine();
+            }
+            catch (IOException)
+            {
+                // It has ended already.
+            }
+        });
+        var limit = LimitAsync(cancellationToken);
+        var end = await Task.WhenAny(lines, _ended.Task, limit);
+        cancellationToken.ThrowIfCancellationRequested();
+        lock (_gate)
+        {
+            // A process that was about to end when it was found says nothing.
+            if (end == lines && !_hasSaid)
+            {
+                throw NothingKept();
+            }
+
+            return HasEnd() ? Outcome() : End(null, end == limit, _watch.Elapsed, cancellationToken);
+        }
+    }
+
+    private NotebookException NothingKept() => new(
+        $"No process has kept the state of {request.Notebook}, which cells from {request.From} on need: cells 1 to {request.From - 1} must run again. Run the "
+        + "notebook without --from. With --keep MINUTES, a run leaves such a process when a cell has failed, unless the cell ended it.");
+
+    /// <summary>Ends when the process has had the time to stop after a cancellation.</summary>
+    private static async Task LimitAsync(CancellationToken cancellationToken)
+    {
+        try
+        {
+            await Task.Delay(Timeout.Infinite, cancellationToken);
+        }
+        catch (OperationCanceledException)
+        {
+            await Task.Delay(Patience, CancellationToken.None);
+        }
+    }
+
+    private NotebookRunResult Outcome()
+    {
+        lock (_gate)
+        {
+            return _end.Refusal is { } refusal ? throw new NotebookException(refusal) : _end.Result!;
         }
     }
 
@@ -127,7 +220,10 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         }
     }
 
-    /// <summary>Does the work of the process: takes the request from its input, and stops when that is closed.</summary>
+    /// <summary>
+    /// Does the work of the process: takes the request from its input, and stops when that is closed. With the state that a failed cell leaves it waits
+    /// for a while, and goes on when it is asked to.
+    /// </summary>
     /// <param name="cancellationToken">Stops the run too.</param>
     public static async Task<int> WorkAsync(CancellationToken cancellationToken)
     {
@@ -135,13 +231,70 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         using var input = new StreamReader(Console.OpenStandardInput(), Encoding.UTF8);
         using var output = Console.OpenStandardOutput();
         Console.SetIn(TextReader.Null);
-        var request = JsonSerializer.Deserialize<NotebookRequest>(await input.ReadLineAsync(cancellationToken) ?? "null", ResultJson.Line)
+        using var session = new NotebookSession();
+        var request = Request(await input.ReadLineAsync(cancellationToken))
             ?? throw new InvalidOperationException("This command is for 'xlstm notebook run', which tells it what to do.");
+        NamedPipeServerStream? pipe = null;
+        try
+        {
+            var code = await WorkAsync(session, request, input, output, () => pipe = KeptNotebooks.Serve(request.Notebook), cancellationToken);
+            while (pipe is not null)
+            {
+                await using var kept = pipe;
+                using var reader = new StreamReader(kept, Encoding.UTF8);
+                if (await NextAsync(kept, reader, request.KeepMinutes!.Value, cancellationToken) is not { } next)
+                {
+                    return code;
+                }
+
+                // A further failure is kept as long as the first, if nothing else is said.
+                request = next with { KeepMinutes = next.KeepMinutes ?? request.KeepMinutes };
+                var isKept = false;
+                code = await WorkAsync(session, request, reader, kept, () => isKept = true, cancellationToken);
+
+                // Who asked has its answer.
+                await kept.DisposeAsync();
+                pipe = isKept ? KeptNotebooks.Serve(request.Notebook) : null;
+            }
+
+            return code;
+        }
+        finally
+        {
+            pipe?.Dispose();
+        }
+    }
+
+    /// <summary>Runs what was asked for, and says how it goes.</summary>
+    /// <param name="session">The state of the cells.</param>
+    /// <param name="request">What is run.</param>
+    /// <param name="input">Stops the run when a line or its end comes.</param>
+    /// <param name="output">Where it is said.</param>
+    /// <param name="keep">Called before it says that a cell failed and the process stays.</param>
+    /// <param name="cancellationToken">Stops the run.</param>
+    private static async Task<int> WorkAsync(
+        NotebookSession session, NotebookRequest request, StreamReader input, Stream output, Action keep, CancellationToken cancellationToken)
+    {
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        var isOver = false;
         var asked = new Thread(() =>
         {
-            input.ReadToEnd();
-            stop.Cancel();
+            try
+            {
+                input.ReadLine();
+            }
+            catch (Exception e) when (e is IOException or ObjectDisposedException)
+            {
+                // Who asked is gone.
+            }
+
+            lock (session)
+            {
+                if (!isOver)
+                {
+                    stop.Cancel();
+                }
+            }
         })
         {
             IsBackground = true,
@@ -149,25 +302,50 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         asked.Start();
         try
         {
-            var result = await NotebookRunner.RunAsync(
+            var result = await session.RunAsync(
                 request.Notebook,
                 request.Output,
-                request.Parameters.ToDictionary(p => p.Name, p => (object?)p.Value),
+                request.From,
+                request.From > 1 && request.Parameters.Count == 0 ? null : request.Parameters.ToDictionary(p => p.Name, p => (object?)p.Value),
                 request.TimeoutSeconds is { } seconds ? TimeSpan.FromSeconds(seconds) : null,
                 request.CellTimeoutSeconds is { } cellSeconds ? TimeSpan.FromSeconds(cellSeconds) : null,
                 new ImmediateProgress<CellProgress>(p => Say(new() { Progress = p })),
                 stop.Token);
-            Say(new() { Result = result });
+            Say(new() { KeptMinutes = Kept(result.Outcome == NotebookOutcome.Failed), Result = result });
             return result.Outcome == NotebookOutcome.Succeeded ? ExitCode.Success : ExitCode.Failure;
         }
         catch (NotebookException e)
         {
-            Say(new() { Refusal = e.Message });
+            Say(new() { KeptMinutes = Kept(request.From > 1), Refusal = e.Message });
             return ExitCode.Failure;
         }
         catch (OperationCanceledException)
         {
             return ExitCode.Interrupted;
+        }
+        finally
+        {
+            lock (session)
+            {
+                isOver = true;
+            }
+
+            if (output is NamedPipeServerStream)
+            {
+                // Who asked closes the pipe when it has its answer: a pipe that is being read cannot be closed from here.
+                asked.Join(DrainPatience);
+            }
+        }
+
+        double? Kept(bool canGoOn)
+        {
+            if (!canGoOn || request.KeepMinutes is null)
+            {
+                return null;
+            }
+
+            keep();
+            return request.KeepMinutes;
         }
 
         void Say(NotebookReport report)
@@ -175,11 +353,36 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
             var line = Encoding.UTF8.GetBytes($"{ReportMark}{JsonSerializer.Serialize(report, ResultJson.Line)}\n");
             lock (output)
             {
-                output.Write(line);
-                output.Flush();
+                try
+                {
+                    output.Write(line);
+                    output.Flush();
+                }
+                catch (IOException)
+                {
+                    // Who asked is gone, and the run about to stop.
+                }
             }
         }
     }
+
+    /// <summary>Waits for somebody who asks to go on; null if nobody does in time, or the process is to end.</summary>
+    private static async Task<NotebookRequest?> NextAsync(NamedPipeServerStream pipe, StreamReader reader, double minutes, CancellationToken cancellationToken)
+    {
+        using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        limit.CancelAfter(TimeSpan.FromMinutes(minutes));
+        try
+        {
+            await pipe.WaitForConnectionAsync(limit.Token);
+            return await reader.ReadLineAsync(limit.Token) is { } line && line != KeptNotebooks.EndRequest ? Request(line) : null;
+        }
+        catch (Exception e) when (e is OperationCanceledException or IOException)
+        {
+            return null;
+        }
+    }
+
+    private static NotebookRequest? Request(string? line) => JsonSerializer.Deserialize<NotebookRequest>(line ?? "null", ResultJson.Line);
 
     private async Task AskAsync(Process process)
     {
@@ -218,7 +421,7 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         });
         try
         {
-            await process.WaitForExitAsync(limit.Token);
+            await await Task.WhenAny(process.WaitForExitAsync(limit.Token), _kept.Task);
             return true;
         }
         catch (OperationCanceledException)
@@ -251,6 +454,7 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
             var at = line.IndexOf(ReportMark, StringComparison.Ordinal);
             lock (_gate)
             {
+                _hasSaid = true;
                 if (at != 0 && line.Length > 0)
                 {
                     var text = at < 0 ? line : line[..at];
@@ -326,6 +530,12 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         if (report.Progress is not { } cell)
         {
             _end = report;
+            _ended.TrySetResult();
+            if (report.KeptMinutes is not null)
+            {
+                _kept.TrySetResult();
+                return;
+            }
 
             // A thread that a cell has started may keep the process for ever.
             _limit?.CancelAfter(DrainPatience);
@@ -359,7 +569,7 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
     }
 
     /// <summary>What became of a process that did not say it: its cell has the error, in the notebook too.</summary>
-    private NotebookRunResult End(int exitCode, bool isStopped, TimeSpan elapsed, CancellationToken cancellationToken)
+    private NotebookRunResult End(int? exitCode, bool isStopped, TimeSpan elapsed, CancellationToken cancellationToken)
     {
         if (!isStopped && exitCode == ExitCode.Interrupted)
         {
@@ -385,8 +595,9 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         return new(isStopped ? NotebookOutcome.TimedOut : NotebookOutcome.Failed, request.Output, cell.Count, cell.Index, elapsed, error);
     }
 
-    private static string Ending(int exitCode) => exitCode switch
+    private static string Ending(int? exitCode) => exitCode switch
     {
+        null => "nobody saw its exit code",
         134 => "signal 6 (SIGABRT), as after Environment.FailFast, an exception on another thread, a stack overflow "
             + "or a failure of native code",
         135 or 139 => $"signal {exitCode - 128}, a failure of native code",

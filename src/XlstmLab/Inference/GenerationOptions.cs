@@ -52,6 +52,9 @@ public sealed record GenerationOptions
     /// <summary>Whether generation stops with the end of document; else the end of document is a token like others, without text.</summary>
     public bool StopAtEndOfDocument { get; init; } = true;
 
+    /// <summary>Whether the next token is simply the likeliest one.</summary>
+    internal bool IsGreedy => Temperature == 0 && RepetitionPenalty == 1;
+
     /// <summary>Looks at every option.</summary>
     /// <exception cref="ArgumentException">An option makes no sense; the message says which and what is expected.</exception>
     public void Validate()

@@ -17,8 +17,7 @@ internal sealed class TokenSampler(GenerationOptions options, long seed, IEnumer
     {
         if (!double.IsFinite(TensorPrimitives.Max(logits)))
         {
-            throw new InvalidOperationException(
-                "The model's logits are not all numbers: its weights or the state are damaged, or its training had diverged.");
+            throw NoNumbers();
         }
 
         if (_scores.Length != logits.Length)
@@ -36,6 +35,10 @@ internal sealed class TokenSampler(GenerationOptions options, long seed, IEnumer
         _occurred?.Add(id);
         return (id, Sampling.LogProbability(logits, id));
     }
+
+    /// <summary>What is wrong with logits that are no numbers.</summary>
+    public static InvalidOperationException NoNumbers() =>
+        new("The model's logits are not all numbers: its weights or the state are damaged, or its training had diverged.");
 
     private static SplitMix64 Begin(long seed, long drawn)
     {

@@ -37,7 +37,7 @@ public sealed class Dense : nn.Module
     /// <summary>[..., input] to [..., output].</summary>
     public Tensor Forward(Tensor x) =>
         TrainedProducts.IsCurrent && _bias is null && JointProjection.Serves(x, _weight)
-            ? JointProjection.Forward(x, [_weight], _weight.shape[0])[0]
+            ? JointProjection.Forward(x, [_weight], _weight.size(0))[0]
             : nn.functional.linear(x, _weight.to(x.dtype), _bias?.to(x.dtype));
 
     /// <summary>Several projections of one input, by one product where there is a kernel that joins them.</summary>
@@ -46,7 +46,7 @@ public sealed class Dense : nn.Module
     /// <returns>Each [..., output].</returns>
     internal static IReadOnlyList<Tensor> ForwardTogether(Tensor x, params IReadOnlyList<Dense> projections) =>
         projections.All(p => p._bias is null) && JointProjection.Serves(x, [.. projections.Select(p => p._weight)])
-            ? JointProjection.Forward(x, [.. projections.Select(p => p._weight)], [.. projections.Select(p => p._weight.shape[0])])
+            ? JointProjection.Forward(x, [.. projections.Select(p => p._weight)], [.. projections.Select(p => p._weight.size(0))])
             : [.. projections.Select(p => p.Forward(x))];
 
     /// <summary>Projections of a stream and of its convolution, by one product where the two are the same.</summary>

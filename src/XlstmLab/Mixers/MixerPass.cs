@@ -1,3 +1,4 @@
+using TorchSharp;
 using XlstmLab.Layers;
 using XlstmLab.Operations;
 using static TorchSharp.torch;
@@ -24,7 +25,7 @@ public sealed class MixerPass
         IReadOnlyDictionary<string, Tensor>? before = null,
         Dictionary<string, Tensor>? after = null,
         Action<string, Tensor>? observe = null)
-        : this(new LayoutWork(layout), null, before, after, observe)
+        : this(new LayoutWork(layout, null), null, before, after, observe)
     {
     }
 
@@ -161,8 +162,9 @@ public sealed class MixerPass
 }
 
 /// <summary>What the mixers of a forward pass need of a batch's layout, made when the first one asks and then there for all blocks.</summary>
-/// <remarks>Its tensors are in the dispose scope of the mixer that asks: a model has one for the whole pass.</remarks>
-internal sealed class LayoutWork(SequenceLayout? layout)
+/// <param name="layout">Document starts and padding.</param>
+/// <param name="pass">The dispose scope of a model's pass, where its tensors belong; null is that of the mixer which asks.</param>
+internal sealed class LayoutWork(SequenceLayout? layout, DisposeScope? pass)
 {
     private readonly Dictionary<(int Window, int Sinks), AttentionSpan> _windows = [];
     private readonly Dictionary<(int HeadDim, double Theta, ScalarType Type), (Tensor Cos, Tensor Sin)> _angles = [];
@@ -171,23 +173,23 @@ internal sealed class LayoutWork(SequenceLayout? layout)
     private List<LstmPiece>? _pieces;
 
     /// <summary>A layout whose padding is behind all tokens already, as <see cref="PaddingLast"/> has it.</summary>
-    public static LayoutWork Of(PaddingLast rows) =>
-        new(rows.DocumentStarts is null && rows.Real is null ? null : new(rows.DocumentStarts, rows.Real?.logical_not())) { _rows = rows.Moved() };
+    public static LayoutWork Of(PaddingLast rows, DisposeScope pass) =>
+        new(rows.DocumentStarts is null && rows.Real is null ? null : new(rows.DocumentStarts, rows.Real?.logical_not()), pass) { _rows = rows.Moved() };
 
     public SequenceLayout? Layout => layout;
 
     /// <summary>A sequence with its padding moved behind its tokens.</summary>
-    public PaddingLast Rows(Tensor x) => _rows is null ? _rows = PaddingLast.Of(x, layout) : _rows.Of(x);
+    public PaddingLast Rows(Tensor x) => _rows is null ? _rows = Made(() => PaddingLast.Of(x, layout)) : _rows.Of(x);
 
     /// <summary>What each token attends to, with T keys of earlier passes.</summary>
     public AttentionSpan Span(Tensor x, long cached, Tensor? visible, Tensor? next) =>
-        _span ??= AttentionSpan.Of(x.shape[0], x.shape[1], cached, visible, next, layout, x.device);
+        _span ??= Made(() => AttentionSpan.Of(x.shape[0], x.shape[1], cached, visible, next, layout, x.device));
 
     /// <summary>What each token attends to of a window and the first tokens of its document.</summary>
     public AttentionSpan Window(Tensor x, int window, int sinks, Tensor? at, Tensor? next) =>
         _windows.TryGetValue((window, sinks), out var span)
             ? span
-            : _windows[(window, sinks)] = AttentionSpan.OfWindow(x.shape[0], x.shape[1], window, sinks, at, next, layout, x.device);
+            : _windows[(window, sinks)] = Made(() => AttentionSpan.OfWindow(x.shape[0], x.shape[1], window, sinks, at, next, layout, x.device));
 
     /// <summary>The rotations of a full attention's positions.</summary>
     public (Tensor Cos, Tensor Sin) Angles(AttentionSpan span, int headDim, double theta, ScalarType type)
@@ -199,9 +201,23 @@ internal sealed class LayoutWork(SequenceLayout? layout)
 
         return _angles.TryGetValue((headDim, theta, type), out var angles)
             ? angles
-            : _angles[(headDim, theta, type)] = RotaryEmbedding.Angles(span.Positions, headDim, theta, type);
+            : _angles[(headDim, theta, type)] = Made(() => RotaryEmbedding.Angles(span.Positions, headDim, theta, type));
     }
 
     /// <summary>The stretches in which no document starts but at the beginning.</summary>
-    public List<LstmPiece> Pieces(long length) => _pieces ??= LstmPiece.Cut(layout, length);
+    public List<LstmPiece> Pieces(long length) => _pieces ??= Made(() => LstmPiece.Cut(layout, length));
+
+    /// <summary>What a block makes for those after it.</summary>
+    private T Made<T>(Func<T> make)
+    {
+        if (pass is null)
+        {
+            return make();
+        }
+
+        using var scope = NewDisposeScope();
+        var made = make();
+        scope.MoveToOther(pass, scope.DisposablesView);
+        return made;
+    }
 }

@@ -55,8 +55,9 @@ public sealed class GlaLanguageModel : LanguageModel
         using var scope = NewDisposeScope();
         var rows = PaddingLast.Of(embedded, layout);
         var last = returnState ? new Dictionary<string, Tensor>() : null;
-        var work = LayoutWork.Of(rows);
-        return (rows.Restore(_backbone.Forward(rows.X, b => PassThrough(b, work, state, last))).MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
+        var (work, memory) = (LayoutWork.Of(rows, scope), new BlockMemory(scope, last));
+        var hidden = rows.Restore(_backbone.Forward(rows.X, memory, b => PassThrough(b, work, state, last)));
+        return (hidden.MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
     }
 
     /// <inheritdoc/>

@@ -55,8 +55,8 @@ public sealed class LlamaLanguageModel : LanguageModel
     {
         using var scope = NewDisposeScope();
         var last = returnState ? new Dictionary<string, Tensor>() : null;
-        var work = new LayoutWork(layout);
-        return (_backbone.Forward(embedded, b => PassThrough(b, work, state, last)).MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
+        var (work, memory) = (new LayoutWork(layout, scope), new BlockMemory(scope, last));
+        return (_backbone.Forward(embedded, memory, b => PassThrough(b, work, state, last)).MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
     }
 
     /// <inheritdoc/>

@@ -49,10 +49,10 @@ public sealed class LstmLanguageModel : LanguageModel
         using var scope = NewDisposeScope();
         var x = embedded; // (B, S, d)
         var last = returnState ? new Dictionary<string, Tensor>() : null;
-        var work = new LayoutWork(layout);
+        var (work, memory) = (new LayoutWork(layout, scope), new BlockMemory(scope, last));
         for (var b = 0; b < _backbone.Blocks.Count; b++)
         {
-            x = _backbone.Blocks[b].Forward(x, PassThrough(b, work, state, last));
+            (x, _) = memory.Through(x, null, () => (_backbone.Blocks[b].Forward(x, PassThrough(b, work, state, last)), null));
         }
 
         return ((_backbone.Norm?.Forward(x) ?? x).MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));

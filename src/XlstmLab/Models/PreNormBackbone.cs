@@ -28,13 +28,14 @@ internal sealed class PreNormBackbone : nn.Module
 
     /// <summary>[B, S, d] to [B, S, d], for the head.</summary>
     /// <param name="x">The embedded tokens.</param>
+    /// <param name="memory">Frees what blocks leave behind.</param>
     /// <param name="pass">What a block's mixer works with.</param>
-    public Tensor Forward(Tensor x, Func<int, MixerPass> pass)
+    public Tensor Forward(Tensor x, BlockMemory memory, Func<int, MixerPass> pass)
     {
         Tensor? written = null; // (B, S, d): what a block leaves to the next norm to add
         for (var b = 0; b < Blocks.Count; b++)
         {
-            (x, written) = Blocks[b].Forward(x, written, pass(b)); // both (B, S, d)
+            (x, written) = memory.Through(x, written, () => Blocks[b].Forward(x, written, pass(b))); // both (B, S, d)
         }
 
         return Norm.Forward(written is null ? x : x + written);

@@ -38,12 +38,15 @@ internal sealed class StateSpaceBackbone : nn.Module
         var tokens = PaddingLast.Of(embedded, layout);
         var x = tokens.X.dtype == ScalarType.BFloat16 ? tokens.X.to(ScalarType.Float32) : tokens.X; // (B, S, d), the stream in float32
         var last = returnState ? new Dictionary<string, Tensor>() : null;
-        var work = LayoutWork.Of(tokens);
+        var (work, memory) = (LayoutWork.Of(tokens, scope), new BlockMemory(scope, last));
         Tensor? mixed = null;
         for (var b = 0; b < _blocks.Count; b++)
         {
-            (x, var normed) = _blocks[b].Norm.AddForward(x, mixed, embedded.dtype);
-            mixed = _blocks[b].Mixer.Forward(normed, normed, pass(b, work, last));
+            (x, mixed) = memory.Through(x, mixed, () =>
+            {
+                var (sum, normed) = _blocks[b].Norm.AddForward(x, mixed, embedded.dtype);
+                return (sum, _blocks[b].Mixer.Forward(normed, normed, pass(b, work, last)));
+            });
         }
 
         // Nothing reads the last sum but the norm: as an output of the kernel it would have no gradient, which TorchSharp never frees.

@@ -92,11 +92,15 @@ public sealed class XlstmLanguageModel : LanguageModel
         var x = embedded; // (B, S, d)
         Tensor? written = null; // (B, S, d): what a block leaves to the next norm to add
         var last = returnState ? new Dictionary<string, Tensor>() : null;
-        var work = new LayoutWork(layout);
+        var (work, memory) = (new LayoutWork(layout, scope), new BlockMemory(scope, last));
         for (var b = 0; b < _backbone.Blocks.Count; b++)
         {
-            (x, written) = _backbone.Blocks[b].Forward(x, written, PassThrough(b, work, state, last)); // both (B, S, d)
-            Observer?.Invoke(b, "block_out", x + written);
+            (x, written) = memory.Through(x, written, () => // both (B, S, d)
+            {
+                var (stream, toAdd) = _backbone.Blocks[b].Forward(x, written, PassThrough(b, work, state, last));
+                Observer?.Invoke(b, "block_out", stream + toAdd);
+                return (stream, toAdd);
+            });
         }
 
         // Added by itself: of a sum and its norm from one operation, the sum would be left over and count as alive.

@@ -13,7 +13,7 @@ namespace XlstmLab.Operations;
 internal abstract class GradientFunction<T> : autograd.MultiTensorFunction<T>
     where T : GradientFunction<T>, new()
 {
-    private const string Inputs = "inputs";
+    private const string Made = "made";
 
     /// <inheritdoc/>
     public sealed override string Name => (typeof(T).DeclaringType ?? typeof(T)).Name;
@@ -21,7 +21,7 @@ internal abstract class GradientFunction<T> : autograd.MultiTensorFunction<T>
     /// <inheritdoc/>
     public sealed override List<Tensor> forward(autograd.AutogradContext ctx, params object[] vars)
     {
-        ctx.save_data(Inputs, Array.ConvertAll(vars, value => value is Tensor { IsInvalid: false }));
+        ctx.save_data(Made, new Making(Array.ConvertAll(vars, value => value is Tensor { IsInvalid: false }), Kernel.Prepares));
         return Forward(ctx, vars);
     }
 
@@ -30,16 +30,24 @@ internal abstract class GradientFunction<T> : autograd.MultiTensorFunction<T>
     {
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
-        List<Tensor?> results;
+        var making = (Making)ctx.get_data(Made);
+        List<Tensor?> results = [];
         try
         {
             scope.Attach(gradients.Where(gradient => !gradient.IsInvalid));
-            results = Backward(ctx, gradients);
+            if (making.Prepares)
+            {
+                Kernel.Prepare(true, () => results = Backward(ctx, gradients));
+            }
+            else
+            {
+                results = Backward(ctx, gradients);
+            }
         }
         catch (Exception failure)
         {
             var refused = Gradients.Refused(failure);
-            results = [.. ((bool[])ctx.get_data(Inputs)).Select(isTensor => isTensor ? refused : null)];
+            results = [.. making.IsTensor.Select(isTensor => isTensor ? refused : null)];
         }
 
         scope.MoveToOuter(results.OfType<Tensor>());
@@ -61,4 +69,7 @@ internal abstract class GradientFunction<T> : autograd.MultiTensorFunction<T>
     /// <param name="gradients">Of each result; an invalid tensor where there is none and the context does not make zeros of it.</param>
     /// <returns>Of each of what the operation was applied to; null for what has none.</returns>
     protected abstract List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients);
+
+    /// <summary>What a backward pass is told of its forward pass: which of what it was applied to are tensors, and whether it only readies kernels.</summary>
+    private sealed record Making(bool[] IsTensor, bool Prepares);
 }

@@ -37,6 +37,9 @@ public static unsafe partial class Kernel
 
     private static readonly Lazy<string?> Obstacle = new(FindObstacle);
 
+    [ThreadStatic]
+    private static bool _prepares;
+
     /// <summary>Why there are no kernels on this machine's GPUs; null where there are.</summary>
     public static string? Absence => Obstacle.Value;
 
@@ -64,6 +67,29 @@ public static unsafe partial class Kernel
     /// <summary>What records work on this tensor's device (<see cref="IKernelDevice.Recorder"/>).</summary>
     internal static IWorkRecorder Recorder(Tensor tensor) => (Device ?? Gpu).Recorder(Math.Max(0, tensor.device_index));
 
+    /// <summary>Whether the calling thread's launches start nothing (<see cref="Prepare"/>).</summary>
+    internal static bool Prepares => _prepares;
+
+    /// <summary>
+    /// Does work whose launches start nothing, but have their kernels compiled, one beside the other: what they would have written is
+    /// arbitrary, and the work does not wait for them.
+    /// </summary>
+    /// <param name="prepares">Whether it does; false does the work as it is.</param>
+    /// <param name="work">The work; backward passes of this library's operations in it belong to it, on whichever thread.</param>
+    internal static void Prepare(bool prepares, Action work)
+    {
+        var before = _prepares;
+        _prepares = prepares;
+        try
+        {
+            work();
+        }
+        finally
+        {
+            _prepares = before;
+        }
+    }
+
     /// <summary>Starts a kernel.</summary>
     /// <param name="file">The source, such as <c>RmsNorm.cu</c>.</param>
     /// <param name="function">The kernel in it.</param>
@@ -77,6 +103,12 @@ public static unsafe partial class Kernel
     {
         var device = Device ?? Gpu;
         var index = Math.Max(0, on.device_index);
+        if (_prepares)
+        {
+            device.Prepare(file, defines, index);
+            return;
+        }
+
         var handle = device.Load(file, defines, index, function);
         fixed (KernelArgument* first = arguments)
         {
@@ -97,6 +129,12 @@ public static unsafe partial class Kernel
     {
         var device = Device ?? Gpu;
         var index = Math.Max(0, on.device_index);
+        if (_prepares)
+        {
+            device.Prepare(file, defines, index);
+            return;
+        }
+
         var handle = device.Load(file, defines, index, function);
         fixed (T* first = &argument)
         {

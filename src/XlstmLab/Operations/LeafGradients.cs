@@ -43,9 +43,18 @@ internal sealed class LeafGradients
         return null;
     }
 
+    /// <summary>Memory for what <see cref="GiveSums"/> is given next.</summary>
+    /// <param name="leaves">What <see cref="Of"/> gave.</param>
+    /// <param name="rows">Of how many parts the sums are made.</param>
+    /// <param name="columns">How many sums there are.</param>
+    /// <param name="device">Where.</param>
+    /// <returns>[rows, columns] float32, contiguous.</returns>
+    public static Tensor Partials(LeafGradients? leaves, long rows, long columns, Device device) =>
+        leaves?._sums.Take(rows, columns) ?? empty(rows, columns, dtype: ScalarType.Float32, device: device);
+
     /// <summary>Gives weights gradients that are sums over rows, when the backward pass ends at the latest, if all are trained weights.</summary>
     /// <param name="leaves">What <see cref="Of"/> gave.</param>
-    /// <param name="partials">[rows, columns] float32, contiguous.</param>
+    /// <param name="partials">What <see cref="Partials"/> gave, filled.</param>
     /// <param name="parts">Each weight's columns, in its place there; null has none.</param>
     /// <returns>What is left to the engine, as of <see cref="Give"/>.</returns>
     public static IReadOnlyList<Tensor?> GiveSums(LeafGradients? leaves, Tensor partials, params SumPart?[] parts)
@@ -56,8 +65,13 @@ internal sealed class LeafGradients
             {
                 if (parts[k] is { } part)
                 {
-                    leaves._sums.Add(leaves._weights[k]!, partials.alias().DetachFromDisposeScope(), part.First);
+                    leaves._sums.Add(leaves._weights[k]!, partials, part.First);
                 }
+            }
+
+            if (!leaves._sums.Keeps(partials))
+            {
+                leaves._sums.Give();
             }
 
             return new Tensor?[parts.Length];

@@ -5,43 +5,80 @@ using static TorchSharp.torch;
 namespace XlstmLab.Operations;
 
 /// <summary>
-/// Gradients of a training's weights that blocks of kernels have summed a part of each: what is left of the sums, of several weights, is one
+/// Gradients of a training's weights that blocks of kernels have summed a part of each: what is left of the sums, of many weights, is one
 /// launch.
 /// </summary>
+/// <remarks>
+/// What waits lies in memory of its own: a piece of what a pass allocates would keep libtorch's allocator from giving the whole large block that
+/// it was cut out of to anything else as long, which took a third of a large model's memory.
+/// </remarks>
 internal sealed class PartialSums : IDisposable
 {
     private const string Source = "ColumnSums.cu";
     private const int Warps = 32;
 
-    /// <summary>
-    /// The gradients of a launch, and thus how many wait at most: each holds a piece of memory that libtorch's allocator cut out of a larger one,
-    /// which nothing else can have as long.
-    /// </summary>
-    private const int Most = 8;
+    private const int Most = 64; // gradients of a launch
+    private const long RoomLength = 8 << 20; // elements of what waits
+    private const long Line = 32; // elements
 
     private static readonly string[] Defines = [$"WARPS={Warps}", $"MOST={Most}", $"PARTS_BYTES={Unsafe.SizeOf<Table>()}"];
 
-    private readonly List<(Tensor Weight, Tensor Partials, long First)> _waiting = [];
+    private readonly List<Waiting> _waiting = [];
+    private readonly Tensor _room;
+    private long _taken;
+
+    /// <summary>Nothing waits yet.</summary>
+    /// <param name="device">Where the weights are.</param>
+    public PartialSums(Device device) => _room = empty(RoomLength, ScalarType.Float32, device).DetachFromDisposeScope();
 
     /// <summary>The sums over the rows of [rows, columns] float32, contiguous, always in the same order: [columns].</summary>
     public static Tensor Of(Tensor partials)
     {
-        var sums = empty(partials.shape[1], ScalarType.Float32, partials.device);
+        var sums = empty(partials.size(1), ScalarType.Float32, partials.device);
         var table = new Table();
-        var blocks = Append(ref table, 0, partials, 0, sums, adds: false);
+        var blocks = Append(ref table, 0, new(sums, partials, 0), sums, adds: false);
         Launch(ref table, blocks, partials);
         return sums;
     }
 
+    /// <summary>Memory for what <see cref="Add"/> is to be given next: what waits is summed before it where there is no room beside it.</summary>
+    /// <returns>[rows, columns] float32, contiguous; null where it would not fit by itself.</returns>
+    public Tensor? Take(long rows, long columns)
+    {
+        var count = (rows * columns + Line - 1) / Line * Line;
+        if (count > RoomLength)
+        {
+            return null;
+        }
+
+        lock (_waiting)
+        {
+            if (_taken + count > RoomLength)
+            {
+                Give();
+            }
+
+            _taken += count;
+            return _room.narrow(0, _taken - count, rows * columns).view(rows, columns);
+        }
+    }
+
+    /// <summary>Whether this is memory of <see cref="Take"/>, in which it may wait.</summary>
+    public bool Keeps(Tensor partials)
+    {
+        var place = Kernel.Address(partials) - Kernel.Address(_room);
+        return place >= 0 && place < RoomLength * sizeof(float);
+    }
+
     /// <summary>Keeps what is to be summed, on whichever thread, and sums when enough has come together.</summary>
     /// <param name="weight">The weight whose gradient it is.</param>
-    /// <param name="partials">[rows, columns] float32, contiguous, in no dispose scope: it is freed with the sums.</param>
+    /// <param name="partials">[rows, columns] float32, contiguous: of <see cref="Take"/>, or to be summed at once.</param>
     /// <param name="first">The first of the weight's columns.</param>
     public void Add(Tensor weight, Tensor partials, long first)
     {
         lock (_waiting)
         {
-            _waiting.Add((weight, partials, first));
+            _waiting.Add(new(weight, partials, first));
             if (_waiting.Count == Most)
             {
                 Give();
@@ -59,10 +96,15 @@ internal sealed class PartialSums : IDisposable
             for (var given = 0; given < _waiting.Count;)
             {
                 // Blocks of one launch run side by side: a weight that is used twice has its second gradient added by the next.
-                var part = _waiting.Skip(given).ToList();
-                var again = Enumerable.Range(1, part.Count - 1).FirstOrDefault(k => part.Take(k).Any(p => ReferenceEquals(p.Weight, part[k].Weight)), part.Count);
-                Give(part[..again]);
-                given += again;
+                var weights = new HashSet<Tensor>(ReferenceEqualityComparer.Instance);
+                var end = given;
+                while (end < _waiting.Count && weights.Add(_waiting[end].Weight))
+                {
+                    end++;
+                }
+
+                Give(_waiting[given..end]);
+                given = end;
             }
 
             Clear();
@@ -74,28 +116,32 @@ internal sealed class PartialSums : IDisposable
     {
         lock (_waiting)
         {
-            _waiting.ForEach(wait => wait.Partials.Dispose());
             _waiting.Clear();
+            _taken = 0;
         }
     }
 
     /// <inheritdoc/>
-    public void Dispose() => Clear();
+    public void Dispose()
+    {
+        Clear();
+        _room.Dispose();
+    }
 
-    private static void Give(List<(Tensor Weight, Tensor Partials, long First)> gradients)
+    private void Give(List<Waiting> gradients)
     {
         var table = new Table();
         var fresh = new List<(Tensor Weight, Tensor Gradient)>();
-        var joint = empty(gradients.Sum(g => Aligned(g.Weight.NumberOfElements)), ScalarType.Float32, gradients[0].Partials.device);
+        var joint = empty(gradients.Sum(g => Aligned(g.Count)), ScalarType.Float32, _room.device);
         long place = 0;
         var blocks = 0;
-        foreach (var (weight, partials, first) in gradients)
+        foreach (var waiting in gradients)
         {
-            var count = weight.NumberOfElements;
+            var (weight, count) = (waiting.Weight, waiting.Count);
             var before = weight.grad;
             var adds = before is not null && before.dtype == ScalarType.Float32 && before.is_contiguous();
-            var gradient = adds ? before! : joint.narrow(0, place, count).view(weight.shape);
-            blocks += Append(ref table, blocks, partials, first, gradient, adds);
+            var gradient = adds ? before! : weight.dim() == 1 ? joint.narrow(0, place, count) : joint.narrow(0, place, count).view(weight.shape);
+            blocks += Append(ref table, blocks, waiting, gradient, adds);
             place += Aligned(count);
             if (!adds)
             {
@@ -120,15 +166,15 @@ internal sealed class PartialSums : IDisposable
     /// <summary>The optimiser's kernel reads 16 bytes at a time.</summary>
     private static long Aligned(long count) => (count + 3) / 4 * 4;
 
-    private static int Append(ref Table table, int start, Tensor partials, long first, Tensor sums, bool adds)
+    private static int Append(ref Table table, int start, Waiting waiting, Tensor sums, bool adds)
     {
-        var columns = checked((int)sums.NumberOfElements);
+        var columns = checked((int)waiting.Count);
         table.Parts[table.Count++] = new()
         {
-            Partials = Kernel.Address(partials) + (nint)(first * sizeof(float)),
+            Partials = waiting.Address,
             Sums = Kernel.Address(sums),
-            Rows = (int)partials.shape[0],
-            Stride = checked((int)partials.shape[1]),
+            Rows = waiting.Rows,
+            Stride = waiting.Stride,
             Columns = columns,
             Start = start,
             Adds = adds ? 1 : 0,
@@ -138,6 +184,20 @@ internal sealed class PartialSums : IDisposable
 
     private static void Launch(ref Table table, int blocks, Tensor on) =>
         Kernel.Launch(Source, "column_sums", Defines, new(blocks, 32 * Warps, 4 * Warps * 33), on, ref table);
+
+    /// <summary>A sum that is to be made: where its columns lie, and the weight, or tensor of its shape, whose it is.</summary>
+    private readonly struct Waiting(Tensor weight, Tensor partials, long first)
+    {
+        public Tensor Weight { get; } = weight;
+
+        public long Count { get; } = weight.NumberOfElements;
+
+        public nint Address { get; } = Kernel.Address(partials) + (nint)(first * sizeof(float));
+
+        public int Rows { get; } = (int)partials.size(0);
+
+        public int Stride { get; } = checked((int)partials.size(1));
+    }
 
     /// <summary>As the source has it.</summary>
     [StructLayout(LayoutKind.Sequential)]

@@ -119,11 +119,21 @@ public sealed class TextSource : IDisposable
         }
 
         var training = tokenizer.EncodeDocuments(Corpus[Split.Train], progress, cancellationToken);
-        var validation = tokenizer.EncodeDocuments(Corpus[Split.Validation], null, cancellationToken);
         return new(
             new PackedTokens(training, tokenizer.EndOfDocument, contextLength, seed),
-            [.. new PackedTokens(validation, tokenizer.EndOfDocument, contextLength).Sequential(rows)]);
+            [.. Windows(Split.Validation, tokenizer, contextLength, rows, cancellationToken)]);
     }
+
+    /// <summary>A part in windows, in the order of the text; of a mixture, of one folder after another.</summary>
+    /// <param name="part">The part.</param>
+    /// <param name="tokenizer">The tokenizer.</param>
+    /// <param name="contextLength">Tokens of a window.</param>
+    /// <param name="rows">Windows of a batch.</param>
+    /// <param name="cancellationToken">Stops the tokenizing.</param>
+    internal IEnumerable<TokenBatch> Windows(
+        Split part, ITokenizer tokenizer, int contextLength, int rows, CancellationToken cancellationToken = default) => IsTokens
+        ? _folders.Where(p => p.Folder[part].Sum(f => f.TokenCount) > contextLength).SelectMany(p => new TokenWindows(p.Folder, part, contextLength).Sequential(rows))
+        : new PackedTokens(tokenizer.EncodeDocuments(Corpus[part], null, cancellationToken), tokenizer.EndOfDocument, contextLength).Sequential(rows);
 
     /// <summary>The number of documents of a part, of several folders of the first one's.</summary>
     public long Count(Split part) =>

@@ -54,6 +54,10 @@ public sealed record TokenPlan
     /// <summary>The UTF-8 bytes of text after which a shard ends, with the document that reaches them.</summary>
     public required long ShardBytes { get; init; }
 
+    /// <summary>The shards after which the rest of the files is left out; null for none.</summary>
+    [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
+    public int? MostShards { get; init; }
+
     /// <summary>What differs from another plan, in words; null if nothing does.</summary>
     internal string? DifferenceFrom(TokenPlan other) =>
         Tokenizer != other.Tokenizer || EndOfDocument != other.EndOfDocument ? "another tokenizer"
@@ -62,6 +66,7 @@ public sealed record TokenPlan
         : ByPosition != other.ByPosition ? $"another split (documents {(other.ByPosition ? "cut by position" : "whole")})"
         : Split != other.Split ? $"another split ({other.Split}, not {Split})"
         : ShardBytes != other.ShardBytes ? $"shards of {other.ShardBytes} bytes, not {ShardBytes}"
+        : MostShards != other.MostShards ? $"{(other.MostShards is { } most ? $"the first {most}" : "all")} shards, not {(MostShards is { } wanted ? $"the first {wanted}" : "all")}"
         : !Files.SequenceEqual(other.Files) ? $"other source files ({other.Files.Count} of {other.Files.Sum(f => f.Bytes)} bytes, not {Files.Count} of {Files.Sum(f => f.Bytes)})"
         : null;
 }

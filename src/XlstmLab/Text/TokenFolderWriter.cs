@@ -29,12 +29,16 @@ public sealed record TokenFolderOptions
     /// <summary>The UTF-8 bytes of text after which a shard ends, with the document that reaches them: what a kill can cost.</summary>
     public long ShardBytes { get; init; } = 256 << 20;
 
+    /// <summary>The shards after which the rest of the source is left out: a slice of a corpus that travels well. Null for all.</summary>
+    public int? MostShards { get; init; }
+
     /// <summary>Refuses options that make no sense.</summary>
     /// <exception cref="ArgumentException">There is one; the message says which.</exception>
     public void Validate()
     {
         ArgumentOutOfRangeException.ThrowIfLessThan(Workers, 1);
         ArgumentOutOfRangeException.ThrowIfLessThan(ShardBytes, 1);
+        ArgumentOutOfRangeException.ThrowIfLessThan(MostShards ?? 1, 1, nameof(MostShards));
         ArgumentException.ThrowIfNullOrEmpty(TextField);
         Split.Check();
     }
@@ -94,6 +98,7 @@ public static class TokenFolderWriter
             EndOfDocument = tokenizer.EndOfDocument,
             EndOfDocumentText = tokenizer is BpeTokenizer bpe ? bpe.Decode([bpe.EndOfDocument], keepSpecialTokens: true) : null,
             ShardBytes = options.ShardBytes,
+            MostShards = options.MostShards,
         };
         Directory.CreateDirectory(folder);
         using var heldLock = Lock(folder);
@@ -181,7 +186,7 @@ public static class TokenFolderWriter
 
         using var chunks = Encode(files, position, tokenizer, plan, workers, cancellationToken).GetEnumerator();
         var (chunk, next) = (chunks.MoveNext() ? chunks.Current : null, 0);
-        while (chunk is not null)
+        while (chunk is not null && shards < (plan.MostShards ?? int.MaxValue))
         {
             AtomicFile.WriteFolder(
                 TokenFolder.ShardPath(folder, shards),

@@ -46,13 +46,16 @@ public sealed class Trainer(
 
     private protected override IRecordableLoss<TokenBatch>? Recordable { get; } = loss is null ? new NextTokenLoss.Recordable() : null;
 
-    private protected override long? TextBytes(IReadOnlyList<TokenBatch> batches)
+    private protected override long? TextBytes(IReadOnlyList<TokenBatch> batches) => TextBytes(batches, Tokenizer);
+
+    /// <summary>The bytes of text that the targets of batches spell; null where that is not known.</summary>
+    internal static long? TextBytes(IReadOnlyList<TokenBatch> batches, ITokenizer? tokenizer)
     {
         // Tokens of a tokenizer that changes texts do not tell how long those were.
         var targets = batches.SelectMany(batch => batch.Targets.Where(t => t != TokenBatch.Ignored));
         var bytes = batches.All(batch => batch.TextBytes is not null) ? batches.Sum(batch => batch.TextBytes)
-            : Tokenizer is null or { ChangesText: true } ? null
-            : targets.Sum(id => (long)Tokenizer.Bytes(id).Length);
+            : tokenizer is null or { ChangesText: true } ? null
+            : targets.Sum(id => (long)tokenizer.Bytes(id).Length);
         return bytes > 0 ? bytes : null;
     }
 }
@@ -123,8 +126,8 @@ public class Trainer<TBatch>(
     private protected virtual IRecordableLoss<TBatch>? Recordable => null;
 
     /// <summary>
-    /// Trains to the last step, or until cancelled or stopped by a hook: then it finishes the step it is in, writes a checkpoint and
-    /// returns.
+    /// Trains to the last step, or until cancelled, stopped by a hook or by who watches (<see cref="TrainingWatch"/>): then it finishes the
+    /// step it is in, writes a checkpoint and returns.
     /// </summary>
     /// <param name="cancellationToken">Stops the run.</param>
     /// <exception cref="ArgumentException">The configuration cannot be used, or does not fit the model or the loader.</exception>
@@ -155,6 +158,9 @@ public class Trainer<TBatch>(
         var metadata = Begin(run, state, log, graphs);
         var computeType = model.ComputeType;
         model.ComputeType = config.ComputeType == ScalarType.BFloat16 ? ScalarType.BFloat16 : null;
+        var watcher = TrainingWatch.Current;
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, watcher?.Stop ?? CancellationToken.None);
+        using var watched = watcher?.Begin(config, state.Device);
         try
         {
             var batches = ChooseValidation();
@@ -162,8 +168,8 @@ public class Trainer<TBatch>(
             var step = new TrainingStep<TBatch>(state, config, training, loss, graphs);
             model.train();
             LossModule?.train();
-            var result = new TrainingLoop<TBatch>(config, state, step, measure, run, log, Hooks, TrainingWatch.And(progress, config), CheckpointWritten)
-                .Run(cancellationToken);
+            var told = TrainingWatch.And(progress, watched);
+            var result = new TrainingLoop<TBatch>(config, state, step, measure, run, log, Hooks, told, CheckpointWritten).Run(stop.Token);
             Describe(run, state, metadata, graphs, result.Status);
             return result;
         }

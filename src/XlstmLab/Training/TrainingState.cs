@@ -43,7 +43,10 @@ internal sealed class TrainingState<TBatch> : IDisposable
         };
         Average = config.EmaDecay is { } decay ? new WeightAverage(Parameters, decay) : null;
         Products = keepsProducts && Optimizer is IDeviceOptimizer { HasKernel: true } && TrainedProducts.IsPossible
-            ? new(Parameters.Where(p => p.Parameter.requires_grad).Select(p => p.Parameter))
+            ? new(
+                all.Where(p => p.Parameter.requires_grad).Select(p => p.Parameter),
+                all.Where(p => p.Parameter.requires_grad && p.Role is ParameterRole.HiddenMatrix or ParameterRole.Head && p.Parameter.dim() == 2)
+                    .Select(p => p.Parameter))
             : null;
     }
 
@@ -80,8 +83,11 @@ internal sealed class TrainingState<TBatch> : IDisposable
 
     public void ZeroGradients()
     {
-        Model.zero_grad();
-        LossModule?.zero_grad();
+        foreach (var (_, parameter) in Parameters)
+        {
+            parameter.grad = null;
+        }
+
         Products?.BeginGradients();
     }
 

@@ -1,3 +1,4 @@
+using XlstmLab.Models;
 using XlstmLab.Operations;
 using XlstmLab.Text;
 using static TorchSharp.torch;
@@ -10,6 +11,7 @@ internal sealed class TrainingStep<TBatch>(
     where TBatch : IBatch<TBatch>
 {
     private readonly IDeviceOptimizer? _onDevice = state.Optimizer is IDeviceOptimizer { HasKernel: true } optimizer ? optimizer : null;
+    private bool _isPrepared;
 
     /// <summary>
     /// Whether a GPU makes updates by itself: what it made of one is asked for when the next was begun, so that it never waits.
@@ -24,6 +26,7 @@ internal sealed class TrainingStep<TBatch>(
         var measures = config.StatisticsEvery > 0 && step % config.StatisticsEvery == 0;
         var gates = measures ? new GateRecorder() : null;
         var batch = source.Next(rows);
+        Prepare(batch);
         state.Products?.Refresh();
         using var scope = NewDisposeScope();
         UpdateRecorder? changes = null;
@@ -40,6 +43,37 @@ internal sealed class TrainingStep<TBatch>(
         changes?.Dispose();
         state.ZeroGradients();
         return new(step, rows, rate, measures, gates?.Statistics(), statistics, result);
+    }
+
+    /// <summary>
+    /// Has all kernels of an update compiled at once, by going through it without starting them: one after the other, each when it is first
+    /// asked for, they take several times as long. Of models that compute slowly without kernels that would be one step more.
+    /// </summary>
+    private void Prepare(TBatch batch)
+    {
+        if (_isPrepared || state.Products is null || state.Model.Observer is not null || KernelCoverage.Warning(state.Model, config.ComputeType) is not null)
+        {
+            return;
+        }
+
+        _isPrepared = true;
+        var random = state.Model.Dropout.State;
+        try
+        {
+            AdamWKernel.Prepare(state.Parameters[0].Parameter);
+            var rows = Math.Min(config.MicroBatchSize ?? batch.Rows, batch.Rows);
+            Kernel.Prepare(true, () =>
+            {
+                using var scope = NewDisposeScope();
+                _ = Accumulate(rows, (first, count) => loss(state.Model, batch.Slice(first, count), batch.TargetCount));
+            });
+        }
+        finally
+        {
+            state.ZeroGradients();
+            state.Products.Reset();
+            state.Model.Dropout.State = random;
+        }
     }
 
     /// <summary>Adds up the gradients of a whole batch, and shows its gates to who measures them.</summary>

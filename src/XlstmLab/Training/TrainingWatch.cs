@@ -1,27 +1,45 @@
+using static TorchSharp.torch;
+
 namespace XlstmLab.Training;
 
 /// <summary>
-/// Lets a program watch the trainings of code that it runs and that does not know of it: a notebook's runner tells how far a cell is.
+/// Lets a program watch and stop the trainings of code that it runs and that does not know of it: a notebook shows how far a training of a
+/// cell is, and an interruption of the cell ends it with a checkpoint.
 /// </summary>
 public static class TrainingWatch
 {
-    private static readonly AsyncLocal<Action<TrainingMetrics, TrainingConfig>?> Watcher = new();
+    private static readonly AsyncLocal<ITrainingWatcher?> Watcher = new();
 
     /// <summary>
-    /// Told the metrics of every update of trainings that the calling code and what it awaits or starts begin from now on, and their recipe; null for nobody.
-    /// It is called by the training, which waits for it.
+    /// Who watches the trainings that the calling code and what it awaits or starts begin from now on; null for nobody.
     /// </summary>
-    public static Action<TrainingMetrics, TrainingConfig>? Current
+    public static ITrainingWatcher? Current
     {
         get => Watcher.Value;
         set => Watcher.Value = value;
     }
 
-    /// <summary>A progress that tells the watcher too.</summary>
-    internal static IProgress<TrainingMetrics>? And(IProgress<TrainingMetrics>? progress, TrainingConfig recipe) =>
-        Current is not { } watcher ? progress : new ImmediateProgress<TrainingMetrics>(metrics =>
+    /// <summary>A progress that tells a watched training too.</summary>
+    internal static IProgress<TrainingMetrics>? And(IProgress<TrainingMetrics>? progress, IWatchedTraining? watched) =>
+        watched is null ? progress : new ImmediateProgress<TrainingMetrics>(metrics =>
         {
-            watcher(metrics, recipe);
+            watched.Report(metrics);
             progress?.Report(metrics);
         });
 }
+
+/// <summary>Watches trainings. Several may go on at once.</summary>
+public interface ITrainingWatcher
+{
+    /// <summary>Set when trainings are to end after the running update, with a checkpoint.</summary>
+    CancellationToken Stop { get; }
+
+    /// <summary>A training begins, or goes on.</summary>
+    /// <param name="recipe">Its settings.</param>
+    /// <param name="device">Where it computes.</param>
+    /// <returns>What is told the metrics of every update, by the training, which waits for it, and is disposed when the training has ended.</returns>
+    IWatchedTraining Begin(TrainingConfig recipe, Device device);
+}
+
+/// <summary>A training that is watched.</summary>
+public interface IWatchedTraining : IProgress<TrainingMetrics>, IDisposable;

@@ -32,6 +32,9 @@ public static class PlotStyle
     /// <summary>The colour of what a plot is not about.</summary>
     public const string Muted = "#9AA5B1";
 
+    /// <summary>The labels of a logarithmic axis over less than half a power of ten.</summary>
+    private static readonly double[] Near = [1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.4, 2.6, 2.8, 3, 3.2, 3.4, 3.6, 3.8, 4, 4.5, 5, 5.5, 6, 7, 8, 9];
+
     internal const string Ink = "#222B36";
     private const string FontFamily = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif";
     private const string GridColor = "#E3E7EC";
@@ -112,7 +115,7 @@ public static class PlotStyle
         }
 
         var (least, greatest) = (shown.Min(), shown.Max());
-        double[] factors = (greatest / least) switch { <= 10 => [1, 1.5, 2, 3, 4, 5, 7], <= 100 => [1, 2, 5], _ => [1] };
+        double[] factors = (greatest / least) switch { <= 2.5 => Near, <= 10 => [1, 1.5, 2, 3, 4, 5, 7], <= 100 => [1, 2, 5], _ => [1] };
         var ticks = Enumerable.Range((int)Math.Floor(Math.Log10(least)) - 1, (int)(Math.Log10(greatest) - Math.Log10(least)) + 4)
             .SelectMany(exponent => factors.Select(f => f * Math.Pow(10, exponent)))
             .ToArray();
@@ -155,7 +158,9 @@ public static class PlotStyle
             ("margin", Margin(24)),
             ("hoverlabel", Obj(("font", Font(12)))),
             ("legend", Obj(("orientation", "h"), ("x", 0), ("xanchor", "left"), ("y", 1.02), ("yanchor", "bottom"), ("font", Font(12)))),
-            ("xaxis", x),
+
+            // Labels are short; who points at a place reads the step or the count in full.
+            ("xaxis", With(x, ("hoverformat", ",~f"))),
             ("yaxis", y));
         var chart = GenericChart.ofTraceObjects(false, ListModule.OfSeq(traces));
 

@@ -49,6 +49,15 @@ public sealed class ChartSvgTests
     }
 
     [Fact]
+    public void Draw_Band_IsAnAreaWithoutALineAround()
+    {
+        var svg = Draw("""{"data":[{"type":"scatter","mode":"lines","x":[0,1,1,0],"y":[2,3,1,0],"fill":"toself","fillcolor":"rgba(1,2,3,0.2)","line":{"width":0,"color":"#123456"}}],"layout":{}}""");
+        var band = svg.Descendants().Single(e => (string?)e.Attribute("fill") == "rgba(1,2,3,0.2)");
+        Assert.EndsWith("Z", band.Attribute("d")!.Value, StringComparison.Ordinal);
+        Assert.DoesNotContain(svg.Descendants(), e => (string?)e.Attribute("stroke") == "#123456");
+    }
+
+    [Fact]
     public void Draw_HeatMap_ColoursItsCellsByTheScale()
     {
         var svg = Draw("""{"data":[{"type":"heatmap","z":[[0,1],[null,0.5]],"x":["a","b"],"y":["c","d"],"colorscale":[[0,"#000000"],[1,"#ffffff"]],"colorbar":{"title":{"text":"weight"}}}],"layout":{}}""");

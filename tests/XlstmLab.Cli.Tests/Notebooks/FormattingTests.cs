@@ -2,6 +2,7 @@ using Deedle;
 using Microsoft.Data.Analysis;
 using Microsoft.DotNet.Interactive.Formatting;
 using Plotly.NET.CSharp;
+using XlstmLab.Analysis;
 using XlstmLab.Notebooks;
 using Xunit;
 using static TorchSharp.torch;
@@ -89,6 +90,9 @@ public sealed class FormattingTests
 
         Assert.Contains("<td class=\"n\">1e-12</td><td class=\"n\">1</td><td class=\"n\">3.5e+12</td>", html, StringComparison.Ordinal);
         Assert.Contains("<td class=\"n\">0.0025000</td><td class=\"n\">20</td><td class=\"n\">NaN</td>", html, StringComparison.Ordinal);
+
+        string counts = new[] { new { Year = 2026, Tokens = 1_843_200L, Rate = 12345.67 } }.ToDataFrame().ToDisplayString(Html);
+        Assert.Contains("<td class=\"n\">2026</td><td class=\"n\">1,843,200</td><td class=\"n\">12,346</td>", counts, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -113,7 +117,14 @@ public sealed class FormattingTests
 
         Assert.Equal("float32 [10, 100] on cpu: mean 500.5, std 288.82, min 1, max 1000; 1, 2, 3, 4, 5, 6, ...", text);
         Assert.Equal(before, Tensor.TotalCount);
-        Assert.StartsWith("<div", values.ToDisplayString(Html), StringComparison.Ordinal);
+        string html = values.ToDisplayString(Html);
+        Assert.StartsWith("<div", html, StringComparison.Ordinal);
+        Assert.Contains("viewBox=\"0 0 48 10\"", html, StringComparison.Ordinal);
+        Assert.Equal(480, html.Split("h1v1h-1z").Length - 1);
+        Assert.Contains("the matrix in 10 x 48 means, from 2 (dark) to 999 (bright)", html, StringComparison.Ordinal);
+        Assert.Equal(before, Tensor.TotalCount);
+        using var identity = eye(3);
+        Assert.Contains("<path fill=\"#fde725\" d=\"M0 0h1v1h-1zM1 1h1v1h-1zM2 2h1v1h-1z\"/>", identity.ToDisplayString(Html), StringComparison.Ordinal);
         using var flags = tensor(new[] { true, false });
         Assert.Equal("bool [2] on cpu: 1, 0", flags.ToDisplayString(Plain));
         using var none = zeros(0, 3);
@@ -155,25 +166,5 @@ public sealed class FormattingTests
         using var model = config.CreateModel(1);
         Assert.Contains("parameters", model.ToDisplayString(Html), StringComparison.Ordinal);
         Assert.Contains("first 25 of 40 rows", XlstmLab.Analysis.MetricsTable.From(Enumerable.Range(0, 40).Select(k => new { k })).ToDisplayString(Html), StringComparison.Ordinal);
-    }
-
-    [Fact]
-    public async Task TrainingDisplay_ReplacesItsTableAsTheTrainingGoesOn()
-    {
-        CellEngine engine = new();
-        const string Cell = """
-            var shown = new XlstmLab.Notebooks.TrainingDisplay();
-            foreach (var step in new[] { 1, 2, 3 })
-            {
-                shown.Report(new XlstmLab.Training.TrainingMetrics
-                {
-                    Step = step, Tokens = 10 * step, Loss = 5, LearningRate = 1, GradientNorm = 1, ClippedShare = 0, BatchSize = 1, TokensPerSecond = 7, Seconds = step,
-                    ValidationLoss = step == 1 ? null : 4,
-                });
-            }
-            """;
-        var result = await engine.RunAsync(Cell, cancellationToken: TestContext.Current.CancellationToken);
-        var output = Assert.Single(result.Outputs);
-        Assert.StartsWith("table, 2 x 7: step (Int32)", output.Text(Plain), StringComparison.Ordinal);
     }
 }

@@ -39,6 +39,23 @@ public sealed class NotebookHtmlTests
     }
 
     [Fact]
+    public async Task Render_Mermaid_BringsItsLibraryOnceWhereThereAreDiagrams()
+    {
+        using TempFolder folder = new();
+        string input = folder.Notebook("#!mermaid\ngraph LR\nA --> B<i>", "#!mermaid\nsequenceDiagram\nA->>B: x");
+        await NotebookRunner.RunAsync(input, input, cancellationToken: TestContext.Current.CancellationToken);
+        var notebook = Notebook.Load(input);
+        Assert.InRange(new FileInfo(input).Length, 100, 5000);
+        string page = NotebookHtml.Render(notebook, "x");
+
+        Assert.Equal(3, page.Split("<pre class=\"mermaid\">").Length);
+        Assert.Contains("A --&gt; B&lt;i&gt;</pre>", page, StringComparison.Ordinal);
+        Assert.Equal(2, page.Split("<script data-xlstm=\"mermaid\">").Length);
+        Assert.InRange(page.Length, 3_500_000, 3_700_000);
+        Assert.Contains("data-xlstm=\"mermaid\"", Prose("Text\n\n```mermaid\ngraph LR\n```\n"), StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Render_Markdown_IsRenderedAndHardened()
     {
         string page = Prose("# The title\n\n*soft* [good](https://example.org) [bad](javascript:alert(1)) <script>alert(2)</script> <javascript:alert(3)>\n\n![far](http://example.org/a.png)\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n$x < y$");

@@ -250,22 +250,35 @@ public sealed class NotebookRunnerTests
     }
 
     [Fact]
-    public async Task RunAsync_TrainingInACell_IsToldAndLeavesNoOutput()
+    public async Task RunAsync_TrainingInACell_IsToldAndShownInOnePanel()
     {
         using TempFolder folder = new();
         string input = folder.Notebook(
             """
             using XlstmLab.Training;
-            TrainingWatch.Current(
-                new TrainingMetrics { Step = 500, Tokens = 1, Loss = 2.5, LearningRate = 1, GradientNorm = 1, ClippedShare = 0, BatchSize = 1, TokensPerSecond = 3456, Seconds = 100 },
-                new TrainingConfig { Steps = 2000 });
+            foreach (int steps in new[] { 2000, 1000 })
+            {
+                using var training = TrainingWatch.Current.Begin(new TrainingConfig { Steps = steps }, TorchSharp.torch.CPU);
+                var metrics = new TrainingMetrics
+                {
+                    Step = 500, Tokens = 1, Loss = 2.5, LearningRate = 1, GradientNorm = 1, ClippedShare = 0, BatchSize = 1, TokensPerSecond = 3456, Seconds = 100,
+                };
+                training.Report(metrics);
+                training.Report(metrics with { Step = 1000, Seconds = 200, Loss = 2.25, ValidationLoss = 2.375, ValidationBitsPerByte = 3.4264 });
+            }
             """);
         List<string?> told = [];
         ImmediateProgress<CellProgress> progress = new(report => told.AddRange(report.Event == CellEvent.Status ? [report.Text] : []));
         var result = await NotebookRunner.RunAsync(input, folder["out.ipynb"], progress: progress, cancellationToken: TestContext.Current.CancellationToken);
 
-        Assert.Equal(["step 500 of 2,000, loss 2.500, 3,456 tokens/s, 5 min of training left"], told);
-        Assert.Empty(Notebook.Load(result.OutputPath).Cells[0].Outputs);
+        Assert.Equal("step 500 of 2,000, loss 2.500, 3,456 tokens/s, 5 min of training left", told[0]);
+        Assert.Equal("step 1,000 of 1,000, loss 2.250, 3,456 tokens/s, 0 s of training left", told[^1]);
+        var output = Assert.Single(Notebook.Load(result.OutputPath).Cells[0].Outputs);
+        Assert.Equal(
+            "stopped after step 1,000 of 2,000: loss 2.250, validation 2.375 (3.426 bits per byte), 3:20 of training\n"
+            + "step 1,000 of 1,000: loss 2.250, validation 2.375 (3.426 bits per byte), 3:20 of training",
+            output.Text("text/plain"));
+        Assert.Contains("3,456 tokens/s", output.Text("image/svg+xml"), StringComparison.Ordinal);
     }
 
     [Fact]

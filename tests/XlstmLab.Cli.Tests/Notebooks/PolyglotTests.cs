@@ -181,4 +181,26 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
         Assert.True(result.Status == CellStatus.Succeeded, string.Join("\n", result.Error?.Traceback ?? []));
         return result;
     }
+
+    [Theory]
+    [InlineData("public class Own { }\nvar x = new Own();")]
+    [InlineData("var x = new { A = 1 };")]
+    public async Task Share_OfATypeThatFSharpCannotName_SaysSo(string source)
+    {
+        using CellEngine engine = new();
+        await engine.RunAsync(source, cancellationToken: TestContext.Current.CancellationToken);
+        var result = await engine.RunAsync("#!fsharp\n#!share --from csharp x\n1", cancellationToken: TestContext.Current.CancellationToken);
+
+        Assert.Equal(CellStatus.Failed, result.Status);
+        Assert.Contains("F# cells cannot take 'x'", result.Error!.Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Formulas_AreLatex()
+    {
+        using CellEngine engine = new();
+        var result = await engine.RunAsync("display((LaTeXString)\"\\\\begin{align}x\\\\end{align}\");\n(MathString)\"x^2\"", cancellationToken: TestContext.Current.CancellationToken);
+
+        Assert.Equal(["\\begin{align}x\\end{align}", "$$x^2$$"], result.Outputs.Select(output => output.Text("text/latex")));
+    }
 }

@@ -39,6 +39,11 @@ internal sealed class EmulatedDevice : IKernelDevice
         return handle;
     }
 
+    /// <summary>A source is built when it is first launched: a test may be about to launch nothing.</summary>
+    public void Prepare(string file, IReadOnlyList<string> defines, int device)
+    {
+    }
+
     public string? RecorderAbsence => null;
 
     public IWorkRecorder Recorder(int device) => new Repeater();

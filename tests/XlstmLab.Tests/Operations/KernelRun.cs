@@ -32,6 +32,9 @@ internal sealed class KernelRun : IDisposable
     /// <summary>The kernels that were launched since it began: a test of what takes the kernels looks whether it does.</summary>
     public IReadOnlyCollection<string> Launched => _device.Launched;
 
+    /// <summary>Sources with their macros that were loaded though nothing had asked for their compilation before.</summary>
+    public IReadOnlyCollection<string> Unprepared => _device.Unprepared;
+
     /// <summary>What becomes graphs from now on, or in an emulation is done again; without it nothing is recorded.</summary>
     public Recordings Record() => _device.Recordings = new();
 
@@ -151,8 +154,12 @@ internal sealed class KernelRun : IDisposable
     {
         private readonly ConcurrentDictionary<nint, string> _names = new();
         private readonly ConcurrentDictionary<string, bool> _launched = new();
+        private readonly ConcurrentDictionary<string, bool> _prepared = new();
+        private readonly ConcurrentDictionary<string, bool> _unprepared = new();
 
         public IReadOnlyCollection<string> Launched => [.. _launched.Keys.Order(StringComparer.Ordinal)];
+
+        public IReadOnlyCollection<string> Unprepared => [.. _unprepared.Keys.Order(StringComparer.Ordinal)];
 
         public bool Serves(Tensor tensor) => device.Serves(tensor);
 
@@ -171,7 +178,19 @@ internal sealed class KernelRun : IDisposable
         {
             var handle = device.Load(file, defines, index, function);
             _names[handle] = function;
+            var source = $"{file} {string.Join(' ', defines)}";
+            if (!_prepared.ContainsKey(source))
+            {
+                _unprepared[source] = true;
+            }
+
             return handle;
+        }
+
+        public void Prepare(string file, IReadOnlyList<string> defines, int index)
+        {
+            _prepared[$"{file} {string.Join(' ', defines)}"] = true;
+            device.Prepare(file, defines, index);
         }
 
         public void Launch(nint function, LaunchShape shape, int index, void** arguments)

@@ -36,6 +36,30 @@ public sealed class TokenFolderTests
     }
 
     [Fact]
+    public void Write_FirstShards_AreThoseOfTheWhole()
+    {
+        using var folder = new TempFolder();
+        WriteSource(folder);
+        var tokenizer = BpeTokenizer.Load(TestSetup.Golden("tokenizer"));
+        var options = Options() with { TokenizerFile = TestSetup.Golden("tokenizer", "tokenizer.json") };
+        TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder), options);
+        var card = TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder) + "-2", options with { MostShards = 2 });
+        Assert.Equal(2, card.Shards);
+        using (var slice = TokenFolder.Open(Out(folder) + "-2"))
+        using (var whole = TokenFolder.Open(Out(folder)))
+        {
+            var documents = slice.Documents(Split.Train).ToArray();
+            Assert.NotEmpty(documents);
+            Assert.Equal(whole.Documents(Split.Train).Take(documents.Length), documents);
+            Assert.True(whole.Card.Parts[Split.Train].Documents > documents.Length);
+        }
+
+        // Made again it is done; as another slice it is refused.
+        Assert.Equal(card.Parts, TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder) + "-2", options with { MostShards = 2 }).Parts);
+        Assert.Contains("the first 2 shards, not all", Assert.Throws<InvalidOperationException>(() => TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder) + "-2", options)).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Write_AnyNumberOfWorkers_GivesTheSameBytes()
     {
         using var folder = new TempFolder();

@@ -62,6 +62,9 @@ public sealed class TrainingGraphsTests
         var recorded = Train(Model, config);
         AssertEqual(byHost, recorded);
         Assert.True(counts.Started > 0);
+
+        // All kernels are compiled beside each other before the first update, but Muon's own.
+        Assert.DoesNotContain(run.Unprepared, source => !source.StartsWith("Muon", StringComparison.Ordinal));
     }
 
     [Fact]

@@ -49,6 +49,7 @@ public sealed class PlotsTests : IDisposable
         Assert.Null(Numbers(traces[1], "y")[1]);
         Assert.Equal((0.25 * 4 + 0.5 * 2) / 0.75 * bits, Numbers(traces[1], "y")[2]!.Value, 1e-6);
         Assert.Equal(2.5 * bits, Numbers(traces[2], "y")[0]!.Value, 1e-6);
+        Assert.Equal(",~f", layout.GetProperty("xaxis").GetProperty("hoverformat").GetString());
         Assert.Equal("log", layout.GetProperty("xaxis").GetProperty("type").GetString());
         Assert.Equal(("Training compute (FLOPs)", "Cross-entropy (bits per byte)"), Titles(layout));
     }

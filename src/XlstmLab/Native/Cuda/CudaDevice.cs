@@ -11,6 +11,7 @@ namespace XlstmLab.Native.Cuda;
 internal sealed unsafe class CudaDevice : IKernelDevice
 {
     private readonly ConcurrentDictionary<(string File, string Options, int Device), nint> _modules = new();
+    private readonly ConcurrentDictionary<(string File, string Options, int Device), Lazy<byte[]>> _images = new();
     private readonly ConcurrentDictionary<(string File, string Options, int Device, string Function), nint> _functions = new();
     private readonly ConcurrentDictionary<nint, int> _sharedBytes = new();
     private readonly ConcurrentDictionary<int, int> _multiprocessors = new();
@@ -46,6 +47,32 @@ internal sealed unsafe class CudaDevice : IKernelDevice
         }
 
         return handle;
+    }
+
+    /// <inheritdoc/>
+    public void Prepare(string file, IReadOnlyList<string> defines, int device)
+    {
+        var key = (file, string.Join(' ', defines), device);
+        if (_modules.ContainsKey(key) || _images.ContainsKey(key))
+        {
+            return;
+        }
+
+        var image = _images.GetOrAdd(key, _ => new(() => Image(file, defines, device)));
+        ThreadPool.UnsafeQueueUserWorkItem(
+            static image =>
+            {
+                try
+                {
+                    _ = image.Value;
+                }
+                catch (Exception)
+                {
+                    // Who loads it is told.
+                }
+            },
+            image,
+            preferLocal: false);
     }
 
     /// <inheritdoc/>
@@ -98,19 +125,34 @@ internal sealed unsafe class CudaDevice : IKernelDevice
 
     private nint Module(string file, string options, IReadOnlyList<string> defines, int device)
     {
-        lock (_gate)
+        // Outside of the lock: several sources are compiled at once.
+        var key = (file, options, device);
+        if (_modules.TryGetValue(key, out var module))
         {
-            if (!_modules.TryGetValue((file, options, device), out var module))
-            {
-                fixed (byte* image = Image(file, defines, device))
-                {
-                    CudaDriver.Check(CudaDriver.cuModuleLoadData(out module, image), $"load the kernels of {file}");
-                }
+            return module;
+        }
 
-                _modules[(file, options, device)] = module;
+        try
+        {
+            var machineCode = _images.GetOrAdd(key, _ => new(() => Image(file, defines, device))).Value;
+            lock (_gate)
+            {
+                if (!_modules.TryGetValue(key, out module))
+                {
+                    fixed (byte* image = machineCode)
+                    {
+                        CudaDriver.Check(CudaDriver.cuModuleLoadData(out module, image), $"load the kernels of {file}");
+                    }
+
+                    _modules[key] = module;
+                }
             }
 
             return module;
+        }
+        finally
+        {
+            _images.TryRemove(key, out _); // loaded, or to be tried again
         }
     }
 

@@ -121,6 +121,10 @@ internal sealed class AdamWKernel : IDisposable
         _rule = zeros(RuleWords, ScalarType.Float32, _device).DetachFromDisposeScope();
     }
 
+    /// <summary>Has the kernels compiled (<see cref="Kernel.Prepare"/>).</summary>
+    /// <param name="on">A tensor on the device.</param>
+    public static void Prepare(Tensor on) => Kernel.Prepare(true, () => Kernel.Launch(Source, "adamw_update", Defines, new(1, Threads), on));
+
     /// <summary>The numbers of the update that was prepared last, as <c>UpdateRule.cuh</c> has them.</summary>
     public Tensor Rule => _rule;
 

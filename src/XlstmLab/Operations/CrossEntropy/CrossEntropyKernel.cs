@@ -35,7 +35,7 @@ internal static class CrossEntropyKernel
     /// <param name="cap">The soft cap, or null.</param>
     public static void Run(Tensor logits, Tensor targets, Tensor losses, LossDivisor? divisor, double? cap)
     {
-        var (rows, vocabulary) = ((int)logits.shape[0], logits.shape[1]);
+        var (rows, vocabulary) = ((int)logits.size(0), logits.size(1));
         var shape = new LaunchShape(Math.Min(rows, Blocks * Kernel.Multiprocessors(logits)), Threads, (int)Shared(vocabulary));
         if (divisor is { } by)
         {
@@ -55,7 +55,7 @@ internal static class CrossEntropyKernel
         var total = empty([], ScalarType.Float64, losses.device);
         Kernel.Launch(
             Source, "sum_losses", Defines(vocabulary, cap), new(1, SumThreads, SumThreads / 4), losses,
-            losses, total, (int)losses.shape[0], divisor.Value, divisor.Kept);
+            losses, total, (int)losses.size(0), divisor.Value, divisor.Kept);
         return total;
     }
 }

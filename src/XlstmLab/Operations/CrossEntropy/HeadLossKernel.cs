@@ -14,8 +14,8 @@ internal static class HeadLossKernel
 
     /// <summary>Whether there are kernels for this head behind activations of this type.</summary>
     public static bool Serves(LanguageHead? head, ScalarType? computeType) =>
-        computeType == ScalarType.BFloat16 && head is { Bias: null } && Kernel.Reaches(head.Weight) && head.Weight.shape[1] % 8 == 0
-        && CrossEntropyKernel.Fits(head.Weight.shape[0]);
+        computeType == ScalarType.BFloat16 && head is { Bias: null } && Kernel.Reaches(head.Weight) && head.Weight.size(1) % 8 == 0
+        && CrossEntropyKernel.Fits(head.Weight.size(0));
 
     /// <summary>The cross-entropy in nats, summed over the rows that count and divided.</summary>
     /// <param name="hidden">[N, d] bfloat16.</param>
@@ -39,7 +39,7 @@ internal static class HeadLossKernel
     {
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
-        var (rows, dim, vocabulary) = (hidden.shape[0], hidden.shape[1], weight.shape[0]);
+        var (rows, dim, vocabulary) = (hidden.size(0), hidden.size(1), weight.size(0));
         var padded = (vocabulary + 7) / 8 * 8;
 
         var narrow = TrainedProducts.Of([weight])?.Padded ?? Padded(weight, padded);
@@ -73,7 +73,7 @@ internal static class HeadLossKernel
     /// <summary>The kernel wants rows of whole 16 bytes; logits behind the vocabulary are zero, and stay it.</summary>
     private static Tensor Padded(Tensor weight, long padded)
     {
-        var (vocabulary, dim) = (weight.shape[0], weight.shape[1]);
+        var (vocabulary, dim) = (weight.size(0), weight.size(1));
         var narrow = empty(padded, dim, dtype: ScalarType.BFloat16, device: weight.device);
         narrow.narrow(0, 0, vocabulary).copy_(weight);
         narrow.narrow(0, vocabulary, padded - vocabulary).zero_();

@@ -14,7 +14,7 @@ internal static class EmbeddingKernel
 
     /// <summary>Whether there is a kernel for this table.</summary>
     public static bool Serves(Tensor table) =>
-        table.dtype == ScalarType.Float32 && Kernel.Reaches(table) && table.is_contiguous() && table.shape[1] % 8 == 0 && table.shape[0] < 1 << 22;
+        table.dtype == ScalarType.Float32 && Kernel.Reaches(table) && table.is_contiguous() && table.size(1) % 8 == 0 && table.size(0) < 1 << 22;
 
     /// <summary>The rows of the table; NaN for an id that has none.</summary>
     /// <param name="table">[V, d] float32.</param>
@@ -41,7 +41,7 @@ internal static class EmbeddingKernel
         protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             var (table, ids) = ((Tensor)vars[0], (Tensor)vars[1]);
-            var (vocabulary, dim) = (table.shape[0], table.shape[1]);
+            var (vocabulary, dim) = (table.size(0), table.size(1));
             var y = empty([.. ids.shape, dim], ScalarType.BFloat16, table.device);
             var positions = (int)ids.NumberOfElements;
             Kernel.Launch(

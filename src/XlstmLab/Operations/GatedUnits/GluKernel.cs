@@ -11,7 +11,7 @@ internal static class GluKernel
     private const int BackwardPieces = 2;
 
     /// <summary>Whether there is a kernel for these pre-activations.</summary>
-    public static bool Serves(Tensor g) => Kernel.Serve(g) && g.shape[^1] % 8 == 0 && IsRows(g);
+    public static bool Serves(Tensor g) => Kernel.Serve(g) && g.size(-1) % 8 == 0 && IsRows(g);
 
     /// <summary>f(g) u, or f(g).</summary>
     /// <param name="g">[..., F] bfloat16: contiguous, or a slice of the last dimension of what is.</param>
@@ -41,20 +41,19 @@ internal static class GluKernel
     /// <summary>Whether a tensor is rows of equal distance, each in one piece.</summary>
     private static bool IsRows(Tensor x)
     {
-        var (shape, strides) = (x.shape, x.stride());
-        var last = shape.Length - 1;
-        return strides[last] == 1 && strides[last - 1] % 8 == 0
-            && Enumerable.Range(1, last - 1).All(d => strides[d - 1] == shape[d] * strides[d]);
+        var last = (int)x.dim() - 1;
+        return x.stride(last) == 1 && x.stride(last - 1) % 8 == 0
+            && Enumerable.Range(1, last - 1).All(d => x.stride(d - 1) == x.size(d) * x.stride(d));
     }
 
-    private static long RowStride(Tensor x) => x.stride()[^2];
+    private static long RowStride(Tensor x) => x.stride(-2);
 
     private sealed class Function : GradientFunction<Function>
     {
         protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             var (g, u, kind) = ((Tensor)vars[0], (Tensor?)vars[1], (FeedForwardKind)vars[2]);
-            var inner = g.shape[^1];
+            var inner = g.size(-1);
             var rows = g.NumberOfElements / inner;
             var y = empty(g.shape, g.dtype, g.device);
             Kernel.Launch(
@@ -70,7 +69,7 @@ internal static class GluKernel
         {
             var saved = ctx.Load();
             var (g, u, kind) = (saved[0]!, saved[1], (FeedForwardKind)ctx.get_data("kind"));
-            var inner = g.shape[^1];
+            var inner = g.size(-1);
             var rows = g.NumberOfElements / inner;
             var dy = gradients[0].contiguous();
 

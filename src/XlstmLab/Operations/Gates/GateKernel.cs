@@ -10,10 +10,11 @@ internal static class GateKernel
 
     private const string Source = "GatePreactivations.cu";
     private const int Warps = 8; // of 16 tokens
-    private const int Step = 32; // tokens of which a block sums weight gradients at a time, a multiple of 16
+    private const int InputChannels = 128; // of a block that makes x's gradient
+    private const int Step = 32; // tokens of which a block sums weight gradients at a time, one a lane
 
     /// <summary>Whether there is a kernel for what the gates look at.</summary>
-    public static bool Serves(Tensor x, int heads) => Kernel.Serve(x) && x.is_contiguous() && x.shape[^1] % 8 == 0 && heads <= MostHeads;
+    public static bool Serves(Tensor x, int heads) => Kernel.Serve(x) && x.is_contiguous() && x.size(-1) % 8 == 0 && heads <= MostHeads;
 
     /// <summary>Both gates' pre-activations.</summary>
     /// <param name="x">[B, S, d] bfloat16, contiguous.</param>
@@ -38,7 +39,7 @@ internal static class GateKernel
     /// <summary>What one call computes, beside its tensors; a gate without a bias does not exist.</summary>
     private sealed record Call(int Heads, float Cap, bool[] Exists, LeafGradients? Leaves);
 
-    /// <summary>What follows from widths. W is in shared memory as far as about 110 KiB go.</summary>
+    /// <summary>What follows from widths. Forward, W is in shared memory as far as about 110 KiB go.</summary>
     private readonly record struct Sizes(long Dim, int Heads)
     {
         public int Tiles => (2 * Heads + 7) / 8; // of eight outputs
@@ -52,17 +53,13 @@ internal static class GateKernel
 
         public int WeightWarps => Dim > 960 ? 16 : (int)((Dim + 63) / 64);
 
-        public int WeightBlocks => WeightWarps > 12 || Tiles > 1 ? 1 : 2; // a multiprocessor
+        public int WeightBlocks => WeightWarps > 12 || (Tiles > 1 && WeightWarps > 6) ? 1 : 2; // a multiprocessor
 
         public int ForwardShared => 24 * Tiles * (2 * ForwardChannels + 64);
 
-        public int InputChannels => Channels(28160 / (8 * Tiles) / 128 * 128);
-
         public int InputShared => 32 * Tiles * InputChannels;
 
-        private int ForwardChannels => Channels((18773 / (8 * Tiles) - 32) / 128 * 128);
-
-        private int Channels(int limit) => limit < Dim ? limit : (int)((Dim + 127) / 128 * 128);
+        private int ForwardChannels => Math.Min((18773 / (8 * Tiles) - 32) / 128 * 128, (int)((Dim + 127) / 128 * 128));
     }
 
     private sealed class Function : GradientFunction<Function>
@@ -71,8 +68,8 @@ internal static class GateKernel
         {
             var (x, call) = ((Tensor)vars[0], (Call)vars[5]);
             var (weights, biases) = (new[] { (Tensor?)vars[1], (Tensor?)vars[2] }, new[] { (Tensor?)vars[3], (Tensor?)vars[4] });
-            var (batch, length) = (x.shape[0], x.shape[1]);
-            var sizes = new Sizes(x.shape[2], call.Heads);
+            var (batch, length) = (x.size(0), x.size(1));
+            var sizes = new Sizes(x.size(2), call.Heads);
             var tokens = (int)(batch * length);
             var outputs = biases.Select(b => b is null
                 ? zeros(batch, call.Heads, length, dtype: ScalarType.Float32, device: x.device)
@@ -91,7 +88,7 @@ internal static class GateKernel
         {
             var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
             var (x, input, forget, inputWeight, forgetWeight) = (saved[0]!, saved[1]!, saved[2]!, saved[3], saved[4]);
-            var (batch, length, dim) = (x.shape[0], x.shape[1], x.shape[2]);
+            var (batch, length, dim) = (x.size(0), x.size(1), x.size(2));
             var (sizes, heads, tokens) = (new Sizes(dim, call.Heads), call.Heads, (int)(batch * length));
             var dp = gradients.Take(2).Select((g, k) => g.IsInvalid || !call.Exists[k] ? null : g.contiguous()).ToArray();
 
@@ -101,23 +98,23 @@ internal static class GateKernel
                 Source, "gate_backward_input", sizes.Defines,
                 new(Blocks(x, tokens), 32 * Warps, sizes.InputShared)
                 {
-                    BlocksY = (int)((dim + sizes.InputChannels - 1) / sizes.InputChannels),
+                    BlocksY = (int)((dim + InputChannels - 1) / InputChannels),
                 },
                 x, dp[0], dp[1], input, forget, inputWeight, forgetWeight, past, dx, tokens, (int)length, call.Cap);
 
             // A row of the partial sums has both weights' gradients, then both biases', each from a multiple of 4 on.
             var (weight, bias) = (heads * dim, (heads + 3) / 4 * 4);
             var blocks = Math.Min((tokens + Step - 1) / Step, sizes.WeightBlocks * Kernel.Multiprocessors(x));
-            var partials = empty(blocks, 2 * (weight + bias), dtype: ScalarType.Float32, device: x.device);
+            var partials = LeafGradients.Partials(call.Leaves, blocks, 2 * (weight + bias), x.device);
             var channels = 64 * sizes.WeightWarps;
             Kernel.Launch(
                 Source, "gate_backward_weight", sizes.Defines,
-                new(blocks, 32 * sizes.WeightWarps, 128 * Math.Max(Step, sizes.WeightWarps))
+                new(blocks, 32 * sizes.WeightWarps, 160 * Step)
                 {
                     BlocksY = (int)((dim + channels - 1) / channels),
                     BlocksZ = (2 * heads + 15) / 16,
                 },
-                x, dp[0], dp[1], input, forget, x, partials, partials.shape[1],
+                x, dp[0], dp[1], input, forget, x, partials, partials.size(1),
                 0, (int)weight, (int)(2 * weight), (int)(2 * weight) + bias, tokens, (int)length, call.Cap);
             var sums = LeafGradients.GiveSums(
                 call.Leaves, partials,

@@ -17,8 +17,8 @@
 #define OUTPUTS (2 * HEADS) // the input gates, then the forget gates
 #define CHUNKS ((DIM + FORWARD_CHANNELS - 1) / FORWARD_CHANNELS)
 #define WEIGHT_ROW (2 * FORWARD_CHANNELS + 64) // bytes; the 64 keep two rows' lanes in different banks
-static_assert(DIM % 8 == 0 && FORWARD_CHANNELS % 128 == 0 && INPUT_CHANNELS % 128 == 0, "a lane has pieces of 8 channels of each 32");
-static_assert(TILES == (OUTPUTS + 7) / 8 && WEIGHT_TOKENS % 16 == 0, "products of tensor cores");
+static_assert(DIM % 8 == 0 && FORWARD_CHANNELS % 128 == 0 && INPUT_CHANNELS == 128, "a lane has pieces of 8 channels of each 32");
+static_assert(TILES == (OUTPUTS + 7) / 8 && WEIGHT_TOKENS == 32, "products of tensor cores");
 static_assert(FORWARD_BYTES == 24 * TILES * WEIGHT_ROW && INPUT_BYTES == 32 * TILES * INPUT_CHANNELS, "the parts of W");
 
 #define NOTHING make_uint4(0, 0, 0, 0)
@@ -176,9 +176,9 @@ DEVICE float gate_slope(
     return gradient[place] * (1.f - share * share);
 }
 
-// dx = past + W^T dz, with x's gradient from elsewhere, if it is given. The gradients dp lie as the pre-activations p do; a gate's may be null. A warp has 16 tokens, a block
-// INPUT_CHANNELS channels. Grid: (any number, (DIM + INPUT_CHANNELS - 1) / INPUT_CHANNELS), 2 blocks a multiprocessor at best;
-// WARPS warps; shared: INPUT_BYTES.
+// dx = past + W^T dz, with x's gradient from elsewhere, if it is given. The gradients dp lie as the pre-activations p do; a gate's may be null.
+// A warp has 16 tokens, a block INPUT_CHANNELS channels: few, so that there are blocks enough and all of a lane's loads are on their way at once.
+// Grid: (any number, (DIM + INPUT_CHANNELS - 1) / INPUT_CHANNELS); WARPS warps; shared: INPUT_BYTES.
 KERNEL void __launch_bounds__(32 * WARPS, TILES > 4 ? 1 : 2) gate_backward_input(
     const float* RESTRICT d_input, const float* RESTRICT d_forget, const float* RESTRICT input, const float* RESTRICT forget,
     const float* RESTRICT input_weight, const float* RESTRICT forget_weight, const bf16* RESTRICT past, bf16* RESTRICT dx,
@@ -191,32 +191,12 @@ KERNEL void __launch_bounds__(32 * WARPS, TILES > 4 ? 1 : 2) gate_backward_input
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, pair = lane % 4 * 2;
     int base = blockIdx.y * INPUT_CHANNELS;
     const int entries = INPUT_CHANNELS / 32 * TILES;
-#pragma unroll 4
-    for (int turn = 0; turn < (entries + WARPS - 1) / WARPS; turn++)
-    {
-        int k = turn * WARPS + warp;
-        if (entries % WARPS != 0 && k >= entries) break;
-        int block = k / TILES, tile = k % TILES;
-        const float* even = weight_row(input_weight, forget_weight, 8 * tile + pair);
-        const float* odd = weight_row(input_weight, forget_weight, 8 * tile + pair + 1);
-        u32 high[4], low[4];
-#pragma unroll
-        for (int j = 0; j < 4; j++)
-        {
-            int c = base + 32 * block + group / 2 * 8 + 2 * j + group % 2;
-            float w0 = even && c < DIM ? even[c] : 0.f, w1 = odd && c < DIM ? odd[c] : 0.f;
-            high[j] = pack_bf16(w0, w1);
-            low[j] = pack_bf16(w0 - low_bf16(high[j]), w1 - high_bf16(high[j]));
-        }
-
-        weights[(2 * k) * 32 + lane] = make_uint4(high[0], high[1], high[2], high[3]);
-        weights[(2 * k + 1) * 32 + lane] = make_uint4(low[0], low[1], low[2], low[3]);
-    }
-
-    __syncthreads();
+    bool staged = false;
     for (int start = blockIdx.x * 16 * WARPS; start < tokens; start += gridDim.x * 16 * WARPS)
     {
         int token0 = start + 16 * warp + group, token1 = token0 + 8;
+        uint4 before[2][4] = {};
+        if (past) load_pieces(before, past + (i64)min(token0, tokens - 1) * DIM, past + (i64)min(token1, tokens - 1) * DIM, base);
         u32 a[TILES][4]; // both parts of dz: outputs of the tile in the first 8 of k, what they leave in the last 8
 #pragma unroll
         for (int tile = 0; tile < TILES; tile++)
@@ -232,46 +212,62 @@ KERNEL void __launch_bounds__(32 * WARPS, TILES > 4 ? 1 : 2) gate_backward_input
             }
         }
 
-        for (int c = 0; c < INPUT_CHANNELS && base + c < DIM; c += 128)
+        if (!staged)
         {
 #pragma unroll
-            for (int j = 0; j < 4; j++)
+            for (int turn = 0; turn < (entries + WARPS - 1) / WARPS; turn++)
             {
-                float products[4][4] = {};
+                int k = turn * WARPS + warp;
+                if (entries % WARPS != 0 && k >= entries) break;
+                int block = k / TILES, tile = k % TILES;
+                const float* even = weight_row(input_weight, forget_weight, 8 * tile + pair);
+                const float* odd = weight_row(input_weight, forget_weight, 8 * tile + pair + 1);
+                u32 high[4], low[4];
 #pragma unroll
-                for (int tile = 0; tile < TILES; tile++)
+                for (int j = 0; j < 4; j++)
                 {
-                    int entry = 2 * ((c / 32 + j) * TILES + tile);
-                    uint4 high = weights[entry * 32 + lane], low = weights[(entry + 1) * 32 + lane];
-                    mma_bf16(products[0], a[tile], high.x, high.x);
-                    mma_bf16(products[1], a[tile], high.y, high.y);
-                    mma_bf16(products[2], a[tile], high.z, high.z);
-                    mma_bf16(products[3], a[tile], high.w, high.w);
-                    mma_bf16(products[0], a[tile], low.x, low.x);
-                    mma_bf16(products[1], a[tile], low.y, low.y);
-                    mma_bf16(products[2], a[tile], low.z, low.z);
-                    mma_bf16(products[3], a[tile], low.w, low.w);
+                    int c = base + 32 * block + group / 2 * 8 + 2 * j + group % 2;
+                    float w0 = even && c < DIM ? even[c] : 0.f, w1 = odd && c < DIM ? odd[c] : 0.f;
+                    high[j] = pack_bf16(w0, w1);
+                    low[j] = pack_bf16(w0 - low_bf16(high[j]), w1 - high_bf16(high[j]));
                 }
 
-#pragma unroll
-                for (int r = 0; r < 2; r++)
-                {
-                    float sum[8] = {};
-#pragma unroll
-                    for (int e = 0; e < 8; e++) sum[e] += products[e / 2][2 * r + e % 2];
-                    int channel = base + c + 32 * j + 8 * (lane % 4);
-                    if ((r ? token1 : token0) >= tokens || channel >= DIM) continue;
-                    i64 place = (i64)(r ? token1 : token0) * DIM + channel;
-                    if (past)
-                    {
-                        float before[8];
-                        unpack_bf16x8(before, *(const uint4*)(past + place));
-#pragma unroll
-                        for (int e = 0; e < 8; e++) sum[e] += before[e];
-                    }
+                weights[(2 * k) * 32 + lane] = make_uint4(high[0], high[1], high[2], high[3]);
+                weights[(2 * k + 1) * 32 + lane] = make_uint4(low[0], low[1], low[2], low[3]);
+            }
 
-                    *(uint4*)(dx + place) = pack_bf16x8(sum);
-                }
+            staged = true;
+            __syncthreads();
+        }
+
+#pragma unroll
+        for (int j = 0; j < 4; j++)
+        {
+            float products[4][4] = {};
+#pragma unroll
+            for (int tile = 0; tile < TILES; tile++)
+            {
+                int entry = 2 * (j * TILES + tile);
+                uint4 high = weights[entry * 32 + lane], low = weights[(entry + 1) * 32 + lane];
+                mma_bf16(products[0], a[tile], high.x, high.x);
+                mma_bf16(products[1], a[tile], high.y, high.y);
+                mma_bf16(products[2], a[tile], high.z, high.z);
+                mma_bf16(products[3], a[tile], high.w, high.w);
+                mma_bf16(products[0], a[tile], low.x, low.x);
+                mma_bf16(products[1], a[tile], low.y, low.y);
+                mma_bf16(products[2], a[tile], low.z, low.z);
+                mma_bf16(products[3], a[tile], low.w, low.w);
+            }
+
+#pragma unroll
+            for (int r = 0; r < 2; r++)
+            {
+                float sum[8];
+                unpack_bf16x8(sum, before[r][j]);
+#pragma unroll
+                for (int e = 0; e < 8; e++) sum[e] += products[e / 2][2 * r + e % 2];
+                int channel = base + 32 * j + 8 * (lane % 4), token = r ? token1 : token0;
+                if (token < tokens && channel < DIM) *(uint4*)(dx + (i64)token * DIM + channel) = pack_bf16x8(sum);
             }
         }
     }
@@ -280,7 +276,7 @@ KERNEL void __launch_bounds__(32 * WARPS, TILES > 4 ? 1 : 2) gate_backward_input
 // dW and db. A warp has 64 channels and walks the tokens; blockIdx.z tells 16 outputs from others. Row blockIdx.x of the partial sums,
 // `partial_stride` floats long, receives each gradient from the place told on. Places and the stride are multiples of 4.
 // Grid: (any number, (DIM + 64 WEIGHT_WARPS - 1) / (64 WEIGHT_WARPS), (OUTPUTS + 15) / 16), WEIGHT_BLOCKS a multiprocessor at best;
-// WEIGHT_WARPS warps; shared: the greater of 128 WEIGHT_TOKENS and 128 WEIGHT_WARPS bytes.
+// WEIGHT_WARPS warps; shared: 160 WEIGHT_TOKENS bytes.
 KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_weight(
     const float* RESTRICT d_input, const float* RESTRICT d_forget, const float* RESTRICT input, const float* RESTRICT forget,
     const bf16* RESTRICT x, float* RESTRICT partials, i64 partial_stride,
@@ -289,10 +285,12 @@ KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_we
 {
     wait_for_predecessors();
     const int parts = TILES > 1 ? 2 : 1; // tiles of 8 outputs
-    SHARED_MEMORY(shared); // dz [2 steps, tokens, tile of outputs, high or low, 8]: 32 bytes a token and tile
+    const int pitch = 32 * parts + 16;   // bytes, so that a tile's rows lie in different banks
+    const int turns = (8 * parts + WEIGHT_WARPS - 1) / WEIGHT_WARPS;
+    SHARED_MEMORY(shared); // dz [2 steps, tokens, tile of outputs, high or low, 8]
     int lane = threadIdx.x % 32, warp = threadIdx.x / 32, group = lane / 4, pair = lane % 4 * 2;
-    int channel = (blockIdx.y * WEIGHT_WARPS + warp) * 64 + 8 * group, step_bytes = WEIGHT_TOKENS * parts * 32;
-    float dw[2][8][4] = {}, db = 0;
+    int channel = (blockIdx.y * WEIGHT_WARPS + warp) * 64 + 8 * group;
+    float dw[2][8][4] = {}, db[turns] = {};
     int turn = 0;
     for (int start = blockIdx.x * WEIGHT_TOKENS; start < tokens; start += gridDim.x * WEIGHT_TOKENS)
     {
@@ -309,15 +307,19 @@ KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_we
             }
         }
 
-        bf16* staged = (bf16*)(shared + turn * step_bytes);
-        for (int k = threadIdx.x; k < WEIGHT_TOKENS * 8 * parts; k += 32 * WEIGHT_WARPS)
+        // A warp has an output, or several, a lane a token.
+        unsigned char* staged = shared + turn * WEIGHT_TOKENS * pitch;
+#pragma unroll
+        for (int k = 0; k < turns; k++)
         {
-            int token = k / (8 * parts), output = k % (8 * parts); // the latter is the same in all turns
-            float dz = gate_slope(d_input, d_forget, input, forget, start + token, 16 * blockIdx.z + output, tokens, sequence, cap);
+            int output = k * WEIGHT_WARPS + warp;
+            if (8 * parts % WEIGHT_WARPS != 0 && output >= 8 * parts) break;
+            float dz = gate_slope(d_input, d_forget, input, forget, start + lane, 16 * blockIdx.z + output, tokens, sequence, cap);
+            bf16* to = (bf16*)(staged + lane * pitch) + output / 8 * 16 + output % 8;
             bf16 high = to_bf16(dz);
-            staged[(token * parts + output / 8) * 16 + output % 8] = high;
-            staged[(token * parts + output / 8) * 16 + output % 8 + 8] = to_bf16(dz - from_bf16(high));
-            db += dz;
+            to[0] = high;
+            to[8] = to_bf16(dz - from_bf16(high));
+            db[k] += dz;
         }
 
         __syncthreads();
@@ -329,7 +331,7 @@ KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_we
             for (int part = 0; part < parts; part++)
             {
                 int token = 16 * k + lane % 8 + lane / 16 * 8;
-                load_matrix_x4_transposed(a[part], shared_address(staged + (token * parts + part) * 16 + lane / 8 % 2 * 8));
+                load_matrix_x4_transposed(a[part], shared_address(staged + token * pitch + part * 32 + lane / 8 % 2 * 16));
             }
 
 #pragma unroll
@@ -370,13 +372,12 @@ KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_we
     }
 
     if (blockIdx.y > 0) return;
-    float* sums = (float*)shared;
-    __syncthreads();
-    sums[threadIdx.x] = db;
-    __syncthreads();
-    int output = 16 * blockIdx.z + threadIdx.x, bias = output < HEADS ? input_bias_place : forget_bias_place;
-    if (threadIdx.x >= 8 * parts || output >= OUTPUTS) return;
-    float total = 0;
-    for (int k = threadIdx.x; k < 32 * WEIGHT_WARPS; k += 8 * parts) total += sums[k];
-    partial[bias + output % HEADS] = total;
+#pragma unroll
+    for (int k = 0; k < turns; k++)
+    {
+        int output = k * WEIGHT_WARPS + warp, number = 16 * blockIdx.z + output;
+        float total = warp_sum(db[k]);
+        if (lane == 0 && output < 8 * parts && number < OUTPUTS)
+            partial[(number < HEADS ? input_bias_place : forget_bias_place) + number % HEADS] = total;
+    }
 }

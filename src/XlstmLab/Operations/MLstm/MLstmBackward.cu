@@ -14,6 +14,8 @@
 // triangle is left out. Bytes: 6 DQK + 4 DHV + 4 L, and 2 DQK DHV a chunk; then 10 DQK + 6 DHV + 4 L, and 2 DQK DHV a chunk.
 #include "MLstmProducts.cuh"
 
+static_assert(TILE_ROWS == CHUNK, "a block has a chunk");
+
 // Arguments as in MLstmBackwardScores.cu; n: [B NH, NC, DQK] before each chunk, null if dz counts for nothing; d_states, dn: behind each chunk, dn or null.
 // dq, dk, dv: bf16 with strides; k_writes: [B NH, NC CHUNK], the memory's share of k . dk.
 // Of the two blocks of a chunk the first makes dq and dk, the second dv.

@@ -1,6 +1,8 @@
 // y and the triangles of the mLSTM's backward pass; MLstmBackward.cu has the equations.
 #include "MLstmProducts.cuh"
 
+static_assert(TILE_ROWS == CHUNK, "a block has a chunk");
+
 // What a thread keeps of a triangle in shared memory, four numbers at a time, and alone reads: the first rows have half of it.
 // MLstmSequenceKernel.cs tells KEPT_BYTES.
 static_assert(KEPT_BYTES == CHUNK * CHUNK * 3, "float32");

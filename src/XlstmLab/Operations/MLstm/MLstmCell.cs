@@ -46,7 +46,7 @@ public static class MLstmCell
         var (input, forget) = (igatePreact.to(type), fgatePreact.to(type));
         var (h, last) = options.Form == MLstmForm.Chunkwise && MLstmSequenceKernel.Serves(q, v)
             ? MLstmSequenceKernel.Forward(q, k, v, input, forget, options.InputGate, options.ForgetGate, initial, layout, options, returnState)
-            : options.Form == MLstmForm.Chunkwise && q.shape[2] > 1 && layout?.Padding is null && MLstmFused.Serves(q, k, v, input)
+            : options.Form == MLstmForm.Chunkwise && q.size(2) > 1 && layout?.Padding is null && MLstmFused.Serves(q, k, v, input)
             ? MLstmFused.Forward(
                 q, k, v, input, forget, options.InputGate, options.ForgetGate, initial, layout?.StartsIfAny(), options, returnState)
             : FromLogGates(q, k, v, options.InputGate.Log(input), options.ForgetGate.Log(forget), initial, layout, options, returnState);
@@ -75,16 +75,16 @@ public static class MLstmCell
             logI = logI.masked_fill(absent, double.NegativeInfinity);
         }
 
-        if (options.Form == MLstmForm.Chunkwise && q.shape[2] > 1 && MLstmFused.Serves(q, k, v, logI))
+        if (options.Form == MLstmForm.Chunkwise && q.size(2) > 1 && MLstmFused.Serves(q, k, v, logI))
         {
             var (output, state) = MLstmFused.Forward(
                 q, k, v, logI, logF, InputGate.Exponential, ForgetGate.Exponential, initial, layout?.StartsIfAny(), options, returnState);
             return (output.MoveToOuterDisposeScope(), state?.MoveToOuterDisposeScope());
         }
 
-        initial ??= MLstmState.Empty(q.shape[0], q.shape[1], q.shape[3], v.shape[3], type, q.device);
+        initial ??= MLstmState.Empty(q.size(0), q.size(1), q.size(3), v.size(3), type, q.device);
         var starts = layout?.StartsIfAny();
-        var form = q.shape[2] == 1 ? MLstmForm.Recurrent : options.Form;
+        var form = q.size(2) == 1 ? MLstmForm.Recurrent : options.Form;
         (Tensor h, MLstmState? last) = form switch
         {
             MLstmForm.Recurrent => MLstmRecurrent.Forward(q.to(type), k.to(type), v.to(type), logI, logF, initial, starts, options),
@@ -108,7 +108,7 @@ public static class MLstmCell
     {
         _ = (options.InputGate.Known(), options.ForgetGate.Known(), options.Form.Known(), options.NormalizerGradient.Known());
         CheckSequence(q, k, v, layout, options.ChunkSize);
-        var (batch, heads, length, dk, dv) = (q.shape[0], q.shape[1], q.shape[2], q.shape[3], v.shape[3]);
+        var (batch, heads, length, dk, dv) = (q.size(0), q.size(1), q.size(2), q.size(3), v.size(3));
         Require(i, "igatePreact", batch, heads, length);
         Require(f, "fgatePreact", batch, heads, length);
         if (initial is not null)
@@ -127,7 +127,7 @@ public static class MLstmCell
             throw new ArgumentException($"Expected q of shape [B, NH, S, DK], got {Shape(q)}.", nameof(q));
         }
 
-        var (batch, heads, length, dk) = (q.shape[0], q.shape[1], q.shape[2], q.shape[3]);
+        var (batch, heads, length, dk) = (q.size(0), q.size(1), q.size(2), q.size(3));
         if (length < 1)
         {
             throw new ArgumentException($"Expected at least one token, got q of shape {Shape(q)}.", nameof(q));
@@ -149,7 +149,7 @@ public static class MLstmCell
         }
 
         Require(k, "k", batch, heads, length, dk);
-        Require(v, "v", batch, heads, length, v.shape[3]);
+        Require(v, "v", batch, heads, length, v.size(3));
         foreach (var (mask, name) in new[] { (layout?.DocumentStarts, "layout.DocumentStarts"), (layout?.Padding, "layout.Padding") })
         {
             if (mask is not null)
@@ -166,7 +166,7 @@ public static class MLstmCell
     /// <summary>Refuses a tensor of another shape.</summary>
     internal static void Require(Tensor tensor, string name, params long[] shape)
     {
-        if (!tensor.shape.AsSpan().SequenceEqual(shape))
+        if (tensor.dim() != shape.Length || shape.Index().Any(size => tensor.size(size.Index) != size.Item))
         {
             throw new ArgumentException($"Expected {name} of shape [{string.Join(", ", shape)}], as q and v have it, got {Shape(tensor)}.");
         }

@@ -9,6 +9,8 @@
 // Operations a token and head: 2 L DQK + L DHV + 2 DQK DHV. Bytes: 4 DQK + 4 DHV, and 2 DQK DHV a chunk.
 #include "MLstmProducts.cuh"
 
+static_assert(TILE_ROWS == CHUNK, "a block has a chunk");
+
 // q . n of the thread's rows.
 DEVICE void read_normalizer(float (&dot)[2], Rows q, const float* RESTRICT n)
 {

@@ -1,5 +1,6 @@
-// The mLSTM's products of wide heads: tiles of a chunk's 128 rows by two groups of four warps, a warp having 16 rows. Pieces of K_STEP of
-// the inner dimension come through shared memory while the tensor cores work on the ones before; the sums stay in registers.
+// The mLSTM's products of wide heads: tiles of a chunk's 128 rows by two groups of four warps, a warp having 16 rows; tiles of 64 rows by one
+// group. Pieces of K_STEP of the inner dimension come through shared memory while the tensor cores work on the ones before; the sums stay in
+// registers.
 //
 // Tiles in shared memory are panels of 64 columns, rows of 128 bytes whose 16-byte pieces are exchanged so that eight rows lie in different
 // banks: as products of warpgroups read them (sm_90a), and elsewhere matrix loads.
@@ -10,7 +11,8 @@
 // take, STAGE_BYTES and TRIANGLE_BYTES.
 #define PANEL 64
 #define PANEL_BYTES(rows) ((rows) * 128)
-static_assert(K_STEP == PANEL && TILE_THREADS == 2 * CHUNK, "a group of four warps has 64 rows");
+#define TILE_ROWS (TILE_THREADS / 2)
+static_assert(K_STEP == PANEL && TILE_ROWS % PANEL == 0 && TILE_ROWS <= CHUNK, "a group of four warps has 64 rows");
 
 #define TILE_OF(dim) ((dim) % 128 == 0 ? 128 : (dim) % 96 == 0 ? 96 : (dim) % 64 == 0 ? 64 : 32)
 #define QK_TILE TILE_OF(QK_WHOLE)
@@ -23,7 +25,7 @@ static_assert(K_STEP == PANEL && TILE_THREADS == 2 * CHUNK, "a group of four war
 #define HV_STEPS ((DHV + K_STEP - 1) / K_STEP)
 #define CHUNK_STEPS (CHUNK / K_STEP)
 
-#define LEFT_BYTES PANEL_BYTES(CHUNK)
+#define LEFT_BYTES PANEL_BYTES(TILE_ROWS)
 static_assert(STAGE_BYTES % 1024 == 0 && STAGE_BYTES > LEFT_BYTES && TRIANGLE_BYTES == 2 * PANEL_BYTES(CHUNK), "what the host asks for");
 
 // Where the bytes lie that would be at this address if pieces were not exchanged.
@@ -33,17 +35,9 @@ DEVICE u32 exchanged(u32 address) { return address ^ (address >> 3 & 0x70); }
 template <int COUNT, int COLUMNS, int WIDTH>
 DEVICE void load_panels(u32 shared, Rows rows, int row, int column)
 {
-    constexpr int PIECES = COLUMNS / 8;
-#pragma unroll
-    for (int first = 0; first < COUNT * PIECES; first += TILE_THREADS)
-    {
-        const int x = first + threadIdx.x;
-        if (COUNT * PIECES % TILE_THREADS != 0 && x >= COUNT * PIECES) break;
-        const int r = x / PIECES, piece = x % PIECES;
-        const bool exists = row + r < rows.count && has_column<WIDTH, COLUMNS>(column + piece * 8);
-        const bf16* from = rows.data + (exists || WIDTH % COLUMNS == 0 ? column + piece * 8 : 0) + (exists ? (row + r) * rows.stride : 0);
-        copy_async_or_zero(exchanged(shared + piece / 8 * PANEL_BYTES(COUNT) + r * 128 + piece % 8 * 16), from, exists);
-    }
+    load_rows<COUNT, COLUMNS, TILE_THREADS, WIDTH>(rows, row, column, [=](int r, int piece) {
+        return exchanged(shared + piece / 8 * PANEL_BYTES(COUNT) + r * 128 + piece % 8 * 16);
+    });
 }
 
 // A triangle, but for the quarter right of the diagonal.

@@ -14,7 +14,6 @@ internal static class MLstmSequenceKernel
 {
     private const int Chunk = 128;
     private const int TileThreads = 256;
-    private const int StateStages = 4;
     private const int Step = 64; // of a product's inner dimension
     private const int StageBytes = 2 * Chunk * 2 * Step; // a left and a right tile
     private const int ForwardStages = 6;
@@ -27,7 +26,7 @@ internal static class MLstmSequenceKernel
 
     /// <summary>Whether there are kernels for these queries [B, NH, S, DK] and values [B, NH, S, DV].</summary>
     public static bool Serves(Tensor q, Tensor v) =>
-        Kernel.Serve(q) && Kernel.Serve(v) && q.shape[2] > 1 && Lack(q.shape[3], v.shape[3]) is null;
+        Kernel.Serve(q) && Kernel.Serve(v) && q.size(2) > 1 && Lack(q.size(3), v.size(3)) is null;
 
     /// <summary>Why there are no kernels for heads of these widths; null where there are.</summary>
     /// <param name="dk">DK.</param>
@@ -68,7 +67,7 @@ internal static class MLstmSequenceKernel
             return (outputs[0].MoveToOuterDisposeScope(), null);
         }
 
-        var (n, m) = (outputs[2].narrow(2, 0, q.shape[3]), outputs[2].narrow(2, q.shape[3], 1));
+        var (n, m) = (outputs[2].narrow(2, 0, q.size(3)), outputs[2].narrow(2, q.size(3), 1));
         var last = new MLstmState(outputs[1], n, options.HasPathThroughScale ? m : m.detach());
         return (outputs[0].MoveToOuterDisposeScope(), last.MoveToOuterDisposeScope());
     }
@@ -142,15 +141,15 @@ internal static class MLstmSequenceKernel
 
         public Device Device => Q.device;
 
-        public long Batch => Q.shape[0];
+        public long Batch { get; } = inputs[0]!.size(0);
 
-        public long Heads => Q.shape[1];
+        public long Heads { get; } = inputs[0]!.size(1);
 
-        public int Length => (int)Q.shape[2];
+        public int Length { get; } = (int)inputs[0]!.size(2);
 
-        public long Dk => Q.shape[3];
+        public long Dk { get; } = inputs[0]!.size(3);
 
-        public long Dv => V.shape[3];
+        public long Dv { get; } = inputs[2]!.size(3);
 
         public long Chunks => (Length + Chunk - 1) / Chunk;
 
@@ -174,13 +173,21 @@ internal static class MLstmSequenceKernel
         /// <summary>The bytes of what each warp of a narrow head's block writes at a time.</summary>
         public int StagedBytes => TileThreads / 32 * 16 * Pitch(Math.Max(WholeDk, WholeDv));
 
-        private long RowTiles => (Dk + Chunk - 1) / Chunk;
+        /// <summary>Threads that own a head's memory, half as many rows at a time: few for few queries, as a warp without rows takes as long as another.</summary>
+        private int StateThreads => Dk <= TileThreads / 4 ? TileThreads / 2 : TileThreads;
+
+        private int StateRows => StateThreads / 2;
+
+        private long RowTiles => (Dk + StateRows - 1) / StateRows;
 
         /// <summary>Columns of a block's memory: many, so that queries are read less often, where there are blocks enough.</summary>
-        private int StateN => WholeDv % 128 == 0 && Batch * Heads * RowTiles * (WholeDv / 128) >= 0.9 * Kernel.Multiprocessors(Q) ? 128
+        private int StateN =>
+            StateRows == Chunk && WholeDv % 128 == 0 && Batch * Heads * RowTiles * (WholeDv / 128) >= 0.9 * Kernel.Multiprocessors(Q) ? 128
             : WholeDv % 64 == 0 ? 64 : 32;
 
-        private int StateStageBytes => 2 * Step * (Chunk + Math.Max(64, StateN));
+        private int StateStages => StateRows == Chunk ? 4 : 6;
+
+        private int StateStageBytes => 2 * Step * (StateRows + Math.Max(64, StateN));
 
         /// <summary>Planes of a number a token and head, [planes, B NH, NC CHUNK] float32.</summary>
         public Tensor Plane(long planes) => empty(planes, Batch * Heads, Chunks * Chunk, dtype: ScalarType.Float32, device: Device);
@@ -191,13 +198,13 @@ internal static class MLstmSequenceKernel
         /// <summary>Memory for the gradients of q, k and v: beside each other if they are slices of one product.</summary>
         public (Tensor Q, Tensor K, Tensor V) Gradients()
         {
-            if (new[] { Q, K, V }.Any(x => x.stride(3) != 1 || x.stride(1) != x.shape[3]))
+            if (new[] { Q, K, V }.Any(x => x.stride(3) != 1 || x.stride(1) != x.size(3)))
             {
                 return (Tokens(Dk), Tokens(Dk), Tokens(Dv));
             }
 
             var rows = JointProjection.EmptyLike([.. new[] { Q, K, V }.Select(x => x.transpose(1, 2).flatten(2))]); // (B, S, NH d)
-            Tensor Heads(int k, long dim) => rows[k].view(Batch, Length, (int)(rows[k].shape[2] / dim), dim).transpose(1, 2);
+            Tensor Heads(int k, long dim) => rows[k].view(Batch, Length, (int)(rows[k].size(2) / dim), dim).transpose(1, 2);
             return (Heads(0, Dk), Heads(1, Dk), Heads(2, Dv));
         }
 
@@ -208,6 +215,15 @@ internal static class MLstmSequenceKernel
 
         public void Launch(string file, string function, LaunchShape shape, KernelArgument[] arguments) =>
             Kernel.Launch(file, function, Defines(file), shape, Q, arguments);
+
+        /// <summary>Has the backward pass's kernels, which take longest, compiled while the forward pass goes on (<see cref="Kernel.Prepare"/>).</summary>
+        public void PrepareBackward()
+        {
+            foreach (var file in HasNarrowBackward ? new[] { "MLstmNarrowBackward.cu" } : ["MLstmBackwardScores.cu", "MLstmBackward.cu"])
+            {
+                Launch(file, "mlstm_backward", new(1, TileThreads), []);
+            }
+        }
 
         public (Tensor Rows, Tensor Keep, Tensor? LastScale) Gates()
         {
@@ -249,7 +265,7 @@ internal static class MLstmSequenceKernel
         {
             var states = empty([Batch * Heads, Chunks, Dk, Dv], ScalarType.BFloat16, Device);
             var shared = StateStages * (StateStageBytes + (3 * 4 * Step)); // three numbers a token
-            var shape = new LaunchShape(RowTiles * (WholeDv / StateN), TileThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
+            var shape = new LaunchShape(RowTiles * (WholeDv / StateN), StateThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
             Launch(
                 "MLstmStates.cu", "mlstm_states", shape,
                 [
@@ -262,11 +278,11 @@ internal static class MLstmSequenceKernel
         private static int Pitch(long columns) => (int)(2 * columns) + 16;
 
         /// <summary>What MLstmTiles.cuh is told.</summary>
-        private string[] Tiles => [$"CHUNK={Chunk}", $"DQK={Dk}", $"DHV={Dv}", $"TILE_THREADS={TileThreads}"];
+        private string[] Tiles(int threads = TileThreads) => [$"CHUNK={Chunk}", $"DQK={Dk}", $"DHV={Dv}", $"TILE_THREADS={threads}"];
 
         /// <summary>What MLstmProducts.cuh is told.</summary>
-        private string[] Products(int stages, int stageBytes = StageBytes) =>
-            [.. Tiles, $"K_STEP={Step}", $"STAGES={stages}", $"STAGE_BYTES={stageBytes}", $"TRIANGLE_BYTES={TriangleBytes}"];
+        private string[] Products(int stages, int stageBytes = StageBytes, int threads = TileThreads) =>
+            [.. Tiles(threads), $"K_STEP={Step}", $"STAGES={stages}", $"STAGE_BYTES={stageBytes}", $"TRIANGLE_BYTES={TriangleBytes}"];
 
         /// <summary>A block for each chunk of each head.</summary>
         public LaunchShape Blocks(int shared) => new(Chunks, TileThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
@@ -286,12 +302,12 @@ internal static class MLstmSequenceKernel
                 $"CHUNK={Chunk}", $"STABILIZE={(Options.Stabilizes ? 1 : 0)}",
                 $"INPUT_GATE=GATE_{call.InputGate.ToString().ToUpperInvariant()}", $"FORGET_GATE=GATE_{call.ForgetGate.ToString().ToUpperInvariant()}",
             ],
-            "MLstmStates.cu" => [.. Products(StateStages, StateStageBytes), $"STATE_N={StateN}"],
+            "MLstmStates.cu" => [.. Products(StateStages, StateStageBytes, StateThreads), $"STATE_N={StateN}"],
             "MLstmForward.cu" => [.. Products(ForwardStages), Normalizes],
             "MLstmBackwardScores.cu" => [.. Products(BackwardStages), $"KEPT_BYTES={KeptBytes}"],
             "MLstmBackward.cu" => Products(BackwardStages),
-            "MLstmNarrowForward.cu" => [.. Tiles, Normalizes],
-            "MLstmNarrowBackward.cu" => Tiles,
+            "MLstmNarrowForward.cu" => [.. Tiles(), Normalizes],
+            "MLstmNarrowBackward.cu" => Tiles(),
             _ => throw new ArgumentException($"There are no macros for {file}.", nameof(file)),
         };
     }
@@ -302,7 +318,13 @@ internal static class MLstmSequenceKernel
         {
             using var scope = NewDisposeScope();
             var (inputs, call) = (vars.Take(10).Cast<Tensor?>().ToArray(), (Call)vars[10]);
-            var (outputs, rows, keep, sums, states, n) = Run(new(inputs, call));
+            var pass = new Pass(inputs, call);
+            var (outputs, rows, keep, sums, states, n) = Run(pass);
+            if (Kernel.Prepares)
+            {
+                pass.PrepareBackward();
+            }
+
             ctx.Save(scope, [.. inputs, rows, keep, sums, states, n]);
             ctx.save_data("call", call);
             ctx.set_materialize_grads(false);

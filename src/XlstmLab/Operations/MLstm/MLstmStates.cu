@@ -2,18 +2,20 @@
 //     forward   C' = keep C + sum_j write_j k_j v_j^T,      backward   dC = keep dC' + sum_i (read_i / D_i) q_i dh_i^T,
 //               n' = keep n + sum_j write_j k_j,                       dn = keep dn' + sum_i read_i dz_i q_i.
 //
-// A block owns CHUNK x STATE_N of a head's memory, keeps it in registers in float32 and walks the chunks; the tokens of the next steps come
+// A block owns TILE_ROWS x STATE_N of a head's memory, keeps it in registers in float32 and walks the chunks; the tokens of the next steps come
 // into shared memory meanwhile. Before every chunk it writes the memory as bfloat16, for the products that read it. The blocks of a head's
 // first columns have its normaliser as well. With weights w, x and y: memory += (w x)^T y; w x is rounded to bfloat16, w is not: a key's
 // weight would be wrong for all that read it. The normaliser's products are float32.
 //
 // Operations: 2 DQK DHV a token and head. Bytes: x once a tile of columns, y once a tile of rows, 2 DQK DHV a chunk written:
-// at 8,4,2048,128,256 34 MB of memory and 50 MB of reads, 4 GFLOP: 0.03 ms. Always in the same order.
+// at 8,4,2048,128,256 34 MB of memory and 50 MB of reads, 4 GFLOP: 0.03 ms. Always in the same order. A step of 64 tokens is some 350
+// instructions a warp, whatever the warp has: so heads of up to 64 queries have blocks of four warps.
 #include "MLstmProducts.cuh"
 
 // MLstmSequenceKernel.cs tells STATE_N. A stage has, besides tiles of x and y, three numbers a token.
 #define STEPS (CHUNK / K_STEP)
 #define COLUMN_TILES (HV_WHOLE / STATE_N)
+#define X_COLUMNS (QK_WHOLE < TILE_ROWS ? QK_WHOLE : TILE_ROWS) // what is beyond is never stored
 static_assert(HV_WHOLE % STATE_N == 0 && STATE_N <= CHUNK, "tiles are whole");
 static_assert(STAGE_BYTES == LEFT_BYTES + PANEL_BYTES(K_STEP) * ((STATE_N + PANEL - 1) / PANEL), "what the host asks for");
 
@@ -26,8 +28,8 @@ DEVICE float dot_bf16x2(u32 pair, float2 w) { return low_bf16(pair) * w.x + high
 // the memory before each chunk or, if reverse, behind it.
 // n_weight: [B NH, NC CHUNK], times n_factor of the same shape or null; n_first, n_last: [B NH, DQK] float32 or null; n_states: [B NH, NC,
 // DQK] float32, or null where there is no normaliser.
-// grid (DQK / CHUNK rounded up x COLUMN_TILES, NH, B), block TILE_THREADS, shared STAGES (STAGE_BYTES + 12 K_STEP).
-KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 2) mlstm_states(
+// grid (DQK / TILE_ROWS rounded up x COLUMN_TILES, NH, B), block TILE_THREADS, shared STAGES (STAGE_BYTES + 12 K_STEP).
+KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 512 / TILE_THREADS) mlstm_states(
     const bf16* RESTRICT x, i64 x_batch, int x_head, int x_token, const bf16* RESTRICT y, i64 y_batch, int y_head, int y_token,
     const float* RESTRICT weight, const float* RESTRICT keep, const float* RESTRICT first, float* RESTRICT last, bf16* RESTRICT states,
     const float* RESTRICT n_weight, const float* RESTRICT n_factor, const float* RESTRICT n_first, float* RESTRICT n_last,
@@ -39,8 +41,10 @@ KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 2) mlstm_state
     const u32 stages = shared_address(memory);
     const int chunks = (length + CHUNK - 1) / CHUNK;
     const i64 head = (i64)blockIdx.z * gridDim.y + blockIdx.y;
-    const int m0 = blockIdx.x / COLUMN_TILES * CHUNK, n0 = blockIdx.x % COLUMN_TILES * STATE_N;
+    const int m0 = blockIdx.x / COLUMN_TILES * TILE_ROWS, n0 = blockIdx.x % COLUMN_TILES * STATE_N;
     const bool has_normalizer = n_states && n0 == 0;
+    const Rows xs = {x + blockIdx.z * x_batch + (i64)blockIdx.y * x_head, x_token, length};
+    const Rows ys = {y + blockIdx.z * y_batch + (i64)blockIdx.y * y_head, y_token, length};
     keep += head * chunks;
 
     Part<STATE_N> sums;
@@ -64,15 +68,15 @@ KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 2) mlstm_state
     auto load = [&](int step, int slot) {
         if (step < chunks * STEPS)
         {
-            const int chunk = reverse ? chunks - 1 - step / STEPS : step / STEPS, row = step % STEPS * K_STEP;
+            const int row = (reverse ? chunks - 1 - step / STEPS : step / STEPS) * CHUNK + step % STEPS * K_STEP;
             const u32 stage = stages + slot * STAGE_BYTES;
-            load_panels<K_STEP, CHUNK, DQK>(stage, rows_of(x, x_batch, x_head, x_token, chunk, length), row, m0);
-            load_panels<K_STEP, STATE_N, DHV>(stage + LEFT_BYTES, rows_of(y, y_batch, y_head, y_token, chunk, length), row, n0);
+            load_panels<K_STEP, X_COLUMNS, DQK>(stage, xs, row, m0);
+            load_panels<K_STEP, STATE_N, DHV>(stage + LEFT_BYTES, ys, row, n0);
             // By all threads, the last array several times, as there may be no branch here.
             const int arrays = has_normalizer ? (n_factor ? 3 : 2) : 1, which = min((int)threadIdx.x / (K_STEP / 4), arrays - 1);
             const int token = threadIdx.x % (K_STEP / 4) * 4;
             const float* of = which == 0 ? weight : which == 1 ? n_weight : n_factor;
-            copy_async(shared_address(numbers + (slot * 3 + which) * K_STEP + token), of + (head * chunks + chunk) * CHUNK + row + token);
+            copy_async(shared_address(numbers + (slot * 3 + which) * K_STEP + token), of + head * chunks * CHUNK + row + token);
         }
         copy_async_commit();
     };

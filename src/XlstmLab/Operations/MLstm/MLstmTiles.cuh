@@ -20,19 +20,13 @@ struct Rows
     int count; // those behind are zero
 };
 
-DEVICE Rows rows_of(const bf16* data, i64 batch_stride, int head_stride, int token_stride, int chunk, int length)
-{
-    const bf16* first = data + blockIdx.z * batch_stride + (i64)blockIdx.y * head_stride + (i64)chunk * CHUNK * token_stride;
-    return Rows{first, token_stride, min(CHUNK, length - chunk * CHUNK)};
-}
-
 // Whether a row of WIDTH elements has one at `column`, in a tile of COLUMNS.
 template <int WIDTH, int COLUMNS>
 DEVICE bool has_column(int column) { return WIDTH % COLUMNS == 0 || column < WIDTH; }
 
-// Starts the copy of COUNT rows, from `row` on, of COLUMNS elements from `column` on; the rows have WIDTH.
-template <int COUNT, int COLUMNS, int THREADS, int WIDTH>
-DEVICE void load_tile(u32 shared, Rows rows, int row, int column)
+// Starts the copy of COUNT rows, from `row` on, of COLUMNS elements from `column` on; the rows have WIDTH. address(r, piece) is where 16 bytes go.
+template <int COUNT, int COLUMNS, int THREADS, int WIDTH, class Address>
+DEVICE void load_rows(Rows rows, int row, int column, Address address)
 {
     constexpr int PIECES = COLUMNS / 8;
 #pragma unroll
@@ -43,8 +37,16 @@ DEVICE void load_tile(u32 shared, Rows rows, int row, int column)
         const int r = x / PIECES, piece = x % PIECES;
         const bool exists = row + r < rows.count && has_column<WIDTH, COLUMNS>(column + piece * 8);
         const bf16* from = rows.data + (exists || WIDTH % COLUMNS == 0 ? column + piece * 8 : 0) + (exists ? (row + r) * rows.stride : 0);
-        copy_async_or_zero(shared + r * PITCH(COLUMNS) + piece * 16, from, exists);
+        copy_async_or_zero(address(r, piece), from, exists);
     }
+}
+
+// The same to a tile in shared memory.
+template <int COUNT, int COLUMNS, int THREADS, int WIDTH>
+DEVICE void load_tile(u32 shared, Rows rows, int row, int column)
+{
+    load_rows<COUNT, COLUMNS, THREADS, WIDTH>(
+        rows, row, column, [=](int r, int piece) { return shared + r * PITCH(COLUMNS) + piece * 16; });
 }
 
 // The sums of the warp's part of a tile, WM x WN, as mma_bf16 leaves them: sum[i][j][e] is row 16 i + lane / 4 (+ 8 for e >= 2),

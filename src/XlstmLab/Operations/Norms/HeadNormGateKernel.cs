@@ -10,7 +10,7 @@ internal static class HeadNormGateKernel
 
     /// <summary>Whether there is a kernel for these heads.</summary>
     public static bool Serves(Tensor h, HeadNormKind kind, bool oneGroupAHead) =>
-        Kernel.Serve(h) && h.shape[3] % 8 == 0 && h.stride(3) == 1 && Enumerable.Range(0, 3).All(d => h.stride(d) % 8 == 0)
+        Kernel.Serve(h) && h.size(3) % 8 == 0 && h.stride(3) == 1 && Enumerable.Range(0, 3).All(d => h.stride(d) % 8 == 0)
         && (kind is HeadNormKind.Layer or HeadNormKind.Rms || (kind == HeadNormKind.Group && oneGroupAHead));
 
     /// <summary>The gated, normed heads.</summary>
@@ -42,7 +42,7 @@ internal static class HeadNormGateKernel
         protected override List<Tensor> Forward(autograd.AutogradContext ctx, params object[] vars)
         {
             var (h, o, weight, bias, call) = ((Tensor)vars[0], (Tensor?)vars[1], (Tensor)vars[2], (Tensor?)vars[3], (Call)vars[4]);
-            var (batch, length, heads, dim) = (h.shape[0], h.shape[1], h.shape[2], h.shape[3]);
+            var (batch, length, heads, dim) = (h.size(0), h.size(1), h.size(2), h.size(3));
             var y = empty(batch, length, heads * dim, dtype: h.dtype, device: h.device);
             Kernel.Launch(
                 Source, "head_norm_gate_forward", Defines(dim, call, o, bias), Shape(h, shared: 0), h,
@@ -57,13 +57,13 @@ internal static class HeadNormGateKernel
         {
             var (saved, call) = (ctx.Load(), (Call)ctx.get_data("call"));
             var (h, o, weight, bias) = (saved[0]!, saved[1], saved[2]!, saved[3]);
-            var (batch, length, heads, dim) = (h.shape[0], h.shape[1], h.shape[2], h.shape[3]);
+            var (batch, length, heads, dim) = (h.size(0), h.size(1), h.size(2), h.size(3));
             var channels = heads * dim;
             var dy = gradients[0].contiguous();
             var dh = empty(batch, length, heads, dim, dtype: h.dtype, device: h.device);
             var dO = o is null ? null : empty(batch, length, channels, dtype: h.dtype, device: h.device);
             var shape = Shape(h, shared: (int)(4 * Warps * dim));
-            var partials = empty(shape.Blocks, bias is null ? channels : 2 * channels, dtype: ScalarType.Float32, device: h.device);
+            var partials = LeafGradients.Partials(call.Leaves, shape.Blocks, bias is null ? channels : 2 * channels, h.device);
             Kernel.Launch(
                 Source, "head_norm_gate_backward", Defines(dim, call, o, bias), shape, h,
                 dy, h, o, weight, bias, dh, dO, partials, h.stride(0), h.stride(2), h.stride(1), o?.stride(1) ?? 0,
@@ -84,7 +84,7 @@ internal static class HeadNormGateKernel
         /// <summary>As many blocks as run at a time, in one row a head.</summary>
         private static Native.Cuda.LaunchShape Shape(Tensor h, int shared)
         {
-            var (tokens, heads, dim) = (h.shape[0] * h.shape[1], h.shape[2], h.shape[3]);
+            var (tokens, heads, dim) = (h.size(0) * h.size(1), h.size(2), h.size(3));
             var atATime = Kernel.Multiprocessors(h) * BlocksAtATime(dim) / heads;
             return new(Math.Clamp(atATime, 1, (tokens + Warps - 1) / Warps), 32 * Warps, shared) { BlocksY = (int)heads };
         }

@@ -36,13 +36,13 @@ internal static class NormKernel
         return (outputs[1].MoveToOuterDisposeScope(), outputs[0].MoveToOuterDisposeScope());
     }
 
-    private static bool Fits(Tensor x) => x.is_contiguous() && x.shape[^1] % 8 == 0 && x.shape[^1] <= WidestRow;
+    private static bool Fits(Tensor x) => x.is_contiguous() && x.size(-1) % 8 == 0 && x.size(-1) <= WidestRow;
 
     private static bool IsWide(Tensor x) => x.dtype == ScalarType.Float32;
 
     private static string[] Defines(Tensor x, Call call, Warps warps) =>
     [
-        $"DIM={x.shape[^1]}", $"LAYER_NORM={(call.Center ? 1 : 0)}", $"BIAS={(call.HasBias ? 1 : 0)}", $"WIDE={(IsWide(x) ? 1 : 0)}",
+        $"DIM={x.size(-1)}", $"LAYER_NORM={(call.Center ? 1 : 0)}", $"BIAS={(call.HasBias ? 1 : 0)}", $"WIDE={(IsWide(x) ? 1 : 0)}",
         $"WARPS_PER_ROW={warps.PerRow}", $"FORWARD_WARPS={warps.Forward}", $"FORWARD_BLOCKS={warps.ForwardBlocks}",
         $"BACKWARD_WARPS={warps.Backward}", $"BACKWARD_BLOCKS={warps.BackwardBlocks}",
     ];
@@ -50,17 +50,20 @@ internal static class NormKernel
     /// <summary>The warps that share a row of this tensor, and those of a block.</summary>
     private readonly record struct Warps(Tensor X)
     {
-        public int PerRow { get; } = (int)Up(X.shape[^1], IsWide(X) ? 768 : 1024);
+        public int PerRow { get; } = (int)Up(X.size(-1), IsWide(X) ? 768 : 1024);
 
         public int Forward => PerRow > 1 ? PerRow : 8;
 
-        public int Backward => PerRow > 1 ? PerRow : 12;
+        public int Backward => PerRow > 1 ? PerRow : IsNarrow ? 20 : 12;
 
         /// <summary>The blocks of a multiprocessor.</summary>
-        public int ForwardBlocks => Math.Max(1, 16 / Forward);
+        public int ForwardBlocks => IsNarrow ? 4 : Math.Max(1, 16 / Forward);
 
         /// <inheritdoc cref="ForwardBlocks"/>
         public int BackwardBlocks => Math.Max(1, 12 / Backward);
+
+        /// <summary>Whether rows are so short that it takes more warps to have enough of them on their way, and a warp's numbers leave room for that.</summary>
+        private bool IsNarrow => X.shape[^1] <= (IsWide(X) ? 256 : 512);
 
         /// <summary>The blocks that share so many rows.</summary>
         public long Blocks(int rows, int warps, int atATime) => Math.Min(Up((long)rows * PerRow, warps), Kernel.Multiprocessors(X) * atATime);
@@ -76,7 +79,7 @@ internal static class NormKernel
         {
             using var scope = NewDisposeScope();
             var (x, delta, weight, bias, call) = ((Tensor)vars[0], (Tensor?)vars[1], (Tensor)vars[2], (Tensor?)vars[3], (Call)vars[4]);
-            var dim = x.shape[^1];
+            var dim = x.size(-1);
             var rows = (int)(x.NumberOfElements / dim);
             var warps = new Warps(x);
             var sum = delta is null ? null : empty_like(x);
@@ -100,14 +103,14 @@ internal static class NormKernel
             var (s, weight, rstd, mean) = (saved[0]!, saved[1]!, saved[2]!, saved[3]);
             var added = gradients.Count > 1;
             var past = added && !gradients[1].IsInvalid ? gradients[1].contiguous() : null;
-            var dim = s.shape[^1];
+            var dim = s.size(-1);
             var rows = (int)(s.NumberOfElements / dim);
             var warps = new Warps(s);
             var blocks = warps.Blocks(rows, warps.Backward, warps.BackwardBlocks);
             var dy = gradients[0].IsInvalid ? zeros(s.shape, ScalarType.BFloat16, s.device) : gradients[0].contiguous();
             var ds = empty_like(s);
             var dDelta = !added ? null : IsWide(s) ? empty(s.shape, ScalarType.BFloat16, s.device) : ds.alias();
-            var partials = empty(blocks, call.HasBias ? 2 * dim : dim, dtype: ScalarType.Float32, device: s.device);
+            var partials = LeafGradients.Partials(call.Leaves, blocks, call.HasBias ? 2 * dim : dim, s.device);
             Kernel.Launch(
                 Source, "norm_backward", Defines(s, call, warps),
                 new(blocks, 32 * warps.Backward, (int)(4 * dim * (warps.Backward / warps.PerRow)) + 8 * warps.PerRow), s,

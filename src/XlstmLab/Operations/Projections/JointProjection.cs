@@ -21,7 +21,7 @@ internal static class JointProjection
     /// <param name="weights">Each [output, d].</param>
     public static bool Serves(Tensor x, params ReadOnlySpan<Tensor> weights)
     {
-        if (!Kernel.Serve(x) || !x.is_contiguous() || x.shape[^1] % 8 != 0 || weights.Length > Most)
+        if (!Kernel.Serve(x) || !x.is_contiguous() || x.size(-1) % 8 != 0 || weights.Length > Most)
         {
             return false;
         }
@@ -62,8 +62,8 @@ internal static class JointProjection
             return [.. slices.Select(slice => empty(slice.shape, slice.dtype, slice.device))];
         }
 
-        var joint = empty([.. first.shape[..^1], slices.Sum(slice => slice.shape[^1])], first.dtype, first.device);
-        return Slices(joint, [.. slices.Select(slice => slice.shape[^1])]);
+        var joint = empty([.. first.shape[..^1], slices.Sum(slice => slice.size(-1))], first.dtype, first.device);
+        return Slices(joint, [.. slices.Select(slice => slice.size(-1))]);
     }
 
     /// <summary>Writes weights one below the other.</summary>
@@ -86,13 +86,13 @@ internal static class JointProjection
 
     private static Tensor Joined(IReadOnlyList<Tensor> weights)
     {
-        var joined = empty(weights.Sum(w => w.shape[0]), weights[0].shape[1], dtype: ScalarType.BFloat16, device: weights[0].device);
+        var joined = empty(weights.Sum(w => w.size(0)), weights[0].size(1), dtype: ScalarType.BFloat16, device: weights[0].device);
         Join(weights, joined);
         return joined;
     }
 
     private static Tensor Product(Tensor x, Tensor joined) =>
-        x.reshape(-1, x.shape[^1]).mm(joined.t()).view([.. x.shape[..^1], joined.shape[0]]); // (..., rows)
+        x.reshape(-1, x.size(-1)).mm(joined.t()).view([.. x.shape[..^1], joined.size(0)]); // (..., rows)
 
     private static List<Tensor> Slices(Tensor joint, IReadOnlyList<long> widths, long dim = -1)
     {
@@ -110,11 +110,11 @@ internal static class JointProjection
     /// <summary>Whether the rows of one tensor go on in another: both are slices of the same last dimension.</summary>
     private static bool AreNeighbours(Tensor next, Tensor tensor) =>
         Base(next) == Base(tensor)
-        && next.storage_offset() == tensor.storage_offset() + tensor.shape[^1]
+        && next.storage_offset() == tensor.storage_offset() + tensor.size(-1)
         && next.stride(-1) == 1 && tensor.stride(-1) == 1
-        && next.shape.AsSpan()[..^1].SequenceEqual(tensor.shape.AsSpan()[..^1])
-        && next.stride().AsSpan()[..^1].SequenceEqual(tensor.stride().AsSpan()[..^1])
-        && tensor.stride(-2) >= tensor.shape[^1] + next.shape[^1];
+        && next.dim() == tensor.dim()
+        && Enumerable.Range(0, (int)next.dim() - 1).All(d => next.size(d) == tensor.size(d) && next.stride(d) == tensor.stride(d))
+        && tensor.stride(-2) >= tensor.size(-1) + next.size(-1);
 
     private static nint Base(Tensor tensor) => Kernel.Address(tensor) - (nint)(tensor.storage_offset() * tensor.ElementSize);
 
@@ -130,7 +130,7 @@ internal static class JointProjection
             var joined = call.Kept?.Joined ?? Joined(weights);
             ctx.Save(scope, x, call.Kept is null ? joined : null);
             ctx.save_data("call", call);
-            ctx.save_data("outputs", weights.Select(w => w.shape[0]).ToArray());
+            ctx.save_data("outputs", weights.Select(w => w.size(0)).ToArray());
             ctx.set_materialize_grads(false);
             var results = Slices(Product(x, joined), call.Widths);
             results.ForEach(result => result.MoveToOuterDisposeScope());
@@ -140,7 +140,7 @@ internal static class JointProjection
         protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             var (saved, call, outputs) = (ctx.Load(), (Call)ctx.get_data("call"), (long[])ctx.get_data("outputs"));
-            var (x, joined) = (saved[0]!.reshape(-1, saved[0]!.shape[^1]), call.Kept?.Joined ?? saved[1]!);
+            var (x, joined) = (saved[0]!.reshape(-1, saved[0]!.size(-1)), call.Kept?.Joined ?? saved[1]!);
             var groups = Groups(gradients, call.Widths);
             Tensor? dx = null;
             foreach (var (rows, first, width) in groups)
@@ -198,7 +198,7 @@ internal static class JointProjection
                     width += widths[k];
                 }
 
-                var rows = width == first.shape[^1] ? first : first.as_strided([.. first.shape[..^1], width], first.stride(), first.storage_offset());
+                var rows = width == first.size(-1) ? first : first.as_strided([.. first.shape[..^1], width], first.stride(), first.storage_offset());
                 groups.Add(new((rows.stride(-1) == 1 ? rows : rows.contiguous()).reshape(-1, width), begin, width)); // of a sum, all are one number
             }
 

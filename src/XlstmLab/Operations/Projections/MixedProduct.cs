@@ -21,7 +21,7 @@ internal static unsafe class MixedProduct
     {
         using var scope = NewDisposeScope();
         if (a.dtype != ScalarType.BFloat16 || b.dtype != ScalarType.BFloat16 || target.dtype != ScalarType.Float32 || !target.is_contiguous()
-            || a.dim() != 2 || b.dim() != 2 || a.shape[1] != b.shape[0] || target.shape[0] != a.shape[0] || target.shape[1] != b.shape[1])
+            || a.dim() != 2 || b.dim() != 2 || a.size(1) != b.size(0) || target.size(0) != a.size(0) || target.size(1) != b.size(1))
         {
             // libtorch would say so by an exception, which no frame of this language may be in the way of.
             throw new ArgumentException(

@@ -14,8 +14,10 @@ namespace XlstmLab.Operations;
 internal sealed unsafe class TrainedProducts : IDisposable
 {
     private const string VersionName = "_ZNK2at10TensorBase8_versionEv";
+    private const string InferenceName = "_ZN2at6native12is_inferenceERKNS_6TensorE";
 
     private static readonly Lazy<nint> VersionFunction = new(() => NativeTorch.Function("torch_cpu", VersionName).Address);
+    private static readonly Lazy<nint> InferenceFunction = new(() => NativeTorch.Function("torch_cpu", InferenceName).Address);
 
     [ThreadStatic]
     private static TrainedProducts? _current;
@@ -25,14 +27,18 @@ internal sealed unsafe class TrainedProducts : IDisposable
     private readonly Dictionary<nint, Tensor> _trained = [];
     private readonly Dictionary<nint, TrainedProduct> _products = [];
     private readonly Dictionary<nint, Tensor> _copies = [];
-    private readonly PartialSums _sums = new();
+    private readonly PartialSums _sums;
+    private readonly ProductMemory _memory;
 
     /// <summary>None yet: a product is kept from its first pass with gradients.</summary>
     /// <param name="weights">What the optimiser's kernel updates, float32, contiguous, on one device.</param>
-    public TrainedProducts(IEnumerable<Tensor> weights)
+    /// <param name="matrices">Those among them that products have, for which memory is taken now; null for those of two dimensions.</param>
+    public TrainedProducts(IEnumerable<Tensor> weights, IEnumerable<Tensor>? matrices = null)
     {
         _weights = [.. weights];
         _places = new nint[_weights.Length];
+        _memory = new([.. matrices ?? _weights.Where(w => w.dim() == 2)], _weights[0].device);
+        _sums = new(_weights[0].device);
         NotePlaces();
     }
 
@@ -103,6 +109,13 @@ internal sealed unsafe class TrainedProducts : IDisposable
         }
     }
 
+    /// <summary>Keeps nothing any more, as at the beginning.</summary>
+    public void Reset()
+    {
+        BeginGradients();
+        Forget();
+    }
+
     /// <summary>Ends a backward pass: weights have its gradients when this returns.</summary>
     public void EndGradients() => _sums.Give();
 
@@ -111,13 +124,19 @@ internal sealed unsafe class TrainedProducts : IDisposable
     {
         Forget();
         _sums.Dispose();
+        _memory.Dispose();
     }
 
     /// <summary>How often libtorch's operations have changed a tensor that is none of inference.</summary>
     internal static long Version(Tensor tensor) => ((delegate* unmanaged<nint, long>)VersionFunction.Value)(tensor.Handle);
 
+    /// <summary>Whether libtorch says when this tensor was changed: one that was made in inference mode has no version.</summary>
+    internal static bool HasVersion(Tensor tensor) =>
+        IsPossible && InferenceFunction.Value != 0 && ((delegate* unmanaged<nint, byte>)InferenceFunction.Value)(tensor.Handle) == 0;
+
     private Tensor? Weight(Tensor tensor) =>
-        _trained.TryGetValue(Kernel.Address(tensor), out var weight) && weight.shape.AsSpan().SequenceEqual(tensor.shape) ? weight : null;
+        _trained.TryGetValue(Kernel.Address(tensor), out var weight) && weight.dim() == tensor.dim()
+        && Enumerable.Range(0, (int)weight.dim()).All(d => weight.size(d) == tensor.size(d)) ? weight : null;
 
     private void NotePlaces()
     {
@@ -142,7 +161,7 @@ internal sealed unsafe class TrainedProducts : IDisposable
             return null;
         }
 
-        product = new([.. weights.Select(w => Weight(w)!)], addresses);
+        product = new([.. weights.Select(w => Weight(w)!)], addresses, _memory);
         _products.Add(addresses[0], product);
         for (var k = 0; k < addresses.Length; k++)
         {
@@ -161,6 +180,62 @@ internal sealed unsafe class TrainedProducts : IDisposable
 
         _products.Clear();
         _copies.Clear();
+        _memory.Clear();
+    }
+}
+
+/// <summary>
+/// Where the copies and gradients of a training's products lie, taken before its first pass: what a pass leaves behind for good keeps libtorch's
+/// allocator from giving the whole large block that it was cut out of to anything else.
+/// </summary>
+internal sealed class ProductMemory : IDisposable
+{
+    private const long Line = 128; // elements, so that each piece begins as libtorch's own would
+    private const long Padding = 8; // rows that a copy may have beside its weights'
+
+    private readonly Tensor _copies;
+    private readonly Tensor _gradients;
+    private long _copied;
+    private long _gradientsTaken;
+
+    /// <summary>Memory for products of these weights.</summary>
+    /// <param name="weights">Each [output, d].</param>
+    /// <param name="device">Where they are.</param>
+    public ProductMemory(IReadOnlyList<Tensor> weights, Device device)
+    {
+        var count = weights.Sum(w => w.NumberOfElements + Line);
+        var padding = weights.Sum(w => Padding * w.size(1));
+        _gradients = empty(count, ScalarType.Float32, device).DetachFromDisposeScope();
+        _copies = empty(count + padding, ScalarType.BFloat16, device).DetachFromDisposeScope();
+    }
+
+    /// <summary>[rows, d] bfloat16, in the current dispose scope.</summary>
+    public Tensor Copy(long rows, long dim) => Take(_copies, ref _copied, rows, dim);
+
+    /// <summary>[rows, d] float32, in the current dispose scope.</summary>
+    public Tensor Gradient(long rows, long dim) => Take(_gradients, ref _gradientsTaken, rows, dim);
+
+    /// <summary>All of it can be taken again.</summary>
+    public void Clear() => (_copied, _gradientsTaken) = (0, 0);
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        _copies.Dispose();
+        _gradients.Dispose();
+    }
+
+    private static Tensor Take(Tensor memory, ref long taken, long rows, long dim)
+    {
+        var count = rows * dim;
+        if (taken + count > memory.NumberOfElements)
+        {
+            return empty(rows, dim, dtype: memory.dtype, device: memory.device); // of a weight that was not counted on
+        }
+
+        var place = taken;
+        taken += (count + Line - 1) / Line * Line;
+        return memory.narrow(0, place, count).view(rows, dim);
     }
 }
 
@@ -169,18 +244,20 @@ internal sealed class TrainedProduct : IDisposable
 {
     private readonly Tensor[] _weights;
     private readonly long[] _versions;
-    private Tensor[] _gradients = [];
-    private Tensor? _gradient;
+    private readonly Tensor _gradient;
+    private readonly Tensor[] _gradients;
 
-    public TrainedProduct(Tensor[] weights, nint[] addresses)
+    public TrainedProduct(Tensor[] weights, nint[] addresses, ProductMemory memory)
     {
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
         (_weights, Addresses) = (weights, addresses);
-        var (rows, dim) = (weights.Sum(w => w.shape[0]), weights[0].shape[1]);
-        Padded = zeros((rows + 7) / 8 * 8, dim, dtype: ScalarType.BFloat16, device: weights[0].device).DetachFromDisposeScope();
+        var (rows, dim) = (weights.Sum(w => w.size(0)), weights[0].size(1));
+        Padded = memory.Copy((rows + 7) / 8 * 8, dim).zero_().DetachFromDisposeScope();
         Joined = Padded.narrow(0, 0, rows).DetachFromDisposeScope();
         Copies = Parts(Joined);
+        _gradient = memory.Gradient(rows, dim).DetachFromDisposeScope();
+        _gradients = Parts(_gradient);
 
         // Of a tensor of inference mode libtorch tells no version; it refuses this, with words for the user.
         foreach (var weight in weights)
@@ -230,12 +307,6 @@ internal sealed class TrainedProduct : IDisposable
     public void AddGradients(IEnumerable<ProductRows> parts, Tensor x)
     {
         using var scope = NewDisposeScope();
-        if (_gradient is null)
-        {
-            _gradient = empty(Joined.shape, ScalarType.Float32, Joined.device).DetachFromDisposeScope();
-            _gradients = Parts(_gradient);
-        }
-
         foreach (var (value, first, width) in parts)
         {
             var target = _gradient.narrow(0, first, width);
@@ -274,7 +345,7 @@ internal sealed class TrainedProduct : IDisposable
     {
         foreach (var held in new[] { Padded, Joined, _gradient }.Concat(Copies).Concat(_gradients))
         {
-            held?.Dispose();
+            held.Dispose();
         }
     }
 
@@ -284,8 +355,8 @@ internal sealed class TrainedProduct : IDisposable
         long first = 0;
         foreach (var weight in _weights)
         {
-            parts.Add(joined.narrow(0, first, weight.shape[0]).DetachFromDisposeScope());
-            first += weight.shape[0];
+            parts.Add(joined.narrow(0, first, weight.size(0)).DetachFromDisposeScope());
+            first += weight.size(0);
         }
 
         return [.. parts];

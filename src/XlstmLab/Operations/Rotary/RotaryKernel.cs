@@ -17,7 +17,7 @@ internal static class RotaryKernel
     /// <param name="headDim">D.</param>
     public static bool Serves(Tensor q, Tensor cos, int headDim) =>
         Kernel.Serve(q) && headDim % 16 == 0 && cos.dtype == ScalarType.Float32 && cos.is_contiguous() && IsRows(q, headDim)
-        && (cos.NumberOfElements == q.shape[1] * headDim / 2 || cos.NumberOfElements == q.shape[0] * q.shape[1] * headDim / 2);
+        && (cos.NumberOfElements == q.size(1) * headDim / 2 || cos.NumberOfElements == q.size(0) * q.size(1) * headDim / 2);
 
     /// <summary>Turns queries and keys.</summary>
     /// <param name="q">[B, S, NH D] bfloat16.</param>
@@ -35,13 +35,13 @@ internal static class RotaryKernel
     }
 
     private static bool IsRows(Tensor x, int headDim) =>
-        x.stride(-1) == 1 && x.stride(0) % 8 == 0 && x.stride(1) % 8 == 0 && x.shape[2] % headDim == 0 && x.storage_offset() % 8 == 0;
+        x.stride(-1) == 1 && x.stride(0) % 8 == 0 && x.stride(1) % 8 == 0 && x.size(2) % headDim == 0 && x.storage_offset() % 8 == 0;
 
     /// <summary>[B, S, N, D] each, with channels in one piece, to [B, S, all N, D], of which the last ones only move.</summary>
     private static Tensor Turned(Tensor[] parts, Tensor cos, Tensor sin, bool back)
     {
-        var (batch, length, dim) = (parts[0].shape[0], parts[0].shape[1], parts[0].shape[3]);
-        var heads = parts.Sum(p => p.shape[2]);
+        var (batch, length, dim) = (parts[0].size(0), parts[0].size(1), parts[0].size(3));
+        var heads = parts.Sum(p => p.size(2));
         var turned = empty([batch, length, heads, dim], parts[0].dtype, parts[0].device);
         var threads = batch * length * heads * dim / 16;
         Kernel.Launch(
@@ -51,7 +51,7 @@ internal static class RotaryKernel
                 .. parts.Select(p => (KernelArgument)p),
                 .. parts.SelectMany(p => new KernelArgument[] { p.stride(0), p.stride(1), p.stride(2) }),
                 cos, sin, cos.NumberOfElements == length * dim / 2 ? 0L : length * dim / 2, turned,
-                (int)batch, (int)length, (int)parts[0].shape[2], (int)(parts[0].shape[2] + parts[1].shape[2]), (int)heads,
+                (int)batch, (int)length, (int)parts[0].size(2), (int)(parts[0].size(2) + parts[1].size(2)), (int)heads,
             ]);
         return turned;
     }
@@ -65,13 +65,13 @@ internal static class RotaryKernel
             var parts = vars.Take(3).Select(x => ((Tensor)x).unflatten(2, [-1, dim])).ToArray(); // (B, S, N, D)
             var turned = Turned(parts, cos, sin, back: false);
             ctx.Save(scope, cos, sin);
-            ctx.save_data("heads", parts.Select(p => p.shape[2]).ToArray());
+            ctx.save_data("heads", parts.Select(p => p.size(2)).ToArray());
             var results = new List<Tensor>();
             long first = 0;
             foreach (var part in parts)
             {
-                results.Add(turned.narrow(2, first, part.shape[2]).transpose(1, 2).MoveToOuterDisposeScope()); // (B, N, S, D)
-                first += part.shape[2];
+                results.Add(turned.narrow(2, first, part.size(2)).transpose(1, 2).MoveToOuterDisposeScope()); // (B, N, S, D)
+                first += part.size(2);
             }
 
             return results;
@@ -82,7 +82,7 @@ internal static class RotaryKernel
             var (saved, heads) = (ctx.Load(), (long[])ctx.get_data("heads"));
             var parts = gradients.Select(g => InPieces(g.transpose(1, 2))).ToArray(); // (B, S, N, D)
             var joint = Turned(parts, saved[0]!, saved[1]!, back: true).flatten(2); // (B, S, all N D)
-            var dim = parts[0].shape[3];
+            var dim = parts[0].size(3);
             var slices = new List<Tensor?>();
             long first = 0;
             foreach (var count in heads)

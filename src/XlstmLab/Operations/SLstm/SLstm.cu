@@ -24,15 +24,15 @@
 //
 // Bytes a unit and token: forward 8 of x and 2 of h, with 16 of records and 2 of `before` for the way back; backward 16 + 2 + 8.
 // Operations: 8 D^2 a head, token and row, in either direction. B8 S2048 NH4 D256: 16.8 million units and tokens, 0.47 + 0.44 GB, which
-// take 0.3 ms, and 34 + 34 GFLOP. But its 2048 steps come one after the other, on 16 multiprocessors: of each, the products are some 500
-// cycles, the gates 200, the exchange as many as the products: 0.7 us a step, 1.5 ms, and backward a little more.
+// take 0.3 ms, and 34 + 34 GFLOP. But its 2048 steps come one after the other, on 32 multiprocessors: of each, the products are some 250
+// cycles, the gates 200, the exchange 450: 915 cycles and 0.46 us a step, 0.95 ms, and backward 1,250 cycles, 1.3 ms.
 // Rounding h to bfloat16 as R's operand costs 2e-4 to 1e-3 of the output, less than rounding the output.
 #include "Ptx.cuh"
 
 // SLstmSequenceKernel.cs tells DIM, the units of a head; CLUSTER, the blocks of a head, and ROWS, of the batch, that it works on; THREADS,
 // of a block; EXPONENTIAL_FORGET; LAYOUT, whether there are document starts or padding; and for either direction the tokens that are on
 // their way or in use, and the block's shared memory: FORWARD_STAGES, FORWARD_BYTES, BACKWARD_STAGES and BACKWARD_BYTES.
-#define CHAINS 2 // sums that a warp's products are added to in turn, so that one need not wait for the one before
+#define CHAINS 2 // sums that a warp's products are added to in turn, so that one need not wait for the one before; add_chains adds both
 #define UNITS (DIM / CLUSTER)
 #define WARPS (UNITS / 8)
 #define GROUPS (DIM / 8) // of 8 units, in a head
@@ -64,20 +64,14 @@ static_assert(
 // Two neighbours as the tensor cores' operand.
 DEVICE u32 pair(const float* x) { return pack_bf16(x[0], x[1]); }
 
-// The total of the chains, in the first.
+// The total of both chains, in the first: with indices that are known when it is compiled, or the sums would lie in memory.
 template <int Tiles>
 DEVICE void add_chains(float (&sums)[CHAINS][Tiles][4])
 {
 #pragma unroll
-    for (int apart = CHAINS / 2; apart > 0; apart /= 2)
-    {
+    for (int tile = 0; tile < Tiles; tile++)
 #pragma unroll
-        for (int i = 0; i < apart * Tiles * 4; i++)
-        {
-            int chain = i / (Tiles * 4), tile = i / 4 % Tiles;
-            sums[chain][tile][i % 4] += sums[chain + apart][tile][i % 4];
-        }
-    }
+        for (int e = 0; e < 4; e++) sums[0][tile][e] += sums[1][tile][e];
 }
 
 DEVICE float log_sigmoid(float x) { return fminf(x, 0.f) - __logf(1.f + exp2_fast(-fabsf(x) * LOG2_E)); }

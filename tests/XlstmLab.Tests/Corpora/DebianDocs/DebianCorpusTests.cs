@@ -114,6 +114,37 @@ public class DebianCorpusTests
         Assert.Equal("beta-doc", (string?)built.Json["packages"]![1]!["name"]);
     }
 
+    /// <summary>One command from packages to tokens, which goes on where it was, and a slice of them.</summary>
+    [Fact]
+    public async Task DebianDocsCommand_WithTokens_MakesThemByATokenizerOfItsOwn()
+    {
+        using var folder = new TempFolder();
+        WritePackages(folder);
+        string[] line = ["data", "debian-docs", "--out", folder["docs"], "--debs", folder["debs"], "--tokens", folder["tokens"]];
+        for (var time = 0; time < 2; time++)
+        {
+            var made = await CommandLine.RunAsync(TestContext.Current.CancellationToken, line);
+            Assert.True(made.Code == 0, made.Error);
+
+            // The second time there is nothing to learn.
+            var tokenizer = new FileInfo(folder["docs", "tokenizer.json"]);
+            Assert.Equal(time > 0, tokenizer.LastWriteTimeUtc == DateTime.UnixEpoch);
+            tokenizer.LastWriteTimeUtc = DateTime.UnixEpoch;
+        }
+
+        using (var tokens = TokenFolder.Open(folder["tokens"]))
+        {
+            var card = DatasetCard.Read(folder["docs"]);
+            Assert.All(card.Parts, p => Assert.Equal((p.Value.Documents, p.Value.Bytes), (tokens.Card.Parts[p.Key].Documents, tokens.Card.Parts[p.Key].Bytes)));
+            Assert.True(tokens.OpenTokenizer().VocabularySize <= 16384);
+            Assert.Equal(1, tokens.Card.Shards);
+        }
+
+        var slice = await CommandLine.RunAsync(TestContext.Current.CancellationToken, [.. line, "--shards", "1"]);
+        Assert.Contains("the first 1", slice.Error, StringComparison.Ordinal);
+        Assert.Equal(2, (await CommandLine.RunAsync(TestContext.Current.CancellationToken, "data", "debian-docs", "--out", folder["docs"], "--shards", "1")).Code);
+    }
+
     [Fact]
     public void Find_DatasetsName_IsItsFileWithNames()
     {

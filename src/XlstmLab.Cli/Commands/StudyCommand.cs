@@ -1,0 +1,337 @@
+using System.CommandLine;
+using System.Globalization;
+using TorchSharp;
+using XlstmLab.Cli.Terminals;
+using XlstmLab.Experiments;
+using XlstmLab.Exports;
+using XlstmLab.Native;
+
+namespace XlstmLab.Cli.Commands;
+
+/// <summary><c>xlstm study</c>: questions that many trainings answer.</summary>
+internal static class StudyCommand
+{
+    private const string UsualRates = "results/h100/train.csv";
+
+    /// <summary>The command and those below it.</summary>
+    public static Command Create() => new ExampleCommand(
+        "study",
+        "Trains the variants of a question with several seeds, keeps one table of all runs, and says which differences are ones.",
+        "xlstm study plan results/studies/input-gate-bias --device cuda",
+        "xlstm study run results/studies/input-gate-bias --device cuda",
+        "xlstm study show results/studies/input-gate-bias")
+    {
+        Plan(),
+        Run(),
+        Show(),
+        Merge(),
+    };
+
+    private static Argument<string[]> Files() => new("FILE") { Description = "A study: a JSON file, or the folder that holds it as study.json.", Arity = ArgumentArity.OneOrMore };
+
+    private static Option<string[]> Set() => new("--set") { Description = "One setting of all runs, whatever the axes say, such as steps=3 for a trial; may be given several times.", HelpName = "NAME=VALUE" };
+
+    private static Option<string?> Out() => new("--out", "-o") { Description = "Another folder for the table and the runs, with a folder for each study. Default: the study's own.", HelpName = "FOLDER" };
+
+    private static Option<string?> Seeds() => new("--seeds") { Description = "Other seeds than the study's.", HelpName = "LIST" };
+
+    private static Option<bool> Json() => new("--json") { Description = "Print one JSON document." };
+
+    private static ExampleCommand Plan()
+    {
+        var (files, set, seeds, folder, json, device) = (Files(), Set(), Seeds(), Out(), Json(), ComputeOptions.Device());
+        var rates = new Option<string?>("--rates") { Description = $"Rates that 'xlstm bench train' measured on such a GPU. Default: {UsualRates}, where that is.", HelpName = "CSV" };
+        var measure = new Option<bool>("--measure") { Description = "Time a few updates of what no rate is known of, on the device." };
+        var command = new ExampleCommand(
+            "plan", "Shows the runs of studies, and what they will take.",
+            "xlstm study plan results/studies/input-gate-bias --device cuda", "xlstm study plan study.json --measure")
+        {
+            files, set, seeds, folder, device, rates, measure, json,
+        };
+        command.SetAction((parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            var onGpu = parsed.GetValue(device)!.StartsWith("cuda", StringComparison.Ordinal);
+            var csv = parsed.GetValue(rates) ?? (File.Exists(UsualRates) ? UsualRates : null);
+            var known = csv is null || !onGpu ? null : StudyPlan.ReadRates(csv);
+            var place = parsed.GetValue(measure) ? ComputeOptions.Find(parsed.GetValue(device)!) : null;
+            var plans = Studies(parsed, files, set, seeds, folder)
+                .Select(study => (Study: study, Plan: StudyPlan.Of(study, onGpu, known, place, cancellationToken))).ToArray();
+            if (parsed.GetValue(json))
+            {
+                terminal.WriteJson(plans.Select(p => new
+                {
+                    p.Study.Name,
+                    p.Study.Question,
+                    p.Plan.Tokens,
+                    p.Plan.Flops,
+                    p.Plan.Seconds,
+                    Runs = p.Plan.Runs.Select(r => new { r.Run.Id, r.Run.Variant, r.Run.Training.Seed, r.Run.Training.Steps, r.Run.Tokens, r.Run.Flops, r.IsDone, r.Seconds, r.Source }),
+                }));
+                return Task.FromResult(ExitCode.Success);
+            }
+
+            foreach (var (study, plan) in plans)
+            {
+                if (plans.Length == 1)
+                {
+                    terminal.WriteTable(
+                        ["variant", ">parameters", ">updates", ">tokens", ">operations", ">runs", ">done", ">s a run", "rate"],
+                        plan.Runs.GroupBy(run => run.Run.Variant).Select(g => (IReadOnlyList<string>)
+                        [
+                            g.Key, Text($"{g.First().Run.Model.CountParameters():N0}"), Text($"{g.First().Run.Training.Steps:N0}"), Text($"{g.First().Run.Tokens:N0}"),
+                            Text($"{g.First().Run.Flops:0.00e0}"), Text($"{g.Count()}"), Text($"{g.Count(run => run.IsDone)}"), Seconds(g.First().Seconds), g.First().Source,
+                        ]));
+                }
+            }
+
+            if (plans.Length > 1)
+            {
+                terminal.WriteTable(
+                    ["study", ">runs", ">done", ">tokens", ">operations", ">s"],
+                    plans.Select(p => (IReadOnlyList<string>)
+                    [
+                        p.Study.Name, Text($"{p.Plan.Runs.Count}"), Text($"{p.Plan.Runs.Count - p.Plan.Open.Count}"), Text($"{p.Plan.Tokens:N0}"),
+                        Text($"{p.Plan.Flops:0.00e0}"), Seconds(p.Plan.Seconds),
+                    ]));
+            }
+
+            var open = plans.Sum(p => p.Plan.Open.Count);
+            double? seconds = plans.All(p => p.Plan.Seconds is not null) ? plans.Sum(p => p.Plan.Seconds!.Value) : null;
+            terminal.Note(Text(
+                $"{open} runs to do, {plans.Sum(p => p.Plan.Tokens):N0} tokens, {plans.Sum(p => p.Plan.Flops):0.00e0} operations{(seconds is { } s ? $", about {Readable.Duration(s)} without tests" : "; how long is not known: --measure times a few updates")}."));
+            return Task.FromResult(ExitCode.Success);
+        });
+        return command;
+    }
+
+    private static ExampleCommand Run()
+    {
+        var (files, set, seeds, folder, json, device, threads) = (Files(), Set(), Seeds(), Out(), Json(), ComputeOptions.Device(), ComputeOptions.Threads());
+        var limit = NumberOption.Real(
+            new Option<double?>("--seconds") { Description = "Stop after so many seconds of each study, with checkpoints of what is under way; given again, it goes on.", HelpName = "N" }, NumberRange.Seconds);
+        var keep = new Option<bool>("--keep-runs") { Description = "Keep the folders of runs that are done, with their checkpoints." };
+        var command = new ExampleCommand(
+            "run",
+            "Trains the runs of studies that are not done: side by side on a GPU, one after another on a CPU. Ctrl-C stops with checkpoints; the same line goes on.",
+            "xlstm study run results/studies/input-gate-bias --device cuda",
+            "xlstm study run results/studies/input-gate-bias --set steps=3 --out runs/trial",
+            "xlstm study run study.json --seeds 1,2,3,4,5 --seconds 600")
+        {
+            files, set, seeds, folder, device, threads, limit, keep, json,
+        };
+        command.SetAction(async (parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            var studies = Studies(parsed, files, set, seeds, folder);
+            Compute.Begin(parsed.GetValue(threads));
+            var place = ComputeOptions.Find(parsed.GetValue(device)!);
+            var code = ExitCode.Success;
+            var results = new List<StudyResult>();
+            foreach (var study in studies.Select(study => study with { KeepRuns = parsed.GetValue(keep) }))
+            {
+                var result = await RunAsync(terminal, study, place, parsed.GetValue(limit), cancellationToken);
+                results.Add(result);
+                code = result.Rows.Any(row => row.Status == StudyStatus.Failed) ? ExitCode.Failure : result.Missing.Count > 0 && code == ExitCode.Success ? ExitCode.Interrupted : code;
+            }
+
+            if (parsed.GetValue(json))
+            {
+                terminal.WriteJson(results.Select(Summary));
+            }
+            else
+            {
+                results.ForEach(result => Write(terminal, result, null, null));
+            }
+
+            return code;
+        });
+        return command;
+    }
+
+    private static async Task<StudyResult> RunAsync(Terminal terminal, Study study, torch.Device device, double? seconds, CancellationToken cancellationToken)
+    {
+        using var timer = new CancellationTokenSource();
+        using var both = CancellationTokenSource.CreateLinkedTokenSource(timer.Token, cancellationToken);
+        if (seconds is { } limit)
+        {
+            timer.CancelAfter(TimeSpan.FromSeconds(limit));
+        }
+
+        try
+        {
+            StudyResult? result = null;
+            await terminal.TrackAsync(study.Name, tracker =>
+            {
+                var watcher = new Watcher(tracker);
+                result = study.Run(device, new ImmediateProgress<StudyProgress>(watcher.Report), new WarningLines(watcher.Line), both.Token);
+                return Task.CompletedTask;
+            });
+            return result!;
+        }
+        catch (OperationCanceledException) when (timer.IsCancellationRequested && !cancellationToken.IsCancellationRequested)
+        {
+            terminal.Note(Text($"{study.Name}: stopped after {seconds} s."));
+            return study.Read();
+        }
+    }
+
+    private static ExampleCommand Show()
+    {
+        var (files, set, seeds, folder, json) = (Files(), Set(), Seeds(), Out(), Json());
+        var metric = new Option<string?>("--metric") { Description = "What is compared, such as test_loss, validation_bits_per_byte, tokens_per_second, gradient_norm_max or scaled@40-256. Default: what the claims are about, else test_loss.", HelpName = "NAME" };
+        var axis = new Option<string?>("--axis") { Description = "Compare along one axis, the others being equal. Default: all variants with the study's base.", HelpName = "NAME" };
+        var save = new Option<string?>("--save") { Description = "Also write the table of runs, as .csv, .parquet, .npz or .safetensors.", HelpName = "FILE" };
+        var command = new ExampleCommand(
+            "show", "Shows what studies came to: means over seeds, corrected differences, and the claims beside our numbers.",
+            "xlstm study show results/studies/input-gate-bias",
+            "xlstm study show results/studies/muon --axis optimizer --metric validation_loss --save runs.parquet")
+        {
+            files, set, seeds, folder, metric, axis, save, json,
+        };
+        command.SetAction(parsed =>
+        {
+            var terminal = new Terminal(parsed);
+            var results = Studies(parsed, files, set, seeds, folder).Select(study => study.Read()).ToArray();
+            if (parsed.GetValue(save) is { } file)
+            {
+                results.SelectMany(result => result.Rows).ToTable().Save(file);
+                terminal.Note($"Wrote {file}.");
+            }
+
+            if (parsed.GetValue(json))
+            {
+                terminal.WriteJson(results.Select(Summary));
+            }
+            else
+            {
+                Array.ForEach(results, result => Write(terminal, result, parsed.GetValue(metric), parsed.GetValue(axis)));
+            }
+
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static ExampleCommand Merge()
+    {
+        var file = new Argument<string>("FILE") { Description = "The study whose table grows: a JSON file, its folder, or a runs.jsonl." };
+        var from = new Option<string[]>("--from") { Description = "Tables of runs from elsewhere, or folders with one.", HelpName = "FOLDER", Required = true, AllowMultipleArgumentsPerToken = true };
+        var command = new ExampleCommand(
+            "merge", "Adds the runs of other tables to a study's own: those that it lacks, or has only as failures.",
+            "xlstm study merge results/studies/input-gate-bias --from elsewhere/input-gate-bias")
+        {
+            file, from,
+        };
+        command.SetAction(parsed =>
+        {
+            var terminal = new Terminal(parsed);
+            var named = parsed.GetValue(file)!;
+            var table = named.EndsWith(".jsonl", StringComparison.OrdinalIgnoreCase) ? named : Study.ReadFile(named).FolderOrUsual;
+            var added = StudyTable.Merge(table, parsed.GetValue(from)!);
+            terminal.Note(Text($"{added} runs added; the table has {StudyTable.Read(table).Count}."));
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static Study[] Studies(ParseResult parsed, Argument<string[]> files, Option<string[]> set, Option<string?> seeds, Option<string?> folder)
+    {
+        var list = parsed.GetValue(seeds) is { } given ? NumberOption.SeedList(given) : null;
+        return [.. parsed.GetValue(files)!.Select(file =>
+        {
+            var study = Study.ReadFile(file);
+            return study with
+            {
+                Overrides = parsed.GetValue(set) ?? [],
+                Seeds = list ?? study.Seeds,
+                Folder = parsed.GetValue(folder) is { } other ? Path.Combine(other, study.Name) : study.Folder,
+            };
+        })];
+    }
+
+    private static object Summary(StudyResult result) => new
+    {
+        result.Study.Name,
+        result.Study.Question,
+        Missing = result.Missing.Select(run => run.Id),
+        result.Rows,
+        Claims = StudyComparison.Judge(result),
+    };
+
+    private static void Write(Terminal terminal, StudyResult result, string? metric, string? axis)
+    {
+        var study = result.Study;
+        terminal.Line(study.Question.Length > 0 ? $"{study.Name}: {study.Question}" : study.Name);
+        var wanted = metric is not null ? [metric] : study.Claims.Select(claim => claim.Metric).DefaultIfEmpty("test_loss").Distinct();
+        foreach (var name in wanted)
+        {
+            var comparison = StudyComparison.Of(result, name, axis);
+            terminal.WriteTable(
+                ["variant", $">{name}", ">seeds", ">diverged", ">difference", ">low", ">high", ">p", "called"],
+                comparison.Variants.Select(v => (IReadOnlyList<string>)
+                [
+                    v.Variant, v.Value.ToString(), Text($"{v.Value.Count}"), Text($"{v.Diverged}"), Number(v.Difference?.Mean), Number(v.Difference?.Low), Number(v.Difference?.High),
+                    Number(v.Difference?.AdjustedPValue), v.Difference is null ? "base" : v.Difference.IsDifferent ? "different" : "",
+                ]));
+        }
+
+        var claims = StudyComparison.Judge(result);
+        if (claims.Count > 0)
+        {
+            terminal.WriteTable(
+                ["claim", "source", "published", "ours", ">gain", ">low", ">high", "verdict"],
+                claims.Select(c => (IReadOnlyList<string>)
+                [
+                    c.Claim.Text, c.Claim.Source, c.Claim.PublishedBetter is null ? "order only" : Text($"{c.Claim.PublishedBetter:0.####} against {c.Claim.PublishedWorse:0.####}"),
+                    $"{c.Better} against {c.Worse}", Number(c.Difference.Mean), Number(c.Difference.Low), Number(c.Difference.High), StudyComparison.Words(c.Verdict),
+                ]));
+        }
+
+        var failed = result.Rows.Where(row => row.Status == StudyStatus.Failed).ToArray();
+        terminal.Note(Text($"{result.Rows.Count - failed.Length} runs are done, {result.Missing.Count} are missing{(failed.Length > 0 ? Text($", {failed.Length} failed: {failed[0].Error}") : "")}. The table is in {study.FolderOrUsual}."));
+    }
+
+    private static string Seconds(double? seconds) => seconds is { } s ? Readable.Duration(s) : "?";
+
+    private static string Number(double? value) => value is { } number && !double.IsNaN(number) ? Text($"{number:G3}") : "";
+
+    private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
+
+    /// <summary>Shows several runs at once, each when it ends.</summary>
+    private sealed class Watcher(ProgressTracker tracker)
+    {
+        private readonly Lock _gate = new();
+        private readonly Dictionary<string, double> _shares = [];
+
+        public void Report(StudyProgress progress)
+        {
+            lock (_gate)
+            {
+                if (progress.Row is { } row)
+                {
+                    _shares.Remove(progress.Run.Id);
+                    tracker.Line(Text($"{row.Id}  {row.Status}, {row.Steps:N0} updates in {Readable.Duration(row.Seconds)}, {row.TokensPerSecond:N0} tokens/s{(row.SideBySide > 1 ? Text($", {row.SideBySide} side by side") : "")}: {Losses(row)}"));
+                }
+                else if (progress.Metrics is { } metrics)
+                {
+                    _shares[progress.Run.Id] = metrics.Step / (double)progress.Run.Training.Steps;
+                }
+
+                tracker.Report((progress.Finished + _shares.Values.Sum()) / progress.Total, Text($"{progress.Finished} of {progress.Total} runs done, {_shares.Count} under way"));
+            }
+        }
+
+        public void Line(string text)
+        {
+            lock (_gate)
+            {
+                tracker.Line(text);
+            }
+        }
+
+        private static string Losses(StudyRow row) => row.Scores.Count > 0
+            ? string.Join(", ", row.Scores.Select(s => Text($"{s.Accuracy:F3} at {s.Lengths}")))
+            : Text($"validation {row.ValidationLoss:F4}, test {row.TestLoss:F4}");
+    }
+}

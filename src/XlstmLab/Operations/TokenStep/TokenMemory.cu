@@ -1,0 +1,150 @@
+// The mLSTM's step for one token of each of a few sequences (xLSTM 7B, eqs. 2-9), with the head norm and the output gate behind it:
+//     m' = max(log f + m, log i),  C' = f C + i k v^T,  n' = f n + i k with f = exp(log f + m - m'), i = exp(log i - m'),
+//     h = C'^T q / max(|n'.q|, exp(-m')),  y = sigmoid(o) (w norm(h)).
+// The memory C is read and written once, in place. A cluster of SLICES blocks has a head, each block DV / SLICES of its columns; what the norm needs of
+// the others' comes through the cluster's shared memory. The memory is asked for before the kernel in front has ended: nobody in between writes it.
+//
+// Bytes a head: 8 DK DV. 24 blocks of 4 heads of 128 x 256: 25 MB a token, 8 us at 3 TB/s; 32 of 8 of 256 x 512: 268 MB, 90 us.
+#include "Ptx.cuh"
+
+// TokenStepKernels.cs tells DK, DV; SLICES; HEADS; EXPONENTIAL, the input gate, else a sigmoid; NORMALIZE; CENTER, whether the norm is a LayerNorm, else RMS.
+#define THREADS 256
+#define WIDTH (DV / SLICES)
+#define QUADS (WIDTH / 4)
+#define GROUPS (THREADS / QUADS)
+#define TURNS ((DK + GROUPS - 1) / GROUPS)
+#define WARPS (THREADS / 32)
+static_assert(DV % (4 * SLICES) == 0 && QUADS <= THREADS, "a thread has four columns");
+
+DEVICE float log_sigmoid(float x) { return fminf(x, 0.f) - log1pf(expf(-fabsf(x))); }
+
+// The sum over the block, for all threads.
+DEVICE float block_sum(float x, float* room)
+{
+    x = warp_sum(x);
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) room[threadIdx.x / 32] = x;
+    __syncthreads();
+    float sum = 0;
+    for (int w = 0; w < WARPS; w++) sum += room[w];
+    return sum;
+}
+
+// qkvo [B, row]: q, k [NH DK], v, o [NH DV], and of each gate the products with the upper and the lower halves of its weights, [i, f, i, f] of NH.
+// biases [2, NH]: i, f; c [B, NH, DK, DV], n [B, NH, DK], m [B, NH], weight [NH DV]; y [B, NH DV].
+// Grid: (SLICES, NH, B) in clusters of SLICES; THREADS threads; a Room of shared memory.
+struct Room
+{
+    u64 arrivals;
+    float2 moments[SLICES];
+    float q[DK], k[DK], sums[GROUPS][WIDTH], h[WIDTH], warps[WARPS];
+};
+
+KERNEL void __launch_bounds__(THREADS) token_memory(
+    const float* qkvo, const float* biases, float* c, float* n, float* m, const float* weight, bf16* y, float gate_cap, float epsilon, float norm_epsilon)
+{
+    start_dependents();
+    SHARED_MEMORY(memory);
+    Room& room = *(Room*)memory;
+    float *q = room.q, *k = room.k, *h = room.h;
+    int slice = blockIdx.x, head = blockIdx.y, thread = threadIdx.x, column = thread % QUADS * 4, group = thread / QUADS;
+    i64 place = (i64)blockIdx.z * HEADS + head;
+    if (thread == 0)
+    {
+        mbarrier_init(shared_address(&room.arrivals), 1);
+        mbarrier_arrive_expect(shared_address(&room.arrivals), SLICES * 8);
+    }
+
+    cluster_sync();
+    float4 cell[TURNS];
+    float* mine = c + place * DK * DV + slice * WIDTH + column;
+    bool takes_part = group < GROUPS;
+#pragma unroll
+    for (int t = 0; t < TURNS; t++)
+    {
+        int d = t * GROUPS + group;
+        cell[t] = takes_part && d < DK ? *(const float4*)(mine + (i64)d * DV) : make_float4(0, 0, 0, 0);
+    }
+
+    wait_for_results();
+    const float* row = qkvo + (i64)blockIdx.z * (HEADS * (2 * DK + 2 * DV + 4));
+    const float *values = row + HEADS * 2 * DK + head * DV + slice * WIDTH, *gates = row + HEADS * (2 * DK + 2 * DV) + head;
+    float input = gates[0] + gates[2 * HEADS] + biases[head], forget = gates[HEADS] + gates[3 * HEADS] + biases[HEADS + head];
+    if (gate_cap > 0) input = gate_cap * tanhf(input / gate_cap), forget = gate_cap * tanhf(forget / gate_cap);
+    float log_i = EXPONENTIAL ? input : log_sigmoid(input), past = log_sigmoid(forget) + m[place];
+    float now = !EXPONENTIAL ? 0.f : past <= log_i ? log_i : past;
+    float keep = expf(past - now), write = expf(log_i - now);
+
+    // Everyone needs the sum, the first block keeps n.
+    float product = 0, kept[(DK + THREADS - 1) / THREADS];
+#pragma unroll
+    for (int t = 0; t < (DK + THREADS - 1) / THREADS; t++)
+    {
+        int d = t * THREADS + thread;
+        if (d < DK)
+        {
+            q[d] = row[head * DK + d] * (1.f / sqrtf((float)DK));
+            k[d] = row[HEADS * DK + head * DK + d] * write;
+            kept[t] = n[place * DK + d] * keep + k[d];
+            product += q[d] * kept[t];
+        }
+    }
+
+    product = block_sum(product, room.warps); // q and k are there after it
+    float4 value = takes_part ? *(const float4*)(values + column) : make_float4(0, 0, 0, 0), sum = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int t = 0; t < TURNS; t++)
+    {
+        int d = t * GROUPS + group;
+        if (takes_part && d < DK)
+        {
+            cell[t].x = cell[t].x * keep + value.x * k[d], cell[t].y = cell[t].y * keep + value.y * k[d];
+            cell[t].z = cell[t].z * keep + value.z * k[d], cell[t].w = cell[t].w * keep + value.w * k[d];
+            *(float4*)(mine + (i64)d * DV) = cell[t];
+            sum.x += q[d] * cell[t].x, sum.y += q[d] * cell[t].y, sum.z += q[d] * cell[t].z, sum.w += q[d] * cell[t].w;
+        }
+    }
+
+    if (takes_part) room.sums[group][column] = sum.x, room.sums[group][column + 1] = sum.y, room.sums[group][column + 2] = sum.z, room.sums[group][column + 3] = sum.w;
+    __syncthreads();
+
+    // Divided as MLstmNormalizer does, so that exp(-m') cannot overflow.
+    float low = fminf(now, 0.f), unit = expf(low);
+    float divisor = fmaxf(fabsf(product) * unit, expf(low - now)) + unit * epsilon, factor = NORMALIZE ? unit / divisor : 1.f;
+    float mean = 0, squares = 0;
+    for (int e = thread; e < WIDTH; e += THREADS)
+    {
+        float x = 0;
+        for (int g = 0; g < GROUPS; g++) x += room.sums[g][e];
+        h[e] = x * factor;
+        mean += h[e];
+    }
+
+    mean = CENTER ? block_sum(mean, room.warps) / WIDTH : 0.f;
+    for (int e = thread; e < WIDTH; e += THREADS) squares += (h[e] - mean) * (h[e] - mean);
+    squares = block_sum(squares, room.warps);
+    if (thread < SLICES)
+        cluster_store_async(
+            cluster_address(shared_address(&room.moments[slice]), thread), make_float2(mean, squares), cluster_address(shared_address(&room.arrivals), thread));
+    mbarrier_wait(shared_address(&room.arrivals), 0);
+
+    // All blocks of the head have read n and m.
+    if (slice == 0)
+    {
+#pragma unroll
+        for (int t = 0; t < (DK + THREADS - 1) / THREADS; t++)
+            if (t * THREADS + thread < DK) n[place * DK + t * THREADS + thread] = kept[t];
+        if (thread == 0) m[place] = now;
+    }
+
+    float center = 0, variance = 0;
+    for (int s = 0; s < SLICES; s++) center += room.moments[s].x * (1.f / SLICES);
+    for (int s = 0; s < SLICES; s++) variance += room.moments[s].y + WIDTH * (room.moments[s].x - center) * (room.moments[s].x - center);
+    float r = 1.f / sqrtf(variance * (1.f / DV) + norm_epsilon);
+    const float* gate = row + HEADS * (2 * DK + DV) + head * DV + slice * WIDTH;
+    for (int e = thread; e < WIDTH; e += THREADS)
+    {
+        i64 channel = (i64)head * DV + slice * WIDTH + e;
+        y[(i64)blockIdx.z * HEADS * DV + channel] = to_bf16((h[e] - center) * r * weight[channel] / (1.f + expf(-gate[e])));
+    }
+}

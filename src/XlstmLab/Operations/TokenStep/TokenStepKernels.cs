@@ -1,0 +1,143 @@
+using static TorchSharp.torch;
+
+namespace XlstmLab.Operations;
+
+/// <summary>The kernels that take one token of each of a few sequences through an mLSTM block's parts: nothing of it has a gradient.</summary>
+internal static class TokenStepKernels
+{
+    /// <summary>Sequences side by side at most.</summary>
+    public const int MostSequences = 64;
+
+    /// <summary>The channels of which a matrix's rows are summed by a block, and squares of the stream.</summary>
+    public const int Rows = 16;
+
+    /// <summary>What widths that a matrix reads are multiples of.</summary>
+    public const int InputStep = 32;
+
+    private const int Parts = 6;
+    private static readonly int[] Clusters = [8, 4, 2, 1];
+    private const int MemoryThreads = 256;
+
+    /// <summary>What a token's matrix makes of its product.</summary>
+    public enum Result
+    {
+        /// <summary>The product.</summary>
+        Plain,
+
+        /// <summary>The stream with the product added.</summary>
+        Stream,
+
+        /// <summary>SiLU of one part's times the other's.</summary>
+        Gated,
+
+        /// <summary>The product under its soft cap.</summary>
+        Capped,
+    }
+
+    /// <summary>The cluster that has a head's memory; 0 where there is none for these sizes.</summary>
+    public static int Slices(int keyDim, int valueDim) =>
+        Clusters.FirstOrDefault(slices =>
+            valueDim % (4 * slices) == 0 && valueDim / slices <= 4 * MemoryThreads && (long)keyDim * valueDim / slices <= 32 * 4 * MemoryThreads);
+
+    /// <summary>The rows of a table as the stream.</summary>
+    /// <param name="tokens">[B, 1] int64.</param>
+    /// <param name="table">[V, d] float32 or bfloat16, contiguous.</param>
+    /// <param name="stream">What the stream becomes.</param>
+    /// <param name="scale">[d] float32 the first norm's weights.</param>
+    public static void Embed(Tensor tokens, Tensor table, TokenStream stream, Tensor scale)
+    {
+        const int threads = 256;
+        var dim = table.shape[1];
+        Kernel.Launch(
+            "TokenEmbedding.cu", "token_embedding", [$"WIDTH={dim}", $"WIDE={(table.dtype == ScalarType.Float32 ? 1 : 0)}"],
+            new((dim + threads - 1) / threads, threads) { BlocksY = (int)tokens.shape[0] }, table,
+            tokens, table, stream.Values, scale, stream.Scaled, stream.Squares);
+    }
+
+    /// <summary>A product of each sequence's x with matrices one below the other.</summary>
+    /// <param name="result">What becomes of it.</param>
+    /// <param name="weights">Each [rows, d] bfloat16, contiguous, at most six; of a gated result g's and u's.</param>
+    /// <param name="x">[B, d] bfloat16; for a normed product what the stream has.</param>
+    /// <param name="normed">The stream whose norm x is, or null.</param>
+    /// <param name="y">[B, rows] float32, or of a gated result [B, rows / 2] bfloat16; null for the stream.</param>
+    /// <param name="stream">The stream that it is added to, or null.</param>
+    /// <param name="scale">[d] float32 the weights of the norm behind that addition, or null.</param>
+    /// <param name="epsilon">The norm's.</param>
+    /// <param name="cap">The soft cap; 0 for none.</param>
+    public static void Multiply(
+        Result result, IReadOnlyList<Tensor> weights, Tensor x, TokenStream? normed, Tensor? y = null, TokenStream? stream = null, Tensor? scale = null,
+        double epsilon = 0, double cap = 0)
+    {
+        var (inputs, sequences) = (x.shape[1], x.shape[0]);
+        var groups = (int)(sequences + 7) / 8;
+        var warps = inputs >= 4096 && groups <= 2 ? 16 : 8;
+        var arguments = new KernelArgument[2 * Parts + 11];
+        var rows = 0L;
+        for (var k = 0; k < Parts; k++)
+        {
+            rows += k < weights.Count ? weights[k].shape[0] : 0;
+            (arguments[k], arguments[Parts + k]) = (k < weights.Count ? weights[k] : (Tensor?)null, (int)rows);
+        }
+
+        var gated = result == Result.Gated;
+        (arguments[12], arguments[13]) = (x, normed?.Squares);
+        (arguments[14], arguments[15]) = (gated ? null : y, gated ? y : null);
+        (arguments[16], arguments[17], arguments[18], arguments[19]) = (stream?.Values, scale, stream?.Scaled, stream?.Squares);
+        (arguments[20], arguments[21], arguments[22]) = ((int)sequences, (float)epsilon, (float)cap);
+        Kernel.Launch(
+            "TokenProduct.cu", "token_product",
+            [$"INPUTS={inputs}", $"GROUPS={groups}", $"WARPS={warps}", $"RESULT={(int)result}", $"NORMED={(normed is null ? 0 : 1)}"],
+            new((rows + Rows - 1) / Rows, 32 * warps, sizeof(float) * 8 * groups * (warps * (Rows + 1) + 1)), x, arguments);
+    }
+
+    /// <summary>The mLSTM's step with head norm and output gate.</summary>
+    /// <param name="projections">[B, NH (2 DK + 2 DV + 4)] float32: q, k, v, o, and i, f by the upper and by the lower halves of their weights.</param>
+    /// <param name="biases">[2 NH] float32: of i, of f.</param>
+    /// <param name="c">[B, NH, DK, DV] float32, contiguous, changed in place; so are n [B, NH, DK] and m [B, NH, 1].</param>
+    /// <param name="n">See c.</param>
+    /// <param name="m">See c.</param>
+    /// <param name="normWeight">[NH DV] float32.</param>
+    /// <param name="y">[B, NH DV] bfloat16.</param>
+    /// <param name="options">The cell's gates and normaliser.</param>
+    /// <param name="gateCap">The gates' soft cap; 0 for none.</param>
+    /// <param name="centers">Whether the head norm is a LayerNorm, else an RMSNorm.</param>
+    /// <param name="normEpsilon">The head norm's.</param>
+    public static void Remember(
+        Tensor projections, Tensor biases, Tensor c, Tensor n, Tensor m, Tensor normWeight, Tensor y, MLstmOptions options, double gateCap, bool centers,
+        double normEpsilon)
+    {
+        var (batch, heads, dk, dv) = (c.shape[0], c.shape[1], (int)c.shape[2], (int)c.shape[3]);
+        var slices = Slices(dk, dv);
+        var width = dv / slices;
+        var floats = 2 * dk + MemoryThreads / (width / 4) * width + width + MemoryThreads / 32;
+        Kernel.Launch(
+            "TokenMemory.cu", "token_memory",
+            [
+                $"DK={dk}", $"DV={dv}", $"SLICES={slices}", $"HEADS={heads}", $"EXPONENTIAL={(options.Stabilizes ? 1 : 0)}",
+                $"NORMALIZE={(options.Normalize ? 1 : 0)}", $"CENTER={(centers ? 1 : 0)}",
+            ],
+            new(slices, MemoryThreads, 8 + 8 * slices + (4 * floats + 7) / 8 * 8) { BlocksY = (int)heads, BlocksZ = (int)batch, Cluster = slices }, c,
+            projections, biases, c, n, m, normWeight, y, (float)gateCap, (float)options.Epsilon, (float)normEpsilon);
+    }
+}
+
+/// <summary>The residual stream of one token of each of B sequences, and what the next norm needs of it.</summary>
+/// <param name="Values">[B, d] float32.</param>
+/// <param name="Scaled">[B, d] bfloat16: times the next norm's weights.</param>
+/// <param name="Squares">[B, d / 16] float32: the sums of the squares of 16 channels.</param>
+internal sealed record TokenStream(Tensor Values, Tensor Scaled, Tensor Squares) : IDisposable
+{
+    /// <summary>A stream of nothing, outside of every scope.</summary>
+    public static TokenStream Empty(long sequences, long dim, Device device) => new(
+        empty(sequences, dim, ScalarType.Float32, device).DetachFromDisposeScope(),
+        empty(sequences, dim, ScalarType.BFloat16, device).DetachFromDisposeScope(),
+        empty(sequences, dim / TokenStepKernels.Rows, ScalarType.Float32, device).DetachFromDisposeScope());
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        Values.Dispose();
+        Scaled.Dispose();
+        Squares.Dispose();
+    }
+}

@@ -1,0 +1,182 @@
+using TorchSharp;
+using XlstmLab.Inference;
+using XlstmLab.Mixers;
+using XlstmLab.Models;
+using XlstmLab.Tests.Operations;
+using XlstmLab.Tests.Training;
+using XlstmLab.Text;
+using Xunit;
+using static TorchSharp.torch;
+
+namespace XlstmLab.Tests.Inference;
+
+/// <summary>On a GPU the steps are graphs; elsewhere the emulator does what would be recorded again at each start.</summary>
+[Collection(nameof(AloneCollection))]
+public sealed class RecordedTokenStepTests
+{
+    private const int Length = 12;
+    private static readonly ByteTokenizer Tokenizer = new();
+    private static readonly int[][] Prompts = [[1, 2, 3], [7]];
+    private static readonly XlstmConfig Xlstm =
+        XlstmPresets.ByName("bytes-1m") with { EmbeddingDim = 128, HeadCount = 2, BlockCount = 1, VocabularySize = 288 };
+
+    /// <summary>Architectures whose state keeps its form.</summary>
+    public static TheoryData<string, LanguageModelConfig> Recurrent => new()
+    {
+        { "mlstm", Xlstm },
+        { "slstm", Xlstm with { Mixers = new SLstmMixerConfig { HeadCount = 2 } } },
+        { "gla", new GlaConfig { VocabularySize = 288, EmbeddingDim = 32, HeadCount = 2, BlockCount = 2 } },
+        { "delta", Xlstm with { EmbeddingDim = 32, Mixers = new DeltaMixerConfig { HeadCount = 2 } } },
+        { "mamba", new MambaConfig { VocabularySize = 288, EmbeddingDim = 32, BlockCount = 2 } },
+        { "mamba2", new Mamba2Config { VocabularySize = 288, EmbeddingDim = 32, BlockCount = 2, HeadCount = 4, HeadDim = 16, GroupCount = 1, StateSize = 16 } },
+        { "lstm", new LstmConfig { VocabularySize = 288, EmbeddingDim = 32, BlockCount = 2 } },
+    };
+
+    [Theory]
+    [MemberData(nameof(Recurrent))]
+    public void Generate_Recorded_IsThatOfTheHost(string name, LanguageModelConfig config)
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(config);
+
+        if (name is "mlstm" or "slstm")
+        {
+            // In float32 a CPU reads their tokens by loops of its own, in bfloat16 a GPU those of the first by kernels of its own.
+            model.to(ScalarType.Float64);
+        }
+
+        var generator = new TextGenerator(model, Tokenizer);
+        foreach (var options in new GenerationOptions[]
+        {
+            new() { Temperature = 0, MaxNewTokens = Length, StopAtEndOfDocument = false },
+            new() { TopK = 40, RepetitionPenalty = 1.2, MaxNewTokens = Length, StopAtEndOfDocument = false, Seed = 3 },
+        })
+        {
+            var (byHost, before) = ByHost(model, generator, options);
+            var counts = run.Record();
+            var (recorded, after) = generator.Generate(Prompts, options, returnState: true);
+            Assert.Equal(byHost.Select(s => s.Tokens), recorded.Select(s => s.Tokens));
+            Assert.All(byHost.Zip(recorded), pair => Assert.Equal(pair.First.LogProbability, pair.Second.LogProbability, 1e-6));
+            foreach (var (tensor, value) in before!.Tensors)
+            {
+                Assert.True(value.equal(after![tensor]).all().item<bool>(), tensor);
+            }
+
+            // The prompt's pass chooses the first token, and the host reads two before it records.
+            Assert.Equal((name, 1, Length - 3), (name, counts.Recorded, counts.Started));
+            before.Dispose();
+            after!.Dispose();
+        }
+    }
+
+    [Fact]
+    public void Generate_RowsThatEnd_AreRecordedAnew()
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(Recurrent.Single(row => row.Data.Item1 == "gla").Data.Item2);
+        var generator = new TextGenerator(model, Tokenizer);
+        var options = new GenerationOptions { MaxNewTokens = 60, StopAtEndOfDocument = false, StopStrings = ["e", "t", "1", "7", "k", "a"], Seed = 5 };
+        var (byHost, before) = ByHost(model, generator, options);
+        var counts = run.Record();
+        var (recorded, after) = generator.Generate(Prompts, options, returnState: true);
+        Assert.NotEqual(byHost[0].Tokens.Length, byHost[1].Tokens.Length);
+        Assert.Equal(byHost.Select(s => s.Text), recorded.Select(s => s.Text));
+        Assert.All(before!.Tensors, pair => Assert.True(pair.Value.equal(after![pair.Key]).all().item<bool>(), pair.Key));
+        Assert.Equal(2, counts.Recorded);
+        before.Dispose();
+        after!.Dispose();
+    }
+
+    [Fact]
+    public void Generate_StateThatGrows_IsLeftToTheHost()
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(new LlamaConfig { VocabularySize = 288, EmbeddingDim = 32, HeadCount = 2, BlockCount = 1 });
+        var counts = run.Record();
+        _ = new TextGenerator(model, Tokenizer).Generate(Prompts, new() { MaxNewTokens = Length, StopAtEndOfDocument = false });
+        Assert.Equal(0, counts.Recorded);
+    }
+
+    [Fact]
+    public void Generate_StepThatCannotBeRecorded_IsLeftToTheHost()
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(Recurrent.Single(row => row.Data.Item1 == "mamba").Data.Item2);
+        var generator = new TextGenerator(model, Tokenizer);
+        var options = new GenerationOptions { Temperature = 0, MaxNewTokens = Length, StopAtEndOfDocument = false };
+        var byHost = ByHost(model, generator, options).Sequences;
+        var counts = run.Record();
+        counts.Fault = "something waits for the GPU";
+        Assert.Equal(byHost.Select(s => s.Tokens), generator.Generate(Prompts, options).Sequences.Select(s => s.Tokens));
+        Assert.Equal(0, counts.Started);
+    }
+
+    [Fact]
+    public async Task StreamAsync_WeightsThatChangeAndMove_AreThoseThatTheNextTokenSees()
+    {
+        using var run = KernelRun.Begin();
+        var config = Recurrent.Single(row => row.Data.Item1 == "gla").Data.Item2;
+        var options = new GenerationOptions { Temperature = 0, MaxNewTokens = 20, StopAtEndOfDocument = false };
+        async Task<(int[] Ids, int Recorded)> Stream(bool records)
+        {
+            using var model = KernelRun.Model(config);
+            var counts = records ? run.Record() : new();
+            List<int> ids = [];
+            await foreach (var token in new TextGenerator(model, Tokenizer).StreamAsync([1, 2], options, cancellationToken: TestContext.Current.CancellationToken))
+            {
+                ids.Add(token.Id);
+                using var grad = no_grad();
+                using var scope = NewDisposeScope();
+                if (ids.Count == 6)
+                {
+                    model.parameters().Last().mul_(-1);
+                }
+                else if (ids.Count == 12)
+                {
+                    // In another type the weights lie elsewhere.
+                    model.to(ScalarType.Float64);
+                }
+            }
+
+            return ([.. ids], counts.Recorded);
+        }
+
+        var byHost = await Stream(records: false);
+        var recorded = await Stream(records: true);
+        Assert.Equal(byHost.Ids, recorded.Ids);
+        Assert.Equal(2, recorded.Recorded);
+    }
+
+    [Fact]
+    public void Generate_LogitsThatAreNoNumbers_AreRefused()
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(Recurrent.Single(row => row.Data.Item1 == "gla").Data.Item2);
+        run.Record();
+        var progress = new ImmediateProgress<long>(count =>
+        {
+            if (count == 2 * 6)
+            {
+                using var grad = no_grad();
+                model.parameters().Last().fill_(double.NaN);
+            }
+        });
+        var failure = Assert.Throws<InvalidOperationException>(
+            () => new TextGenerator(model, Tokenizer).Generate(Prompts, new() { Temperature = 0, MaxNewTokens = 40, StopAtEndOfDocument = false }, progress: progress));
+        Assert.Contains("not all numbers", failure.Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>What the host makes of it: whoever looks on keeps anything from being recorded.</summary>
+    private static GenerationResult ByHost(LanguageModel model, TextGenerator generator, GenerationOptions options)
+    {
+        model.Observer = (_, _, _) => { };
+        try
+        {
+            return generator.Generate(Prompts, options, returnState: true);
+        }
+        finally
+        {
+            model.Observer = null;
+        }
+    }
+}
