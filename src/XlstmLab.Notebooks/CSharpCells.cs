@@ -26,8 +26,8 @@ internal sealed class CSharpCells
     /// <summary>What the host brings along, with its documentation; engines share what the compiler has read of it.</summary>
     private static readonly Lazy<MetadataReference[]> Host = new(() =>
     [
-        .. HostPackages.References().Select(path => MetadataReference.CreateFromFile(
-            path, documentation: XmlDocumentationProvider.CreateFromFile(Path.ChangeExtension(path, ".xml")))),
+        .. HostPackages.References().Select(path => MappedReferences.Of(
+            path, MetadataReferenceProperties.Assembly, XmlDocumentationProvider.CreateFromFile(Path.ChangeExtension(path, ".xml")))),
     ]);
 
     private static readonly FieldInfo Workspace = typeof(CSharpKernel).GetField("_workspace", BindingFlags.Instance | BindingFlags.NonPublic)!;
@@ -171,7 +171,7 @@ internal sealed class CSharpCells
     private static extern void SetCode(SubmitCode command, string code);
 }
 
-/// <summary>Finds what scripts refer to, once for all engines of the process: what the compiler has read of the framework is a hundred megabytes.</summary>
+/// <summary>Finds what scripts refer to, once for all engines of the process.</summary>
 internal sealed class SharedReferences : MetadataReferenceResolver
 {
     private readonly ConcurrentDictionary<(string, string?), ImmutableArray<PortableExecutableReference>> _named = new();
@@ -190,11 +190,13 @@ internal sealed class SharedReferences : MetadataReferenceResolver
     {
         // A file that is not there yet may be there for the next cell.
         var found = _named.GetValueOrDefault((reference, baseFilePath));
-        return !found.IsDefaultOrEmpty ? found : _named[(reference, baseFilePath)] = _resolver.ResolveReference(reference, baseFilePath, properties);
+        return !found.IsDefaultOrEmpty ? found
+            : _named[(reference, baseFilePath)] = MappedReferences.Named(reference, properties) is { } mapped ? [mapped] : _resolver.ResolveReference(reference, baseFilePath, properties);
     }
 
     public override PortableExecutableReference? ResolveMissingAssembly(MetadataReference definition, AssemblyIdentity referenceIdentity) =>
-        _missing.GetOrAdd(referenceIdentity, identity => _resolver.ResolveMissingAssembly(definition, identity));
+        _missing.GetOrAdd(referenceIdentity, identity =>
+            MappedReferences.Named(identity.Name, MetadataReferenceProperties.Assembly) ?? _resolver.ResolveMissingAssembly(definition, identity));
 
     public override bool Equals(object? other) => ReferenceEquals(this, other);
 
