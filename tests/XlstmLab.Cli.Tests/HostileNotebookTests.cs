@@ -23,6 +23,7 @@ public sealed class HostileNotebookTests
     [InlineData("deep", "not valid JSON")]
     public async Task Run_FileThatIsNoNotebook_IsRefusedAndStaysAsItIs(string text, string message)
     {
+        LongTests.SkipUnless(message == "no list 'cells'");
         using TempFolder folder = new();
         string file = folder.Write("broken.ipynb", text == "deep" ? new string('[', 200_000) : text);
         byte[] before = File.ReadAllBytes(file);
@@ -79,7 +80,7 @@ public sealed class HostileNotebookTests
     public async Task Run_CellThatBreaksItsProcess_FailsAndItsChildEnds(string source)
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
-        LongTests.SkipUnless(source.EndsWith("exit 0", StringComparison.Ordinal));
+        LongTests.Skip();
         using TempFolder folder = new();
         string input = folder.Notebook(Child, source, "3");
         var result = await CommandLine.RunAsync("notebook", "run", input);

@@ -230,6 +230,7 @@ public sealed class NotebookProcessTests
     [InlineData("run")]
     public async Task Stop_OrAnotherRun_EndsTheProcessThatWasKept(string command)
     {
+        LongTests.SkipUnless(command == "stop");
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
         using TempFolder folder = new();
         string input = folder.Notebook("Console.Write(Environment.ProcessId); throw new Exception(\"bad\");");
@@ -244,6 +245,7 @@ public sealed class NotebookProcessTests
     [Fact]
     public async Task Run_KeptBeyondItsTime_Ends()
     {
+        LongTests.Skip();
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
         using TempFolder folder = new();
         string input = folder.Notebook("Console.Write(Environment.ProcessId); throw new Exception(\"bad\");");
