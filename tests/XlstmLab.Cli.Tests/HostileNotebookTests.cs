@@ -39,6 +39,7 @@ public sealed class HostileNotebookTests
     [Fact]
     public async Task Run_FileThatIsNotThere_SaysSoAndMakesNone()
     {
+        LongTests.Skip();
         using TempFolder folder = new();
         foreach (string path in new[] { folder["none.ipynb"], folder["no", "folder.ipynb"], folder.Path })
         {
@@ -59,7 +60,7 @@ public sealed class HostileNotebookTests
     [InlineData("#!fsharp\nSystem.IO.File.ReadAllText \"nowhere.txt\"", "nowhere.txt")]
     public async Task Run_CellThatNamesNoFile_FailsByItsName(string source, string name)
     {
-        LongTests.SkipUnless(source.StartsWith("#load", StringComparison.Ordinal));
+        LongTests.Skip();
         using TempFolder folder = new();
         string input = folder.Notebook("1", source, "3");
         var result = await CommandLine.RunAsync("notebook", "run", input);
