@@ -161,12 +161,14 @@ public sealed class NotebookProcessTests
     [Fact]
     public async Task Run_CellBeyondItsTime_EndsTheRunAndKeepsTheOthers()
     {
+        // The first cell, which the compiler is loaded for, has to be within its time beside other work.
+        LongTests.Skip();
         using TempFolder folder = new();
         string input = folder.Notebook("1", "#!csharp\nConsole.Write(\"x\"); while (true) { }", "3");
-        var result = await CommandLine.RunAsync("notebook", "run", input, "--cell-timeout", "4", "--json");
+        var result = await CommandLine.RunAsync("notebook", "run", input, "--cell-timeout", "15", "--json");
 
         Assert.Equal((1, "timed_out"), (result.Code, result.Json["outcome"]!.GetValue<string>()));
-        Assert.Contains("cell 2: The cell reached its time limit of 00:00:04", result.Error, StringComparison.Ordinal);
+        Assert.Contains("cell 2: The cell reached its time limit of 00:00:15", result.Error, StringComparison.Ordinal);
         Assert.Equal(["execute_result", "stream", "error"], Notebook.Load(input).Cells.SelectMany(cell => cell.Outputs).Select(output => output.Type()));
     }
 
