@@ -60,7 +60,7 @@ public sealed class XlstmGpuStepTests
         using var step = XlstmGpuStep.Of(model, state)!;
         for (var t = 0; t < 4; t++)
         {
-            var tokens = Tokens(config, sequences, 1);
+            var tokens = Tokens(config, sequences, 1, seed: 2 + t);
             step.Read(tokens, state);
             var (logits, after) = exact.Forward(tokens, expected, returnState: true);
             var (ownLogits, ownAfter) = model.Forward(tokens, own, returnState: true);
@@ -179,8 +179,12 @@ public sealed class XlstmGpuStepTests
         }
     }
 
-    private static Tensor Tokens(XlstmConfig config, int sequences, int length) =>
-        randint(0, config.VocabularySize, [sequences, length], int64, device: CPU).to(get_default_device());
+    /// <summary>The same tokens whatever other tests draw.</summary>
+    private static Tensor Tokens(XlstmConfig config, int sequences, int length, long seed = 1)
+    {
+        using var generator = new Generator((ulong)seed, CPU);
+        return randint(0, config.VocabularySize, [sequences, length], int64, device: CPU, generator: generator).to(get_default_device());
+    }
 
     /// <summary>Gates that open, norms that scale, and logits that differ.</summary>
     private static void Perturb(LanguageModel model)
