@@ -17,8 +17,7 @@ internal sealed class RecordedTokenStep : IDisposable
 {
     private readonly LanguageModel _model;
     private readonly ScalarType? _computeType;
-    private readonly Tensor[] _weights;
-    private readonly nint[] _places;
+    private readonly TensorPlaces _places;
     private readonly DeviceInput<long> _tokens;
     private readonly Tensor _logits;
     private readonly Tensor _likeliest;
@@ -28,8 +27,7 @@ internal sealed class RecordedTokenStep : IDisposable
     private RecordedTokenStep(LanguageModel model, EvaluationMode mode, ModelState state, int knownIds)
     {
         (_model, _computeType) = (model, model.ComputeType);
-        _weights = [.. model.parameters(), .. model.buffers()];
-        _places = [.. _weights.Select(Kernel.Address)];
+        _places = new([.. model.parameters(), .. model.buffers()]);
         var (device, rows) = (model.WeightsDevice, state.BatchSize);
         _tokens = new(ScalarType.Int64, device, rows, 1);
         _logits = empty(rows, knownIds, ScalarType.Float32, device).DetachFromDisposeScope();
@@ -43,7 +41,7 @@ internal sealed class RecordedTokenStep : IDisposable
                 _step.Read(_tokens.Values, rehearsal);
             }
 
-            using var recorder = Kernel.Recorder(_weights[0]);
+            using var recorder = Kernel.Recorder(_likeliest);
             _work = recorder.Record(() =>
             {
                 using var scope = NewDisposeScope();
@@ -90,23 +88,7 @@ internal sealed class RecordedTokenStep : IDisposable
             && pair.First.Value.shape.AsSpan().SequenceEqual(pair.Second.Value.shape));
 
     /// <summary>Whether the model is still what was recorded: its weights where they were, of the same type, with nobody looking on.</summary>
-    public bool Serves()
-    {
-        if (_model.Observer is not null || _model.ComputeType != _computeType)
-        {
-            return false;
-        }
-
-        for (var k = 0; k < _weights.Length; k++)
-        {
-            if (_weights[k].IsInvalid || Kernel.Address(_weights[k]) != _places[k])
-            {
-                return false;
-            }
-        }
-
-        return true;
-    }
+    public bool Serves() => _model.Observer is null && _model.ComputeType == _computeType && _places.AreKept();
 
     /// <summary>Reads a token of each sequence, and does not wait for it.</summary>
     /// <param name="tokens">The ids, one a sequence.</param>

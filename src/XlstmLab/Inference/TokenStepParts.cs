@@ -24,6 +24,33 @@ internal sealed record StepWeights(IReadOnlyDictionary<string, Tensor> All, stri
         Find(name + ".weight") is { } weight ? new(weight, Find(name + ".bias"), center, (float)epsilon, groups) : null;
 }
 
+/// <summary>Where a model's tensors lie when a step is made of it, which keeps them alive.</summary>
+internal sealed class TensorPlaces
+{
+    private readonly Tensor[] _tensors;
+    private readonly nint[] _places;
+
+    public TensorPlaces(IEnumerable<Tensor> tensors)
+    {
+        _tensors = [.. tensors];
+        _places = [.. _tensors.Select(Kernel.Address)];
+    }
+
+    /// <summary>Whether all lie there still.</summary>
+    public bool AreKept()
+    {
+        for (var k = 0; k < _tensors.Length; k++)
+        {
+            if (_tensors[k].IsInvalid || Kernel.Address(_tensors[k]) != _places[k])
+            {
+                return false;
+            }
+        }
+
+        return true;
+    }
+}
+
 /// <summary>y = W x + b, W [M, K], or block-diagonal W [H, M / H, K / H].</summary>
 internal sealed unsafe class StepMatrix
 {

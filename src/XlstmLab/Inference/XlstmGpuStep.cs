@@ -151,16 +151,23 @@ internal sealed class XlstmGpuStep : IDisposable
     /// <summary>What is made of weights, and their versions when it was.</summary>
     private sealed record Copied(Tensor Copy, Action<Tensor> Write, Tensor[] Sources)
     {
+        // A narrow weight of inference has no version: it is copied once, as nothing but inference could change it.
+        private readonly bool[] _hasVersion = [.. Sources.Select(TrainedProducts.HasVersion)];
         private readonly long[] _versions = [.. Sources.Select(_ => -1L)];
 
         public void Refresh()
         {
-            // A narrow weight of inference has no version: it is copied once, as nothing but inference could change it.
-            var versions = Sources.Select(source => TrainedProducts.HasVersion(source) ? TrainedProducts.Version(source) : 0).ToArray();
-            if (!versions.AsSpan().SequenceEqual(_versions))
+            var hasChanged = false;
+            for (var k = 0; k < Sources.Length; k++)
+            {
+                var version = _hasVersion[k] ? TrainedProducts.Version(Sources[k]) : 0;
+                hasChanged |= version != _versions[k];
+                _versions[k] = version;
+            }
+
+            if (hasChanged)
             {
                 Write(Copy);
-                versions.CopyTo(_versions, 0);
             }
         }
     }

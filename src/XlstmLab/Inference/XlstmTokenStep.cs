@@ -18,8 +18,7 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
 
     private readonly LanguageModel _model;
     private readonly XlstmConfig _config;
-    private readonly Tensor[] _tensors;
-    private readonly nint[] _addresses;
+    private readonly TensorPlaces _places;
     private readonly StepBlock[] _blocks;
     private readonly string[] _memory;
     private readonly float* _embedding;
@@ -31,8 +30,7 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
 
     private XlstmTokenStep(LanguageModel model, XlstmConfig config, IReadOnlyDictionary<string, Tensor> tensors)
     {
-        (_model, _config, _tensors) = (model, config, [.. tensors.Values]);
-        _addresses = [.. _tensors.Select(Kernel.Address)];
+        (_model, _config, _places) = (model, config, new(tensors.Values));
         var weights = new StepWeights(tensors, "");
         _embedding = weights.At("backbone.embeddings.weight");
         _outNorm = weights.Norm("backbone.out_norm", config.PreNorm == NormKind.Layer, config.NormEpsilon);
@@ -68,23 +66,7 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
     }
 
     /// <summary>Whether the model's weights still lie where they did when the step was made, and nobody looks at activations.</summary>
-    public bool Serves(int rows)
-    {
-        if (rows > MostRows || !MayRead(_model))
-        {
-            return false;
-        }
-
-        for (var k = 0; k < _tensors.Length; k++)
-        {
-            if (_tensors[k].IsInvalid || Kernel.Address(_tensors[k]) != _addresses[k])
-            {
-                return false;
-            }
-        }
-
-        return true;
-    }
+    public bool Serves(int rows) => rows <= MostRows && MayRead(_model) && _places.AreKept();
 
     /// <summary>A copy of a state that <see cref="Read"/> may write into, and where it lies.</summary>
     public (ModelState Copy, StepState Places) Own(ModelState state)
@@ -113,7 +95,7 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
         _outNorm?.Apply(_stream.Data, rows, _normed.Data);
         _head.Apply(_outNorm is null ? _stream.Data : _normed.Data, dim, rows, _logits.Data, vocabulary);
         VectorLoops.Cap(_logits.Data, rows * vocabulary, _config.OutputLogitSoftCap);
-        GC.KeepAlive(_tensors);
+        GC.KeepAlive(_places);
         return new(_logits.Data, rows * vocabulary);
     }
 
