@@ -1,6 +1,5 @@
 using System.Reflection;
 using System.Runtime.CompilerServices;
-using CsCheck;
 using TorchSharp;
 using XlstmLab.Native;
 using Xunit;
@@ -42,7 +41,6 @@ internal static class TestSetup
     [ModuleInitializer]
     internal static void LoadTorch()
     {
-        Check.Threads = 1;
         NativeTorch.EnsureLoaded();
         foreach (var (name, value) in ShortLived)
         {

@@ -37,8 +37,7 @@ public sealed class AttentionCaptureTests
                 Assert.True(worst <= 1e-6 * (1 + h.abs().max().item<double>()), $"off by {worst}");
                 Assert.Equal(0, attention.triu(1).abs().sum().item<double>());
             },
-            iter: 40,
-            threads: 1);
+            iter: 40);
 
     [Fact]
     public void EffectiveAttention_ByHand_FollowsTheFormula()

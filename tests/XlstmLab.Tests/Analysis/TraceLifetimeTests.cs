@@ -30,8 +30,7 @@ public sealed class TraceLifetimeTests
                     recording.Lifetimes().Where(t => !t.IsCensored), t => Assert.Equal(halfLife, t.Tokens, 1e-5 * halfLife));
                 Assert.All(recording.Lifetimes().Where(t => t.IsCensored), t => Assert.Equal(299 - t.Token, t.Tokens));
             },
-            iter: 5,
-            threads: 1);
+            iter: 5);
 
     [Fact]
     public void Lifetimes_DocumentsAndPadding_EndAndPassTheTrace()

@@ -24,8 +24,7 @@ public sealed class XlstmAccountingTests
                 Assert.Equal(state.SizeInBytes, XlstmAccounting.StateBytes(config));
                 return true;
             },
-            iter: LongTests.Cases(all: 150, few: 40),
-            threads: 1);
+            iter: LongTests.Cases(all: 150, few: 40));
 
     [Theory]
     [InlineData("post-up mLSTM", 2 * (2192 + 480 + 4640) + 352)]

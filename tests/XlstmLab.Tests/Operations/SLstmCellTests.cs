@@ -56,14 +56,16 @@ public sealed class SLstmCellTests : IDisposable
                 var expected = RunWithGradients(SLstmRecurrent.Forward, c, ScalarType.Float64, options);
                 var exact = RunWithGradients(SLstmFused.Forward, c, ScalarType.Float64, options);
                 var single = RunWithGradients(SLstmFused.Forward, c, ScalarType.Float32, options);
+                var recurrent = RunWithGradients(SLstmRecurrent.Forward, c, ScalarType.Float32, options);
                 foreach (var (name, value) in expected)
                 {
                     AssertClose(value, exact[name], 1e-11, $"{name} of {c} in float64");
-                    AssertClose(value, single[name], 2e-5, $"{name} of {c} in float32");
+
+                    // Where terms of a few numbers cancel, no way of computing in float32 is nearer than float32 allows.
+                    AssertClose(value, single[name], 2e-5 + (4 * RelativeError(value, recurrent[name])), $"{name} of {c} in float32");
                 }
             },
-            iter: LongTests.Cases(all: 60, few: 15),
-            threads: 1);
+            iter: LongTests.Cases(all: 60, few: 15));
 
     [Theory]
     [InlineData(false)]
@@ -374,10 +376,15 @@ public sealed class SLstmCellTests : IDisposable
     private static void AssertClose(Tensor expected, Tensor actual, double tolerance, string? what = null)
     {
         Assert.Equal(expected.shape, actual.shape);
+        var error = RelativeError(expected, actual);
+        Assert.True(error <= tolerance, $"{what}: relative RMS error {error:e2}, at most {tolerance:e1} allowed");
+    }
+
+    private static double RelativeError(Tensor expected, Tensor actual)
+    {
         using var scope = NewDisposeScope();
         var (e, a) = (expected.detach().to(ScalarType.Float64), actual.detach().to(ScalarType.Float64));
         var error = (a - e).square().mean().sqrt().ToDouble();
-        var size = e.square().mean().sqrt().ToDouble();
-        Assert.True(error <= tolerance * size + 1e-300, $"{what}: relative RMS error {error / size:e2}, at most {tolerance:e1} allowed");
+        return error == 0 ? 0 : error / e.square().mean().sqrt().ToDouble();
     }
 }

@@ -30,7 +30,7 @@ public class BpeTrainerTests
             Assert.Equal(tokens, trained.Tokens);
             Assert.Equal(merges, trained.Merges);
         },
-        iter: LongTests.Cases(all: 60, few: 20), threads: 1);
+        iter: LongTests.Cases(all: 60, few: 20));
 
     [Fact]
     public void Encode_AnyText_EqualsNaiveEncoderAndDecodesToItself() => Gen.Select(Corpora, Words, Gen.String, Gen.Bool).Sample(
@@ -48,7 +48,7 @@ public class BpeTrainerTests
                 Assert.Equal(NaiveBpe.Pieces(whole, options.Pattern).SelectMany(p => NaiveBpe.Encode(p, trained)), ids);
             }
         },
-        iter: LongTests.Cases(all: 40, few: 10), threads: 1);
+        iter: LongTests.Cases(all: 40, few: 10));
 
     [Fact]
     public void Bytes_OfAllTokens_AreAllBytesAndWhatMergesSpell()

@@ -38,7 +38,7 @@ public sealed class RulerGeneratorTests
                 $"{length - sample.TokenCount} tokens of {length} are left.");
             Assert.True(sample.AnswerTokens >= task.PublishedAnswerTokens());
             Assert.True(sample.AnswerTokens >= tokenizer.Encode(" " + string.Join(", ", sample.Answers)).Length || task.IsQuestion());
-        }, iter: 12, threads: 1);
+        }, iter: 12);
 
         static int Distinct(RulerSample sample) => RulerOracle.List(sample.Text).Distinct().Count();
     }
