@@ -47,10 +47,10 @@ internal static class KeptNotebooks
         return true;
     }
 
-    /// <summary>The other side of that pipe.</summary>
+    /// <summary>The other side of that pipe; there may be one while the one before is answered.</summary>
     /// <param name="notebook">The notebook, an absolute path.</param>
     public static NamedPipeServerStream Serve(string notebook) => new(
-        Name(notebook), PipeDirection.InOut, 1, PipeTransmissionMode.Byte, PipeOptions.Asynchronous | PipeOptions.CurrentUserOnly);
+        Name(notebook), PipeDirection.InOut, 2, PipeTransmissionMode.Byte, PipeOptions.Asynchronous | PipeOptions.CurrentUserOnly);
 
     private static string Name(string notebook) => "xlstm-" + Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(notebook)))[..16];
 }

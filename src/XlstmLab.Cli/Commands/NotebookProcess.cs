@@ -249,12 +249,13 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
 
                 // A further failure is kept as long as the first, if nothing else is said.
                 request = next with { KeepMinutes = next.KeepMinutes ?? request.KeepMinutes };
-                var isKept = false;
-                code = await WorkAsync(session, request, reader, kept, () => isKept = true, cancellationToken);
+                pipe = null;
+
+                // Who asks next may come as soon as this answer is out: the pipe is there before, and never gone in between.
+                code = await WorkAsync(session, request, reader, kept, () => pipe = KeptNotebooks.Serve(request.Notebook), cancellationToken);
 
                 // Who asked has its answer.
                 await kept.DisposeAsync();
-                pipe = isKept ? KeptNotebooks.Serve(request.Notebook) : null;
             }
 
             return code;
