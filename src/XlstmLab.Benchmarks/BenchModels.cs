@@ -1,6 +1,4 @@
 using TorchSharp;
-using TorchSharp.Modules;
-using XlstmLab.Layers;
 using XlstmLab.Models;
 using XlstmLab.Runs;
 
@@ -32,13 +30,7 @@ public static class BenchModels
         using var noGradient = torch.no_grad();
 
         // Drawing some thousand million numbers on the CPU would take longer than all measurements.
-        var model = config is XlstmConfig xlstm ? new XlstmLanguageModel(xlstm, seed: null) : config.CreateModel();
-        foreach (var projection in model.modules().Where(m => m is Dense or HeadwiseDense or Embedding))
-        {
-            projection.to(type);
-        }
-
-        model.to(device);
+        var model = config.CreateUnloaded(device, type);
         foreach (var matrix in model.parameters().Where(p => p.dim() > 1))
         {
             matrix.normal_(0, 0.02);

@@ -8,6 +8,7 @@ namespace XlstmLab.Benchmarks;
 [JsonDerivedType(typeof(MLstmTask), "mlstm")]
 [JsonDerivedType(typeof(SLstmTask), "slstm")]
 [JsonDerivedType(typeof(WorkTask), "work")]
+[JsonDerivedType(typeof(GenerationTask), "generation")]
 public abstract record BenchTask
 {
     /// <summary>libtorch's threads.</summary>
@@ -83,6 +84,37 @@ public sealed record WorkTask : BenchTask
     public bool Profiles { get; init; }
 }
 
+/// <summary>Sequences generated from an empty state, each token the likeliest, with random weights.</summary>
+public sealed record GenerationTask : BenchTask
+{
+    /// <summary>The model, by <see cref="BenchModels"/>' names.</summary>
+    public required string Preset { get; init; }
+
+    /// <summary>Tokens of the prompt that is read first.</summary>
+    public required int Prompt { get; init; }
+
+    /// <summary>The numbers of generated tokens to tell the time at, in rising order.</summary>
+    public required IReadOnlyList<int> Marks { get; init; }
+
+    /// <summary>Generations before those that are measured; of a long one, its first <see cref="WarmUpTokens"/> tokens.</summary>
+    public required int WarmUps { get; init; }
+
+    /// <summary>Where to compute.</summary>
+    public required string Device { get; init; }
+
+    /// <summary>The type of the activations: bf16 or float32.</summary>
+    public required string ComputeType { get; init; }
+
+    /// <summary>The tokens of a warm-up, at most.</summary>
+    internal const int WarmUpTokens = 100;
+}
+
+/// <summary>How far a generation is.</summary>
+/// <param name="Tokens">Tokens generated.</param>
+/// <param name="Seconds">Seconds since before the prompt was read, the mean of all repetitions.</param>
+/// <param name="PeakBytes">Memory that weights and all work added so far at its peak, in bytes.</param>
+public sealed record GenerationMark(int Tokens, double Seconds, long PeakBytes);
+
 /// <summary>What a measurement came to. Absent numbers were not asked for.</summary>
 public sealed record BenchResult
 {
@@ -103,4 +135,7 @@ public sealed record BenchResult
 
     /// <summary>Where a step's time goes, if that was asked for.</summary>
     public StepProfile? Profile { get; init; }
+
+    /// <summary>How a generation went; null where none was asked for.</summary>
+    public IReadOnlyList<GenerationMark>? Marks { get; init; }
 }

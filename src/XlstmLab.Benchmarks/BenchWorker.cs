@@ -20,6 +20,7 @@ public static class BenchWorker
             MLstmTask t => MLstm(t, cancellationToken),
             SLstmTask t => SLstm(t, cancellationToken),
             WorkTask t => WorkBench.Run(t, cancellationToken),
+            GenerationTask t => GenerationBench.Run(t, cancellationToken),
             _ => throw new ArgumentException($"There is no measurement of kind {task.GetType().Name}.", nameof(task)),
         };
     }

@@ -22,6 +22,9 @@ internal static class BenchCommand
     private const string InferenceOnCpu = "bytes-1m,bytes-10m";
     private const string InferenceOnGpu = "xlstm-400m,xlstm-7b";
 
+    private const string FiguresOnCpu = "bytes-1m,llama-bytes-1m,mamba-bytes-1m,mamba2-bytes-1m";
+    private const string FiguresOnGpu = "xlstm-400m,llama-400m,mamba-370m,mamba2-370m";
+
     private const string CellMethod =
         "Medians of passes, on a GPU between events of its stream with launches ahead of it, inputs taken in turn from more sets than a cache holds; gates in float32, the "
         + "mLSTM with its normaliser. Counted are, for a token and head, 2 L (DK + DV) + 4 DK DV operations with chunks of L = 64 and the bytes of "
@@ -52,6 +55,7 @@ internal static class BenchCommand
         "xlstm bench train --preset bytes-1m,bytes-3m --threads 1,2 --markdown results/training.md",
         "xlstm bench train --device cuda --rival --output results/gpu",
         "xlstm bench decode --device cuda --preset xlstm-400m --batch 1,8",
+        "xlstm bench inference",
         "xlstm bench memory",
         "xlstm bench notebook")
     {
@@ -59,6 +63,7 @@ internal static class BenchCommand
         Train(),
         Prefill(),
         Decode(),
+        Inference(),
         Memory(),
         Notebooks(),
         Worker(),
@@ -249,6 +254,70 @@ internal static class BenchCommand
         });
     }
 
+    private static ExampleCommand Inference()
+    {
+        var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {FiguresOnCpu}, on a GPU {FiguresOnGpu}.");
+        var lengths = BenchOptions.List("--lengths", "Numbers of generated tokens. Default: 64,128,256,512, on a GPU 64,128,512,1024,2048,4096,8192,16384.");
+        var prompts = BenchOptions.List("--prompts", "Tokens of prompts whose first tokens are timed. Default: 128,512,2048, on a GPU 128,512,2048,8192,16384.");
+        var prefill = NumberOption.Whole(new Option<int?>("--prefill-tokens")
+        {
+            Description = "Tokens of prompts that are read at once, of all together. Default: 4096, on a GPU 65536.",
+            HelpName = "N",
+        }, 1);
+        var prefillBatches = BenchOptions.List("--prefill-batch", "Prompts that make them, side by side. Default: 8,4,2, on a GPU 32,16,8,4,2.");
+        var batches = BenchOptions.List("--batch", "Sequences that are generated side by side. Default: 1,2,4,8, on a GPU 1,4,16,64.");
+        var compute = ComputeOption();
+        var common = new BenchOptions(0, 1);
+        var command = new ExampleCommand(
+            "inference",
+            "Measures what models of one size take to be used: time and memory against generated tokens, time to first tokens against the prompt, prompts read and tokens generated a second.",
+            "xlstm bench inference --output results/bench",
+            "xlstm bench inference --preset bytes-1m,llama-bytes-1m --lengths 64,1024 --prompts 512 --batch 1",
+            "xlstm bench inference --device cuda --seconds 400 --output results/gpu")
+        {
+            presets, lengths, prompts, prefill, prefillBatches, batches, compute,
+        };
+        AddTo(command, common.Measured);
+        command.SetAction(async (parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            var device = ComputeOptions.Find(common.Device(parsed));
+            var onGpu = device.type == DeviceType.CUDA;
+            var type = parsed.GetValue(compute) ?? (onGpu ? "bf16" : "float32");
+            IReadOnlyList<int> List(Option<string?> option, string usual, string onDevice) =>
+                [.. BenchOptions.Numbers(parsed.GetValue(option) ?? (onGpu ? onDevice : usual)).Distinct()];
+            var plan = new InferenceBench
+            {
+                Presets = [.. PresetsOf(parsed.GetValue(presets) ?? (onGpu ? FiguresOnGpu : FiguresOnCpu)).Select(preset => preset.Name)],
+                Lengths = [.. List(lengths, "64,128,256,512", "64,128,512,1024,2048,4096,8192,16384").Order()],
+                Prompts = List(prompts, "128,512,2048", "128,512,2048,8192,16384"),
+                PrefillTokens = parsed.GetValue(prefill) ?? (onGpu ? 65536 : 4096),
+                PrefillBatches = List(prefillBatches, "8,4,2", "32,16,8,4,2"),
+                Batches = List(batches, "1,2,4,8", "1,4,16,64"),
+                Device = common.Device(parsed),
+                ComputeType = type,
+                Threads = common.ThreadCounts(parsed)[0],
+                Seconds = common.Seconds(parsed),
+            };
+            if (plan.PrefillBatches.FirstOrDefault(batch => batch > plan.PrefillTokens) is > 0 and var more)
+            {
+                throw new UsageException($"--prefill-batch has {more}, more prompts than --prefill-tokens, {plan.PrefillTokens}, has tokens.");
+            }
+
+            IReadOnlyList<InferenceRow> rows = [];
+            await terminal.TrackAsync("Inference", async tracker => rows = await plan.RunAsync(Process(parsed), Progress(tracker), cancellationToken));
+            common.Write(
+                new BenchReport<InferenceRow>(
+                    $"Inference, {type}", CommandLine(parsed), $"{plan.Method} {(onGpu ? GpuMemory : CpuMemory)}", InferenceBench.Columns, rows, [])
+                {
+                    Gpu = onGpu ? GpuOf(device) : null,
+                },
+                terminal, parsed);
+            return Outcome(terminal, rows.Count(r => r.Seconds is not null), rows.Count(r => r.Seconds is null));
+        });
+        return command;
+    }
+
     private static ExampleCommand Memory()
     {
         var steps = Size("--steps", 1000, "Training steps.");
@@ -363,7 +432,7 @@ internal static class BenchCommand
             rows,
             [.. comparison.Findings(rows), .. onGpu && Kernel.Absence is { } absence ? [$"The library's kernels were NOT used: {absence}"] : (string[])[]])
         {
-            Gpu = onGpu ? $"{comparison.DeviceName}, {Gpu.Driver()}, kernels {(Kernel.Absence is null ? "on" : "off")}, graphs {(Kernel.GraphAbsence is null ? "on" : "off")}" : null,
+            Gpu = onGpu ? GpuOf(device) : null,
         };
         common.Write(report, terminal, parsed, comparison.Script is { Raw.Count: > 0 } script ? report.RivalLines(comparison.Works, script.Raw) : null);
         if (plan.Profiles)
@@ -373,6 +442,10 @@ internal static class BenchCommand
 
         return Outcome(terminal, rows.Count(r => r.IsOwn && (r.ForwardSeconds ?? r.TrainingSeconds) is not null), rows.Count(r => r.Failed));
     }
+
+    /// <summary>The GPU, its driver, and whether kernels and graphs serve.</summary>
+    private static string GpuOf(torch.Device device) =>
+        $"{Gpu.Name(Math.Max(0, device.index))}, {Gpu.Driver()}, kernels {(Kernel.Absence is null ? "on" : "off")}, graphs {(Kernel.GraphAbsence is null ? "on" : "off")}";
 
     private static BenchReport<ProfileRow> Profile(BenchReport<Measurement> report, string type, ParseResult parsed) => new(
         $"Where a training step's time goes, {type}",

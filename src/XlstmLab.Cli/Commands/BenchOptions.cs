@@ -69,6 +69,9 @@ internal sealed class BenchOptions
     /// <summary>The options that say where the results go.</summary>
     public IEnumerable<Option> Files => [_json, _csv, _markdown, _output];
 
+    /// <summary>The options of what is measured on any device, as often as a protocol says.</summary>
+    public IEnumerable<Option> Measured => [_device, .. Outputs, _seconds];
+
     /// <summary>The options of what is compared.</summary>
     public IEnumerable<Option> All => [_device, .. Outputs, _minSeconds, _repetitions, _seconds, _rival, _rivalSeconds];
 

@@ -44,6 +44,10 @@ public sealed class HuggingFaceFolder : IDisposable
     /// <summary>The names of all tensors in the spelling of the state dict, in ordinal order.</summary>
     public IReadOnlyList<string> Names { get; }
 
+    /// <summary>The type of its largest tensor; float32 where there is none.</summary>
+    public ScalarType StoredType =>
+        _weights.Names.Select(_weights.Info).MaxBy(entry => entry.SizeInBytes)?.Dtype ?? ScalarType.Float32;
+
     /// <summary>Opens a folder; no weights are read yet.</summary>
     /// <exception cref="CheckpointException">A file is missing or damaged, or the embedding's shape is not the config's.</exception>
     /// <exception cref="ConfigException">The configuration is of a kind that this library does not know, or cannot be.</exception>

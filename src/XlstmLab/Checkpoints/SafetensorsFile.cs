@@ -1,34 +1,32 @@
-using System.IO.MemoryMappedFiles;
+using System.Runtime.ExceptionServices;
 using Microsoft.Win32.SafeHandles;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Checkpoints;
 
-/// <summary>A safetensors file, mapped into memory: opening reads the header only, and tensors are copied out when asked for.</summary>
-/// <remarks>
-/// The header is checked as a whole before anything is used. Reading is thread-safe. The file must not be shortened by others while it is
-/// open; files written by <see cref="Safetensors"/> never are, since a new file takes the place of the old one.
-/// </remarks>
+/// <summary>A safetensors file: opening reads the header only, and tensors are read when asked for.</summary>
+/// <remarks>The header is checked as a whole before anything is used. Reading is thread-safe.</remarks>
 public sealed class SafetensorsFile : IDisposable
 {
-    /// <summary>The bytes copied at a time: enough for full speed, little beside a tensor that is cast or sent to a device.</summary>
+    /// <summary>The bytes read at a time: enough for full speed, little beside a tensor that is cast or sent to a device.</summary>
     internal const int DefaultPieceBytes = 16 << 20;
 
-    private readonly MemoryMappedFile _map;
-    private readonly MemoryMappedViewAccessor _view;
+    /// <summary>Pieces read at once: one after the other, a disk waits for its next request, and a cached file for one core.</summary>
+    private static readonly ParallelOptions AtOnce = new() { MaxDegreeOfParallelism = 4 };
+
+    private readonly SafeFileHandle _file;
     private readonly Dictionary<string, SafetensorsEntry> _entries;
     private readonly int _pieceBytes;
     private bool _isDisposed;
 
-    private SafetensorsFile(string path, SafetensorsHeader header, MemoryMappedFile map, int pieceBytes)
+    private SafetensorsFile(string path, SafetensorsHeader header, SafeFileHandle file, int pieceBytes)
     {
         Path = path;
         Metadata = header.Metadata;
         Names = [.. header.Entries.Select(entry => entry.Name)];
         SizeInBytes = header.Entries.Sum(entry => entry.SizeInBytes);
         _entries = header.Entries.ToDictionary(entry => entry.Name, StringComparer.Ordinal);
-        _map = map;
-        _view = map.CreateViewAccessor(0, 0, MemoryMappedFileAccess.Read);
+        _file = file;
         _pieceBytes = pieceBytes;
     }
 
@@ -54,25 +52,23 @@ public sealed class SafetensorsFile : IDisposable
         ArgumentException.ThrowIfNullOrWhiteSpace(path);
         try
         {
-            using var stream = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.Read | FileShare.Delete, bufferSize: 0);
-            Span<byte> prefix = stackalloc byte[SafetensorsHeader.PrefixBytes];
-            var got = stream.ReadAtLeast(prefix, prefix.Length, throwOnEndOfStream: false);
-            var text = new byte[SafetensorsHeader.ParseLength(prefix[..got], stream.Length, path)];
-            stream.ReadExactly(text);
-            var header = SafetensorsHeader.Parse(text, stream.Length, path);
-            var map = MemoryMappedFile.CreateFromFile(
-                stream, null, 0, MemoryMappedFileAccess.Read, HandleInheritability.None, leaveOpen: true);
+            var file = File.OpenHandle(path, FileMode.Open, FileAccess.Read, FileShare.Read | FileShare.Delete);
             try
             {
-                return new SafetensorsFile(path, header, map, pieceBytes);
+                var length = RandomAccess.GetLength(file);
+                Span<byte> prefix = stackalloc byte[SafetensorsHeader.PrefixBytes];
+                var got = RandomAccess.Read(file, prefix, 0);
+                var text = new byte[SafetensorsHeader.ParseLength(prefix[..got], length, path)];
+                ReadExactly(file, path, text, prefix.Length);
+                return new SafetensorsFile(path, SafetensorsHeader.Parse(text, length, path), file, pieceBytes);
             }
             catch
             {
-                map.Dispose();
+                file.Dispose();
                 throw;
             }
         }
-        catch (Exception e) when (e is IOException and not CheckpointException or UnauthorizedAccessException)
+        catch (Exception e) when (e is IOException and not CheckpointException or UnauthorizedAccessException or NotSupportedException)
         {
             throw new CheckpointException($"{path}: the file cannot be opened: {e.Message}", e);
         }
@@ -147,49 +143,111 @@ public sealed class SafetensorsFile : IDisposable
     public void Dispose()
     {
         _isDisposed = true;
-        _view.Dispose();
-        _map.Dispose();
+        _file.Dispose();
     }
 
-    /// <summary>Copies a tensor's elements into a contiguous vector, piece by piece: it may be larger than a span can be.</summary>
+    /// <summary>Reads a tensor's elements into a contiguous vector, piece by piece: it may be larger than a span can be.</summary>
     private void Fill(SafetensorsEntry entry, Tensor vector)
     {
         // Any byte but zero means true in a file; libtorch relies on zero and one, which a cast from bytes gives.
         var stored = entry.Dtype == ScalarType.Bool ? ScalarType.Byte : entry.Dtype;
-        var direct = vector.dtype == stored && vector.device_type == TorchSharp.DeviceType.CPU;
-        var elementBytes = SafetensorsHeader.ElementBytes(stored);
-        var count = vector.NumberOfElements;
-        var most = Math.Min(count, Math.Max(1, _pieceBytes / elementBytes));
-        var staging = direct ? null : empty(most, stored, CPU);
-        for (var start = 0L; start < count; start += most)
+        if (vector.dtype == stored && vector.device_type == TorchSharp.DeviceType.CPU)
         {
-            using var scope = NewDisposeScope();
-            var length = Math.Min(most, count - start);
-            var part = vector.narrow(0, start, length);
-            var piece = staging?.narrow(0, 0, length) ?? part;
-            CopyBytes(entry.Begin + start * elementBytes, piece.bytes);
-            if (staging is not null)
-            {
-                part.copy_(piece);
-            }
+            ReadPieces(vector, entry.Begin, stored);
+            return;
         }
-    }
 
-    private unsafe void CopyBytes(long offset, Span<byte> destination)
-    {
-        SafeMemoryMappedViewHandle handle = _view.SafeMemoryMappedViewHandle;
-        byte* start = null;
+        // While one part is cast or sent, the next is read.
+        var count = vector.NumberOfElements;
+        var most = Math.Min(count, Math.Max(1, (long)_pieceBytes / SafetensorsHeader.ElementBytes(stored)) * AtOnce.MaxDegreeOfParallelism);
+        var staging = Enumerable.Range(0, most < count ? 2 : 1).Select(_ => Staging(most, stored, vector.device)).ToArray();
+        var reading = Read(0);
         try
         {
-            handle.AcquirePointer(ref start);
-            new ReadOnlySpan<byte>(start + offset, destination.Length).CopyTo(destination);
+            for (var (start, turn) = (0L, 0); start < count; start += most, turn++)
+            {
+                using var read = reading.GetAwaiter().GetResult();
+                reading = start + most < count ? Read(start + most, turn + 1) : reading;
+                using var part = vector.narrow(0, start, read.NumberOfElements);
+                part.copy_(read);
+            }
         }
         finally
         {
-            if (start is not null)
+            // Nothing may write into memory that is given back.
+            Task.WhenAny(reading).Wait();
+        }
+
+        Task<Tensor> Read(long start, int turn = 0)
+        {
+            var part = staging[turn % staging.Length].narrow(0, 0, Math.Min(most, count - start));
+            var offset = entry.Begin + start * SafetensorsHeader.ElementBytes(stored);
+            return Task.Run(() =>
             {
-                handle.ReleasePointer();
+                ReadPieces(part, offset, stored);
+                return part;
+            });
+        }
+    }
+
+    /// <summary>Memory to read into before a cast or a transfer, which is fastest from where pages are locked.</summary>
+    private static Tensor Staging(long count, ScalarType stored, Device device)
+    {
+        var pageable = empty(count, stored, CPU);
+        return device.type == TorchSharp.DeviceType.CUDA ? pageable.pin_memory() : pageable;
+    }
+
+    /// <summary>Reads the file from an offset into a contiguous vector of the CPU.</summary>
+    private void ReadPieces(Tensor vector, long offset, ScalarType stored)
+    {
+        var elementBytes = SafetensorsHeader.ElementBytes(stored);
+        var most = Math.Max(1, _pieceBytes / elementBytes);
+        var pieces = (vector.NumberOfElements + most - 1) / most;
+        if (pieces == 1)
+        {
+            Piece(0);
+            return;
+        }
+
+        try
+        {
+            Parallel.For(0L, pieces, AtOnce, Piece);
+        }
+        catch (AggregateException e)
+        {
+            ExceptionDispatchInfo.Throw(e.InnerExceptions[0]);
+        }
+
+        void Piece(long piece)
+        {
+            using var scope = NewDisposeScope();
+            var start = piece * most;
+            var part = vector.narrow(0, start, Math.Min(most, vector.NumberOfElements - start));
+            ReadExactly(_file, Path, part.bytes, offset + start * elementBytes);
+        }
+    }
+
+    private static void ReadExactly(SafeFileHandle file, string path, Span<byte> destination, long offset)
+    {
+        while (destination.Length > 0)
+        {
+            int got;
+            try
+            {
+                got = RandomAccess.Read(file, destination, offset);
             }
+            catch (IOException e)
+            {
+                throw new CheckpointException($"{path}: the file cannot be read: {e.Message}", e);
+            }
+
+            if (got == 0)
+            {
+                throw new CheckpointException($"{path}: the file ends at byte {offset:N0} and has become shorter since it was opened; it is being written, or damaged.");
+            }
+
+            destination = destination[got..];
+            offset += got;
         }
     }
 }

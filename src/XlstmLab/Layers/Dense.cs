@@ -23,7 +23,7 @@ public sealed class Dense : nn.Module
     public Dense(int inputDim, int outputDim, bool bias = false)
         : base(nameof(Dense))
     {
-        _weight = Parameters.Zeros(outputDim, inputDim);
+        _weight = Parameters.Projection(outputDim, inputDim);
         _bias = bias ? Parameters.Zeros(outputDim) : null;
         RegisterComponents();
     }

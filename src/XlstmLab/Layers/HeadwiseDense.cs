@@ -31,7 +31,7 @@ public sealed class HeadwiseDense : nn.Module
         }
 
         _heads = heads;
-        _weight = Parameters.Zeros(heads, dim / heads, dim / heads);
+        _weight = Parameters.Projection(heads, dim / heads, dim / heads);
         _bias = bias ? Parameters.Zeros(dim) : null;
         RegisterComponents();
     }

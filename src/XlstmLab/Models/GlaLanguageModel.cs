@@ -42,7 +42,10 @@ public sealed class GlaLanguageModel : LanguageModel
             config.NormEpsilon);
         _head = config.TieWordEmbeddings ? null : new(config.EmbeddingDim, config.VocabularySize);
         RegisterComponents();
-        Initialize(seed);
+        if (Parameters.ToBeLoaded is null)
+        {
+            Initialize(seed);
+        }
     }
 
     /// <inheritdoc/>

@@ -1,5 +1,8 @@
 using System.Numerics;
 using System.Text.Json.Serialization;
+using TorchSharp;
+using XlstmLab.Layers;
+using static TorchSharp.torch;
 
 namespace XlstmLab.Models;
 
@@ -52,6 +55,23 @@ public abstract record LanguageModelConfig
     /// <param name="seed">Two models of one configuration and seed are equal.</param>
     /// <exception cref="ConfigException">The configuration cannot be.</exception>
     public abstract LanguageModel CreateModel(int seed = 0);
+
+    /// <summary>
+    /// A model whose weights are to be loaded: already where it shall be, projections and tables in a type of choice, and no number drawn. Until they
+    /// are loaded, projections and tables hold anything.
+    /// </summary>
+    /// <param name="device">Where it shall be; null is the CPU.</param>
+    /// <param name="projections">The type of projections and tables; norms, gates and biases are float32.</param>
+    /// <exception cref="ConfigException">The configuration cannot be.</exception>
+    internal LanguageModel CreateUnloaded(Device? device = null, ScalarType projections = ScalarType.Float32)
+    {
+        var place = new Parameters.Place(device ?? CPU, projections);
+        var model = Parameters.Unloaded(place, () => CreateModel());
+
+        // Buffers, what torch's own modules have, and all of an architecture that another program brings.
+        model.to(place.Device);
+        return model;
+    }
 
     /// <summary>The number of parameters, without building the model.</summary>
     public abstract long CountParameters();

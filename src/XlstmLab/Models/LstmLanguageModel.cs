@@ -36,7 +36,10 @@ public sealed class LstmLanguageModel : LanguageModel
         _backbone = new(config);
         _head = config.TieWordEmbeddings ? null : new(config.EmbeddingDim, config.VocabularySize);
         RegisterComponents();
-        Initialize(seed);
+        if (Parameters.ToBeLoaded is null)
+        {
+            Initialize(seed);
+        }
     }
 
     /// <inheritdoc/>

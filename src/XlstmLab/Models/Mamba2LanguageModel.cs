@@ -31,6 +31,10 @@ public sealed class Mamba2LanguageModel : LanguageModel
         _backbone = new(config, config.NormEpsilon, config.Mixer, config.Site);
         _head = config.TieWordEmbeddings ? null : new(config.EmbeddingDim, config.VocabularySize);
         RegisterComponents();
+        if (Parameters.ToBeLoaded is not null)
+        {
+            return;
+        }
 
         using var grad = no_grad();
         using var generator = new Generator((ulong)seed, CPU);

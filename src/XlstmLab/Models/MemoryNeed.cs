@@ -9,16 +9,20 @@ namespace XlstmLab.Models;
 /// <remarks>All is counted in floating point, where the largest sizes that a file can name do not overflow.</remarks>
 internal static class MemoryNeed
 {
-    /// <summary>Refuses a model whose parameters do not fit into the machine's memory, where models are made.</summary>
+    /// <summary>Refuses a model whose parameters do not fit into the machine's memory, where models are made, or that of the device they will be loaded to.</summary>
     /// <exception cref="ConfigException">They do not; the message says what they need and what there is.</exception>
     public static void RequireModel(LanguageModelConfig config)
     {
         var (parameters, least) = Parameters(config);
-        if (sizeof(float) * parameters > SystemMemory.Total)
+        var place = Layers.Parameters.ToBeLoaded;
+        var isHalf = place?.Projections == torch.ScalarType.BFloat16;
+        var bytes = (isHalf ? 2 : sizeof(float)) * parameters;
+        var (has, where) = Memory(place?.Device ?? torch.CPU);
+        if (bytes > has)
         {
             throw new ConfigException(
-                $"The model does not fit into memory: {least}{Count(parameters)} parameters need {least}{Readable.Size(sizeof(float) * parameters)} in float32, "
-                + $"and the machine has {Readable.Size(SystemMemory.Total)}. Choose a smaller width, fewer blocks or a smaller vocabulary.");
+                $"The model does not fit into memory: {least}{Count(parameters)} parameters need {least}{Readable.Size(bytes)} in {(isHalf ? "bfloat16" : "float32")}, "
+                + $"and {where} has {Readable.Size(has)}. Choose a smaller width, fewer blocks or a smaller vocabulary.");
         }
     }
 
@@ -30,7 +34,7 @@ internal static class MemoryNeed
     /// <exception cref="ConfigException">It needs more; the message says how much.</exception>
     public static void Require(string what, double bytes, torch.Device device, string advice)
     {
-        var (has, where) = device.type == DeviceType.CUDA && GpuBytes(device.index) is { } gpu ? (gpu, "the GPU") : (SystemMemory.Total, "the machine");
+        var (has, where) = Memory(device);
         if (bytes > has)
         {
             throw new ConfigException($"{what} does not fit into memory: it needs at least {Readable.Size(bytes)}, and {where} has {Readable.Size(has)}. {advice}");
@@ -59,6 +63,9 @@ internal static class MemoryNeed
 
     /// <summary>A number of parameters, in full or, where nobody could read that, as a power of ten.</summary>
     public static string Count(double number) => number.ToString(number < 1e15 ? "N0" : "0.0E+0", CultureInfo.InvariantCulture);
+
+    private static (double Bytes, string Where) Memory(torch.Device device) =>
+        device.type == DeviceType.CUDA && GpuBytes(device.index) is { } gpu ? (gpu, "the GPU") : (SystemMemory.Total, "the machine");
 
     private static double? GpuBytes(int index)
     {

@@ -62,11 +62,9 @@ public sealed class XlstmLanguageModel : LanguageModel
 
     /// <summary>A model with fresh weights.</summary>
     /// <param name="config">The architecture.</param>
-    /// <param name="seed">
-    /// Two models of one configuration and seed are equal. Null draws no numbers: what a large model's own weights are loaded into.
-    /// </param>
+    /// <param name="seed">Two models of one configuration and seed are equal.</param>
     /// <exception cref="ConfigException">The configuration cannot be; the message says why.</exception>
-    public XlstmLanguageModel(XlstmConfig config, int? seed = 0)
+    public XlstmLanguageModel(XlstmConfig config, int seed = 0)
         : base(nameof(XlstmLanguageModel), config)
     {
         config.ValidateToBuild();
@@ -75,9 +73,10 @@ public sealed class XlstmLanguageModel : LanguageModel
         _backbone = new(config, Dropout);
         _head = config.TieWordEmbeddings ? null : new(config.EmbeddingDim, config.VocabularySize);
         RegisterComponents();
-        if (seed is { } number)
+        Dropout.Seed(seed);
+        if (Parameters.ToBeLoaded is null)
         {
-            Initialize(number);
+            Initialize(seed);
         }
     }
 
@@ -124,7 +123,6 @@ public sealed class XlstmLanguageModel : LanguageModel
         using var scope = NewDisposeScope();
         using var grad = no_grad();
         using var generator = new Generator((ulong)seed, CPU);
-        Dropout.Seed(seed);
         _backbone.Embedding.weight!.normal_(0, _config.InputStd, generator);
         foreach (var block in _backbone.Blocks)
         {

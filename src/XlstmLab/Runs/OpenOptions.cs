@@ -15,6 +15,12 @@ public sealed record OpenOptions
     /// <summary>The type that matrix products are computed in; null for that of the weights.</summary>
     public ScalarType? ComputeType { get; init; }
 
+    /// <summary>
+    /// The type that projections and tables are held in, float32 or bfloat16. Null is bfloat16 where they are stored in it and products are computed in it,
+    /// which takes half the memory and changes no number, and otherwise float32.
+    /// </summary>
+    public ScalarType? WeightType { get; init; }
+
     /// <summary>Whether a model without a tokenizer is refused before its weights are read.</summary>
     public bool RequiresTokenizer { get; init; }
 }

@@ -1,4 +1,3 @@
-using TorchSharp;
 using XlstmLab.Analysis;
 using XlstmLab.Checkpoints;
 using XlstmLab.Evaluation;
@@ -147,11 +146,10 @@ public sealed class TrainedRun : IDisposable
                 $"The tokenizer has {tokenizer.VocabularySize} ids and the model only {vocabulary}: give the tokenizer that the model was trained with.");
         }
 
-        var model = weights.Config.CreateModel();
+        var model = weights.Config.CreateUnloaded(device, WeightType(options, weights.StoredType));
         try
         {
             weights.LoadInto(model, progress, cancellationToken);
-            model.to(device ?? CPU);
             model.ComputeType = options.ComputeType;
             model.eval();
             return new(run ?? folder, checkpoint, run, model, tokenizer, text, null)
@@ -169,6 +167,13 @@ public sealed class TrainedRun : IDisposable
             throw;
         }
     }
+
+    private static ScalarType WeightType(OpenOptions options, ScalarType stored) => options.WeightType switch
+    {
+        null => options.ComputeType == ScalarType.BFloat16 && stored == ScalarType.BFloat16 ? ScalarType.BFloat16 : ScalarType.Float32,
+        ScalarType.Float32 or ScalarType.BFloat16 => options.WeightType.Value,
+        var other => throw new ArgumentException($"Expected weights in Float32 or BFloat16, got {other}.", nameof(options)),
+    };
 
     /// <summary>What a folder that can be opened says, without its weights.</summary>
     /// <exception cref="FileNotFoundException">There is no such folder, or it is a run without a checkpoint.</exception>

@@ -63,6 +63,21 @@ public sealed class SafetensorsFileTests : IDisposable
         AssertSame(source.to(ScalarType.Float64), file.Read("x", CPU, ScalarType.Float64));
     }
 
+    [Theory]
+    [InlineData(ScalarType.Float32)]
+    [InlineData(ScalarType.BFloat16)]
+    public void Read_FileThatBecomesShorter_IsRefused(ScalarType dtype)
+    {
+        Safetensors.Write(_temp["a"], new Dictionary<string, Tensor> { ["x"] = randn(100, 100) });
+        using var file = SafetensorsFile.Open(_temp["a"], 1000);
+        using (var other = File.OpenHandle(_temp["a"], FileMode.Open, FileAccess.Write, FileShare.ReadWrite))
+        {
+            RandomAccess.SetLength(other, 20_000);
+        }
+
+        Assert.Contains("has become shorter", Assert.Throws<CheckpointException>(() => file.Read("x", dtype: dtype)).Message, StringComparison.Ordinal);
+    }
+
     [Fact]
     public void ReadInto_ParametersAndViews_AreFilled()
     {

@@ -1,5 +1,6 @@
 using TorchSharp;
 using XlstmLab.Models;
+using XlstmLab.Native;
 using XlstmLab.Training;
 using Xunit;
 
@@ -29,6 +30,21 @@ public sealed class MemoryNeedTests
         var message = Assert.Throws<ConfigException>(() => config.CreateModel()).Message;
         Assert.Contains("parameters need", message, StringComparison.Ordinal);
         Assert.Contains("the machine has", message, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public void CreateUnloaded_HalfOfWhatFloat32Takes_IsCountedInBfloat16()
+    {
+        // As many numbers as the machine has memory for in float32, and some more.
+        var rows = (int)Math.Min(int.MaxValue, SystemMemory.Total / (sizeof(float) * 1024 * 2) * 11 / 10);
+        var config = Small with { EmbeddingDim = 1024, VocabularySize = rows };
+
+        Assert.Contains("in float32", Assert.Throws<ConfigException>(() => config.CreateUnloaded()).Message, StringComparison.Ordinal);
+        MemoryNeed.RequireModel(Small);
+        Assert.Contains(
+            "in bfloat16",
+            Assert.Throws<ConfigException>(() => (config with { VocabularySize = rows / 10 * 20 }).CreateUnloaded(projections: torch.ScalarType.BFloat16)).Message,
+            StringComparison.Ordinal);
     }
 
     [Theory]

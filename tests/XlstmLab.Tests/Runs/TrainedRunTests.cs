@@ -2,8 +2,10 @@ using TorchSharp;
 using XlstmLab.Analysis;
 using XlstmLab.Checkpoints;
 using XlstmLab.Evaluation;
+using XlstmLab.Layers;
 using XlstmLab.Models;
 using XlstmLab.Runs;
+using XlstmLab.Tests.Checkpoints;
 using XlstmLab.Text;
 using XlstmLab.Training;
 using Xunit;
@@ -125,6 +127,58 @@ public sealed class TrainedRunTests : IDisposable
         Assert.NotEmpty(run.Missing);
         Assert.Throws<InvalidOperationException>(() => run.Extrapolate(10));
         Assert.Throws<FileNotFoundException>(() => TrainedRun.Open(_temp["none"]));
+    }
+
+    public static TheoryData<LanguageModelConfig> Architectures() =>
+    [
+        Tiny.Config,
+        Tiny.Config with { WeightMode = WeightMode.Fused, TieWordEmbeddings = true },
+        Tiny.Config with { BlockStyle = BlockStyle.PreUp, BlockCount = 2, SLstmAt = [1] },
+        new LlamaConfig { VocabularySize = 257, EmbeddingDim = 16, BlockCount = 2, HeadCount = 4, KeyValueHeads = 2, FeedForwardDim = 24 },
+        GlaPresets.All.Values.First() with { VocabularySize = 257, BlockCount = 1 },
+        LstmPresets.All.Values.First() with { VocabularySize = 257, BlockCount = 1 },
+        new MambaConfig { VocabularySize = 257, EmbeddingDim = 32, BlockCount = 2 },
+        new Mamba2Config { VocabularySize = 257, EmbeddingDim = 128, BlockCount = 1, HeadDim = 32, HeadCount = 8, StateSize = 32, GroupCount = 1 },
+    ];
+
+    [Theory]
+    [MemberData(nameof(Architectures))]
+    public void Open_AnyArchitecture_IsTheModelThatWasSaved(LanguageModelConfig config)
+    {
+        using var scope = torch.NewDisposeScope();
+        var tokens = torch.randint(0, 257, [2, 9], dtype: torch.int64);
+        using var model = config.CreateModel(5);
+        model.eval();
+        HuggingFaceFolder.Save(_temp["hf"], config, model.state_dict());
+
+        using var run = TrainedRun.Open(_temp["hf"]);
+
+        SafetensorsFileTests.AssertSame(model.Forward(tokens).Logits, run.Model.Forward(tokens).Logits);
+        Assert.All(run.Model.parameters(), p => Assert.True(p.requires_grad && p.dtype == torch.ScalarType.Float32));
+    }
+
+    [Theory]
+    [MemberData(nameof(Architectures))]
+    public void Open_StoredInBfloat16AndComputedInIt_HoldsProjectionsInIt_AndChangesNoNumber(LanguageModelConfig config)
+    {
+        using var scope = torch.NewDisposeScope();
+        var tokens = torch.randint(0, 257, [2, 9], dtype: torch.int64);
+        using (var model = config.CreateModel(5))
+        {
+            HuggingFaceFolder.Save(_temp["hf"], config, model.state_dict(), torch.ScalarType.BFloat16);
+        }
+
+        using var half = TrainedRun.Open(_temp["hf"], options: new() { ComputeType = torch.ScalarType.BFloat16 });
+        using var wide = TrainedRun.Open(
+            _temp["hf"], options: new() { ComputeType = torch.ScalarType.BFloat16, WeightType = torch.ScalarType.Float32 });
+        using var plain = TrainedRun.Open(_temp["hf"]);
+
+        SafetensorsFileTests.AssertSame(wide.Model.Forward(tokens).Logits, half.Model.Forward(tokens).Logits);
+        var types = half.Model.named_parameters().ToLookup(p => p.parameter.dtype, p => p.name);
+        Assert.Contains(config.EmbeddingName, types[torch.ScalarType.BFloat16]);
+        Assert.Contains(types[torch.ScalarType.Float32], name => name.Contains("norm", StringComparison.Ordinal));
+        Assert.All([.. wide.Model.parameters(), .. plain.Model.parameters()], p => Assert.Equal(torch.ScalarType.Float32, p.dtype));
+        Assert.Throws<ArgumentException>(() => TrainedRun.Open(_temp["hf"], options: new() { WeightType = torch.ScalarType.Int8 }));
     }
 
     [Fact]
