@@ -49,6 +49,29 @@ public sealed class BenchTests
     }
 
     [Fact]
+    public async Task InferenceFigures_OfEveryModel_HaveEveryPoint()
+    {
+        using var folder = CommandLine.Folder();
+        string[] presets = LongTests.Cases(all: new[] { "bytes-1m", "llama-bytes-1m", "mamba-bytes-1m", "mamba2-bytes-1m" }, few: ["llama-bytes-1m"]);
+        var result = await CommandLine.RunAsync(
+            "bench", "inference", "--preset", string.Join(',', presets), "--lengths", "8,4", "--prompts", "3", "--prefill-tokens", "12", "--prefill-batch", "3",
+            "--batch", "2", "--threads", "1", "--output", folder["made"], "--json");
+        Assert.True(result.Code == 0, result.Error);
+        var rows = result.Json["rows"]!.AsArray();
+        Assert.All(rows, r => Assert.True((double?)r!["seconds"] > 0 && (long?)r["peak_bytes"] > 0, r!.ToJsonString()));
+        (string Figure, int Batch, int Prompt, int Tokens)[] points =
+            [("generation", 1, 1, 4), ("generation", 1, 1, 8), ("first tokens", 1, 3, 1), ("first tokens", 1, 3, 100), ("prefill", 3, 4, 0), ("batch", 2, 0, 1)];
+        Assert.Equal(
+            presets.SelectMany(preset => points.Select(p => (preset, p.Figure, p.Batch, p.Prompt, p.Tokens))),
+            rows.Select(r => ((string)r!["preset"]!, (string)r["figure"]!, (int)r["batch"]!, (int)r["prompt"]!, (int)r["tokens"]!)));
+        Assert.All(rows.GroupBy(r => (string)r!["preset"]!), model => Assert.True((double)model.ElementAt(1)!["seconds"]! > (double)model.First()!["seconds"]!));
+        Assert.Equal(6 + 1 + (6 * presets.Length), File.ReadAllLines(folder["made/inference.csv"]).Length);
+        var refused = await CommandLine.RunAsync("bench", "inference", "--prefill-tokens", "4", "--prefill-batch", "8");
+        Assert.Equal(2, refused.Code);
+        Assert.Contains("more prompts than --prefill-tokens", refused.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task Notebook_OneRun_HasEveryFigure()
     {
         LongTests.Skip();
