@@ -8,6 +8,7 @@ using System.Text.RegularExpressions;
 using XlstmLab.Cli.Commands;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Mixers;
+using XlstmLab.Native;
 
 namespace XlstmLab.Cli;
 
@@ -45,6 +46,8 @@ internal static partial class Program
             Console.OutputEncoding = System.Text.Encoding.UTF8;
         }
 
+        // Of what deals with notebooks only cells need libtorch, and their engine loads it beside the compiler; a plugin may do anything.
+        AppContext.SetSwitch(NativeTorch.LateSwitch, args is ["notebook", ..] && !args.Any(word => word.StartsWith(PluginOption, StringComparison.Ordinal)));
         using var interrupts = new Interrupts(Console.Error);
         return await InvokeAsync(args, Console.Out, Console.Error, interrupts.Token);
     }

@@ -94,6 +94,8 @@ internal sealed class CSharpCells
             throw CompilationException.Of(errors);
         }
 
+        // It has been loading while the cell was compiled.
+        CellEngine.LoadTorch();
         var abort = CellContext.Current?.Abort ?? CancellationToken.None;
         Exception? failure = null;
         var state = CellThreads.Await(

@@ -96,9 +96,29 @@ public sealed partial class CellEngine : IDisposable
     internal CompositeKernel Root { get; }
 
     /// <summary>
-    /// Loads the compiler on another thread while the program has something else to do, or its user reads: the first cell comes sooner.
+    /// Loads the compiler and libtorch on other threads while the program has something else to do, or its user reads: the first cell comes sooner.
     /// </summary>
-    public static void WarmUp() => Task.Run(CSharpCells.WarmUpAsync);
+    public static void WarmUp()
+    {
+        Task.Run(CSharpCells.WarmUpAsync);
+        Task.Run(LoadTorch);
+    }
+
+    /// <summary>
+    /// Has libtorch there before code runs: TorchSharp, when a cell touches it first, would look for it in its own way. Without it, code that needs no
+    /// tensor runs.
+    /// </summary>
+    internal static void LoadTorch()
+    {
+        try
+        {
+            NativeTorch.EnsureLoaded();
+        }
+        catch (NativeTorchException)
+        {
+            // The library says so to the first that needs it.
+        }
+    }
 
     /// <summary>Runs a cell. Errors of the cell are part of the result; nothing but misuse throws.</summary>
     /// <param name="source">The cell's text, which magics such as <c>#!fsharp</c> may divide.</param>
@@ -325,7 +345,6 @@ public sealed partial class CellEngine : IDisposable
         if (!string.IsNullOrWhiteSpace(code.Code))
         {
             _csharp.Place(code, _source.Path, _source.LinesBefore(code.Code));
-            LoadTorchFor(code.Code);
         }
 
         return _threads.RunAsync(() => next(command, context), _cell, canLeave: false);
@@ -339,17 +358,8 @@ public sealed partial class CellEngine : IDisposable
         }
 
         _fsharp.Place(_source.Path, _source.LinesBefore(code.Code));
-        LoadTorchFor(code.Code);
+        LoadTorch();
         return _threads.RunAsync(() => next(command, context), _cell, canLeave: true);
-    }
-
-    /// <summary>TorchSharp, when a cell touches it first, would look for libtorch in its own way.</summary>
-    private static void LoadTorchFor(string code)
-    {
-        if (code.Contains("TorchSharp", StringComparison.Ordinal))
-        {
-            NativeTorch.EnsureLoaded();
-        }
     }
 
     private async Task ImportAsync(ImportDocument command, KernelInvocationContext context)

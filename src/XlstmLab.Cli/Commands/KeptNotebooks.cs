@@ -35,7 +35,7 @@ internal static class KeptNotebooks
     /// <returns>Whether there was one.</returns>
     public static async Task<bool> EndAsync(string notebook)
     {
-        await using var pipe = await FindAsync(notebook);
+        await using var pipe = IsServed(Name(notebook)) ? await FindAsync(notebook) : null;
         if (pipe is null)
         {
             return false;
@@ -52,5 +52,13 @@ internal static class KeptNotebooks
     public static NamedPipeServerStream Serve(string notebook) => new(
         Name(notebook), PipeDirection.InOut, 1, PipeTransmissionMode.Byte, PipeOptions.Asynchronous | PipeOptions.CurrentUserOnly);
 
-    private static string Name(string notebook) => "xlstm-" + Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(notebook)))[..16];
+    /// <summary>Whether there is such a pipe, or on Unix one that a process did not live to remove: connecting would wait for one to come.</summary>
+    private static bool IsServed(string name) =>
+        OperatingSystem.IsWindows() ? Directory.EnumerateFiles(@"\\.\pipe\", name).Any() : File.Exists(name);
+
+    private static string Name(string notebook)
+    {
+        var name = "xlstm-" + Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(notebook)))[..16];
+        return OperatingSystem.IsWindows() ? name : Path.Combine(Path.GetTempPath(), name);
+    }
 }
