@@ -73,7 +73,7 @@ public static class LabFormatters
 
     /// <summary>
     /// Does the same for the cells of this library. Their charts are figures, which whoever shows the notebook draws, with a picture for
-    /// where nobody does: HTML that draws itself would bring plotly.js along.
+    /// where nobody does.
     /// </summary>
     internal static void RegisterForCells()
     {

@@ -47,12 +47,17 @@ internal sealed class TrainingPanel
             }
         }
 
-        string[] notes =
+        List<string> notes =
         [
             string.Create(CultureInfo.InvariantCulture, $"{latest.Last!.TokensPerSecond:N0} tokens/s"),
             latest.Memory(),
             latest.IsOver ? $"took {Readable.Duration(latest.Last.Seconds)}" : $"{latest.TimeLeft()} left",
         ];
+        if (latest.Bits() is { Length: > 0 } bits)
+        {
+            notes.Add($"validation {bits}");
+        }
+
         JsonObject figure = new()
         {
             ["data"] = new JsonArray([.. traces]),
@@ -61,9 +66,9 @@ internal sealed class TrainingPanel
                 ["template"] = style.ToTemplate(hasTitle: true),
                 ["width"] = Width,
                 ["height"] = Height,
-                ["title"] = (several ? string.Create(CultureInfo.InvariantCulture, $"training {told.Count}: ") : "") + latest.Headline(),
-                ["xaxis"] = new JsonObject { ["title"] = "step", ["range"] = new JsonArray(0.0, told.TakeLast(CurvesShown).Max(curve => (double)curve.Recipe.Steps)) },
-                ["yaxis"] = new JsonObject { ["title"] = "loss" },
+                ["title"] = (several ? string.Create(CultureInfo.InvariantCulture, $"training {told.Count}: ") : "") + latest.Where(),
+                ["xaxis"] = new JsonObject { ["title"] = "step", ["range"] = new JsonArray(0.0, told.TakeLast(CurvesShown).Max(curve => (double)(curve.IsOver ? curve.Last!.Step : curve.Recipe.Steps))) },
+                ["yaxis"] = new JsonObject { ["title"] = "loss (nats per token)" },
                 ["annotations"] = new JsonArray([.. notes.Select((note, line) => new JsonObject
                 {
                     ["text"] = note,
@@ -157,16 +162,20 @@ internal sealed class TrainingCurve(TrainingConfig recipe, Device device)
         }
     }
 
+    /// <summary>Where it is, with its losses, in all units.</summary>
+    public string Headline() => Where() + (Bits() is { Length: > 0 } bits ? $" ({bits})" : "");
+
     /// <summary>Where it is, with its losses.</summary>
-    public string Headline()
+    public string Where()
     {
         string where = !IsOver || Last!.Step == recipe.Steps ? string.Create(CultureInfo.InvariantCulture, $"step {Last!.Step:N0} of {recipe.Steps:N0}")
             : string.Create(CultureInfo.InvariantCulture, $"stopped after step {Last.Step:N0} of {recipe.Steps:N0}");
-        string validation = LastValidated is not { } at ? ""
-            : string.Create(CultureInfo.InvariantCulture, $", validation {at.ValidationLoss:F3}")
-                + (at.ValidationBitsPerByte is { } bits ? string.Create(CultureInfo.InvariantCulture, $" ({bits:F3} bits per byte)") : "");
+        string validation = LastValidated is not { } at ? "" : string.Create(CultureInfo.InvariantCulture, $", validation {at.ValidationLoss:F3}");
         return string.Create(CultureInfo.InvariantCulture, $"{where}: loss {Last!.Loss:F3}") + validation;
     }
+
+    /// <summary>The last validation in bits per byte; empty if there is none in that unit.</summary>
+    public string Bits() => LastValidated?.ValidationBitsPerByte is { } bits ? string.Create(CultureInfo.InvariantCulture, $"{bits:F3} bits per byte") : "";
 
     /// <summary>How far it is, and how fast.</summary>
     public string Line() => string.Create(
