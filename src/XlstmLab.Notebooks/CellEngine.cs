@@ -335,11 +335,17 @@ public sealed partial class CellEngine : IDisposable
 
     private void Add(Kernel kernel) => Root.Add(kernel, CellLanguage.Aliases[kernel.Name]);
 
-    private Task RunCSharpAsync(KernelCommand command, KernelInvocationContext context, KernelPipelineContinuation next)
+    private async Task RunCSharpAsync(KernelCommand command, KernelInvocationContext context, KernelPipelineContinuation next)
     {
         if (command is not SubmitCode code)
         {
-            return next(command, context);
+            if (command is LanguageServiceCommand or RequestDiagnostics)
+            {
+                await _csharp.CatchUpAsync().ConfigureAwait(false);
+            }
+
+            await next(command, context).ConfigureAwait(false);
+            return;
         }
 
         if (!string.IsNullOrWhiteSpace(code.Code))
@@ -347,7 +353,7 @@ public sealed partial class CellEngine : IDisposable
             _csharp.Place(code, _source.Path, _source.LinesBefore(code.Code));
         }
 
-        return _threads.RunAsync(() => next(command, context), _cell, canLeave: false);
+        await _threads.RunAsync(() => next(command, context), _cell, canLeave: false).ConfigureAwait(false);
     }
 
     private Task RunFSharpAsync(KernelCommand command, KernelInvocationContext context, KernelPipelineContinuation next)

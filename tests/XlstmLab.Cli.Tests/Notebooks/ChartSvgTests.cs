@@ -32,7 +32,7 @@ public sealed class ChartSvgTests
             "layout":{"title":{"text":"Title"},"xaxis":{"type":"log","title":{"text":"tokens"}},"yaxis":{"tickvals":[1,2],"ticktext":["10<sup>−4</sup>","two"]}}}
             """);
 
-        Assert.Superset(new HashSet<string> { "Title", "tokens", "a ", "b & c", "1", "1000", "1M", "10−4", "two" }, Texts(svg).ToHashSet());
+        Assert.Superset(new HashSet<string> { "Title", "tokens", "a ", "b & c", "1", "1,000", "1M", "10−4", "two" }, Texts(svg).ToHashSet());
         double[] circles = [.. svg.Descendants().Where(e => e.Name.LocalName == "circle").Select(e => double.Parse(e.Attribute("cx")!.Value, CultureInfo.InvariantCulture))];
         Assert.Equal(2, circles.Length);
         Assert.True(circles[1] - circles[0] > 600);
