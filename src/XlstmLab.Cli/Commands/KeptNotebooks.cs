@@ -47,10 +47,10 @@ internal static class KeptNotebooks
         return true;
     }
 
-    /// <summary>The other side of that pipe.</summary>
+    /// <summary>The other side of that pipe; the next one may be there before the one that answers is gone.</summary>
     /// <param name="notebook">The notebook, an absolute path.</param>
     public static NamedPipeServerStream Serve(string notebook) => new(
-        Name(notebook), PipeDirection.InOut, 1, PipeTransmissionMode.Byte, PipeOptions.Asynchronous | PipeOptions.CurrentUserOnly);
+        Name(notebook), PipeDirection.InOut, 2, PipeTransmissionMode.Byte, PipeOptions.Asynchronous | PipeOptions.CurrentUserOnly);
 
     /// <summary>Whether there is such a pipe, or on Unix one that a process did not live to remove: connecting would wait for one to come.</summary>
     private static bool IsServed(string name) =>

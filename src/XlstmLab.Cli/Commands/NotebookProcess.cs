@@ -241,20 +241,16 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
             while (pipe is not null)
             {
                 await using var kept = pipe;
+                pipe = null;
                 using var reader = new StreamReader(kept, Encoding.UTF8);
                 if (await NextAsync(kept, reader, request.KeepMinutes!.Value, cancellationToken) is not { } next)
                 {
                     return code;
                 }
 
-                // A further failure is kept as long as the first, if nothing else is said.
+                // A further failure is kept as long as the first, if nothing else is said. Whoever goes on then finds the next pipe there.
                 request = next with { KeepMinutes = next.KeepMinutes ?? request.KeepMinutes };
-                var isKept = false;
-                code = await WorkAsync(session, request, reader, kept, () => isKept = true, cancellationToken);
-
-                // Who asked has its answer.
-                await kept.DisposeAsync();
-                pipe = isKept ? KeptNotebooks.Serve(request.Notebook) : null;
+                code = await WorkAsync(session, request, reader, kept, () => pipe = KeptNotebooks.Serve(request.Notebook), cancellationToken);
             }
 
             return code;
