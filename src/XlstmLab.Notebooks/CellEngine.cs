@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using System.Net;
 using System.Text;
 using System.Text.RegularExpressions;
 using Microsoft.CodeAnalysis;
@@ -296,7 +297,7 @@ public sealed partial class CellEngine : IDisposable
                 break;
             case DisplayedValueProduced { Value: IEnumerable<KernelValue> values } who:
                 outputs.Display(MimeBundle.Of(new DisplayedValueProduced(
-                    null, who.Command, [.. who.FormattedValues, new FormattedValue("text/plain", List(values))])));
+                    null, who.Command, [new FormattedValue("text/html", Table(values)), new FormattedValue("text/plain", List(values))])));
                 break;
             case DisplayedValueProduced shown:
                 outputs.Display(MimeBundle.Of(shown), shown.ValueId);
@@ -308,9 +309,21 @@ public sealed partial class CellEngine : IDisposable
     }
 
     /// <summary>What <c>#!who</c> and <c>#!whos</c> list, where HTML is not shown.</summary>
-    private static string List(IEnumerable<KernelValue> values) => values.GetType().GetProperty("Detailed")?.GetValue(values) is true
-        ? string.Join('\n', values.Select(value => $"{value.Name}: {value.Type} = {value.Value.ToDisplayString(PlainTextSummaryFormatter.MimeType)}"))
+    private static string List(IEnumerable<KernelValue> values) => IsDetailed(values)
+        ? string.Join('\n', values.Select(value => $"{value.Name}: {value.Type} = {Summary(value)}"))
         : string.Join(", ", values.Select(value => value.Name));
+
+    /// <summary>The same as HTML, with a line for each value: the engine would show all that a value consists of.</summary>
+    private static string Table(IEnumerable<KernelValue> values) => IsDetailed(values)
+        ? $"<table><thead><tr><th>name</th><th>type</th><th>value</th></tr></thead><tbody>{string.Concat(values.Select(Row))}</tbody></table>"
+        : $"<p>{WebUtility.HtmlEncode(List(values))}</p>";
+
+    private static string Row(KernelValue value) =>
+        $"<tr>{string.Concat(new[] { value.Name, $"{value.Type}", Summary(value) }.Select(text => $"<td>{WebUtility.HtmlEncode(text)}</td>"))}</tr>";
+
+    private static bool IsDetailed(IEnumerable<KernelValue> values) => values.GetType().GetProperty("Detailed")?.GetValue(values) is true;
+
+    private static string Summary(KernelValue value) => value.Value.ToDisplayString(PlainTextSummaryFormatter.MimeType);
 
     private static CellError Describe(KernelEvent failed, int number)
     {
