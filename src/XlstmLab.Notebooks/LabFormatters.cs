@@ -86,9 +86,15 @@ public static class LabFormatters
             Formatter.SetPreferredMimeTypesFor(formula, Latex, Plain);
         }
 
-        Formatter.Register<TrainingPanel>(panel => panel.Svg(), ChartHtml.PictureType);
-        Formatter.Register<TrainingPanel>(panel => panel.Text(), Plain);
-        Formatter.SetPreferredMimeTypesFor(typeof(TrainingPanel), ChartHtml.PictureType, Plain);
+        RegisterPicture<TrainingPanel>(panel => panel.Svg(), panel => panel.Text());
+        RegisterPicture<StudyPanel>(panel => panel.Svg(), panel => panel.Text());
+    }
+
+    private static void RegisterPicture<T>(Func<T, string> svg, Func<T, string> plain)
+    {
+        Formatter.Register(svg, ChartHtml.PictureType);
+        Formatter.Register(plain, Plain);
+        Formatter.SetPreferredMimeTypesFor(typeof(T), ChartHtml.PictureType, Plain);
     }
 
     private static void Register<T>(Func<T, MetricsTable> head, string kind) =>

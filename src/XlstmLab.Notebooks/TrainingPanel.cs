@@ -38,13 +38,10 @@ internal sealed class TrainingPanel
         {
             string color = style.Colors[(several ? index : 0) % style.Colors.Count];
             string name = several ? string.Create(CultureInfo.InvariantCulture, $"training {index + 1}") : "training";
-            traces.Add(Trace(curve.Losses, name, color, "lines", several ? 1.2 : 1.6));
-            if (curve.Validations.Count > 0)
-            {
-                var validation = Trace(curve.Validations, "validation", several ? color : style.Colors[1 % style.Colors.Count], "lines+markers", 2);
-                validation["showlegend"] = !several;
-                traces.Add(validation);
-            }
+            traces.AddRange(several ? Traces(curve, name, color) : [
+                Trace(curve.Losses, name, color, "lines", 1.6),
+                .. curve.Validations.Count > 0 ? [Trace(curve.Validations, "validation", style.Colors[1 % style.Colors.Count], "lines+markers", 2)] : Array.Empty<JsonObject>(),
+            ]);
         }
 
         string[] notes =
@@ -53,16 +50,41 @@ internal sealed class TrainingPanel
             latest.Memory(),
             latest.IsOver ? $"took {Readable.Duration(latest.Last.Seconds)}" : $"{latest.TimeLeft()} left",
         ];
+        string title = (several ? string.Create(CultureInfo.InvariantCulture, $"training {told.Count}: ") : "") + latest.Headline();
+        return Draw(title, told.TakeLast(CurvesShown).Max(curve => curve.Recipe.Steps), traces, notes);
+    }
+
+    /// <summary>The curves of one training among several.</summary>
+    public static IReadOnlyList<JsonObject> Traces(TrainingCurve curve, string name, string color)
+    {
+        List<JsonObject> traces = [Trace(curve.Losses, name, color, "lines", 1.2)];
+        if (curve.Validations.Count > 0)
+        {
+            var validation = Trace(curve.Validations, "validation", color, "lines+markers", 2);
+            validation["showlegend"] = false;
+            traces.Add(validation);
+        }
+
+        return traces;
+    }
+
+    /// <summary>A small picture of losses over steps.</summary>
+    /// <param name="title">What is above it.</param>
+    /// <param name="steps">Where the axis ends.</param>
+    /// <param name="traces">The curves.</param>
+    /// <param name="notes">Lines in its corner.</param>
+    public static string Draw(string title, int steps, IReadOnlyList<JsonObject> traces, IReadOnlyList<string> notes)
+    {
         JsonObject figure = new()
         {
             ["data"] = new JsonArray([.. traces]),
             ["layout"] = new JsonObject
             {
-                ["template"] = style.ToTemplate(hasTitle: true),
+                ["template"] = ChartHtml.Style.ToTemplate(hasTitle: true),
                 ["width"] = Width,
                 ["height"] = Height,
-                ["title"] = (several ? string.Create(CultureInfo.InvariantCulture, $"training {told.Count}: ") : "") + latest.Headline(),
-                ["xaxis"] = new JsonObject { ["title"] = "step", ["range"] = new JsonArray(0.0, told.TakeLast(CurvesShown).Max(curve => (double)curve.Recipe.Steps)) },
+                ["title"] = title,
+                ["xaxis"] = new JsonObject { ["title"] = "step", ["range"] = new JsonArray(0.0, (double)steps) },
                 ["yaxis"] = new JsonObject { ["title"] = "loss" },
                 ["annotations"] = new JsonArray([.. notes.Select((note, line) => new JsonObject
                 {

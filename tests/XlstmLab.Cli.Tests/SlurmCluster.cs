@@ -117,10 +117,11 @@ internal sealed class SlurmCluster : IDisposable
     }
 
     /// <summary>Starts the node's daemon and waits until the controller counts on it.</summary>
-    public async Task StartNodeAsync()
+    /// <param name="isLost">Whether the node was lost with its tasks.</param>
+    public async Task StartNodeAsync(bool isLost = true)
     {
         // The controller would find out by itself, after minutes.
-        if (_node is not null)
+        if (_node is not null && isLost)
         {
             await RunAsync("scontrol", "update", $"NodeName={Node}", "State=DOWN", "Reason=lost");
         }
@@ -151,6 +152,16 @@ internal sealed class SlurmCluster : IDisposable
     {
         _node!.Kill();
         _node.WaitForExit();
+    }
+
+    /// <summary>Kills the processes of a task of an array, as one that takes too much memory is.</summary>
+    public void KillTask(int index)
+    {
+        var mark = string.Create(CultureInfo.InvariantCulture, $"SLURM_ARRAY_TASK_ID={index}");
+        foreach (var process in Processes().Where(process => process.Name != "slurmstepd" && Owns(process.Id) && Has(process.Id, mark)))
+        {
+            Kill(process.Id);
+        }
     }
 
     /// <summary>What the daemons have said.</summary>
@@ -235,11 +246,14 @@ internal sealed class SlurmCluster : IDisposable
     }
 
     /// <summary>Whether a process has this cluster's configuration, which tells its tasks from those of others.</summary>
-    private bool Owns(int id)
+    private bool Owns(int id) => id != Environment.ProcessId && Has(id, $"{ConfigVariable}={Folder["slurm.conf"]}");
+
+    /// <summary>Whether a process has a variable of a value.</summary>
+    private static bool Has(int id, string variable)
     {
         try
         {
-            return id != Environment.ProcessId && $"\0{File.ReadAllText($"/proc/{id}/environ")}".Contains($"\0{ConfigVariable}={Folder["slurm.conf"]}\0", StringComparison.Ordinal);
+            return $"\0{File.ReadAllText($"/proc/{id}/environ")}".Contains($"\0{variable}\0", StringComparison.Ordinal);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
