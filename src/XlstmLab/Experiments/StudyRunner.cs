@@ -182,7 +182,10 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
 
     private (StudyRow Row, TrainingResult Result) TrainInMemory(StudyRun run, string folder, CancellationToken cancellationToken)
     {
-        var micro = Fitting(run);
+        var begun = run.Task is null ? folder : SeedFolders.Of(folder, run.Training.Seed);
+
+        // A run goes on with the micro-batch that it was begun with, be it one to which it came when memory was too small.
+        var micro = RunFolder.IsOne(begun) ? RunFolder.ReadTrainingConfig(begun).MicroBatchSize : Fitting(run);
         while (true)
         {
             try
@@ -196,7 +199,11 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
             }
 
             // What was begun has another micro-batch in its configuration.
-            Directory.Delete(folder, recursive: true);
+            if (Directory.Exists(folder))
+            {
+                Directory.Delete(folder, recursive: true);
+            }
+
             GC.Collect();
             GC.WaitForPendingFinalizers();
         }
