@@ -93,13 +93,6 @@ public sealed class StudyOnSlurmTests
         var show = (await CommandLine.RunAsync(["study", "show", file, .. line[4..8]])).Out;
         Assert.Matches($@"{ids[0]} +\| {job}_0 +\| FAILED +\|", show);
         Assert.Matches($@"{ids[1]} +\| {job}_1 +\| CANCELLED +\|", show);
-
-        // What was half done goes on without Slurm, too.
-        var at0 = Checkpoint(cluster, ids[0]);
-        var rest = await CommandLine.RunAsync(["study", "run", file, "--seeds", "1", "--seconds", "8", .. Endless]);
-        Assert.Equal(130, rest.Code);
-        Assert.Contains(FormattableString.Invariant($"Going on after step {at0} of"), File.ReadAllText(cluster.Folder["more/runs", ids[0], "log.txt"]), StringComparison.Ordinal);
-        Assert.True(Checkpoint(cluster, ids[0]) > at0);
     }
 
     [Fact]

@@ -136,8 +136,13 @@ internal static class StudyCommand
             {
                 foreach (var (study, file) in studies.Zip(parsed.GetValue(files)!))
                 {
-                    string[] line = [.. OwnProgram.Words, "study", "run", Path.GetFullPath(file), .. Again(parsed, set, seeds, folder, device, threads, limit, keep), .. OwnProgram.Plugins(parsed)];
-                    await slurm.SubmitAsync(parsed, terminal, study, parsed.GetValue(device)!, parsed.GetValue(threads), line, cancellationToken);
+                    string[] line =
+                    [
+                        .. OwnProgram.Words, "study", "run", Path.GetFullPath(file), .. Again(parsed, set, seeds, folder, device, threads, limit, keep),
+                        .. OwnProgram.Plugins(parsed),
+                    ];
+                    await slurm.SubmitAsync(
+                        parsed, terminal, study, parsed.GetValue(device)!, parsed.GetValue(threads), line, cancellationToken);
                 }
 
                 if (!slurm.IsWaiting(parsed))
@@ -181,14 +186,16 @@ internal static class StudyCommand
         }
 
         // A share is done when its own runs are.
-        bool IsOpen(StudyResult result) => result.Missing.Any(run => result.Study.Share?.Runs.Contains(run.Id) ?? true);
-        return results.Any(result => result.Rows.Any(row => row.Status == StudyStatus.Failed && (result.Study.Share?.Runs.Contains(row.Id) ?? true))) ? ExitCode.Failure
-            : results.Any(IsOpen) ? ExitCode.Interrupted : ExitCode.Success;
+        static bool IsOurs(StudyResult result, string id) => result.Study.Share?.Runs.Contains(id) ?? true;
+        return results.Any(result => result.Rows.Any(row => row.Status == StudyStatus.Failed && IsOurs(result, row.Id))) ? ExitCode.Failure
+            : results.Any(result => result.Missing.Any(run => IsOurs(result, run.Id))) ? ExitCode.Interrupted
+            : ExitCode.Success;
     }
 
     /// <summary>The options of a command line once more, for a task that does a part of it.</summary>
     private static IEnumerable<string> Again(
-        ParseResult parsed, Option<string[]> set, Option<string?> seeds, Option<string?> folder, Option<string> device, Option<int?> threads, Option<double?> seconds, Option<bool> keep)
+        ParseResult parsed, Option<string[]> set, Option<string?> seeds, Option<string?> folder, Option<string> device, Option<int?> threads,
+        Option<double?> seconds, Option<bool> keep)
     {
         (string Name, string? Value)[] given =
         [
@@ -199,7 +206,9 @@ internal static class StudyCommand
             (threads.Name, parsed.GetValue(threads)?.ToString(CultureInfo.InvariantCulture)),
             (seconds.Name, parsed.GetValue(seconds)?.ToString("R", CultureInfo.InvariantCulture)),
         ];
-        return given.Where(option => option.Value is not null).SelectMany(option => new[] { option.Name, option.Value! }).Concat(parsed.GetValue(keep) ? [keep.Name] : []);
+        return given.Where(option => option.Value is not null)
+            .SelectMany(option => new[] { option.Name, option.Value! })
+            .Concat(parsed.GetValue(keep) ? [keep.Name] : []);
     }
 
     private static async Task<StudyResult> RunAsync(Terminal terminal, Study study, torch.Device device, double? seconds, CancellationToken cancellationToken)

@@ -41,7 +41,9 @@ internal sealed record StudyJob
     /// <summary>The jobs of a study, the latest last.</summary>
     /// <exception cref="InvalidDataException">The file of one is damaged.</exception>
     public static IReadOnlyList<(string Folder, StudyJob Job)> Of(Study study) => !Directory.Exists(study.SharesFolder) ? []
-        : [.. Directory.GetDirectories(study.SharesFolder).Order(StringComparer.Ordinal).Where(folder => File.Exists(Path.Combine(folder, FileName)))
+        : [.. Directory.GetDirectories(study.SharesFolder)
+            .Order(StringComparer.Ordinal)
+            .Where(folder => File.Exists(Path.Combine(folder, FileName)))
             .Select(folder => (folder, Read(Path.Combine(folder, FileName))))];
 
     /// <summary>Hands runs to Slurm.</summary>
@@ -85,11 +87,13 @@ internal sealed record StudyJob
         var index = Environment.GetEnvironmentVariable("SLURM_ARRAY_TASK_ID");
         return int.TryParse(index, NumberStyles.None, CultureInfo.InvariantCulture, out var at) && at < job.Tasks.Count
             ? new(job.Tasks[at], TableOf(file, at))
-            : throw new InvalidOperationException($"{file} has tasks 0 to {job.Tasks.Count - 1}; SLURM_ARRAY_TASK_ID, which Slurm sets in a task, is '{index}'.");
+            : throw new InvalidOperationException(
+                $"{file} has tasks 0 to {job.Tasks.Count - 1}; SLURM_ARRAY_TASK_ID, which Slurm sets in a task, is '{index}'.");
     }
 
     /// <summary>What a task prints.</summary>
-    public static string LogOf(string folder, int task) => Path.Combine(folder, string.Create(CultureInfo.InvariantCulture, $"task-{task}.log"));
+    public static string LogOf(string folder, int task) =>
+        Path.Combine(folder, string.Create(CultureInfo.InvariantCulture, $"task-{task}.log"));
 
     /// <summary>A table for each attempt at a task: one that was given up may still be writing its own.</summary>
     private static string TableOf(string file, int task)
@@ -100,7 +104,6 @@ internal sealed record StudyJob
 
     private static string Script(Study study, StudyJob job, StudyJobOptions options, string folder, IReadOnlyList<string> command)
     {
-        var log = Path.Combine(folder, "task-%a.log");
         List<string> lines =
         [
             $"--job-name=xlstm-{study.Name}",
@@ -113,7 +116,7 @@ internal sealed record StudyJob
             // A minute before its time is over a task is asked to end, and writes its checkpoints.
             "--signal=B:TERM@60",
             $"--chdir=\"{Directory.GetCurrentDirectory()}\"",
-            $"--output=\"{Path.Combine(folder.Replace("%", "%%", StringComparison.Ordinal), Path.GetFileName(log))}\"",
+            $"--output=\"{folder.Replace("%", "%%", StringComparison.Ordinal)}/task-%a.log\"",
         ];
         if (options.Threads is { } threads)
         {
@@ -130,10 +133,14 @@ internal sealed record StudyJob
         return script.Append("exec ").AppendJoin(' ', command.Select(Quoted)).Append('\n').ToString();
     }
 
-    private static string Quoted(string word) =>
-        word.All(c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_' or '.' or '/' or '=' or ',') && word.Length > 0 ? word : $"'{word.Replace("'", "'\\''", StringComparison.Ordinal)}'";
+    private static string Quoted(string word)
+    {
+        var isPlain = word.Length > 0 && word.All(c => char.IsAsciiLetterOrDigit(c) || c is '-' or '_' or '.' or '/' or '=' or ',');
+        return isPlain ? word : $"'{word.Replace("'", "'\\''", StringComparison.Ordinal)}'";
+    }
 
-    private static void Write(string file, StudyJob job) => AtomicFile.WriteText(file, JsonSerializer.Serialize(job, RunJson.Indented) + "\n");
+    private static void Write(string file, StudyJob job) =>
+        AtomicFile.WriteText(file, JsonSerializer.Serialize(job, RunJson.Indented) + "\n");
 
     private static StudyJob Read(string file)
     {
@@ -143,7 +150,8 @@ internal sealed record StudyJob
         }
         catch (JsonException e)
         {
-            throw new InvalidDataException($"{file} cannot be read as a job of a study: {e.Message} Delete its folder: runs of it that are not merged are done again.", e);
+            throw new InvalidDataException(
+                $"{file} cannot be read as a job of a study: {e.Message} Delete its folder: runs of it that are not merged are done again.", e);
         }
     }
 }
