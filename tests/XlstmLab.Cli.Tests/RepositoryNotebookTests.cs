@@ -5,14 +5,14 @@ using Xunit;
 
 namespace XlstmLab.Tests.Cli;
 
-/// <summary>The repository's notebooks with small parameters, by all that runs them: our runner, Jupyter with our kernel, and the official tool.</summary>
+/// <summary>The repository's notebooks that train, with small parameters, by all that runs them: our runner, Jupyter with our kernel, and the official tool.</summary>
 [Collection(nameof(ProcessCollection))]
 public sealed class RepositoryNotebookTests : IDisposable
 {
     private const string ToolVersion = "1.0.712001";
 
     private static readonly string[] Names =
-        [.. Directory.GetFiles(Path.Combine(TestSetup.RepositoryRoot, "notebooks"), "*.ipynb").Select(path => Path.GetFileName(path)).Order(StringComparer.Ordinal)];
+        [.. Directory.GetFiles(Path.Combine(TestSetup.RepositoryRoot, "notebooks"), "0*.ipynb").Select(path => Path.GetFileName(path)).Order(StringComparer.Ordinal)];
 
     private readonly JupyterPrograms _jupyter = new();
 

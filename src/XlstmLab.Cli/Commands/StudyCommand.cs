@@ -25,6 +25,7 @@ internal static class StudyCommand
         Run(),
         Show(),
         Merge(),
+        Report(),
     };
 
     private static Argument<string[]> Files() => new("FILE") { Description = "A study: a JSON file, or the folder that holds it as study.json.", Arity = ArgumentArity.OneOrMore };
@@ -230,6 +231,41 @@ internal static class StudyCommand
             var table = named.EndsWith(".jsonl", StringComparison.OrdinalIgnoreCase) ? named : Study.ReadFile(named).FolderOrUsual;
             var added = StudyTable.Merge(table, parsed.GetValue(from)!);
             terminal.Note(Text($"{added} runs added; the table has {StudyTable.Read(table).Count}."));
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static ExampleCommand Report()
+    {
+        var results = new Option<string>("--results") { Description = "The folder with the studies and the documents.", HelpName = "FOLDER", DefaultValueFactory = _ => "results" };
+        var check = new Option<bool>("--check") { Description = "Write nothing, and fail where a document or picture is not what the rows make it." };
+        var command = new ExampleCommand(
+            "report",
+            "Writes what the studies' rows say into results/README.md (all claims, with pictures) and results/LOG.md (what ran when), between the marks <!-- studies -->.",
+            "xlstm study report", "xlstm study report --check")
+        {
+            results, check,
+        };
+        command.SetAction(parsed =>
+        {
+            var terminal = new Terminal(parsed);
+            var folder = parsed.GetValue(results)!;
+            var files = StudyReportFiles.Of(folder);
+            var stale = files.Where(file => !File.Exists(Path.Combine(folder, file.Key)) || File.ReadAllText(Path.Combine(folder, file.Key)) != file.Value).Select(file => file.Key).ToArray();
+            if (parsed.GetValue(check))
+            {
+                return stale.Length == 0 ? ExitCode.Success
+                    : throw new InvalidDataException($"Not what the rows of {folder} make: {string.Join(", ", stale)}. 'xlstm study report' writes them.");
+            }
+
+            foreach (var file in stale)
+            {
+                Directory.CreateDirectory(Path.GetDirectoryName(Path.Combine(folder, file))!);
+                AtomicFile.WriteText(Path.Combine(folder, file), files[file]);
+                terminal.Note($"Wrote {Path.Combine(folder, file)}.");
+            }
+
             return ExitCode.Success;
         });
         return command;
