@@ -1,5 +1,8 @@
 using System.Diagnostics;
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 using XlstmLab.Native.Cuda;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Benchmarks;
@@ -119,5 +122,72 @@ public static class Rates
         var (from, to) = (ones(bytes / 4), zeros(bytes / 4));
         var (seconds, _) = Median(() => to.copy_(from), minSeconds, 3, cancellationToken);
         return bytes / seconds;
+    }
+
+    /// <summary>Bytes a second at which threads read memory again and again: the fastest of many rounds.</summary>
+    /// <param name="bytes">The bytes of a round; where a cache holds them all, it is the cache that is read.</param>
+    /// <param name="threads">The threads, which the pieces are shared out to as a token's products are.</param>
+    /// <param name="minSeconds">The time to go on for.</param>
+    /// <param name="cancellationToken">Stops between rounds.</param>
+    public static double MemoryRead(long bytes, int threads, double minSeconds, CancellationToken cancellationToken)
+    {
+        using var work = new MemoryReading(bytes, 8 * threads);
+        var best = double.PositiveInfinity;
+        var all = Stopwatch.StartNew();
+        for (var round = 0; round < 5 || all.Elapsed.TotalSeconds < minSeconds; round++)
+        {
+            cancellationToken.ThrowIfCancellationRequested();
+            var start = Stopwatch.GetTimestamp();
+            WorkTeam.Run(work, work.Pieces, threads);
+            best = Math.Min(best, Stopwatch.GetElapsedTime(start).TotalSeconds);
+        }
+
+        return work.Bytes / best;
+    }
+
+    /// <summary>Adds up memory, piece by piece.</summary>
+    private sealed unsafe class MemoryReading : ISharedWork, IDisposable
+    {
+        private const int Stride = 8;
+
+        private readonly nint _length;
+        private readonly FloatBlock _memory;
+        private readonly float[] _sums;
+
+        public MemoryReading(long bytes, int pieces)
+        {
+            Pieces = pieces;
+            var step = Stride * Vector512<float>.Count;
+            _length = (nint)Math.Max(1, bytes / sizeof(float) / pieces / step) * step;
+            _memory = new(_length * pieces);
+            _sums = new float[pieces];
+            for (nint at = 0; at < _length * pieces; at++)
+            {
+                _memory.Data[at] = 1;
+            }
+        }
+
+        public int Pieces { get; }
+
+        public double Bytes => (double)_length * Pieces * sizeof(float);
+
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        public void Do(int piece)
+        {
+            var from = _memory.Data + piece * _length;
+            Vector512<float> a = default, b = default, c = default, d = default;
+            for (nint at = 0; at < _length; at += Stride * Vector512<float>.Count)
+            {
+                a += Vector512.Load(from + at) + Vector512.Load(from + at + 16);
+                b += Vector512.Load(from + at + 32) + Vector512.Load(from + at + 48);
+                c += Vector512.Load(from + at + 64) + Vector512.Load(from + at + 80);
+                d += Vector512.Load(from + at + 96) + Vector512.Load(from + at + 112);
+            }
+
+            _sums[piece] = Vector512.Sum(a + b + (c + d));
+        }
+
+        /// <inheritdoc/>
+        public void Dispose() => _memory.Dispose();
     }
 }

@@ -5,6 +5,7 @@ using TorchSharp;
 using XlstmLab.Benchmarks;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Models;
 using XlstmLab.Native;
 using XlstmLab.Native.Cuda;
 using XlstmLab.Operations;
@@ -20,6 +21,7 @@ internal static class BenchCommand
     private const string TrainingOnCpu = "bytes-1m,bytes-3m";
     private const string TrainingOnGpu = "bytes-1m:64x256,bytes-10m:32x512,bytes-10m:8x512*8,shakespeare-10m:32x512,xlstm-160m:8x2048,xlstm-162m:16x2048,xlstm-400m:8x2048,llama-160m:16x2048,llama-400m:8x2048";
     private const string InferenceOnCpu = "bytes-1m,bytes-10m";
+    private const string DecodingOnCpu = "bytes-1m,xlstm-160m,xlstm-400m";
     private const string InferenceOnGpu = "xlstm-400m,xlstm-7b";
 
     private const string CellMethod =
@@ -36,6 +38,10 @@ internal static class BenchCommand
         "Random weights, projections and embedding in the type of the activations, states in float32; the next token is chosen on the device. "
         + "On a CPU single tokens of up to 8 sequences of an xLSTM in float32 are read as generation reads them, without libtorch. "
         + "Operations are those of the model's formulas.";
+
+    private const string DecodingMethod =
+        " Tokens are medians. Their limit is the rate at which as many threads read as many bytes as the weights have, again and again, in the same "
+        + "process: from memory, or from the cache that holds them. States are float32, read and written.";
 
     private const string CpuMemory = "Memory is the growth of the resident set's peak.";
 
@@ -222,30 +228,44 @@ internal static class BenchCommand
 
     private static ExampleCommand Decode()
     {
-        var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {InferenceOnCpu}, on a GPU {InferenceOnGpu}.");
+        var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {DecodingOnCpu}, on a GPU {InferenceOnGpu}.");
         var batches = BenchOptions.List("--batch", "Sequences side by side. Default: 1, on a GPU 1,8.");
         var compute = ComputeOption();
+        var weights = new Option<string?>("--weights")
+        {
+            Description = $"What an xLSTM's projections are kept as on the CPU, separated by commas. Default: {string.Join(',', WeightOptions.Names)}.",
+            HelpName = "LIST",
+        };
         var common = new BenchOptions(2, 32);
         var command = new ExampleCommand(
             "decode",
             "Measures how long a model takes for a token, with random weights, against the time that its weights take to be read.",
             "xlstm bench decode",
             "xlstm bench decode --preset bytes-10m,llama-bytes-1m --batch 1,4",
+            "xlstm bench decode --preset xlstm-400m --weights int8 --batch 1,8",
             "xlstm bench decode --device cuda --output results/gpu")
         {
-            presets, batches, compute,
+            presets, batches, weights, compute,
         };
         return Comparing(command, common, compute, parsed =>
         {
+            var onGpu = common.IsOnGpu(parsed);
+            if (parsed.GetValue(weights) is not null && (onGpu || parsed.GetValue(compute) == "bf16"))
+            {
+                throw new UsageException("--weights is for float32 on the CPU: elsewhere --compute says what weights are.");
+            }
+
+            var formats = (parsed.GetValue(weights)?.Split(',') ?? WeightOptions.Names).Select(WeightOptions.Format).ToArray();
             var works =
-                from preset in PresetsOf(parsed.GetValue(presets) ?? (common.IsOnGpu(parsed) ? InferenceOnGpu : InferenceOnCpu))
+                from preset in PresetsOf(parsed.GetValue(presets) ?? (common.IsOnGpu(parsed) ? InferenceOnGpu : DecodingOnCpu))
                 from batch in BenchOptions.Numbers(parsed.GetValue(batches) ?? (common.IsOnGpu(parsed) ? "1,8" : "1"))
-                select new DecodeWork(preset.Name, batch);
+                from format in onGpu || parsed.GetValue(compute) == "bf16" || BenchModels.ByName(preset.Name) is not XlstmConfig ? [null] : formats.Cast<WeightFormat?>()
+                select new DecodeWork(preset.Name, batch) { Weights = format };
             return new(
                 [.. works],
                 "Decode: a token at a time, with the state carried",
                 (type, limit) => ComparisonTables.Decode(type == "bf16" ? 2 : 4, limit),
-                InferenceMethod);
+                onGpu ? InferenceMethod : InferenceMethod + DecodingMethod);
         });
     }
 

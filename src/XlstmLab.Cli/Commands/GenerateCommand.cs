@@ -38,6 +38,7 @@ internal static class GenerateCommand
         Description = "Take the state of another model, or a file that does not say whose it is, as those of older versions: what comes of it is your responsibility.",
     };
 
+    private static readonly Option<string?> Weights = WeightOptions.Create();
     private static readonly Option<bool> Json = new("--json") { Description = "Print one JSON document when the text is complete." };
 
     /// <summary>The command.</summary>
@@ -48,11 +49,12 @@ internal static class GenerateCommand
             "Writes on from a prompt; the text goes to stdout as it comes.",
             "xlstm generate runs/first --prompt \"Fellow citizens\"",
             "xlstm generate runs/first --prompt \"The year\" --temperature 0.7 --top-p 0.9 --seed 3 --stop \".\"",
+            "xlstm generate runs/first --prompt \"The year\" --weights int8",
             "xlstm generate runs/first --prompt-file long.txt --max-tokens 0 --state-out long.safetensors",
             "xlstm generate runs/first --state-in long.safetensors --prompt \" Therefore\" --greedy",
             "xlstm generate runs/first --state-in long.safetensors --state-out longer.safetensors")
         {
-            Model.Folder, Prompt, PromptFile, MaxTokens, Temperature, Greedy, TopK, TopP, MinP, Penalty, Seed, Stop, IgnoreEnd, StateIn, StateOut, AnyModel, Model, Json,
+            Model.Folder, Prompt, PromptFile, MaxTokens, Temperature, Greedy, TopK, TopP, MinP, Penalty, Seed, Stop, IgnoreEnd, StateIn, StateOut, AnyModel, Weights, Model, Json,
         };
         command.RefuseTogether((Prompt, PromptFile), (Greedy, Temperature));
         command.Validators.Add(result =>
@@ -89,6 +91,7 @@ internal static class GenerateCommand
             var file => await File.ReadAllTextAsync(file, cancellationToken),
         };
         using var loaded = await Model.OpenAsync(parsed, terminal, cancellationToken);
+        options = options with { Weights = WeightOptions.Round(loaded, parsed.GetValue(Weights)) };
         var (stateIn, stateOut) = (parsed.GetValue(StateIn), parsed.GetValue(StateOut));
         var identity = stateIn is null && stateOut is null ? null : ModelIdentity.Of(loaded.Model);
         using var saved = stateIn is null ? null : SavedText.Load(stateIn, identity!, parsed.GetValue(AnyModel), Model.Device(parsed), terminal);

@@ -75,6 +75,7 @@ internal sealed class Decoding : IDisposable
         var decoding = new Decoding(model, tokenizer, prompts, options, state, keepStates);
         try
         {
+            decoding.RequireStep();
             decoding.ReadPrompts(prompts, prefillLength, cancellationToken);
             if (options.MaxNewTokens == 0)
             {
@@ -251,11 +252,21 @@ internal sealed class Decoding : IDisposable
         if (_step?.Serves(_active.Count) != true)
         {
             _step?.Dispose();
-            _step = XlstmTokenStep.Of(_model);
+            _step = XlstmTokenStep.Of(_model, _options.Weights);
             _hasNoStep = _step is null;
         }
 
         return _step;
+    }
+
+    private void RequireStep()
+    {
+        if (_options.Weights != WeightFormat.Float32 && StepOfModel() is null)
+        {
+            throw new ArgumentException(
+                $"Weights of {_options.Weights} serve up to {XlstmTokenStep.MostRows} texts side by side, of an xLSTM of mLSTM and sLSTM blocks in float32 on the CPU that "
+                + $"nobody observes; these are {_active.Count} of {_model.GetName()}. {nameof(RoundedWeights)}.{nameof(RoundedWeights.Round)} gives any model the values of such weights.");
+        }
     }
 
     private void ReadLastTokens(XlstmTokenStep step)

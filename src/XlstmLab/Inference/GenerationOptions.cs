@@ -1,3 +1,5 @@
+using XlstmLab.Operations;
+
 namespace XlstmLab.Inference;
 
 /// <summary>How the next token is chosen, and when to stop.</summary>
@@ -52,6 +54,13 @@ public sealed record GenerationOptions
     /// <summary>Whether generation stops with the end of document; else the end of document is a token like others, without text.</summary>
     public bool StopAtEndOfDocument { get; init; } = true;
 
+    /// <summary>
+    /// What projections are kept as while tokens are generated: on a CPU a token takes as long as its weights take to be read. In fewer bits than
+    /// the model's own they are copies, made when the generation begins, for up to eight texts side by side. A prompt is read with the model's
+    /// own weights, unless <see cref="RoundedWeights.Round"/> has rounded those.
+    /// </summary>
+    public WeightFormat Weights { get; init; }
+
     /// <summary>Whether the next token is simply the likeliest one.</summary>
     internal bool IsGreedy => Temperature == 0 && RepetitionPenalty == 1;
 
@@ -64,6 +73,7 @@ public sealed record GenerationOptions
         Require(TopK is null or >= 1, nameof(TopK), "at least 1, or null to keep all", TopK);
         Require(TopP is null or (> 0 and <= 1), nameof(TopP), "more than 0 and at most 1, or null to keep all", TopP);
         Require(MinP is null or (>= 0 and <= 1), nameof(MinP), "from 0 to 1, or null to keep all", MinP);
+        Require(Enum.IsDefined(Weights), nameof(Weights), string.Join(", ", Enum.GetNames<WeightFormat>()), Weights);
         Require(EarlierDraws >= 0, nameof(EarlierDraws), "0 or more", EarlierDraws);
         var penalty = double.IsFinite(RepetitionPenalty) && RepetitionPenalty > 0;
         Require(penalty, nameof(RepetitionPenalty), "more than 0, 1 for none", RepetitionPenalty);
