@@ -112,4 +112,5 @@ public sealed record BenchResult
 /// <param name="Weights">The bytes of weights that it reads, once for all sequences.</param>
 /// <param name="State">The bytes of its sequences' states, which it reads and writes.</param>
 /// <param name="ReadRate">The bytes a second at which as many threads read as many bytes and do nothing else.</param>
-public sealed record TokenBytes(long Weights, long State, double ReadRate);
+/// <param name="ProcessorSeconds">The time of all threads that a token takes, whatever else the machine does.</param>
+public sealed record TokenBytes(long Weights, long State, double ReadRate, double ProcessorSeconds);

@@ -93,6 +93,7 @@ public static class ComparisonTables
         Implementation,
         new("weights", r => ((DecodeWork)r.Work).Weights?.ToString()),
         new("ms a token", r => 1e3 * r.ForwardSeconds, 3),
+        new("processor ms", r => 1e3 * r.TokenBytes?.ProcessorSeconds, 3),
         new("tokens/s", r => ((DecodeWork)r.Work).Batch / r.ForwardSeconds, 1),
         new("weights MB a token", r => r.TokenBytes?.Weights / 1e6, 2),
         new("states MB", r => r.TokenBytes?.State / 1e6, 2),

@@ -194,6 +194,8 @@ internal static class WorkBench
         ITokenSteps? steps = step?.Serves(work.Batch) == true ? new TokenSteps(step, token, state) : null;
         var watch = new Stopwatch();
         var times = new List<double>();
+        using var process = Process.GetCurrentProcess();
+        var processor = TimeSpan.Zero;
         var count = -warmUp;
         while (count < task.Repetitions || watch.Elapsed.TotalSeconds < task.MinSeconds)
         {
@@ -206,6 +208,7 @@ internal static class WorkBench
             if (count == 0)
             {
                 Wait(device);
+                processor = process.TotalProcessorTime;
                 watch.Start();
             }
 
@@ -240,18 +243,21 @@ internal static class WorkBench
         times.Sort();
         var seconds = device.type == DeviceType.CUDA ? watch.Elapsed.TotalSeconds / count : times[times.Count / 2];
         var peak = memory.Bytes;
-        var bytes = steps is TokenSteps ? TokenBytesOf(step!, state, cancellationToken) : null;
+        process.Refresh();
+        processor = process.TotalProcessorTime - processor;
+        var bytes = steps is TokenSteps ? TokenBytesOf(step!, state, processor.TotalSeconds / count, cancellationToken) : null;
         state.Dispose();
         steps?.Dispose();
         return new() { ForwardSeconds = seconds, TrainingPeak = peak, Repetitions = count, TokenBytes = bytes };
     }
 
-    private static TokenBytes TokenBytesOf(XlstmTokenStep step, ModelState state, CancellationToken cancellationToken)
+    private static TokenBytes TokenBytesOf(XlstmTokenStep step, ModelState state, double processor, CancellationToken cancellationToken)
     {
         const double seconds = 0.5;
         var bytes = step.WeightBytes;
         return new(
-            bytes, state.Tensors.Values.Sum(t => t.NumberOfElements * sizeof(float)), Rates.MemoryRead(bytes, get_num_threads(), seconds, cancellationToken));
+            bytes, state.Tensors.Values.Sum(t => t.NumberOfElements * sizeof(float)), Rates.MemoryRead(bytes, get_num_threads(), seconds, cancellationToken),
+            processor);
     }
 
     /// <summary>Refuses prompts whose tokens and stream alone do not fit into memory.</summary>

@@ -40,8 +40,9 @@ internal static class BenchCommand
         + "Operations are those of the model's formulas.";
 
     private const string DecodingMethod =
-        " Tokens are medians. Their limit is the rate at which as many threads read as many bytes as the weights have, again and again, in the same "
-        + "process: from memory, or from the cache that holds them. States are float32, read and written.";
+        " Tokens are medians. The processor's time is that of all threads, waiting awake or not; with one thread, a busy machine does not change it much. "
+        + "The limit is the best rate at which as many threads read as many bytes as the weights have, again and again, in the same process: from memory, or "
+        + "from the cache that holds them. States are float32, read and written.";
 
     private const string CpuMemory = "Memory is the growth of the resident set's peak.";
 
