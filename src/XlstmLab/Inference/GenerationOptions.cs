@@ -2,8 +2,8 @@ namespace XlstmLab.Inference;
 
 /// <summary>How the next token is chosen, and when to stop.</summary>
 /// <remarks>
-/// The order is that of Hugging Face transformers: repetition penalty, temperature, top-k, top-p, min-p; then a token is drawn from
-/// what is left.
+/// The order is that of Hugging Face transformers: repetition penalty, the penalties of frequency and presence, temperature, top-k, top-p,
+/// min-p; then a token is drawn from what is left.
 /// </remarks>
 public sealed record GenerationOptions
 {
@@ -27,6 +27,19 @@ public sealed record GenerationOptions
     /// hold; 1 changes nothing. What was read into a given state before is known from there only.
     /// </summary>
     public double RepetitionPenalty { get; init; } = 1.0;
+
+    /// <summary>Taken off the logit of a token once for each time that it was generated; 0 changes nothing, less than 0 makes repeats likelier.</summary>
+    /// <remarks>As OpenAI's API has it: tokens of the prompt do not count, nor those of <see cref="EarlierTokens"/>.</remarks>
+    public double FrequencyPenalty { get; init; }
+
+    /// <summary>Taken once off the logit of a token that was generated, however often; 0 changes nothing.</summary>
+    /// <inheritdoc cref="FrequencyPenalty" path="/remarks"/>
+    public double PresencePenalty { get; init; }
+
+    /// <summary>
+    /// With each token come this many of the likeliest ones and their logarithms of probability, <see cref="GeneratedToken.Likeliest"/>.
+    /// </summary>
+    public int TopLogProbabilities { get; init; }
 
     /// <summary>The seed of the draws. Row r of a batch draws from seed + r, so that equal prompts give different texts.</summary>
     public long Seed { get; init; }
@@ -52,8 +65,9 @@ public sealed record GenerationOptions
     /// <summary>Whether generation stops with the end of document; else the end of document is a token like others, without text.</summary>
     public bool StopAtEndOfDocument { get; init; } = true;
 
-    /// <summary>Whether the next token is simply the likeliest one.</summary>
-    internal bool IsGreedy => Temperature == 0 && RepetitionPenalty == 1;
+    /// <summary>Whether the next token is simply the likeliest one, and no other is asked for.</summary>
+    internal bool IsGreedy =>
+        Temperature == 0 && RepetitionPenalty == 1 && FrequencyPenalty == 0 && PresencePenalty == 0 && TopLogProbabilities == 0;
 
     /// <summary>Looks at every option.</summary>
     /// <exception cref="ArgumentException">An option makes no sense; the message says which and what is expected.</exception>
@@ -67,6 +81,9 @@ public sealed record GenerationOptions
         Require(EarlierDraws >= 0, nameof(EarlierDraws), "0 or more", EarlierDraws);
         var penalty = double.IsFinite(RepetitionPenalty) && RepetitionPenalty > 0;
         Require(penalty, nameof(RepetitionPenalty), "more than 0, 1 for none", RepetitionPenalty);
+        Require(double.IsFinite(FrequencyPenalty), nameof(FrequencyPenalty), "a number, 0 for none", FrequencyPenalty);
+        Require(double.IsFinite(PresencePenalty), nameof(PresencePenalty), "a number, 0 for none", PresencePenalty);
+        Require(TopLogProbabilities >= 0, nameof(TopLogProbabilities), "0 or more", TopLogProbabilities);
         if (StopStrings is null || StopStrings.Any(string.IsNullOrEmpty))
         {
             throw new ArgumentException(

@@ -19,20 +19,13 @@ public sealed class TextGenerator
     /// <exception cref="ArgumentException">The tokenizer has more ids than the model.</exception>
     public TextGenerator(LanguageModel model, ITokenizer tokenizer)
     {
-        if (tokenizer.VocabularySize > model.VocabularySize)
-        {
-            throw new ArgumentException(
-                $"The tokenizer has {tokenizer.VocabularySize} ids and the model only {model.VocabularySize}: give the tokenizer that the model "
-                + "was trained with.",
-                nameof(tokenizer));
-        }
-
+        RequireIds(model, tokenizer);
         (_model, _tokenizer) = (model, tokenizer);
     }
 
     /// <summary>
-    /// The number of tokens of a prompt that are read at a time, 512 unless set: memory does not grow with the prompt, but holds logits
-    /// [B, PrefillLength, V].
+    /// The number of tokens of a prompt that are read at a time, 512 unless set: memory grows with this number and not with the prompt. Of a
+    /// prompt's logits only the last token's are computed.
     /// </summary>
     public int PrefillLength
     {
@@ -197,21 +190,44 @@ public sealed class TextGenerator
         }
 
         _model.ThrowIfDisposed();
-        var read = prompts.Select((prompt, r) => prompt.Length > 0 ? prompt
-            : state is null ? [_tokenizer.EndOfDocument]
-            : throw new ArgumentException(
-                $"Prompt {r} is empty: going on from a state takes at least one token that it has not read.", nameof(prompts)));
-        var ids = read.ToArray();
-        foreach (var id in ids.SelectMany(prompt => prompt))
+        int[][] ids = [.. prompts.Select((prompt, r) => Readable(_model, _tokenizer, prompt, state is not null, r))];
+        return Decoding.Start(_model, _tokenizer, ids, options, state, PrefillLength, keepStates, cancellationToken);
+    }
+
+    /// <summary>Refuses a tokenizer that is not the model's.</summary>
+    /// <exception cref="ArgumentException">It has more ids than the model.</exception>
+    internal static void RequireIds(LanguageModel model, ITokenizer tokenizer)
+    {
+        if (tokenizer.VocabularySize > model.VocabularySize)
         {
-            if (id < 0 || id >= _model.VocabularySize)
+            throw new ArgumentException(
+                $"The tokenizer has {tokenizer.VocabularySize} ids and the model only {model.VocabularySize}: give the tokenizer that the model "
+                + "was trained with.",
+                nameof(tokenizer));
+        }
+    }
+
+    /// <summary>A prompt that a model can read: the end of document where it has no tokens and begins a text.</summary>
+    /// <exception cref="ArgumentException">It has no tokens though it goes on from a state, or one that is not the model's.</exception>
+    internal static int[] Readable(LanguageModel model, ITokenizer tokenizer, int[] prompt, bool goesOn, int row)
+    {
+        if (prompt.Length == 0)
+        {
+            return goesOn
+                ? throw new ArgumentException($"Prompt {row} is empty: going on from a state takes at least one token that it has not read.", nameof(prompt))
+                : [tokenizer.EndOfDocument];
+        }
+
+        foreach (var id in prompt)
+        {
+            if (id < 0 || id >= model.VocabularySize)
             {
                 throw new ArgumentException(
-                    $"Expected token ids from 0 to {_model.VocabularySize - 1}, got {id}: the tokenizer is another model's.", nameof(prompts));
+                    $"Expected token ids from 0 to {model.VocabularySize - 1}, got {id}: the tokenizer is another model's.", nameof(prompt));
             }
         }
 
-        return Decoding.Start(_model, _tokenizer, ids, options, state, PrefillLength, keepStates, cancellationToken);
+        return prompt;
     }
 
     private int[] Encode(string prompt, ModelState? state) =>

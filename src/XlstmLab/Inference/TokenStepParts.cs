@@ -188,6 +188,12 @@ internal sealed class StepState
         _rows = [.. names.Select(name => (nint)(state[name].NumberOfElements / state.BatchSize))];
     }
 
+    private StepState(nint[] addresses, nint[] rows) => (_addresses, _rows) = (addresses, rows);
+
+    /// <summary>The same without its first sequences.</summary>
+    public StepState From(int row) =>
+        row == 0 ? this : new([.. _addresses.Zip(_rows, (address, length) => address + row * length * sizeof(float))], _rows);
+
     /// <summary>Where a sequence's elements of a tensor begin.</summary>
     public unsafe float* At(int number, int row) => (float*)_addresses[number] + row * _rows[number];
 

@@ -140,6 +140,22 @@ public sealed class TextGeneratorTests : IDisposable
     }
 
     [Fact]
+    public async Task StreamAsync_TopLogProbabilities_HoldTheGreedyTokenFirst()
+    {
+        var options = Greedy with { TopLogProbabilities = 3 };
+        var steps = await Generator.StreamAsync([256, 1, 2], options).ToListAsync();
+        Assert.All(steps, step =>
+        {
+            Assert.Equal(3, step.Likeliest!.Count);
+            Assert.Equal(new TokenLogProbability(step.Id, step.LogProbability), step.Likeliest[0]);
+            Assert.True(step.Likeliest[0].LogProbability >= step.Likeliest[1].LogProbability && step.Likeliest[1].LogProbability >= step.Likeliest[2].LogProbability);
+        });
+        var sequence = Generator.Generate([[256, 1, 2]], options).Sequences[0];
+        Assert.Equal(steps.Select(s => s.Likeliest![2]), sequence.Steps.Select(s => s.Likeliest![2]));
+        Assert.Equal(sequence.LogProbability, sequence.Steps.Sum(s => s.LogProbability), 1e-12);
+    }
+
+    [Fact]
     public async Task StreamTextAsync_CharactersOfSeveralTokens_ComeWhole()
     {
         using var model = Says("_Zoë 🐘");
