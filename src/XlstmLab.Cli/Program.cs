@@ -122,6 +122,8 @@ internal static partial class Program
             ScoreCommand.Create(),
             RulerCommand.Create(),
             GenerateCommand.Create(),
+            ChatCommand.Create(),
+            ServeCommand.Create(),
             RunsCommand.Create(),
             ExportCommand.Create(),
             VerifyCommand.Create(),

@@ -19,7 +19,8 @@ public sealed partial class LayeringTests
         ["XlstmLab.Benchmarks"] = ["XlstmLab"],
         ["XlstmLab.Corpora"] = ["XlstmLab"],
         ["XlstmLab.Notebooks"] = ["XlstmLab"],
-        ["XlstmLab.Cli"] = ["XlstmLab", "XlstmLab.Benchmarks", "XlstmLab.Corpora", "XlstmLab.Notebooks"],
+        ["XlstmLab.Serving"] = ["XlstmLab"],
+        ["XlstmLab.Cli"] = ["XlstmLab", "XlstmLab.Benchmarks", "XlstmLab.Corpora", "XlstmLab.Notebooks", "XlstmLab.Serving"],
     };
 
     [Fact]
