@@ -12,7 +12,11 @@ internal sealed class ApiAnswer(
     ApiRequest request, IReadOnlyList<StreamedText> streams, ServerOptions server, ITokenizer tokenizer, Action firstToken)
 {
     /// <summary>How documents are spelt.</summary>
-    public static readonly JsonSerializerOptions Json = new() { PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower, DefaultIgnoreCondition = JsonIgnoreCondition.Never };
+    public static readonly JsonSerializerOptions Json = new()
+    {
+        PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
+        DefaultIgnoreCondition = JsonIgnoreCondition.Never,
+    };
 
     private readonly string _id = (request.IsChat ? "chatcmpl-" : "cmpl-") + Guid.NewGuid().ToString("N");
     private readonly long _created = DateTimeOffset.UtcNow.ToUnixTimeSeconds();
@@ -72,7 +76,10 @@ internal sealed class ApiAnswer(
         {
             if (isFirst && request.IsChat)
             {
-                object[] opening = [new { Index = index, Delta = new { Role = "assistant", Content = "" }, Logprobs = (object?)null, FinishReason = (string?)null }];
+                object[] opening =
+                [
+                    new { Index = index, Delta = new { Role = "assistant", Content = "" }, Logprobs = (object?)null, FinishReason = (string?)null },
+                ];
                 await write(JsonSerializer.Serialize(Piece(opening, null), Json)).ConfigureAwait(false);
             }
 
@@ -117,21 +124,28 @@ internal sealed class ApiAnswer(
     {
         if (!request.IsChat)
         {
-            return new { Index = index, Text = text, Logprobs = request.LogProbabilities ? TextLogProbabilities(steps, offset) : null, FinishReason = reason };
+            var lists = request.LogProbabilities ? TextLogProbabilities(steps, offset) : null;
+            return new { Index = index, Text = text, Logprobs = lists, FinishReason = reason };
         }
 
         var logs = request.LogProbabilities ? new { Content = steps.Select(Log).ToArray(), Refusal = (object?)null } : null;
         return isPiece
             ? new { Index = index, Delta = new { Content = text }, Logprobs = logs, FinishReason = reason }
-            : new { Index = index, Message = new { Role = "assistant", Content = text, Refusal = (string?)null }, Logprobs = logs, FinishReason = reason };
+            : new
+            {
+                Index = index,
+                Message = new { Role = "assistant", Content = text, Refusal = (string?)null },
+                Logprobs = logs,
+                FinishReason = reason,
+            };
     }
 
     private object Log(GeneratedToken step) => new
     {
         Token = Spelt(step.Id),
         Logprob = step.LogProbability,
-        Bytes = tokenizer.Bytes(step.Id).ToArray().Select(b => (int)b),
-        TopLogprobs = (step.Likeliest ?? []).Select(t => new { Token = Spelt(t.Id), Logprob = t.LogProbability, Bytes = tokenizer.Bytes(t.Id).ToArray().Select(b => (int)b) }),
+        Bytes = BytesOf(step.Id),
+        TopLogprobs = (step.Likeliest ?? []).Select(t => new { Token = Spelt(t.Id), Logprob = t.LogProbability, Bytes = BytesOf(t.Id) }),
     };
 
     /// <summary>The older form: lists beside each other. Of tokens that are spelt alike, such as parts of characters, the likeliest is shown.</summary>
@@ -148,10 +162,13 @@ internal sealed class ApiAnswer(
         {
             Tokens = steps.Select(step => Spelt(step.Id)),
             TokenLogprobs = steps.Select(step => step.LogProbability),
-            TopLogprobs = steps.Select(step => step.Likeliest?.DistinctBy(t => Spelt(t.Id)).ToDictionary(t => Spelt(t.Id), t => t.LogProbability)),
+            TopLogprobs = steps.Select(step => step.Likeliest?
+                .DistinctBy(t => Spelt(t.Id)).ToDictionary(t => Spelt(t.Id), t => t.LogProbability)),
             TextOffset = offsets,
         };
     }
+
+    private int[] BytesOf(int id) => [.. tokenizer.Bytes(id)];
 
     private string Spelt(int id) => Encoding.UTF8.GetString(tokenizer.Bytes(id));
 
@@ -166,6 +183,12 @@ internal sealed class ApiAnswer(
         // Choices of one prompt are asked for once.
         var prompt = streams.Zip(request.Texts).DistinctBy(pair => pair.Second.Prompt).Sum(pair => pair.First.PromptTokens);
         var cached = streams.Zip(request.Texts).DistinctBy(pair => pair.Second.Prompt).Sum(pair => pair.First.CachedTokens);
-        return new { PromptTokens = prompt, CompletionTokens = _tokens, TotalTokens = prompt + _tokens, PromptTokensDetails = new { CachedTokens = cached } };
+        return new
+        {
+            PromptTokens = prompt,
+            CompletionTokens = _tokens,
+            TotalTokens = prompt + _tokens,
+            PromptTokensDetails = new { CachedTokens = cached },
+        };
     }
 }

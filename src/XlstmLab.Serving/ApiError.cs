@@ -18,7 +18,8 @@ internal sealed class ApiError(int status, string type, string message, string? 
     public object Body => new { Error = new { Message, Type = type, Param = parameter, Code = code } };
 
     /// <summary>A field that is wrong.</summary>
-    public static ApiError Invalid(string parameter, string message, string? code = null) => new(400, "invalid_request_error", message, parameter, code);
+    public static ApiError Invalid(string parameter, string message, string? code = null) =>
+        new(400, "invalid_request_error", message, parameter, code);
 
     /// <summary>A request that is wrong as a whole.</summary>
     public static ApiError Invalid(string message) => new(400, "invalid_request_error", message);

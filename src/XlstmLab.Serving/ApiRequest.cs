@@ -47,7 +47,9 @@ internal sealed record ApiRequest
         if ((long)prompts.Length * choices > server.MaxChoices)
         {
             throw ApiError.Invalid(
-                "n", FormattableString.Invariant($"{prompts.Length} prompts with {choices} choices each are more than the {server.MaxChoices} of a request."));
+                "n",
+                FormattableString.Invariant(
+                    $"{prompts.Length} prompts with {choices} choices each are more than the {server.MaxChoices} of a request."));
         }
 
         var (logs, top) = LogProbabilitiesOf(fields, isChat);
@@ -69,7 +71,10 @@ internal sealed record ApiRequest
         return new()
         {
             Model = model,
-            Texts = [.. prompts.SelectMany(prompt => Enumerable.Range(0, choices).Select(_ => prompt)).Select((prompt, k) => (prompt, options with { Seed = seed + k }))],
+            Texts =
+            [
+                .. prompts.SelectMany(prompt => Enumerable.Repeat(prompt, choices)).Select((prompt, k) => (prompt, options with { Seed = seed + k })),
+            ],
             Streams = streams,
             IncludesUsage = includesUsage,
             LogProbabilities = logs,
@@ -80,7 +85,8 @@ internal sealed record ApiRequest
     private static GenerationOptions Options(RequestFields fields, bool isChat, ServerOptions server)
     {
         var most = fields.Whole("max_tokens", 1, server.MaxTokens);
-        most = (isChat ? fields.Whole("max_completion_tokens", 1, server.MaxTokens) : null) ?? most ?? (isChat ? server.MaxTokens : Math.Min(16, server.MaxTokens));
+        most = (isChat ? fields.Whole("max_completion_tokens", 1, server.MaxTokens) : null) ?? most;
+        most ??= isChat ? server.MaxTokens : Math.Min(16, server.MaxTokens);
         return new()
         {
             MaxNewTokens = (int)most,
@@ -121,19 +127,25 @@ internal sealed record ApiRequest
 
         var wanted = fields.Flag("logprobs") ?? false;
         var top = (int)(fields.Whole("top_logprobs", 0, 20) ?? 0);
-        return wanted || top == 0 ? (wanted, top) : throw ApiError.Invalid("top_logprobs", "'top_logprobs' goes with 'logprobs': true only.");
+        return wanted || top == 0
+            ? (wanted, top)
+            : throw ApiError.Invalid("top_logprobs", "'top_logprobs' goes with 'logprobs': true only.");
     }
 
     /// <summary>Fields of OpenAI's API that are of no consequence here, and those that are refused unless they ask for nothing.</summary>
     private static void RefuseWhatCannotBe(RequestFields fields, bool isChat, int choices)
     {
         fields.Ignore("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention");
-        fields.Refuse("logit_bias", value => value.ValueKind == JsonValueKind.Object && !value.EnumerateObject().Any(), "single tokens cannot be biased");
+        fields.Refuse(
+            "logit_bias", value => value.ValueKind == JsonValueKind.Object && !value.EnumerateObject().Any(), "single tokens cannot be biased");
         if (!isChat)
         {
             fields.Refuse("echo", value => value.ValueKind == JsonValueKind.False, "prompts are not repeated");
             fields.Refuse("suffix", _ => false, "a model that reads forward cannot fill a gap");
-            fields.Refuse("best_of", value => value.ValueKind == JsonValueKind.Number && value.TryGetInt64(out var best) && best == choices, "all choices are given: expected the value of 'n'");
+            fields.Refuse(
+                "best_of",
+                value => value.ValueKind == JsonValueKind.Number && value.TryGetInt64(out var best) && best == choices,
+                "all choices are given: expected the value of 'n'");
             return;
         }
 
@@ -145,19 +157,21 @@ internal sealed record ApiRequest
 
         foreach (var name in new[] { "tool_choice", "function_call" })
         {
-            fields.Refuse(name, value => value.ValueKind == JsonValueKind.String && value.ValueEquals("none"), "this model calls no tools");
+            fields.Refuse(name, value => Is(value, "none"), "this model calls no tools");
         }
 
         fields.Refuse(
             "response_format",
-            value => value.ValueKind == JsonValueKind.Object && value.TryGetProperty("type", out var type) && type.ValueKind == JsonValueKind.String && type.ValueEquals("text"),
+            value => value.ValueKind == JsonValueKind.Object && value.TryGetProperty("type", out var type) && Is(type, "text"),
             "only the format {\"type\": \"text\"} can be given");
         fields.Refuse(
             "modalities",
-            value => value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 1 && value[0].ValueKind == JsonValueKind.String && value[0].ValueEquals("text"),
+            value => value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 1 && Is(value[0], "text"),
             "only [\"text\"] can be given");
-        fields.Refuse("audio", _ => false, "this model speaks not");
-        fields.Refuse("web_search_options", _ => false, "this model searches not");
+        fields.Refuse("audio", _ => false, "this model gives text only");
+        fields.Refuse("web_search_options", _ => false, "this model searches nothing");
+
+        static bool Is(JsonElement value, string text) => value.ValueKind == JsonValueKind.String && value.ValueEquals(text);
     }
 
     /// <summary>A text, several, token ids, or several lists of such; texts begin a document.</summary>
@@ -176,7 +190,8 @@ internal sealed record ApiRequest
         return prompt[0].ValueKind switch
         {
             JsonValueKind.Number => [Ids(prompt, "prompt", tokenizer)],
-            JsonValueKind.Array => [.. prompt.EnumerateArray().Select((ids, k) => Ids(ids, FormattableString.Invariant($"prompt[{k}]"), tokenizer))],
+            JsonValueKind.Array =>
+                [.. prompt.EnumerateArray().Select((ids, k) => Ids(ids, FormattableString.Invariant($"prompt[{k}]"), tokenizer))],
             _ => [.. prompt.EnumerateArray().Select((text, k) =>
                 Document(RequestFields.Text(text, FormattableString.Invariant($"prompt[{k}]")), tokenizer))],
         };
@@ -193,7 +208,9 @@ internal sealed record ApiRequest
             value.ValueKind == JsonValueKind.Number && value.TryGetInt32(out var id) && id >= 0 && id < tokenizer.VocabularySize
                 ? id
                 : throw RequestFields.Wrong(
-                    FormattableString.Invariant($"{place}[{k}]"), FormattableString.Invariant($"a token id from 0 to {tokenizer.VocabularySize - 1}"), value))];
+                    FormattableString.Invariant($"{place}[{k}]"),
+                    FormattableString.Invariant($"a token id from 0 to {tokenizer.VocabularySize - 1}"),
+                    value))];
     }
 
     private static int[] Document(string text, ITokenizer tokenizer) =>
@@ -210,7 +227,8 @@ internal sealed record ApiRequest
         var messages = list.EnumerateArray().Select((message, k) => Message(message, FormattableString.Invariant($"messages[{k}]"))).ToArray();
         if (server.Chat is not { } template)
         {
-            throw new ApiError(400, "invalid_request_error", $"This server holds no conversations: {server.ChatFault} /v1/completions takes plain text.", "messages", "no_chat_template");
+            throw ApiError.Invalid(
+                "messages", $"This server holds no conversations: {server.ChatFault} /v1/completions takes plain text.", "no_chat_template");
         }
 
         try
@@ -230,7 +248,8 @@ internal sealed record ApiRequest
         fields.Ignore("name", "refusal", "annotations");
         foreach (var name in new[] { "tool_calls", "function_call", "audio", "tool_call_id" })
         {
-            fields.Refuse(name, value => value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 0, "this model calls no tools and speaks not");
+            fields.Refuse(
+                name, value => value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 0, "this model calls no tools and gives text only");
         }
 
         var content = fields.Need("content");

@@ -110,6 +110,8 @@ public sealed class ApiServer : IAsyncDisposable
     private async Task AnswerAsync(HttpContext context)
     {
         var path = context.Request.Path.Value ?? "";
+
+        // A counter for each path that somebody thinks of would grow without end.
         var endpoint = path is "/health" or "/metrics" or "/v1/models" or "/v1/completions" or "/v1/chat/completions" ? path : "other";
         try
         {
@@ -123,7 +125,12 @@ public sealed class ApiServer : IAsyncDisposable
         catch (BadHttpRequestException e)
         {
             await FailAsync(context, e.StatusCode == 413
-                ? new(413, "invalid_request_error", FormattableString.Invariant($"The body has more than the {_options.MaxBodyBytes} bytes that this server takes."), null, "body_too_large")
+                ? new(
+                    413,
+                    "invalid_request_error",
+                    FormattableString.Invariant($"The body has more than the {_options.MaxBodyBytes} bytes that this server takes."),
+                    null,
+                    "body_too_large")
                 : new(e.StatusCode, "invalid_request_error", e.Message)).ConfigureAwait(false);
         }
         catch (Exception) when (context.RequestAborted.IsCancellationRequested)
@@ -186,7 +193,8 @@ public sealed class ApiServer : IAsyncDisposable
     {
         if (name != _options.ModelName)
         {
-            throw new ApiError(404, "invalid_request_error", $"The model '{name}' does not exist; this server has '{_options.ModelName}'.", "model", "model_not_found");
+            var message = $"The model '{name}' does not exist; this server has '{_options.ModelName}'.";
+            throw new ApiError(404, "invalid_request_error", message, "model", "model_not_found");
         }
     }
 
@@ -194,7 +202,8 @@ public sealed class ApiServer : IAsyncDisposable
     {
         if (request.Method != method)
         {
-            throw new ApiError(405, "invalid_request_error", $"Not allowed: {request.Method} {request.Path}; expected {method}.", null, "method_not_allowed");
+            var message = $"Not allowed: {request.Method} {request.Path}; expected {method}.";
+            throw new ApiError(405, "invalid_request_error", message, null, "method_not_allowed");
         }
     }
 
@@ -203,18 +212,20 @@ public sealed class ApiServer : IAsyncDisposable
     /// </summary>
     private void RequireAccess(HttpRequest request, string path)
     {
-        if (_key is null && request.Host.Host is var host && host != "localhost" && !(IPAddress.TryParse(host.Trim('[', ']'), out var address) && IPAddress.IsLoopback(address)))
+        if (_key is null && !IsLoopback(request.Host.Host))
         {
-            throw new ApiError(403, "invalid_request_error", $"Without an API key this server answers to its loopback address only, not to '{host}'.", null, "host_not_allowed");
+            var message = $"Without an API key this server answers to its loopback address only, not to '{request.Host.Host}'.";
+            throw new ApiError(403, "invalid_request_error", message, null, "host_not_allowed");
         }
 
         if (_key is not null && path != "/health")
         {
             var header = request.Headers.Authorization.ToString();
-            if (!header.StartsWith("Bearer ", StringComparison.OrdinalIgnoreCase) || !CryptographicOperations.FixedTimeEquals(Hash(header["Bearer ".Length..].Trim()), _key))
+            if (!header.StartsWith("Bearer ", StringComparison.OrdinalIgnoreCase)
+                || !CryptographicOperations.FixedTimeEquals(Hash(header["Bearer ".Length..].Trim()), _key))
             {
-                throw new ApiError(
-                    401, "invalid_request_error", header.Length == 0 ? "You didn't provide an API key: send it as 'Authorization: Bearer KEY'." : "Incorrect API key provided.", null, "invalid_api_key");
+                var message = header.Length == 0 ? "No API key was provided: send it as 'Authorization: Bearer KEY'." : "Incorrect API key provided.";
+                throw new ApiError(401, "invalid_request_error", message, null, "invalid_api_key");
             }
         }
 
@@ -223,6 +234,9 @@ public sealed class ApiServer : IAsyncDisposable
             throw new ApiError(415, "invalid_request_error", $"Expected the content type application/json, got '{request.ContentType}'.");
         }
     }
+
+    private static bool IsLoopback(string host) =>
+        host == "localhost" || (IPAddress.TryParse(host.Trim('[', ']'), out var address) && IPAddress.IsLoopback(address));
 
     private async Task CompleteAsync(HttpContext context, bool isChat)
     {
@@ -242,9 +256,7 @@ public sealed class ApiServer : IAsyncDisposable
             throw Stopping();
         }
 
-        var streams = _generator.TryStart(request.Texts) ?? throw new ApiError(
-            429, "requests", FormattableString.Invariant($"All {_generator.Options.Slots} slots are taken and the queue is full: ask again later."), null, "queue_full")
-        { RetryAfter = 1 };
+        var streams = _generator.TryStart(request.Texts) ?? throw Full();
         try
         {
             var answer = new ApiAnswer(request, streams, _options, _generator.Tokenizer, () => _metrics.FirstToken(watch.Elapsed));
@@ -259,8 +271,7 @@ public sealed class ApiServer : IAsyncDisposable
         }
         catch (OperationCanceledException) when (!context.RequestAborted.IsCancellationRequested)
         {
-            throw _stops ? Stopping() : new ApiError(
-                504, "server_error", string.Create(CultureInfo.InvariantCulture, $"The request took longer than the {_options.RequestTime.TotalSeconds} s that this server gives one."), null, "timeout");
+            throw _stops ? Stopping() : TooLong();
         }
         finally
         {
@@ -283,6 +294,19 @@ public sealed class ApiServer : IAsyncDisposable
 
     private static ApiError Stopping() => new(503, "server_error", "The server is stopping.", null, "stopping") { RetryAfter = 5 };
 
+    private ApiError Full()
+    {
+        var message = FormattableString.Invariant($"All {_generator.Options.Slots} slots are taken and the queue is full: ask again later.");
+        return new(429, "requests", message, null, "queue_full") { RetryAfter = 1 };
+    }
+
+    private ApiError TooLong()
+    {
+        var seconds = _options.RequestTime.TotalSeconds;
+        var message = FormattableString.Invariant($"The request took longer than the {seconds} s that this server gives one.");
+        return new(504, "server_error", message, null, "timeout");
+    }
+
     /// <summary>Tells an error: as the answer, or as the last event of one that has begun.</summary>
     private static async Task FailAsync(HttpContext context, ApiError error)
     {
@@ -290,7 +314,8 @@ public sealed class ApiServer : IAsyncDisposable
         {
             if (context.Response.HasStarted)
             {
-                await context.Response.WriteAsync($"data: {JsonSerializer.Serialize(error.Body, ApiAnswer.Json)}\n\n", context.RequestAborted).ConfigureAwait(false);
+                var data = JsonSerializer.Serialize(error.Body, ApiAnswer.Json);
+                await context.Response.WriteAsync($"data: {data}\n\n", context.RequestAborted).ConfigureAwait(false);
                 return;
             }
 
@@ -315,7 +340,8 @@ public sealed class ApiServer : IAsyncDisposable
     private static async Task WriteJsonAsync(HttpContext context, int status, object document)
     {
         var bytes = JsonSerializer.SerializeToUtf8Bytes(document, ApiAnswer.Json);
-        (context.Response.StatusCode, context.Response.ContentType, context.Response.ContentLength) = (status, "application/json; charset=utf-8", bytes.Length);
-        await context.Response.Body.WriteAsync(bytes, context.RequestAborted).ConfigureAwait(false);
+        var response = context.Response;
+        (response.StatusCode, response.ContentType, response.ContentLength) = (status, "application/json; charset=utf-8", bytes.Length);
+        await response.Body.WriteAsync(bytes, context.RequestAborted).ConfigureAwait(false);
     }
 }

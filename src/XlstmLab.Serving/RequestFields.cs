@@ -4,7 +4,9 @@ using System.Text.Json;
 
 namespace XlstmLab.Serving;
 
-/// <summary>The fields of a JSON object of a request: each is of the type that is asked for, or refused by name; so is one that nobody asked for.</summary>
+/// <summary>
+/// The fields of a JSON object of a request: each is of the type that is asked for, or refused by name; so is one that nobody asked for.
+/// </summary>
 internal sealed class RequestFields
 {
     private const int LongestShown = 60;
@@ -100,7 +102,9 @@ internal sealed class RequestFields
         }
 
         var number = value.ValueKind == JsonValueKind.Number && value.TryGetDouble(out var x) && x >= least && x <= most ? x : double.NaN;
-        return double.IsNaN(number) ? throw Wrong(_place + name, string.Create(CultureInfo.InvariantCulture, $"a number from {least} to {most}"), value) : number;
+        return double.IsNaN(number)
+            ? throw Wrong(_place + name, string.Create(CultureInfo.InvariantCulture, $"a number from {least} to {most}"), value)
+            : number;
     }
 
     /// <summary>A whole number of a range.</summary>

@@ -18,7 +18,12 @@ internal static class ChatCommand
         var system = new Option<string?>("--system") { Description = "What stands before the conversation.", HelpName = "TEXT" };
         var load = new Option<string?>("--load") { Description = "Go on with a conversation that /save wrote.", HelpName = "FILE" };
         var template = ChatOptionsOfCommands.Template();
-        var maxTokens = NumberOption.Whole(new Option<int>("--max-tokens") { Description = "The most tokens of an answer.", HelpName = "N", DefaultValueFactory = _ => 512 }, 1);
+        var maxTokens = NumberOption.Whole(new Option<int>("--max-tokens")
+        {
+            Description = "The most tokens of an answer.",
+            HelpName = "N",
+            DefaultValueFactory = _ => 512,
+        }, 1);
         var command = new ExampleCommand(
             "chat",
             "Holds a conversation, a line a turn; answers come as they are made, and Ctrl-C stops one. /help shows what else there is.",

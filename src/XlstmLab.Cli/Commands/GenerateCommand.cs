@@ -60,11 +60,6 @@ internal static class GenerateCommand
         command.RefuseTogether((Prompt, PromptFile));
         command.Validators.Add(result =>
         {
-            if (result.GetResult(TopLogProbabilities) is not null && !result.GetValue(Json))
-            {
-                result.AddError($"{TopLogProbabilities.Name} is for {Json.Name}.");
-            }
-
             if (result.GetValue(AnyModel) && result.GetResult(StateIn) is null)
             {
                 result.AddError($"{AnyModel.Name} is for {StateIn.Name}.");
@@ -76,6 +71,11 @@ internal static class GenerateCommand
 
     private static async Task<int> RunAsync(Terminal terminal, ParseResult parsed, CancellationToken cancellationToken)
     {
+        if (parsed.GetValue(TopLogProbabilities) is not null && !parsed.GetValue(Json))
+        {
+            throw new UsageException($"{TopLogProbabilities.Name} is for {Json.Name}.");
+        }
+
         var options = Sampling.Read(parsed) with
         {
             MaxNewTokens = parsed.GetValue(MaxTokens),

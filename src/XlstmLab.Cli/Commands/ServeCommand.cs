@@ -14,26 +14,83 @@ internal static class ServeCommand
     /// <summary>The variable of the environment that holds the API key.</summary>
     private const string KeyVariable = "XLSTM_API_KEY";
 
-    private static readonly ServerOptions Defaults = new();
-
     /// <summary>The command.</summary>
     public static Command Create()
     {
         var model = new ModelOptions();
-        var host = new Option<string>("--host") { Description = "The address to listen at. Any but this machine's own takes an API key.", HelpName = "ADDRESS", DefaultValueFactory = _ => "127.0.0.1" };
-        var port = NumberOption.Whole(new Option<int>("--port") { Description = "The port; 0 takes a free one.", HelpName = "N", DefaultValueFactory = _ => Defaults.Port }, 0);
-        var keyFile = new Option<string?>("--api-key-file") { Description = $"Holds the key that clients have to send. Default: the variable {KeyVariable}, else none is asked for.", HelpName = "FILE" };
+        var host = new Option<string>("--host")
+        {
+            Description = "The address to listen at. Any but this machine's own takes an API key.",
+            HelpName = "ADDRESS",
+            DefaultValueFactory = _ => "127.0.0.1",
+        };
+        var port = NumberOption.Whole(new Option<int>("--port")
+        {
+            Description = "The port; 0 takes a free one.",
+            HelpName = "N",
+            DefaultValueFactory = _ => ServerOptions.DefaultPort,
+        }, 0);
+        var keyFile = new Option<string?>("--api-key-file")
+        {
+            Description = $"Holds the key that clients have to send. Default: the variable {KeyVariable}, else none is asked for.",
+            HelpName = "FILE",
+        };
         var name = new Option<string?>("--name") { Description = "What the model is called. Default: its folder.", HelpName = "NAME" };
         var template = ChatOptionsOfCommands.Template();
-        var slots = NumberOption.Whole(new Option<int>("--slots") { Description = "Texts that are generated at a time.", HelpName = "N", DefaultValueFactory = _ => 16 }, 1);
-        var queue = NumberOption.Whole(new Option<int>("--queue") { Description = "Texts that may wait for a slot; more are refused with 429.", HelpName = "N", DefaultValueFactory = _ => 64 }, 0);
-        var cache = NumberOption.Whole(new Option<int>("--cache") { Description = "MiB of states that are kept, so that a prompt that begins like an earlier one is read from there on.", HelpName = "MIB", DefaultValueFactory = _ => 256 }, 0);
-        var prefill = NumberOption.Whole(new Option<int>("--prefill") { Description = "Tokens of prompts that are read between two tokens of running texts.", HelpName = "N", DefaultValueFactory = _ => new BatchOptions().PrefillLength }, 1);
-        var maxTokens = NumberOption.Whole(new Option<int>("--max-tokens") { Description = "The most tokens of an answer.", HelpName = "N", DefaultValueFactory = _ => Defaults.MaxTokens }, 1);
-        var maxPrompt = NumberOption.Whole(new Option<int>("--max-prompt-tokens") { Description = "The most tokens of a prompt.", HelpName = "N", DefaultValueFactory = _ => Defaults.MaxPromptTokens }, 1);
-        var maxBody = NumberOption.Whole(new Option<int>("--max-body") { Description = "The most bytes of a request's body.", HelpName = "BYTES", DefaultValueFactory = _ => Defaults.MaxBodyBytes }, 1);
-        var time = NumberOption.Real(new Option<double>("--time-limit") { Description = "The time that a request may take, in seconds.", HelpName = "S", DefaultValueFactory = _ => Defaults.RequestTime.TotalSeconds }, NumberRange.Seconds);
-        var shutdown = NumberOption.Real(new Option<double>("--shutdown-time") { Description = "The time that running requests have to end after Ctrl-C, in seconds.", HelpName = "S", DefaultValueFactory = _ => Defaults.ShutdownTime.TotalSeconds }, NumberRange.Seconds);
+        var slots = NumberOption.Whole(new Option<int>("--slots")
+        {
+            Description = "Texts that are generated at a time.",
+            HelpName = "N",
+            DefaultValueFactory = _ => 16,
+        }, 1);
+        var queue = NumberOption.Whole(new Option<int>("--queue")
+        {
+            Description = "Texts that may wait for a slot; more are refused with 429.",
+            HelpName = "N",
+            DefaultValueFactory = _ => 64,
+        }, 0);
+        var cache = NumberOption.Whole(new Option<int>("--cache")
+        {
+            Description = "MiB of states that are kept, so that a prompt that begins like an earlier one is read from there on.",
+            HelpName = "MIB",
+            DefaultValueFactory = _ => 256,
+        }, 0);
+        var prefill = NumberOption.Whole(new Option<int>("--prefill")
+        {
+            Description = "Tokens of prompts that are read between two tokens of running texts.",
+            HelpName = "N",
+            DefaultValueFactory = _ => BatchOptions.DefaultPrefillLength,
+        }, 1);
+        var maxTokens = NumberOption.Whole(new Option<int>("--max-tokens")
+        {
+            Description = "The most tokens of an answer.",
+            HelpName = "N",
+            DefaultValueFactory = _ => ServerOptions.DefaultMaxTokens,
+        }, 1);
+        var maxPrompt = NumberOption.Whole(new Option<int>("--max-prompt-tokens")
+        {
+            Description = "The most tokens of a prompt.",
+            HelpName = "N",
+            DefaultValueFactory = _ => ServerOptions.DefaultMaxPromptTokens,
+        }, 1);
+        var maxBody = NumberOption.Whole(new Option<int>("--max-body")
+        {
+            Description = "The most bytes of a request's body.",
+            HelpName = "BYTES",
+            DefaultValueFactory = _ => ServerOptions.DefaultMaxBodyBytes,
+        }, 1);
+        var time = NumberOption.Real(new Option<double>("--time-limit")
+        {
+            Description = "The time that a request may take, in seconds.",
+            HelpName = "S",
+            DefaultValueFactory = _ => ServerOptions.DefaultRequestSeconds,
+        }, NumberRange.Seconds);
+        var shutdown = NumberOption.Real(new Option<double>("--shutdown-time")
+        {
+            Description = "The time that running requests have to end after Ctrl-C, in seconds.",
+            HelpName = "S",
+            DefaultValueFactory = _ => ServerOptions.DefaultShutdownSeconds,
+        }, NumberRange.Seconds);
         var command = new ExampleCommand(
             "serve",
             "Serves a model over HTTP by OpenAI's API: completions, chat completions, models; /health and /metrics. Ctrl-C stops it gracefully.",
@@ -83,7 +140,7 @@ internal static class ServeCommand
             terminal.Line($"Listening on {server.Url.ToString().TrimEnd('/')}");
             terminal.Note(string.Create(
                 CultureInfo.InvariantCulture,
-                $"{batch.Slots} slots, each with a state of {Readable.Size(generator.StateBytes)}; {(generator.StateBytes > 0 ? states.CapacityInBytes / generator.StateBytes : 0):N0} states in the cache. Ctrl-C stops."));
+                $"{batch.Slots} slots, each with a state of {Readable.Size(generator.StateBytes)}; the cache has room for {states.CapacityInBytes / Math.Max(1, generator.StateBytes):N0}. Ctrl-C stops."));
             var stopped = new TaskCompletionSource();
             await using (cancellationToken.Register(stopped.SetResult))
             {
@@ -125,7 +182,10 @@ internal static class ChatOptionsOfCommands
 {
     /// <summary>The option for the template.</summary>
     public static Option<string?> Template() =>
-        new Option<string?>("--chat-template") { Description = "How a conversation becomes a text. Default: the model's, plain where it has none." }.OneOf("plain", "chatml");
+        new Option<string?>("--chat-template")
+        {
+            Description = "How a conversation becomes a text. Default: the model's, plain where it has none.",
+        }.OneOf("plain", "chatml");
 
     /// <summary>The template that was chosen, or the model's.</summary>
     /// <exception cref="NotSupportedException">The model's is not known here.</exception>

@@ -289,7 +289,8 @@ public sealed class StreamedText
     /// <param name="cancellationToken">Ends the text.</param>
     /// <exception cref="InvalidOperationException">The model's logits are no numbers.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled, or the generator stopped.</exception>
-    public async IAsyncEnumerable<(GeneratedToken Token, string Piece)> ReadAllAsync([EnumeratorCancellation] CancellationToken cancellationToken = default)
+    public async IAsyncEnumerable<(GeneratedToken Token, string Piece)> ReadAllAsync(
+        [EnumeratorCancellation] CancellationToken cancellationToken = default)
     {
         try
         {

@@ -36,7 +36,7 @@ public sealed class ChatTemplate
     /// </summary>
     public static ChatTemplate Plain { get; } = new(
         "plain",
-        turn => turn.Role switch { "user" => $"User: {turn.Content}\n\n", "assistant" => $"Assistant: {turn.Content}\n\n", _ => $"{turn.Content}\n\n" },
+        turn => turn.Role switch { "user" => "User: ", "assistant" => "Assistant: ", _ => "" } + turn.Content + "\n\n",
         "Assistant:",
         ["\n\nUser:", "\n\nAssistant:"],
         []);
@@ -64,7 +64,9 @@ public sealed class ChatTemplate
         _ => throw new ArgumentException($"There is no chat template '{name}'; known are plain and chatml."),
     };
 
-    /// <summary>The template of a model's folder, from <c>chat_template.jinja</c> or <c>tokenizer_config.json</c>; the plain one where it has none.</summary>
+    /// <summary>
+    /// The template of a model's folder, from <c>chat_template.jinja</c> or <c>tokenizer_config.json</c>; the plain one where it has none.
+    /// </summary>
     /// <param name="folder">The folder.</param>
     /// <exception cref="NotSupportedException">It is a program that is not known here; the message says where it stands and what to do.</exception>
     /// <exception cref="InvalidDataException">The file is damaged.</exception>
@@ -92,7 +94,8 @@ public sealed class ChatTemplate
         return bare.Replace("{%-", "{%").Replace("-%}", "%}").ToString() == ChatMlProgram
             ? ChatMl
             : throw new NotSupportedException(
-                $"The chat template of {file} is a Jinja program that is not known here (ChatML's is). Choose the template plain or chatml, if the model was trained with that.");
+                $"The chat template of {file} is a Jinja program that is not known here (ChatML's is). "
+                + "Choose the template plain or chatml, if the model was trained with that.");
     }
 
     /// <summary>The text of a conversation, up to where the answer begins.</summary>

@@ -122,7 +122,8 @@ internal sealed class Decoding : IDisposable
             // Only the last token of a prompt has logits that count. A chunk in which no prompt ends has those of one position, which nobody reads.
             long[] positions = ends.Count > 0 ? [.. ends.Select(e => e.Position)] : [0];
             var layout = padding.Contains(true) ? new SequenceLayout(Padding: tensor(padding, [prompts.Length, length], device: _device)) : null;
-            var logits = _reader.ReadMany(tensor(tokens, [prompts.Length, length], device: _device), layout, tensor(positions, device: _device)); // (N, V)
+            var read = tensor(tokens, [prompts.Length, length], device: _device);
+            var logits = _reader.ReadMany(read, layout, tensor(positions, device: _device)); // (N, V)
             foreach (var (at, (row, _)) in ends.Index())
             {
                 _rows[row].SetLogits(MemoryMarshal.Cast<byte, double>(logits[at].bytes));

@@ -8,6 +8,9 @@ namespace XlstmLab.Inference;
 /// <summary>How many texts run side by side, and how their prompts are read.</summary>
 public sealed record BatchOptions
 {
+    /// <summary>The default of <see cref="PrefillLength"/>.</summary>
+    public const int DefaultPrefillLength = 256;
+
     /// <summary>The texts that are generated at a time; others wait.</summary>
     public int Slots { get; init; } = 8;
 
@@ -15,9 +18,11 @@ public sealed record BatchOptions
     /// The tokens of a prompt that are read at a time: between two tokens of the running texts about this many are read, so that a long prompt
     /// does not make them wait.
     /// </summary>
-    public int PrefillLength { get; init; } = 256;
+    public int PrefillLength { get; init; } = DefaultPrefillLength;
 
-    /// <summary>The states that are kept of prompts and texts, so that a prompt that begins like one of them need not be read again; null keeps none.</summary>
+    /// <summary>
+    /// The states that are kept of prompts and texts, so that a prompt that begins like one of them need not be read again; null keeps none.
+    /// </summary>
     public StateCache? Cache { get; init; }
 
     /// <summary>Looks at every option.</summary>
@@ -179,7 +184,9 @@ public sealed class RunningBatch : IDisposable
     /// <summary>Adds a text, which begins as soon as there is a slot.</summary>
     /// <param name="prompt">Token ids; without any, the end of document.</param>
     /// <param name="options">How its tokens are chosen; at least one of them.</param>
-    /// <param name="state">The state of one sequence to start from, which the text owns from now on; null is the empty state, or what the cache holds.</param>
+    /// <param name="state">
+    /// The state of one sequence to start from, which the text owns from now on; null is the empty state, or what the cache holds.
+    /// </param>
     /// <param name="keepsState">Whether its last state is wanted.</param>
     /// <exception cref="ArgumentException">Options, prompt or state make no sense; the message says why.</exception>
     public BatchedText Add(int[] prompt, GenerationOptions? options = null, ModelState? state = null, bool keepsState = false)
@@ -197,7 +204,8 @@ public sealed class RunningBatch : IDisposable
         options.Validate();
         if (options.MaxNewTokens == 0)
         {
-            throw new ArgumentException($"Expected {nameof(options.MaxNewTokens)} to be at least 1: TextGenerator.Read reads a prompt alone.", nameof(options));
+            throw new ArgumentException(
+                $"Expected {nameof(options.MaxNewTokens)} to be at least 1: TextGenerator.Read reads a prompt alone.", nameof(options));
         }
 
         if (state is { BatchSize: not 1 })

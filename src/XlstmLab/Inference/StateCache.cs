@@ -61,7 +61,8 @@ public sealed class StateCache : IDisposable
         ArgumentNullException.ThrowIfNull(state);
         if (tokens.Count == 0 || state.BatchSize != 1)
         {
-            throw new ArgumentException($"Expected the state of one sequence after at least one token, got {state.BatchSize} after {tokens.Count}.", nameof(state));
+            throw new ArgumentException(
+                $"Expected the state of one sequence after at least one token, got {state.BatchSize} after {tokens.Count}.", nameof(state));
         }
 
         var entry = new Entry([.. tokens], state);

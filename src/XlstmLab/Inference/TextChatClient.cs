@@ -52,7 +52,8 @@ public sealed class TextChatClient(BatchedGenerator generator, ChatTemplate temp
 
             if (token.FinishReason is { } reason)
             {
-                var last = Update([new UsageContent(new() { InputTokenCount = prompt.Length, OutputTokenCount = count, TotalTokenCount = prompt.Length + count })]);
+                var usage = new UsageDetails { InputTokenCount = prompt.Length, OutputTokenCount = count, TotalTokenCount = prompt.Length + count };
+                var last = Update([new UsageContent(usage)]);
                 last.FinishReason = reason switch
                 {
                     FinishReason.Length => ChatFinishReason.Length,
@@ -125,5 +126,6 @@ public sealed class TextChatClient(BatchedGenerator generator, ChatTemplate temp
     }
 
     /// <summary>The number that was written: 0.7 and not the float32 next to it.</summary>
-    private static double? Exact(float? value) => value is { } number ? double.Parse(number.ToString(CultureInfo.InvariantCulture), CultureInfo.InvariantCulture) : null;
+    private static double? Exact(float? value) =>
+        value is { } number ? double.Parse(number.ToString(CultureInfo.InvariantCulture), CultureInfo.InvariantCulture) : null;
 }

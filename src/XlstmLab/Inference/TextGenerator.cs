@@ -6,7 +6,7 @@ namespace XlstmLab.Inference;
 
 /// <summary>Lets a model write: token by token as a stream, or several texts at once.</summary>
 /// <remarks>
-/// It keeps nothing from one call to the next; what a model remembers is in the <see cref="ModelState"/> that goes in and comes out.
+/// It keeps nothing from one call to the next but in a <see cref="Cache"/>; what a model remembers is in the <see cref="ModelState"/> that goes in and comes out.
 /// Tokens are drawn on the CPU in double precision from generators of its own, so that a seed gives the same text on every device, up to
 /// logits that differ in their last digits. The model computes on the thread that asks for the next token.
 /// </remarks>
@@ -37,14 +37,36 @@ public sealed class TextGenerator
         }
     } = 512;
 
+    /// <summary>Where <see cref="Read"/> looks for what it has read before, and keeps what it reads from the empty state; null keeps none.</summary>
+    public StateCache? Cache { get; init; }
+
     /// <summary>Reads tokens without generating any.</summary>
     /// <param name="tokens">At least one token.</param>
     /// <param name="state">The state of one sequence to start from, left as it is; null is the empty state.</param>
     /// <param name="cancellationToken">Stops between chunks.</param>
     /// <returns>The state after the last token; the caller owns it.</returns>
     /// <exception cref="ArgumentException">Tokens are not the model's, or the state is not of one sequence.</exception>
-    public ModelState Read(int[] tokens, ModelState? state = null, CancellationToken cancellationToken = default) =>
-        Generate([tokens], new GenerationOptions { MaxNewTokens = 0 }, state, returnState: true, null, cancellationToken).State!;
+    public ModelState Read(int[] tokens, ModelState? state = null, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(tokens);
+        var (length, known) = Cache is not null && state is null ? Cache.Find(tokens) : (0, null);
+        if (known is not null && length == tokens.Length)
+        {
+            return known;
+        }
+
+        using (known)
+        {
+            var read = Generate(
+                [tokens[length..]], new GenerationOptions { MaxNewTokens = 0 }, known ?? state, returnState: true, null, cancellationToken).State!;
+            if (state is null && tokens.Length > 0)
+            {
+                Cache?.Add(tokens, read.Clone());
+            }
+
+            return read;
+        }
+    }
 
     /// <summary>Generates a text after each of several prompts, side by side.</summary>
     /// <remarks>Row r is what its prompt alone gives with the seed plus r, up to logits that differ in their last digits.</remarks>
@@ -214,7 +236,8 @@ public sealed class TextGenerator
         if (prompt.Length == 0)
         {
             return goesOn
-                ? throw new ArgumentException($"Prompt {row} is empty: going on from a state takes at least one token that it has not read.", nameof(prompt))
+                ? throw new ArgumentException(
+                    $"Prompt {row} is empty: going on from a state takes at least one token that it has not read.", nameof(prompt))
                 : [tokenizer.EndOfDocument];
         }
 

@@ -31,7 +31,9 @@ internal sealed class TokenReader : IDisposable
     /// <summary>Whether the model turned out to have no step.</summary>
     private bool _hasNoStep;
 
-    /// <summary>Where <see cref="State"/> lies, if the step may write into it: of as many rows as it reads at once, the next as many, and so on.</summary>
+    /// <summary>
+    /// Where <see cref="State"/> lies, if the step may write into it: of as many rows as it reads at once, the next as many, and so on.
+    /// </summary>
     private StepState[]? _places;
 
     /// <summary>Reads tokens as a graph of the GPU, which writes <see cref="State"/> in place.</summary>

@@ -188,7 +188,7 @@ public sealed class ApiServerTests
     public async Task Server_ApiKey_IsAskedForEverywhereButHealth()
     {
         await using var served = await ServedModel.StartAsync(new() { ApiKey = "sk-Secret" });
-        AssertError(await served.PostAsync(Completions, """{"prompt":"a"}"""), HttpStatusCode.Unauthorized, null, "didn't provide an API key");
+        AssertError(await served.PostAsync(Completions, """{"prompt":"a"}"""), HttpStatusCode.Unauthorized, null, "No API key was provided");
         served.Client.DefaultRequestHeaders.Authorization = new("Bearer", "sk-secret");
         AssertError(await served.PostAsync(Completions, """{"prompt":"a"}"""), HttpStatusCode.Unauthorized, null, "Incorrect API key");
         using var metrics = await served.Client.GetAsync(new Uri("/metrics", UriKind.Relative), TestContext.Current.CancellationToken);
