@@ -241,6 +241,10 @@ public sealed class RunningBatchTests
     }
 
     /// <summary>Float32 tokens in a batch, against the float64 recurrence over the same tokens.</summary>
+    /// <remarks>
+    /// The scale m, near the input gate's -10, adds the logarithm of the forget gate at each token and loses up to 5e-7 of it, often in one
+    /// direction: over the 400 tokens that the longest memory lasts that is 2e-4 of c and n alike, and no more however long the text.
+    /// </remarks>
     [Fact]
     public void Step_LongText_ItsStateDoesNotDrift()
     {
@@ -260,7 +264,7 @@ public sealed class RunningBatchTests
             foreach (var (name, tensor) in expected.Tensors)
             {
                 var error = (state[name].to(ScalarType.Float64) - tensor).abs().max().item<double>() / tensor.abs().max().item<double>();
-                Assert.True(error < 1e-4, $"{name} after {length} tokens is off by {error}");
+                Assert.True(error < 5e-4, $"{name} after {length} tokens is off by {error}");
             }
         }
     }
