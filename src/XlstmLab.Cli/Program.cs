@@ -7,6 +7,7 @@ using System.Runtime.InteropServices;
 using System.Text.RegularExpressions;
 using XlstmLab.Cli.Commands;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Collectives;
 using XlstmLab.Mixers;
 
 namespace XlstmLab.Cli;
@@ -45,7 +46,8 @@ internal static partial class Program
             Console.OutputEncoding = System.Text.Encoding.UTF8;
         }
 
-        using var interrupts = new Interrupts(Console.Error);
+        // Of several ranks, who started them says that they stop.
+        using var interrupts = new Interrupts(Environment.GetEnvironmentVariable(RankPlace.RankVariable) is null ? Console.Error : TextWriter.Null);
         return await InvokeAsync(args, Console.Out, Console.Error, interrupts.Token);
     }
 
