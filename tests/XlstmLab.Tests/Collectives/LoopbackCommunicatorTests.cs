@@ -175,7 +175,7 @@ public sealed class LoopbackCommunicatorTests
     }
 
     [Fact]
-    public void Open_OtherNumbersOfRanks_IsRefusedWithWords()
+    public async Task Open_OtherNumbersOfRanks_IsRefusedWithWords()
     {
         using var listener = Ranks.Listener();
         var other = Task.Run(
@@ -184,6 +184,6 @@ public sealed class LoopbackCommunicatorTests
         var failure = Assert.Throws<CollectiveException>(
             () => LoopbackCommunicator.Open(Ranks.Place(0, 2, Ranks.Port(listener)), listener, CancellationToken.None));
         Assert.Contains("came as rank 1 of 3, and this is rank 0 of 2", failure.Message, StringComparison.Ordinal);
-        Assert.IsType<CollectiveException>(other.GetAwaiter().GetResult());
+        Assert.IsType<CollectiveException>(await other);
     }
 }
