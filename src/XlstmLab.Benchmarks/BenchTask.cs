@@ -118,7 +118,7 @@ public sealed record GenerationMark(int Tokens, double Seconds, long PeakBytes);
 /// <summary>What a measurement came to. Absent numbers were not asked for.</summary>
 public sealed record BenchResult
 {
-    /// <summary>The seconds of a forward pass, a matrix product, a prompt or a generated token: the median but for the latter.</summary>
+    /// <summary>The seconds of a forward pass, a matrix product, a prompt or a generated token: the median, but for tokens on a GPU.</summary>
     public double? ForwardSeconds { get; init; }
 
     /// <summary>The seconds of a forward and a backward pass, the median, or of a training step, the mean.</summary>
@@ -138,4 +138,14 @@ public sealed record BenchResult
 
     /// <summary>How a generation went; null where none was asked for.</summary>
     public IReadOnlyList<GenerationMark>? Marks { get; init; }
+
+    /// <summary>What a generated token reads, where it was counted.</summary>
+    public TokenBytes? TokenBytes { get; init; }
 }
+
+/// <summary>What a token that is generated on the CPU moves, and how fast this machine could.</summary>
+/// <param name="Weights">The bytes of weights that it reads, once for all sequences.</param>
+/// <param name="State">The bytes of its sequences' states, which it reads and writes.</param>
+/// <param name="ReadRate">The bytes a second at which as many threads read as many bytes and do nothing else.</param>
+/// <param name="ProcessorSeconds">The time of all threads that a token takes, whatever else the machine does.</param>
+public sealed record TokenBytes(long Weights, long State, double ReadRate, double ProcessorSeconds);

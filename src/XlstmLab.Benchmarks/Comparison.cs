@@ -91,7 +91,7 @@ public sealed record Comparison
         SLstmWork w => Invariant($"sLSTM, B={w.Batch} S={w.Length} NH={w.Heads} D={w.HeadDim}"),
         TrainingWork w => Invariant($"{(w.Runs > 1 ? $"{w.Runs} runs of " : "")}{w.Preset}, {w.Batch} x {w.Context}{(w.ByHost ? ", by the host" : "")}"),
         PrefillWork w => Invariant($"{w.Preset}, prompts of {w.Batch} x {w.Length}"),
-        DecodeWork w => Invariant($"{w.Preset}, B={w.Batch}"),
+        DecodeWork w => Invariant($"{w.Preset}, B={w.Batch}{(w.Weights is { } format ? $", {format} weights" : "")}"),
         _ => work.ToString(),
     };
 
@@ -126,6 +126,7 @@ public sealed record Comparison
                 PeakBytes = result.TrainingPeak,
                 Repetitions = result.Repetitions,
                 Profile = result.Profile,
+                TokenBytes = result.TokenBytes,
             };
         }
         catch (InvalidOperationException e)

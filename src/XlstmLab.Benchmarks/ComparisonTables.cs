@@ -91,14 +91,22 @@ public static class ComparisonTables
         new("B", r => ((DecodeWork)r.Work).Batch),
         Threads,
         Implementation,
+        new("weights", r => ((DecodeWork)r.Work).Weights?.ToString()),
         new("ms a token", r => 1e3 * r.ForwardSeconds, 3),
+        new("processor ms", r => 1e3 * r.TokenBytes?.ProcessorSeconds, 3),
         new("tokens/s", r => ((DecodeWork)r.Work).Batch / r.ForwardSeconds, 1),
-        new("weights GB/s", r => bytesPerWeight * Parameters(((DecodeWork)r.Work).Preset) / r.ForwardSeconds / 1e9, 1),
-        new("% of limit", r => 100 * bytesPerWeight * Parameters(((DecodeWork)r.Work).Preset) / limit?.BytesPerSecond / r.ForwardSeconds, 1),
+        new("weights MB a token", r => r.TokenBytes?.Weights / 1e6, 2),
+        new("states MB", r => r.TokenBytes?.State / 1e6, 2),
+        new("weights GB/s", r => WeightBytes(r, bytesPerWeight) / r.ForwardSeconds / 1e9, 1),
+        new("limit GB/s", r => r.TokenBytes?.ReadRate / 1e9, 1),
+        new("% of limit", r => 100 * WeightBytes(r, bytesPerWeight) / (r.TokenBytes?.ReadRate ?? limit?.BytesPerSecond) / r.ForwardSeconds, 1),
         Memory,
         Source,
         Remark,
     ];
+
+    private static double WeightBytes(Measurement row, int bytesPerWeight) =>
+        row.TokenBytes?.Weights ?? bytesPerWeight * Parameters(((DecodeWork)row.Work).Preset);
 
     private static long Parameters(string preset) => BenchModels.ByName(preset).CountParameters();
 

@@ -29,6 +29,9 @@ public sealed record Measurement(Workload Work, string Implementation, string So
     /// <summary>Where a step's time goes, if that was asked for.</summary>
     public StepProfile? Profile { get; init; }
 
+    /// <summary>What a generated token reads, where it was counted.</summary>
+    public TokenBytes? TokenBytes { get; init; }
+
     /// <summary>Why there are no numbers, or what else there is to say.</summary>
     public string? Remark { get; init; }
 

@@ -1,5 +1,8 @@
 using System.Diagnostics;
+using System.Runtime.CompilerServices;
+using System.Runtime.Intrinsics;
 using XlstmLab.Native.Cuda;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Benchmarks;
@@ -119,5 +122,79 @@ public static class Rates
         var (from, to) = (ones(bytes / 4), zeros(bytes / 4));
         var (seconds, _) = Median(() => to.copy_(from), minSeconds, 3, cancellationToken);
         return bytes / seconds;
+    }
+
+    /// <summary>Bytes a second at which threads read memory again and again, at best.</summary>
+    /// <param name="bytes">The bytes of a round; where a cache holds them all, it is the cache that is read.</param>
+    /// <param name="threads">The threads, which a piece is shared out to as a token's products are.</param>
+    /// <param name="minSeconds">The time to go on for.</param>
+    /// <param name="cancellationToken">Stops between pieces.</param>
+    public static double MemoryRead(long bytes, int threads, double minSeconds, CancellationToken cancellationToken)
+    {
+        const long piece = 16 << 20; // short enough that other programs leave one alone
+        var pieces = (int)Math.Max(1, bytes / piece);
+        using var work = new MemoryReading(bytes / pieces, pieces, threads);
+        var best = double.PositiveInfinity;
+        var all = Stopwatch.StartNew();
+        for (var round = 0; round < 3 || all.Elapsed.TotalSeconds < minSeconds; round++)
+        {
+            for (work.Piece = 0; work.Piece < pieces; work.Piece++)
+            {
+                cancellationToken.ThrowIfCancellationRequested();
+                var start = Stopwatch.GetTimestamp();
+                WorkTeam.Run(work, work.Shares, threads);
+                best = Math.Min(best, Stopwatch.GetElapsedTime(start).TotalSeconds);
+            }
+        }
+
+        return work.PieceBytes / best;
+    }
+
+    /// <summary>Adds up a piece of memory, share by share.</summary>
+    private sealed unsafe class MemoryReading : ISharedWork, IDisposable
+    {
+        private const int Stride = 8;
+
+        private readonly nint _length;
+        private readonly FloatBlock _memory;
+        private readonly float[] _sums;
+
+        public MemoryReading(long bytes, int pieces, int threads)
+        {
+            Shares = 8 * threads;
+            var step = Stride * Vector512<float>.Count;
+            _length = (nint)Math.Max(1, bytes / sizeof(float) / Shares / step) * step;
+            _memory = new(_length * Shares * pieces);
+            _sums = new float[Shares];
+            for (nint at = 0; at < _length * Shares * pieces; at++)
+            {
+                _memory.Data[at] = 1;
+            }
+        }
+
+        public int Piece { get; set; }
+
+        public int Shares { get; }
+
+        public double PieceBytes => (double)_length * Shares * sizeof(float);
+
+        [MethodImpl(MethodImplOptions.AggressiveOptimization)]
+        public void Do(int share)
+        {
+            var from = _memory.Data + ((nint)Piece * Shares + share) * _length;
+            Vector512<float> a = default, b = default, c = default, d = default;
+            for (nint at = 0; at < _length; at += Stride * Vector512<float>.Count)
+            {
+                a += Vector512.Load(from + at) + Vector512.Load(from + at + 16);
+                b += Vector512.Load(from + at + 32) + Vector512.Load(from + at + 48);
+                c += Vector512.Load(from + at + 64) + Vector512.Load(from + at + 80);
+                d += Vector512.Load(from + at + 96) + Vector512.Load(from + at + 112);
+            }
+
+            _sums[share] = Vector512.Sum(a + b + (c + d));
+        }
+
+        /// <inheritdoc/>
+        public void Dispose() => _memory.Dispose();
     }
 }

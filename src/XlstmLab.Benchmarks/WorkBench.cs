@@ -183,11 +183,19 @@ internal static class WorkBench
         using var scope = NewDisposeScope();
         using var mode = inference_mode();
         var (token, state) = Next(model, randint(0, model.VocabularySize, [work.Batch, prompt], dtype: int64, device: device), null);
-        using var step = XlstmTokenStep.Of(model);
+        using var step = XlstmTokenStep.Of(model, work.Weights ?? WeightFormat.Float32);
+        if (work.IsOwnOnly && step?.Serves(work.Batch) != true)
+        {
+            throw new InvalidOperationException($"{work.Weights} weights are for xLSTMs in float32 on the CPU, of up to {XlstmTokenStep.MostRows} sequences.");
+        }
+
 
         // What generation reads tokens by, where it can: loops of its own on the CPU, a graph on a GPU.
         ITokenSteps? steps = step?.Serves(work.Batch) == true ? new TokenSteps(step, token, state) : null;
         var watch = new Stopwatch();
+        var times = new List<double>();
+        using var process = Process.GetCurrentProcess();
+        var processor = TimeSpan.Zero;
         var count = -warmUp;
         while (count < task.Repetitions || watch.Elapsed.TotalSeconds < task.MinSeconds)
         {
@@ -200,9 +208,11 @@ internal static class WorkBench
             if (count == 0)
             {
                 Wait(device);
+                processor = process.TotalProcessorTime;
                 watch.Start();
             }
 
+            var start = Stopwatch.GetTimestamp();
             if (steps is not null)
             {
                 steps.Next();
@@ -215,7 +225,10 @@ internal static class WorkBench
                 readState.Dispose();
             }
 
-            count++;
+            if (count++ >= 0)
+            {
+                times.Add(Stopwatch.GetElapsedTime(start).TotalSeconds);
+            }
 
             // Without a look from time to time the launches, and so the clock, run ahead of the device.
             if (count % 32 == 0)
@@ -225,10 +238,26 @@ internal static class WorkBench
         }
 
         Wait(device);
-        var seconds = watch.Elapsed.TotalSeconds / count;
+
+        // On a GPU the host runs ahead of what it has launched.
+        times.Sort();
+        var seconds = device.type == DeviceType.CUDA ? watch.Elapsed.TotalSeconds / count : times[times.Count / 2];
+        var peak = memory.Bytes;
+        process.Refresh();
+        processor = process.TotalProcessorTime - processor;
+        var bytes = steps is TokenSteps ? TokenBytesOf(step!, state, processor.TotalSeconds / count, cancellationToken) : null;
         state.Dispose();
         steps?.Dispose();
-        return new() { ForwardSeconds = seconds, TrainingPeak = memory.Bytes, Repetitions = count };
+        return new() { ForwardSeconds = seconds, TrainingPeak = peak, Repetitions = count, TokenBytes = bytes };
+    }
+
+    private static TokenBytes TokenBytesOf(XlstmTokenStep step, ModelState state, double processor, CancellationToken cancellationToken)
+    {
+        const double seconds = 0.5;
+        var bytes = step.WeightBytes;
+        return new(
+            bytes, state.Tensors.Values.Sum(t => t.NumberOfElements * sizeof(float)), Rates.MemoryRead(bytes, get_num_threads(), seconds, cancellationToken),
+            processor);
     }
 
     /// <summary>Refuses prompts whose tokens and stream alone do not fit into memory.</summary>

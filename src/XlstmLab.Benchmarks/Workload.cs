@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text.Json.Serialization;
+using XlstmLab.Operations;
 
 namespace XlstmLab.Benchmarks;
 
@@ -77,7 +78,14 @@ public sealed record PrefillWork(string Preset, int Batch, int Length) : Workloa
 /// <summary>Generating token by token from a state.</summary>
 /// <param name="Preset">The preset.</param>
 /// <param name="Batch">Sequences side by side, B.</param>
-public sealed record DecodeWork(string Preset, int Batch) : Workload;
+public sealed record DecodeWork(string Preset, int Batch) : Workload
+{
+    /// <summary>What an xLSTM's projections are kept as on the CPU; null for the type of the activations.</summary>
+    public WeightFormat? Weights { get; init; }
+
+    /// <inheritdoc/>
+    public override bool IsOwnOnly => Weights is not (null or WeightFormat.Float32);
+}
 
 /// <summary>What a device can do at most.</summary>
 /// <param name="BytesPerSecond">Bytes read or written.</param>

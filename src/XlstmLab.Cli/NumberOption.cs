@@ -19,6 +19,9 @@ internal sealed record NumberRange(string Words, Func<double, bool> Holds)
     /// <summary>Minutes of a day at most.</summary>
     public static NumberRange Minutes { get; } = new("a number of minutes above 0, and at most 1440", x => x is > 0 and <= 1440);
 
+    /// <summary>Any.</summary>
+    public static NumberRange Any { get; } = new("a number such as -0.5", _ => true);
+
     /// <summary>0 or above.</summary>
     public static NumberRange NotNegative { get; } = new("a number of at least 0 such as 0.5", x => x >= 0);
 

@@ -7,7 +7,9 @@ using System.Runtime.InteropServices;
 using System.Text.RegularExpressions;
 using XlstmLab.Cli.Commands;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Collectives;
 using XlstmLab.Mixers;
+using XlstmLab.Native;
 
 namespace XlstmLab.Cli;
 
@@ -45,7 +47,11 @@ internal static partial class Program
             Console.OutputEncoding = System.Text.Encoding.UTF8;
         }
 
-        using var interrupts = new Interrupts(Console.Error);
+        // Of what deals with notebooks only cells need libtorch, and their engine loads it beside the compiler; a plugin may do anything.
+        AppContext.SetSwitch(NativeTorch.LateSwitch, args is ["notebook", ..] && !args.Any(word => word.StartsWith(PluginOption, StringComparison.Ordinal)));
+
+        // Of several ranks, who started them says that they stop.
+        using var interrupts = new Interrupts(Environment.GetEnvironmentVariable(RankPlace.RankVariable) is null ? Console.Error : TextWriter.Null);
         return await InvokeAsync(args, Console.Out, Console.Error, interrupts.Token);
     }
 
@@ -122,6 +128,8 @@ internal static partial class Program
             ScoreCommand.Create(),
             RulerCommand.Create(),
             GenerateCommand.Create(),
+            ChatCommand.Create(),
+            ServeCommand.Create(),
             RunsCommand.Create(),
             ExportCommand.Create(),
             VerifyCommand.Create(),

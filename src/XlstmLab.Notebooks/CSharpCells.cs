@@ -33,6 +33,9 @@ internal sealed class CSharpCells
     private static readonly FieldInfo Workspace = typeof(CSharpKernel).GetField("_workspace", BindingFlags.Instance | BindingFlags.NonPublic)!;
     private static readonly MethodInfo UpdateWorkspace = Workspace.FieldType.GetMethod("UpdateWorkspaceAsync")!;
 
+    private readonly SemaphoreSlim _catchingUp = new(1);
+    private readonly ConcurrentQueue<ScriptState> _unseen = [];
+
     public CSharpCells()
     {
         ref var options = ref Options(this);
@@ -45,6 +48,25 @@ internal sealed class CSharpCells
     {
         var options = Cells(ScriptOptions.Default.AddImports("System", "System.Linq"));
         await CSharpScript.RunAsync("int warm = Enumerable.Range(0, 3).Sum(); warm", options).ConfigureAwait(false);
+    }
+
+    /// <summary>
+    /// Tells those that complete and describe code of the cells that have run. In a run without a person nobody asks them, and what they need is never loaded.
+    /// </summary>
+    public async Task CatchUpAsync()
+    {
+        await _catchingUp.WaitAsync().ConfigureAwait(false);
+        try
+        {
+            while (_unseen.TryDequeue(out var state))
+            {
+                await ((Task)UpdateWorkspace.Invoke(Workspace.GetValue(this), [state])!).ConfigureAwait(false);
+            }
+        }
+        finally
+        {
+            _catchingUp.Release();
+        }
     }
 
     /// <summary>Says where code comes from; traces and compile errors then name it.</summary>
@@ -94,6 +116,8 @@ internal sealed class CSharpCells
             throw CompilationException.Of(errors);
         }
 
+        // It has been loading while the cell was compiled.
+        CellEngine.LoadTorch();
         var abort = CellContext.Current?.Abort ?? CancellationToken.None;
         Exception? failure = null;
         var state = CellThreads.Await(
@@ -107,7 +131,7 @@ internal sealed class CSharpCells
             return;
         }
 
-        ((Task)UpdateWorkspace.Invoke(Workspace.GetValue(this), [state])!).GetAwaiter().GetResult();
+        _unseen.Enqueue(state);
         context.CancellationToken.ThrowIfCancellationRequested();
         if (HasReturnValue(script))
         {

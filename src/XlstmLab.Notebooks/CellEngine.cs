@@ -1,5 +1,6 @@
 using System.Diagnostics;
 using System.Globalization;
+using System.Net;
 using System.Text;
 using System.Text.RegularExpressions;
 using Microsoft.CodeAnalysis;
@@ -96,9 +97,29 @@ public sealed partial class CellEngine : IDisposable
     internal CompositeKernel Root { get; }
 
     /// <summary>
-    /// Loads the compiler on another thread while the program has something else to do, or its user reads: the first cell comes sooner.
+    /// Loads the compiler and libtorch on other threads while the program has something else to do, or its user reads: the first cell comes sooner.
     /// </summary>
-    public static void WarmUp() => Task.Run(CSharpCells.WarmUpAsync);
+    public static void WarmUp()
+    {
+        Task.Run(CSharpCells.WarmUpAsync);
+        Task.Run(LoadTorch);
+    }
+
+    /// <summary>
+    /// Has libtorch there before code runs: TorchSharp, when a cell touches it first, would look for it in its own way. Without it, code that needs no
+    /// tensor runs.
+    /// </summary>
+    internal static void LoadTorch()
+    {
+        try
+        {
+            NativeTorch.EnsureLoaded();
+        }
+        catch (NativeTorchException)
+        {
+            // The library says so to the first that needs it.
+        }
+    }
 
     /// <summary>Runs a cell. Errors of the cell are part of the result; nothing but misuse throws.</summary>
     /// <param name="source">The cell's text, which magics such as <c>#!fsharp</c> may divide.</param>
@@ -276,7 +297,7 @@ public sealed partial class CellEngine : IDisposable
                 break;
             case DisplayedValueProduced { Value: IEnumerable<KernelValue> values } who:
                 outputs.Display(MimeBundle.Of(new DisplayedValueProduced(
-                    null, who.Command, [.. who.FormattedValues, new FormattedValue("text/plain", List(values))])));
+                    null, who.Command, [new FormattedValue("text/html", Table(values)), new FormattedValue("text/plain", List(values))])));
                 break;
             case DisplayedValueProduced shown:
                 outputs.Display(MimeBundle.Of(shown), shown.ValueId);
@@ -288,9 +309,21 @@ public sealed partial class CellEngine : IDisposable
     }
 
     /// <summary>What <c>#!who</c> and <c>#!whos</c> list, where HTML is not shown.</summary>
-    private static string List(IEnumerable<KernelValue> values) => values.GetType().GetProperty("Detailed")?.GetValue(values) is true
-        ? string.Join('\n', values.Select(value => $"{value.Name}: {value.Type} = {value.Value.ToDisplayString(PlainTextSummaryFormatter.MimeType)}"))
+    private static string List(IEnumerable<KernelValue> values) => IsDetailed(values)
+        ? string.Join('\n', values.Select(value => $"{value.Name}: {value.Type} = {Summary(value)}"))
         : string.Join(", ", values.Select(value => value.Name));
+
+    /// <summary>The same as HTML, with a line for each value: the engine would show all that a value consists of.</summary>
+    private static string Table(IEnumerable<KernelValue> values) => IsDetailed(values)
+        ? $"<table><thead><tr><th>name</th><th>type</th><th>value</th></tr></thead><tbody>{string.Concat(values.Select(Row))}</tbody></table>"
+        : $"<p>{WebUtility.HtmlEncode(List(values))}</p>";
+
+    private static string Row(KernelValue value) =>
+        $"<tr>{string.Concat(new[] { value.Name, $"{value.Type}", Summary(value) }.Select(text => $"<td>{WebUtility.HtmlEncode(text)}</td>"))}</tr>";
+
+    private static bool IsDetailed(IEnumerable<KernelValue> values) => values.GetType().GetProperty("Detailed")?.GetValue(values) is true;
+
+    private static string Summary(KernelValue value) => value.Value.ToDisplayString(PlainTextSummaryFormatter.MimeType);
 
     private static CellError Describe(KernelEvent failed, int number)
     {
@@ -315,20 +348,25 @@ public sealed partial class CellEngine : IDisposable
 
     private void Add(Kernel kernel) => Root.Add(kernel, CellLanguage.Aliases[kernel.Name]);
 
-    private Task RunCSharpAsync(KernelCommand command, KernelInvocationContext context, KernelPipelineContinuation next)
+    private async Task RunCSharpAsync(KernelCommand command, KernelInvocationContext context, KernelPipelineContinuation next)
     {
         if (command is not SubmitCode code)
         {
-            return next(command, context);
+            if (command is LanguageServiceCommand or RequestDiagnostics)
+            {
+                await _csharp.CatchUpAsync().ConfigureAwait(false);
+            }
+
+            await next(command, context).ConfigureAwait(false);
+            return;
         }
 
         if (!string.IsNullOrWhiteSpace(code.Code))
         {
             _csharp.Place(code, _source.Path, _source.LinesBefore(code.Code));
-            LoadTorchFor(code.Code);
         }
 
-        return _threads.RunAsync(() => next(command, context), _cell, canLeave: false);
+        await _threads.RunAsync(() => next(command, context), _cell, canLeave: false).ConfigureAwait(false);
     }
 
     private Task RunFSharpAsync(KernelCommand command, KernelInvocationContext context, KernelPipelineContinuation next)
@@ -339,17 +377,8 @@ public sealed partial class CellEngine : IDisposable
         }
 
         _fsharp.Place(_source.Path, _source.LinesBefore(code.Code));
-        LoadTorchFor(code.Code);
+        LoadTorch();
         return _threads.RunAsync(() => next(command, context), _cell, canLeave: true);
-    }
-
-    /// <summary>TorchSharp, when a cell touches it first, would look for libtorch in its own way.</summary>
-    private static void LoadTorchFor(string code)
-    {
-        if (code.Contains("TorchSharp", StringComparison.Ordinal))
-        {
-            NativeTorch.EnsureLoaded();
-        }
     }
 
     private async Task ImportAsync(ImportDocument command, KernelInvocationContext context)

@@ -19,8 +19,7 @@ internal sealed class CellTrainings(CellOutputs outputs, CancellationToken inter
 
     private readonly Lock _gate = new();
     private readonly TrainingPanel _panel = new();
-    private readonly Stopwatch _sinceDrawn = new();
-    private ShownValue? _shown;
+    private readonly Redrawn _shown = new(outputs);
     private int _running;
 
     public CancellationToken Stop => interruption;
@@ -37,6 +36,12 @@ internal sealed class CellTrainings(CellOutputs outputs, CancellationToken inter
         }
     }
 
+    public IWatchedGroup BeginGroup(string name, int total, int done)
+    {
+        Interlocked.Increment(ref _running);
+        return new WatchedStudy(this, new StudyPanel(name, total, done), new Redrawn(outputs));
+    }
+
     /// <summary>Waits until the interrupted trainings have ended, for as long as that may take.</summary>
     public async Task EndAsync()
     {
@@ -47,23 +52,34 @@ internal sealed class CellTrainings(CellOutputs outputs, CancellationToken inter
         }
     }
 
-    private void Show(bool now)
+    /// <summary>A panel in a cell, which is drawn again as what it shows goes on.</summary>
+    private sealed class Redrawn(CellOutputs outputs)
     {
-        if (_shown is not null && !now && _sinceDrawn.Elapsed < Pause)
-        {
-            return;
-        }
+        private readonly Stopwatch _sinceDrawn = new();
+        private ShownValue? _shown;
 
-        if (_shown is null)
+        /// <summary>Draws it, unless that was done just now.</summary>
+        /// <param name="panel">What it shows.</param>
+        /// <param name="isNews">Whether there is more to see than another update: then it is drawn sooner.</param>
+        /// <param name="isLast">Whether it is drawn for the last time, and so in any case.</param>
+        public void Show(object panel, bool isNews, bool isLast = false)
         {
-            _shown = new ShownValue(outputs, outputs.Display(MimeBundle.Of(_panel)));
-        }
-        else
-        {
-            _shown.Update(_panel);
-        }
+            if (_shown is not null && !isLast && _sinceDrawn.Elapsed < (isNews ? Pause / 4 : Pause))
+            {
+                return;
+            }
 
-        _sinceDrawn.Restart();
+            if (_shown is null)
+            {
+                _shown = new ShownValue(outputs, outputs.Display(MimeBundle.Of(panel)));
+            }
+            else
+            {
+                _shown.Update(panel);
+            }
+
+            _sinceDrawn.Restart();
+        }
     }
 
     private sealed class Watched(CellTrainings cell, TrainingCurve curve) : IWatchedTraining
@@ -75,10 +91,10 @@ internal sealed class CellTrainings(CellOutputs outputs, CancellationToken inter
             lock (cell._gate)
             {
                 curve.Take(value);
-                cell.Show(now: value.IsValidated && cell._sinceDrawn.Elapsed > Pause / 4);
+                cell._shown.Show(cell._panel, value.IsValidated);
             }
 
-            cell.Status(curve);
+            cell.Tell($"{curve.Line()}, {curve.TimeLeft()} of training left");
         }
 
         public void Dispose()
@@ -94,7 +110,7 @@ internal sealed class CellTrainings(CellOutputs outputs, CancellationToken inter
                 curve.IsOver = true;
                 if (curve.Last is not null)
                 {
-                    cell.Show(now: true);
+                    cell._shown.Show(cell._panel, isNews: true, isLast: true);
                 }
             }
 
@@ -102,5 +118,79 @@ internal sealed class CellTrainings(CellOutputs outputs, CancellationToken inter
         }
     }
 
-    private void Status(TrainingCurve curve) => outputs.Status($"{curve.Line()}, {curve.TimeLeft()} of training left");
+    /// <summary>A study of the cell, with a panel of its own.</summary>
+    private sealed class WatchedStudy(CellTrainings cell, StudyPanel panel, Redrawn shown) : IWatchedGroup
+    {
+        public IWatchedTraining Begin(string name, TrainingConfig recipe, Device device)
+        {
+            lock (cell._gate)
+            {
+                return new WatchedRun(this, panel.Add(name, recipe, device));
+            }
+        }
+
+        public void End(bool hasFailed)
+        {
+            lock (cell._gate)
+            {
+                panel.End(hasFailed);
+                Show(isNews: true);
+            }
+        }
+
+        public void Dispose()
+        {
+            lock (cell._gate)
+            {
+                if (panel.IsOver)
+                {
+                    return;
+                }
+
+                panel.Finish();
+                Show(isNews: true, isLast: true);
+            }
+
+            Interlocked.Decrement(ref cell._running);
+        }
+
+        private void Show(bool isNews, bool isLast = false)
+        {
+            // Of runs that were all done before there is no curve.
+            if (panel.HasCurves)
+            {
+                shown.Show(panel, isNews, isLast);
+            }
+        }
+
+        private void Take(TrainingCurve curve, TrainingMetrics metrics)
+        {
+            string line;
+            lock (cell._gate)
+            {
+                panel.Take(curve, metrics);
+                Show(metrics.IsValidated);
+                line = panel.Line();
+            }
+
+            cell.Tell(line);
+        }
+
+        private void Close(TrainingCurve curve)
+        {
+            lock (cell._gate)
+            {
+                curve.IsOver = true;
+            }
+        }
+
+        private sealed class WatchedRun(WatchedStudy study, TrainingCurve curve) : IWatchedTraining
+        {
+            public void Report(TrainingMetrics value) => study.Take(curve, value);
+
+            public void Dispose() => study.Close(curve);
+        }
+    }
+
+    private void Tell(string line) => outputs.Status(line);
 }

@@ -172,15 +172,16 @@ internal sealed class ChartAxis(JsonObject spec, bool isX)
             : Round(low, high, count);
     }
 
-    /// <summary>A number as an axis shows it: 20k and 1.5M rather than zeros or powers.</summary>
+    /// <summary>A number as an axis shows it: 1,500, 20k and 1.5M rather than many zeros or powers.</summary>
     internal static string Short(double value) => Math.Abs(value) switch
     {
         0 => "0",
         >= 1e9 and < 1e15 => (value / 1e9).ToString("0.###", CultureInfo.InvariantCulture) + "G",
         >= 1e6 and < 1e9 => (value / 1e6).ToString("0.###", CultureInfo.InvariantCulture) + "M",
         >= 1e4 and < 1e6 => (value / 1e3).ToString("0.###", CultureInfo.InvariantCulture) + "k",
-        < 1e-4 or >= 1e15 => value.ToString("0.##e+0", CultureInfo.InvariantCulture).Replace("e+", "e", StringComparison.Ordinal),
-        _ => value.ToString("0.######", CultureInfo.InvariantCulture),
+        < 1e-5 or >= 1e15 => value.ToString("0.##e+0", CultureInfo.InvariantCulture).Replace("e+", "e", StringComparison.Ordinal),
+        >= 1e3 and < 1e4 => value.ToString("#,0.###", CultureInfo.InvariantCulture),
+        _ => value.ToString("0.#######", CultureInfo.InvariantCulture),
     };
 
     private static IEnumerable<(double, string)> Powers(double low, double high)

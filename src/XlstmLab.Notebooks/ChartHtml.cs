@@ -44,7 +44,16 @@ internal static partial class ChartHtml
         return $"chart, {traces.Count} {(traces.Count == 1 ? "trace" : "traces")}: {kinds}{(traces.Count > 8 ? ", ..." : "")}";
     }
 
-    public static string Render(GenericChart chart) => Library() + Fragment(Styled(chart));
+    /// <summary>
+    /// HTML for the engine of others, which knows no figures: a picture, which becomes a figure in a page that has plotly. What only plotly can draw
+    /// brings plotly along.
+    /// </summary>
+    public static string Render(GenericChart chart)
+    {
+        var figure = Rounded(Styled(chart))!.AsObject();
+        string picture = Svg(figure);
+        return (picture.Length > 0 ? "" : Library()) + Fragment(figure, picture);
+    }
 
     /// <summary>The figure as plotly takes it.</summary>
     public static string Json(GenericChart chart) => Rounded(Styled(chart))!.ToJsonString();
@@ -77,7 +86,8 @@ internal static partial class ChartHtml
 
     /// <summary>The part of a page that draws a figure with the page's library.</summary>
     /// <param name="figure">What plotly takes: data, layout, config.</param>
-    public static string Fragment(JsonObject figure)
+    /// <param name="picture">What is shown where there is no such library; empty for a word about it.</param>
+    public static string Fragment(JsonObject figure, string picture = "")
     {
         string json = figure.ToJsonString();
         string height = (figure["layout"] as JsonObject)?["height"] is JsonValue value && value.GetValueKind() == JsonValueKind.Number
@@ -86,12 +96,13 @@ internal static partial class ChartHtml
         // The same chart may be shown twice, and outputs of several runs may meet on a page.
         string seed = $"{Interlocked.Increment(ref _count)} {json}";
         string id = "chart-" + Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(seed)))[..12];
+        string otherwise = picture.Length > 0 ? "" : "if(e)e.textContent=\"The chart needs the output of the notebook's first chart: run the notebook from its start.\";";
         return $$$"""
-            <div id="{{{id}}}" class="{{{ChartClass}}}" style="height:{{{height}}}px"></div>
+            <div id="{{{id}}}" class="{{{ChartClass}}}" style="min-height:{{{height}}}px">{{{picture}}}</div>
             <script>(function(){var f={{{json}}},n=0;
             function draw(){var e=document.getElementById("{{{id}}}");
-            if(window.Plotly&&e){window.Plotly.newPlot(e,f.data,f.layout,f.config);return true;}
-            if(++n>100){if(e)e.textContent="The chart needs the output of the notebook's first chart: run the notebook from its start.";return true;}}
+            if(window.Plotly&&e){e.textContent="";e.style.height="{{{height}}}px";window.Plotly.newPlot(e,f.data,f.layout,f.config);return true;}
+            if(++n>100){{{{otherwise}}}return true;}}
             if(!draw()){var t=setInterval(function(){if(draw())clearInterval(t);},100);}
             })();</script>
             """;
@@ -108,7 +119,7 @@ internal static partial class ChartHtml
         $"{LibraryStart}(function(){{var define,module,exports;{PlotlyJs.Value}\n}}).call(window);{LibraryEnd}";
 
     /// <summary>
-    /// The library, once, for the engine of others: a notebook's own file never has it, since its figures are drawn by the page that shows them.
+    /// The library, once, for the engine of others. The cells of this library never have it, since their figures are drawn by the page that shows them.
     /// </summary>
     private static string Library()
     {

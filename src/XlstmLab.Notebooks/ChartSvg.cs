@@ -100,11 +100,16 @@ internal sealed partial class ChartSvg
 
         Legend(draws: true, title is null ? 12 : 42);
         DrawAxes(turned);
+
+        // A range may leave out a part of the traces, which plotly cuts off at the frame: so does an SVG in an SVG.
+        bool cuts = _vertical.Values.Any(axis => axis.Spec["range"] is JsonArray);
+        _svg.Append(cuts ? $"<svg y=\"{Px(_top)}\" width=\"{Px(_width)}\" height=\"{Px(_bottom - _top)}\" viewBox=\"0 {Px(_top)} {Px(_width)} {Px(_bottom - _top)}\">\n" : "");
         foreach (var (index, trace) in _traces.Index())
         {
             DrawTrace(trace, index);
         }
 
+        _svg.Append(cuts ? "</svg>\n" : "");
         DrawShapes();
         return _svg.Append("</svg>\n").ToString();
     }

@@ -73,7 +73,7 @@ public static class LabFormatters
 
     /// <summary>
     /// Does the same for the cells of this library. Their charts are figures, which whoever shows the notebook draws, with a picture for
-    /// where nobody does: HTML that draws itself would bring plotly.js along.
+    /// where nobody does.
     /// </summary>
     internal static void RegisterForCells()
     {
@@ -86,9 +86,15 @@ public static class LabFormatters
             Formatter.SetPreferredMimeTypesFor(formula, Latex, Plain);
         }
 
-        Formatter.Register<TrainingPanel>(panel => panel.Svg(), ChartHtml.PictureType);
-        Formatter.Register<TrainingPanel>(panel => panel.Text(), Plain);
-        Formatter.SetPreferredMimeTypesFor(typeof(TrainingPanel), ChartHtml.PictureType, Plain);
+        RegisterPicture<TrainingPanel>(panel => panel.Svg(), panel => panel.Text());
+        RegisterPicture<StudyPanel>(panel => panel.Svg(), panel => panel.Text());
+    }
+
+    private static void RegisterPicture<T>(Func<T, string> svg, Func<T, string> plain)
+    {
+        Formatter.Register(svg, ChartHtml.PictureType);
+        Formatter.Register(plain, Plain);
+        Formatter.SetPreferredMimeTypesFor(typeof(T), ChartHtml.PictureType, Plain);
     }
 
     private static void Register<T>(Func<T, MetricsTable> head, string kind) =>

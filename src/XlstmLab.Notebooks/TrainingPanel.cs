@@ -38,32 +38,59 @@ internal sealed class TrainingPanel
         {
             string color = style.Colors[(several ? index : 0) % style.Colors.Count];
             string name = several ? string.Create(CultureInfo.InvariantCulture, $"training {index + 1}") : "training";
-            traces.Add(Trace(curve.Losses, name, color, "lines", several ? 1.2 : 1.6));
-            if (curve.Validations.Count > 0)
-            {
-                var validation = Trace(curve.Validations, "validation", several ? color : style.Colors[1 % style.Colors.Count], "lines+markers", 2);
-                validation["showlegend"] = !several;
-                traces.Add(validation);
-            }
+            traces.AddRange(several ? Traces(curve, name, color) : [
+                Trace(curve.Losses, name, color, "lines", 1.6),
+                .. curve.Validations.Count > 0 ? [Trace(curve.Validations, "validation", style.Colors[1 % style.Colors.Count], "lines+markers", 2)] : Array.Empty<JsonObject>(),
+            ]);
         }
 
-        string[] notes =
+        List<string> notes =
         [
             string.Create(CultureInfo.InvariantCulture, $"{latest.Last!.TokensPerSecond:N0} tokens/s"),
             latest.Memory(),
             latest.IsOver ? $"took {Readable.Duration(latest.Last.Seconds)}" : $"{latest.TimeLeft()} left",
         ];
+        if (latest.Bits() is { Length: > 0 } bits)
+        {
+            notes.Add($"validation {bits}");
+        }
+
+        string title = (several ? string.Create(CultureInfo.InvariantCulture, $"training {told.Count}: ") : "") + latest.Where();
+        return Draw(title, told.TakeLast(CurvesShown).Max(curve => curve.IsOver ? curve.Last!.Step : curve.Recipe.Steps), traces, notes);
+    }
+
+    /// <summary>The curves of one training among several.</summary>
+    public static IReadOnlyList<JsonObject> Traces(TrainingCurve curve, string name, string color)
+    {
+        List<JsonObject> traces = [Trace(curve.Losses, name, color, "lines", 1.2)];
+        if (curve.Validations.Count > 0)
+        {
+            var validation = Trace(curve.Validations, "validation", color, "lines+markers", 2);
+            validation["showlegend"] = false;
+            traces.Add(validation);
+        }
+
+        return traces;
+    }
+
+    /// <summary>A small picture of losses over steps.</summary>
+    /// <param name="title">What is above it.</param>
+    /// <param name="steps">Where the axis ends.</param>
+    /// <param name="traces">The curves.</param>
+    /// <param name="notes">Lines in its corner.</param>
+    public static string Draw(string title, int steps, IReadOnlyList<JsonObject> traces, IReadOnlyList<string> notes)
+    {
         JsonObject figure = new()
         {
             ["data"] = new JsonArray([.. traces]),
             ["layout"] = new JsonObject
             {
-                ["template"] = style.ToTemplate(hasTitle: true),
+                ["template"] = ChartHtml.Style.ToTemplate(hasTitle: true),
                 ["width"] = Width,
                 ["height"] = Height,
-                ["title"] = (several ? string.Create(CultureInfo.InvariantCulture, $"training {told.Count}: ") : "") + latest.Headline(),
-                ["xaxis"] = new JsonObject { ["title"] = "step", ["range"] = new JsonArray(0.0, told.TakeLast(CurvesShown).Max(curve => (double)curve.Recipe.Steps)) },
-                ["yaxis"] = new JsonObject { ["title"] = "loss" },
+                ["title"] = title,
+                ["xaxis"] = new JsonObject { ["title"] = "step", ["range"] = new JsonArray(0.0, (double)steps) },
+                ["yaxis"] = new JsonObject { ["title"] = "loss (nats per token)" },
                 ["annotations"] = new JsonArray([.. notes.Select((note, line) => new JsonObject
                 {
                     ["text"] = note,
@@ -157,16 +184,20 @@ internal sealed class TrainingCurve(TrainingConfig recipe, Device device)
         }
     }
 
+    /// <summary>Where it is, with its losses, in all units.</summary>
+    public string Headline() => Where() + (Bits() is { Length: > 0 } bits ? $" ({bits})" : "");
+
     /// <summary>Where it is, with its losses.</summary>
-    public string Headline()
+    public string Where()
     {
         string where = !IsOver || Last!.Step == recipe.Steps ? string.Create(CultureInfo.InvariantCulture, $"step {Last!.Step:N0} of {recipe.Steps:N0}")
             : string.Create(CultureInfo.InvariantCulture, $"stopped after step {Last.Step:N0} of {recipe.Steps:N0}");
-        string validation = LastValidated is not { } at ? ""
-            : string.Create(CultureInfo.InvariantCulture, $", validation {at.ValidationLoss:F3}")
-                + (at.ValidationBitsPerByte is { } bits ? string.Create(CultureInfo.InvariantCulture, $" ({bits:F3} bits per byte)") : "");
+        string validation = LastValidated is not { } at ? "" : string.Create(CultureInfo.InvariantCulture, $", validation {at.ValidationLoss:F3}");
         return string.Create(CultureInfo.InvariantCulture, $"{where}: loss {Last!.Loss:F3}") + validation;
     }
+
+    /// <summary>The last validation in bits per byte; empty if there is none in that unit.</summary>
+    public string Bits() => LastValidated?.ValidationBitsPerByte is { } bits ? string.Create(CultureInfo.InvariantCulture, $"{bits:F3} bits per byte") : "";
 
     /// <summary>How far it is, and how fast.</summary>
     public string Line() => string.Create(

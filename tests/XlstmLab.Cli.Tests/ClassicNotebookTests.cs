@@ -15,6 +15,16 @@ public sealed class ClassicNotebookTests : IDisposable
     private const string Idle = Cells + ".every(c => c.input_prompt_number != '*')";
     private const string LastOutputs = "Jupyter.notebook.get_cells().at(-1).output_area.outputs";
 
+    private const string Training = """
+        using XlstmLab.Models;
+        using XlstmLab.Runs;
+        using XlstmLab.Text;
+        using XlstmLab.Training;
+        var config = XlstmPresets.Bytes1M with { EmbeddingDim = 16, HeadCount = 2, BlockCount = 1 };
+        var recipe = LabDefaults.Training(100_000) with { BatchSize = 1, ContextLength = 8, ValidationTokens = 64, ValidateEvery = 50, TensorBoard = false };
+        var run = Lab.Train(config, Corpus.Open("tinyshakespeare"), recipe, new() { Folder = "run" });
+        """;
+
     private readonly JupyterPrograms _jupyter = new();
 
     public void Dispose() => _jupyter.Dispose();
@@ -63,6 +73,21 @@ public sealed class ClassicNotebookTests : IDisposable
             Assert.Equal("43", (string?)await browser.EvaluateAsync($"{LastOutputs}[0].data['text/plain']"));
             await browser.SaveAsync("interrupted");
 
+            // A training redraws its one panel; the button ends it with a checkpoint, and the next cell has the model.
+            await AddAsync(browser, Training);
+            await browser.WaitAsync(
+                $"(() => {{ const o = {LastOutputs}; window.steps = window.steps || new Set(); if (o.length == 1 && o[0].data) window.steps.add(o[0].data['text/plain']); return window.steps.size > 3; }})()");
+            await browser.WaitAsync("document.querySelectorAll('.output_area svg').length == 2");
+            await browser.EvaluateAsync("[...document.querySelectorAll('.output_area svg')].at(-1).scrollIntoView({block: 'center'})");
+            await browser.SaveAsync("training");
+            await browser.EvaluateAsync("document.querySelector(\"button[data-jupyter-action='jupyter-notebook:interrupt-kernel']\").click()");
+            await browser.WaitAsync($"{LastOutputs}.some(o => o.output_type == 'error' && o.evalue.includes('interrupted')) && {Idle}");
+            Assert.StartsWith("stopped after step ", (string?)await browser.EvaluateAsync($"{LastOutputs}[0].data['text/plain']"), StringComparison.Ordinal);
+            await AddAsync(browser, "$\"{run.Result.Status} {System.IO.Directory.Exists(run.Result.Checkpoint)} {run.Evaluate(Split.Validation, documents: 1).Loss > 0}\"");
+            await browser.WaitAsync($"{LastOutputs}.length > 0");
+            Assert.Equal("Stopped True True", (string?)await browser.EvaluateAsync($"{LastOutputs}[0].data['text/plain']"));
+            await browser.SaveAsync("training-stopped");
+
             // So does F#, which goes on by itself: the button's restart ends it, and what was declared.
             await AddAsync(browser, "#!fsharp\nprintf \"loops\"\nwhile true do ()");
             await browser.WaitAsync($"{LastOutputs}.length > 0");
@@ -82,7 +107,7 @@ public sealed class ClassicNotebookTests : IDisposable
             // What the page saved is a notebook with all of it.
             await browser.EvaluateAsync("Jupyter.notebook.save_notebook()");
             var saved = Notebook.Load(_jupyter.Folder["in.ipynb"]).CodeCells.ToArray();
-            Assert.Equal(9, saved.Length);
+            Assert.Equal(11, saved.Length);
             Assert.Equal("4", saved[^1].Outputs.Single().Text("text/plain"));
             Assert.NotNull(saved[1].Outputs.Single()["data"]![ChartHtml.FigureType]);
         }

@@ -48,6 +48,17 @@ public sealed class NotebookProcessTests
     }
 
     [Fact]
+    public async Task Run_FSharpCellThatTouchesTorchSharpFirst_FindsLibtorch()
+    {
+        using TempFolder folder = new();
+        string input = folder.Notebook("#!fsharp\nopen TorchSharp\n(torch.arange 4L).sum().ToInt64()");
+        var result = await CommandLine.RunAsync("notebook", "run", input);
+
+        Assert.True(result.Code == 0, result.Error);
+        Assert.Equal("6", Notebook.Load(input).CodeCells.Single().Outputs.Single().Text("text/plain"));
+    }
+
+    [Fact]
     public async Task Run_LongCell_PassesItsOutputOnAndTellsWhereItIs()
     {
         using TempFolder folder = new();

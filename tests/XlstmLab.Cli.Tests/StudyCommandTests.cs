@@ -1,3 +1,8 @@
+using System.Diagnostics;
+using System.Globalization;
+using XlstmLab.Cli;
+using XlstmLab.Experiments;
+using XlstmLab.Training;
 using Xunit;
 
 namespace XlstmLab.Tests.Cli;
@@ -56,6 +61,60 @@ public sealed class StudyCommandTests
         Assert.True(stopped.Code == 130, stopped.Error);
         Assert.Contains("stopped after 2 s", stopped.Error, StringComparison.Ordinal);
         Assert.Equal(0, (await CommandLine.RunAsync(line)).Code);
+    }
+
+    /// <summary>A process that trains is killed again and again, wherever it is, and begins anew each time.</summary>
+    [Fact]
+    public async Task Run_KilledAtRandomMoments_LosesWhatCameAfterTheLastCheckpoints()
+    {
+        LongTests.Skip();
+        using var folder = CommandLine.Folder();
+        var file = folder.Write("more/study.json", Tiny.Replace("\"seeds\"", "\"side_by_side\": 1, \"seeds\"", StringComparison.Ordinal));
+        string[] line = ["study", "run", file, "--threads", "1", "--keep-runs", "--set", "steps=40", "--set", "checkpoint_every=7", "--set", "validate_every=1000"];
+        var draw = new Random(11);
+        var kills = 0;
+        for (var updates = 0; kills < 4; kills++)
+        {
+            updates += draw.Next(5, 40);
+            using var process = Start(line);
+            while (!process.HasExited && Metrics(folder["more/runs"]) < updates)
+            {
+                await Task.Delay(1, TestContext.Current.CancellationToken);
+            }
+
+            process.Kill();
+            await process.WaitForExitAsync(TestContext.Current.CancellationToken);
+            var done = StudyTable.Read(folder["more"], []);
+            string[] halfDone = [.. Directory.GetDirectories(folder["more/runs"]).Where(run => done.All(row => row.Id != Path.GetFileName(run)))];
+            Assert.InRange(halfDone.Length, 0, 1);
+            updates = 40 * done.Count + halfDone.Sum(run => Checkpoint(run));
+
+            // At most the updates since the last checkpoint, and the one that was being made.
+            Assert.All(halfDone, run => Assert.InRange(Metrics(run) - Checkpoint(run), 0, 8));
+        }
+
+        Assert.Equal(0, (await CommandLine.RunAsync(line)).Code);
+        var logs = string.Concat(Directory.GetFiles(folder["more/runs"], "log.txt", SearchOption.AllDirectories).Select(File.ReadAllText));
+        Assert.Contains("Going on after step", logs, StringComparison.Ordinal);
+        Assert.Equal(4 * 40, Metrics(folder["more/runs"]));
+        var straight = await CommandLine.RunAsync([.. line, "--out", folder["straight"]]);
+        Assert.Equal(0, straight.Code);
+        Assert.Equal(Losses(folder["straight/more"]), Losses(folder["more"]));
+
+        static IEnumerable<(string, double?)> Losses(string study) => StudyTable.Read(study).Select(row => (row.Id, row.TestLoss));
+
+        static int Checkpoint(string run) => RunFolder.LatestCheckpoint(run) is { } at ? int.Parse(at[^6..], CultureInfo.InvariantCulture) : 0;
+
+        static int Metrics(string folder) => !Directory.Exists(folder) ? 0
+            : Directory.GetFiles(folder, "metrics.jsonl", SearchOption.AllDirectories).Sum(metrics => File.ReadAllText(metrics).Count(c => c == '\n'));
+    }
+
+    private static Process Start(string[] line)
+    {
+        var start = new ProcessStartInfo("dotnet") { RedirectStandardOutput = true, RedirectStandardError = true };
+        start.ArgumentList.Add(typeof(Program).Assembly.Location);
+        Array.ForEach(line, start.ArgumentList.Add);
+        return Process.Start(start)!;
     }
 
     [Theory]

@@ -8,7 +8,7 @@ public sealed partial class LayeringTests
     /// <summary>The folders of the library, each of which may name those before it.</summary>
     private static readonly string[] Order =
     [
-        "", "Native", "Operations", "Layers", "Mixers", "Models", "Checkpoints", "Text", "Tasks", "Inference", "Training", "Evaluation", "Analysis",
+        "", "Native", "Operations", "Collectives", "Layers", "Mixers", "Models", "Checkpoints", "Text", "Tasks", "Inference", "Training", "Evaluation", "Analysis",
         "Runs", "Exports", "Experiments", "Visualization",
     ];
 
@@ -19,7 +19,8 @@ public sealed partial class LayeringTests
         ["XlstmLab.Benchmarks"] = ["XlstmLab"],
         ["XlstmLab.Corpora"] = ["XlstmLab"],
         ["XlstmLab.Notebooks"] = ["XlstmLab"],
-        ["XlstmLab.Cli"] = ["XlstmLab", "XlstmLab.Benchmarks", "XlstmLab.Corpora", "XlstmLab.Notebooks"],
+        ["XlstmLab.Serving"] = ["XlstmLab"],
+        ["XlstmLab.Cli"] = ["XlstmLab", "XlstmLab.Benchmarks", "XlstmLab.Corpora", "XlstmLab.Notebooks", "XlstmLab.Serving"],
     };
 
     [Fact]

@@ -5,6 +5,9 @@ using TorchSharp;
 using XlstmLab.Benchmarks;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Collectives;
+using XlstmLab.Mixers;
+using XlstmLab.Models;
 using XlstmLab.Native;
 using XlstmLab.Native.Cuda;
 using XlstmLab.Operations;
@@ -17,9 +20,14 @@ internal static class BenchCommand
     /// <summary>The hidden command that makes one measurement.</summary>
     private const string WorkerName = "worker";
 
+    /// <summary>The hidden command that measures as one of several ranks.</summary>
+    private const string RankName = "rank";
+
+    private const string ScalingOnGpu = "xlstm-162m:16x2048,xlstm-400m:8x2048";
     private const string TrainingOnCpu = "bytes-1m,bytes-3m";
     private const string TrainingOnGpu = "bytes-1m:64x256,bytes-10m:32x512,bytes-10m:8x512*8,shakespeare-10m:32x512,xlstm-160m:8x2048,xlstm-162m:16x2048,xlstm-400m:8x2048,llama-160m:16x2048,llama-400m:8x2048";
     private const string InferenceOnCpu = "bytes-1m,bytes-10m";
+    private const string DecodingOnCpu = "bytes-1m,xlstm-160m,xlstm-400m";
     private const string InferenceOnGpu = "xlstm-400m,xlstm-7b";
 
     private const string FiguresOnCpu = "bytes-1m,llama-bytes-1m,mamba-bytes-1m,mamba2-bytes-1m";
@@ -40,6 +48,11 @@ internal static class BenchCommand
         + "On a CPU single tokens of up to 8 sequences of an xLSTM in float32 are read as generation reads them, without libtorch. "
         + "Operations are those of the model's formulas.";
 
+    private const string DecodingMethod =
+        " Tokens are medians. The processor's time is that of all threads, waiting awake or not; with one thread, a busy machine does not change it much. "
+        + "The limit is the best rate at which as many threads read as many bytes as the weights have, again and again, in the same process: from memory, or "
+        + "from the cache that holds them. States are float32, read and written.";
+
     private const string CpuMemory = "Memory is the growth of the resident set's peak.";
 
     private const string GpuMemory =
@@ -54,6 +67,7 @@ internal static class BenchCommand
         "xlstm bench cells --device cuda --output results/gpu",
         "xlstm bench train --preset bytes-1m,bytes-3m --threads 1,2 --markdown results/training.md",
         "xlstm bench train --device cuda --rival --output results/gpu",
+        "xlstm bench train --gpus all --output results/gpus",
         "xlstm bench decode --device cuda --preset xlstm-400m --batch 1,8",
         "xlstm bench inference",
         "xlstm bench memory",
@@ -67,6 +81,7 @@ internal static class BenchCommand
         Memory(),
         Notebooks(),
         Worker(),
+        RankWorker(),
     };
 
     private static ExampleCommand Cells()
@@ -165,6 +180,8 @@ internal static class BenchCommand
                 + "with --output in a file of its own.",
         };
         var compute = ComputeOption();
+        var ranks = new RankOptions();
+        var reduce = new Option<string>("--reduce") { Description = "Of several ranks: the type in which gradients go.", DefaultValueFactory = _ => "float32" }.OneOf("bf16", "float32");
         var common = new BenchOptions(3, 5);
         var command = new ExampleCommand(
             "train",
@@ -174,11 +191,14 @@ internal static class BenchCommand
             "xlstm bench train --device cuda --output results/gpu",
             "xlstm bench train --device cuda --preset xlstm-160m:16x2048,mamba-130m:8x2048 --rival",
             "xlstm bench train --device cuda --preset bytes-10m:8x512,bytes-10m:8x512*8 --by-host",
-            "xlstm bench train --device cuda --preset bytes-10m:32x512 --profile")
+            "xlstm bench train --device cuda --preset bytes-10m:32x512 --profile",
+            "xlstm bench train --gpus all --output results/gpus",
+            "xlstm bench train --ranks 2 --preset bytes-1m:4x256 --threads 1")
         {
-            presets, contexts, tokens, host, profile, compute,
+            presets, contexts, tokens, host, profile, compute, ranks.Counts[0], ranks.Counts[1], reduce,
         };
-        return Comparing(command, common, compute, parsed =>
+        command.RefuseTogether((ranks.Counts[0], ranks.Counts[1]));
+        Comparing(command, common, compute, parsed =>
         {
             var onGpu = common.IsOnGpu(parsed);
             var budget = onGpu && parsed.GetResult(tokens) is null or { Implicit: true } ? 16384 : parsed.GetValue(tokens);
@@ -196,6 +216,92 @@ internal static class BenchCommand
                 Profiles = parsed.GetValue(profile) && (onGpu ? true : throw new UsageException("--profile needs a GPU: --device cuda.")),
             };
         });
+        var compares = command.Action;
+        command.SetAction(async (parsed, cancellationToken) =>
+        {
+            if (!ranks.AreGiven(parsed))
+            {
+                return await ((System.CommandLine.Invocation.AsynchronousCommandLineAction)compares!).InvokeAsync(parsed, cancellationToken);
+            }
+
+            var onGpus = ranks.OnGpus(parsed);
+            var budget = parsed.GetResult(tokens) is null or { Implicit: true } && onGpus ? 16384 : parsed.GetValue(tokens);
+            var works = PresetsOf(parsed.GetValue(presets) ?? (onGpus ? ScalingOnGpu : "bytes-1m")).SelectMany(preset => preset.Size is var (batch, length, side)
+                ? side == 1 ? [new ScalingWork(preset.Name, batch, length)] : throw new UsageException("--preset: ranks train one run, not several side by side.")
+                : BenchOptions.Numbers(parsed.GetValue(contexts) ?? (onGpus ? "2048" : "256")).Select(s => new ScalingWork(preset.Name, Math.Max(1, budget / s), s)));
+            return await ScaleAsync(new()
+            {
+                Works = [.. works],
+                ComputeType = parsed.GetValue(compute) ?? (onGpus ? "bf16" : "float32"),
+                MinSeconds = common.MinSeconds(parsed),
+                Repetitions = common.Repetitions(parsed),
+                Device = onGpus ? "cuda" : "cpu",
+                GradientType = parsed.GetValue(reduce)!,
+            }, ranks.Count(parsed, common.Device(parsed)), common, parsed, cancellationToken);
+        });
+        return command;
+    }
+
+    /// <summary>Has ranks measure, a process each.</summary>
+    private static async Task<int> ScaleAsync(ScalingTask task, int world, BenchOptions common, ParseResult parsed, CancellationToken cancellationToken)
+    {
+        if (world < 2)
+        {
+            throw new UsageException("One rank has nobody to share with: --gpus and --ranks take 2 or more here.");
+        }
+
+        var terminal = new Terminal(parsed);
+        using var written = new StringWriter();
+        var code = ExitCode.Failure;
+        await terminal.TrackAsync("Ranks", async tracker =>
+        {
+            tracker.Report(0, string.Create(CultureInfo.InvariantCulture, $"{task.Works.Count} trainings on {world} ranks"));
+            code = await new RankProcesses(parsed, terminal, world, null)
+                .RunAsync(["bench", RankName, JsonSerializer.Serialize(task, ResultJson.Options)], TextWriter.Synchronized(written), cancellationToken);
+        });
+        if (code != ExitCode.Success)
+        {
+            return code;
+        }
+
+        var rows = JsonSerializer.Deserialize<ScalingRow[]>(written.ToString(), ResultJson.Options)!;
+        var onGpu = task.Device == "cuda";
+        common.Write(
+            new BenchReport<ScalingRow>(
+                $"Training on {world} ranks against one, {task.ComputeType}, gradients in {task.GradientType}", CommandLine(parsed), ScalingBench.Method, ScalingBench.Columns, rows, [])
+            {
+                Gpu = onGpu ? $"{world} x {Gpu.Name(0)}, {Gpu.Driver()}, kernels {(Kernel.Absence is null ? "on" : "off")}, graphs {(Kernel.GraphAbsence is null ? "on" : "off")}" : null,
+            },
+            terminal, parsed, null);
+        return ExitCode.Success;
+    }
+
+    private static Command RankWorker()
+    {
+        var task = new Argument<string>("TASK") { Description = "The measurements as JSON." };
+        var command = new Command(RankName, "Measures as one of several ranks; 'bench train' calls it.") { task };
+        command.Hidden = true;
+        command.SetAction((parsed, cancellationToken) =>
+        {
+            var wanted = JsonSerializer.Deserialize<ScalingTask>(parsed.GetValue(task)!, ResultJson.Options)!;
+            var place = RankPlace.FromEnvironment() ?? throw new UsageException("This process is no rank: 'xlstm bench train --ranks N' starts them.");
+            using var watched = RankProcesses.Watched(cancellationToken);
+            Compute.Begin(null);
+            var device = ComputeOptions.Find(wanted.Device == "cuda" ? string.Create(CultureInfo.InvariantCulture, $"cuda:{place.LocalRank}") : wanted.Device);
+            using var communicator = RankGroup.Open(place, device, "", watched.Token);
+            try
+            {
+                var rows = ScalingBench.Run(wanted, communicator, device, watched.Token);
+                new Terminal(parsed).WriteJson(rows);
+                return Task.FromResult(ExitCode.Success);
+            }
+            catch (Exception e)
+            {
+                communicator.Fail(Program.Message(e));
+                throw;
+            }
+        });
+        return command;
     }
 
     private static ExampleCommand Prefill()
@@ -227,32 +333,50 @@ internal static class BenchCommand
 
     private static ExampleCommand Decode()
     {
-        var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {InferenceOnCpu}, on a GPU {InferenceOnGpu}.");
+        var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {DecodingOnCpu}, on a GPU {InferenceOnGpu}.");
         var batches = BenchOptions.List("--batch", "Sequences side by side. Default: 1, on a GPU 1,8.");
         var compute = ComputeOption();
+        var weights = new Option<string?>("--weights")
+        {
+            Description = $"What an xLSTM's projections are kept as on the CPU, separated by commas. Default: {string.Join(',', WeightOptions.Names)}.",
+            HelpName = "LIST",
+        };
         var common = new BenchOptions(2, 32);
         var command = new ExampleCommand(
             "decode",
             "Measures how long a model takes for a token, with random weights, against the time that its weights take to be read.",
             "xlstm bench decode",
             "xlstm bench decode --preset bytes-10m,llama-bytes-1m --batch 1,4",
+            "xlstm bench decode --preset xlstm-400m --weights int8 --batch 1,8",
             "xlstm bench decode --device cuda --output results/gpu")
         {
-            presets, batches, compute,
+            presets, batches, weights, compute,
         };
         return Comparing(command, common, compute, parsed =>
         {
+            var onGpu = common.IsOnGpu(parsed);
+            if (parsed.GetValue(weights) is not null && (onGpu || parsed.GetValue(compute) == "bf16"))
+            {
+                throw new UsageException("--weights is for float32 on the CPU: elsewhere --compute says what weights are.");
+            }
+
+            var formats = (parsed.GetValue(weights)?.Split(',') ?? WeightOptions.Names).Select(WeightOptions.Format).ToArray();
             var works =
-                from preset in PresetsOf(parsed.GetValue(presets) ?? (common.IsOnGpu(parsed) ? InferenceOnGpu : InferenceOnCpu))
+                from preset in PresetsOf(parsed.GetValue(presets) ?? (common.IsOnGpu(parsed) ? InferenceOnGpu : DecodingOnCpu))
                 from batch in BenchOptions.Numbers(parsed.GetValue(batches) ?? (common.IsOnGpu(parsed) ? "1,8" : "1"))
-                select new DecodeWork(preset.Name, batch);
+                from format in onGpu || parsed.GetValue(compute) == "bf16" || !HasLoops(BenchModels.ByName(preset.Name)) ? [null] : formats.Cast<WeightFormat?>()
+                select new DecodeWork(preset.Name, batch) { Weights = format };
             return new(
                 [.. works],
                 "Decode: a token at a time, with the state carried",
                 (type, limit) => ComparisonTables.Decode(type == "bf16" ? 2 : 4, limit),
-                InferenceMethod);
+                onGpu ? InferenceMethod : InferenceMethod + DecodingMethod);
         });
     }
+
+    /// <summary>Whether loops on the CPU read a model's tokens, whatever its weights are kept as.</summary>
+    private static bool HasLoops(LanguageModelConfig config) =>
+        config is XlstmConfig xlstm && Enumerable.Range(0, xlstm.BlockCount).All(block => xlstm.MixerAt(block) is MLstmMixerConfig or SLstmMixerConfig);
 
     private static ExampleCommand Inference()
     {

@@ -30,6 +30,7 @@ internal static class EvalCommand
         var extrapolate = NumberOption.Whole(new Option<int?>("--extrapolate") { Description = "Instead, the loss by position up to N tokens, within and beyond the training length, of the documents that are so long.", HelpName = "N" }, 1);
         var trained = NumberOption.Whole(new Option<int?>("--trained-length") { Description = "With --extrapolate: the tokens of a training context. Default: the run's.", HelpName = "N" }, 1);
         var documents = NumberOption.Whole(new Option<int?>("--documents") { Description = "Only the first documents of the part.", HelpName = "N" }, 1);
+        var weights = WeightOptions.Create();
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "eval",
@@ -37,9 +38,10 @@ internal static class EvalCommand
             "xlstm eval runs/first --split test",
             "xlstm eval runs/first --split test --policy fresh --context 256 --buckets",
             "xlstm eval runs/first --split test --extrapolate 16384",
+            "xlstm eval runs/first --split test --weights int8",
             "xlstm eval NX-AI_xLSTM-7b --data my-texts/ --json")
         {
-            model.Folder, data, split, field, policy, context, stride, batch, buckets, extrapolate, trained, documents, model, json,
+            model.Folder, data, split, field, policy, context, stride, batch, buckets, extrapolate, trained, documents, weights, model, json,
         };
         var reading = new ReadingOptions();
         reading.AddTo(command);
@@ -52,6 +54,7 @@ internal static class EvalCommand
             }
 
             using var loaded = await model.OpenAsync(parsed, terminal, cancellationToken);
+            _ = WeightOptions.Round(loaded, parsed.GetValue(weights));
             var usual = LabDefaults.Evaluation(parsed.GetValue(context) ?? LabDefaults.EvaluationContext);
             var options = usual with
             {

@@ -17,14 +17,8 @@ internal static class GenerateCommand
     private static readonly Option<string?> Prompt = new("--prompt") { Description = "The text to go on from. Default: the start of a document.", HelpName = "TEXT" };
     private static readonly Option<string?> PromptFile = new("--prompt-file") { Description = "The same from a file; - is stdin.", HelpName = "FILE" };
     private static readonly Option<int> MaxTokens = NumberOption.Whole(new Option<int>("--max-tokens") { Description = "The most tokens to generate.", DefaultValueFactory = _ => LabDefaults.GeneratedTokens, HelpName = "N" }, 0);
-    private static readonly Option<double> Temperature = NumberOption.Real(new Option<double>("--temperature") { Description = "What logits are divided by; 0 is greedy.", DefaultValueFactory = _ => LabDefaults.Temperature, HelpName = "T" }, NumberRange.NotNegative);
-    private static readonly Option<bool> Greedy = new("--greedy") { Description = "Always take the likeliest token." };
-    private static readonly Option<int?> TopK = NumberOption.Whole(new Option<int?>("--top-k") { Description = "Keep the K likeliest tokens.", HelpName = "K" }, 1);
-    private static readonly Option<double?> TopP = NumberOption.Real(new Option<double?>("--top-p") { Description = "Keep the likeliest tokens that make up this probability.", HelpName = "P" }, NumberRange.PositiveShare);
-    private static readonly Option<double?> MinP = NumberOption.Real(new Option<double?>("--min-p") { Description = "Keep tokens of at least this share of the likeliest one's probability.", HelpName = "P" }, NumberRange.Share);
-    private static readonly Option<double> Penalty = NumberOption.Real(new Option<double>("--repetition-penalty") { Description = "Above 1, makes tokens that occurred less likely.", DefaultValueFactory = _ => 1, HelpName = "R" }, NumberRange.Positive);
-    private static readonly Option<long> Seed = NumberOption.Whole(new Option<long>("--seed") { Description = "The seed of the draws.", DefaultValueFactory = _ => 0, HelpName = "N" });
-    private static readonly Option<string[]> Stop = new("--stop") { Description = "End where the text holds this; may be given several times.", HelpName = "TEXT" };
+    private static readonly SamplingOptions Sampling = new();
+    private static readonly Option<int?> TopLogProbabilities = NumberOption.Whole(new Option<int?>("--top-logprobs") { Description = "With --json: tokens with their logarithms of probability, and of each place those of the N likeliest.", HelpName = "N" }, 0);
     private static readonly Option<bool> IgnoreEnd = new("--ignore-end") { Description = "Go on past the end of a document." };
     private static readonly Option<string?> StateIn = new("--state-in")
     {
@@ -38,6 +32,7 @@ internal static class GenerateCommand
         Description = "Take the state of another model, or a file that does not say whose it is, as those of older versions: what comes of it is your responsibility.",
     };
 
+    private static readonly Option<string?> Weights = WeightOptions.Create();
     private static readonly Option<bool> Json = new("--json") { Description = "Print one JSON document when the text is complete." };
 
     /// <summary>The command.</summary>
@@ -48,13 +43,23 @@ internal static class GenerateCommand
             "Writes on from a prompt; the text goes to stdout as it comes.",
             "xlstm generate runs/first --prompt \"Fellow citizens\"",
             "xlstm generate runs/first --prompt \"The year\" --temperature 0.7 --top-p 0.9 --seed 3 --stop \".\"",
+            "xlstm generate runs/first --prompt \"The year\" --weights int8",
             "xlstm generate runs/first --prompt-file long.txt --max-tokens 0 --state-out long.safetensors",
             "xlstm generate runs/first --state-in long.safetensors --prompt \" Therefore\" --greedy",
             "xlstm generate runs/first --state-in long.safetensors --state-out longer.safetensors")
         {
-            Model.Folder, Prompt, PromptFile, MaxTokens, Temperature, Greedy, TopK, TopP, MinP, Penalty, Seed, Stop, IgnoreEnd, StateIn, StateOut, AnyModel, Model, Json,
+            Model.Folder, Prompt, PromptFile, MaxTokens,
         };
-        command.RefuseTogether((Prompt, PromptFile), (Greedy, Temperature));
+        Sampling.AddTo(command);
+        foreach (var option in new Option[] { IgnoreEnd, StateIn, StateOut, AnyModel, Weights })
+        {
+            command.Options.Add(option);
+        }
+
+        command.Add(Model);
+        command.Options.Add(TopLogProbabilities);
+        command.Options.Add(Json);
+        command.RefuseTogether((Prompt, PromptFile));
         command.Validators.Add(result =>
         {
             if (result.GetValue(AnyModel) && result.GetResult(StateIn) is null)
@@ -68,16 +73,15 @@ internal static class GenerateCommand
 
     private static async Task<int> RunAsync(Terminal terminal, ParseResult parsed, CancellationToken cancellationToken)
     {
-        var options = new GenerationOptions
+        if (parsed.GetValue(TopLogProbabilities) is not null && !parsed.GetValue(Json))
+        {
+            throw new UsageException($"{TopLogProbabilities.Name} is for {Json.Name}.");
+        }
+
+        var options = Sampling.Read(parsed) with
         {
             MaxNewTokens = parsed.GetValue(MaxTokens),
-            Temperature = parsed.GetValue(Greedy) ? 0 : parsed.GetValue(Temperature),
-            TopK = parsed.GetValue(TopK),
-            TopP = parsed.GetValue(TopP),
-            MinP = parsed.GetValue(MinP),
-            RepetitionPenalty = parsed.GetValue(Penalty),
-            Seed = parsed.GetValue(Seed),
-            StopStrings = parsed.GetValue(Stop) ?? [],
+            TopLogProbabilities = parsed.GetValue(TopLogProbabilities) ?? 0,
             StopAtEndOfDocument = !parsed.GetValue(IgnoreEnd),
             GoesOn = parsed.GetValue(StateOut) is not null,
         };
@@ -89,6 +93,7 @@ internal static class GenerateCommand
             var file => await File.ReadAllTextAsync(file, cancellationToken),
         };
         using var loaded = await Model.OpenAsync(parsed, terminal, cancellationToken);
+        options = options with { Weights = WeightOptions.Round(loaded, parsed.GetValue(Weights)) };
         var (stateIn, stateOut) = (parsed.GetValue(StateIn), parsed.GetValue(StateOut));
         var identity = stateIn is null && stateOut is null ? null : ModelIdentity.Of(loaded.Model);
         using var saved = stateIn is null ? null : SavedText.Load(stateIn, identity!, parsed.GetValue(AnyModel), Model.Device(parsed), terminal);
@@ -101,14 +106,14 @@ internal static class GenerateCommand
 
         if (saved is not null)
         {
-            options = saved.Continue(options, ids.Length == 0, parsed.GetResult(Seed) is { Implicit: false });
+            options = saved.Continue(options, ids.Length == 0, parsed.GetResult(Sampling.Seed) is { Implicit: false });
         }
 
         var run = new TextRun(loaded, identity, options, read, saved);
         var generator = new TextGenerator(loaded.Model, loaded.Tokenizer);
         if (parsed.GetValue(Json))
         {
-            WriteJson(terminal, generator, run, prompt, stateOut, cancellationToken);
+            WriteJson(terminal, generator, run, prompt, stateOut, parsed.GetValue(TopLogProbabilities) is not null, cancellationToken);
             return ExitCode.Success;
         }
 
@@ -154,7 +159,8 @@ internal static class GenerateCommand
     }
 
     private static void WriteJson(
-        Terminal terminal, TextGenerator generator, TextRun run, string prompt, string? stateOut, CancellationToken cancellationToken)
+        Terminal terminal, TextGenerator generator, TextRun run, string prompt, string? stateOut, bool showsTokens,
+        CancellationToken cancellationToken)
     {
         var watch = Stopwatch.StartNew();
         GeneratedSequence sequence;
@@ -182,6 +188,7 @@ internal static class GenerateCommand
             sequence.Text,
             sequence.Tokens,
             sequence.LogProbability,
+            LogProbabilities = showsTokens ? sequence.Steps.Select(step => new { step.Id, step.LogProbability, Likeliest = step.Likeliest ?? [] }) : null,
             sequence.FinishReason,
             PromptTokens = run.Read.Length,
             Seconds = seconds,

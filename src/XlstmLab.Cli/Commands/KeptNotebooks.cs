@@ -35,7 +35,7 @@ internal static class KeptNotebooks
     /// <returns>Whether there was one.</returns>
     public static async Task<bool> EndAsync(string notebook)
     {
-        await using var pipe = await FindAsync(notebook);
+        await using var pipe = IsServed(Name(notebook)) ? await FindAsync(notebook) : null;
         if (pipe is null)
         {
             return false;
@@ -47,10 +47,18 @@ internal static class KeptNotebooks
         return true;
     }
 
-    /// <summary>The other side of that pipe; there may be one while the one before is answered.</summary>
+    /// <summary>The other side of that pipe; the next one may be there before the one that answers is gone.</summary>
     /// <param name="notebook">The notebook, an absolute path.</param>
     public static NamedPipeServerStream Serve(string notebook) => new(
         Name(notebook), PipeDirection.InOut, 2, PipeTransmissionMode.Byte, PipeOptions.Asynchronous | PipeOptions.CurrentUserOnly);
 
-    private static string Name(string notebook) => "xlstm-" + Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(notebook)))[..16];
+    /// <summary>Whether there is such a pipe, or on Unix one that a process did not live to remove: connecting would wait for one to come.</summary>
+    private static bool IsServed(string name) =>
+        OperatingSystem.IsWindows() ? Directory.EnumerateFiles(@"\\.\pipe\", name).Any() : File.Exists(name);
+
+    private static string Name(string notebook)
+    {
+        var name = "xlstm-" + Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(notebook)))[..16];
+        return OperatingSystem.IsWindows() ? name : Path.Combine(Path.GetTempPath(), name);
+    }
 }

@@ -241,21 +241,16 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
             while (pipe is not null)
             {
                 await using var kept = pipe;
+                pipe = null;
                 using var reader = new StreamReader(kept, Encoding.UTF8);
                 if (await NextAsync(kept, reader, request.KeepMinutes!.Value, cancellationToken) is not { } next)
                 {
                     return code;
                 }
 
-                // A further failure is kept as long as the first, if nothing else is said.
+                // A further failure is kept as long as the first, if nothing else is said. Whoever goes on then finds the next pipe there.
                 request = next with { KeepMinutes = next.KeepMinutes ?? request.KeepMinutes };
-                pipe = null;
-
-                // Who asks next may come as soon as this answer is out: the pipe is there before, and never gone in between.
                 code = await WorkAsync(session, request, reader, kept, () => pipe = KeptNotebooks.Serve(request.Notebook), cancellationToken);
-
-                // Who asked has its answer.
-                await kept.DisposeAsync();
             }
 
             return code;

@@ -1,6 +1,7 @@
 using System.CommandLine;
 using System.Globalization;
 using TorchSharp;
+using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Experiments;
 using XlstmLab.Exports;
@@ -25,6 +26,7 @@ internal static class StudyCommand
         Run(),
         Show(),
         Merge(),
+        Report(),
     };
 
     private static Argument<string[]> Files() => new("FILE") { Description = "A study: a JSON file, or the folder that holds it as study.json.", Arity = ArgumentArity.OneOrMore };
@@ -111,42 +113,103 @@ internal static class StudyCommand
         var limit = NumberOption.Real(
             new Option<double?>("--seconds") { Description = "Stop after so many seconds of each study, with checkpoints of what is under way; given again, it goes on.", HelpName = "N" }, NumberRange.Seconds);
         var keep = new Option<bool>("--keep-runs") { Description = "Keep the folders of runs that are done, with their checkpoints." };
+        var slurm = new StudyOnSlurm();
         var command = new ExampleCommand(
             "run",
             "Trains the runs of studies that are not done: side by side on a GPU, one after another on a CPU. Ctrl-C stops with checkpoints; the same line goes on.",
             "xlstm study run results/studies/input-gate-bias --device cuda",
             "xlstm study run results/studies/input-gate-bias --set steps=3 --out runs/trial",
-            "xlstm study run study.json --seeds 1,2,3,4,5 --seconds 600")
+            "xlstm study run study.json --seeds 1,2,3,4,5 --seconds 600",
+            "xlstm study run results/studies/muon --device cuda --slurm --partition gpu --time 2:00:00 --runs-per-task 5 --wait")
         {
             files, set, seeds, folder, device, threads, limit, keep, json,
         };
+        foreach (var option in slurm.Options)
+        {
+            command.Add(option);
+        }
+
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
-            var studies = Studies(parsed, files, set, seeds, folder);
+            Study[] studies = [.. Studies(parsed, files, set, seeds, folder).Select(study => study with { KeepRuns = parsed.GetValue(keep) })];
+            if (slurm.IsMeant(parsed))
+            {
+                foreach (var (study, file) in studies.Zip(parsed.GetValue(files)!))
+                {
+                    string[] line =
+                    [
+                        .. OwnProgram.Words, "study", "run", Path.GetFullPath(file), .. Again(parsed, set, seeds, folder, device, threads, limit, keep),
+                        .. OwnProgram.Plugins(parsed),
+                    ];
+                    await slurm.SubmitAsync(
+                        parsed, terminal, study, parsed.GetValue(device)!, parsed.GetValue(threads), line, cancellationToken);
+                }
+
+                if (!slurm.IsWaiting(parsed))
+                {
+                    return ExitCode.Success;
+                }
+
+                await StudyOnSlurm.WaitAsync(terminal, studies, cancellationToken);
+                return await ReportAsync(terminal, [.. studies.Select(study => study.Read())], parsed.GetValue(json), cancellationToken);
+            }
+
             Compute.Begin(parsed.GetValue(threads));
             var place = ComputeOptions.Find(parsed.GetValue(device)!);
-            var code = ExitCode.Success;
             var results = new List<StudyResult>();
-            foreach (var study in studies.Select(study => study with { KeepRuns = parsed.GetValue(keep) }))
+            foreach (var study in studies)
             {
-                var result = await RunAsync(terminal, study, place, parsed.GetValue(limit), cancellationToken);
-                results.Add(result);
-                code = result.Rows.Any(row => row.Status == StudyStatus.Failed) ? ExitCode.Failure : result.Missing.Count > 0 && code == ExitCode.Success ? ExitCode.Interrupted : code;
+                results.Add(await RunAsync(terminal, slurm.OfThisTask(parsed, study), place, parsed.GetValue(limit), cancellationToken));
             }
 
-            if (parsed.GetValue(json))
-            {
-                terminal.WriteJson(results.Select(Summary));
-            }
-            else
-            {
-                results.ForEach(result => Write(terminal, result, null, null));
-            }
-
-            return code;
+            return await ReportAsync(terminal, results, parsed.GetValue(json), cancellationToken);
         });
         return command;
+    }
+
+    /// <summary>Says what studies came to.</summary>
+    /// <returns>The exit code that says whether all runs are done.</returns>
+    private static async Task<int> ReportAsync(Terminal terminal, IReadOnlyList<StudyResult> results, bool inJson, CancellationToken cancellationToken)
+    {
+        if (inJson)
+        {
+            terminal.WriteJson(results.Select(Summary));
+        }
+
+        foreach (var result in inJson ? [] : results)
+        {
+            Write(terminal, result, null, null);
+            if (result.Study.Share is null)
+            {
+                await StudyOnSlurm.ShowAsync(terminal, result, cancellationToken);
+            }
+        }
+
+        // A share is done when its own runs are.
+        static bool IsOurs(StudyResult result, string id) => result.Study.Share?.Runs.Contains(id) ?? true;
+        return results.Any(result => result.Rows.Any(row => row.Status == StudyStatus.Failed && IsOurs(result, row.Id))) ? ExitCode.Failure
+            : results.Any(result => result.Missing.Any(run => IsOurs(result, run.Id))) ? ExitCode.Interrupted
+            : ExitCode.Success;
+    }
+
+    /// <summary>The options of a command line once more, for a task that does a part of it.</summary>
+    private static IEnumerable<string> Again(
+        ParseResult parsed, Option<string[]> set, Option<string?> seeds, Option<string?> folder, Option<string> device, Option<int?> threads,
+        Option<double?> seconds, Option<bool> keep)
+    {
+        (string Name, string? Value)[] given =
+        [
+            .. (parsed.GetValue(set) ?? []).Select(setting => (set.Name, (string?)setting)),
+            (seeds.Name, parsed.GetValue(seeds)),
+            (folder.Name, parsed.GetValue(folder) is { } path ? Path.GetFullPath(path) : null),
+            (device.Name, parsed.GetValue(device)),
+            (threads.Name, parsed.GetValue(threads)?.ToString(CultureInfo.InvariantCulture)),
+            (seconds.Name, parsed.GetValue(seconds)?.ToString("R", CultureInfo.InvariantCulture)),
+        ];
+        return given.Where(option => option.Value is not null)
+            .SelectMany(option => new[] { option.Name, option.Value! })
+            .Concat(parsed.GetValue(keep) ? [keep.Name] : []);
     }
 
     private static async Task<StudyResult> RunAsync(Terminal terminal, Study study, torch.Device device, double? seconds, CancellationToken cancellationToken)
@@ -189,7 +252,7 @@ internal static class StudyCommand
         {
             files, set, seeds, folder, metric, axis, save, json,
         };
-        command.SetAction(parsed =>
+        command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
             var results = Studies(parsed, files, set, seeds, folder).Select(study => study.Read()).ToArray();
@@ -205,7 +268,11 @@ internal static class StudyCommand
             }
             else
             {
-                Array.ForEach(results, result => Write(terminal, result, parsed.GetValue(metric), parsed.GetValue(axis)));
+                foreach (var result in results)
+                {
+                    Write(terminal, result, parsed.GetValue(metric), parsed.GetValue(axis));
+                    await StudyOnSlurm.ShowAsync(terminal, result, cancellationToken);
+                }
             }
 
             return ExitCode.Success;
@@ -216,20 +283,65 @@ internal static class StudyCommand
     private static ExampleCommand Merge()
     {
         var file = new Argument<string>("FILE") { Description = "The study whose table grows: a JSON file, its folder, or a runs.jsonl." };
-        var from = new Option<string[]>("--from") { Description = "Tables of runs from elsewhere, or folders with one.", HelpName = "FOLDER", Required = true, AllowMultipleArgumentsPerToken = true };
+        var from = new Option<string[]>("--from") { Description = "Tables of runs from elsewhere, or folders with one. Default: those that tasks of Slurm have written.", HelpName = "FOLDER", AllowMultipleArgumentsPerToken = true };
+        var folder = Out();
         var command = new ExampleCommand(
             "merge", "Adds the runs of other tables to a study's own: those that it lacks, or has only as failures.",
+            "xlstm study merge results/studies/input-gate-bias",
             "xlstm study merge results/studies/input-gate-bias --from elsewhere/input-gate-bias")
         {
-            file, from,
+            file, from, folder,
         };
         command.SetAction(parsed =>
         {
             var terminal = new Terminal(parsed);
             var named = parsed.GetValue(file)!;
-            var table = named.EndsWith(".jsonl", StringComparison.OrdinalIgnoreCase) ? named : Study.ReadFile(named).FolderOrUsual;
-            var added = StudyTable.Merge(table, parsed.GetValue(from)!);
+            var others = parsed.GetValue(from) ?? [];
+            var isTable = named.EndsWith(".jsonl", StringComparison.OrdinalIgnoreCase);
+            if (isTable && others.Length == 0)
+            {
+                throw new UsageException($"{named} is a table: --from names those that are added to it.");
+            }
+
+            var study = isTable ? null : In(Study.ReadFile(named), parsed.GetValue(folder));
+            var table = study?.FolderOrUsual ?? named;
+            var added = study is not null && others.Length == 0 ? study.Merge() : StudyTable.Merge(table, others);
             terminal.Note(Text($"{added} runs added; the table has {StudyTable.Read(table).Count}."));
+            return ExitCode.Success;
+        });
+        return command;
+    }
+
+    private static ExampleCommand Report()
+    {
+        var results = new Option<string>("--results") { Description = "The folder with the studies and the documents.", HelpName = "FOLDER", DefaultValueFactory = _ => "results" };
+        var check = new Option<bool>("--check") { Description = "Write nothing, and fail where a document or picture is not what the rows make it." };
+        var command = new ExampleCommand(
+            "report",
+            "Writes what the studies' rows say into results/README.md (all claims, with pictures) and results/LOG.md (what ran when), between the marks <!-- studies -->.",
+            "xlstm study report", "xlstm study report --check")
+        {
+            results, check,
+        };
+        command.SetAction(parsed =>
+        {
+            var terminal = new Terminal(parsed);
+            var folder = parsed.GetValue(results)!;
+            var files = StudyReportFiles.Of(folder);
+            var stale = files.Where(file => !File.Exists(Path.Combine(folder, file.Key)) || File.ReadAllText(Path.Combine(folder, file.Key)) != file.Value).Select(file => file.Key).ToArray();
+            if (parsed.GetValue(check))
+            {
+                return stale.Length == 0 ? ExitCode.Success
+                    : throw new InvalidDataException($"Not what the rows of {folder} make: {string.Join(", ", stale)}. 'xlstm study report' writes them.");
+            }
+
+            foreach (var file in stale)
+            {
+                Directory.CreateDirectory(Path.GetDirectoryName(Path.Combine(folder, file))!);
+                AtomicFile.WriteText(Path.Combine(folder, file), files[file]);
+                terminal.Note($"Wrote {Path.Combine(folder, file)}.");
+            }
+
             return ExitCode.Success;
         });
         return command;
@@ -241,14 +353,11 @@ internal static class StudyCommand
         return [.. parsed.GetValue(files)!.Select(file =>
         {
             var study = Study.ReadFile(file);
-            return study with
-            {
-                Overrides = parsed.GetValue(set) ?? [],
-                Seeds = list ?? study.Seeds,
-                Folder = parsed.GetValue(folder) is { } other ? Path.Combine(other, study.Name) : study.Folder,
-            };
+            return In(study, parsed.GetValue(folder)) with { Overrides = parsed.GetValue(set) ?? [], Seeds = list ?? study.Seeds };
         })];
     }
+
+    private static Study In(Study study, string? folder) => folder is null ? study : study with { Folder = Path.Combine(folder, study.Name) };
 
     private static object Summary(StudyResult result) => new
     {

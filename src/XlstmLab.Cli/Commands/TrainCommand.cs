@@ -2,7 +2,9 @@ using System.CommandLine;
 using System.Globalization;
 using TorchSharp;
 using XlstmLab.Checkpoints;
+using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
+using XlstmLab.Collectives;
 using XlstmLab.Experiments;
 using XlstmLab.Models;
 using XlstmLab.Native;
@@ -75,6 +77,7 @@ internal static class TrainCommand
     private static readonly Option<int?> CheckpointEvery = Number("--checkpoint-every", "Updates between checkpoints. Default: 500.");
     private static readonly Option<int?> Threads = ComputeOptions.Threads();
     private static readonly Option<string> Device = ComputeOptions.Device();
+    private static readonly RankOptions Ranks = new();
     private static readonly Option<bool> Resume = new("--resume") { Description = "Go on with the run in the folder, with its settings." };
     private static readonly Option<bool> StartOver = new("--start-over") { Description = "Delete the run in the folder first." };
     private static readonly Option<bool> Json = new("--json") { Description = "Print the result as one JSON document." };
@@ -94,31 +97,86 @@ internal static class TrainCommand
             "xlstm train --out runs/hybrid --set 'mixers=gated-delta[3:1]sliding-window'",
             "xlstm train --out runs/decay --init-from runs/plateau/checkpoints/step-004000 --schedule wsd --decay-steps 400 --steps 400 --warmup 0",
             "xlstm train --out runs/four --seeds 1,2,3,4 --device cuda --compute bf16",
+            "xlstm train --out runs/node --gpus all --compute bf16 --batch-size 64",
+            "srun --ntasks-per-node=8 --gpus-per-node=8 xlstm train --out runs/nodes --device cuda --compute bf16 --batch-size 256",
             "xlstm train --out runs/first --resume");
         foreach (var option in new Option[]
         {
             Out, Preset, Model, Set, InitFrom, Data, TextField, Tokenizer, EndOfDocument, Config, Steps, BatchSize, MicroBatchSize, Context,
             LearningRate, Optimizer, MuonRate, Schedule, EndFactor, DecaySteps, Warmup, Cooldown, WeightDecay, Clip, Ema, ComputeType, Seed, Seeds,
             ValidateEvery, ValidationTokens, CheckpointEvery, Threads, Device, Resume, StartOver, Json,
-        })
+        }.Concat(Ranks.All))
         {
             command.Options.Add(option);
         }
 
         Reading.AddTo(command);
-        command.RefuseTogether((Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config), (Resume, InitFrom), (Seeds, Seed), (Seeds, Resume));
-        command.SetAction((parsed, cancellationToken) => RunAsync(new(parsed), parsed, cancellationToken));
+        command.RefuseTogether((Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config), (Resume, InitFrom), (Seeds, Seed), (Seeds, Resume), (Ranks.Counts[0], Ranks.Counts[1]), (Seeds, Ranks.Counts[0]), (Seeds, Ranks.Counts[1]));
+        command.SetAction(StartAsync);
         return command;
     }
 
-    private static async Task<int> RunAsync(Terminal terminal, ParseResult parsed, CancellationToken cancellationToken)
+    /// <summary>Trains here, or starts the ranks that do, or trains as one of them.</summary>
+    private static async Task<int> StartAsync(ParseResult parsed, CancellationToken cancellationToken)
+    {
+        var place = RankPlace.FromEnvironment();
+        if (place is null)
+        {
+            var count = Ranks.Count(parsed, parsed.GetValue(Device)!);
+            if (count > 1)
+            {
+                return await new RankProcesses(parsed, new(parsed), count, Ranks.Timeout(parsed)).RunAsync(RankProcesses.OwnArguments(parsed), null, cancellationToken);
+            }
+
+            Ranks.RefuseAlone(parsed);
+            return await RunAsync(new(parsed), parsed, null, cancellationToken);
+        }
+
+        if (place.MeetingFile is not null && Ranks.AreGiven(parsed))
+        {
+            throw new UsageException($"Slurm has started {place.World} tasks, which are the ranks: leave out --gpus and --ranks, and name the device by --device.");
+        }
+
+        if (parsed.GetValue(Seeds) is not null)
+        {
+            throw new UsageException($"--seeds trains several runs, and this is rank {place.Rank} of {place.World} of one: start it by itself.");
+        }
+
+        using var watched = RankProcesses.Watched(cancellationToken);
+        var device = ComputeOptions.Find(Ranks.DeviceOf(parsed, parsed.GetValue(Device)!, place));
+        place = Ranks.Timeout(parsed) is { } seconds ? place with { Timeout = TimeSpan.FromSeconds(seconds) } : place;
+        using var communicator = RankGroup.Open(place, device, parsed.GetValue(Out)!, watched.Token);
+        if (place.Rank > 0)
+        {
+            // What it has to say, rank 0 says; errors go by the program.
+            parsed.InvocationConfiguration.Output = parsed.InvocationConfiguration.Error = TextWriter.Null;
+        }
+
+        try
+        {
+            return await RunAsync(new(parsed), parsed, communicator, watched.Token);
+        }
+        catch (Exception e)
+        {
+            communicator.Fail(Program.Message(e));
+            throw;
+        }
+    }
+
+    private static async Task<int> RunAsync(Terminal terminal, ParseResult parsed, ICommunicator? communicator, CancellationToken cancellationToken)
     {
         var folder = Path.GetFullPath(parsed.GetValue(Out)!);
         var resume = parsed.GetValue(Resume);
         var seeds = parsed.GetValue(Seeds) is { } list ? NumberOption.SeedList(list) : null;
-        RequireRun(folder, resume, parsed.GetValue(StartOver));
+        if (communicator is null or { Rank: 0 })
+        {
+            RequireRun(folder, resume, parsed.GetValue(StartOver));
+        }
+
+        // Rank 0 deletes or makes a run only when all others have seen what there was.
+        communicator?.Gather([]);
         Compute.Begin(parsed.GetValue(Threads));
-        var device = ComputeOptions.Find(parsed.GetValue(Device)!);
+        var device = ComputeOptions.Find(Ranks.DeviceOf(parsed, parsed.GetValue(Device)!, communicator is null ? null : RankPlace.FromEnvironment()));
 
         var earlier = resume ? RunText.Read(folder) : null;
         if (resume && earlier is not { Data.Length: > 0 } && parsed.GetValue(Data) is null)
@@ -139,7 +197,7 @@ internal static class TrainCommand
         var (architecture, config) = Settings(parsed, tokenizer, resume ? folder : null, initial.Config);
         config.Validate();
         architecture.Validate();
-        TrainingMemory.Require(architecture, config, device);
+        TrainingMemory.Require(architecture, TrainingParallelism.OfRank(config, communicator?.World ?? 1), device);
         var (training, validation) = await TokenizeAsync(terminal, source, tokenizer, config, cancellationToken);
         if (validation.Count == 0)
         {
@@ -163,7 +221,7 @@ internal static class TrainCommand
         model.to(device);
         terminal.Note(string.Create(
             CultureInfo.InvariantCulture,
-            $"{architecture.CountParameters():N0} parameters, {Name(training, text)}, {config.Steps:N0} steps of {config.BatchSize} x {config.ContextLength} tokens, {torch.get_num_threads()} threads."));
+            $"{architecture.CountParameters():N0} parameters, {Name(training, text)}, {config.Steps:N0} steps of {config.BatchSize} x {config.ContextLength} tokens, {torch.get_num_threads()} threads{(communicator is null ? "" : $", {communicator.World} ranks by {communicator.Name}")}."));
         TrainingResult? result = null;
         await terminal.TrackAsync("Training", tracker =>
         {
@@ -174,6 +232,7 @@ internal static class TrainCommand
                 Tokenizer = tokenizer,
                 Text = text,
                 StartOver = parsed.GetValue(StartOver),
+                Parallelism = communicator is null ? null : Ranks.Parallelism(parsed, communicator),
             };
             result = trainer.Run(cancellationToken);
             return Task.CompletedTask;

@@ -89,7 +89,12 @@ public static class KernelSpecs
                     ]),
                     ["display_name"] = $".NET Interactive with XlstmLab ({language.Name})",
                     ["language"] = language.Name,
-                    ["env"] = new JsonObject { ["DOTNET_INTERACTIVE_CLI_TELEMETRY_OPTOUT"] = "1", ["DOTNET_CLI_TELEMETRY_OPTOUT"] = "1" },
+                    ["env"] = new JsonObject
+                    {
+                        ["DOTNET_INTERACTIVE_CLI_TELEMETRY_OPTOUT"] = "1",
+                        ["DOTNET_CLI_TELEMETRY_OPTOUT"] = "1",
+                        [StartupHook.Variable] = typeof(StartupHook).Assembly.GetName().Name,
+                    },
                 });
             }),
         ];

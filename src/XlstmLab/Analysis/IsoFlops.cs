@@ -37,6 +37,18 @@ public sealed record IsoFlopProfile(
             best >= Math.Log(bySize[0].Parameters) && best <= Math.Log(bySize[^1].Parameters));
     }
 
+    /// <summary>The profile that a law of known coefficients would show, of sizes around its best: what the parabola makes of the truth.</summary>
+    /// <param name="law">The law.</param>
+    /// <param name="flops">C, at 6 FLOP a parameter and token.</param>
+    /// <param name="sizes">How many sizes, at least three, each 1.6 times the one before.</param>
+    public static IsoFlopProfile OfLaw(ScalingFit law, double flops, int sizes = 7)
+    {
+        ArgumentNullException.ThrowIfNull(law);
+        var best = law.Optimum(flops).Parameters;
+        return Of(flops, [.. Enumerable.Range(0, sizes).Select(k => best * Math.Pow(1.6, k - sizes / 2))
+            .Select(n => new ScalingPoint(n, flops / 6 / n, law.Loss(n, flops / 6 / n)))]);
+    }
+
     /// <summary>The parabola's loss of a size.</summary>
     /// <param name="parameters">N.</param>
     public double LossOf(double parameters)

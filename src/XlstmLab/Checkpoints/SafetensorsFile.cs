@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Runtime.ExceptionServices;
 using Microsoft.Win32.SafeHandles;
 using static TorchSharp.torch;
@@ -243,7 +244,8 @@ public sealed class SafetensorsFile : IDisposable
 
             if (got == 0)
             {
-                throw new CheckpointException($"{path}: the file ends at byte {offset:N0} and has become shorter since it was opened; it is being written, or damaged.");
+                throw new CheckpointException(string.Create(
+                    CultureInfo.InvariantCulture, $"{path}: the file ends at byte {offset:N0} and has become shorter since it was opened; it is being written, or damaged."));
             }
 
             destination = destination[got..];

@@ -42,6 +42,7 @@ public sealed record StudyResult(Study Study, IReadOnlyList<StudyRow> Rows)
 /// <remarks>
 /// Its folder holds the table <c>runs.jsonl</c>, and under <c>runs</c> a folder for each run that is under way. Run again, it skips runs
 /// that are done and goes on with those that were stopped or killed. A run that diverges, or dies, leaves the others as they are.
+/// Several processes may each do a <see cref="Share"/> of it; their rows count from when they are written.
 /// </remarks>
 /// <example>
 /// <code>
@@ -125,8 +126,14 @@ public sealed partial record Study
     /// <summary>The most runs side by side on a GPU; null for as many as fit.</summary>
     public int? SideBySide { get; init; }
 
+    /// <summary>What this process does of it; null for all that is left.</summary>
+    public StudyShare? Share { get; init; }
+
     /// <summary>The folder in force.</summary>
     public string FolderOrUsual => Path.GetFullPath(Folder ?? Path.Combine("runs", "studies", Name));
+
+    /// <summary>Where processes that do a share of it keep their tables.</summary>
+    public string SharesFolder => Path.Combine(FolderOrUsual, "tasks");
 
     /// <summary>The labels of all variants, in the order of the axes.</summary>
     public IReadOnlyList<string> Variants => [.. Combinations().Select(Label)];
@@ -150,9 +157,19 @@ public sealed partial record Study
             : runs;
     }
 
-    /// <summary>The rows that there are already.</summary>
-    /// <exception cref="InvalidDataException">The table is damaged.</exception>
-    public StudyResult Read() => Result(Expand(), StudyTable.Read(FolderOrUsual));
+    /// <summary>The rows that there are already, also those of shares that are not merged yet.</summary>
+    /// <exception cref="InvalidDataException">A table is damaged.</exception>
+    public StudyResult Read() => Result(Expand(), StudyTable.ReadAll(Tables()));
+
+    /// <summary>Brings the rows of shares into the study's own table.</summary>
+    /// <returns>How many rows were added.</returns>
+    /// <exception cref="InvalidDataException">A table is damaged.</exception>
+    /// <exception cref="InvalidOperationException">Another process runs the study, or merges.</exception>
+    public int Merge()
+    {
+        using var taken = StudyRunner.Lock(FolderOrUsual);
+        return StudyTable.Merge(FolderOrUsual, ShareTables());
+    }
 
     /// <summary>Trains and measures all runs that are not done: side by side on a GPU, one after another on a CPU.</summary>
     /// <param name="device">Where to compute; null for the CPU.</param>
@@ -161,7 +178,7 @@ public sealed partial record Study
     /// <param name="cancellationToken">Stops the runs with checkpoints.</param>
     /// <returns>The rows of all runs that have ended, also of those that failed: see <see cref="StudyRow.Status"/>.</returns>
     /// <exception cref="ArgumentException">The study cannot be run as it is.</exception>
-    /// <exception cref="InvalidOperationException">Another process runs it.</exception>
+    /// <exception cref="InvalidOperationException">Another process runs it, or its <see cref="Share"/> has a run that it has not.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled; run again, it goes on.</exception>
     public StudyResult Run(
         Device? device = null, IProgress<StudyProgress>? progress = null, ILogger? logger = null, CancellationToken cancellationToken = default) =>
@@ -183,6 +200,13 @@ public sealed partial record Study
             Until = Measure.Until,
         };
     }
+
+    /// <summary>Its own table, and those of shares.</summary>
+    internal IReadOnlyList<string> Tables() => [FolderOrUsual, .. ShareTables()];
+
+    private string[] ShareTables() => Directory.Exists(SharesFolder)
+        ? [.. Directory.EnumerateFiles(SharesFolder, "*.jsonl", SearchOption.AllDirectories).Order(StringComparer.Ordinal)]
+        : [];
 
     private StudyResult Result(IReadOnlyList<StudyRun> runs, IReadOnlyList<StudyRow> rows)
     {

@@ -32,4 +32,7 @@ public sealed record StudyClaim
 
     /// <summary>What the published values are, such as <c>validation perplexity, 160M on 15B tokens</c>.</summary>
     public string? PublishedUnit { get; init; }
+
+    /// <summary>What a reader must know of it beside the numbers, such as that it was worded after runs had been seen; null where there is nothing.</summary>
+    public string? Note { get; init; }
 }

@@ -24,6 +24,9 @@ public enum ClaimVerdict
 
     /// <summary>It says neither at this scale.</summary>
     NotDecided,
+
+    /// <summary>Not all runs are there that it and the claims it is corrected with are about: a look before the end decides nothing.</summary>
+    NotRun,
 }
 
 /// <summary>A claim with our numbers beside the published ones.</summary>
@@ -78,20 +81,22 @@ public sealed record StudyComparison(string Metric, IReadOnlyList<ComparedVarian
             pair.Second.Variant))]);
     }
 
-    /// <summary>The study's claims with our numbers: Holm's correction runs over the claims of one measure.</summary>
+    /// <summary>The study's claims with our numbers: Holm's correction runs over the claims of one measure, which are judged when all their runs are there.</summary>
     /// <param name="result">What the study came to.</param>
     public static IReadOnlyList<JudgedClaim> Judge(StudyResult result)
     {
         ArgumentNullException.ThrowIfNull(result);
         var judged = new List<JudgedClaim>();
+        var done = result.Rows.Where(row => row.IsDone).Select(row => (row.Variant, row.Seed)).ToHashSet();
         foreach (var group in result.Study.Claims.GroupBy(claim => claim.Metric))
         {
             var (claims, sign) = (group.ToArray(), StudyRow.IsMoreBetter(group.Key) ? -1 : 1);
+            var isWhole = claims.SelectMany(claim => new[] { claim.Better, claim.Worse }).All(variant => result.Study.Seeds.All(seed => done.Contains((variant, seed))));
             var pairs = claims.Select((claim, k) => new SeedPair(
                 k.ToString(CultureInfo.InvariantCulture), Signed(claim.Worse), Signed(claim.Better))).ToArray();
             judged.AddRange(claims.Zip(Statistics.Differences(pairs)).Select(pair => new JudgedClaim(
                 pair.First, Value(pair.First.Better), Value(pair.First.Worse), pair.Second with { Name = $"{pair.First.Better} against {pair.First.Worse}" },
-                Verdict(pair.First, pair.Second))));
+                isWhole ? Verdict(pair.First, pair.Second) : ClaimVerdict.NotRun)));
 
             Dictionary<int, double> Signed(string variant) => BySeed(result, variant, group.Key).ToDictionary(v => v.Key, v => sign * v.Value);
             MeanInterval Value(string variant) => MeanInterval.Of([.. BySeed(result, variant, group.Key).Values]);
@@ -125,9 +130,9 @@ public sealed record StudyComparison(string Metric, IReadOnlyList<ComparedVarian
         Published = Published(c.Claim),
         c.Claim.Metric,
         c.Claim.Better,
-        OursBetter = c.Better.ToString(),
+        OursBetter = Ours(c.Better),
         c.Claim.Worse,
-        OursWorse = c.Worse.ToString(),
+        OursWorse = Ours(c.Worse),
         Orders = c.Orders,
         Gain = c.Difference.Mean,
         Low = c.Difference.Low,
@@ -144,6 +149,7 @@ public sealed record StudyComparison(string Metric, IReadOnlyList<ComparedVarian
         ClaimVerdict.Holds => "holds",
         ClaimVerdict.DoesNotHold => "does not hold",
         ClaimVerdict.NotDecided => "not decided at this scale",
+        ClaimVerdict.NotRun => "not run yet",
         _ => throw UnknownValue.Of(verdict),
     };
 
@@ -164,7 +170,10 @@ public sealed record StudyComparison(string Metric, IReadOnlyList<ComparedVarian
         return !difference.IsDifferent ? ClaimVerdict.NotDecided : difference.Mean > 0 ? ClaimVerdict.Holds : ClaimVerdict.DoesNotHold;
     }
 
-    private static string Published(StudyClaim claim) => claim.PublishedBetter is null && claim.PublishedWorse is null
+    /// <summary>Our value in words: nothing where there is no run.</summary>
+    internal static string Ours(MeanInterval value) => value.Count == 0 ? "no run" : value.ToString();
+
+    internal static string Published(StudyClaim claim) => claim.PublishedBetter is null && claim.PublishedWorse is null
         ? "order only"
         : string.Create(CultureInfo.InvariantCulture, $"{claim.PublishedBetter:0.####} against {claim.PublishedWorse:0.####}{(claim.PublishedUnit is { } unit ? $" ({unit})" : "")}");
 

@@ -42,7 +42,7 @@ public sealed record StudyPlan(IReadOnlyList<PlannedRun> Runs)
         Study study, bool onGpu, IReadOnlyList<MeasuredRate>? rates = null, Device? measureOn = null, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(study);
-        var rows = StudyTable.Read(study.FolderOrUsual, []);
+        var rows = StudyTable.ReadAll(study.Tables(), []);
         var done = rows.Where(row => row.IsDone).Select(row => row.Id).ToHashSet();
         var earlier = rows.Where(row => row.TokensPerSecond > 0 && row.Tokens > 0 && row.Device.StartsWith("CPU", StringComparison.Ordinal) != onGpu).ToArray();
         var timed = new Dictionary<string, double>();

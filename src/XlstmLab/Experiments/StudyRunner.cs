@@ -1,4 +1,5 @@
 using System.Collections.Concurrent;
+using System.Diagnostics;
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 using TorchSharp;
@@ -16,32 +17,40 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
     private const string RunsName = "runs";
     private const string LockName = ".lock";
 
+    /// <summary>How long a process that was ended may still hold its run: longer than a cluster waits between asking it to end and killing it.</summary>
+    private static readonly TimeSpan Patience = TimeSpan.FromMinutes(2);
+
     private readonly string _folder = study.FolderOrUsual;
+    private readonly string _table = study.Share?.Table ?? study.FolderOrUsual;
     private readonly ILogger _logger = logger ?? NullLogger.Instance;
     private readonly ConcurrentDictionary<(string Data, int Context, int Rows), Lazy<Texts>> _texts = new();
     private readonly Lock _gate = new();
     private int _sideBySide = 1;
     private int _finished;
     private int _total;
+    private IWatchedGroup? _watched;
 
     public IReadOnlyList<StudyRow> Run(CancellationToken cancellationToken)
     {
-        var runs = study.Expand();
+        var runs = Shared();
+        using var taken = study.Share is null ? Lock(_folder) : null;
         Directory.CreateDirectory(Path.Combine(_folder, RunsName));
-        using var taken = Lock();
         var damaged = new List<string>();
-        var before = StudyTable.Read(_folder, damaged);
+        var before = StudyTable.ReadAll(study.Tables(), damaged);
         damaged.ForEach(what => _logger.LogWarning("{What}; its run is done again.", what));
         var done = before.Where(row => row.IsDone).Select(row => row.Id).ToHashSet();
         var todo = runs.Where(run => !done.Contains(run.Id)).ToArray();
         (_total, _finished) = (runs.Count, runs.Count - todo.Length);
         GroupMember[] members = [.. todo.Select(run => new GroupMember(run.Id, run.Model, run.Training, token => Train(run, token)))];
         _sideBySide = Math.Clamp(study.SideBySide ?? TrainingGroup.Most, 1, TrainingGroup.SideBySide(members, device));
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, TrainingWatch.Current?.Stop ?? CancellationToken.None);
+        using var watched = TrainingWatch.Current?.BeginGroup(study.Name, _total, _finished);
+        _watched = watched;
         try
         {
             if (members.Length > 0)
             {
-                TrainingGroup.Run(members, _sideBySide, cancellationToken);
+                TrainingGroup.Run(members, _sideBySide, stop.Token);
             }
         }
         finally
@@ -52,12 +61,98 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
             }
         }
 
-        cancellationToken.ThrowIfCancellationRequested();
-        return StudyTable.Read(_folder, []);
+        stop.Token.ThrowIfCancellationRequested();
+        return StudyTable.ReadAll(study.Tables(), []);
+    }
+
+    /// <summary>The file that a process has open as long as it runs a study, or merges its tables.</summary>
+    /// <exception cref="InvalidOperationException">Another process has it.</exception>
+    public static FileStream Lock(string folder)
+    {
+        Directory.CreateDirectory(Path.Combine(folder, RunsName));
+        try
+        {
+            return Open(Path.Combine(folder, RunsName, LockName));
+        }
+        catch (IOException e)
+        {
+            throw new InvalidOperationException($"Another process runs the study in {folder}: {e.Message} Wait for it to end, or choose another folder.", e);
+        }
+    }
+
+    private static FileStream Open(string path) => new(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
+
+    /// <summary>The runs that this process is to do.</summary>
+    private IReadOnlyList<StudyRun> Shared()
+    {
+        var runs = study.Expand();
+        if (study.Share is not { } share)
+        {
+            return runs;
+        }
+
+        var byId = runs.ToDictionary(run => run.Id);
+        return share.Runs.FirstOrDefault(id => !byId.ContainsKey(id)) is { } other
+            ? throw new InvalidOperationException($"The study {study.Name} has no run {other}: it was changed after its runs were handed out. Hand them out again.")
+            : [.. share.Runs.Select(id => byId[id])];
+    }
+
+    /// <summary>Trains a run, unless another process has done it meanwhile.</summary>
+    private TrainingResult Train(StudyRun run, CancellationToken cancellationToken)
+    {
+        var watcher = TrainingWatch.Current;
+        try
+        {
+            if (_watched is { } watched)
+            {
+                TrainingWatch.Current = new GroupWatcher(watched, FormattableString.Invariant($"{run.Variant}, seed {run.Training.Seed}"), cancellationToken);
+            }
+
+            using var taken = Take(run, out var waited, cancellationToken);
+            return taken is null ? throw NotTaken(run)
+                : waited && StudyTable.ReadAll(study.Tables(), []).Any(row => row.Id == run.Id && row.IsDone)
+                ? new(TrainingStatus.Completed, run.Training.Steps, run.Tokens, 0, null, null, null)
+                : TrainAndKeep(run, cancellationToken);
+        }
+        finally
+        {
+            TrainingWatch.Current = watcher;
+        }
+    }
+
+    /// <summary>The file that a process has open as long as it trains a run. A task that is run again may find its first attempt still ending.</summary>
+    private FileStream? Take(StudyRun run, out bool waited, CancellationToken cancellationToken)
+    {
+        waited = false;
+        for (var watch = Stopwatch.StartNew(); ;)
+        {
+            try
+            {
+                return Open(Path.Combine(_folder, RunsName, $"{run.Id}.lock"));
+            }
+            catch (IOException) when (watch.Elapsed < Patience)
+            {
+                waited = true;
+                cancellationToken.WaitHandle.WaitOne(TimeSpan.FromSeconds(1));
+                cancellationToken.ThrowIfCancellationRequested();
+            }
+            catch (IOException)
+            {
+                return null;
+            }
+        }
+    }
+
+    /// <summary>Keeps that another process trains a run, and says so.</summary>
+    private InvalidOperationException NotTaken(StudyRun run)
+    {
+        var error = $"Another process trains {run.Id}, or died on a machine whose hold on {_folder} has not lapsed yet.";
+        Keep(run, Row(run, "") with { Status = StudyStatus.Failed, Error = error }, folder: null);
+        return new(error);
     }
 
     /// <summary>Trains a run, with smaller micro-batches where memory is too small, and keeps its row.</summary>
-    private TrainingResult Train(StudyRun run, CancellationToken cancellationToken)
+    private TrainingResult TrainAndKeep(StudyRun run, CancellationToken cancellationToken)
     {
         var folder = Path.Combine(_folder, RunsName, run.Id);
         try
@@ -87,7 +182,10 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
 
     private (StudyRow Row, TrainingResult Result) TrainInMemory(StudyRun run, string folder, CancellationToken cancellationToken)
     {
-        var micro = Fitting(run);
+        var begun = run.Task is null ? folder : SeedFolders.Of(folder, run.Training.Seed);
+
+        // A run goes on with the micro-batch that it was begun with, be it one to which it came when memory was too small.
+        var micro = RunFolder.IsOne(begun) ? RunFolder.ReadTrainingConfig(begun).MicroBatchSize : Fitting(run);
         while (true)
         {
             try
@@ -101,7 +199,11 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
             }
 
             // What was begun has another micro-batch in its configuration.
-            Directory.Delete(folder, recursive: true);
+            if (Directory.Exists(folder))
+            {
+                Directory.Delete(folder, recursive: true);
+            }
+
             GC.Collect();
             GC.WaitForPendingFinalizers();
         }
@@ -176,9 +278,11 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
     {
         lock (_gate)
         {
-            StudyTable.Append(_folder, row);
+            StudyTable.Append(_table, row);
             _finished++;
         }
+
+        _watched?.End(row.Status != StudyStatus.Completed);
 
         if (row.Error is { } error)
         {
@@ -338,17 +442,12 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
             && !error.Message.Contains("kernel failed", StringComparison.Ordinal))
         || (error.InnerException is { } inner && IsOutOfMemory(inner));
 
-    private FileStream Lock()
+    /// <summary>Tells the watcher of a study which of its runs a training is.</summary>
+    private sealed class GroupWatcher(IWatchedGroup group, string name, CancellationToken stop) : ITrainingWatcher
     {
-        var path = Path.Combine(_folder, RunsName, LockName);
-        try
-        {
-            return new(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
-        }
-        catch (IOException e)
-        {
-            throw new InvalidOperationException($"Another process runs the study in {_folder}: {e.Message} Wait for it to end, or choose another folder.", e);
-        }
+        public CancellationToken Stop => stop;
+
+        public IWatchedTraining Begin(TrainingConfig recipe, Device device) => group.Begin(name, recipe, device);
     }
 
     /// <summary>A text, cut for a context: what runs of one study share.</summary>

@@ -53,6 +53,25 @@ public static class StudyTable
         return Latest(rows);
     }
 
+    /// <summary>The rows of several tables: of each id that of the first table that has it, unless that one failed and a later table has another.</summary>
+    /// <param name="paths">Files or folders.</param>
+    /// <param name="damaged">As in <see cref="Read"/>.</param>
+    /// <exception cref="InvalidDataException">A line is no row.</exception>
+    public static IReadOnlyList<StudyRow> ReadAll(IEnumerable<string> paths, ICollection<string>? damaged = null)
+    {
+        ArgumentNullException.ThrowIfNull(paths);
+        var known = new Dictionary<string, StudyRow>();
+        foreach (var row in paths.SelectMany(path => Read(path, damaged)))
+        {
+            if (IsNews(row, known))
+            {
+                known[row.Id] = row;
+            }
+        }
+
+        return [.. known.Values];
+    }
+
     /// <summary>Adds a row, on the disk before this returns.</summary>
     /// <param name="path">The file, or the folder of a study.</param>
     /// <param name="row">The row.</param>
@@ -69,7 +88,7 @@ public static class StudyTable
         stream.Flush(flushToDisk: true);
     }
 
-    /// <summary>Adds the rows of other tables that this one lacks, or has only as failures.</summary>
+    /// <summary>Adds the rows of other tables that this one lacks, or has only as failures that came before.</summary>
     /// <param name="path">The file, or the folder of a study.</param>
     /// <param name="others">Files or folders.</param>
     /// <returns>How many rows were added.</returns>
@@ -84,7 +103,7 @@ public static class StudyTable
         {
             foreach (var row in System.IO.File.Exists(other) ? Read(other) : throw new FileNotFoundException($"There is no table of runs at {other}."))
             {
-                if (!known.TryGetValue(row.Id, out var before) || (!before.IsDone && row.IsDone))
+                if (IsNews(row, known))
                 {
                     Append(path, row);
                     known[row.Id] = row;
@@ -113,6 +132,10 @@ public static class StudyTable
                 $"scaled@{range}", typeof(double), [.. all.Select(row => (object?)row.Scores.FirstOrDefault(s => s.Lengths == range)?.Scaled)])),
         ]);
     }
+
+    /// <summary>Whether a row tells of a run what is not known: anything, or what came after its failure.</summary>
+    private static bool IsNews(StudyRow row, Dictionary<string, StudyRow> known) =>
+        !known.TryGetValue(row.Id, out var before) || (!before.IsDone && (row.IsDone || row.EndedAt > before.EndedAt));
 
     /// <summary>Of each id the last row, in the order of the first.</summary>
     private static IReadOnlyList<StudyRow> Latest(List<StudyRow> rows) => [.. rows.GroupBy(row => row.Id).Select(group => group.Last())];

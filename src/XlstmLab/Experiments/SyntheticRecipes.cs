@@ -45,9 +45,11 @@ public static class SyntheticRecipes
     public static IReadOnlyList<SyntheticTask> Tasks { get; } =
     [
         .. FormalTasks.All,
+        new SymmetricGroup(),
         new MultiQueryRecall { ContextLength = 64, PairCount = 4 },
         new MultiQueryRecall { ContextLength = 128, PairCount = 8 },
         new MultiQueryRecall { ContextLength = 256, PairCount = 16 },
+        new MixedRecall(),
         new ListOps(),
     ];
 
@@ -72,12 +74,13 @@ public static class SyntheticRecipes
     /// tested at 40 to 256. The paper itself (appendix D) has 100,000 updates, three learning rates and two seeds. Recall: paper appendix
     /// D, with 100,000 rows, 64 epochs, batches of 512 (256 at 256 tokens, 128, 96 and 24 up to 756, 1,024 and more), 10 % warm-up and a
     /// cosine to 1e-4 (1e-5 in batches of 24); the rate is the second of the four that it tries, the width is one of those it tries, and
-    /// the number of heads ours. ListOps: table of the Long Range Arena experiments, 8 blocks of 128, batches of 32, 80,000 updates; the
+    /// the number of heads ours; recall at mixed sizes has 180,000 rows, 64 epochs in batches of 256. ListOps: table of the Long Range Arena experiments, 8 blocks of 128, batches of 32, 80,000 updates; the
     /// rate is ours.
     /// </remarks>
     public static SyntheticRecipe For(SyntheticTask task) => task switch
     {
-        MultiQueryRecall recall => Recall(recall),
+        MultiQueryRecall recall => Recall(task, recall.ContextLength, 100_000, [task.TestLengths]),
+        MixedRecall => Recall(task, 256, 180_000, [new(64), new(128), new(256), new(512), new(1024)]),
         ListOps => new(
             task,
             Base with
@@ -120,10 +123,9 @@ public static class SyntheticRecipes
         },
     };
 
-    private static SyntheticRecipe Recall(MultiQueryRecall task)
+    private static SyntheticRecipe Recall(SyntheticTask task, int length, int samples, IReadOnlyList<LengthRange> tested)
     {
-        const int Samples = 100_000;
-        var (batch, rate) = task.ContextLength switch
+        var (batch, rate) = length switch
         {
             <= 128 => (512, 2.15e-3),
             <= 256 => (256, 2.15e-3),
@@ -131,7 +133,7 @@ public static class SyntheticRecipes
             <= 1024 => (96, 2.15e-3),
             _ => (24, 2.2e-4),
         };
-        var steps = 64 * Samples / batch;
+        var steps = 64 * samples / batch;
         return new(
             task,
             Base with
@@ -146,9 +148,9 @@ public static class SyntheticRecipes
             },
             128, 2, 4)
         {
-            SampleCount = Samples,
+            SampleCount = samples,
             TestRows = 3000,
-            TestLengths = [task.TestLengths],
+            TestLengths = tested,
         };
     }
 }

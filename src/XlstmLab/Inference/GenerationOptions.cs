@@ -1,9 +1,11 @@
+using XlstmLab.Operations;
+
 namespace XlstmLab.Inference;
 
 /// <summary>How the next token is chosen, and when to stop.</summary>
 /// <remarks>
-/// The order is that of Hugging Face transformers: repetition penalty, temperature, top-k, top-p, min-p; then a token is drawn from
-/// what is left.
+/// The order is that of Hugging Face transformers: repetition penalty, the penalties of frequency and presence, temperature, top-k, top-p,
+/// min-p; then a token is drawn from what is left.
 /// </remarks>
 public sealed record GenerationOptions
 {
@@ -27,6 +29,19 @@ public sealed record GenerationOptions
     /// hold; 1 changes nothing. What was read into a given state before is known from there only.
     /// </summary>
     public double RepetitionPenalty { get; init; } = 1.0;
+
+    /// <summary>Taken off the logit of a token once for each time that it was generated; 0 changes nothing, less than 0 makes repeats likelier.</summary>
+    /// <remarks>As OpenAI's API has it: tokens of the prompt do not count, nor those of <see cref="EarlierTokens"/>.</remarks>
+    public double FrequencyPenalty { get; init; }
+
+    /// <summary>Taken once off the logit of a token that was generated, however often; 0 changes nothing.</summary>
+    /// <inheritdoc cref="FrequencyPenalty" path="/remarks"/>
+    public double PresencePenalty { get; init; }
+
+    /// <summary>
+    /// With each token come this many of the likeliest ones and their logarithms of probability, <see cref="GeneratedToken.Likeliest"/>.
+    /// </summary>
+    public int TopLogProbabilities { get; init; }
 
     /// <summary>The seed of the draws. Row r of a batch draws from seed + r, so that equal prompts give different texts.</summary>
     public long Seed { get; init; }
@@ -52,8 +67,16 @@ public sealed record GenerationOptions
     /// <summary>Whether generation stops with the end of document; else the end of document is a token like others, without text.</summary>
     public bool StopAtEndOfDocument { get; init; } = true;
 
-    /// <summary>Whether the next token is simply the likeliest one.</summary>
-    internal bool IsGreedy => Temperature == 0 && RepetitionPenalty == 1;
+    /// <summary>
+    /// What projections are kept as while tokens are generated: on a CPU a token takes as long as its weights take to be read. In fewer bits than
+    /// the model's own they are copies, made when the generation begins, for up to eight texts side by side. A prompt is read with the model's
+    /// own weights, unless <see cref="RoundedWeights.Round"/> has rounded those.
+    /// </summary>
+    public WeightFormat Weights { get; init; }
+
+    /// <summary>Whether the next token is simply the likeliest one, and no other is asked for.</summary>
+    internal bool IsGreedy =>
+        Temperature == 0 && RepetitionPenalty == 1 && FrequencyPenalty == 0 && PresencePenalty == 0 && TopLogProbabilities == 0;
 
     /// <summary>Looks at every option.</summary>
     /// <exception cref="ArgumentException">An option makes no sense; the message says which and what is expected.</exception>
@@ -64,9 +87,13 @@ public sealed record GenerationOptions
         Require(TopK is null or >= 1, nameof(TopK), "at least 1, or null to keep all", TopK);
         Require(TopP is null or (> 0 and <= 1), nameof(TopP), "more than 0 and at most 1, or null to keep all", TopP);
         Require(MinP is null or (>= 0 and <= 1), nameof(MinP), "from 0 to 1, or null to keep all", MinP);
+        Require(Enum.IsDefined(Weights), nameof(Weights), string.Join(", ", Enum.GetNames<WeightFormat>()), Weights);
         Require(EarlierDraws >= 0, nameof(EarlierDraws), "0 or more", EarlierDraws);
         var penalty = double.IsFinite(RepetitionPenalty) && RepetitionPenalty > 0;
         Require(penalty, nameof(RepetitionPenalty), "more than 0, 1 for none", RepetitionPenalty);
+        Require(double.IsFinite(FrequencyPenalty), nameof(FrequencyPenalty), "a number, 0 for none", FrequencyPenalty);
+        Require(double.IsFinite(PresencePenalty), nameof(PresencePenalty), "a number, 0 for none", PresencePenalty);
+        Require(TopLogProbabilities >= 0, nameof(TopLogProbabilities), "0 or more", TopLogProbabilities);
         if (StopStrings is null || StopStrings.Any(string.IsNullOrEmpty))
         {
             throw new ArgumentException(

@@ -21,14 +21,28 @@ public enum FinishReason
 /// The natural logarithm of the probability that the model itself gives it, before penalty, temperature and filters.
 /// </param>
 /// <param name="FinishReason">Why it is the last one; null if others follow.</param>
-public readonly record struct GeneratedToken(int Id, double LogProbability, FinishReason? FinishReason);
+/// <param name="Likeliest">
+/// The model's likeliest tokens in its place, the likeliest first and of equals the lowest id: as many as
+/// <see cref="GenerationOptions.TopLogProbabilities"/> asked for; null if that is none.
+/// </param>
+public readonly record struct GeneratedToken(
+    int Id, double LogProbability, FinishReason? FinishReason, IReadOnlyList<TokenLogProbability>? Likeliest = null);
+
+/// <summary>A token and what the model gives it.</summary>
+/// <param name="Id">Its id.</param>
+/// <param name="LogProbability">The natural logarithm of its probability, before penalty, temperature and filters.</param>
+public readonly record struct TokenLogProbability(int Id, double LogProbability);
 
 /// <summary>What was generated after one prompt.</summary>
 /// <param name="Tokens">All ids, an end of document or the tokens of a stop string at the end included.</param>
 /// <param name="Text">Their text, up to the stop string.</param>
 /// <param name="LogProbability">The sum of the tokens' logarithms of probability.</param>
 /// <param name="FinishReason">Why it ended.</param>
-public sealed record GeneratedSequence(int[] Tokens, string Text, double LogProbability, FinishReason FinishReason);
+public sealed record GeneratedSequence(int[] Tokens, string Text, double LogProbability, FinishReason FinishReason)
+{
+    /// <summary>The tokens one by one, with a logarithm of probability each.</summary>
+    public IReadOnlyList<GeneratedToken> Steps { get; init; } = [];
+}
 
 /// <summary>What was generated after several prompts.</summary>
 /// <param name="Sequences">One for each prompt, in their order.</param>

@@ -19,6 +19,19 @@ public static class Sampling
         }
     }
 
+    /// <summary>Takes the frequency penalty off a token's logit for each time that it was generated, and the presence penalty once.</summary>
+    /// <param name="logits">[V], changed in place.</param>
+    /// <param name="counts">How often each of the generated ids was.</param>
+    /// <param name="frequency">The penalty for each time.</param>
+    /// <param name="presence">The penalty for having been generated at all.</param>
+    public static void PenalizeCounts(Span<double> logits, IReadOnlyDictionary<int, int> counts, double frequency, double presence)
+    {
+        foreach (var (id, count) in counts)
+        {
+            logits[id] -= count * frequency + presence;
+        }
+    }
+
     /// <summary>Keeps the k largest logits and any that equal the k-th; all if k exceeds V.</summary>
     /// <param name="logits">[V], changed in place.</param>
     /// <param name="k">At least 1.</param>
@@ -125,12 +138,45 @@ public static class Sampling
     public static int Greedy(ReadOnlySpan<double> logits) => TensorPrimitives.IndexOfMax(logits);
 
     /// <summary>log softmax(logits)[id].</summary>
-    public static double LogProbability(ReadOnlySpan<double> logits, int id)
+    public static double LogProbability(ReadOnlySpan<double> logits, int id) => logits[id] - LogSum(logits);
+
+    /// <summary>The n likeliest tokens with log softmax(logits), the likeliest first; of equals, low ids come first.</summary>
+    /// <param name="logits">[V].</param>
+    /// <param name="n">At least 1; all tokens if n exceeds V.</param>
+    public static TokenLogProbability[] Likeliest(ReadOnlySpan<double> logits, int n)
+    {
+        // The queue's first is the worst that is kept: the least logit, of equals the highest id.
+        var best = new PriorityQueue<int, (double Logit, int NegativeId)>(n + 1);
+        for (var id = 0; id < logits.Length; id++)
+        {
+            if (best.Count < n)
+            {
+                best.Enqueue(id, (logits[id], -id));
+            }
+            else if (logits[id] > logits[best.Peek()])
+            {
+                _ = best.DequeueEnqueue(id, (logits[id], -id));
+            }
+        }
+
+        var likeliest = new TokenLogProbability[best.Count];
+        var sum = LogSum(logits);
+        for (var k = likeliest.Length - 1; k >= 0; k--)
+        {
+            var id = best.Dequeue();
+            likeliest[k] = new(id, logits[id] - sum);
+        }
+
+        return likeliest;
+    }
+
+    /// <summary>log of the sum of exp(logits).</summary>
+    private static double LogSum(ReadOnlySpan<double> logits)
     {
         var rented = ArrayPool<double>.Shared.Rent(logits.Length);
         var sum = Exponentials(logits, rented.AsSpan(0, logits.Length));
         ArrayPool<double>.Shared.Return(rented);
-        return logits[id] - TensorPrimitives.Max(logits) - Math.Log(sum);
+        return TensorPrimitives.Max(logits) + Math.Log(sum);
     }
 
     /// <summary>exp(logits - max), and their sum; no value is 0.</summary>

@@ -6,7 +6,7 @@ namespace XlstmLab.Inference;
 
 /// <summary>Lets a model write: token by token as a stream, or several texts at once.</summary>
 /// <remarks>
-/// It keeps nothing from one call to the next; what a model remembers is in the <see cref="ModelState"/> that goes in and comes out.
+/// It keeps nothing from one call to the next but in a <see cref="Cache"/>; what a model remembers is in the <see cref="ModelState"/> that goes in and comes out.
 /// Tokens are drawn on the CPU in double precision from generators of its own, so that a seed gives the same text on every device, up to
 /// logits that differ in their last digits. The model computes on the thread that asks for the next token.
 /// </remarks>
@@ -19,20 +19,13 @@ public sealed class TextGenerator
     /// <exception cref="ArgumentException">The tokenizer has more ids than the model.</exception>
     public TextGenerator(LanguageModel model, ITokenizer tokenizer)
     {
-        if (tokenizer.VocabularySize > model.VocabularySize)
-        {
-            throw new ArgumentException(
-                $"The tokenizer has {tokenizer.VocabularySize} ids and the model only {model.VocabularySize}: give the tokenizer that the model "
-                + "was trained with.",
-                nameof(tokenizer));
-        }
-
+        RequireIds(model, tokenizer);
         (_model, _tokenizer) = (model, tokenizer);
     }
 
     /// <summary>
-    /// The number of tokens of a prompt that are read at a time, 512 unless set: memory does not grow with the prompt, but holds logits
-    /// [B, PrefillLength, V].
+    /// The number of tokens of a prompt that are read at a time, 512 unless set: memory grows with this number and not with the prompt. Of a
+    /// prompt's logits only the last token's are computed.
     /// </summary>
     public int PrefillLength
     {
@@ -44,14 +37,36 @@ public sealed class TextGenerator
         }
     } = 512;
 
+    /// <summary>Where <see cref="Read"/> looks for what it has read before, and keeps what it reads from the empty state; null keeps none.</summary>
+    public StateCache? Cache { get; init; }
+
     /// <summary>Reads tokens without generating any.</summary>
     /// <param name="tokens">At least one token.</param>
     /// <param name="state">The state of one sequence to start from, left as it is; null is the empty state.</param>
     /// <param name="cancellationToken">Stops between chunks.</param>
     /// <returns>The state after the last token; the caller owns it.</returns>
     /// <exception cref="ArgumentException">Tokens are not the model's, or the state is not of one sequence.</exception>
-    public ModelState Read(int[] tokens, ModelState? state = null, CancellationToken cancellationToken = default) =>
-        Generate([tokens], new GenerationOptions { MaxNewTokens = 0 }, state, returnState: true, null, cancellationToken).State!;
+    public ModelState Read(int[] tokens, ModelState? state = null, CancellationToken cancellationToken = default)
+    {
+        ArgumentNullException.ThrowIfNull(tokens);
+        var (length, known) = Cache is not null && state is null ? Cache.Find(tokens) : (0, null);
+        if (known is not null && length == tokens.Length)
+        {
+            return known;
+        }
+
+        using (known)
+        {
+            var read = Generate(
+                [tokens[length..]], new GenerationOptions { MaxNewTokens = 0 }, known ?? state, returnState: true, null, cancellationToken).State!;
+            if (state is null && tokens.Length > 0)
+            {
+                Cache?.Add(tokens, read.Clone());
+            }
+
+            return read;
+        }
+    }
 
     /// <summary>Generates a text after each of several prompts, side by side.</summary>
     /// <remarks>Row r is what its prompt alone gives with the seed plus r, up to logits that differ in their last digits.</remarks>
@@ -197,21 +212,45 @@ public sealed class TextGenerator
         }
 
         _model.ThrowIfDisposed();
-        var read = prompts.Select((prompt, r) => prompt.Length > 0 ? prompt
-            : state is null ? [_tokenizer.EndOfDocument]
-            : throw new ArgumentException(
-                $"Prompt {r} is empty: going on from a state takes at least one token that it has not read.", nameof(prompts)));
-        var ids = read.ToArray();
-        foreach (var id in ids.SelectMany(prompt => prompt))
+        int[][] ids = [.. prompts.Select((prompt, r) => Readable(_model, _tokenizer, prompt, state is not null, r))];
+        return Decoding.Start(_model, _tokenizer, ids, options, state, PrefillLength, keepStates, cancellationToken);
+    }
+
+    /// <summary>Refuses a tokenizer that is not the model's.</summary>
+    /// <exception cref="ArgumentException">It has more ids than the model.</exception>
+    internal static void RequireIds(LanguageModel model, ITokenizer tokenizer)
+    {
+        if (tokenizer.VocabularySize > model.VocabularySize)
         {
-            if (id < 0 || id >= _model.VocabularySize)
+            throw new ArgumentException(
+                $"The tokenizer has {tokenizer.VocabularySize} ids and the model only {model.VocabularySize}: give the tokenizer that the model "
+                + "was trained with.",
+                nameof(tokenizer));
+        }
+    }
+
+    /// <summary>A prompt that a model can read: the end of document where it has no tokens and begins a text.</summary>
+    /// <exception cref="ArgumentException">It has no tokens though it goes on from a state, or one that is not the model's.</exception>
+    internal static int[] Readable(LanguageModel model, ITokenizer tokenizer, int[] prompt, bool goesOn, int row)
+    {
+        if (prompt.Length == 0)
+        {
+            return goesOn
+                ? throw new ArgumentException(
+                    $"Prompt {row} is empty: going on from a state takes at least one token that it has not read.", nameof(prompt))
+                : [tokenizer.EndOfDocument];
+        }
+
+        foreach (var id in prompt)
+        {
+            if (id < 0 || id >= model.VocabularySize)
             {
                 throw new ArgumentException(
-                    $"Expected token ids from 0 to {_model.VocabularySize - 1}, got {id}: the tokenizer is another model's.", nameof(prompts));
+                    $"Expected token ids from 0 to {model.VocabularySize - 1}, got {id}: the tokenizer is another model's.", nameof(prompt));
             }
         }
 
-        return Decoding.Start(_model, _tokenizer, ids, options, state, PrefillLength, keepStates, cancellationToken);
+        return prompt;
     }
 
     private int[] Encode(string prompt, ModelState? state) =>

@@ -7,6 +7,7 @@ namespace XlstmLab.Inference;
 internal sealed class TokenSampler(GenerationOptions options, long seed, IEnumerable<int> prompt)
 {
     private readonly HashSet<int>? _occurred = options.RepetitionPenalty == 1 ? null : [.. options.EarlierTokens, .. prompt];
+    private readonly Dictionary<int, int>? _generated = options.FrequencyPenalty == 0 && options.PresencePenalty == 0 ? null : [];
     private SplitMix64 _random = Begin(seed, options.EarlierDraws);
     private double[] _scores = [];
 
@@ -31,8 +32,18 @@ internal sealed class TokenSampler(GenerationOptions options, long seed, IEnumer
             Sampling.Penalize(_scores, _occurred, options.RepetitionPenalty);
         }
 
+        if (_generated is not null)
+        {
+            Sampling.PenalizeCounts(_scores, _generated, options.FrequencyPenalty, options.PresencePenalty);
+        }
+
         var id = options.Temperature == 0 ? Sampling.Greedy(_scores) : Draw(_scores);
         _occurred?.Add(id);
+        if (_generated is not null)
+        {
+            _generated[id] = _generated.GetValueOrDefault(id) + 1;
+        }
+
         return (id, Sampling.LogProbability(logits, id));
     }
 

@@ -1,6 +1,7 @@
 using System.Numerics;
 using XlstmLab.Mixers;
 using XlstmLab.Operations;
+using static TorchSharp.torch;
 using static XlstmLab.Operations.VectorFunctions;
 
 namespace XlstmLab.Inference;
@@ -10,6 +11,9 @@ internal abstract unsafe class StepMixer : IDisposable
 {
     /// <summary>The names of what it remembers.</summary>
     public abstract IReadOnlyList<string> Memory { get; }
+
+    /// <summary>The bytes of its matrices.</summary>
+    public abstract long WeightBytes { get; }
 
     /// <summary>Reads a token of each of some sequences.</summary>
     /// <param name="x">Rows of the mixer's width.</param>
@@ -29,8 +33,10 @@ internal abstract unsafe class StepMixer : IDisposable
 }
 
 /// <summary>An mLSTM's step (<see cref="MLstmRecurrent"/>), between dense or block-diagonal projections.</summary>
-internal sealed unsafe class StepMLstm : StepMixer
+internal sealed unsafe class StepMLstm : StepMixer, ISharedWork
 {
+    private const long SharedBytes = 1 << 16;
+
     private readonly MLstmMixerConfig _config;
     private readonly MLstmOptions _cell;
     private readonly StepMatrix? _q;
@@ -53,6 +59,10 @@ internal sealed unsafe class StepMLstm : StepMixer
     private readonly int _row;
     private readonly FloatBlock _room;
 
+    // What is being read.
+    private StepState? _state;
+    private int _first;
+
     public StepMLstm(MLstmMixerConfig config, MixerSite site, StepWeights weights)
     {
         (_config, _cell, _heads, _width, _streamWidth) = (config, config.Cell, config.HeadCount, site.Width, site.StreamWidth);
@@ -74,6 +84,10 @@ internal sealed unsafe class StepMLstm : StepMixer
 
     /// <inheritdoc/>
     public override IReadOnlyList<string> Memory => ["c", "n", "m"];
+
+    /// <inheritdoc/>
+    public override long WeightBytes =>
+        new[] { _q, _k, _v, _o, _qkvo, _out, _input.Weight, _forget.Weight, _both.Weight }.Sum(matrix => matrix?.Bytes ?? 0);
 
     /// <inheritdoc/>
     public override void Dispose() => _room.Dispose();
@@ -103,18 +117,13 @@ internal sealed unsafe class StepMLstm : StepMixer
 
         var seesHeads = _config.LooksAt == GateSource.Qkv;
         Gates(seesHeads ? q : stream, seesHeads ? _row : _streamWidth, rows, gates);
-        var (dk, dv) = (_qkDim / _heads, _vDim / _heads);
+        (_state, _first) = (state, first);
+        var pieces = rows * _heads;
+        WorkTeam.Run(this, pieces, pieces * (long)state.RowOf(first) / _heads * sizeof(float) < SharedBytes ? 1 : get_num_threads());
         var isGated = _config is { OutputGate: true, Headwise: false };
         for (var row = 0; row < rows; row++)
         {
             var at = row * (nint)_row;
-            float* c = state.At(first, row), n = state.At(first + 1, row), m = state.At(first + 2, row);
-            for (var head = 0; head < _heads; head++)
-            {
-                Cell(
-                    q + at + head * dk, k + at + head * dk, v + at + head * dv, gates[at + head], gates[at + _heads + head],
-                    c + (nint)head * dk * dv, n + (nint)head * dk, m + head, dk, dv);
-            }
 
             // h has taken the place of v.
             if (_headNorm is not null)
@@ -133,6 +142,17 @@ internal sealed unsafe class StepMLstm : StepMixer
         }
 
         _out?.Apply(v, _row, rows, y, _width);
+    }
+
+    /// <summary>A head of a sequence.</summary>
+    void ISharedWork.Do(int piece)
+    {
+        var (row, head) = Math.DivRem(piece, _heads);
+        var (dk, dv) = (_qkDim / _heads, _vDim / _heads);
+        float* q = _room.Data + row * (nint)_row, k = q + _qkDim, v = k + _qkDim, gates = v + 2 * _vDim;
+        Cell(
+            q + head * dk, k + head * dk, v + head * dv, gates[head], gates[_heads + head], _state!.At(_first, row) + (nint)head * dk * dv,
+            _state.At(_first + 1, row) + (nint)head * dk, _state.At(_first + 2, row) + head, dk, dv);
     }
 
     /// <summary>Both gates' pre-activations under their cap; 0 for a gate that does not exist.</summary>
@@ -184,7 +204,13 @@ internal sealed unsafe class StepMLstm : StepMixer
         var divisor = (magnitude <= floor ? floor : magnitude) + unit * (float)_cell.Epsilon;
         var factor = _cell.Normalize ? unit / divisor : 1;
         *m = now;
-        for (var e = 0; e < dv; e += Vector<float>.Count)
+        var first = 0;
+        for (; first <= dv - 4 * Vector<float>.Count; first += 4 * Vector<float>.Count)
+        {
+            FourVectors(q, k, v + first, c + first, keep, write, scale, factor, dk, dv);
+        }
+
+        for (var e = first; e < dv; e += Vector<float>.Count)
         {
             var left = dv - e;
             var value = LoadPart(v + e, left);
@@ -199,6 +225,37 @@ internal sealed unsafe class StepMLstm : StepMixer
 
             StorePart(h * factor, v + e, left);
         }
+    }
+
+    /// <summary>Of four vectors of v at once: the memory is read in longer pieces.</summary>
+    private static void FourVectors(float* q, float* k, float* v, float* c, float keep, float write, float scale, float factor, int dk, int dv)
+    {
+        var width = Vector<float>.Count;
+        Vector<float> v0 = Vector.Load(v), v1 = Vector.Load(v + width), v2 = Vector.Load(v + 2 * width), v3 = Vector.Load(v + 3 * width);
+        Vector<float> h0 = default, h1 = default, h2 = default, h3 = default;
+        for (var d = 0; d < dk; d++)
+        {
+            var added = new Vector<float>(write * k[d]);
+            var asked = new Vector<float>(q[d] * scale);
+            var c0 = Vector.Load(c) * keep + v0 * added;
+            var c1 = Vector.Load(c + width) * keep + v1 * added;
+            var c2 = Vector.Load(c + 2 * width) * keep + v2 * added;
+            var c3 = Vector.Load(c + 3 * width) * keep + v3 * added;
+            Vector.Store(c0, c);
+            Vector.Store(c1, c + width);
+            Vector.Store(c2, c + 2 * width);
+            Vector.Store(c3, c + 3 * width);
+            h0 = MultiplyAdd(c0, asked, h0);
+            h1 = MultiplyAdd(c1, asked, h1);
+            h2 = MultiplyAdd(c2, asked, h2);
+            h3 = MultiplyAdd(c3, asked, h3);
+            c += dv;
+        }
+
+        Vector.Store(h0 * factor, v);
+        Vector.Store(h1 * factor, v + width);
+        Vector.Store(h2 * factor, v + 2 * width);
+        Vector.Store(h3 * factor, v + 3 * width);
     }
 }
 
@@ -237,6 +294,9 @@ internal sealed unsafe class StepSLstm : StepMixer
     public override IReadOnlyList<string> Memory => ["h", "c", "n", "m"];
 
     /// <inheritdoc/>
+    public override long WeightBytes => _gates.Append(_out).Sum(matrix => matrix?.Bytes ?? 0) + 4L * _dim * (_dim / _heads) * sizeof(float);
+
+    /// <inheritdoc/>
     public override void Dispose() => _room.Dispose();
 
     /// <inheritdoc/>
@@ -254,9 +314,9 @@ internal sealed unsafe class StepSLstm : StepMixer
         for (var head = 0; head < _heads; head++)
         {
             // (head, gate and unit written, unit read)
-            VectorLoops.Multiply(
-                _recurrentKernel + (nint)head * 4 * size * size, 4 * size, size, null, state.At(first, 0) + head * size, state.RowOf(first), rows, recurrent,
-                _row);
+            RowProducts.Multiply(
+                _recurrentKernel + (nint)head * 4 * size * size, WeightFormat.Float32, null, 4 * size, size, null, state.At(first, 0) + head * size,
+                state.RowOf(first), rows, recurrent, _row);
             for (var row = 0; row < rows; row++)
             {
                 for (var g = 0; g < 4; g++)

@@ -7,6 +7,9 @@ namespace XlstmLab.Inference;
 /// <summary>The weights and buffers of a model below a name.</summary>
 internal sealed record StepWeights(IReadOnlyDictionary<string, Tensor> All, string Prefix)
 {
+    /// <summary>What projections are kept as; null for all as they are.</summary>
+    public StepPacking? Packing { get; init; }
+
     /// <summary>Those of a part.</summary>
     public StepWeights Below(string name) => this with { Prefix = $"{Prefix}{name}." };
 
@@ -17,7 +20,9 @@ internal sealed record StepWeights(IReadOnlyDictionary<string, Tensor> All, stri
     public unsafe float* At(string name) => CpuMemory.Floats(Find(name));
 
     /// <summary>A projection, or null where the model has none of that name.</summary>
-    public StepMatrix? Matrix(string name) => Find(name + ".weight") is { } weight ? new(weight, Find(name + ".bias")) : null;
+    public StepMatrix? Matrix(string name) => Find(name + ".weight") is { } weight
+        ? new(weight, Find(name + ".bias"), Packing?.Of(Prefix + name + ".weight", weight))
+        : null;
 
     /// <summary>A norm over groups of neighbouring channels; null where the model has none of that name.</summary>
     public StepNorm? Norm(string name, bool center, double epsilon, int groups = 1) =>
@@ -51,21 +56,99 @@ internal sealed class TensorPlaces
     }
 }
 
-/// <summary>y = W x + b, W [M, K], or block-diagonal W [H, M / H, K / H].</summary>
-internal sealed unsafe class StepMatrix
+/// <summary>The copies in fewer bits that a step reads in place of projections.</summary>
+/// <param name="Format">Not float32.</param>
+/// <param name="Names">The projections' weights.</param>
+internal sealed record StepPacking(WeightFormat Format, IReadOnlySet<string> Names) : IDisposable
 {
-    private const long SharedWork = 1 << 18;
-    private const int Piece = 64;
+    private readonly List<(PackedRows Rows, SourceVersions Versions)> _copies = [];
 
-    private readonly float* _weight;
+    /// <summary>A weight's copy, which follows it; null for what is no projection's.</summary>
+    public unsafe PackedRows? Of(string name, Tensor weight)
+    {
+        if (!Names.Contains(name))
+        {
+            return null;
+        }
+
+        var columns = (int)weight.shape[^1];
+        var rows = new PackedRows(Format, CpuMemory.Floats(weight), (int)(weight.NumberOfElements / columns), columns);
+        _copies.Add((rows, new(weight)));
+        return rows;
+    }
+
+    /// <summary>Makes the copies anew that libtorch's operations have changed the weights of.</summary>
+    public void Refresh()
+    {
+        foreach (var (rows, versions) in _copies)
+        {
+            if (versions.HaveChanged())
+            {
+                rows.Pack();
+            }
+        }
+    }
+
+    /// <inheritdoc/>
+    public void Dispose()
+    {
+        foreach (var (rows, _) in _copies)
+        {
+            rows.Dispose();
+        }
+    }
+}
+
+/// <summary>Whether libtorch's operations have changed tensors since they were looked at.</summary>
+internal sealed class SourceVersions(params Tensor[] sources)
+{
+    // A tensor of inference has no version: it is looked at once, as nothing but inference could change it.
+    private readonly bool[] _hasVersion = [.. sources.Select(TrainedProducts.HasVersion)];
+    private readonly long[] _versions = [.. sources.Select(_ => -1L)];
+
+    /// <summary>Whether one has changed since the last call; at the first call they all have.</summary>
+    public bool HaveChanged()
+    {
+        var changed = false;
+        for (var k = 0; k < sources.Length; k++)
+        {
+            var version = _hasVersion[k] ? TrainedProducts.Version(sources[k]) : 0;
+            changed |= version != _versions[k];
+            _versions[k] = version;
+        }
+
+        return changed;
+    }
+}
+
+/// <summary>y = W x + b, W [M, K], or block-diagonal W [H, M / H, K / H].</summary>
+internal sealed unsafe class StepMatrix : ISharedWork
+{
+    private const int SharedBytes = 1 << 16;
+    private const int PiecesAThread = 4;
+    private const int RowsTogether = 4;
+
+    private readonly void* _weight;
+    private readonly float* _scales;
+    private readonly WeightFormat _format;
     private readonly float* _bias;
     private readonly int _blocks;
     private readonly int _outputs;
     private readonly int _inputs;
 
-    public StepMatrix(Tensor weight, Tensor? bias)
+    // What is being computed.
+    private float* _x;
+    private float* _y;
+    private int _xRow;
+    private int _yRow;
+    private int _rows;
+    private int _piece;
+
+    public StepMatrix(Tensor weight, Tensor? bias, PackedRows? packed)
     {
-        _weight = CpuMemory.Floats(weight);
+        _weight = packed is null ? CpuMemory.Floats(weight) : packed.Data;
+        _format = packed?.Format ?? WeightFormat.Float32;
+        _scales = packed is null ? null : packed.Scales;
         _bias = CpuMemory.Floats(bias);
         (_blocks, _outputs, _inputs) = (weight.dim() == 3 ? (int)weight.shape[0] : 1, (int)weight.shape[^2], (int)weight.shape[^1]);
     }
@@ -76,32 +159,37 @@ internal sealed unsafe class StepMatrix
     /// <summary>The width of x.</summary>
     public int Inputs => _blocks * _inputs;
 
+    /// <summary>The bytes of W, which each token reads.</summary>
+    public long Bytes => (long)Outputs * _inputs * PackedRows.Size(_format) + (_scales is null ? 0 : Outputs * sizeof(float));
+
     /// <summary>Of each of some rows, that begin at these distances.</summary>
     public void Apply(float* x, int xRow, int rows, float* y, int yRow)
     {
-        if (_blocks == 1 && (long)_outputs * _inputs >= SharedWork && get_num_threads() > 1)
+        _x = x;
+        _y = y;
+        (_xRow, _yRow, _rows) = (xRow, yRow, rows);
+        var threads = _blocks == 1 && Bytes * rows >= SharedBytes ? get_num_threads() : 1;
+        if (threads == 1)
         {
-            Share(x, xRow, rows, y, yRow);
+            for (var block = 0; block < _blocks; block++)
+            {
+                Multiply(block * _outputs, _outputs, block * _inputs);
+            }
+
             return;
         }
 
-        for (var block = 0; block < _blocks; block++)
-        {
-            var at = block * _outputs;
-            VectorLoops.Multiply(
-                _weight + (nint)at * _inputs, _outputs, _inputs, _bias is null ? null : _bias + at, x + block * _inputs, xRow, rows,
-                y + at, yRow);
-        }
+        var pieces = Math.Min(PiecesAThread * threads, (_outputs + RowsTogether - 1) / RowsTogether);
+        _piece = ((_outputs + pieces - 1) / pieces + RowsTogether - 1) / RowsTogether * RowsTogether;
+        WorkTeam.Run(this, (_outputs + _piece - 1) / _piece, threads);
     }
 
-    private void Share(float* x, int xRow, int rows, float* y, int yRow) =>
-        CpuMemory.Share((_outputs + Piece - 1) / Piece, (long)_outputs * _inputs * rows, piece =>
-        {
-            var first = piece * Piece;
-            VectorLoops.Multiply(
-                _weight + (nint)first * _inputs, Math.Min(Piece, _outputs - first), _inputs, _bias is null ? null : _bias + first, x, xRow, rows,
-                y + first, yRow);
-        });
+    /// <inheritdoc/>
+    void ISharedWork.Do(int piece) => Multiply(piece * _piece, Math.Min(_piece, _outputs - piece * _piece), 0);
+
+    private void Multiply(int first, int count, int input) => RowProducts.Multiply(
+        (byte*)_weight + (nint)first * _inputs * PackedRows.Size(_format), _format, _scales is null ? null : _scales + first, count, _inputs,
+        _bias is null ? null : _bias + first, _x + input, _xRow, _rows, _y + first, _yRow);
 }
 
 /// <summary>weight norm(x) + bias.</summary>
@@ -187,6 +275,12 @@ internal sealed class StepState
         _addresses = [.. names.Select(name => Kernel.Address(state[name]))];
         _rows = [.. names.Select(name => (nint)(state[name].NumberOfElements / state.BatchSize))];
     }
+
+    private StepState(nint[] addresses, nint[] rows) => (_addresses, _rows) = (addresses, rows);
+
+    /// <summary>The same without its first sequences.</summary>
+    public StepState From(int row) =>
+        row == 0 ? this : new([.. _addresses.Zip(_rows, (address, length) => address + row * length * sizeof(float))], _rows);
 
     /// <summary>Where a sequence's elements of a tensor begin.</summary>
     public unsafe float* At(int number, int row) => (float*)_addresses[number] + row * _rows[number];

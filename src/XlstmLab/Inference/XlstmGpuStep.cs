@@ -148,24 +148,14 @@ internal sealed class XlstmGpuStep : IDisposable
         return copy;
     }
 
-    /// <summary>What is made of weights, and their versions when it was.</summary>
+    /// <summary>What is made of weights, and follows them.</summary>
     private sealed record Copied(Tensor Copy, Action<Tensor> Write, Tensor[] Sources)
     {
-        // A narrow weight of inference has no version: it is copied once, as nothing but inference could change it.
-        private readonly bool[] _hasVersion = [.. Sources.Select(TrainedProducts.HasVersion)];
-        private readonly long[] _versions = [.. Sources.Select(_ => -1L)];
+        private readonly SourceVersions _versions = new(Sources);
 
         public void Refresh()
         {
-            var hasChanged = false;
-            for (var k = 0; k < Sources.Length; k++)
-            {
-                var version = _hasVersion[k] ? TrainedProducts.Version(Sources[k]) : 0;
-                hasChanged |= version != _versions[k];
-                _versions[k] = version;
-            }
-
-            if (hasChanged)
+            if (_versions.HaveChanged())
             {
                 Write(Copy);
             }

@@ -19,6 +19,7 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
     private readonly LanguageModel _model;
     private readonly XlstmConfig _config;
     private readonly TensorPlaces _places;
+    private readonly StepPacking? _packing;
     private readonly StepBlock[] _blocks;
     private readonly string[] _memory;
     private readonly float* _embedding;
@@ -28,10 +29,11 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
     private readonly FloatBlock _normed;
     private readonly FloatBlock _logits;
 
-    private XlstmTokenStep(LanguageModel model, XlstmConfig config, IReadOnlyDictionary<string, Tensor> tensors)
+    private XlstmTokenStep(LanguageModel model, XlstmConfig config, IReadOnlyDictionary<string, Tensor> tensors, WeightFormat format)
     {
         (_model, _config, _places) = (model, config, new(tensors.Values));
-        var weights = new StepWeights(tensors, "");
+        _packing = format.Known() == WeightFormat.Float32 ? null : new(format, RoundedWeights.Names(model));
+        var weights = new StepWeights(tensors, "") { Packing = _packing };
         _embedding = weights.At("backbone.embeddings.weight");
         _outNorm = weights.Norm("backbone.out_norm", config.PreNorm == NormKind.Layer, config.NormEpsilon);
         _head = weights.Matrix("lm_head") ?? weights.Matrix("backbone.embeddings")!;
@@ -52,8 +54,13 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
     /// <summary>Whether nobody looks at a model's activations, and they have no other type than its weights.</summary>
     public static bool MayRead(LanguageModel model) => model is { Observer: null, ComputeType: null or ScalarType.Float32 };
 
+    /// <summary>The bytes of weights that a token reads: all but the embedding's, of which it reads a row.</summary>
+    public long WeightBytes => _head.Bytes + _config.EmbeddingDim * sizeof(float) + _blocks.Sum(block => block.WeightBytes);
+
     /// <summary>The step of a model; null for a model that it cannot read.</summary>
-    public static XlstmTokenStep? Of(LanguageModel model)
+    /// <param name="model">The model.</param>
+    /// <param name="format">What its projections are kept as; in fewer bits than they have, they are copies.</param>
+    public static XlstmTokenStep? Of(LanguageModel model, WeightFormat format = WeightFormat.Float32)
     {
         if (model is not XlstmLanguageModel { Config: XlstmConfig config } || !MayRead(model)
             || !Enumerable.Range(0, config.BlockCount).All(b => config.MixerAt(b) is MLstmMixerConfig or SLstmMixerConfig))
@@ -62,7 +69,7 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
         }
 
         var tensors = model.state_dict();
-        return tensors.Values.All(CpuMemory.IsFloats) ? new(model, config, tensors) : null;
+        return tensors.Values.All(CpuMemory.IsFloats) ? new(model, config, tensors, format) : null;
     }
 
     /// <summary>Whether the model's weights still lie where they did when the step was made, and nobody looks at activations.</summary>
@@ -81,6 +88,7 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
     /// <returns>The logits of each sequence one after the other, until the next call.</returns>
     public ReadOnlySpan<float> Read(ReadOnlySpan<int> tokens, StepState state)
     {
+        _packing?.Refresh();
         var (rows, dim, vocabulary) = (tokens.Length, _config.EmbeddingDim, _config.VocabularySize);
         for (var row = 0; row < rows; row++)
         {
@@ -105,6 +113,7 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
         _stream.Dispose();
         _normed.Dispose();
         _logits.Dispose();
+        _packing?.Dispose();
         foreach (var block in _blocks)
         {
             block.Dispose();
@@ -172,6 +181,9 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
 
         /// <summary>The names of what it remembers.</summary>
         public IReadOnlyList<string> Memory { get; }
+
+        /// <summary>The bytes of its matrices.</summary>
+        public long WeightBytes => (_up?.Bytes ?? 0) + (_down?.Bytes ?? 0) + _mixer.WeightBytes + (_feedForward?.WeightBytes ?? 0);
 
         /// <summary>Adds to the stream of each sequence what the block makes of it.</summary>
         public void Read(float* stream, int rows, StepState state)
@@ -274,6 +286,9 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
             var kind = config.BlockStyle == BlockStyle.PreUp ? config.SLstmFeedForward : config.FeedForward;
             return kind == FeedForwardKind.None ? null : new(config, kind, weights);
         }
+
+        /// <summary>The bytes of its matrices.</summary>
+        public long WeightBytes => (_gate?.Bytes ?? 0) + (_up?.Bytes ?? 0) + (_gateAndUp?.Bytes ?? 0) + _down.Bytes;
 
         /// <summary>Adds to the stream of each sequence what the layer makes of it.</summary>
         /// <param name="stream">[rows, d].</param>

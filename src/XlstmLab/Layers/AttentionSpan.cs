@@ -8,7 +8,8 @@ namespace XlstmLab.Layers;
 /// </summary>
 /// <remarks>
 /// Where a row holds one document without padding, as all rows then do, no mask is made and attention may take its fastest form. To know
-/// that takes one look at the layout, for which a device is waited for once a forward pass.
+/// that takes one look at the layout, for which a device is waited for once a forward pass. What is recorded serves other layouts too, and has
+/// the mask of any.
 /// </remarks>
 public sealed class AttentionSpan
 {
@@ -137,5 +138,5 @@ public sealed class AttentionSpan
         ? keys
         : keys.gather(2, KeptIndex.unsqueeze(1).unsqueeze(3).expand(-1, keys.shape[1], -1, keys.shape[3]));
 
-    private static bool AnyTrue(Tensor? mask) => mask is not null && mask.any().item<bool>();
+    private static bool AnyTrue(Tensor? mask) => mask is not null && (Kernel.Records || mask.any().item<bool>());
 }

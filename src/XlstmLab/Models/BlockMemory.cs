@@ -1,4 +1,5 @@
 using TorchSharp;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Models;
@@ -21,6 +22,7 @@ internal sealed class BlockMemory(DisposeScope pass, Dictionary<string, Tensor>?
         using var scope = NewDisposeScope();
         var count = kept?.Count ?? 0;
         var (next, nextWritten) = block();
+        next = BackwardMarks.Behind(next);
         scope.MoveToOuter(new[] { next, nextWritten }.OfType<Tensor>());
         scope.MoveToOuter(kept?.Values.Skip(count) ?? []);
         foreach (var before in new[] { stream, written })

@@ -96,6 +96,16 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
         return new(Logits(hidden).MoveToOuterDisposeScope(), last);
     }
 
+    /// <summary>Reads the tokens without a thought for what comes next: no logits are computed.</summary>
+    /// <inheritdoc cref="Forward" path="/param"/>
+    /// <returns>The state after the last token, outside of every scope.</returns>
+    internal ModelState Read(Tensor tokens, ModelState? state, SequenceLayout? layout = null)
+    {
+        CheckTokens(tokens);
+        using var scope = NewDisposeScope();
+        return ForwardHidden(Computed(Embed(tokens)), state, layout, returnState: true).State!;
+    }
+
     /// <summary>The embedding: [B, S] int64 to [B, S, d], in the weights' type, or already in that of the activations.</summary>
     public abstract Tensor Embed(Tensor tokens);
 

@@ -14,6 +14,12 @@ namespace XlstmLab.Native;
 /// </remarks>
 public static class NativeTorch
 {
+    /// <summary>
+    /// The switch of <see cref="AppContext"/> by which a program says that it calls <see cref="EnsureLoaded"/> itself before anything touches
+    /// TorchSharp: then the library does not load libtorch when it is first touched.
+    /// </summary>
+    public const string LateSwitch = "XlstmLab.LoadsTorchLate";
+
     /// <summary>The environment variable that names a folder with another libtorch.</summary>
     public const string FolderVariable = "XLSTM_LIBTORCH";
 
@@ -93,6 +99,11 @@ public static class NativeTorch
     [ModuleInitializer]
     internal static void LoadWithLibrary()
     {
+        if (AppContext.TryGetSwitch(LateSwitch, out bool isLate) && isLate)
+        {
+            return;
+        }
+
         try
         {
             EnsureLoaded();

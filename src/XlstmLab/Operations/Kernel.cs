@@ -40,6 +40,9 @@ public static unsafe partial class Kernel
     [ThreadStatic]
     private static bool _prepares;
 
+    [ThreadStatic]
+    private static bool _records;
+
     /// <summary>Why there are no kernels on this machine's GPUs; null where there are.</summary>
     public static string? Absence => Obstacle.Value;
 
@@ -65,7 +68,28 @@ public static unsafe partial class Kernel
         : "the CPU computes";
 
     /// <summary>What records work on this tensor's device (<see cref="IKernelDevice.Recorder"/>).</summary>
-    internal static IWorkRecorder Recorder(Tensor tensor) => (Device ?? Gpu).Recorder(Math.Max(0, tensor.device_index));
+    internal static IWorkRecorder Recorder(Tensor tensor) => new MarkingRecorder((Device ?? Gpu).Recorder(Math.Max(0, tensor.device_index)));
+
+    /// <summary>
+    /// Whether the calling thread's work is recorded: it is done again with other numbers in the same memory, so nothing may be read from there,
+    /// which a device refuses.
+    /// </summary>
+    internal static bool Records => _records;
+
+    /// <summary>Does work as it is recorded.</summary>
+    internal static void AsRecorded(Action work)
+    {
+        var before = _records;
+        _records = true;
+        try
+        {
+            work();
+        }
+        finally
+        {
+            _records = before;
+        }
+    }
 
     /// <summary>Whether the calling thread's launches start nothing (<see cref="Prepare"/>).</summary>
     internal static bool Prepares => _prepares;
@@ -177,4 +201,12 @@ public static unsafe partial class Kernel
 
     [LibraryImport(NativeNames.Bridge)]
     private static partial nint THSTensor_data(nint tensor);
+
+    /// <summary>Has what it records know that it is recorded.</summary>
+    private sealed class MarkingRecorder(IWorkRecorder recorder) : IWorkRecorder
+    {
+        public IRecordedWork Record(Action work) => recorder.Record(() => AsRecorded(work));
+
+        public void Dispose() => recorder.Dispose();
+    }
 }

@@ -1,5 +1,4 @@
 using System.Numerics;
-using System.Runtime.CompilerServices;
 using static XlstmLab.Operations.VectorFunctions;
 
 namespace XlstmLab.Operations;
@@ -8,42 +7,6 @@ namespace XlstmLab.Operations;
 internal static unsafe class VectorLoops
 {
     private static int Width => Vector<float>.Count;
-
-    /// <summary>y = W x + b of a few rows x. What a row's is does not depend on the others.</summary>
-    /// <param name="w">[outputs, inputs], contiguous.</param>
-    /// <param name="outputs">The width of y.</param>
-    /// <param name="inputs">The width of x.</param>
-    /// <param name="bias">[outputs], or null.</param>
-    /// <param name="x">[rows, inputs].</param>
-    /// <param name="xRow">The elements from one row of x to the next.</param>
-    /// <param name="rows">The rows.</param>
-    /// <param name="y">[rows, outputs].</param>
-    /// <param name="yRow">The elements from one row of y to the next.</param>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    public static void Multiply(float* w, int outputs, int inputs, float* bias, float* x, nint xRow, int rows, float* y, nint yRow)
-    {
-        var output = 0;
-        for (; output <= outputs - 4; output += 4)
-        {
-            for (var row = 0; row < rows; row++)
-            {
-                FourSums(w + (nint)output * inputs, inputs, x + row * xRow, y + row * yRow + output);
-            }
-        }
-
-        for (; output < outputs; output++)
-        {
-            for (var row = 0; row < rows; row++)
-            {
-                y[row * yRow + output] = Sum(w + (nint)output * inputs, inputs, x + row * xRow);
-            }
-        }
-
-        for (var row = 0; bias is not null && row < rows; row++)
-        {
-            Add(y + row * yRow, bias, outputs);
-        }
-    }
 
     /// <summary>y = weight norm(x) + bias in groups of neighbouring channels, under sigmoid(o) if there is an o.</summary>
     /// <param name="x">[channels].</param>
@@ -116,6 +79,15 @@ internal static unsafe class VectorLoops
         }
     }
 
+    /// <summary>x *= y.</summary>
+    public static void Multiply(float* x, float* y, int count)
+    {
+        for (var c = 0; c < count; c += Width)
+        {
+            StorePart(LoadPart(x + c, count - c) * LoadPart(y + c, count - c), x + c, count - c);
+        }
+    }
+
     /// <summary>x += y z.</summary>
     public static void AddProduct(float* x, float* y, float* z, int count)
     {
@@ -136,67 +108,4 @@ internal static unsafe class VectorLoops
 
     /// <summary>y = x.</summary>
     public static void Copy(float* x, float* y, int count) => new ReadOnlySpan<float>(x, count).CopyTo(new Span<float>(y, count));
-
-    /// <summary>The products of x with four rows that follow each other.</summary>
-    /// <remarks>Nothing is called before the sums are stored: they would leave their registers in every round for it.</remarks>
-    [MethodImpl(MethodImplOptions.AggressiveOptimization)]
-    private static void FourSums(float* w, int count, float* x, float* sums)
-    {
-        float* w1 = w + count, w2 = w1 + count, w3 = w2 + count;
-        Vector<float> s0 = default, s1 = default, s2 = default, s3 = default, t0 = default, t1 = default, t2 = default, t3 = default;
-        var k = 0;
-        for (; k <= count - 2 * Width; k += 2 * Width)
-        {
-            Vector<float> x0 = Vector.Load(x + k), x1 = Vector.Load(x + k + Width);
-            s0 = MultiplyAdd(Vector.Load(w + k), x0, s0);
-            t0 = MultiplyAdd(Vector.Load(w + k + Width), x1, t0);
-            s1 = MultiplyAdd(Vector.Load(w1 + k), x0, s1);
-            t1 = MultiplyAdd(Vector.Load(w1 + k + Width), x1, t1);
-            s2 = MultiplyAdd(Vector.Load(w2 + k), x0, s2);
-            t2 = MultiplyAdd(Vector.Load(w2 + k + Width), x1, t2);
-            s3 = MultiplyAdd(Vector.Load(w3 + k), x0, s3);
-            t3 = MultiplyAdd(Vector.Load(w3 + k + Width), x1, t3);
-        }
-
-        if (k <= count - Width)
-        {
-            var x0 = Vector.Load(x + k);
-            s0 = MultiplyAdd(Vector.Load(w + k), x0, s0);
-            s1 = MultiplyAdd(Vector.Load(w1 + k), x0, s1);
-            s2 = MultiplyAdd(Vector.Load(w2 + k), x0, s2);
-            s3 = MultiplyAdd(Vector.Load(w3 + k), x0, s3);
-            k += Width;
-        }
-
-        sums[0] = Vector.Sum(s0 + t0);
-        sums[1] = Vector.Sum(s1 + t1);
-        sums[2] = Vector.Sum(s2 + t2);
-        sums[3] = Vector.Sum(s3 + t3);
-        if (k < count)
-        {
-            AddRest(w, count, x, k, sums);
-        }
-    }
-
-    private static void AddRest(float* w, int count, float* x, int first, float* sums)
-    {
-        for (var row = 0; row < 4; row++)
-        {
-            for (var k = first; k < count; k++)
-            {
-                sums[row] += w[(nint)row * count + k] * x[k];
-            }
-        }
-    }
-
-    private static float Sum(float* w, int count, float* x)
-    {
-        var sum = Vector<float>.Zero;
-        for (var k = 0; k < count; k += Width)
-        {
-            sum = MultiplyAdd(LoadPart(w + k, count - k), LoadPart(x + k, count - k), sum);
-        }
-
-        return Vector.Sum(sum);
-    }
 }

@@ -232,7 +232,7 @@ public sealed class AdamW : IDeviceOptimizer
             using var inner = NewDisposeScope();
             gradient = gradient * gradientScale;
             weight.mul_(Retained(learningRate, decays));
-            _means[p].lerp_(gradient, 1 - _beta1);
+            _means[p].MoveTowards(gradient, 1 - _beta1);
             _squares[p].mul_(_beta2).addcmul_(gradient, gradient, 1 - _beta2);
             weight.addcdiv_(_means[p], (_squares[p].sqrt() / root).add_(_epsilon), -stepSize);
         }

@@ -94,8 +94,8 @@ public sealed class Muon : IOptimizer
 
             using var inner = NewDisposeScope();
             gradient = gradient * gradientScale;
-            _momenta[p].lerp_(gradient, 1 - _settings.Momentum);
-            var update = _settings.Nesterov ? gradient.lerp(_momenta[p], _settings.Momentum) : _momenta[p];
+            _momenta[p].MoveTowards(gradient, 1 - _settings.Momentum);
+            var update = _settings.Nesterov ? gradient.MoveTowards(_momenta[p], _settings.Momentum) : _momenta[p];
             weight.mul_(1 - learningRate * _weightDecay);
             weight.add_(Orthogonalize(update, _settings.NewtonSchulzSteps), alpha: -learningRate * Scale(weight.shape));
         }

@@ -18,9 +18,11 @@ public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor
     /// <param name="model">The model's name.</param>
     /// <param name="parameters">All that is trained.</param>
     /// <param name="config">The configuration.</param>
+    /// <param name="updates">Which of the parameters it is to update; null for all.</param>
     /// <exception cref="ArgumentException">The model has no hidden matrices.</exception>
     internal static MuonWithAdamW Of(
-        string model, IReadOnlyList<(string Name, Parameter Parameter, ParameterRole Role)> parameters, TrainingConfig config)
+        string model, IReadOnlyList<(string Name, Parameter Parameter, ParameterRole Role)> parameters, TrainingConfig config,
+        Func<Parameter, bool>? updates = null)
     {
         var hidden = parameters.Where(p => p.Role == ParameterRole.HiddenMatrix).Select(p => (p.Name, p.Parameter)).ToArray();
         if (hidden.Length == 0)
@@ -30,9 +32,10 @@ public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor
                 + "train it by AdamW.");
         }
 
-        var others = parameters.Where(p => p.Role != ParameterRole.HiddenMatrix).Select(p => (p.Name, p.Parameter, p.Role.Decays()));
+        bool Updated(Parameter parameter) => updates?.Invoke(parameter) ?? true;
+        var others = parameters.Where(p => p.Role != ParameterRole.HiddenMatrix && Updated(p.Parameter)).Select(p => (p.Name, p.Parameter, p.Role.Decays()));
         return new(
-            new(hidden, config.Muon, config.Muon.WeightDecay ?? config.WeightDecay),
+            new(hidden.Where(p => Updated(p.Parameter)), config.Muon, config.Muon.WeightDecay ?? config.WeightDecay),
             new(others, config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay),
             (config.Muon.PeakLearningRate ?? config.PeakLearningRate) / config.PeakLearningRate);
     }

@@ -62,7 +62,7 @@ public static class NextTokenLoss
         public object Shape(LanguageModel model, TokenBatch batch) => (batch.Rows, batch.Length, batch.HasInnerStarts || !model.HasLossKernel);
 
         /// <inheritdoc/>
-        public IKeptBatch<TokenBatch> Keep(LanguageModel model, TokenBatch batch, bool divides) => new Kept(model, batch, divides);
+        public IKeptBatch<TokenBatch> Keep(LanguageModel model, TokenBatch batch, long? divisor) => new Kept(model, batch, divisor);
     }
 
     private sealed class Kept : IKeptBatch<TokenBatch>
@@ -73,24 +73,24 @@ public static class NextTokenLoss
         private readonly DeviceInput<long>? _divisor;
         private readonly long _constant;
 
-        public Kept(LanguageModel model, TokenBatch batch, bool divides)
+        public Kept(LanguageModel model, TokenBatch batch, long? divisor)
         {
             var device = model.WeightsDevice;
             long[] shape = [batch.Rows, batch.Length];
             _inputs = new(ScalarType.Int64, device, shape);
             _targets = new(ScalarType.Int64, device, shape);
             _starts = batch.HasInnerStarts || !model.HasLossKernel ? new(ScalarType.Bool, device, shape) : null;
-            _divisor = divides && model.HasLossKernel ? new(ScalarType.Int64, device, 1) : null;
-            _constant = divides ? batch.TargetCount : 1;
-            Write(batch);
+            _divisor = divisor is not null && model.HasLossKernel ? new(ScalarType.Int64, device, 1) : null;
+            _constant = divisor ?? 1;
+            Write(batch, _constant);
         }
 
-        public void Write(TokenBatch batch)
+        public void Write(TokenBatch batch, long divisor)
         {
             Widen(batch.Inputs, _inputs);
             Widen(batch.Targets, _targets);
             _starts?.Write(batch.DocumentStarts);
-            _divisor?.Write([batch.TargetCount]);
+            _divisor?.Write([divisor]);
         }
 
         public Tensor Loss(LanguageModel model, int first, int rows)

@@ -16,8 +16,8 @@ internal interface IRecordableLoss<TBatch>
     /// <summary>Memory for batches of a shape.</summary>
     /// <param name="model">The model.</param>
     /// <param name="batch">One of them, which is written there.</param>
-    /// <param name="divides">Whether the loss is divided by the batch's number of targets; otherwise it is a sum.</param>
-    IKeptBatch<TBatch> Keep(LanguageModel model, TBatch batch, bool divides);
+    /// <param name="divisor">What the loss is divided by, which each batch that is written may change; null for a sum.</param>
+    IKeptBatch<TBatch> Keep(LanguageModel model, TBatch batch, long? divisor);
 }
 
 /// <summary>A batch in memory that stays.</summary>
@@ -25,7 +25,9 @@ internal interface IRecordableLoss<TBatch>
 internal interface IKeptBatch<TBatch> : IDisposable
 {
     /// <summary>Puts a batch of the same shape in the place of the one before.</summary>
-    void Write(TBatch batch);
+    /// <param name="batch">The batch.</param>
+    /// <param name="divisor">What the loss is divided by, if it is.</param>
+    void Write(TBatch batch, long divisor);
 
     /// <summary>The loss of some of its rows: [] in the caller's dispose scope.</summary>
     Tensor Loss(LanguageModel model, int first, int rows);

@@ -50,6 +50,9 @@ public sealed record RunMetadata
     /// <summary>libtorch's threads. Runs repeat bit for bit only with as many.</summary>
     public int Threads { get; init; }
 
+    /// <summary>How many ranks trained together, by what they were connected, and what they shared; null for one.</summary>
+    public string? Ranks { get; init; }
+
     /// <summary>The seed of the training configuration.</summary>
     public int Seed { get; init; }
 

@@ -1,6 +1,7 @@
 using Microsoft.Extensions.Logging;
 using Microsoft.Extensions.Logging.Abstractions;
 using XlstmLab.Checkpoints;
+using XlstmLab.Collectives;
 using XlstmLab.Models;
 using XlstmLab.Text;
 using static TorchSharp.torch;
@@ -116,6 +117,9 @@ public class Trainer<TBatch>(
     /// </summary>
     public nn.Module? LossModule { get; init; }
 
+    /// <summary>How the training is shared by several processes; null for one that is alone.</summary>
+    public TrainingParallelism? Parallelism { get; init; }
+
     /// <summary>Told each path of a checkpoint as it is written.</summary>
     internal Action<string>? CheckpointWritten { get; init; }
 
@@ -137,8 +141,22 @@ public class Trainer<TBatch>(
     /// <see cref="TrainingConfig.MaxBadSteps"/> updates in a row could not be made, or the run ended in losses, gradients or weights that
     /// are not finite; then the last checkpoint is one from before.
     /// </exception>
+    /// <exception cref="CollectiveException">Another rank is gone, hangs, or no longer has what this one has.</exception>
     /// <exception cref="ObjectDisposedException">The model was disposed.</exception>
     public TrainingResult Run(CancellationToken cancellationToken = default)
+    {
+        try
+        {
+            return RunAsRank(cancellationToken);
+        }
+        catch (Exception e)
+        {
+            Parallelism?.Communicator.Fail(e.Message);
+            throw;
+        }
+    }
+
+    private TrainingResult RunAsRank(CancellationToken cancellationToken)
     {
         using var modes = new EvaluationMode(model).Keep();
         using var modesOfLoss = LossModule is { } module ? new EvaluationMode(module).Keep() : default(EvaluationMode.Scope?);
@@ -150,9 +168,12 @@ public class Trainer<TBatch>(
                 + "cut it for the same length.");
         }
 
-        TrainingMemory.Require(model.Config, config, model.WeightsDevice, model.parameters().Sum(p => p.numel()));
-        using var state = new TrainingState<TBatch>(model, LossModule, training, config, keepsProducts: Recordable is not null);
-        using var run = OpenFolder();
+        Parallelism?.Validate(config);
+        var ranks = new TrainingRanks(Parallelism);
+        var own = TrainingParallelism.OfRank(config, ranks.World);
+        TrainingMemory.Require(model.Config, own, model.WeightsDevice, model.parameters().Sum(p => p.numel()));
+        using var state = new TrainingState<TBatch>(model, LossModule, training, config, keepsProducts: Recordable is not null, ranks);
+        using var run = ranks.Writes ? OpenFolder() : null;
         var log = new TrainingLog(run, _logger);
         using var graphs = new TrainingGraphs<TBatch>(state, Recordable, log);
         var metadata = Begin(run, state, log, graphs);
@@ -164,12 +185,14 @@ public class Trainer<TBatch>(
         try
         {
             var batches = ChooseValidation();
-            var measure = new TrainingValidation<TBatch>(state, config, batches, loss, IsInNats, TextBytes(batches), graphs);
-            var step = new TrainingStep<TBatch>(state, config, training, loss, graphs);
+            var measure = new TrainingValidation<TBatch>(state, config, batches, loss, IsInNats, TextBytes(batches), graphs, ranks);
+            var step = new TrainingStep<TBatch>(state, config, training, loss, graphs, ranks);
             model.train();
             LossModule?.train();
             var told = TrainingWatch.And(progress, watched);
-            var result = new TrainingLoop<TBatch>(config, state, step, measure, run, log, Hooks, told, CheckpointWritten).Run(stop.Token);
+            var loop = new TrainingLoop<TBatch>(
+                config, state, step, measure, run, log, Hooks, told, CheckpointWritten, ranks, saves: runFolder is not null);
+            var result = loop.Run(stop.Token);
             Describe(run, state, metadata, graphs, result.Status);
             return result;
         }
@@ -203,11 +226,17 @@ public class Trainer<TBatch>(
     /// <summary>Brings everything to where the run stands: its start, or its last complete checkpoint.</summary>
     private RunMetadata? Begin(RunFolder? run, TrainingState<TBatch> state, TrainingLog log, TrainingGraphs<TBatch> graphs)
     {
-        var metadata = run is null ? null : RunMetadata.Collect(state.Device, config.ComputeType, config.Seed, state.ParameterCount);
-        var threads = get_num_threads();
-        if (run is not null && RunFolder.LatestCheckpoint(run.Folder) is { } folder)
+        var metadata = run is null ? null : RunMetadata.Collect(state.Device, config.ComputeType, config.Seed, state.ParameterCount) with
         {
-            state.Restore(folder);
+            Ranks = Parallelism is { Communicator: { World: > 1 } group }
+                ? $"{group.World}, by {group.Name}, gradients in {Parallelism.GradientType}{(Parallelism.ShardsOptimizer ? ", moments shared out" : "")}"
+                : null,
+        };
+        var threads = get_num_threads();
+        var folder = run is null ? null : RunFolder.LatestCheckpoint(run.Folder);
+        state.Restore(folder);
+        if (run is not null && folder is not null)
+        {
             metadata = metadata! with { StartedAt = run.StartedAt ?? metadata.StartedAt };
             log.Write(LogLevel.Information, $"Going on after step {state.Position.Step} of {config.Steps}, from {folder}.");
             if (state.Position.ThreadsBefore != threads)
@@ -218,7 +247,6 @@ public class Trainer<TBatch>(
         }
         else
         {
-            model.Dropout.Seed(config.Seed);
             log.Write(
                 LogLevel.Information,
                 $"Starting: {state.ParameterCount:N0} parameters on {state.Device}, {threads} threads, {config.Steps} steps.");

@@ -65,12 +65,13 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
 
     /// <summary>Makes an update.</summary>
     /// <param name="batch">The batch.</param>
+    /// <param name="targets">What its loss is divided by.</param>
     /// <param name="settings">Learning rate, clipping and limits.</param>
     /// <param name="byHost">Makes it one operation at a time.</param>
     /// <param name="gradients">Adds up the gradients of the kept batch, as the host's way does; gives their loss, [1] float64.</param>
     /// <returns>Waits for the record of the update.</returns>
     public Func<AdamWRecord> Update(
-        TBatch batch, AdamWSettings settings, Func<Func<AdamWRecord>> byHost, Func<IKeptBatch<TBatch>, Tensor> gradients)
+        TBatch batch, long targets, AdamWSettings settings, Func<Func<AdamWRecord>> byHost, Func<IKeptBatch<TBatch>, Tensor> gradients)
     {
         if (!CanRecord(batch))
         {
@@ -88,8 +89,8 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
             return update.Rehearse(_state.Model.Dropout, () => ByHost(byHost));
         }
 
-        return update.IsRecorded || TryRecord(() => update.Record(this, batch, gradients))
-            ? update.Start(batch, settings, (IDeviceOptimizer)_state.Optimizer)
+        return update.IsRecorded || TryRecord(() => update.Record(this, batch, targets, gradients))
+            ? update.Start(batch, targets, settings, (IDeviceOptimizer)_state.Optimizer)
             : ByHost(byHost);
     }
 
@@ -117,8 +118,9 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
     /// <param name="compute">What the host does, one operation at a time; done again if the memory was not enough.</param>
     public T ByHost<T>(Func<T> compute)
     {
-        if (Count == 0)
+        if (Count == 0 || _state.Reduction is not null)
         {
+            // Where other ranks take part, nothing can be done again by one alone.
             return compute();
         }
 
@@ -272,10 +274,10 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
             return record;
         }
 
-        public void Record(TrainingGraphs<TBatch> graphs, TBatch batch, Func<IKeptBatch<TBatch>, Tensor> gradients)
+        public void Record(TrainingGraphs<TBatch> graphs, TBatch batch, long targets, Func<IKeptBatch<TBatch>, Tensor> gradients)
         {
             var (state, optimizer) = (graphs._state, (IDeviceOptimizer)graphs._state.Optimizer);
-            var kept = _batch = graphs._loss!.Keep(state.Model, batch, divides: true);
+            var kept = _batch = graphs._loss!.Keep(state.Model, batch, targets);
             var keys = _keys = new(state.Model.Dropout, _keyCount, state.Device);
             var table = _table = optimizer.NewTable(state.Copies);
             _work = graphs._recorder!.Record(() => keys.Record(() =>
@@ -286,9 +288,9 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
             table.Send();
         }
 
-        public Func<AdamWRecord> Start(TBatch batch, AdamWSettings settings, IDeviceOptimizer optimizer)
+        public Func<AdamWRecord> Start(TBatch batch, long targets, AdamWSettings settings, IDeviceOptimizer optimizer)
         {
-            _batch!.Write(batch);
+            _batch!.Write(batch, targets);
             _keys!.Draw();
             return optimizer.Start(settings, _work!);
         }
@@ -315,7 +317,7 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
         public void Record(TrainingGraphs<TBatch> graphs, TBatch part)
         {
             var (model, sum) = (graphs._state.Model, graphs._sum);
-            var kept = _batch = graphs._loss!.Keep(model, part, divides: false);
+            var kept = _batch = graphs._loss!.Keep(model, part, null);
             _work = graphs._recorder!.Record(() =>
             {
                 using var scope = NewDisposeScope();
@@ -325,7 +327,7 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
 
         public void Start(TBatch part)
         {
-            _batch!.Write(part);
+            _batch!.Write(part, 1);
             _work!.Start();
         }
 

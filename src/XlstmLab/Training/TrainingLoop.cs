@@ -14,9 +14,11 @@ namespace XlstmLab.Training;
 /// <param name="hooks">What is called on the way.</param>
 /// <param name="progress">Told the metrics of every update.</param>
 /// <param name="fileWritten">Told each file of a checkpoint as it is written.</param>
+/// <param name="ranks">Who trains: all ranks do the same, and the first writes.</param>
+/// <param name="saves">Whether there are checkpoints, of this rank or another.</param>
 internal sealed class TrainingLoop<TBatch>(
     TrainingConfig config, TrainingState<TBatch> state, TrainingStep<TBatch> step, TrainingValidation<TBatch> validation, RunFolder? run,
-    TrainingLog log, TrainingHooks hooks, IProgress<TrainingMetrics>? progress, Action<string>? fileWritten)
+    TrainingLog log, TrainingHooks hooks, IProgress<TrainingMetrics>? progress, Action<string>? fileWritten, TrainingRanks ranks, bool saves)
     where TBatch : IBatch<TBatch>
 {
     private readonly TrainingPosition _position = state.Position;
@@ -44,7 +46,7 @@ internal sealed class TrainingLoop<TBatch>(
     {
         ReadEarlier();
         _watch.Start();
-        while (NextStep <= config.Steps && !_isStopped && !cancellationToken.IsCancellationRequested)
+        while (NextStep <= config.Steps && !ranks.AnyStops(_isStopped || cancellationToken.IsCancellationRequested, state.Reduction?.Plan ?? 0))
         {
             if (!step.IsLate)
             {
@@ -74,7 +76,7 @@ internal sealed class TrainingLoop<TBatch>(
     private bool Validates(int number) =>
         (!validation.IsEmpty || hooks.AfterValidation is not null) && (number % config.ValidateEvery == 0 || number == config.Steps);
 
-    private bool Saves(int number) => run is not null && number % config.CheckpointEvery == 0;
+    private bool Saves(int number) => saves && number % config.CheckpointEvery == 0;
 
     private void ReadEarlier()
     {
@@ -197,7 +199,7 @@ internal sealed class TrainingLoop<TBatch>(
 
     private void SaveIfDue(int number)
     {
-        if (run is null || !Saves(number))
+        if (!Saves(number))
         {
             return;
         }
@@ -211,7 +213,7 @@ internal sealed class TrainingLoop<TBatch>(
             return;
         }
 
-        Save(run);
+        Save();
         _finished = _watch.Elapsed;
     }
 
@@ -229,9 +231,9 @@ internal sealed class TrainingLoop<TBatch>(
             return;
         }
 
-        if (run is not null)
+        if (saves)
         {
-            Save(run);
+            Save();
         }
         else if (status == TrainingStatus.Completed)
         {
@@ -240,13 +242,18 @@ internal sealed class TrainingLoop<TBatch>(
     }
 
     /// <summary>Writes a checkpoint; of weights that are not finite there is none.</summary>
-    private void Save(RunFolder folder)
+    private void Save()
     {
         RequireFiniteWeights();
         Call(hooks.BeforeCheckpoint, _last!);
-        folder.FlushMetrics();
-        (_checkpoint, _savedStep) = (state.Save(folder, config.KeepCheckpoints, fileWritten), _position.Step);
-        log.Write(LogLevel.Information, $"Step {_position.Step}: wrote {_checkpoint}.");
+        run?.FlushMetrics();
+        (_checkpoint, _savedStep) = (state.Save(run, config.KeepCheckpoints, fileWritten), _position.Step);
+        if (_checkpoint is not null)
+        {
+            log.Write(LogLevel.Information, $"Step {_position.Step}: wrote {_checkpoint}.");
+        }
+
+        ranks.Meet();
         Call(hooks.AfterCheckpoint, _last!, _checkpoint);
     }
 
@@ -260,7 +267,7 @@ internal sealed class TrainingLoop<TBatch>(
 
     private TrainingDivergedException Diverged(string what)
     {
-        var kept = run is null ? "The run has no folder" : _checkpoint is null ? "No checkpoint was saved"
+        var kept = !saves ? "The run has no folder" : !ranks.Writes ? "Rank 0 knows the last checkpoint" : _checkpoint is null ? "No checkpoint was saved"
             : $"The last checkpoint is {_checkpoint}, from before";
         return new($"{what}. {kept}. Start over with a lower learning rate, a longer warm-up or a smaller clipping norm.");
     }

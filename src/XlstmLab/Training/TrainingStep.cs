@@ -7,7 +7,8 @@ namespace XlstmLab.Training;
 
 /// <summary>One update: the gradients of a batch, their norm and its clipping, the optimiser's step, the average of weights.</summary>
 internal sealed class TrainingStep<TBatch>(
-    TrainingState<TBatch> state, TrainingConfig config, BatchSource<TBatch> source, BatchLoss<TBatch> loss, TrainingGraphs<TBatch> graphs)
+    TrainingState<TBatch> state, TrainingConfig config, BatchSource<TBatch> source, BatchLoss<TBatch> loss, TrainingGraphs<TBatch> graphs,
+    TrainingRanks ranks)
     where TBatch : IBatch<TBatch>
 {
     private readonly IDeviceOptimizer? _onDevice = state.Optimizer is IDeviceOptimizer { HasKernel: true } optimizer ? optimizer : null;
@@ -25,20 +26,22 @@ internal sealed class TrainingStep<TBatch>(
         var (rows, rate) = (config.BatchSizeAt(step), config.LearningRate(step));
         var measures = config.StatisticsEvery > 0 && step % config.StatisticsEvery == 0;
         var gates = measures ? new GateRecorder() : null;
-        var batch = source.Next(rows);
-        Prepare(batch);
+        var all = source.Next(rows);
+        var (batch, targets) = (ranks.Own(all), all.TargetCount);
+        state.SeedDropout(step);
+        Prepare(batch, targets);
         state.Products?.Refresh();
         using var scope = NewDisposeScope();
         UpdateRecorder? changes = null;
         Tensor GradientsByHost()
         {
-            var value = Gradients(batch, gates);
+            var value = Gradients(batch, targets, gates);
             changes = measures ? new UpdateRecorder(state.Parameters) : null;
             return value;
         }
 
-        var result = _onDevice is not null ? UpdateOnDevice(_onDevice, batch, measures, GradientsByHost, rate)
-            : Update(GradientsByHost().item<double>(), rate);
+        var result = _onDevice is not null ? UpdateOnDevice(_onDevice, batch, targets, measures, GradientsByHost, rate)
+            : Update(ranks.Await(() => GradientsByHost().item<double>()), rate);
         var statistics = changes?.Statistics();
         changes?.Dispose();
         state.ZeroGradients();
@@ -49,7 +52,7 @@ internal sealed class TrainingStep<TBatch>(
     /// Has all kernels of an update compiled at once, by going through it without starting them: one after the other, each when it is first
     /// asked for, they take several times as long. Of models that compute slowly without kernels that would be one step more.
     /// </summary>
-    private void Prepare(TBatch batch)
+    private void Prepare(TBatch batch, long targets)
     {
         if (_isPrepared || state.Products is null || state.Model.Observer is not null || KernelCoverage.Warning(state.Model, config.ComputeType) is not null)
         {
@@ -65,7 +68,7 @@ internal sealed class TrainingStep<TBatch>(
             Kernel.Prepare(true, () =>
             {
                 using var scope = NewDisposeScope();
-                _ = Accumulate(rows, (first, count) => loss(state.Model, batch.Slice(first, count), batch.TargetCount));
+                _ = Accumulate(rows, (first, count) => loss(state.Model, batch.Slice(first, count), targets), null);
             });
         }
         finally
@@ -77,14 +80,17 @@ internal sealed class TrainingStep<TBatch>(
     }
 
     /// <summary>Adds up the gradients of a whole batch, and shows its gates to who measures them.</summary>
-    /// <returns>The mean loss over the batch's targets, [1] float64.</returns>
-    private Tensor Gradients(TBatch batch, GateRecorder? gates)
+    /// <param name="batch">This rank's rows.</param>
+    /// <param name="targets">The number of targets of all ranks' rows.</param>
+    /// <param name="gates">Measures gates, or null.</param>
+    /// <returns>The mean loss over all ranks' targets, [1] float64.</returns>
+    private Tensor Gradients(TBatch batch, long targets, GateRecorder? gates)
     {
         var observer = state.Model.Observer;
         state.Model.Observer += gates is null ? null : gates.Observe;
         try
         {
-            return Accumulate(batch.Rows, (first, rows) => loss(state.Model, batch.Slice(first, rows), batch.TargetCount));
+            return Accumulate(batch.Rows, (first, rows) => loss(state.Model, batch.Slice(first, rows), targets), state.Reduction);
         }
         finally
         {
@@ -92,8 +98,11 @@ internal sealed class TrainingStep<TBatch>(
         }
     }
 
-    /// <summary>Adds up the gradients of a batch's rows, in pieces that fit the memory.</summary>
-    private Tensor Accumulate(int count, Func<int, int, Tensor> lossOf)
+    /// <summary>Adds up the gradients of a batch's rows, in pieces that fit the memory, and then over the ranks.</summary>
+    /// <param name="count">The number of rows.</param>
+    /// <param name="lossOf">The loss of some of them.</param>
+    /// <param name="reduction">Adds over the ranks, or null.</param>
+    private Tensor Accumulate(int count, Func<int, int, Tensor> lossOf, GradientReduction? reduction)
     {
         using var scope = NewDisposeScope();
         var total = zeros(1, ScalarType.Float64, state.Device);
@@ -101,13 +110,15 @@ internal sealed class TrainingStep<TBatch>(
         {
             using var micro = NewDisposeScope();
             var rows = Math.Min(config.MicroBatchSize ?? count, count - first);
-            var part = state.Compute(() => lossOf(first, rows)); // ()
+            Tensor Forward() => state.Compute(() => lossOf(first, rows));
+            var part = reduction is not null && first + rows == count ? reduction.Loss(Forward) : Forward(); // ()
             Operations.Gradients.Backward(part);
             state.Products?.EndGradients();
             total.add_(part.detach());
             first += rows;
         }
 
+        reduction?.Finish(total);
         return total.MoveToOuterDisposeScope();
     }
 
@@ -128,7 +139,7 @@ internal sealed class TrainingStep<TBatch>(
 
     /// <summary>The same by the GPU, which clips, updates, averages or leaves out without a word from the host.</summary>
     private Func<UpdateResult> UpdateOnDevice(
-        IDeviceOptimizer kernel, TBatch batch, bool measures, Func<Tensor> gradients, double rate)
+        IDeviceOptimizer kernel, TBatch batch, long targets, bool measures, Func<Tensor> gradients, double rate)
     {
         var (lossLimit, normLimit) = config.Spikes is { SkipUpdate: true } ? state.Position.SpikeLimits(config.Spikes) : default;
         var settings = new AdamWSettings
@@ -141,10 +152,11 @@ internal sealed class TrainingStep<TBatch>(
         };
         var byHost = () => kernel.StepOnDevice(settings, gradients(), state.Copies);
         var later = measures ? graphs.ByHost(byHost)
-            : graphs.Update(batch, settings, byHost, kept => Accumulate(batch.Rows, (first, rows) => kept.Loss(state.Model, first, rows)));
+            : graphs.Update(
+                batch, targets, settings, byHost, kept => Accumulate(batch.Rows, (first, rows) => kept.Loss(state.Model, first, rows), state.Reduction));
         return () =>
         {
-            var record = later();
+            var record = ranks.Await(later);
             var skipped = record.Applied == 1 ? null
                 : state.Position.Spike(record.Loss, record.Norm, config.Spikes)
                 ?? FormattableString.Invariant($"the loss is {record.Loss} and the gradients' norm {record.Norm}");

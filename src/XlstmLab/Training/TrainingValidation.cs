@@ -11,9 +11,10 @@ namespace XlstmLab.Training;
 /// <param name="inNats">Whether the loss is a cross-entropy in nats, which has a perplexity.</param>
 /// <param name="textBytes">The bytes of the text that the targets spell; null where that is not known.</param>
 /// <param name="graphs">Computes losses as graphs where it can.</param>
+/// <param name="ranks">Who shares it: each measures a part.</param>
 internal sealed class TrainingValidation<TBatch>(
     TrainingState<TBatch> state, TrainingConfig config, IReadOnlyList<TBatch> batches, BatchLoss<TBatch> loss, bool inNats, long? textBytes,
-    TrainingGraphs<TBatch> graphs)
+    TrainingGraphs<TBatch> graphs, TrainingRanks ranks)
     where TBatch : IBatch<TBatch>
 {
     private readonly long _targets = batches.Sum(batch => (long)batch.TargetCount);
@@ -57,7 +58,8 @@ internal sealed class TrainingValidation<TBatch>(
         }
     }
 
-    private double Sum() => graphs.Sum(Parts(), part => loss(state.Model, part, 1)); // (b, S)
+    private double Sum() =>
+        ranks.Sum(graphs.Sum(Parts().Where((_, index) => index % ranks.World == ranks.Rank), part => loss(state.Model, part, 1))); // (b, S)
 
     private IEnumerable<TBatch> Parts()
     {
@@ -65,7 +67,7 @@ internal sealed class TrainingValidation<TBatch>(
         {
             for (var row = 0; row < batch.Rows;)
             {
-                var part = batch.Slice(row, Math.Min(config.MicroBatchSize ?? config.BatchSize, batch.Rows - row));
+                var part = batch.Slice(row, Math.Min(config.MicroBatchSize ?? config.BatchSize / ranks.World, batch.Rows - row));
                 yield return part;
                 row += part.Rows;
             }

@@ -37,7 +37,8 @@ public sealed class WeightAverage : IDisposable
         using var noGrad = no_grad();
         for (var p = 0; p < _parameters.Length; p++)
         {
-            _averages[p].lerp_(_parameters[p].Weight, 1 - _decay);
+            using var inner = NewDisposeScope();
+            _averages[p].MoveTowards(_parameters[p].Weight, 1 - _decay);
         }
     }
 

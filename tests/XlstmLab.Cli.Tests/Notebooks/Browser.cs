@@ -7,7 +7,7 @@ using Xunit;
 
 namespace XlstmLab.Tests.Notebooks;
 
-/// <summary>A browser without a window, driven by Chrome's DevTools protocol.</summary>
+/// <summary>A browser without a window and without any network but this machine's own, driven by Chrome's DevTools protocol.</summary>
 internal sealed class Browser : IDisposable
 {
     private readonly Process _process;
@@ -25,7 +25,7 @@ internal sealed class Browser : IDisposable
             FigureFiles.FindBrowser(),
             [
                 "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions", "--disable-background-networking", "--no-first-run",
-                "--window-size=1100,1300", "--remote-debugging-port=0", $"--user-data-dir={profile}", page,
+                "--window-size=1100,1300", "--remote-debugging-port=0", $"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", page,
             ])
         {
             RedirectStandardOutput = true,

@@ -32,7 +32,7 @@ public sealed class ChartSvgTests
             "layout":{"title":{"text":"Title"},"xaxis":{"type":"log","title":{"text":"tokens"}},"yaxis":{"tickvals":[1,2],"ticktext":["10<sup>−4</sup>","two"]}}}
             """);
 
-        Assert.Superset(new HashSet<string> { "Title", "tokens", "a ", "b & c", "1", "1000", "1M", "10−4", "two" }, Texts(svg).ToHashSet());
+        Assert.Superset(new HashSet<string> { "Title", "tokens", "a ", "b & c", "1", "1,000", "1M", "10−4", "two" }, Texts(svg).ToHashSet());
         double[] circles = [.. svg.Descendants().Where(e => e.Name.LocalName == "circle").Select(e => double.Parse(e.Attribute("cx")!.Value, CultureInfo.InvariantCulture))];
         Assert.Equal(2, circles.Length);
         Assert.True(circles[1] - circles[0] > 600);
@@ -105,7 +105,8 @@ public sealed class ChartSvgTests
     [Theory]
     [InlineData(0, "0")]
     [InlineData(0.004, "0.004")]
-    [InlineData(1500, "1500")]
+    [InlineData(-0.00005, "-0.00005")]
+    [InlineData(1500, "1,500")]
     [InlineData(20_000, "20k")]
     [InlineData(1_500_000, "1.5M")]
     [InlineData(-2e9, "-2G")]

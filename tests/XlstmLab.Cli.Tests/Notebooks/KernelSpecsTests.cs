@@ -80,8 +80,8 @@ public sealed class KernelSpecsTests
         string libraries = folder["kernels", "xlstm-tool-fsharp", "xlstm.deps.json"];
         Assert.Equal(
             ["exec", "--additional-deps", libraries, tool, "jupyter", "--default-kernel", "fsharp", "{connection_file}", "--http-local-only"], words[1..]);
-        Assert.Equal(
-            "1", (string?)Read(folder["kernels", "xlstm-tool-csharp", "kernel.json"])["env"]!["DOTNET_INTERACTIVE_CLI_TELEMETRY_OPTOUT"]);
+        var variables = Read(folder["kernels", "xlstm-tool-csharp", "kernel.json"])["env"]!;
+        Assert.Equal(("1", "XlstmLab.Notebooks"), ((string?)variables["DOTNET_INTERACTIVE_CLI_TELEMETRY_OPTOUT"], (string?)variables["DOTNET_STARTUP_HOOKS"]));
 
         // The newer FSharp.Core replaces the tool's; what it has otherwise stays.
         var files = Read(libraries)["targets"]!.AsObject().Single().Value!.AsObject()

@@ -26,6 +26,32 @@ public sealed class NotebookHtmlTests
     }
 
     [Fact]
+    public async Task Export_TenCharts_IsASmallPageThatABrowserDrawsOffline()
+    {
+        Assert.SkipUnless(FigureFiles.HasBrowser, "There is no Chromium, Chrome or Edge.");
+        LongTests.Skip();
+        using TempFolder folder = new();
+        string input = folder.Notebook(
+            [
+                "using XlstmLab.Visualization;",
+                .. Enumerable.Range(1, 10).Select(n => $$"""
+                    double[] tokens{{n}} = [.. Enumerable.Range(1, 200).Select(k => 10_000.0 * k)];
+                    Plots.Lines([new PlotSeries("loss", tokens{{n}}, [.. tokens{{n}}.Select(t => 1 + Math.Exp(-t / {{n}}e5))])], "tokens", "loss, nats per byte").Titled("Loss {{n}}")
+                    """),
+            ]);
+        await NotebookRunner.RunAsync(input, input, cancellationToken: TestContext.Current.CancellationToken);
+        Assert.InRange(new FileInfo(input).Length, 10_000, 500_000);
+        NotebookHtml.Export(Notebook.Load(input), folder["page.html"]);
+        Assert.InRange(new FileInfo(folder["page.html"]).Length, 1_000_000, 5_000_000);
+
+        using var browser = await Browser.OpenAsync(new Uri(folder["page.html"]).AbsoluteUri, folder["profile"]);
+        await browser.WaitAsync("[...document.querySelectorAll('.xlstm-chart')].filter(c => c.querySelector('.plot .js-line')).length == 10");
+        Assert.Equal("Loss 10", (string?)await browser.EvaluateAsync("[...document.querySelectorAll('.gtitle')].at(-1).textContent"));
+        Assert.Equal(0, (int?)await browser.EvaluateAsync("performance.getEntriesByType('resource').length"));
+        await browser.SaveAsync("ten-charts");
+    }
+
+    [Fact]
     public void Render_NotebookWithoutCharts_HasNoLibrary()
     {
         Notebook notebook = new();

@@ -125,7 +125,7 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
 
         Assert.Equal("mine, model", who.Outputs[0].Text("text/plain"));
         Assert.Equal("mine: System.Int32 = 3\nmodel: System.Object = System.Object", whos.Outputs[0].Text("text/plain"));
-        Assert.Contains("<td>mine</td>", whos.Outputs[0].Text("text/html"), StringComparison.Ordinal);
+        Assert.Contains("<tr><td>mine</td><td>System.Int32</td><td>3</td></tr>", whos.Outputs[0].Text("text/html"), StringComparison.Ordinal);
         string text = list.Outputs[0].Text("text/plain");
         Assert.All(["#!csharp", "#!fsharp", "#!share", "#!set", "#!who", "#!whos", "#!time", "#!import", "#r", "#!lsmagic"], magic => Assert.Contains(magic, text, StringComparison.Ordinal));
     }

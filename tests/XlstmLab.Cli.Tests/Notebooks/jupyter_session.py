@@ -73,7 +73,7 @@ found['loop'] = run('Console.Write("x"); while (true) { }', interrupt=manager.in
 pid = manager.provisioner.pid
 found['signal'] = run('Console.Write("x"); await Task.Delay(-1);', interrupt=lambda: os.kill(pid, signal.SIGINT))
 found['after'] = run('kept')
-queue = [client.execute(code) for code in ('throw new Exception("x");', '1', '2')]
+queue = [client.execute(code) for code in ('await Task.Delay(1000); throw new Exception("x");', '1', '2')]
 found['aborted'] = [reply(message)['status'] for message in queue]
 found['silent'] = run('kept = 6;', silent=True)['outputs']
 key, client.session.key = client.session.key, b'wrong'

@@ -1,4 +1,3 @@
-using System.Globalization;
 using XlstmLab.Analysis;
 using Xunit;
 
@@ -72,13 +71,13 @@ public sealed class ScalingLawTests(ITestOutputHelper output)
     /// predictions; coefficients by themselves are strongly correlated, and the paper's own differ from subset to subset.
     /// </summary>
     [Theory]
-    [InlineData("xlstm", 1.120, 1.11e7, 3.30e7, 0.7275, 0.671, 0.239)]
-    [InlineData("llama", 1.012, 1.61e5, 6.33e5, 0.527, 0.508, 0.293)]
-    public void Fit_PublishedLosses_ComesNearThePublishedLaw(string model, double e, double a, double b, double alpha, double beta, double gamma)
+    [InlineData("xlstm")]
+    [InlineData("llama")]
+    public void Fit_PublishedLosses_ComesNearThePublishedLaw(string model)
     {
         var points = Published(model);
         var law = ScalingLaw.Of(points, new() { Samples = LongTests.Cases(all: 200, few: 30) });
-        var (fit, published) = (law.Fit, new ScalingFit(e, a, b, alpha, beta, gamma, 0));
+        var (fit, published) = (law.Fit, model == "xlstm" ? PublishedLosses.Xlstm : PublishedLosses.Transformer);
         var (ours, theirs) = (points.Average(p => Error(fit, p)), points.Average(p => Error(published, p)));
         output.WriteLine(FormattableString.Invariant($"{model}, {points.Count} losses: ours {fit}"));
         output.WriteLine(FormattableString.Invariant($"mean relative error {ours:P3} ours, {theirs:P3} of the published coefficients"));
@@ -115,6 +114,20 @@ public sealed class ScalingLawTests(ITestOutputHelper output)
         Assert.Throws<ArgumentException>(() => IsoFlopProfile.Of(1e19, points[..2]));
     }
 
+    /// <summary>Of a known law the parabola finds the best size to a few per cent: the law's own profile is none exactly.</summary>
+    [Theory]
+    [InlineData(1e18)]
+    [InlineData(1e21)]
+    public void IsoFlops_OfALaw_FindTheBestSize(double flops)
+    {
+        var profile = IsoFlopProfile.OfLaw(Truth, flops);
+        var best = Truth.Optimum(flops);
+        Assert.True(profile.IsInside);
+        Assert.Equal(7, profile.Points.Count);
+        Assert.InRange(profile.Parameters / best.Parameters, 0.93, 1.07);
+        Assert.Equal(best.Loss, profile.Loss, 0.01);
+    }
+
     /// <summary>The published optima of xLSTM at context 8192 are said to follow N* = .01205 C^.547; through the five as printed goes .523 ± .032.</summary>
     [Fact]
     public void PowerLaw_PublishedOptima_HaveThePublishedExponent()
@@ -130,11 +143,5 @@ public sealed class ScalingLawTests(ITestOutputHelper output)
         [.. from n in new[] { 1e7, 3e7, 1e8, 3e8, 1e9 } from ratio in new[] { 5, 20, 80, 320, 1280 } select new ScalingPoint(n, n * ratio, law.Loss(n, n * ratio))];
 
     private static IReadOnlyList<ScalingPoint> Published(string model) =>
-    [
-        .. File.ReadLines(Path.Combine(TestSetup.RepositoryRoot, "results", "published", "scaling-laws.csv"))
-            .Select(line => line.Split(',')).Where(cells => cells[0] == model)
-            .Select(cells => new ScalingPoint(Number(cells[1]), Number(cells[2]), Number(cells[3]))),
-    ];
-
-    private static double Number(string text) => double.Parse(text, CultureInfo.InvariantCulture);
+        PublishedLosses.Read(Path.Combine(TestSetup.RepositoryRoot, "results", "published", "scaling-laws.csv"), model);
 }

@@ -33,8 +33,14 @@ public sealed class StudyComparisonTests
     {
         var result = Result(Claim("a", "b"));
         var judged = StudyComparison.Judge(result with { Rows = [] }).Single();
-        Assert.Equal(ClaimVerdict.NotDecided, judged.Verdict);
+        Assert.Equal(ClaimVerdict.NotRun, judged.Verdict);
         Assert.Equal(9, (result with { Rows = [] }).Missing.Count);
+
+        // Two of three seeds would do for an interval; which seeds those are is chance.
+        Assert.Equal(ClaimVerdict.NotRun, StudyComparison.Judge(result with { Rows = [.. result.Rows.Where(row => row.Seed < 3)] }).Single().Verdict);
+        Assert.Equal(
+            ClaimVerdict.NotDecided,
+            StudyComparison.Judge(result with { Rows = [.. result.Rows.Select(row => row.Variant == "b" ? row with { Status = StudyStatus.Diverged } : row)] }).Single().Verdict);
     }
 
     /// <summary>Along an axis every variant is compared with that of the same places on the others.</summary>

@@ -67,6 +67,22 @@ public sealed class StudyTableTests
     }
 
     [Fact]
+    public void ReadAll_Tables_TakesWhatCameAfterAFailure()
+    {
+        using var folder = new TempFolder();
+        var failed = Row("a", 1) with { Status = StudyStatus.Failed, Error = "first" };
+        StudyTable.Append(folder["1.jsonl"], failed);
+        StudyTable.Append(folder["1.jsonl"], Row("b", 1));
+        StudyTable.Append(folder["2.jsonl"], failed with { Error = "second", EndedAt = failed.EndedAt.AddSeconds(1) });
+        StudyTable.Append(folder["2.jsonl"], Row("b", 2));
+        string[] tables = [folder["1.jsonl"], folder["2.jsonl"], folder["none.jsonl"]];
+        Assert.Equal(["second", null], StudyTable.ReadAll(tables).Select(row => row.Error));
+        Assert.Equal(1, StudyTable.ReadAll(tables)[1].TestLoss);
+        StudyTable.Append(folder["2.jsonl"], Row("a", 3));
+        Assert.Equal([3.0, 1.0], StudyTable.ReadAll(tables).Select(row => row.TestLoss!.Value));
+    }
+
+    [Fact]
     public void ToTable_Rows_HaveAxesAndNumbers_AndGoIntoParquet()
     {
         using var folder = new TempFolder();

@@ -194,6 +194,104 @@ public sealed class StudyTests : IDisposable
     }
 
     [Fact]
+    public void Run_StoppedAfterItRanOutOfMemory_GoesOnWithTheSmallerMicroBatch()
+    {
+        using var folder = new TempFolder();
+        var study = Tiny(folder.Path) with { Seeds = [1], Axes = [] };
+        using var stop = new CancellationTokenSource();
+        var failures = 0;
+        Assert.Throws<OperationCanceledException>(() => study.Run(
+            progress: new ImmediateProgress<StudyProgress>(p =>
+            {
+                if (p.Metrics?.Step == 3 && failures++ == 0)
+                {
+                    throw new InvalidOperationException("CUDA out of memory. Tried to allocate 2.00 GiB.");
+                }
+
+                if (p.Metrics?.Step == 4)
+                {
+                    stop.Cancel();
+                }
+            }),
+            cancellationToken: stop.Token));
+        var steps = new List<int>();
+        var row = study.Run(progress: new ImmediateProgress<StudyProgress>(p => steps.AddRange(p.Metrics is { } m ? [m.Step] : []))).Rows.Single();
+        Assert.Equal([5, 6], steps);
+        Assert.Equal((StudyStatus.Completed, 1), (row.Status, row.MicroBatchSize));
+    }
+
+    [Fact]
+    public void Run_Shares_KeepTablesOfTheirOwnUntilTheyAreMerged()
+    {
+        using var folder = new TempFolder();
+        var study = Tiny(folder.Path);
+        var ids = study.Expand().Select(run => run.Id).ToArray();
+        StudyResult Share(string[] runs, string name) => (study with { Share = new(runs, Path.Combine(study.SharesFolder, name)) }).Run();
+        Assert.Equal(ids[..2], Share(ids[..2], "a.jsonl").Rows.Select(row => row.Id));
+
+        // A second attempt at a share does what the first has left.
+        Assert.Equal(3, Share(ids[1..3], "more/b.jsonl").Rows.Count);
+        Assert.Equal([ids[2]], StudyTable.Read(folder["tasks/more/b.jsonl"]).Select(row => row.Id));
+        Assert.False(File.Exists(folder[StudyTable.FileName]));
+        Assert.Equal([ids[3]], study.Read().Missing.Select(run => run.Id));
+        Assert.Equal(3, study.Merge());
+        Assert.Equal(0, study.Merge());
+        Assert.Equal(4, study.Run().Rows.Count);
+        Assert.Equal(4, StudyTable.Read(folder.Path).Count);
+        Assert.Contains("Hand them out again", Assert.Throws<InvalidOperationException>(() => Share(["other"], "c.jsonl")).Message, StringComparison.Ordinal);
+    }
+
+    /// <summary>What the first attempt at a task still trains is waited for, and not trained twice.</summary>
+    [Fact]
+    public async Task Run_ARunThatAnotherProcessHolds_IsWaitedFor()
+    {
+        using var folder = new TempFolder();
+        var study = Tiny(folder.Path) with { Seeds = [1], Axes = [], Share = new([.. (Tiny(folder.Path) with { Seeds = [1], Axes = [] }).Expand().Select(run => run.Id)], folder["tasks/b.jsonl"]) };
+        var id = study.Share!.Runs[0];
+        folder.Write("runs/other", "");
+        Task<StudyResult> waiting;
+        using (new FileStream(folder["runs", $"{id}.lock"], FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None))
+        {
+            waiting = Task.Run(
+                () => study.Run(progress: new ImmediateProgress<StudyProgress>(_ => Assert.Fail("It was trained twice."))), TestContext.Current.CancellationToken);
+            Assert.NotSame(waiting, await Task.WhenAny(waiting, Task.Delay(1500, TestContext.Current.CancellationToken)));
+            StudyTable.Append(folder["tasks/a.jsonl"], new() { Id = id, Variant = "", Differences = new Dictionary<string, string>(), Seed = 1, Status = StudyStatus.Completed, TestLoss = 7 });
+        }
+
+        Assert.Equal(7, (await waiting).Rows.Single().TestLoss);
+    }
+
+    [Fact]
+    public async Task Run_Watched_TellsOfItsRunsTogetherAndIsStoppedWithACheckpoint()
+    {
+        using var folder = new TempFolder();
+        var study = Tiny(folder.Path) with { Seeds = [1] };
+        var watcher = new Watcher(stopAt: 4);
+        await Task.Run(
+            () =>
+            {
+                TrainingWatch.Current = watcher;
+                Assert.Throws<OperationCanceledException>(() => study.Run());
+            },
+            TestContext.Current.CancellationToken);
+        Assert.Equal(["tiny: 0 of 2", "igate_bias_init=0, seed 1: 6", "1", "2", "3", "4", "over", "closed"], watcher.Told);
+        Assert.Empty(study.Read().Rows);
+
+        // Without who stopped it, it goes on.
+        var other = new Watcher(stopAt: null);
+        await Task.Run(
+            () =>
+            {
+                TrainingWatch.Current = other;
+                study.Run();
+            },
+            TestContext.Current.CancellationToken);
+        Assert.Equal(
+            ["tiny: 0 of 2", "igate_bias_init=0, seed 1: 6", "5", "6", "over", "end False", "igate_bias_init=-10, seed 1: 6", "1", "2", "3", "4", "5", "6", "over", "end False", "closed"],
+            other.Told);
+    }
+
+    [Fact]
     public void Run_Cancelled_GoesOnFromItsCheckpointToTheSameLoss()
     {
         using var folder = new TempFolder();
@@ -365,4 +463,46 @@ public sealed class StudyTests : IDisposable
         Seeds = [1, 2],
         Measure = new() { TestTokens = 64 },
     };
+
+    private sealed class Watcher(int? stopAt) : ITrainingWatcher, IWatchedGroup, IWatchedTraining
+    {
+        private readonly CancellationTokenSource _stop = new();
+        private bool _isTraining;
+
+        public List<string> Told { get; } = [];
+
+        public CancellationToken Stop => _stop.Token;
+
+        public IWatchedGroup BeginGroup(string name, int total, int done)
+        {
+            Told.Add(FormattableString.Invariant($"{name}: {done} of {total}"));
+            return this;
+        }
+
+        public IWatchedTraining Begin(TrainingConfig recipe, torch.Device device) => throw new InvalidOperationException("A training of the study is told as one of its own.");
+
+        public IWatchedTraining Begin(string name, TrainingConfig recipe, torch.Device device)
+        {
+            _isTraining = true;
+            Told.Add(FormattableString.Invariant($"{name}: {recipe.Steps}"));
+            return this;
+        }
+
+        public void Report(TrainingMetrics value)
+        {
+            Told.Add(FormattableString.Invariant($"{value.Step}"));
+            if (value.Step == stopAt)
+            {
+                _stop.Cancel();
+            }
+        }
+
+        public void End(bool hasFailed) => Told.Add($"end {hasFailed}");
+
+        public void Dispose()
+        {
+            Told.Add(_isTraining ? "over" : "closed");
+            _isTraining = false;
+        }
+    }
 }

@@ -95,6 +95,39 @@ public sealed class SamplingTests
     public void LogProbability_LargeLogits_IsLogSoftmax() =>
         Assert.Equal(Math.Log(0.25), Sampling.LogProbability([1000 + Math.Log(0.25), 1000 + Math.Log(0.75)], 0), 10);
 
+    [Theory]
+    [InlineData(1, new[] { 1 })]
+    [InlineData(3, new[] { 1, 3, 0 })]
+    [InlineData(9, new[] { 1, 3, 0, 2 })]
+    public void Likeliest_TiesAndLargeN_AreInOrderWithLogSoftmax(int n, int[] ids)
+    {
+        double[] logits = [5, 7, 3, 7];
+        var likeliest = Sampling.Likeliest(logits, n);
+        Assert.Equal(ids, likeliest.Select(t => t.Id));
+        Assert.All(likeliest, t => Assert.Equal(Sampling.LogProbability(logits, t.Id), t.LogProbability));
+    }
+
+    [Fact]
+    public void Likeliest_TieAtTheLast_KeepsTheLowestIds() =>
+        Assert.Equal([0, 1], Sampling.Likeliest([1.0, 1, 1, 1], 2).Select(t => t.Id));
+
+    [Fact]
+    public void PenalizeCounts_CountsOfGeneratedTokens_AreTakenOffOnceAndForEach()
+    {
+        double[] logits = [1, 1, 1];
+        Sampling.PenalizeCounts(logits, new Dictionary<int, int> { [0] = 3, [2] = 1 }, 0.5, 0.25);
+        Assert.Equal([-0.75, 1, 0.25], logits);
+    }
+
+    [Fact]
+    public void Next_FrequencyPenalty_CountsWhatWasGeneratedAndNotThePrompt()
+    {
+        var sampler = new TokenSampler(new() { Temperature = 0, FrequencyPenalty = 1 }, 0, [0, 0, 0]);
+        double[] logits = [3.5, 2.9, 1];
+        Assert.Equal([0, 1, 0, 1, 0], Enumerable.Range(0, 5).Select(_ => sampler.Next(logits).Id));
+        Assert.Equal(Sampling.LogProbability(logits, 2), sampler.Next(logits).LogProbability);
+    }
+
     [Fact]
     public void Next_ManyDraws_FollowTheDistribution()
     {
@@ -135,7 +168,8 @@ public sealed class SamplingTests
         {
             (new() { MaxNewTokens = -1 }, "MaxNewTokens to be 0 or more, got -1"), (new() { Temperature = -0.5 }, "Temperature to be 0 (greedy) or more, got -0.5"),
             (new() { Temperature = double.NaN }, "Temperature"), (new() { TopK = 0 }, "TopK"), (new() { TopP = 0 }, "TopP"), (new() { TopP = 1.1 }, "TopP"),
-            (new() { MinP = -0.1 }, "MinP"), (new() { RepetitionPenalty = 0 }, "RepetitionPenalty"), (new() { StopStrings = ["a", ""] }, "StopStrings"),
+            (new() { FrequencyPenalty = double.NaN }, "FrequencyPenalty"), (new() { PresencePenalty = double.PositiveInfinity }, "PresencePenalty"),
+            (new() { TopLogProbabilities = -1 }, "TopLogProbabilities"), (new() { MinP = -0.1 }, "MinP"), (new() { RepetitionPenalty = 0 }, "RepetitionPenalty"), (new() { StopStrings = ["a", ""] }, "StopStrings"),
         })
         {
             Assert.Contains(name, Assert.Throws<ArgumentException>(options.Validate).Message, StringComparison.Ordinal);

@@ -33,5 +33,12 @@ internal sealed class ScriptedModel : LanguageModel
             returnState ? new([KeyValuePair.Create("read", read.narrow(1, embedded.shape[1] - 1, 1).clone())]) : null);
     }
 
-    public override Tensor Logits(Tensor hidden) => nn.functional.one_hot(hidden.squeeze(-1), VocabularySize).to(ScalarType.Float32) * 50;
+    /// <summary>The most positions whose logits were asked for at once.</summary>
+    public long MostLogits { get; private set; }
+
+    public override Tensor Logits(Tensor hidden)
+    {
+        MostLogits = Math.Max(MostLogits, hidden.NumberOfElements);
+        return nn.functional.one_hot(hidden.squeeze(-1), VocabularySize).to(ScalarType.Float32) * 50;
+    }
 }

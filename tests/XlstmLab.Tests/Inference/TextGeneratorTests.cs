@@ -140,6 +140,57 @@ public sealed class TextGeneratorTests : IDisposable
     }
 
     [Fact]
+    public void Generate_LongPrompts_HaveLogitsOfTheirLastTokensOnly()
+    {
+        using var model = Says("_ab");
+        var generator = new TextGenerator(model, Bytes) { PrefillLength = 50 };
+        _ = generator.Generate([[.. Enumerable.Repeat(1, 170)], [.. Enumerable.Repeat(2, 20)]], Greedy with { MaxNewTokens = 3 });
+        Assert.Equal(2, model.MostLogits);
+    }
+
+    [Fact]
+    public void Read_WithACache_ReadsOnFromTheLongestKnownBeginning()
+    {
+        var before = Live();
+        using (var cache = new StateCache(1 << 20))
+        {
+            var generator = new TextGenerator(_model, Bytes) { Cache = cache };
+            foreach (var (length, known) in new[] { (4, 1), (9, 2), (4, 2), (6, 3) })
+            {
+                using var scope = NewDisposeScope();
+                int[] prompt = [.. Enumerable.Range(3, length)];
+                using var expected = Generator.Read(prompt);
+                using var state = generator.Read(prompt);
+                Assert.All(expected.Tensors, pair => MLstmTests.Near(pair.Value, state[pair.Key], 1e-4, pair.Key));
+                Assert.Equal(known, cache.Count);
+            }
+
+            // What goes on from a state is no beginning.
+            using var from = generator.Read([1]);
+            generator.Read([2], from).Dispose();
+            Assert.Equal(4, cache.Count);
+        }
+
+        Assert.Equal(before, Live());
+    }
+
+    [Fact]
+    public async Task StreamAsync_TopLogProbabilities_HoldTheGreedyTokenFirst()
+    {
+        var options = Greedy with { TopLogProbabilities = 3 };
+        var steps = await Generator.StreamAsync([256, 1, 2], options).ToListAsync();
+        Assert.All(steps, step =>
+        {
+            Assert.Equal(3, step.Likeliest!.Count);
+            Assert.Equal(new TokenLogProbability(step.Id, step.LogProbability), step.Likeliest[0]);
+            Assert.True(step.Likeliest[0].LogProbability >= step.Likeliest[1].LogProbability && step.Likeliest[1].LogProbability >= step.Likeliest[2].LogProbability);
+        });
+        var sequence = Generator.Generate([[256, 1, 2]], options).Sequences[0];
+        Assert.Equal(steps.Select(s => s.Likeliest![2]), sequence.Steps.Select(s => s.Likeliest![2]));
+        Assert.Equal(sequence.LogProbability, sequence.Steps.Sum(s => s.LogProbability), 1e-12);
+    }
+
+    [Fact]
     public async Task StreamTextAsync_CharactersOfSeveralTokens_ComeWhole()
     {
         using var model = Says("_Zoë 🐘");

@@ -57,6 +57,29 @@ public sealed class EvaluationModeTests : IDisposable
             using var state = new TextGenerator(m, Bytes).Read(Tokens);
             return Text(state.Tensors["blocks.1.c"].abs().sum().item<float>());
         }),
+        ("RunningBatch..ctor", m =>
+        {
+            using var batch = new RunningBatch(m, Bytes);
+            var text = batch.Add([256, 1], Greedy);
+            while (!text.IsFinished)
+            {
+                _ = batch.Step();
+            }
+
+            return text.ToSequence().Text;
+        }),
+        ("BatchedGenerator..ctor", m =>
+        {
+            var generator = new BatchedGenerator(m, Bytes);
+            try
+            {
+                return string.Join(' ', generator.StreamAsync([256, 1], Greedy).ToBlockingEnumerable().Select(token => token.Token.Id));
+            }
+            finally
+            {
+                generator.DisposeAsync().AsTask().Wait();
+            }
+        }),
     ];
 
     private readonly LanguageModel _training = Config.CreateModel(3);
@@ -100,13 +123,13 @@ public sealed class EvaluationModeTests : IDisposable
     [Fact]
     public void Entries_AreAllThatTakeAModel()
     {
-        // What loads weights or shows a model as a table runs nothing.
+        // What loads or rounds weights, or shows a model as a table runs nothing.
         string[] others = ["XlstmLab.Models", "XlstmLab.Training", "XlstmLab.Checkpoints", "XlstmLab.Experiments"];
         var there = typeof(LanguageModel).Assembly.GetExportedTypes()
             .Where(type => !others.Any(space => type.Namespace!.StartsWith(space, StringComparison.Ordinal)))
             .SelectMany(type => type.GetMethods(BindingFlags.Public | BindingFlags.Static | BindingFlags.Instance | BindingFlags.DeclaredOnly).Cast<MethodBase>().Concat(type.GetConstructors()))
             .Where(method => method.GetParameters().Any(p => typeof(LanguageModel).IsAssignableFrom(p.ParameterType)))
-            .Where(method => method.Name is not (nameof(Lab.LoadWeights) or nameof(RunTables.ToTable)))
+            .Where(method => method.Name is not (nameof(Lab.LoadWeights) or nameof(RoundedWeights.Round) or nameof(RunTables.ToTable)))
             .Select(method => $"{method.DeclaringType!.Name}.{method.Name}");
         Assert.Equal(Entries.Select(e => e.Name).Distinct().Order(StringComparer.Ordinal), there.Distinct().Order(StringComparer.Ordinal));
     }

@@ -116,8 +116,17 @@ internal sealed class KernelRun : IDisposable
 
         public int Started { get; set; }
 
-        /// <summary>What keeps the next work from being recorded, half-way.</summary>
+        /// <summary>What keeps work from being recorded, half-way.</summary>
         public string? Fault { get; set; }
+
+        /// <summary>The kernels that are launched before it does.</summary>
+        public int FaultAfter { get; set; }
+
+        /// <summary>The launches that are left until the fault; null while none is to come.</summary>
+        public int? LaunchesLeft { get; set; }
+
+        /// <summary>How often the fault came in the midst of work.</summary>
+        public int Interrupted { get; set; }
     }
 
     private sealed class CountingRecorder(IWorkRecorder recorder, Recordings counts) : IWorkRecorder
@@ -126,9 +135,18 @@ internal sealed class KernelRun : IDisposable
         {
             if (counts.Fault is { } fault)
             {
-                // A GPU refuses by itself; the emulator, which only keeps the work, does not.
-                recorder.Record(() => throw new NotSupportedException(fault)).Dispose();
-                throw new CudaException($"The work cannot be recorded: {fault}");
+                try
+                {
+                    // A GPU does the work while it records it, the emulator when it starts it.
+                    using var broken = recorder.Record(() => Interrupt(work, fault));
+                    broken.Start();
+                }
+                catch (Exception e) when (e is not CudaException)
+                {
+                    throw new CudaException($"The work cannot be recorded: {fault}", e);
+                }
+
+                throw new InvalidOperationException("Work with a fault was recorded.");
             }
 
             counts.Recorded++;
@@ -136,6 +154,21 @@ internal sealed class KernelRun : IDisposable
         }
 
         public void Dispose() => recorder.Dispose();
+
+        private void Interrupt(Action work, string fault)
+        {
+            counts.LaunchesLeft = counts.FaultAfter;
+            try
+            {
+                work();
+            }
+            finally
+            {
+                counts.LaunchesLeft = null;
+            }
+
+            throw new NotSupportedException(fault);
+        }
     }
 
     private sealed class CountingWork(IRecordedWork work, Recordings counts) : IRecordedWork
@@ -195,6 +228,16 @@ internal sealed class KernelRun : IDisposable
 
         public void Launch(nint function, LaunchShape shape, int index, void** arguments)
         {
+            if (Recordings is { LaunchesLeft: { } left, Fault: { } fault } recordings)
+            {
+                recordings.LaunchesLeft = left - 1;
+                if (left == 0)
+                {
+                    recordings.Interrupted++;
+                    throw new NotSupportedException(fault);
+                }
+            }
+
             _launched[_names[function]] = true;
             device.Launch(function, shape, index, arguments);
         }

@@ -7,24 +7,6 @@ namespace XlstmLab.Tests.Operations;
 public sealed unsafe class VectorLoopsTests
 {
     [Theory]
-    [InlineData(1, 1, 1)]
-    [InlineData(7, 37, 3)]
-    [InlineData(64, 128, 2)]
-    [InlineData(13, 24, 8)]
-    public void Multiply_AnySize_IsTheProductOfEachRow(int outputs, int inputs, int rows)
-    {
-        using var scope = NewDisposeScope();
-        var (w, x, bias) = (Draw(1, outputs, inputs), Draw(2, rows, inputs + 3), Draw(3, outputs));
-        var (y, alone) = (zeros(rows, outputs + 5), zeros(1, outputs));
-        VectorLoops.Multiply(At(w), outputs, inputs, At(bias), At(x), inputs + 3, rows, At(y), outputs + 5);
-        MLstmTests.Near(x.narrow(1, 0, inputs).matmul(w.t()) + bias, y.narrow(1, 0, outputs), 1e-6, "product", floor: 1e-6);
-        Assert.True(y.narrow(1, outputs, 5).eq(0).all().item<bool>());
-
-        VectorLoops.Multiply(At(w), outputs, inputs, At(bias), At(x) + (rows - 1) * (inputs + 3), inputs + 3, 1, At(alone), outputs);
-        Assert.True(y[rows - 1].narrow(0, 0, outputs).equal(alone[0]).all().item<bool>(), "a row is what it is alone");
-    }
-
-    [Theory]
     [InlineData(24, 1, false)]
     [InlineData(24, 2, true)]
     [InlineData(40, 4, true)]

@@ -1,4 +1,5 @@
 using System.Globalization;
+using XlstmLab.Experiments;
 using XlstmLab.Tasks;
 using XlstmLab.Text;
 using Xunit;
@@ -11,6 +12,7 @@ public sealed class FormalTaskTests
     private static readonly Dictionary<string, Func<string[], string[]>> Solvers = new()
     {
         ["parity"] = q => [q.Count(t => t == "b") % 2 == 0 ? "a" : "b"],
+        ["s3"] = q => [q.Aggregate("abc", (things, places) => string.Concat(places.Select(place => things["abc".IndexOf(place, StringComparison.Ordinal)])))],
         ["even-pairs"] = q => [q.Zip(q.Skip(1)).Count(p => p.First != p.Second) % 2 == 0 ? "a" : "b"],
         ["cycle-navigation"] = q => [$"P{((q.Count(t => t == "+1") - q.Count(t => t == "-1")) % 5 + 5) % 5}"],
         ["modular-arithmetic"] = q => [Number(ExpressionSolver.Modulo(q[..^1], 5))],
@@ -48,7 +50,9 @@ public sealed class FormalTaskTests
         },
     };
 
-    public static TheoryData<string> Names() => [.. FormalTasks.All.Select(t => t.Name)];
+    private static IEnumerable<FormalTask> All => FormalTasks.All.Append(new SymmetricGroup());
+
+    public static TheoryData<string> Names() => [.. All.Select(t => t.Name)];
 
     [Fact]
     public void All_VocabularySizes_AreThePublished()
@@ -184,6 +188,21 @@ public sealed class FormalTaskTests
         Assert.Equal(new LengthRange(5, 40), new SolveEquation().TrainingLengths);
     }
 
+    /// <summary>The group has six elements, each an answer as often as the others, and the order of multiplication matters.</summary>
+    [Fact]
+    public void SymmetricGroup_Answers_AreTheGroups()
+    {
+        var task = new SymmetricGroup();
+        Assert.Equal((7, 1.0 / 6), (task.VocabularySize, task.Chance));
+        var batch = task.Rows(SyntheticSplit.Train, 9, 0, 6000, new(3));
+        var products = Enumerable.Range(0, batch.Rows).Select(r => Split(task, batch, r)).DistinctBy(row => string.Join(' ', row.Question))
+            .ToDictionary(row => string.Join(' ', row.Question), row => row.Answer.Single());
+        Assert.Equal(36, products.Count);
+        Assert.Equal(("bca", "cab"), (products["bac acb"], products["acb bac"]));
+        Assert.All(products, product => Assert.Equal(6, products.Values.Count(answer => answer == product.Value)));
+        Assert.Equal(new SymmetricGroup().Describe(), SyntheticRecipes.Task("s3").Describe());
+    }
+
     [Fact]
     public void Parity_FirstRow_IsTheSameOnEveryMachine()
     {
@@ -201,7 +220,7 @@ public sealed class FormalTaskTests
             [.. targets.Where(t => t != TokenBatch.Ignored).Select(task.Text)]);
     }
 
-    private static FormalTask Task(string name) => FormalTasks.All.Single(t => t.Name == name);
+    private static FormalTask Task(string name) => All.Single(t => t.Name == name);
 
     private static string Number(int value) => value.ToString(CultureInfo.InvariantCulture);
 

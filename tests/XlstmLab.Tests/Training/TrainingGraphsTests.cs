@@ -83,18 +83,22 @@ public sealed class TrainingGraphsTests
         AssertEqual(byHost, Of(records: true));
     }
 
-    [Fact]
-    public void Run_WorkThatCannotBeRecorded_GoesOnByTheHostAndSaysWhyOnce()
+    [Theory]
+    [InlineData(0)]
+    [InlineData(2)]
+    public void Run_WorkThatCannotBeRecordedToItsEnd_GoesOnByTheHostAndSaysWhyOnce(int launches)
     {
         using var run = KernelRun.Begin();
         var byHost = Train(() => new TinyModel(dropout: 0.2), Config);
-        run.Record().Fault = "a synchronisation";
+        var counts = run.Record();
+        (counts.Fault, counts.FaultAfter) = ("a synchronisation", launches);
         using var folder = new TempFolder();
         var recorded = Train(() => new TinyModel(dropout: 0.2), Config, folder.Path);
         AssertEqual(byHost, recorded);
         var remarks = File.ReadLines(Path.Combine(folder.Path, "log.txt")).Where(line => line.Contains("a synchronisation", StringComparison.Ordinal));
         Assert.Single(remarks);
         Assert.Equal("off: The work cannot be recorded: a synchronisation", GraphsIn(folder));
+        Assert.Equal(1, counts.Interrupted);
     }
 
     [Fact]

@@ -39,6 +39,32 @@ public sealed class StudyPlotsTests
         Assert.Equal("beta1=0.9", layout.GetProperty("yaxis").GetProperty("ticktext")[0].GetString());
     }
 
+    /// <summary>A study without runs has an empty frame that says so, and no plot of it fails.</summary>
+    [Fact]
+    public void StudyOverview_OfRuns_IsWhatTheQuestionAsksFor()
+    {
+        var whole = Result();
+        var none = whole with { Rows = [] };
+        foreach (var frame in new[] { Plots.StudyOverview(none), Plots.StudyGradients(none), Plots.StudyTasks([none]) })
+        {
+            Assert.Equal("drawn: not run yet: 0 of 6 runs", Figure(frame).Layout.GetProperty("annotations")[0].GetProperty("text").GetString());
+        }
+
+        var scores = Figure(Plots.StudyOverview(whole)).Traces.Single();
+        Assert.Equal(("heatmap", "0.50"), (scores.GetProperty("type").GetString(), scores.GetProperty("text")[0][0].GetString()));
+        Assert.Equal(["drawn"], Figure(Plots.StudyTasks([whole])).Traces.Single().GetProperty("x").EnumerateArray().Select(x => x.GetString()));
+
+        var text = whole with { Rows = [.. whole.Rows.Select(row => row with { Scores = [] })] };
+        Assert.Contains("beta1=0.9", Figure(Plots.StudyOverview(text)).Traces.Select(Name));
+        Assert.Equal("Greatest gradient norm between validations", Figure(Plots.StudyGradients(text)).Layout.GetProperty("yaxis").GetProperty("title").GetProperty("text").GetString());
+
+        var places = text with { Rows = [.. text.Rows.Select(row => row with { Positions = [new(0, 64, 2 + 0.1 * row.Seed, false), new(64, 256, 1, true)] })] };
+        var (lines, layout) = Figure(Plots.StudyOverview(places));
+        Assert.Equal(["beta1=0.8", "beta1=0.9"], lines.Select(Name));
+        Assert.Equal([2.2, 1], Numbers(lines[0], "y").Select(y => Math.Round(y, 6)));
+        Assert.Equal(64, layout.GetProperty("shapes")[0].GetProperty("x0").GetDouble());
+    }
+
     [Fact]
     public void StudyHeatMap_Results_HaveTheirMeans()
     {

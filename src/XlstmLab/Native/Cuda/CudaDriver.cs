@@ -123,6 +123,9 @@ internal static unsafe partial class CudaDriver
     internal static partial int cuStreamSynchronize(nint stream);
 
     [LibraryImport(Library)]
+    internal static partial int cuStreamWaitEvent(nint stream, nint @event, uint flags);
+
+    [LibraryImport(Library)]
     internal static partial int cuStreamQuery(nint stream);
 
     [LibraryImport(Library, EntryPoint = "cuStreamBeginCapture_v2")]

@@ -1,0 +1,44 @@
+using System.CommandLine;
+using XlstmLab.Inference;
+using XlstmLab.Operations;
+using XlstmLab.Runs;
+
+namespace XlstmLab.Cli;
+
+/// <summary>The option for what projections are kept as.</summary>
+internal static class WeightOptions
+{
+    /// <summary>The formats' names.</summary>
+    public static readonly string[] Names = ["float32", "bf16", "int8"];
+
+    /// <summary>The option.</summary>
+    public static Option<string?> Create() => new Option<string?>("--weights")
+    {
+        Description = "What projections are rounded to, on the CPU: bf16, or int8 with a unit a row. Default: as they are.",
+    }.OneOf(Names);
+
+    /// <summary>The format of that name.</summary>
+    public static WeightFormat Format(string name) => name switch
+    {
+        "float32" => WeightFormat.Float32,
+        "bf16" => WeightFormat.BFloat16,
+        "int8" => WeightFormat.Int8,
+        _ => throw new UsageException($"There are no weights '{name}'; expected {string.Join(", ", Names)}."),
+    };
+
+    /// <summary>Rounds a model's projections to the format that was asked for, and returns it.</summary>
+    public static WeightFormat Round(TrainedRun run, string? name)
+    {
+        var format = name is null ? WeightFormat.Float32 : Format(name);
+        try
+        {
+            RoundedWeights.Round(run.Model, format);
+        }
+        catch (ArgumentException e)
+        {
+            throw new UsageException($"--weights: {e.Message}");
+        }
+
+        return format;
+    }
+}
