@@ -175,7 +175,6 @@ public static class NativeTorch
         var trace = new StringBuilder();
         OpenMp.WaitBriefly();
         MklPath.Choose();
-        _ = HeapMemory.Keep();
         foreach (var folder in CandidateFolders(platform.Rid).Select(Path.GetFullPath).Distinct())
         {
             var torch = Path.Combine(folder, platform.FileName("torch_cpu"));

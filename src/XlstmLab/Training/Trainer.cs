@@ -3,6 +3,7 @@ using Microsoft.Extensions.Logging.Abstractions;
 using XlstmLab.Checkpoints;
 using XlstmLab.Collectives;
 using XlstmLab.Models;
+using XlstmLab.Native;
 using XlstmLab.Text;
 using static TorchSharp.torch;
 
@@ -158,6 +159,7 @@ public class Trainer<TBatch>(
 
     private TrainingResult RunAsRank(CancellationToken cancellationToken)
     {
+        using var heap = HeapMemory.Keep();
         using var modes = new EvaluationMode(model).Keep();
         using var modesOfLoss = LossModule is { } module ? new EvaluationMode(module).Keep() : default(EvaluationMode.Scope?);
         config.Validate();
