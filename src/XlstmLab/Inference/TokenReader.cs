@@ -1,5 +1,6 @@
 using System.Runtime.InteropServices;
 using XlstmLab.Models;
+using XlstmLab.Native;
 using XlstmLab.Operations;
 using static TorchSharp.torch;
 
@@ -172,7 +173,13 @@ internal sealed class TokenReader : IDisposable
         }
         else
         {
-            _rehearsed = State is not null && RecordedTokenStep.KeepsForm(State, after!) ? _rehearsed + 1 : 0;
+            var keepsForm = State is not null && RecordedTokenStep.KeepsForm(State, after!);
+            _rehearsed = keepsForm ? _rehearsed + 1 : 0;
+            if (State is not null && !keepsForm)
+            {
+                HeapMemory.GiveBack();
+            }
+
             Replace(after);
         }
 

@@ -2,11 +2,12 @@ using System.Runtime.InteropServices;
 
 namespace XlstmLab.Native;
 
-/// <summary>Has the C library keep what a training step frees for the next one, as long as somebody trains.</summary>
+/// <summary>Has the C library keep what a training step frees for the next one, and give back what grows.</summary>
 /// <remarks>
 /// glibc gives freed memory back to the system, which has to find and clear it again page by page in the next step: a tenth of the time for
-/// a small model's step. What grows with every token, as a Transformer's keys and values do, must not lie in such a heap: each copy is a little too large for
-/// the place of the one before, and after two thousand tokens of a small model there were eight gigabytes.
+/// a small model's step. What grows with every token, as a Transformer's keys and values do, must not lie in its heap, where glibc puts whatever is no
+/// larger than what was freed before: each copy is a little too large for the place of the last, and after two thousand tokens of a small model there
+/// were eight gigabytes.
 /// </remarks>
 internal static partial class HeapMemory
 {
@@ -18,6 +19,7 @@ internal static partial class HeapMemory
 
     private static readonly Lock Gate = new();
     private static int _count;
+    private static bool _givesBack;
 
     /// <summary>Whether memory is kept now.</summary>
     public static bool IsKept { get; private set; }
@@ -32,10 +34,23 @@ internal static partial class HeapMemory
             {
                 // The greatest piece that glibc lets lie in the heap.
                 IsKept = Set(32 << 20, (int)Math.Min(SystemMemory.Total / 8, 1 << 30));
+                _givesBack = false;
             }
         }
 
         return new();
+    }
+
+    /// <summary>Has large pieces given back as soon as they are freed from now on, but while somebody trains.</summary>
+    public static void GiveBack()
+    {
+        lock (Gate)
+        {
+            if (!_givesBack && _count == 0)
+            {
+                _givesBack = Set(Usual, Usual);
+            }
+        }
     }
 
     private static bool Set(int map, int trim)
@@ -68,7 +83,7 @@ internal static partial class HeapMemory
             {
                 if (!_isOver && --_count == 0 && IsKept)
                 {
-                    _ = Set(Usual, Usual);
+                    _givesBack = Set(Usual, Usual);
                     IsKept = false;
                 }
 
