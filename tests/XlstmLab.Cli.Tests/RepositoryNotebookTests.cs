@@ -5,17 +5,17 @@ using Xunit;
 
 namespace XlstmLab.Tests.Cli;
 
-/// <summary>The repository's notebooks but those of studies, with small parameters, by all that runs them: our runner, Jupyter with our kernel, and the official tool.</summary>
+/// <summary>The repository's notebooks, those that train with small parameters, by all that runs them: our runner, Jupyter with our kernel, and the official tool.</summary>
 [Collection(nameof(ProcessCollection))]
 public sealed class RepositoryNotebookTests : IDisposable
 {
     private const string ToolVersion = "1.0.712001";
 
-    private static readonly string[] Names =
-    [
-        .. Directory.GetFiles(Path.Combine(TestSetup.RepositoryRoot, "notebooks"), "*.ipynb").Select(path => Path.GetFileName(path))
-            .Where(name => name[0] is not ('1' or '2')).Order(StringComparer.Ordinal),
-    ];
+    private static readonly string[] All =
+        [.. Directory.GetFiles(Path.Combine(TestSetup.RepositoryRoot, "notebooks"), "*.ipynb").Select(path => Path.GetFileName(path)).Order(StringComparer.Ordinal)];
+
+    /// <summary>Those but the studies', which <see cref="StudyNotebookTests"/> has run.</summary>
+    private static readonly string[] Names = [.. All.Where(name => name[0] is not ('1' or '2'))];
 
     private readonly JupyterPrograms _jupyter = new();
 
@@ -41,13 +41,14 @@ public sealed class RepositoryNotebookTests : IDisposable
         await _jupyter.RequireAsync("nbconvert");
         LongTests.Skip();
         await _jupyter.InstallAsync();
-        string[] copies = [.. Names.Select(name => Copy(name, withValues: true))];
+        File.CreateSymbolicLink(Folder["results"], Path.Combine(TestSetup.RepositoryRoot, "results"));
+        string[] copies = [.. All.Select(name => Copy(name, withValues: true))];
         var result = await _jupyter.RunAsync("jupyter", ["nbconvert", "--to", "notebook", "--execute", .. copies, "--output-dir", Folder["out"]]);
 
         Assert.True(result.Code == 0, result.Error);
-        Assert.All(Names, name => AssertWhole(Folder["out", name]));
+        Assert.All(All, name => AssertWhole(Folder["out", name]));
         const string validate = "import nbformat, sys\nfor name in sys.argv[1:]: nbformat.validate(nbformat.read(name, 4))";
-        var valid = await _jupyter.RunAsync(JupyterPrograms.Python, ["-c", validate, .. Names.Select(name => Folder["out", name])]);
+        var valid = await _jupyter.RunAsync(JupyterPrograms.Python, ["-c", validate, .. All.Select(name => Folder["out", name])]);
         Assert.True(valid.Code == 0, valid.Error);
     }
 
