@@ -136,7 +136,7 @@ internal sealed class SlurmCluster : IDisposable
     /// <summary>Kills the node's daemon, and what it runs with it, as a loss of power does.</summary>
     public void KillNode()
     {
-        var tasks = Processes().Where(process => process.Name == "slurmstepd" && Owns(process.Id)).ToArray();
+        var tasks = Processes().Where(process => process.Name == "slurmstepd" && Owns(process)).ToArray();
         var below = tasks.SelectMany(task => Below(task.Id)).ToArray();
         KillDaemon();
 
@@ -157,8 +157,8 @@ internal sealed class SlurmCluster : IDisposable
     /// <summary>Kills the processes of a task of an array, as one that takes too much memory is.</summary>
     public void KillTask(int index)
     {
-        var mark = string.Create(CultureInfo.InvariantCulture, $"SLURM_ARRAY_TASK_ID={index}");
-        foreach (var process in Processes().Where(process => process.Name != "slurmstepd" && Owns(process.Id) && Has(process.Id, mark)))
+        var mark = string.Create(CultureInfo.InvariantCulture, $"SLURM_ARRAY_TASK_ID={index}\0");
+        foreach (var process in Processes().Where(process => process.Name != "slurmstepd" && Owns(process) && Has(process.Id, mark)))
         {
             Kill(process.Id);
         }
@@ -184,9 +184,9 @@ internal sealed class SlurmCluster : IDisposable
         Environment.SetEnvironmentVariable(ConfigVariable, null);
 
         // A process that is being killed may still write.
-        for (var attempt = 0; Processes().Any(process => Owns(process.Id)) && attempt < 50; attempt++)
+        for (var attempt = 0; Processes().Any(Owns) && attempt < 50; attempt++)
         {
-            foreach (var process in Processes().Where(process => Owns(process.Id)))
+            foreach (var process in Processes().Where(Owns))
             {
                 Kill(process.Id);
             }
@@ -245,15 +245,18 @@ internal sealed class SlurmCluster : IDisposable
         return ((IPEndPoint)listener.LocalEndpoint).Port;
     }
 
-    /// <summary>Whether a process has this cluster's configuration, which tells its tasks from those of others.</summary>
-    private bool Owns(int id) => id != Environment.ProcessId && Has(id, $"{ConfigVariable}={Folder["slurm.conf"]}");
+    /// <summary>
+    /// Whether a process is a daemon of this cluster, or one of its jobs. The configuration alone does not tell: what other tests start meanwhile inherits it.
+    /// </summary>
+    private bool Owns((int Id, string Name, int Parent) process) =>
+        Has(process.Id, $"{ConfigVariable}={Folder["slurm.conf"]}\0") && (process.Name.StartsWith("slurm", StringComparison.Ordinal) || Has(process.Id, "SLURM_JOB_ID="));
 
-    /// <summary>Whether a process has a variable of a value.</summary>
-    private static bool Has(int id, string variable)
+    /// <summary>Whether the environment of a process has text that begins with a variable's name.</summary>
+    private static bool Has(int id, string text)
     {
         try
         {
-            return $"\0{File.ReadAllText($"/proc/{id}/environ")}".Contains($"\0{variable}\0", StringComparison.Ordinal);
+            return $"\0{File.ReadAllText($"/proc/{id}/environ")}".Contains($"\0{text}", StringComparison.Ordinal);
         }
         catch (Exception e) when (e is IOException or UnauthorizedAccessException)
         {
