@@ -1,5 +1,7 @@
+using System.Diagnostics;
 using System.Globalization;
 using System.Text.Json.Nodes;
+using XlstmLab.Cli;
 using XlstmLab.Experiments;
 using XlstmLab.Training;
 using Xunit;
@@ -141,19 +143,20 @@ public sealed class StudyOnSlurmTests
     {
         using var folder = CommandLine.Folder();
         var file = folder.Write("more/study.json", Tiny);
-        var path = Environment.GetEnvironmentVariable("PATH");
-        try
+
+        // In a process of its own: tests beside this one look for programs too.
+        var start = new ProcessStartInfo("dotnet")
         {
-            Environment.SetEnvironmentVariable("PATH", folder.Path);
-            var run = await CommandLine.RunAsync("study", "run", file, "--slurm");
-            Assert.Equal(1, run.Code);
-            Assert.Contains("There is no sbatch", run.Error, StringComparison.Ordinal);
-            Assert.Contains("login node", run.Error, StringComparison.Ordinal);
-        }
-        finally
-        {
-            Environment.SetEnvironmentVariable("PATH", path);
-        }
+            ArgumentList = { typeof(Program).Assembly.Location, "study", "run", file, "--slurm" },
+            Environment = { ["PATH"] = folder.Path },
+            RedirectStandardError = true,
+        };
+        using var run = Process.Start(start)!;
+        var error = await run.StandardError.ReadToEndAsync(TestContext.Current.CancellationToken);
+        await run.WaitForExitAsync(TestContext.Current.CancellationToken);
+        Assert.Equal(1, run.ExitCode);
+        Assert.Contains("There is no sbatch", error, StringComparison.Ordinal);
+        Assert.Contains("login node", error, StringComparison.Ordinal);
 
         var stray = await CommandLine.RunAsync("study", "run", file, "--partition", "gpu");
         Assert.Equal(2, stray.Code);
