@@ -25,7 +25,10 @@ public sealed record BatchOptions
     /// </summary>
     public StateCache? Cache { get; init; }
 
-    /// <summary>What projections are kept as while tokens are generated, of all texts: see <see cref="GenerationOptions.Weights"/>.</summary>
+    /// <summary>
+    /// What projections are kept as while tokens are generated, of all texts: see <see cref="GenerationOptions.Weights"/>. The last token of a prompt is read
+    /// with them too.
+    /// </summary>
     public WeightFormat Weights { get; init; }
 
     /// <summary>Looks at every option.</summary>
@@ -149,7 +152,7 @@ public sealed class RunningBatch : IDisposable
     private readonly List<BatchedText> _running = [];
 
     /// <summary>An empty batch.</summary>
-    /// <exception cref="ArgumentException">The tokenizer has more ids than the model, or an option makes no sense.</exception>
+    /// <exception cref="ArgumentException">The tokenizer has more ids than the model, or an option makes no sense or not for this model.</exception>
     public RunningBatch(LanguageModel model, ITokenizer tokenizer, BatchOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(model);
@@ -157,13 +160,19 @@ public sealed class RunningBatch : IDisposable
         (_model, _tokenizer, _options) = (model, tokenizer, options ?? new());
         _options.Validate();
         _device = model.WeightsDevice;
+
+        // Weights that the model cannot be read with are refused, whether its states can share one or not.
+        var reader = NewReader();
         _empty = EmptyState(out var bytes);
         StateBytes = bytes;
-        if (_empty is not null)
+        if (_empty is null)
         {
-            _reader = new(model, tokenizer.VocabularySize, null, rowByRow: true, _options.Weights);
-            _reader.SetState(_empty.SelectRows(new long[_options.Slots]));
+            reader.Dispose();
+            return;
         }
+
+        _reader = reader;
+        _reader.SetState(_empty.SelectRows(new long[_options.Slots]));
     }
 
     /// <summary>The bytes of a text's state; where it grows, those after two tokens.</summary>
@@ -290,6 +299,8 @@ public sealed class RunningBatch : IDisposable
         _empty?.Dispose();
     }
 
+    private TokenReader NewReader() => new(_model, _tokenizer.VocabularySize, null, rowByRow: true, _options.Weights);
+
     private void AddToken(BatchedText text)
     {
         try
@@ -378,14 +389,8 @@ public sealed class RunningBatch : IDisposable
     {
         using var scope = NewDisposeScope();
         using var mode = EvaluationMode.Of(_model);
-        var ids = ((int[])text.Prompt).AsSpan(text.Read, length);
-        var tokens = new long[length];
-        for (var t = 0; t < length; t++)
-        {
-            tokens[t] = ids[t];
-        }
-
-        var state = _model.Read(tensor(tokens, [1, length], device: _device), text.State);
+        var ids = TokenReader.Ids(((int[])text.Prompt).AsSpan(text.Read, length));
+        var state = _model.Read(tensor(ids, [1, length], device: _device), text.State);
         text.State?.Dispose();
         text.State = state;
         text.Read += length;
@@ -406,7 +411,7 @@ public sealed class RunningBatch : IDisposable
         }
         else
         {
-            text.Reader = new(_model, _tokenizer.VocabularySize, null, rowByRow: true);
+            text.Reader = NewReader();
             text.Reader.SetState(text.State);
         }
 

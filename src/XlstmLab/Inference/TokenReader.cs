@@ -152,12 +152,7 @@ internal sealed class TokenReader : IDisposable
         // A fifth faster than no_grad with a small model. Such a state cannot be trained from, but what is selected of it outside can.
         using var mode = _mode.Enter();
         using var inference = inference_mode();
-        var ids = new long[tokens.Length];
-        for (var r = 0; r < ids.Length; r++)
-        {
-            ids[r] = tokens[r];
-        }
-
+        var ids = Ids(tokens);
         var isPart = State is not null && ids.Length < State.BatchSize;
         using var part = isPart ? State!.Map(t => t.narrow(0, 0, ids.Length)) : null;
         var (output, after) = _model.Forward(tensor(ids, [ids.Length, 1], device: _device), part ?? State, returnState: true);
@@ -218,12 +213,7 @@ internal sealed class TokenReader : IDisposable
     private void Read(RecordedTokenStep step, ReadOnlySpan<int> tokens, IReadOnlyList<RowInProgress?> rows)
     {
         using var scope = NewDisposeScope();
-        var ids = new long[tokens.Length];
-        for (var r = 0; r < ids.Length; r++)
-        {
-            ids[r] = tokens[r];
-        }
-
+        var ids = Ids(tokens);
         var (logits, likeliest) = step.Start(ids);
         if (rows.All(row => row is null or { IsGreedy: true }))
         {
@@ -280,6 +270,18 @@ internal sealed class TokenReader : IDisposable
                 rows[first + r]?.SetLogits(logits.Slice(r * _model.VocabularySize, _knownIds));
             }
         }
+    }
+
+    /// <summary>Ids as models take them.</summary>
+    public static long[] Ids(ReadOnlySpan<int> tokens)
+    {
+        var ids = new long[tokens.Length];
+        for (var t = 0; t < ids.Length; t++)
+        {
+            ids[t] = tokens[t];
+        }
+
+        return ids;
     }
 
     private static int Parts(int rows) => (rows + XlstmTokenStep.MostRows - 1) / XlstmTokenStep.MostRows;

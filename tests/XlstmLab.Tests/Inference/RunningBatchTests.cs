@@ -2,6 +2,7 @@ using TorchSharp;
 using XlstmLab.Inference;
 using XlstmLab.Mixers;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Tests.Operations;
 using XlstmLab.Tests.Training;
 using XlstmLab.Text;
@@ -40,6 +41,36 @@ public sealed class RunningBatchTests
         { "lstm", new LstmConfig { VocabularySize = 257, EmbeddingDim = 32, BlockCount = 2 }, true },
         { "llama", new LlamaConfig { VocabularySize = 257, EmbeddingDim = 32, HeadCount = 2, BlockCount = 2 }, false },
     };
+
+    [Theory]
+    [InlineData(WeightFormat.BFloat16)]
+    [InlineData(WeightFormat.Int8)]
+    public void Step_NarrowWeightsOfTheBatch_GiveWhatTheRoundedModelDoes(WeightFormat format)
+    {
+        using var model = Xlstm.CreateModel(seed: 2);
+        RoundedWeights.Round(model, format);
+        var options = new GenerationOptions { Temperature = 0, MaxNewTokens = 12, StopAtEndOfDocument = false };
+        int[][] prompts = [[1, 2, 3], [4], [5, 6]];
+        var expected = new TextGenerator(model, Bytes).Generate(prompts, options).Sequences.Select(sequence => sequence.Tokens);
+        using var batch = new RunningBatch(model, Bytes, new() { Slots = 2, Weights = format });
+
+        Assert.Equal(expected, Run(batch, [.. prompts.Select(prompt => (prompt, options))]).Select(text => text.Tokens));
+    }
+
+    [Fact]
+    public void Batch_NarrowWeightsThatNothingReads_AreRefused()
+    {
+        using var llama = new LlamaConfig { VocabularySize = 257, EmbeddingDim = 32, HeadCount = 2, BlockCount = 2 }.CreateModel();
+        var before = Live();
+        var error = Assert.Throws<ArgumentException>(() => new RunningBatch(llama, Bytes, new() { Weights = WeightFormat.Int8 }));
+        Assert.Contains("of LlamaLanguageModel", error.Message, StringComparison.Ordinal);
+        Assert.Equal(before, Live());
+
+        using var model = Xlstm.CreateModel(seed: 2);
+        using var batch = new RunningBatch(model, Bytes);
+        error = Assert.Throws<ArgumentException>(() => batch.Add([1], new() { Weights = WeightFormat.Int8 }));
+        Assert.Contains("Expected weights of Float32", error.Message, StringComparison.Ordinal);
+    }
 
     [Theory]
     [MemberData(nameof(Models))]
