@@ -19,6 +19,8 @@ internal static partial class HeapMemory
 
     private static readonly Lock Gate = new();
     private static int _count;
+
+    /// <summary>Whether <see cref="GiveBack"/> has nothing to do: it is asked for every token.</summary>
     private static bool _givesBack;
 
     /// <summary>Whether memory is kept now.</summary>
@@ -48,7 +50,8 @@ internal static partial class HeapMemory
         {
             if (!_givesBack && _count == 0)
             {
-                _givesBack = Set(Usual, Usual);
+                _ = Set(Usual, Usual);
+                _givesBack = true;
             }
         }
     }
@@ -83,8 +86,8 @@ internal static partial class HeapMemory
             {
                 if (!_isOver && --_count == 0 && IsKept)
                 {
-                    _givesBack = Set(Usual, Usual);
-                    IsKept = false;
+                    _ = Set(Usual, Usual);
+                    (IsKept, _givesBack) = (false, true);
                 }
 
                 _isOver = true;
