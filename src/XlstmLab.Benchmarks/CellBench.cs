@@ -1,8 +1,8 @@
-using System.Globalization;
 using System.Text.Json.Serialization;
 using XlstmLab.Models;
 using XlstmLab.Native;
 using XlstmLab.Operations;
+using static System.FormattableString;
 
 namespace XlstmLab.Benchmarks;
 
@@ -262,6 +262,4 @@ public sealed record CellBench
         var (x, y) = (points.Average(p => p.X), points.Average(p => p.Y));
         return points.Sum(p => (p.X - x) * (p.Y - y)) / points.Sum(p => (p.X - x) * (p.X - x));
     }
-
-    private static string Invariant(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
 }

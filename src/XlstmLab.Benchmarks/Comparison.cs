@@ -1,5 +1,5 @@
 using System.Diagnostics;
-using System.Globalization;
+using static System.FormattableString;
 
 namespace XlstmLab.Benchmarks;
 
@@ -142,6 +142,4 @@ public sealed record Comparison
             ? null
             : Invariant($"{what}{seconds(best) / mine:0.00} times as fast as the fastest other, {best.Implementation}");
     }
-
-    private static string Invariant(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
 }

@@ -20,6 +20,7 @@ internal static class GenerationBench
         var generator = new TextGenerator(model, new ByteTokenizer());
         var draw = new Random(1);
         int[][] prompt = [[.. Enumerable.Range(0, task.Prompt).Select(_ => draw.Next(model.VocabularySize))]];
+        var marks = task.Marks.Index().ToDictionary(mark => (long)mark.Item, mark => mark.Index);
         var seconds = new double[task.Marks.Count];
         var peaks = new long[task.Marks.Count];
         for (var round = -task.WarmUps; round < task.Repetitions; round++)
@@ -29,7 +30,7 @@ internal static class GenerationBench
             var told = new ImmediateProgress<long>(done =>
             {
                 // What was told is chosen: its id is on the host.
-                if (isMeasured && task.Marks.IndexOf((int)done) is >= 0 and var mark)
+                if (isMeasured && marks.TryGetValue(done, out var mark))
                 {
                     seconds[mark] += watch.Elapsed.TotalSeconds / task.Repetitions;
                     peaks[mark] = memory.Bytes;
@@ -45,18 +46,5 @@ internal static class GenerationBench
             Repetitions = task.Repetitions,
             Marks = [.. task.Marks.Select((tokens, mark) => new GenerationMark(tokens, seconds[mark], peaks[mark]))],
         };
-    }
-
-    private static int IndexOf(this IReadOnlyList<int> list, int value)
-    {
-        for (var i = 0; i < list.Count; i++)
-        {
-            if (list[i] == value)
-            {
-                return i;
-            }
-        }
-
-        return -1;
     }
 }

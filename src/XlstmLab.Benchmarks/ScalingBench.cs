@@ -2,7 +2,6 @@ using System.Diagnostics;
 using TorchSharp;
 using XlstmLab.Collectives;
 using XlstmLab.Native;
-using XlstmLab.Text;
 using XlstmLab.Training;
 using static TorchSharp.torch;
 
@@ -156,14 +155,14 @@ public static class ScalingBench
         var seconds = new double[ReduceRepetitions];
         for (var k = -ReduceWarmUp; k < ReduceRepetitions; k++)
         {
-            Wait(device);
+            WorkBench.Wait(device);
             communicator.Gather([]);
             var start = Stopwatch.GetTimestamp();
             communicator.BeginAllReduce(gradients);
             communicator.Finish();
             communicator.Await(() =>
             {
-                Wait(device);
+                WorkBench.Wait(device);
                 return 0;
             });
             if (k >= 0)
@@ -206,7 +205,7 @@ public static class ScalingBench
                 return;
             }
 
-            Wait(device);
+            WorkBench.Wait(device);
             if (measured == 0)
             {
                 watch.Start();
@@ -217,29 +216,12 @@ public static class ScalingBench
             moment.Stop();
         }
 
-        new Trainer(model, config, RandomTokens(architecture.VocabularySize, config), [], runFolder: null)
+        new Trainer(model, config, WorkBench.RandomTokens(architecture.VocabularySize, config.BatchSize, config.ContextLength), [], runFolder: null)
         {
             Parallelism = parallelism,
             Hooks = new() { AfterStep = Look },
         }.Run(cancellationToken);
         cancellationToken.ThrowIfCancellationRequested();
         return seconds;
-    }
-
-    private static PackedTokens RandomTokens(int vocabulary, TrainingConfig config)
-    {
-        var draw = new Random(1);
-        var length = (int)Math.Min(1 << 28, 2 + ((long)config.BatchSize * config.ContextLength / 8));
-        return new(
-            [.. Enumerable.Range(0, 16).Select(_ => Enumerable.Range(0, length).Select(t => t == 0 ? vocabulary - 1 : draw.Next(vocabulary - 1)).ToArray())],
-            vocabulary - 1, config.ContextLength);
-    }
-
-    private static void Wait(Device device)
-    {
-        if (device.type == DeviceType.CUDA)
-        {
-            cuda.synchronize(device);
-        }
     }
 }

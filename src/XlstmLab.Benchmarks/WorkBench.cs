@@ -140,7 +140,7 @@ internal static class WorkBench
         {
             using var model = config.CreateModel(seed: run);
             model.to(device);
-            return new Trainer(model, training, RandomTokens(config.VocabularySize, work), [], runFolder: null)
+            return new Trainer(model, training, RandomTokens(config.VocabularySize, work.Batch, work.Context), [], runFolder: null)
             {
                 Hooks = new() { AfterStep = moment => pace.Look(run, moment) },
             }.Run(token);
@@ -281,20 +281,21 @@ internal static class WorkBench
     }
 
     /// <summary>Random tokens: a step takes the same time whatever they are.</summary>
-    private static PackedTokens RandomTokens(int vocabulary, TrainingWork work)
+    internal static PackedTokens RandomTokens(int vocabulary, int batch, int context)
     {
         var draw = new Random(1);
         var documents = Enumerable.Range(0, 16)
-            .Select(_ => Enumerable.Range(0, (int)Math.Min(1 << 28, 2 + (long)work.Batch * work.Context / 8)).Select(t => t == 0 ? vocabulary - 1 : draw.Next(vocabulary - 1)).ToArray())
+            .Select(_ => Enumerable.Range(0, (int)Math.Min(1 << 28, 2 + (long)batch * context / 8)).Select(t => t == 0 ? vocabulary - 1 : draw.Next(vocabulary - 1)).ToArray())
             .ToArray();
-        return new(documents, vocabulary - 1, work.Context);
+        return new(documents, vocabulary - 1, context);
     }
 
-    private static void Wait(Device device)
+    /// <summary>Waits until a GPU has done what it was given.</summary>
+    internal static void Wait(Device device)
     {
         if (device.type == DeviceType.CUDA)
         {
-            cuda.synchronize();
+            cuda.synchronize(device);
         }
     }
 

@@ -181,8 +181,8 @@ internal sealed class ApiAnswer(
     private object Usage()
     {
         // Choices of one prompt are asked for once.
-        var prompt = streams.Zip(request.Texts).DistinctBy(pair => pair.Second.Prompt).Sum(pair => pair.First.PromptTokens);
-        var cached = streams.Zip(request.Texts).DistinctBy(pair => pair.Second.Prompt).Sum(pair => pair.First.CachedTokens);
+        var prompts = streams.Zip(request.Texts).DistinctBy(pair => pair.Second.Prompt).Select(pair => pair.First).ToArray();
+        var (prompt, cached) = (prompts.Sum(stream => stream.PromptTokens), prompts.Sum(stream => stream.CachedTokens));
         return new
         {
             PromptTokens = prompt,

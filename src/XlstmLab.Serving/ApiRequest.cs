@@ -179,7 +179,7 @@ internal sealed record ApiRequest
     {
         if (prompt.ValueKind != JsonValueKind.Array)
         {
-            return [Document(RequestFields.Text(prompt, "prompt"), tokenizer)];
+            return [tokenizer.EncodeDocument(RequestFields.Text(prompt, "prompt"))];
         }
 
         if (prompt.GetArrayLength() == 0)
@@ -193,7 +193,7 @@ internal sealed record ApiRequest
             JsonValueKind.Array =>
                 [.. prompt.EnumerateArray().Select((ids, k) => Ids(ids, FormattableString.Invariant($"prompt[{k}]"), tokenizer))],
             _ => [.. prompt.EnumerateArray().Select((text, k) =>
-                Document(RequestFields.Text(text, FormattableString.Invariant($"prompt[{k}]")), tokenizer))],
+                tokenizer.EncodeDocument(RequestFields.Text(text, FormattableString.Invariant($"prompt[{k}]"))))],
         };
     }
 
@@ -213,9 +213,6 @@ internal sealed record ApiRequest
                     value))];
     }
 
-    private static int[] Document(string text, ITokenizer tokenizer) =>
-        [tokenizer.EndOfDocument, .. tokenizer.Encode(text)];
-
     private static int[] Conversation(RequestFields fields, ServerOptions server, ITokenizer tokenizer)
     {
         var list = fields.Need("messages");
@@ -233,7 +230,7 @@ internal sealed record ApiRequest
 
         try
         {
-            return Document(template.Render(messages), tokenizer);
+            return tokenizer.EncodeDocument(template.Render(messages));
         }
         catch (ArgumentException e)
         {

@@ -1,6 +1,5 @@
 using System.Diagnostics;
-using System.Net;
-using System.Net.Sockets;
+using XlstmLab.Cli.Machine;
 using XlstmLab.Notebooks;
 using XlstmLab.Tests.Notebooks;
 using Xunit;
@@ -41,7 +40,7 @@ public sealed class ClassicNotebookTests : IDisposable
             "Plots.Lines([new PlotSeries(\"squares\", [1, 2, 3, 4], [1, 4, 9, 16])], \"side\", \"area\")",
             "#!fsharp\n#!share --from csharp kept\nkept + 1",
             "var shown = display(\"before\");\nawait Task.Delay(300);\nshown.Update(HTML(\"<b id='updated'>after</b>\"));");
-        int port = FreePort();
+        int port = RankProcesses.FreePort();
         using var server = Process.Start(_jupyter.Start(
             "jupyter", "notebook", "--no-browser", "--ip=127.0.0.1", $"--port={port}", "--port-retries=0", "--allow-root", "--NotebookApp.token=given"))!;
         server.BeginOutputReadLine();
@@ -142,12 +141,5 @@ public sealed class ClassicNotebookTests : IDisposable
             },
             60,
             "the server of notebooks");
-    }
-
-    private static int FreePort()
-    {
-        using TcpListener listener = new(IPAddress.Loopback, 0);
-        listener.Start();
-        return ((IPEndPoint)listener.LocalEndpoint).Port;
     }
 }

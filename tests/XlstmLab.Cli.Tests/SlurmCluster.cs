@@ -1,8 +1,7 @@
 using System.Diagnostics;
 using System.Globalization;
-using System.Net;
-using System.Net.Sockets;
 using System.Security.Cryptography;
+using XlstmLab.Cli.Machine;
 using Xunit;
 
 namespace XlstmLab.Tests.Cli;
@@ -91,23 +90,7 @@ internal sealed class SlurmCluster : IDisposable
     }
 
     /// <summary>Runs a program such as <c>squeue</c> to its end.</summary>
-    public static async Task<CommandResult> RunAsync(string program, params string[] arguments)
-    {
-        using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
-        var (output, error) = (process.StandardOutput.ReadToEndAsync(), process.StandardError.ReadToEndAsync());
-        using var limit = new CancellationTokenSource(Patience);
-        try
-        {
-            await process.WaitForExitAsync(limit.Token);
-        }
-        catch (OperationCanceledException)
-        {
-            process.Kill(entireProcessTree: true);
-            return new(-1, "", $"{program} did not end.");
-        }
-
-        return new(process.ExitCode, await output, await error);
-    }
+    public static Task<CommandResult> RunAsync(string program, params string[] arguments) => CommandLine.RunAsync(new ProcessStartInfo(program, arguments), Patience);
 
     /// <summary>The states of the jobs and of the tasks of arrays, such as <c>12_0</c> and <c>RUNNING</c>, also of those that have ended.</summary>
     public static async Task<IReadOnlyDictionary<string, string>> StatesAsync()
@@ -207,8 +190,8 @@ internal sealed class SlurmCluster : IDisposable
     private string Config() => string.Create(CultureInfo.InvariantCulture, $"""
         ClusterName=lab
         SlurmctldHost={Environment.MachineName}(127.0.0.1)
-        SlurmctldPort={FreePort()}
-        SlurmdPort={FreePort()}
+        SlurmctldPort={RankProcesses.FreePort()}
+        SlurmdPort={RankProcesses.FreePort()}
         SlurmUser={Environment.UserName}
         SlurmdUser={Environment.UserName}
         AuthType=auth/munge
@@ -237,13 +220,6 @@ internal sealed class SlurmCluster : IDisposable
         PartitionName=main Nodes=ALL Default=YES MaxTime=60 State=UP
 
         """);
-
-    private static int FreePort()
-    {
-        using var listener = new TcpListener(IPAddress.Loopback, 0);
-        listener.Start();
-        return ((IPEndPoint)listener.LocalEndpoint).Port;
-    }
 
     /// <summary>
     /// Whether a process is a daemon of this cluster, or one of its jobs. The configuration alone does not tell: what other tests start meanwhile inherits it.

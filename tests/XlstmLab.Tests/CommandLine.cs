@@ -1,3 +1,4 @@
+using System.Diagnostics;
 using System.Text.Json;
 using System.Text.Json.Nodes;
 using XlstmLab.Cli;
@@ -24,6 +25,26 @@ internal static class CommandLine
         using var stderr = new StringWriter();
         var code = await Program.InvokeAsync(args, TextWriter.Synchronized(stdout), TextWriter.Synchronized(stderr), cancellationToken);
         return new(code, stdout.ToString(), stderr.ToString());
+    }
+
+    /// <summary>Runs a program to its end; one that takes too long is killed.</summary>
+    public static async Task<CommandResult> RunAsync(ProcessStartInfo start, TimeSpan limit)
+    {
+        start.RedirectStandardOutput = start.RedirectStandardError = true;
+        using var process = Process.Start(start)!;
+        var (output, error) = (process.StandardOutput.ReadToEndAsync(), process.StandardError.ReadToEndAsync());
+        using var tooLong = new CancellationTokenSource(limit);
+        try
+        {
+            await process.WaitForExitAsync(tooLong.Token);
+        }
+        catch (OperationCanceledException)
+        {
+            process.Kill(entireProcessTree: true);
+            return new(-1, "", $"{start.FileName} did not end within {limit.TotalMinutes:0.#} minutes.\n{await error}");
+        }
+
+        return new(process.ExitCode, await output, await error);
     }
 
     /// <summary>A folder of a test's own, deleted with it.</summary>

@@ -6,6 +6,7 @@ using XlstmLab.Cli.Terminals;
 using XlstmLab.Experiments;
 using XlstmLab.Exports;
 using XlstmLab.Native;
+using static System.FormattableString;
 
 namespace XlstmLab.Cli.Commands;
 
@@ -81,8 +82,8 @@ internal static class StudyCommand
                         ["variant", ">parameters", ">updates", ">tokens", ">operations", ">runs", ">done", ">s a run", "rate"],
                         plan.Runs.GroupBy(run => run.Run.Variant).Select(g => (IReadOnlyList<string>)
                         [
-                            g.Key, Text($"{g.First().Run.Model.CountParameters():N0}"), Text($"{g.First().Run.Training.Steps:N0}"), Text($"{g.First().Run.Tokens:N0}"),
-                            Text($"{g.First().Run.Flops:0.00e0}"), Text($"{g.Count()}"), Text($"{g.Count(run => run.IsDone)}"), Seconds(g.First().Seconds), g.First().Source,
+                            g.Key, Invariant($"{g.First().Run.Model.CountParameters():N0}"), Invariant($"{g.First().Run.Training.Steps:N0}"), Invariant($"{g.First().Run.Tokens:N0}"),
+                            Invariant($"{g.First().Run.Flops:0.00e0}"), Invariant($"{g.Count()}"), Invariant($"{g.Count(run => run.IsDone)}"), Seconds(g.First().Seconds), g.First().Source,
                         ]));
                 }
             }
@@ -93,14 +94,14 @@ internal static class StudyCommand
                     ["study", ">runs", ">done", ">tokens", ">operations", ">s"],
                     plans.Select(p => (IReadOnlyList<string>)
                     [
-                        p.Study.Name, Text($"{p.Plan.Runs.Count}"), Text($"{p.Plan.Runs.Count - p.Plan.Open.Count}"), Text($"{p.Plan.Tokens:N0}"),
-                        Text($"{p.Plan.Flops:0.00e0}"), Seconds(p.Plan.Seconds),
+                        p.Study.Name, Invariant($"{p.Plan.Runs.Count}"), Invariant($"{p.Plan.Runs.Count - p.Plan.Open.Count}"), Invariant($"{p.Plan.Tokens:N0}"),
+                        Invariant($"{p.Plan.Flops:0.00e0}"), Seconds(p.Plan.Seconds),
                     ]));
             }
 
             var open = plans.Sum(p => p.Plan.Open.Count);
             double? seconds = plans.All(p => p.Plan.Seconds is not null) ? plans.Sum(p => p.Plan.Seconds!.Value) : null;
-            terminal.Note(Text(
+            terminal.Note(Invariant(
                 $"{open} runs to do, {plans.Sum(p => p.Plan.Tokens):N0} tokens, {plans.Sum(p => p.Plan.Flops):0.00e0} operations{(seconds is { } s ? $", about {Readable.Duration(s)} without tests" : "; how long is not known: --measure times a few updates")}."));
             return Task.FromResult(ExitCode.Success);
         });
@@ -234,7 +235,7 @@ internal static class StudyCommand
         }
         catch (OperationCanceledException) when (timer.IsCancellationRequested && !cancellationToken.IsCancellationRequested)
         {
-            terminal.Note(Text($"{study.Name}: stopped after {seconds} s."));
+            terminal.Note(Invariant($"{study.Name}: stopped after {seconds} s."));
             return study.Read();
         }
     }
@@ -306,7 +307,7 @@ internal static class StudyCommand
             var study = isTable ? null : In(Study.ReadFile(named), parsed.GetValue(folder));
             var table = study?.FolderOrUsual ?? named;
             var added = study is not null && others.Length == 0 ? study.Merge() : StudyTable.Merge(table, others);
-            terminal.Note(Text($"{added} runs added; the table has {StudyTable.Read(table).Count}."));
+            terminal.Note(Invariant($"{added} runs added; the table has {StudyTable.Read(table).Count}."));
             return ExitCode.Success;
         });
         return command;
@@ -380,7 +381,7 @@ internal static class StudyCommand
                 ["variant", $">{name}", ">seeds", ">diverged", ">difference", ">low", ">high", ">p", "called"],
                 comparison.Variants.Select(v => (IReadOnlyList<string>)
                 [
-                    v.Variant, v.Value.ToString(), Text($"{v.Value.Count}"), Text($"{v.Diverged}"), Number(v.Difference?.Mean), Number(v.Difference?.Low), Number(v.Difference?.High),
+                    v.Variant, v.Value.ToString(), Invariant($"{v.Value.Count}"), Invariant($"{v.Diverged}"), Number(v.Difference?.Mean), Number(v.Difference?.Low), Number(v.Difference?.High),
                     Number(v.Difference?.AdjustedPValue), v.Difference is null ? "base" : v.Difference.IsDifferent ? "different" : "",
                 ]));
         }
@@ -392,20 +393,18 @@ internal static class StudyCommand
                 ["claim", "source", "published", "ours", ">gain", ">low", ">high", "verdict"],
                 claims.Select(c => (IReadOnlyList<string>)
                 [
-                    c.Claim.Text, c.Claim.Source, c.Claim.PublishedBetter is null ? "order only" : Text($"{c.Claim.PublishedBetter:0.####} against {c.Claim.PublishedWorse:0.####}"),
+                    c.Claim.Text, c.Claim.Source, c.Claim.PublishedBetter is null ? "order only" : Invariant($"{c.Claim.PublishedBetter:0.####} against {c.Claim.PublishedWorse:0.####}"),
                     $"{c.Better} against {c.Worse}", Number(c.Difference.Mean), Number(c.Difference.Low), Number(c.Difference.High), StudyComparison.Words(c.Verdict),
                 ]));
         }
 
         var failed = result.Rows.Where(row => row.Status == StudyStatus.Failed).ToArray();
-        terminal.Note(Text($"{result.Rows.Count - failed.Length} runs are done, {result.Missing.Count} are missing{(failed.Length > 0 ? Text($", {failed.Length} failed: {failed[0].Error}") : "")}. The table is in {study.FolderOrUsual}."));
+        terminal.Note(Invariant($"{result.Rows.Count - failed.Length} runs are done, {result.Missing.Count} are missing{(failed.Length > 0 ? Invariant($", {failed.Length} failed: {failed[0].Error}") : "")}. The table is in {study.FolderOrUsual}."));
     }
 
     private static string Seconds(double? seconds) => seconds is { } s ? Readable.Duration(s) : "?";
 
-    private static string Number(double? value) => value is { } number && !double.IsNaN(number) ? Text($"{number:G3}") : "";
-
-    private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
+    private static string Number(double? value) => value is { } number && !double.IsNaN(number) ? Invariant($"{number:G3}") : "";
 
     /// <summary>Shows several runs at once, each when it ends.</summary>
     private sealed class Watcher(ProgressTracker tracker)
@@ -420,14 +419,14 @@ internal static class StudyCommand
                 if (progress.Row is { } row)
                 {
                     _shares.Remove(progress.Run.Id);
-                    tracker.Line(Text($"{row.Id}  {row.Status}, {row.Steps:N0} updates in {Readable.Duration(row.Seconds)}, {row.TokensPerSecond:N0} tokens/s{(row.SideBySide > 1 ? Text($", {row.SideBySide} side by side") : "")}: {Losses(row)}"));
+                    tracker.Line(Invariant($"{row.Id}  {row.Status}, {row.Steps:N0} updates in {Readable.Duration(row.Seconds)}, {row.TokensPerSecond:N0} tokens/s{(row.SideBySide > 1 ? Invariant($", {row.SideBySide} side by side") : "")}: {Losses(row)}"));
                 }
                 else if (progress.Metrics is { } metrics)
                 {
                     _shares[progress.Run.Id] = metrics.Step / (double)progress.Run.Training.Steps;
                 }
 
-                tracker.Report((progress.Finished + _shares.Values.Sum()) / progress.Total, Text($"{progress.Finished} of {progress.Total} runs done, {_shares.Count} under way"));
+                tracker.Report((progress.Finished + _shares.Values.Sum()) / progress.Total, Invariant($"{progress.Finished} of {progress.Total} runs done, {_shares.Count} under way"));
             }
         }
 
@@ -440,7 +439,7 @@ internal static class StudyCommand
         }
 
         private static string Losses(StudyRow row) => row.Scores.Count > 0
-            ? string.Join(", ", row.Scores.Select(s => Text($"{s.Accuracy:F3} at {s.Lengths}")))
-            : Text($"validation {row.ValidationLoss:F4}, test {row.TestLoss:F4}");
+            ? string.Join(", ", row.Scores.Select(s => Invariant($"{s.Accuracy:F3} at {s.Lengths}")))
+            : Invariant($"validation {row.ValidationLoss:F4}, test {row.TestLoss:F4}");
     }
 }

@@ -1,8 +1,8 @@
 using System.CommandLine;
-using System.Globalization;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Experiments;
+using static System.FormattableString;
 
 namespace XlstmLab.Cli.Commands;
 
@@ -105,7 +105,7 @@ internal sealed class StudyOnSlurm
         var open = missing.Where(id => !held.Contains(id)).ToArray();
         if (open.Length == 0)
         {
-            var why = missing.Length == 0 ? "all runs are done" : Text($"the {missing.Length} runs that are missing are with tasks that Slurm has");
+            var why = missing.Length == 0 ? "all runs are done" : Invariant($"the {missing.Length} runs that are missing are with tasks that Slurm has");
             terminal.Note($"{study.Name}: {why}; nothing was submitted.");
             return;
         }
@@ -118,8 +118,8 @@ internal sealed class StudyOnSlurm
             Lines = Lines(parsed, device),
         };
         var job = await StudyJob.SubmitAsync(study, open, options, command, cancellationToken);
-        var others = open.Length < missing.Length ? Text($", {missing.Length - open.Length} are with earlier jobs") : "";
-        terminal.Note(Text($"{study.Name}: {open.Length} runs in {job.Tasks.Count} tasks of job {job.Id}{others}."));
+        var others = open.Length < missing.Length ? Invariant($", {missing.Length - open.Length} are with earlier jobs") : "";
+        terminal.Note(Invariant($"{study.Name}: {open.Length} runs in {job.Tasks.Count} tasks of job {job.Id}{others}."));
         if (!parsed.GetValue(_wait))
         {
             terminal.Note(
@@ -140,7 +140,7 @@ internal sealed class StudyOnSlurm
         {
             using var limit = new CancellationTokenSource(Patience);
             StudyTask[] alive = [.. (await TasksAsync(studies, limit.Token)).Where(task => task.IsAlive)];
-            terminal.Note(Text($"Cancelling {alive.Length} tasks."));
+            terminal.Note(Invariant($"Cancelling {alive.Length} tasks."));
             await Slurm.CancelAsync([.. alive.Select(task => task.Name)], limit.Token);
             await terminal.TrackAsync("Slurm", tracker => EndAsync(studies, tracker, limit.Token));
             throw;
@@ -149,7 +149,7 @@ internal sealed class StudyOnSlurm
         {
             foreach (var study in studies)
             {
-                terminal.Note(Text($"{study.Name}: {study.Merge()} runs added."));
+                terminal.Note(Invariant($"{study.Name}: {study.Merge()} runs added."));
             }
         }
     }
@@ -204,8 +204,8 @@ internal sealed class StudyOnSlurm
                 var results = studies.Select(study => study.Read()).ToArray();
                 var total = results.Sum(result => result.Rows.Count(row => row.IsDone) + result.Missing.Count);
                 var done = total - results.Sum(result => result.Missing.Count);
-                var states = tasks.Where(task => task.IsAlive).GroupBy(task => task.Slurm!.State).Select(group => Text($"{group.Count()} {group.Key}"));
-                tracker.Report(done / (double)total, string.Join(", ", states.Prepend(Text($"{done} of {total} runs done"))));
+                var states = tasks.Where(task => task.IsAlive).GroupBy(task => task.Slurm!.State).Select(group => Invariant($"{group.Count()} {group.Key}"));
+                tracker.Report(done / (double)total, string.Join(", ", states.Prepend(Invariant($"{done} of {total} runs done"))));
                 if (!tasks.Any(task => task.IsAlive))
                 {
                     return;
@@ -243,7 +243,7 @@ internal sealed class StudyOnSlurm
 
         var known = await Slurm.TasksAsync([.. jobs.Select(job => job.Job.Id)], cancellationToken);
         return [.. jobs.SelectMany(job => job.Job.Tasks.Select((runs, index) => new StudyTask(
-            Text($"{job.Job.Id}_{index}"), runs, StudyJob.LogOf(job.Folder, index), known.GetValueOrDefault((job.Job.Id, index)))))];
+            Invariant($"{job.Job.Id}_{index}"), runs, StudyJob.LogOf(job.Folder, index), known.GetValueOrDefault((job.Job.Id, index)))))];
     }
 
     private List<string> Lines(ParseResult parsed, string device)
@@ -257,8 +257,6 @@ internal sealed class StudyOnSlurm
         var given = named.Where(option => option.Value is not null).Select(option => $"--{option.Name}={option.Value}");
         return [.. given, .. parsed.GetValue(_lines) ?? []];
     }
-
-    private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
 
     /// <summary>A task of an array job.</summary>
     /// <param name="Name">Slurm's name for it, such as 12_0.</param>

@@ -1,5 +1,4 @@
 using System.CommandLine;
-using System.Globalization;
 using Plotly.NET;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Experiments;
@@ -9,6 +8,7 @@ using XlstmLab.Tasks;
 using XlstmLab.Text;
 using XlstmLab.Training;
 using XlstmLab.Visualization;
+using static System.FormattableString;
 
 namespace XlstmLab.Cli.Commands;
 
@@ -92,7 +92,7 @@ internal static class SyntheticCommand
 
             terminal.WriteTable(
                 ["task", ">tokens", ">chance", ">train", ">test", "example"],
-                tasks.Select(t => new[] { t.Name, Text($"{t.Tokens}"), Text($"{t.Chance:0.####}"), t.Train, t.Test, t.Example })
+                tasks.Select(t => new[] { t.Name, Invariant($"{t.Tokens}"), Invariant($"{t.Chance:0.####}"), t.Train, t.Test, t.Example })
                     .Append([NearestNeighborSearch.Name, "", "", "64", "16-256", "unit vectors with values: the value of the nearest to the first"]));
             terminal.Note($"Any mqar-TOKENS-PAIRS is a task. Next: xlstm synthetic run parity --out runs/parity");
             return ExitCode.Success;
@@ -138,7 +138,7 @@ internal static class SyntheticCommand
         var device = ComputeOptions.Find(parsed.GetValue(Device)!);
         var folder = Path.GetFullPath(parsed.GetValue(Out)!);
         var config = experiment.Training;
-        terminal.Note(Text(
+        terminal.Note(Invariant(
             $"{name}: {parsed.GetValue(Model)}, {experiment.Model.CountParameters():N0} parameters, {config.Steps:N0} steps of {config.BatchSize} rows, {seeds.Length} seed(s)."));
         SyntheticSummary? summary = null;
         await terminal.TrackAsync("Training", tracker =>
@@ -150,11 +150,11 @@ internal static class SyntheticCommand
                     rate = rate == 0 ? p.Metrics.TokensPerSecond : 0.95 * rate + 0.05 * p.Metrics.TokensPerSecond;
                     tracker.Report(
                         (p.SeedIndex + p.Metrics.Step / (double)config.Steps) / seeds.Length,
-                        Text($"seed {p.Seed}, step {p.Metrics.Step:N0} of {config.Steps:N0}, loss {p.Metrics.Loss:F4}, {rate:N0} tokens/s"));
+                        Invariant($"seed {p.Seed}, step {p.Metrics.Step:N0} of {config.Steps:N0}, loss {p.Metrics.Loss:F4}, {rate:N0} tokens/s"));
                     if (p.Scores is { } scores)
                     {
-                        tracker.Line(Text(
-                            $"seed {p.Seed}  step {p.Metrics.Step,6:N0}  loss {p.Metrics.Loss:F4}  accuracy {string.Join(", ", scores.Select(s => Text($"{s.Accuracy:F4} at {s.Lengths()}")))}"));
+                        tracker.Line(Invariant(
+                            $"seed {p.Seed}  step {p.Metrics.Step,6:N0}  loss {p.Metrics.Loss:F4}  accuracy {string.Join(", ", scores.Select(s => Invariant($"{s.Accuracy:F4} at {s.Lengths()}")))}"));
                     }
                 }),
                 new WarningLines(tracker.Line), cancellationToken);
@@ -200,10 +200,10 @@ internal static class SyntheticCommand
             runs = experiment.Run(
                 folder, seeds, device, new ImmediateProgress<VectorProgress>(p =>
                 {
-                    tracker.Report((p.SeedIndex + p.Step / (double)steps) / seeds.Length, Text($"seed {p.Seed}, step {p.Step:N0} of {steps:N0}, squared error {p.Loss:F5}"));
+                    tracker.Report((p.SeedIndex + p.Step / (double)steps) / seeds.Length, Invariant($"seed {p.Seed}, step {p.Step:N0} of {steps:N0}, squared error {p.Loss:F5}"));
                     if (p.Validation is { } validation)
                     {
-                        tracker.Line(Text($"seed {p.Seed}  step {p.Step,6:N0}  squared error {p.Loss:F5}, in validation {validation.MeanSquaredError:F5}"));
+                        tracker.Line(Invariant($"seed {p.Seed}  step {p.Step,6:N0}  squared error {p.Loss:F5}, in validation {validation.MeanSquaredError:F5}"));
                     }
                 }),
                 cancellationToken);
@@ -218,9 +218,9 @@ internal static class SyntheticCommand
         }
 
         terminal.WriteTable(
-            [">length", .. runs.Select(r => Text($">seed {r.Seed}"))],
-            experiment.TestLengths.Select((length, at) => (string[])[Text($"{length}"), .. runs.Select(r => Text($"{r.Scores[at].MeanSquaredError:F5}"))]));
-        terminal.Note(Text($"Mean squared errors; guessing has {NearestNeighborSearch.ChanceError:F4}. All of it is in {folder}."));
+            [">length", .. runs.Select(r => Invariant($">seed {r.Seed}"))],
+            experiment.TestLengths.Select((length, at) => (string[])[Invariant($"{length}"), .. runs.Select(r => Invariant($"{r.Scores[at].MeanSquaredError:F5}"))]));
+        terminal.Note(Invariant($"Mean squared errors; guessing has {NearestNeighborSearch.ChanceError:F4}. All of it is in {folder}."));
         return ExitCode.Of(terminal, "squared error", errors);
     }
 
@@ -308,15 +308,15 @@ internal static class SyntheticCommand
         }
 
         terminal.WriteTable(
-            [">lengths", .. summary.Runs.Select(r => Text($">seed {r.Seed}")), ">mean", ">scaled"],
+            [">lengths", .. summary.Runs.Select(r => Invariant($">seed {r.Seed}")), ">mean", ">scaled"],
             accuracies.GroupBy(a => new LengthRange(a.MinimumLength, a.MaximumLength)).Select(g => (string[])
             [
-                g.Key.ToString(), .. g.Select(a => Text($"{a.Accuracy:F4}")), Text($"{g.Average(a => a.Accuracy):F4}"), Text($"{g.Average(a => a.ScaledAccuracy):F4}"),
+                g.Key.ToString(), .. g.Select(a => Invariant($"{a.Accuracy:F4}")), Invariant($"{g.Average(a => a.Accuracy):F4}"), Invariant($"{g.Average(a => a.ScaledAccuracy):F4}"),
             ]));
         foreach (var run in summary.Runs)
         {
-            terminal.Note(Text(
-                $"seed {run.Seed}: {run.Step:N0} steps in {Readable.Duration(run.Seconds)}{(run.SolvedAtStep is { } step ? Text($", solved at step {step:N0}") : until is { } wanted ? Text($", NOT solved: it never reached an accuracy of {wanted}") : "")}"));
+            terminal.Note(Invariant(
+                $"seed {run.Seed}: {run.Step:N0} steps in {Readable.Duration(run.Seconds)}{(run.SolvedAtStep is { } step ? Invariant($", solved at step {step:N0}") : until is { } wanted ? Invariant($", NOT solved: it never reached an accuracy of {wanted}") : "")}"));
         }
 
         terminal.Note($"Summary, curve and plots are in {folder}.");
@@ -349,6 +349,4 @@ internal static class SyntheticCommand
 
     private static Option<int?> Number(string name, string description) =>
         NumberOption.Whole(new Option<int?>(name) { Description = description, HelpName = "N" }, 1);
-
-    private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
 }

@@ -129,7 +129,7 @@ internal static class TrainCommand
             }
 
             Ranks.RefuseAlone(parsed);
-            return await RunAsync(new(parsed), parsed, null, cancellationToken);
+            return await RunAsync(new(parsed), parsed, Ranks.DeviceOf(parsed, parsed.GetValue(Device)!, null), null, cancellationToken);
         }
 
         if (place.MeetingFile is not null && Ranks.AreGiven(parsed))
@@ -143,9 +143,9 @@ internal static class TrainCommand
         }
 
         using var watched = RankProcesses.Watched(cancellationToken);
-        var device = ComputeOptions.Find(Ranks.DeviceOf(parsed, parsed.GetValue(Device)!, place));
+        var device = Ranks.DeviceOf(parsed, parsed.GetValue(Device)!, place);
         place = Ranks.Timeout(parsed) is { } seconds ? place with { Timeout = TimeSpan.FromSeconds(seconds) } : place;
-        using var communicator = RankGroup.Open(place, device, parsed.GetValue(Out)!, watched.Token);
+        using var communicator = RankGroup.Open(place, ComputeOptions.Find(device), parsed.GetValue(Out)!, watched.Token);
         if (place.Rank > 0)
         {
             // What it has to say, rank 0 says; errors go by the program.
@@ -154,7 +154,7 @@ internal static class TrainCommand
 
         try
         {
-            return await RunAsync(new(parsed), parsed, communicator, watched.Token);
+            return await RunAsync(new(parsed), parsed, device, communicator, watched.Token);
         }
         catch (Exception e)
         {
@@ -163,7 +163,8 @@ internal static class TrainCommand
         }
     }
 
-    private static async Task<int> RunAsync(Terminal terminal, ParseResult parsed, ICommunicator? communicator, CancellationToken cancellationToken)
+    private static async Task<int> RunAsync(
+        Terminal terminal, ParseResult parsed, string deviceName, ICommunicator? communicator, CancellationToken cancellationToken)
     {
         var folder = Path.GetFullPath(parsed.GetValue(Out)!);
         var resume = parsed.GetValue(Resume);
@@ -176,7 +177,7 @@ internal static class TrainCommand
         // Rank 0 deletes or makes a run only when all others have seen what there was.
         communicator?.Gather([]);
         Compute.Begin(parsed.GetValue(Threads));
-        var device = ComputeOptions.Find(Ranks.DeviceOf(parsed, parsed.GetValue(Device)!, communicator is null ? null : RankPlace.FromEnvironment()));
+        var device = ComputeOptions.Find(deviceName);
 
         var earlier = resume ? RunText.Read(folder) : null;
         if (resume && earlier is not { Data.Length: > 0 } && parsed.GetValue(Data) is null)

@@ -188,7 +188,8 @@ internal sealed class RankProcesses(ParseResult parsed, Terminal terminal, int w
         }
     }
 
-    private static int FreePort()
+    /// <summary>A port of this machine that nobody listens on.</summary>
+    internal static int FreePort()
     {
         using var listener = new TcpListener(IPAddress.Loopback, 0);
         listener.Start();

@@ -237,13 +237,17 @@ internal sealed class RankLinks : IDisposable
     private static byte[] ReadExactly(Socket socket, int count)
     {
         var bytes = new byte[count];
-        for (var at = 0; at < count;)
-        {
-            var got = socket.Receive(bytes.AsSpan(at));
-            at += got > 0 ? got : throw new SocketException((int)SocketError.ConnectionReset);
-        }
-
+        ReceiveAll(socket, bytes);
         return bytes;
+    }
+
+    private static void ReceiveAll(Socket socket, Span<byte> bytes)
+    {
+        while (bytes.Length > 0)
+        {
+            var got = socket.Receive(bytes);
+            bytes = got > 0 ? bytes[got..] : throw new SocketException((int)SocketError.ConnectionReset);
+        }
     }
 
     private static void SendAll(Socket socket, ReadOnlySpan<byte> bytes)
@@ -589,11 +593,7 @@ internal sealed class RankLinks : IDisposable
     {
         try
         {
-            while (bytes.Length > 0)
-            {
-                var got = _data[peer]!.Receive(bytes);
-                bytes = got > 0 ? bytes[got..] : throw new SocketException((int)SocketError.ConnectionReset);
-            }
+            ReceiveAll(_data[peer]!, bytes);
         }
         catch (Exception e) when (e is SocketException or ObjectDisposedException)
         {

@@ -51,20 +51,12 @@ internal readonly unsafe record struct RawMemory(nint Address, long Bytes, Scala
                 var added = MemoryMarshal.Cast<byte, ushort>(others);
                 for (var k = 0; k < halves.Length; k++)
                 {
-                    halves[k] = Rounded(Widened(halves[k]) + Widened(added[k]));
+                    halves[k] = UpperHalves.Of(UpperHalves.Widen(halves[k]) + UpperHalves.Widen(added[k]));
                 }
 
                 break;
             default:
                 throw new ArgumentException($"Sums over ranks are of float32, float64 or bfloat16; this tensor is {Type}.");
         }
-    }
-
-    private static float Widened(ushort half) => BitConverter.UInt32BitsToSingle((uint)half << 16);
-
-    private static ushort Rounded(float value)
-    {
-        var bits = BitConverter.SingleToUInt32Bits(value);
-        return float.IsNaN(value) ? (ushort)((bits >> 16) | 0x40) : (ushort)((bits + 0x7FFF + ((bits >> 16) & 1)) >> 16);
     }
 }

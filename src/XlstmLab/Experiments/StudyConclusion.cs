@@ -1,6 +1,6 @@
-using System.Globalization;
 using System.Text;
 using XlstmLab.Analysis;
+using static System.FormattableString;
 
 namespace XlstmLab.Experiments;
 
@@ -32,7 +32,7 @@ public static class StudyConclusion
         ArgumentNullException.ThrowIfNull(result);
         var missing = result.Missing.Count;
         var total = result.Study.Seeds.Count * result.Study.Variants.Count;
-        return missing == 0 ? Text($"all {total:N0} runs") : Text($"{(missing == total ? "not run yet: " : "")}{total - missing:N0} of {total:N0} runs");
+        return missing == 0 ? Invariant($"all {total:N0} runs") : Invariant($"{(missing == total ? "not run yet: " : "")}{total - missing:N0} of {total:N0} runs");
     }
 
     /// <summary>A line about the runs, a line a claim with its verdict and the numbers behind it, and a line that counts the verdicts.</summary>
@@ -42,16 +42,16 @@ public static class StudyConclusion
         ArgumentNullException.ThrowIfNull(result);
         var text = new StringBuilder();
         var devices = result.Rows.Where(row => row.IsDone).Select(row => row.Device.Split(',')[0]).Distinct().ToArray();
-        text.Append(Text($"{result.Study.Name}: {result.Progress()}{(devices.Length > 0 ? $", on {string.Join(" and ", devices)}" : "")}.\n"));
+        text.Append(Invariant($"{result.Study.Name}: {result.Progress()}{(devices.Length > 0 ? $", on {string.Join(" and ", devices)}" : "")}.\n"));
         foreach (var variant in result.Rows.Where(row => row.Status == StudyStatus.Diverged).GroupBy(row => row.Variant))
         {
-            text.Append(Text($"- {variant.Count()} of {result.Study.Seeds.Count} runs of '{variant.Key}' diverged; they are in no mean.\n"));
+            text.Append(Invariant($"- {variant.Count()} of {result.Study.Seeds.Count} runs of '{variant.Key}' diverged; they are in no mean.\n"));
         }
 
         var claims = StudyComparison.Judge(result);
         foreach (var claim in claims)
         {
-            text.Append(Text($"- {StudyComparison.Words(claim.Verdict).ToUpperInvariant()}: {claim.Claim.Text}.{Numbers(claim)}{(claim.Claim.Note is { } note ? $" Note: {note}." : "")}\n"));
+            text.Append(Invariant($"- {StudyComparison.Words(claim.Verdict).ToUpperInvariant()}: {claim.Claim.Text}.{Numbers(claim)}{(claim.Claim.Note is { } note ? $" Note: {note}." : "")}\n"));
         }
 
         return text.Append(Counts(claims)).ToString();
@@ -63,8 +63,8 @@ public static class StudyConclusion
     {
         ArgumentNullException.ThrowIfNull(claims);
         var counts = Enum.GetValues<ClaimVerdict>().Select(verdict => (Verdict: verdict, Count: claims.Count(claim => claim.Verdict == verdict)))
-            .Where(v => v.Count > 0).Select(v => Text($"{v.Count} {Are(v.Verdict, v.Count)}"));
-        return claims.Count == 0 ? "No claims." : Text($"{claims.Count} {(claims.Count == 1 ? "claim" : "claims")}: {string.Join(", ", counts)}.");
+            .Where(v => v.Count > 0).Select(v => Invariant($"{v.Count} {Are(v.Verdict, v.Count)}"));
+        return claims.Count == 0 ? "No claims." : Invariant($"{claims.Count} {(claims.Count == 1 ? "claim" : "claims")}: {string.Join(", ", counts)}.");
     }
 
     private static string Are(ClaimVerdict verdict, int count) => (verdict, count == 1) switch
@@ -86,14 +86,12 @@ public static class StudyConclusion
         var (metric, difference) = (claim.Claim.Metric, claim.Difference);
         if (claim.Verdict == ClaimVerdict.NotRun)
         {
-            return claim.Better.Count + claim.Worse.Count == 0 ? "" : Text($" So far {StudyComparison.Ours(claim.Better)} against {StudyComparison.Ours(claim.Worse)} ({metric}).");
+            return claim.Better.Count + claim.Worse.Count == 0 ? "" : Invariant($" So far {StudyComparison.Ours(claim.Better)} against {StudyComparison.Ours(claim.Worse)} ({metric}).");
         }
 
         var published = claim.Claim.PublishedBetter is null ? "" : $" Published: {StudyComparison.Published(claim.Claim)}.";
-        var gain = double.IsNaN(difference.Low) ? "" : Text($"; better by {difference.Mean:G3}, interval {difference.Low:G3} to {difference.High:G3}");
-        var alike = claim.Claim.Within is { } within ? Text($", alike within {within:G3}") : "";
-        return Text($" Ours {StudyComparison.Ours(claim.Better)} against {StudyComparison.Ours(claim.Worse)} ({metric}, {difference.Pairs} seeds){gain}{alike}.{published}");
+        var gain = double.IsNaN(difference.Low) ? "" : Invariant($"; better by {difference.Mean:G3}, interval {difference.Low:G3} to {difference.High:G3}");
+        var alike = claim.Claim.Within is { } within ? Invariant($", alike within {within:G3}") : "";
+        return Invariant($" Ours {StudyComparison.Ours(claim.Better)} against {StudyComparison.Ours(claim.Worse)} ({metric}, {difference.Pairs} seeds){gain}{alike}.{published}");
     }
-
-    private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
 }

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using System.Text.RegularExpressions;
+using static System.FormattableString;
 
 namespace XlstmLab.Experiments;
 
@@ -52,7 +53,7 @@ public static partial class StudyReport
         ArgumentNullException.ThrowIfNull(pictures);
         JudgedClaim[] claims = [.. studies.SelectMany(study => study.Claims)];
         var text = new StringBuilder();
-        text.Append(Text($"{StudyConclusion.Counts(claims)} {studies.Sum(s => s.Result.Rows.Count(row => row.IsDone)):N0} of {studies.Sum(s => s.Result.Study.Seeds.Count * s.Result.Study.Variants.Count):N0} runs, {studies.Sum(s => s.GpuMinutes):0.0} minutes of a GPU.\n\n"));
+        text.Append(Invariant($"{StudyConclusion.Counts(claims)} {studies.Sum(s => s.Result.Rows.Count(row => row.IsDone)):N0} of {studies.Sum(s => s.Result.Study.Seeds.Count * s.Result.Study.Variants.Count):N0} runs, {studies.Sum(s => s.GpuMinutes):0.0} minutes of a GPU.\n\n"));
         text.Append("| claim | source | published | ours, mean ± 95 % interval | gain, corrected interval | verdict | notebook | runs | GPU min |\n|---|---|---|---|---|---|---|---:|---:|\n");
         foreach (var study in studies)
         {
@@ -64,7 +65,7 @@ public static partial class StudyReport
                 [
                     claim.Claim.Note is { } note ? $"{claim.Claim.Text} ({note})" : claim.Claim.Text, claim.Claim.Source, StudyComparison.Published(claim.Claim), Ours(claim), Gain(claim),
                     claim.Verdict is ClaimVerdict.Holds or ClaimVerdict.DoesNotHold ? $"**{StudyComparison.Words(claim.Verdict)}**" : StudyComparison.Words(claim.Verdict),
-                    $"{notebook} [{name}](studies/{name}/study.json)", Text($"{total - missing} of {total}"), Text($"{study.GpuMinutes:0.0}"),
+                    $"{notebook} [{name}](studies/{name}/study.json)", Invariant($"{total - missing} of {total}"), Invariant($"{study.GpuMinutes:0.0}"),
                 ];
                 text.Append(CultureInfo.InvariantCulture, $"| {string.Join(" | ", cells.Select(cell => cell.Trim().Replace("|", "\\|", StringComparison.Ordinal)))} |\n");
             }
@@ -91,7 +92,7 @@ public static partial class StudyReport
         foreach (var session in sessions)
         {
             StudyRow[] rows = [.. session.Select(r => r.Row)];
-            text.Append(Text($"| {session.Key.Day:yyyy-MM-dd} | {session.Key.Name} | {rows.Length} | {Count(StudyStatus.Diverged)} | {Count(StudyStatus.Failed)} | {rows.Sum(row => row.Seconds / Math.Max(1, row.SideBySide)):0.0} | {session.Key.Device} | {session.Key.Backend} | {Commit().Replace(session.Key.Commit, "$1")} |\n"));
+            text.Append(Invariant($"| {session.Key.Day:yyyy-MM-dd} | {session.Key.Name} | {rows.Length} | {Count(StudyStatus.Diverged)} | {Count(StudyStatus.Failed)} | {rows.Sum(row => row.Seconds / Math.Max(1, row.SideBySide)):0.0} | {session.Key.Device} | {session.Key.Backend} | {Commit().Replace(session.Key.Commit, "$1")} |\n"));
 
             int Count(StudyStatus status) => rows.Count(row => row.Status == status);
         }
@@ -122,9 +123,7 @@ public static partial class StudyReport
         claim.Better.Count + claim.Worse.Count == 0 ? "" : $"{StudyComparison.Ours(claim.Better)} against {StudyComparison.Ours(claim.Worse)} ({claim.Claim.Metric})";
 
     private static string Gain(JudgedClaim claim) => claim.Verdict == ClaimVerdict.NotRun || double.IsNaN(claim.Difference.Low) ? ""
-        : Text($"{claim.Difference.Mean:G3}, {claim.Difference.Low:G3} to {claim.Difference.High:G3}{(claim.Claim.Within is { } within ? Text($"; alike within {within:G3}") : "")}");
-
-    private static string Text(FormattableString text) => text.ToString(CultureInfo.InvariantCulture);
+        : Invariant($"{claim.Difference.Mean:G3}, {claim.Difference.Low:G3} to {claim.Difference.High:G3}{(claim.Claim.Within is { } within ? Invariant($"; alike within {within:G3}") : "")}");
 
     /// <summary>The commit of a version, cut as Git cuts it.</summary>
     [GeneratedRegex(@"^[^+]*\+([0-9a-f]{9}).*$")]

@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Runtime.CompilerServices;
 using Microsoft.Extensions.AI;
+using XlstmLab.Text;
 
 namespace XlstmLab.Inference;
 
@@ -40,7 +41,7 @@ public sealed class TextChatClient(BatchedGenerator generator, ChatTemplate temp
 
         var (id, start) = (Guid.NewGuid().ToString("N"), new AnswerStart());
         var created = DateTimeOffset.UtcNow;
-        int[] prompt = [generator.Tokenizer.EndOfDocument, .. generator.Tokenizer.Encode(template.Render(turns))];
+        var prompt = generator.Tokenizer.EncodeDocument(template.Render(turns));
         var count = 0;
         await foreach (var (token, piece) in generator.StreamAsync(prompt, Chosen(options), cancellationToken).ConfigureAwait(false))
         {

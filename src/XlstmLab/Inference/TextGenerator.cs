@@ -254,5 +254,5 @@ public sealed class TextGenerator
     }
 
     private int[] Encode(string prompt, ModelState? state) =>
-        state is null ? [_tokenizer.EndOfDocument, .. _tokenizer.Encode(prompt)] : _tokenizer.Encode(prompt);
+        state is null ? _tokenizer.EncodeDocument(prompt) : _tokenizer.Encode(prompt);
 }

@@ -51,7 +51,7 @@ internal sealed unsafe class PackedRows : IDisposable
                 var halves = new Span<ushort>((ushort*)Data + (nint)row * _columns, _columns);
                 for (var k = 0; k < halves.Length; k++)
                 {
-                    halves[k] = UpperHalf(source[k]);
+                    halves[k] = UpperHalves.Of(source[k]);
                 }
 
                 break;
@@ -82,7 +82,7 @@ internal sealed unsafe class PackedRows : IDisposable
             {
                 foreach (ref var x in row)
                 {
-                    x = BitConverter.Int32BitsToSingle(UpperHalf(x) << 16);
+                    x = UpperHalves.Widen(UpperHalves.Of(x));
                 }
 
                 continue;
@@ -102,12 +102,6 @@ internal sealed unsafe class PackedRows : IDisposable
     {
         NativeMemory.AlignedFree(Data);
         NativeMemory.AlignedFree(Scales);
-    }
-
-    private static ushort UpperHalf(float x)
-    {
-        var bits = BitConverter.SingleToUInt32Bits(x);
-        return (ushort)(float.IsNaN(x) ? (bits >> 16) | 0x40 : (bits + 0x7fff + ((bits >> 16) & 1)) >> 16);
     }
 
     /// <summary>Rounds a row to multiples of its unit, 127 of which are its largest number; the unit.</summary>

@@ -276,7 +276,7 @@ internal static unsafe class RowProducts
         for (var k = first; k < count; k++)
         {
             var element = typeof(T) == typeof(float) ? *(float*)(w + k)
-                : typeof(T) == typeof(ushort) ? BitConverter.Int32BitsToSingle(*(ushort*)(w + k) << 16)
+                : typeof(T) == typeof(ushort) ? UpperHalves.Widen(*(ushort*)(w + k))
                 : *(sbyte*)(w + k);
             sum += element * x[k];
         }

@@ -220,7 +220,7 @@ public sealed class TrainedRun : IDisposable
     }
 
     /// <summary>A text as this model's tokens, opened by the end of document as every document in training.</summary>
-    public int[] Tokens(string text) => [Tokenizer.EndOfDocument, .. Tokenizer.Encode(text)];
+    public int[] Tokens(string text) => Tokenizer.EncodeDocument(text);
 
     /// <summary>What each token spells, for the axis of a figure: the end of document is a pilcrow, a space an open box.</summary>
     public string[] Letters(IEnumerable<int> tokens) =>

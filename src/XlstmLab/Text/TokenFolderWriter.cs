@@ -320,7 +320,7 @@ public static class TokenFolderWriter
         try
         {
             parts = document is null or { Text.Length: 0 } ? [] : [.. plan.Split.Parts(document, plan.ByPosition).Select(p => new EncodedPart(
-                p.Split, [tokenizer.EndOfDocument, .. tokenizer.Encode(p.Document.Text)], Encoding.UTF8.GetByteCount(p.Document.Text)))];
+                p.Split, tokenizer.EncodeDocument(p.Document.Text), Encoding.UTF8.GetByteCount(p.Document.Text)))];
         }
         catch (ArgumentException e)
         {

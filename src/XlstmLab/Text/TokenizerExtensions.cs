@@ -11,6 +11,10 @@ public readonly record struct TokenizingProgress(int Documents, int TotalDocumen
 /// <summary>Documents as tokens.</summary>
 public static class TokenizerExtensions
 {
+    /// <summary>The tokens of a document, or of its beginning, opened by the end of document.</summary>
+    /// <exception cref="ArgumentException">The text holds what the tokenizer's vocabulary lacks.</exception>
+    public static int[] EncodeDocument(this ITokenizer tokenizer, string text) => [tokenizer.EndOfDocument, .. tokenizer.Encode(text)];
+
     /// <summary>The tokens of each document, opened by the end of document; documents are encoded in parallel.</summary>
     /// <exception cref="ArgumentException">A text holds what the tokenizer's vocabulary lacks.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
@@ -27,7 +31,7 @@ public static class TokenizerExtensions
             Parallel.For(0, encoded.Length, new ParallelOptions { CancellationToken = cancellationToken }, k =>
             {
                 textBytes[k] = Encoding.UTF8.GetByteCount(documents[k].Text);
-                encoded[k] = [tokenizer.EndOfDocument, .. tokenizer.Encode(documents[k].Text)];
+                encoded[k] = tokenizer.EncodeDocument(documents[k].Text);
                 var total = Interlocked.Add(ref tokens, encoded[k].Length);
                 progress?.Report(new TokenizingProgress(Interlocked.Increment(ref done), encoded.Length, total));
             });

@@ -1,4 +1,3 @@
-using System.Globalization;
 using Plotly.NET;
 using XlstmLab.Experiments;
 
@@ -116,26 +115,7 @@ public static partial class Plots
     private static double Mean(IEnumerable<double> values) => values.DefaultIfEmpty(double.NaN).Average();
 
     /// <summary>A heat map of shares from 0 to 1, each written in its cell.</summary>
-    private static GenericChart ShareMap(string[] rows, string[] columns, Func<string, int, double> value)
-    {
-        var cells = rows.Select(row => columns.Index().Select(column => value(row, column.Index)).ToArray()).ToArray();
-        var trace = PlotStyle.Trace(
-            "heatmap",
-            ("x", columns),
-            ("y", rows),
-            ("z", cells.Select(row => PlotStyle.Gaps(row)).ToArray()),
-            ("zmin", 0),
-            ("zmax", 1),
-            ("text", cells.Select(row => row.Select(v => double.IsFinite(v) ? v.ToString("0.00", CultureInfo.InvariantCulture) : "").ToArray()).ToArray()),
-            ("texttemplate", "%{text}"),
-            ("textfont", PlotStyle.Obj(("size", 11))),
-            ("colorscale", PlotStyle.ColorScale),
-            ("colorbar", PlotStyle.ColorBar("Scaled accuracy")),
-            ("hovertemplate", "%{y}<br>%{x}: %{z:.3f}<extra></extra>"));
-        return PlotStyle.Chart(
-            [trace],
-            PlotStyle.Axis("", ("type", "category"), ("showgrid", false), ("ticks", "")),
-            PlotStyle.Axis("", ("type", "category"), ("autorange", "reversed"), ("showgrid", false), ("ticks", "")),
-            Math.Max(240, 130 + 28 * rows.Length));
-    }
+    private static GenericChart ShareMap(string[] rows, string[] columns, Func<string, int, double> value) => HeatMap(
+        rows, columns, [.. rows.Select(row => columns.Index().Select(column => value(row, column.Index)).ToArray())], isShare: true, "0.00", "Scaled accuracy", "{z:.3f}",
+        rowHeight: 28);
 }

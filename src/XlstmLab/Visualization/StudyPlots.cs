@@ -146,24 +146,7 @@ public static partial class Plots
         string[] rows = [.. cells.Select(c => c.Row).Distinct()], columns = [.. cells.Select(c => c.Column).Distinct()];
         var means = rows.Select(r => columns.Select(c => cells.Where(cell => cell.Row == r && cell.Column == c).Select(cell => cell.Value!.Value).DefaultIfEmpty(double.NaN).Average()).ToArray()).ToArray();
         var isShare = metric.Contains('@', StringComparison.Ordinal);
-        var trace = PlotStyle.Trace(
-            "heatmap",
-            ("x", columns),
-            ("y", rows),
-            ("z", means.Select(row => PlotStyle.Gaps(row)).ToArray()),
-            ("zmin", isShare ? 0 : null),
-            ("zmax", isShare ? 1 : null),
-            ("text", means.Select(row => row.Select(v => double.IsFinite(v) ? v.ToString(isShare ? "0.00" : "G4", CultureInfo.InvariantCulture) : "").ToArray()).ToArray()),
-            ("texttemplate", "%{text}"),
-            ("textfont", PlotStyle.Obj(("size", 11))),
-            ("colorscale", PlotStyle.ColorScale),
-            ("colorbar", PlotStyle.ColorBar(title)),
-            ("hovertemplate", "%{y}<br>%{x}: %{z:.4g}<extra></extra>"));
-        return PlotStyle.Chart(
-            [trace],
-            PlotStyle.Axis("", ("type", "category"), ("showgrid", false), ("ticks", "")),
-            PlotStyle.Axis("", ("type", "category"), ("autorange", "reversed"), ("showgrid", false), ("ticks", "")),
-            Math.Max(240, 130 + 32 * rows.Length));
+        return HeatMap(rows, columns, means, isShare, isShare ? "0.00" : "G4", title, "{z:.4g}", rowHeight: 32);
     }
 
     /// <summary>Loss against size at several amounts of compute, with the parabola of each and its lowest point.</summary>
@@ -245,6 +228,38 @@ public static partial class Plots
     }
 
     /// <summary>The legend beside the data, where many variants would push a plot down.</summary>
+    /// <summary>A heat map with the number in each cell.</summary>
+    /// <param name="rows">What is down, from above.</param>
+    /// <param name="columns">What is across.</param>
+    /// <param name="cells">A number for each; NaN leaves a cell empty.</param>
+    /// <param name="isShare">Whether colours go from 0 to 1.</param>
+    /// <param name="format">How numbers are written.</param>
+    /// <param name="title">What the colour means, with its unit.</param>
+    /// <param name="hover">How plotly writes them under the mouse, behind a per cent sign.</param>
+    /// <param name="rowHeight">In pixels.</param>
+    private static GenericChart HeatMap(
+        string[] rows, string[] columns, double[][] cells, bool isShare, string format, string title, string hover, int rowHeight)
+    {
+        var trace = PlotStyle.Trace(
+            "heatmap",
+            ("x", columns),
+            ("y", rows),
+            ("z", cells.Select(row => PlotStyle.Gaps(row)).ToArray()),
+            ("zmin", isShare ? 0 : null),
+            ("zmax", isShare ? 1 : null),
+            ("text", cells.Select(row => row.Select(v => double.IsFinite(v) ? v.ToString(format, CultureInfo.InvariantCulture) : "").ToArray()).ToArray()),
+            ("texttemplate", "%{text}"),
+            ("textfont", PlotStyle.Obj(("size", 11))),
+            ("colorscale", PlotStyle.ColorScale),
+            ("colorbar", PlotStyle.ColorBar(title)),
+            ("hovertemplate", "%{y}<br>%{x}: %" + hover + "<extra></extra>"));
+        return PlotStyle.Chart(
+            [trace],
+            PlotStyle.Axis("", ("type", "category"), ("showgrid", false), ("ticks", "")),
+            PlotStyle.Axis("", ("type", "category"), ("autorange", "reversed"), ("showgrid", false), ("ticks", "")),
+            Math.Max(240, 130 + rowHeight * rows.Length));
+    }
+
     private static (string Name, object? Value) SideLegend => (
         "legend",
         PlotStyle.Obj(("orientation", "v"), ("x", 1.02), ("xanchor", "left"), ("y", 1), ("yanchor", "top"), ("font", PlotStyle.Font(12))));

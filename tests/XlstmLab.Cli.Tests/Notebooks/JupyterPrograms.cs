@@ -32,23 +32,7 @@ internal sealed class JupyterPrograms : IDisposable
     }
 
     /// <summary>Runs a program to its end.</summary>
-    public async Task<CommandResult> RunAsync(string program, params string[] arguments)
-    {
-        using var process = Process.Start(Start(program, arguments))!;
-        var (output, error) = (process.StandardOutput.ReadToEndAsync(), process.StandardError.ReadToEndAsync());
-        using CancellationTokenSource limit = new(TimeSpan.FromMinutes(5));
-        try
-        {
-            await process.WaitForExitAsync(limit.Token);
-        }
-        catch (OperationCanceledException)
-        {
-            process.Kill(entireProcessTree: true);
-            return new(-1, "", $"It did not end within five minutes.\n{await error}");
-        }
-
-        return new(process.ExitCode, await output, await error);
-    }
+    public Task<CommandResult> RunAsync(string program, params string[] arguments) => CommandLine.RunAsync(Start(program, arguments), TimeSpan.FromMinutes(5));
 
     /// <summary>How a program is started that finds the kernels.</summary>
     public ProcessStartInfo Start(string program, params string[] arguments)

@@ -72,23 +72,10 @@ public sealed class OpenAiClientTests
 
     private static async Task<(int Code, string Said)> RunAsync(string program, string folder, params string[] arguments)
     {
-        using var limit = CancellationTokenSource.CreateLinkedTokenSource(TestContext.Current.CancellationToken);
-        limit.CancelAfter(TimeSpan.FromMinutes(2));
-        var start = new ProcessStartInfo(program, arguments) { WorkingDirectory = folder, RedirectStandardOutput = true, RedirectStandardError = true };
         try
         {
-            using var process = Process.Start(start)!;
-            try
-            {
-                var (output, error) = (process.StandardOutput.ReadToEndAsync(limit.Token), process.StandardError.ReadToEndAsync(limit.Token));
-                await process.WaitForExitAsync(limit.Token);
-                return (process.ExitCode, process.ExitCode == 0 ? (await output).Trim() : $"{await output}{await error}".Trim());
-            }
-            catch (OperationCanceledException) when (!TestContext.Current.CancellationToken.IsCancellationRequested)
-            {
-                process.Kill(entireProcessTree: true);
-                return (-1, $"{program} took longer than two minutes.");
-            }
+            var result = await CommandLine.RunAsync(new ProcessStartInfo(program, arguments) { WorkingDirectory = folder }, TimeSpan.FromMinutes(2));
+            return (result.Code, (result.Code == 0 ? result.Out : result.Out + result.Error).Trim());
         }
         catch (Win32Exception e)
         {

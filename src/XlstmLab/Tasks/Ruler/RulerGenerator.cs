@@ -81,7 +81,7 @@ public sealed class RulerGenerator(ITokenizer tokenizer, RulerOptions? options =
     private int AnswerTokens(RulerTask task, RulerProblem problem) =>
         Options.AnswerTokens ?? Math.Max(task.PublishedAnswerTokens(), (tokenizer.Encode(problem.Reply).Length * 5 + 3) / 4);
 
-    private int[] Encode(RulerDraft draft) => [tokenizer.EndOfDocument, .. tokenizer.Encode(draft.Text)];
+    private int[] Encode(RulerDraft draft) => tokenizer.EncodeDocument(draft.Text);
 
     /// <summary>The problem with the most units that fit, where the fewest, given with their tokens, do.</summary>
     private (RulerDraft Draft, int[] Prompt) Fit(RulerProblem problem, RulerDraft best, int[] prompt, int room)
