@@ -1,5 +1,6 @@
 using TorchSharp;
 using XlstmLab.Models;
+using XlstmLab.Native.Cuda;
 
 namespace XlstmLab.Training;
 
@@ -37,7 +38,7 @@ public static class TrainingGroup
         ArgumentNullException.ThrowIfNull(members);
         ArgumentNullException.ThrowIfNull(device);
         return device.type != DeviceType.CUDA || members.Count == 0 ? 1
-            : SideBySide(members, Native.Cuda.Gpu.Memory(Math.Max(0, device.index)).Free);
+            : SideBySide(members, Gpu.Memory(Math.Max(0, device.index)).Free);
     }
 
     /// <summary>The same for so many bytes.</summary>
@@ -57,6 +58,12 @@ public static class TrainingGroup
     {
         ArgumentNullException.ThrowIfNull(members);
         ArgumentOutOfRangeException.ThrowIfLessThan(sideBySide, 1);
+        if (sideBySide > 1)
+        {
+            // A mixer of the user's may need it, too.
+            LinearAlgebra.EnsureLoaded();
+        }
+
         var outcomes = members.Select(m => new GroupOutcome(m.Name, null, null)).ToArray();
         var next = -1;
         var threads = Enumerable.Range(0, Math.Min(sideBySide, members.Count))

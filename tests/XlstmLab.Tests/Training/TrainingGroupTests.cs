@@ -30,6 +30,20 @@ public sealed class TrainingGroupTests
     }
 
     [Fact]
+    public void Run_OperationsOfLibtorchThatAreLoadedLate_ServeAllAtOnce()
+    {
+        using var run = KernelRun.BeginOnGpu();
+        var members = Enumerable.Range(1, 8).Select(seed => Member(seed, _ =>
+        {
+            using var scope = NewDisposeScope();
+            var matrix = eye(4, device: CUDA);
+            Assert.True(linalg.solve_triangular(matrix, matrix, upper: false).eq(matrix).all().item<bool>());
+            return new TrainingResult(TrainingStatus.Completed, 0, 0, 0, null, null, null);
+        })).ToArray();
+        Assert.All(TrainingGroup.Run(members, 8, TestContext.Current.CancellationToken), o => Assert.Null(o.Failure));
+    }
+
+    [Fact]
     public void Run_OneDiverges_TheOthersGoOn()
     {
         var together = new double[3][];

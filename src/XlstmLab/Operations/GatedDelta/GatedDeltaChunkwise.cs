@@ -1,3 +1,4 @@
+using XlstmLab.Native.Cuda;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
@@ -41,6 +42,11 @@ internal static class GatedDeltaChunkwise
         var decays = LogSums.Decays(log, -log, causal, type); // (B, NH, NC, L, L)
         var read = exp(logRead).to(type).unsqueeze(4); // (B, NH, NC, L, 1): what is left of the state before the chunk
         var writers = (exp(logWrite).to(type).unsqueeze(4) * k).transpose(3, 4); // (B, NH, NC, DK, L)
+
+        if (q.device_type == TorchSharp.DeviceType.CUDA)
+        {
+            LinearAlgebra.EnsureLoaded();
+        }
 
         // The solver takes the diagonal for ones and does not look above it.
         var overlaps = beta * k.matmul(k.transpose(3, 4)) * decays; // (B, NH, NC, L, L)
