@@ -206,6 +206,9 @@ internal sealed class RankProcesses(ParseResult parsed, Terminal terminal, int w
         Set(WatchedVariable, 1);
         start.Environment[RankPlace.HostVariable] = "127.0.0.1";
         start.Environment[RankPlace.TokenVariable] = token;
+
+        // What NCCL tells under NCCL_DEBUG would be among the results otherwise.
+        start.Environment.TryAdd("NCCL_DEBUG_FILE", "/dev/stderr");
         if (timeoutSeconds is { } seconds)
         {
             Set(RankPlace.TimeoutVariable, seconds);

@@ -70,7 +70,7 @@ internal sealed unsafe class Nccl
         {
             var reason = Marshal.PtrToStringUTF8(((delegate* unmanaged<int, nint>)_functions["ncclGetErrorString"])(code));
             throw new CudaException(string.Create(
-                CultureInfo.InvariantCulture, $"NCCL could not {action}: {reason} ({code}). With NCCL_DEBUG=WARN in the environment it tells more on stderr."));
+                CultureInfo.InvariantCulture, $"NCCL could not {action}: {reason} ({code}). With NCCL_DEBUG=WARN in the environment it tells more."));
         }
     }
 
