@@ -114,6 +114,12 @@ public sealed partial record Study
     /// <summary>The training tokens of a run, rounded to whole updates; null for the training's own number of updates.</summary>
     public long? Tokens { get; init; }
 
+    /// <summary>Variants to which the budget gives fewer updates are left out; null for none.</summary>
+    public int? LeastUpdates { get; init; }
+
+    /// <summary>Variants to which the budget gives more updates are left out; null for none.</summary>
+    public int? MostUpdates { get; init; }
+
     /// <summary>What is measured.</summary>
     public StudySettings Measure { get; init; } = new();
 
@@ -136,7 +142,7 @@ public sealed partial record Study
     public string SharesFolder => Path.Combine(FolderOrUsual, "tasks");
 
     /// <summary>The labels of all variants, in the order of the axes.</summary>
-    public IReadOnlyList<string> Variants => [.. Combinations().Select(Label)];
+    public IReadOnlyList<string> Variants => [.. Combinations([]).Select(Label)];
 
     /// <summary>The variant that others are compared with.</summary>
     /// <exception cref="ArgumentException">There is no such variant.</exception>
@@ -149,9 +155,9 @@ public sealed partial record Study
     public IReadOnlyList<StudyRun> Expand()
     {
         RequireSense();
-        var combinations = Combinations().ToArray();
         var vocabularies = new Dictionary<string, int>();
-        StudyRun[] runs = [.. Seeds.SelectMany(seed => combinations.Select(values => Resolve(values, seed, vocabularies)))];
+        var combinations = Combinations(vocabularies).ToArray();
+        StudyRun[] runs = [.. Seeds.SelectMany(seed => combinations.Select(values => Resolve(values, seed, vocabularies).Run))];
         return runs.GroupBy(run => (run.Training.Seed, run.Id[^HashLength..])).FirstOrDefault(group => group.Count() > 1) is { } twice
             ? throw new ArgumentException($"The study {Name} has {twice.Count()} runs that are the same: '{string.Join("' and '", twice.Select(run => run.Variant))}'.")
             : runs;
@@ -240,19 +246,28 @@ public sealed partial record Study
             StudyRow.RequireMeasure(claim.Metric);
         }
 
-        foreach (var name in Claims.SelectMany(claim => new[] { claim.Better, claim.Worse }).Where(name => !Variants.Contains(name)))
+        var variants = Variants;
+        foreach (var name in Claims.SelectMany(claim => new[] { claim.Better, claim.Worse }).Where(name => !variants.Contains(name)))
         {
-            throw new ArgumentException($"A claim of the study {Name} is about a variant '{name}' that there is not.{NearestName.Hint(name, Variants)} Variants: {string.Join("; ", Variants)}.");
+            throw new ArgumentException(
+                $"A claim of the study {Name} is about a variant '{name}' that there is not.{NearestName.Hint(name, variants)} "
+                + $"Variants: {string.Join("; ", variants)}.");
         }
     }
 
-    private IEnumerable<IReadOnlyList<StudyValue>> Combinations() => Axes.Aggregate(
-        (IEnumerable<IReadOnlyList<StudyValue>>)[[]],
-        (before, axis) => before.SelectMany(values => axis.Values.Select(value => (IReadOnlyList<StudyValue>)[.. values, value])));
+    private IEnumerable<IReadOnlyList<StudyValue>> Combinations(Dictionary<string, int> vocabularies)
+    {
+        var all = Axes.Aggregate(
+            (IEnumerable<IReadOnlyList<StudyValue>>)[[]],
+            (before, axis) => before.SelectMany(values => axis.Values.Select(value => (IReadOnlyList<StudyValue>)[.. values, value])));
+        return LeastUpdates is null && MostUpdates is null ? all : all.Where(values =>
+            Resolve(values, seed: 1, vocabularies).Planned is var updates && updates >= (LeastUpdates ?? 0) && updates <= (MostUpdates ?? int.MaxValue));
+    }
 
     private string Label(IReadOnlyList<StudyValue> values) => values.Count == 0 ? Name : string.Join(", ", values.Select(value => value.Label));
 
-    private StudyRun Resolve(IReadOnlyList<StudyValue> values, int seed, Dictionary<string, int> vocabularies)
+    /// <summary>The run of a variant, and the updates that its budget gives it, whatever overrides say.</summary>
+    private (StudyRun Run, int Planned) Resolve(IReadOnlyList<StudyValue> values, int seed, Dictionary<string, int> vocabularies)
     {
         var own = new Dictionary<string, string>();
         var (settings, overrides) = (new List<string>(), new List<string>());
@@ -284,7 +299,7 @@ public sealed partial record Study
         }
     }
 
-    private StudyRun Resolve(
+    private (StudyRun Run, int Planned) Resolve(
         IReadOnlyList<StudyValue> values, int seed, Dictionary<string, string> own, List<string> settings, List<string> overrides,
         Dictionary<string, int> vocabularies)
     {
@@ -309,7 +324,7 @@ public sealed partial record Study
         training.Validate();
         var label = Label(values);
         var differences = Axes.Zip(values).ToDictionary(pair => pair.First.Name, pair => pair.Second.Label);
-        return new(Id(label, seed, model, training, data, task), label, differences, model, training, data, task);
+        return (new(Id(label, seed, model, training, data, task), label, differences, model, training, data, task), planned);
     }
 
     /// <summary>The updates of the budget; null where there is none.</summary>

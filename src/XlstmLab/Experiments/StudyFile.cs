@@ -45,6 +45,8 @@ public sealed partial record Study
                 Axes = [.. content.Axes.Select(pair => Axis(pair.Key, pair.Value))],
                 Seeds = content.Seeds,
                 Tokens = content.Tokens,
+                LeastUpdates = content.LeastUpdates,
+                MostUpdates = content.MostUpdates,
                 SideBySide = content.SideBySide,
                 Measure = Measured(content),
             };
@@ -111,6 +113,10 @@ public sealed partial record Study
         public IReadOnlyList<int> Seeds { get; init; } = [1, 2, 3];
 
         public long? Tokens { get; init; }
+
+        public int? LeastUpdates { get; init; }
+
+        public int? MostUpdates { get; init; }
 
         public int? SideBySide { get; init; }
 

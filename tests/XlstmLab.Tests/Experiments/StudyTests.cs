@@ -93,6 +93,22 @@ public sealed class StudyTests : IDisposable
     }
 
     [Fact]
+    public void Expand_BoundsOfUpdates_LeaveOutWhatTheBudgetGivesTooFewOrTooMany()
+    {
+        var study = new Study { Name = "x", Axes = [new("embedding_dim", 32, 64, 128), new("tokens", 8 * 256 * 10, 8 * 256 * 100)], Seeds = [1, 2] };
+        Assert.Equal(6, study.Variants.Count);
+        var few = study with { LeastUpdates = 11 };
+        Assert.Equal(["embedding_dim=32, tokens=204800", "embedding_dim=64, tokens=204800", "embedding_dim=128, tokens=204800"], few.Variants);
+        Assert.Equal(6, few.Expand().Count);
+        Assert.Equal(study.Expand().Where(r => r.Training.Steps == 100).Select(r => r.Id), few.Expand().Select(r => r.Id));
+        Assert.All((study with { MostUpdates = 99 }).Expand(), run => Assert.Equal(10, run.Training.Steps));
+        Assert.Equal(6, (few with { Overrides = ["steps=2"] }).Expand().Count); // a trial has the study's variants
+
+        var claim = new StudyClaim { Text = "", Source = "", Better = "embedding_dim=32, tokens=20480", Worse = "embedding_dim=64, tokens=204800" };
+        Assert.Contains("that there is not", Assert.Throws<ArgumentException>(() => (few with { Claims = [claim] }).Expand()).Message, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public void Run_TwoVariants_KeepsRowsAndSkipsThemTheSecondTime()
     {
         using var folder = new TempFolder();
