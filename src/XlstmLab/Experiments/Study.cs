@@ -158,7 +158,9 @@ public sealed partial record Study
         var vocabularies = new Dictionary<string, int>();
         var combinations = Combinations(vocabularies).ToArray();
         StudyRun[] runs = [.. Seeds.SelectMany(seed => combinations.Select(values => Resolve(values, seed, vocabularies).Run))];
-        return runs.GroupBy(run => (run.Training.Seed, run.Id[^HashLength..])).FirstOrDefault(group => group.Count() > 1) is { } twice
+
+        // A trial may take away what tells two budgets apart.
+        return Overrides.Count == 0 && runs.GroupBy(run => (run.Training.Seed, run.Id[^HashLength..])).FirstOrDefault(group => group.Count() > 1) is { } twice
             ? throw new ArgumentException($"The study {Name} has {twice.Count()} runs that are the same: '{string.Join("' and '", twice.Select(run => run.Variant))}'.")
             : runs;
     }

@@ -102,7 +102,10 @@ public sealed class StudyTests : IDisposable
         Assert.Equal(6, few.Expand().Count);
         Assert.Equal(study.Expand().Where(r => r.Training.Steps == 100).Select(r => r.Id), few.Expand().Select(r => r.Id));
         Assert.All((study with { MostUpdates = 99 }).Expand(), run => Assert.Equal(10, run.Training.Steps));
-        Assert.Equal(6, (few with { Overrides = ["steps=2"] }).Expand().Count); // a trial has the study's variants
+
+        // A trial has the study's variants, even if only their budgets tell them apart.
+        Assert.Equal(6, (few with { Overrides = ["steps=2"] }).Expand().Count);
+        Assert.Equal(12, (study with { Overrides = ["steps=2"] }).Expand().Select(r => r.Id).Distinct().Count());
 
         var claim = new StudyClaim { Text = "", Source = "", Better = "embedding_dim=32, tokens=20480", Worse = "embedding_dim=64, tokens=204800" };
         Assert.Contains("that there is not", Assert.Throws<ArgumentException>(() => (few with { Claims = [claim] }).Expand()).Message, StringComparison.Ordinal);
