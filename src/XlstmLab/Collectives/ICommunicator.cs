@@ -38,6 +38,17 @@ public interface ICommunicator : IDisposable
     /// <exception cref="CollectiveException">A rank is gone, or out of step.</exception>
     void Broadcast(Tensor values, int root);
 
+    /// <summary>The same for several tensors, each with the rank that has its bits.</summary>
+    /// <inheritdoc cref="Broadcast(Tensor, int)"/>
+    void Broadcast(IReadOnlyList<(Tensor Values, int Root)> values)
+    {
+        ArgumentNullException.ThrowIfNull(values);
+        foreach (var (tensor, root) in values)
+        {
+            Broadcast(tensor, root);
+        }
+    }
+
     /// <summary>What each rank says, in their order, told to all: a few bytes, by the host's network. It is a barrier too.</summary>
     /// <param name="own">What this rank says; each may say another length.</param>
     /// <exception cref="CollectiveException">A rank is gone, or out of step.</exception>

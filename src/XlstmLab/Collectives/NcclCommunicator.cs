@@ -95,26 +95,18 @@ public sealed class NcclCommunicator : ICommunicator
     public void BeginAllReduce(IReadOnlyList<Tensor> values)
     {
         ArgumentNullException.ThrowIfNull(values);
-        Enqueue("sum over the ranks", stream =>
+        Enqueue("sum over the ranks", stream => Together(() =>
         {
-            _nccl.BeginTogether();
-            try
+            foreach (var tensor in values)
             {
-                foreach (var tensor in values)
+                if (tensor.device_type != DeviceType.CUDA || !tensor.is_contiguous())
                 {
-                    if (tensor.device_type != DeviceType.CUDA || !tensor.is_contiguous())
-                    {
-                        throw new ArgumentException($"NCCL sums contiguous tensors of the rank's GPU; this one is on {tensor.device}.");
-                    }
-
-                    _nccl.AllReduce(Kernel.Address(tensor), tensor.NumberOfElements, TypeOf(tensor.dtype), _group, stream);
+                    throw new ArgumentException($"NCCL sums contiguous tensors of the rank's GPU; this one is on {tensor.device}.");
                 }
+
+                _nccl.AllReduce(Kernel.Address(tensor), tensor.NumberOfElements, TypeOf(tensor.dtype), _group, stream);
             }
-            finally
-            {
-                _nccl.EndTogether();
-            }
-        });
+        }));
     }
 
     /// <inheritdoc/>
@@ -140,12 +132,25 @@ public sealed class NcclCommunicator : ICommunicator
             return;
         }
 
-        if (!values.is_contiguous())
+        Broadcast([(values, root)]);
+    }
+
+    /// <inheritdoc/>
+    public void Broadcast(IReadOnlyList<(Tensor Values, int Root)> values)
+    {
+        ArgumentNullException.ThrowIfNull(values);
+        if (values.FirstOrDefault(p => p.Values.device_type != DeviceType.CUDA || !p.Values.is_contiguous()) is { Values: { } other })
         {
-            throw new ArgumentException("NCCL copies contiguous tensors.", nameof(values));
+            throw new ArgumentException($"NCCL copies contiguous tensors of the rank's GPU; this one is on {other.device}.");
         }
 
-        Enqueue("copy to the ranks", stream => _nccl.Broadcast(Kernel.Address(values), values.NumberOfElements * values.element_size(), root, _group, stream));
+        Enqueue("copy to the ranks", stream => Together(() =>
+        {
+            foreach (var (tensor, root) in values)
+            {
+                _nccl.Broadcast(Kernel.Address(tensor), tensor.NumberOfElements * tensor.element_size(), root, _group, stream);
+            }
+        }));
         Finish();
     }
 
@@ -218,6 +223,20 @@ public sealed class NcclCommunicator : ICommunicator
         ScalarType.BFloat16 => Nccl.DataType.BFloat16,
         _ => throw new ArgumentException($"Sums over ranks are of float32, float64 or bfloat16; this tensor is {type}."),
     };
+
+    /// <summary>Calls that NCCL makes as one.</summary>
+    private void Together(Action calls)
+    {
+        _nccl.BeginTogether();
+        try
+        {
+            calls();
+        }
+        finally
+        {
+            _nccl.EndTogether();
+        }
+    }
 
     /// <summary>Gives work to the communicator's stream, behind what the caller's stream was given.</summary>
     private void Enqueue(string action, Action<nint> work)

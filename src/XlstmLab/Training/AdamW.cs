@@ -91,6 +91,9 @@ public sealed class AdamW : IDeviceOptimizer
         }
     }
 
+    /// <summary>What it updates, in its order.</summary>
+    internal IEnumerable<(string Name, Parameter Parameter)> Parameters => _parameters.Select(p => (p.Name, p.Weight));
+
     /// <summary>
     /// Whether weight decay acts on a parameter of which only name and shape are known: on those with two dimensions or more, the
     /// head's and the gates' weights among them, convolutions and an sLSTM's recurrent kernel too, as in the first paper's code; but not
@@ -135,13 +138,13 @@ public sealed class AdamW : IDeviceOptimizer
     /// <inheritdoc/>
     Func<AdamWRecord> IDeviceOptimizer.StepOnDevice(AdamWSettings settings, Tensor loss, WeightCopies copies)
     {
-        var kernel = OnDevice(copies, []);
+        var kernel = OnDevice(copies);
         kernel.Step(Completed(settings), loss);
         return Later(kernel);
     }
 
     /// <inheritdoc/>
-    DeviceInput<long> IDeviceOptimizer.NewTable(WeightCopies copies) => OnDevice(copies, []).NewTable();
+    DeviceInput<long> IDeviceOptimizer.NewTable(WeightCopies copies) => OnDevice(copies).NewTable();
 
     /// <inheritdoc/>
     void IDeviceOptimizer.Record(DeviceInput<long> table, Tensor loss) => _kernel!.Record(table, loss);
@@ -156,13 +159,19 @@ public sealed class AdamW : IDeviceOptimizer
 
     /// <summary>The kernel, made at the first call.</summary>
     /// <param name="copies">What it writes beside the weights; the same at each call.</param>
-    /// <param name="others">What another optimiser updates, whose gradients count for the norm.</param>
-    internal AdamWKernel OnDevice(WeightCopies copies, IEnumerable<Parameter> others)
+    /// <param name="all">
+    /// All parameters whose gradients count for the norm, in the order in which they are added up: its own, and those that another updates. Null for its own.
+    /// </param>
+    internal AdamWKernel OnDevice(WeightCopies copies, IEnumerable<(string Name, Parameter Parameter)>? all = null)
     {
         if (_kernel is null)
         {
-            var own = _parameters.Select((p, k) => new AdamWParameter(p.Weight, _means[k], _squares[k], p.Decays, copies.Average?.Of(p.Name)));
-            _kernel = new([.. own, .. others.Select(p => new AdamWParameter(p, null, null, false))], copies.Products);
+            var own = _parameters.Index().ToDictionary(p => p.Item.Name, p => p.Index);
+            _kernel = new(
+                (all ?? Parameters).Select(p => own.TryGetValue(p.Name, out var k)
+                    ? new AdamWParameter(p.Parameter, _means[k], _squares[k], _parameters[k].Decays, copies.Average?.Of(p.Name))
+                    : new AdamWParameter(p.Parameter, null, null, false, copies.Average?.Of(p.Name))),
+                copies.Products);
             _kernel.Last = new() { Updates = Steps };
         }
 

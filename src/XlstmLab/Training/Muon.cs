@@ -102,7 +102,7 @@ public sealed class Muon : IOptimizer
     }
 
     /// <summary>The matrices that it updates.</summary>
-    internal IEnumerable<Parameter> Matrices => _matrices.Select(p => p.Weight);
+    internal IEnumerable<(string Name, Parameter Parameter)> Matrices => _matrices;
 
     /// <summary>An update by kernels, clipped or left out as was prepared on the device.</summary>
     /// <param name="prepared">What prepared it.</param>

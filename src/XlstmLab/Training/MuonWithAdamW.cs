@@ -58,7 +58,7 @@ public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor
     }
 
     /// <inheritdoc/>
-    bool IDeviceOptimizer.HasKernel => others.HasKernel && matrices.Matrices.All(Kernel.Reaches);
+    bool IDeviceOptimizer.HasKernel => others.HasKernel && matrices.Matrices.All(m => Kernel.Reaches(m.Parameter));
 
     /// <inheritdoc/>
     Func<AdamWRecord> IDeviceOptimizer.StepOnDevice(AdamWSettings settings, Tensor loss, WeightCopies copies)
@@ -101,5 +101,5 @@ public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor
         others.Dispose();
     }
 
-    private AdamWKernel OnDevice(WeightCopies copies) => others.OnDevice(copies, matrices.Matrices);
+    private AdamWKernel OnDevice(WeightCopies copies) => others.OnDevice(copies, others.Parameters.Concat(matrices.Matrices));
 }

@@ -1,6 +1,7 @@
 using System.Text.Json;
 using TorchSharp.Modules;
 using XlstmLab.Collectives;
+using XlstmLab.Native.Cuda;
 using XlstmLab.Operations;
 using static TorchSharp.torch;
 
@@ -10,22 +11,30 @@ namespace XlstmLab.Training;
 /// An optimiser of which each rank has the part that belongs to its share of the parameters: it updates those, and tells the others (ZeRO's
 /// first stage, Rajbhandari et al. 2020).
 /// </summary>
-internal sealed class ShardedOptimizer : IOptimizer
+/// <remarks>
+/// On a GPU AdamW makes its update there: every rank works out the norm of all gradients in the same order, as a rank alone would, updates its share,
+/// and all tell each other, inside a graph too.
+/// </remarks>
+internal sealed class ShardedOptimizer : IDeviceOptimizer
 {
     private readonly ICommunicator _communicator;
-    private readonly (Parameter Parameter, int Owner)[] _parameters;
+    private readonly (string Name, Parameter Parameter)[] _parameters;
+    private readonly (Tensor Parameter, int Owner)[] _owned;
     private readonly IOptimizer _own;
+    private AdamWKernel? _kernel;
 
     /// <summary>Makes this rank's part.</summary>
     /// <param name="communicator">The ranks.</param>
     /// <param name="parameters">All parameters that are trained, in the same order on all ranks.</param>
     /// <param name="make">Makes the optimiser of those for which it is true.</param>
-    public ShardedOptimizer(ICommunicator communicator, IReadOnlyList<Parameter> parameters, Func<Func<Parameter, bool>, IOptimizer> make)
+    public ShardedOptimizer(
+        ICommunicator communicator, IReadOnlyList<(string Name, Parameter Parameter)> parameters, Func<Func<Parameter, bool>, IOptimizer> make)
     {
         _communicator = communicator;
-        var owners = Owners([.. parameters.Select(p => p.NumberOfElements)], communicator.World);
-        _parameters = [.. parameters.Zip(owners)];
-        var own = _parameters.Where(p => p.Owner == communicator.Rank).Select(p => Kernel.Address(p.Parameter)).ToHashSet();
+        _parameters = [.. parameters];
+        var owners = Owners([.. parameters.Select(p => p.Parameter.NumberOfElements)], communicator.World);
+        _owned = [.. parameters.Zip(owners, (p, owner) => ((Tensor)p.Parameter, owner))];
+        var own = _owned.Where(p => p.Owner == communicator.Rank).Select(p => Kernel.Address(p.Parameter)).ToHashSet();
         _own = make(p => own.Contains(Kernel.Address(p)));
     }
 
@@ -33,12 +42,35 @@ internal sealed class ShardedOptimizer : IOptimizer
     public void Step(double learningRate, double gradientScale = 1)
     {
         _own.Step(learningRate, gradientScale);
-        using var noGrad = no_grad();
-        foreach (var (parameter, owner) in _parameters)
-        {
-            _communicator.Broadcast(parameter, owner);
-        }
+        Tell();
     }
+
+    /// <inheritdoc/>
+    bool IDeviceOptimizer.HasKernel => _own is AdamW { HasKernel: true } && _parameters.Length >= _communicator.World;
+
+    /// <inheritdoc/>
+    Func<AdamWRecord> IDeviceOptimizer.StepOnDevice(AdamWSettings settings, Tensor loss, WeightCopies copies)
+    {
+        var kernel = OnDevice(copies);
+        kernel.Step(OnGpu.Completed(settings), loss);
+        Tell();
+        kernel.Adopt();
+        return OnGpu.Later(kernel);
+    }
+
+    /// <inheritdoc/>
+    DeviceInput<long> IDeviceOptimizer.NewTable(WeightCopies copies) => OnDevice(copies).NewTable();
+
+    /// <inheritdoc/>
+    void IDeviceOptimizer.Record(DeviceInput<long> table, Tensor loss)
+    {
+        _kernel!.Record(table, loss);
+        Tell();
+        _kernel.Adopt(table);
+    }
+
+    /// <inheritdoc/>
+    Func<AdamWRecord> IDeviceOptimizer.Start(AdamWSettings settings, IRecordedWork update) => ((IDeviceOptimizer)OnGpu).Start(settings, update);
 
     /// <inheritdoc/>
     public IReadOnlyDictionary<string, Tensor> StateDict() => _own.StateDict();
@@ -92,6 +124,17 @@ internal sealed class ShardedOptimizer : IOptimizer
         }
 
         return owners;
+    }
+
+    private AdamW OnGpu => (AdamW)_own;
+
+    private AdamWKernel OnDevice(WeightCopies copies) => _kernel ??= OnGpu.OnDevice(copies, _parameters);
+
+    /// <summary>Every rank tells the others what it has updated.</summary>
+    private void Tell()
+    {
+        using var noGrad = no_grad();
+        _communicator.Broadcast(_owned);
     }
 
     /// <summary>What each rank has, in their order.</summary>

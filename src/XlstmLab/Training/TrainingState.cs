@@ -47,7 +47,7 @@ internal sealed class TrainingState<TBatch> : IDisposable
             _ => throw UnknownValue.Of(config.Optimizer),
         };
         Optimizer = ranks.Parallelism is { ShardsOptimizer: true, Communicator: var communicator }
-            ? new ShardedOptimizer(communicator, [.. all.Select(p => p.Parameter).Where(p => p.requires_grad)], Make)
+            ? new ShardedOptimizer(communicator, [.. Parameters.Where(p => p.Parameter.requires_grad)], Make)
             : Make(_ => true);
         Average = config.EmaDecay is { } decay ? new WeightAverage(Parameters, decay) : null;
         Products = keepsProducts && Optimizer is IDeviceOptimizer { HasKernel: true } && TrainedProducts.IsPossible

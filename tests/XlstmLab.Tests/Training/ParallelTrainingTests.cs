@@ -2,6 +2,7 @@ using System.Globalization;
 using XlstmLab.Collectives;
 using XlstmLab.Models;
 using XlstmLab.Tests.Collectives;
+using XlstmLab.Tests.Operations;
 using XlstmLab.Text;
 using XlstmLab.Training;
 using Xunit;
@@ -75,6 +76,31 @@ public sealed class ParallelTrainingTests
         TrainOn(2, config, Path.Combine(folder.Path, "other"), p => p with { Overlaps = overlaps, ShardsOptimizer = shards, BucketBytes = 512 });
         Assert.Equal(Losses(folder, "plain"), Losses(folder, "other"));
         AssertSameCheckpoints(folder, "plain", "other", 12);
+    }
+
+    [Fact]
+    public void Run_ShardedWithKernels_TrainsTheSameWeightsBitForBitByTheHostAndRecorded()
+    {
+        using var run = KernelRun.Begin();
+        Assert.SkipWhen(get_default_device().type == TorchSharp.DeviceType.CUDA, "Ranks have a GPU each.");
+        using var folder = new TempFolder();
+        var config = Config with { ComputeType = ScalarType.BFloat16, Steps = 6, BatchSize = 4, ValidateEvery = 3, CheckpointEvery = 6, StatisticsEvery = 0 };
+        var architecture = XlstmPresets.ByName("bytes-1m") with { EmbeddingDim = 128, HeadCount = 2, BlockCount = 1, VocabularySize = 32 };
+        void Both(string name, bool shards) => TrainOn(
+            2, config, Path.Combine(folder.Path, name), p => p with { ShardsOptimizer = shards, BucketBytes = 512 }, architecture: architecture);
+        Both("plain", shards: false);
+        Assert.DoesNotContain("adamw_adopt", run.Launched);
+        Both("sharded", shards: true);
+        Assert.Contains("adamw_adopt", run.Launched);
+        var counts = run.Record();
+        Both("recorded", shards: true);
+        Assert.True(counts.Started > 4);
+        foreach (var name in new[] { "sharded", "recorded" })
+        {
+            Assert.Equal(Losses(folder, "plain"), Losses(folder, name));
+            Assert.Equal(Validations(folder, "plain"), Validations(folder, name));
+            AssertSameCheckpoints(folder, "plain", name, 6);
+        }
     }
 
     [Fact]
@@ -217,17 +243,19 @@ public sealed class ParallelTrainingTests
 
     private static TrainingResult[] TrainOn(
         int world, TrainingConfig config, string? run, Func<TrainingParallelism, TrainingParallelism>? change = null,
-        Action<LanguageModel, TrainingMoment>? hooks = null, double dropout = 0, Func<BatchSource<TokenBatch>>? source = null) =>
-        Ranks.Run(world, communicator => Train(config, run, communicator, change, hooks, dropout, seed: 1, source: source?.Invoke()));
+        Action<LanguageModel, TrainingMoment>? hooks = null, double dropout = 0, Func<BatchSource<TokenBatch>>? source = null,
+        XlstmConfig? architecture = null) =>
+        Ranks.Run(world, communicator => Train(config, run, communicator, change, hooks, dropout, seed: 1, source: source?.Invoke(), architecture));
 
     private static TrainingResult Train(
         TrainingConfig config, string? run, ICommunicator? communicator, Func<TrainingParallelism, TrainingParallelism>? change = null,
-        Action<LanguageModel, TrainingMoment>? hooks = null, double dropout = 0, int seed = 1, BatchSource<TokenBatch>? source = null)
+        Action<LanguageModel, TrainingMoment>? hooks = null, double dropout = 0, int seed = 1, BatchSource<TokenBatch>? source = null,
+        XlstmConfig? architecture = null)
     {
         set_num_threads(1);
 
         // A rank that begins with other weights takes over rank 0's.
-        using var model = new XlstmLanguageModel(Architecture with { Dropout = dropout }, seed + (communicator?.Rank ?? 0));
+        using var model = new XlstmLanguageModel((architecture ?? Architecture) with { Dropout = dropout }, seed + (communicator?.Rank ?? 0));
         var parallelism = communicator is null ? null : new TrainingParallelism { Communicator = communicator };
         return new Trainer(model, config, source ?? TinyText.Packed(1, contextLength: Context), Validation, run)
         {

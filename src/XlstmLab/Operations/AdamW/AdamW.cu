@@ -25,7 +25,7 @@ struct Segment
 {
     float* p;
     const float* g; // may be null
-    float* m;       // null where another optimiser makes the update: only the norm counts
+    float* m;       // null where another optimiser makes the update, perhaps another rank's: only the norm counts
     float* v;
     bf16* copy;     // of p; may be null
     float* average; // of p; may be null
@@ -216,5 +216,24 @@ KERNEL void __launch_bounds__(THREADS) adamw_update(
                 }
             }
         }
+    }
+}
+
+// What others have updated since: its copy and its average. Grid: one block for each of the table's; THREADS threads; no shared memory.
+KERNEL void __launch_bounds__(THREADS) adamw_adopt(
+    const Segment* RESTRICT segments, const int* RESTRICT owners, const Rule* RESTRICT rules)
+{
+    wait_for_predecessors();
+    Rule rule = *rules;
+    Segment segment = segments[owners[blockIdx.x]];
+    if (!rule.applies || !segment.g || segment.m) return;
+    i64 length, start = block_start(segment, length);
+    const float* RESTRICT p = segment.p + start;
+    bf16* RESTRICT copy = segment.copy + start;
+    float* RESTRICT average = segment.average + start;
+    for (int i = threadIdx.x; i < length; i += THREADS)
+    {
+        if (segment.copy) copy[i] = to_bf16(p[i]);
+        if (segment.average) average[i] += (p[i] - average[i]) * rule.average_share;
     }
 }

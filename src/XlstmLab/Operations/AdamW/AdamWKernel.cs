@@ -164,6 +164,13 @@ internal sealed class AdamWKernel : IDisposable
         Launch(_segments.Values, loss);
     }
 
+    /// <summary>
+    /// Behind a step, when the parameters without moments have been updated by others: their copies and averages.
+    /// </summary>
+    /// <param name="table">The table of a graph that is being recorded (<see cref="Record"/>), else null.</param>
+    public void Adopt(DeviceInput<long>? table = null) => Kernel.Launch(
+        Source, "adamw_adopt", Defines, new(_owners.shape[0], Threads), _partials, (table ?? _segments).Values, _owners, _rule);
+
     /// <summary>The numbers of all steps from here on.</summary>
     public void Tell(AdamWSettings settings)
     {
