@@ -1,0 +1,357 @@
+// The next token of each row, chosen from its logits as TokenSampler does, in its order: penalties, then the largest score, or temperature, top-k, top-p,
+// min-p and a draw. A block has a row. A score is the logit, or float32 of what penalties make of it in double precision; s below.
+//
+// Weights exp((s - max) / T) are whole numbers of 2^-40 of the largest's: whatever their order, sums are the same, and so are a seed's texts. Nothing is
+// sorted: a threshold is that bin of a histogram, and then that key among the bin's, at which the sum from the top passes what is wanted.
+//
+// Bytes: 4 V of logits a pass, and 4 V of counts where a row has penalties; a row of 50304 stays in the first-level cache. Passes: 1 for a greedy row, 2
+// for one that is drawn, 2 more for each of top-k and top-p.
+#include "Ptx.cuh"
+
+// TokenChoice.cs tells THREADS, a multiple of 32 from 256 to 1024.
+#define WARPS (THREADS / 32)
+#define UNROLL 8
+#define BINS 2048
+#define LISTED 4096
+#define DIGIT 8
+#define ONE (1ull << 40)
+#define LARGEST 3.402823466e38f
+
+// What a row's choice needs, as TokenChoiceRow has it.
+struct Row
+{
+    double repetition, frequency, presence; // 1, 0, 0 for none
+    double least;                           // T log(min-p), what a score may be below the largest; minus infinity for no bound
+    double top_p;                           // 1 for all
+    u64 random;                             // the state of SplitMix64
+    float steepness;                        // log2(e) / T
+    int top_k;                              // 0 for all
+    int mode;
+    int unused;
+};
+
+#define MODE_IDLE 0 // nothing is chosen
+#define MODE_GREEDY 1
+#define MODE_DRAWN 2
+
+struct Room
+{
+    u64 bins[BINS], sums[WARPS], best[WARPS], found_rest;
+    double exponentials[WARPS];
+    float largest[WARPS], least[WARPS];
+    u32 list[LISTED];
+    int found, listed;
+};
+
+// A number whose order is that of x, and back.
+DEVICE u32 key_of(float x)
+{
+    u32 bits = __float_as_uint(x);
+    return bits >> 31 ? ~bits : bits | 0x80000000u;
+}
+
+DEVICE float score_of(u32 key) { return __uint_as_float(key >> 31 ? key ^ 0x80000000u : ~key); }
+
+DEVICE u64 mix(u64 z)
+{
+    z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
+    z = (z ^ z >> 27) * 0x94D049BB133111EBull;
+    return z ^ z >> 31;
+}
+
+struct Scores
+{
+    const float* logits;
+    const int* counts; // of each id twice how often it was generated, and 1 if it occurred; 0 where the row has no penalties
+    double repetition, frequency, presence;
+    int ids;
+    float largest, steepness, bins_per_unit;
+
+    DEVICE float penalized(int id, float logit) const
+    {
+        int count = counts ? counts[id] : 0;
+        if (count == 0) return logit;
+        double x = logit;
+        x = x < 0 ? x * repetition : x / repetition;
+        if (count > 1) x -= (count >> 1) * frequency + presence;
+        return x != x || logit == MINUS_INFINITY ? logit : (float)fmin(fmax(x, -(double)LARGEST), (double)LARGEST);
+    }
+
+    // Of either zero the same.
+    DEVICE float at(int id) const { return penalized(id, logits[id]) + 0.f; }
+
+    DEVICE u64 weight(float score) const
+    {
+        return score == largest ? ONE : (u64)(exp2_fast((score - largest) * steepness) * (float)ONE);
+    }
+
+    DEVICE int bin(float score) const { return (int)fminf((largest - score) * bins_per_unit, (float)(BINS - 1)); }
+};
+
+// The sum of the threads in front of this one, and that of all.
+DEVICE u64 scan(u64 own, Room& room, u64& total)
+{
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    u64 sum = own, before = 0;
+#pragma unroll
+    for (int o = 1; o < 32; o <<= 1)
+    {
+        u64 other = __shfl_up_sync(FULL_WARP, sum, o);
+        if (lane >= o) sum += other;
+    }
+
+    __syncthreads();
+    if (lane == 31) room.sums[warp] = sum;
+    __syncthreads();
+    total = 0;
+    for (int w = 0; w < WARPS; w++)
+    {
+        if (w == warp) before = total;
+        total += room.sums[w];
+    }
+
+    return before + sum - own;
+}
+
+// Tells all threads what one of them found.
+DEVICE void find(bool here, int what, u64& rest, Room& room, int& found)
+{
+    __syncthreads();
+    if (here) room.found = what, room.found_rest = rest;
+    __syncthreads();
+    found = room.found, rest = room.found_rest;
+}
+
+// The key at which the sum of keys from the largest down passes `rest`: of ones, or of weights with p for the share of all that is wanted. Keys below
+// `floor` do not count. `rest` becomes what is left of it at that key.
+template <bool WEIGHTS>
+DEVICE u32 threshold(const Scores& scores, Room& room, u32 floor, double p, u64& rest)
+{
+    int thread = threadIdx.x;
+    for (int b = thread; b < BINS; b += THREADS) room.bins[b] = 0;
+    if (thread == 0) room.listed = 0;
+    __syncthreads();
+#pragma unroll 4
+    for (int id = thread; id < scores.ids; id += THREADS)
+    {
+        float score = scores.at(id);
+        u64 weight = key_of(score) < floor ? 0 : WEIGHTS ? scores.weight(score) : 1;
+        if (weight > 0) atomicAdd(&room.bins[scores.bin(score)], weight);
+    }
+
+    __syncthreads();
+    u64 own = 0, total;
+    for (int b = thread * (BINS / THREADS); b < (thread + 1) * (BINS / THREADS); b++) own += room.bins[b];
+    u64 before = scan(own, room, total);
+    if (WEIGHTS)
+    {
+        double wanted = ceil(p * (double)total);
+        rest = wanted < 1 ? 0 : wanted >= (double)total ? total - 1 : (u64)wanted - 1;
+    }
+
+    bool here = before <= rest && rest < before + own;
+    int bin = thread * (BINS / THREADS);
+    u64 left = rest - before;
+    while (here && left >= room.bins[bin]) left -= room.bins[bin++];
+    rest = left;
+    find(here, bin, rest, room, bin);
+#pragma unroll 4
+    for (int id = thread; id < scores.ids; id += THREADS)
+    {
+        float score = scores.at(id);
+        u32 key = key_of(score);
+        if (key < floor || scores.bin(score) != bin) continue;
+        int place = atomicAdd(&room.listed, 1);
+        if (place < LISTED) room.list[place] = key;
+    }
+
+    __syncthreads();
+    bool is_listed = room.listed <= LISTED;
+    int count = is_listed ? room.listed : scores.ids;
+    u32 key = 0;
+    for (int shift = 32 - DIGIT; shift >= 0; shift -= DIGIT)
+    {
+        if (thread < 1 << DIGIT) room.bins[thread] = 0;
+        __syncthreads();
+        for (int i = thread; i < count; i += THREADS)
+        {
+            u32 other = is_listed ? room.list[i] : key_of(scores.at(i));
+            bool counts = is_listed || (other >= floor && scores.bin(score_of(other)) == bin);
+            if (counts && (shift + DIGIT == 32 || (other ^ key) >> ((shift + DIGIT) & 31) == 0))
+                atomicAdd(&room.bins[(1 << DIGIT) - 1 - (other >> shift & ((1 << DIGIT) - 1))], WEIGHTS ? scores.weight(score_of(other)) : 1);
+        }
+
+        __syncthreads();
+        own = thread < 1 << DIGIT ? room.bins[thread] : 0;
+        before = scan(own, room, total);
+        here = before <= rest && rest < before + own;
+        left = rest - before;
+        int digit;
+        rest = left;
+        find(here, (1 << DIGIT) - 1 - thread, rest, room, digit);
+        key |= (u32)digit << shift;
+    }
+
+    return key;
+}
+
+// The id at which the sum in the order of ids passes `rest`. TIES: of ones for scores of the key; otherwise of the weights of larger ones, and of those of
+// the key up to the id `last`, and `rest` is 2^64 times u.
+template <bool TIES>
+DEVICE int passed(const Scores& scores, Room& room, u32 key, int last, u64 rest)
+{
+    int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    int width = (scores.ids + THREADS - 1) / THREADS * 32;
+    auto weight = [&](int id) -> u64
+    {
+        float score = scores.at(id);
+        u32 mine = key_of(score);
+        return TIES ? mine == key : (mine > key || (mine == key && id <= last)) ? scores.weight(score) : 0;
+    };
+    u64 own = 0, total;
+    int end = min(scores.ids, (warp + 1) * width);
+#pragma unroll 4
+    for (int id = warp * width + lane; id < end; id += 32) own += weight(id);
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) own += __shfl_xor_sync(FULL_WARP, own, o);
+    if (lane != 0) own = 0;
+    u64 before = scan(own, room, total);
+    if (!TIES) rest = __umul64hi(rest, total);
+    bool here = before <= rest && rest < before + own;
+    rest -= before;
+    int range, id;
+    find(here, warp, rest, room, range);
+
+    // The warp's ids by all threads, a few neighbours each.
+    int each = width / THREADS + (width % THREADS > 0), first = range * width + thread * each;
+    end = min(scores.ids, min(first + each, (range + 1) * width));
+    own = 0;
+    for (id = first; id < end; id++) own += weight(id);
+    before = scan(own, room, total);
+    here = before <= rest && rest < before + own;
+    rest -= before;
+    id = first;
+    while (here)
+    {
+        u64 next = weight(id);
+        if (rest < next) break;
+        rest -= next;
+        id++;
+    }
+
+    find(here, id, rest, room, id);
+    return id;
+}
+
+// logits [rows, stride], of which `ids` count; options [rows]; counts [rows, ids]; tokens [rows]; choices [rows, 2]: the id and log softmax(logits)[id], no
+// number where logits are none.
+// Grid: rows; THREADS threads; a Room of shared memory.
+KERNEL void __launch_bounds__(THREADS) token_choice(const float* logits, i64 stride, int ids, Row* options, int* counts, i64* tokens, double* choices)
+{
+    wait_for_predecessors();
+    SHARED_MEMORY(memory);
+    Room& room = *(Room*)memory;
+    Row& row = options[blockIdx.x];
+    if (row.mode == MODE_IDLE) return;
+    int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    bool drawn = row.mode == MODE_DRAWN, penalizes = row.repetition != 1 || row.frequency != 0 || row.presence != 0;
+    counts += (i64)blockIdx.x * ids;
+    Scores scores = {logits + blockIdx.x * stride, penalizes ? counts : 0, row.repetition, row.frequency, row.presence, ids, 0, row.steepness, 0};
+
+    // The largest score, of equals the first, and the sum of the exponentials of the logits, whose scale follows the largest so far.
+    float largest = MINUS_INFINITY, least = LARGEST;
+    double sum = 0;
+    u64 best = 0;
+    for (int first = thread; first < ids; first += UNROLL * THREADS)
+    {
+        float logit[UNROLL], top = largest, part = 0;
+#pragma unroll
+        for (int j = 0; j < UNROLL; j++) logit[j] = first + j * THREADS < ids ? scores.logits[first + j * THREADS] : MINUS_INFINITY;
+#pragma unroll
+        for (int j = 0; j < UNROLL; j++)
+        {
+            int id = first + j * THREADS;
+            top = fmaxf(top, logit[j]);
+            if (id >= ids) continue;
+            float score = scores.penalized(id, logit[j]);
+            u64 place = (u64)key_of(score) << 32 | ~(u32)id;
+            if (place > best) best = place;
+            if (score > MINUS_INFINITY) least = fminf(least, score);
+        }
+
+        if (top == MINUS_INFINITY)
+        {
+            // No number is as little a number as all of them infinite.
+            for (int j = 0; j < UNROLL; j++) sum += logit[j] != logit[j] ? (double)logit[j] : 0;
+            continue;
+        }
+
+        if (top > largest) sum *= expf(largest - top), largest = top;
+#pragma unroll
+        for (int j = 0; j < UNROLL; j++) part += expf(logit[j] - largest);
+        sum += part;
+    }
+
+    float own = largest;
+    largest = warp_max(largest);
+    sum = own == MINUS_INFINITY ? sum : sum * expf(own - largest);
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1)
+    {
+        sum += __shfl_xor_sync(FULL_WARP, sum, o);
+        least = fminf(least, __shfl_xor_sync(FULL_WARP, least, o));
+        u64 other = __shfl_xor_sync(FULL_WARP, best, o);
+        if (other > best) best = other;
+    }
+
+    if (lane == 0) room.best[warp] = best, room.exponentials[warp] = sum, room.largest[warp] = largest, room.least[warp] = least;
+    __syncthreads();
+    for (int w = 0; w < WARPS; w++)
+    {
+        largest = fmaxf(largest, room.largest[w]);
+        least = fminf(least, room.least[w]);
+        if (room.best[w] > best) best = room.best[w];
+    }
+
+    sum = 0;
+    for (int w = 0; w < WARPS; w++) sum += room.largest[w] == MINUS_INFINITY ? room.exponentials[w] : room.exponentials[w] * expf(room.largest[w] - largest);
+    int id = (int)~(u32)best;
+    bool are_numbers = largest > MINUS_INFINITY && largest <= LARGEST && sum == sum;
+    if (drawn && are_numbers)
+    {
+        scores.largest = score_of((u32)(best >> 32)) + 0.f;
+        float range = fminf(scores.largest - least, 32.f);
+        scores.bins_per_unit = range > 0 ? fminf((BINS - 1) / range, 1e30f) : 0.f;
+        u32 key = 0;
+        int last = ids;
+        u64 rest = row.top_k - 1;
+        if (row.top_k > 0) key = threshold<false>(scores, room, 0, 0, rest);
+        if (row.top_p < 1)
+        {
+            key = threshold<true>(scores, room, key, row.top_p, rest);
+
+            // Of equals as many as are needed, the first ones.
+            last = passed<true>(scores, room, key, 0, rest / scores.weight(score_of(key)));
+        }
+
+        if (row.least > (double)MINUS_INFINITY)
+        {
+            double bound = (double)scores.largest + row.least;
+            float nearest = bound < -(double)LARGEST ? -LARGEST : (float)bound;
+            u32 lowest = key_of(nearest + 0.f) + ((double)nearest < bound ? 1 : 0);
+            if (lowest > key) key = lowest, last = ids;
+        }
+
+        id = passed<false>(scores, room, key, last, mix(row.random + 0x9E3779B97F4A7C15ull) >> 11 << 11);
+    }
+
+    if (thread == 0)
+    {
+        if (id < 0 || id >= ids) id = 0;
+        choices[2 * blockIdx.x] = id;
+        choices[2 * blockIdx.x + 1] = are_numbers ? (double)scores.logits[id] - ((double)largest + log(sum)) : (double)__int_as_float(0x7fffffff);
+        tokens[blockIdx.x] = id;
+        if (drawn) row.random += 0x9E3779B97F4A7C15ull;
+        if (penalizes) counts[id] = (counts[id] + 2) | 1;
+    }
+}
