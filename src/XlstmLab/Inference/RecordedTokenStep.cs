@@ -118,8 +118,8 @@ internal sealed class RecordedTokenStep : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        _work.Dispose();
         DisposeTensors();
+        _work.Dispose();
     }
 
     private void Read(ModelState state)
@@ -152,9 +152,10 @@ internal sealed class RecordedTokenStep : IDisposable
 
     private void DisposeTensors()
     {
+        // First what waits for all that was started.
+        Choice.Dispose();
         _step?.Dispose();
         _tokens.Dispose();
         Logits.Dispose();
-        Choice.Dispose();
     }
 }
