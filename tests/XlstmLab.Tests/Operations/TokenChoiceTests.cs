@@ -1,3 +1,5 @@
+using System.Diagnostics;
+using System.Globalization;
 using XlstmLab.Inference;
 using XlstmLab.Operations;
 using XlstmLab.Text;
@@ -116,6 +118,52 @@ public sealed class TokenChoiceTests
         choice.Set([default, new() { Mode = TokenChoiceMode.Greedy, Repetition = 1 }, default]);
         choice.Choose(tensor(new float[] { 0, 0, 1, 0, 0, 0, 0, 0, 3, 0, 0, 0, 1, 0, 0 }, [3, 5], device: get_default_device()));
         Assert.Equal([7, 3, 7], tokens.cpu().data<long>().ToArray());
+    }
+
+    /// <summary>How long a choice takes on a GPU behind another, told and not judged: run by hand.</summary>
+    [Fact(Explicit = true)]
+    public void Choose_OnAGpu_TellsItsTime()
+    {
+        using var run = KernelRun.BeginOnGpu();
+        run.Record();
+        using var scope = NewDisposeScope();
+        const int times = 200;
+        foreach (var ids in new[] { 257, 50304, 131072 })
+        {
+            foreach (var rows in new[] { 1, 8, 64 })
+            {
+                foreach (var options in new GenerationOptions[]
+                {
+                    new() { Temperature = 0 }, new() { Temperature = 0, RepetitionPenalty = 1.1 }, new(), new() { TopK = 50 }, new() { TopP = 0.9 },
+                    new() { MinP = 0.05 }, new() { TopK = 50, TopP = 0.9, MinP = 0.05, RepetitionPenalty = 1.1, FrequencyPenalty = 0.1 },
+                })
+                {
+                    var tokens = zeros(rows, 1, ScalarType.Int64);
+                    var logits = randn(rows, ids, ScalarType.Float32) * 2.5;
+                    using var choice = new TokenChoice(tokens, ids, 1);
+                    choice.Set([.. Enumerable.Range(0, rows).Select(r => new TokenSampler(options, r, []).ForDevice(ids))]);
+                    choice.Choose(logits);
+                    using var recorder = Kernel.Recorder(logits);
+                    using var work = recorder.Record(() =>
+                    {
+                        for (var k = 0; k < times; k++)
+                        {
+                            choice.Choose(logits);
+                        }
+                    });
+                    work.Start();
+                    cuda.synchronize();
+                    var watch = Stopwatch.StartNew();
+                    work.Start();
+                    cuda.synchronize();
+                    TestContext.Current.TestOutputHelper!.WriteLine(string.Create(
+                        CultureInfo.InvariantCulture,
+                        $"V {ids}, rows {rows}, T {options.Temperature}, k {options.TopK}, p {options.TopP}, min-p {options.MinP}, repetition {options.RepetitionPenalty}: {watch.Elapsed.TotalMicroseconds / times:F2} us"));
+                    choice.Choices.Send();
+                    Assert.InRange(choice.Choices.Take()[0], 0, ids - 1);
+                }
+            }
+        }
     }
 
     private static GenerationOptions Options(Random random)
