@@ -55,8 +55,8 @@ internal sealed class TokenChoice : IDisposable
     private const int MostThreads = 1024;
     private const int LeastThreads = 256;
 
-    /// <summary>Those of a block, but for one a thread: the bins, the list, and what one thread tells the others.</summary>
-    private const int SharedBytes = (8 * 2048) + (4 * 4096) + 16;
+    /// <summary>Those of a block, but for those of warps: the bins, the list, and what one thread tells the others.</summary>
+    private const int SharedBytes = (8 * 2048) + (8 * 4096) + 16;
     private readonly DeviceInput<long> _options;
     private readonly Tensor _counts;
     private readonly Tensor _tokens;
@@ -84,7 +84,7 @@ internal sealed class TokenChoice : IDisposable
     {
         var threads = _ids >= 8 * MostThreads ? MostThreads : LeastThreads;
         Kernel.Launch(
-            "TokenChoice.cu", "token_choice", [$"THREADS={threads}"], new(_tokens.shape[0], threads, SharedBytes + threads), logits,
+            "TokenChoice.cu", "token_choice", [$"THREADS={threads}"], new(_tokens.shape[0], threads, SharedBytes + (threads / 32 * 40)), logits,
             logits, logits.stride(0), _ids, _options.Values, _counts, _tokens, Choices.Values);
     }
 

@@ -2,10 +2,11 @@
 // min-p and a draw. A block has a row. A score is the logit, or float32 of what penalties make of it in double precision; s below.
 //
 // Weights exp((s - max) / T) are whole numbers of 2^-40 of the largest's: whatever their order, sums are the same, and so are a seed's texts. Nothing is
-// sorted: a threshold is that bin of a histogram, and then that key among the bin's, at which the sum from the top passes what is wanted.
+// sorted: a threshold is that bin of a histogram, and then that key among the bin's, at which the sum from the top passes what is wanted. What is left
+// after the first histogram is listed in shared memory, if it is not more than 4096 ids, and looked at there from then on.
 //
 // Bytes: 4 V of logits a pass, and 4 V of counts where a row has penalties; a row of 50304 stays in the first-level cache. Passes: 1 for a greedy row, 2
-// for one that is drawn, 2 more for each of top-k and top-p.
+// for one that is drawn from all, 4 with top-k or top-p or both; up to 15 where these leave more than are listed.
 #include "Ptx.cuh"
 
 // TokenChoice.cs tells THREADS, a multiple of 32 from 256 to 1024.
@@ -13,7 +14,7 @@
 #define UNROLL 8
 #define BINS 2048
 #define LISTED 4096
-#define DIGIT 8
+#define DIGIT 11 // bits, 2^11 bins
 #define ONE (1ull << 40)
 #define LARGEST 3.402823466e38f
 
@@ -39,8 +40,8 @@ struct Room
     u64 bins[BINS], sums[WARPS], best[WARPS], found_rest;
     double exponentials[WARPS];
     float largest[WARPS], least[WARPS];
-    u32 list[LISTED];
-    int found, listed;
+    u32 keys[LISTED], largest_keys[WARPS], least_keys[WARPS];
+    int ids[LISTED], found;
 };
 
 // A number whose order is that of x, and back.
@@ -64,7 +65,8 @@ struct Scores
     const float* logits;
     const int* counts; // of each id twice how often it was generated, and 1 if it occurred; 0 where the row has no penalties
     double repetition, frequency, presence;
-    int ids;
+    int items;       // every id, or those whose keys are listed
+    const u32* keys; // 0 where none are
     float largest, steepness, bins_per_unit;
 
     DEVICE float penalized(int id, float logit) const
@@ -78,7 +80,7 @@ struct Scores
     }
 
     // Of either zero the same.
-    DEVICE float at(int id) const { return penalized(id, logits[id]) + 0.f; }
+    DEVICE float at(int item) const { return keys ? score_of(keys[item]) : penalized(item, logits[item]) + 0.f; }
 
     DEVICE u64 weight(float score) const
     {
@@ -122,96 +124,156 @@ DEVICE void find(bool here, int what, u64& rest, Room& room, int& found)
     found = room.found, rest = room.found_rest;
 }
 
-// The key at which the sum of keys from the largest down passes `rest`: of ones, or of weights with p for the share of all that is wanted. Keys below
-// `floor` do not count. `rest` becomes what is left of it at that key.
-template <bool WEIGHTS>
-DEVICE u32 threshold(const Scores& scores, Room& room, u32 floor, double p, u64& rest)
+// The bin at which the sum of all up to it passes `rest`, which becomes what is left of it there.
+DEVICE int pick(Room& room, u64& rest, u64& total)
 {
-    int thread = threadIdx.x;
-    for (int b = thread; b < BINS; b += THREADS) room.bins[b] = 0;
-    if (thread == 0) room.listed = 0;
-    __syncthreads();
-#pragma unroll 4
-    for (int id = thread; id < scores.ids; id += THREADS)
-    {
-        float score = scores.at(id);
-        u64 weight = key_of(score) < floor ? 0 : WEIGHTS ? scores.weight(score) : 1;
-        if (weight > 0) atomicAdd(&room.bins[scores.bin(score)], weight);
-    }
-
-    __syncthreads();
-    u64 own = 0, total;
-    for (int b = thread * (BINS / THREADS); b < (thread + 1) * (BINS / THREADS); b++) own += room.bins[b];
+    u64 own = 0;
+    int bin = threadIdx.x * (BINS / THREADS);
+    for (int b = 0; b < BINS / THREADS; b++) own += room.bins[bin + b];
     u64 before = scan(own, room, total);
-    if (WEIGHTS)
-    {
-        double wanted = ceil(p * (double)total);
-        rest = wanted < 1 ? 0 : wanted >= (double)total ? total - 1 : (u64)wanted - 1;
-    }
-
     bool here = before <= rest && rest < before + own;
-    int bin = thread * (BINS / THREADS);
     u64 left = rest - before;
     while (here && left >= room.bins[bin]) left -= room.bins[bin++];
     rest = left;
     find(here, bin, rest, room, bin);
+    return bin;
+}
+
+DEVICE void clear(Room& room)
+{
+    for (int b = threadIdx.x; b < BINS; b += THREADS) room.bins[b] = 0;
+    __syncthreads();
+}
+
+template <bool WEIGHTS>
+DEVICE void count(const Scores& scores, Room& room, int bin, float score)
+{
+    // Of what is counted by ones there is less than fits the lower half.
+    if (!WEIGHTS) atomicAdd((u32*)&room.bins[bin], 1u);
+    else if (u64 weight = scores.weight(score)) atomicAdd(&room.bins[bin], weight);
+}
+
+// Has the items be those of the bins up to this one, in their order, if a list holds them.
+DEVICE void keep(Scores& scores, Room& room, u32 floor, int bin)
+{
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32, width = (scores.items + THREADS - 1) / THREADS * 32, begin = warp * width;
+    int end = min(scores.items, begin + width);
+    u64 own = 0, total;
 #pragma unroll 4
-    for (int id = thread; id < scores.ids; id += THREADS)
+    for (int i = begin + lane; i < end; i += 32)
     {
-        float score = scores.at(id);
+        float score = scores.at(i);
+        own += scores.bin(score) <= bin && key_of(score) >= floor;
+    }
+
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1) own += __shfl_xor_sync(FULL_WARP, own, o);
+    int place = (int)scan(lane == 0 ? own : 0, room, total);
+    if (total > LISTED) return;
+    place = __shfl_sync(FULL_WARP, place, 0);
+#pragma unroll 4
+    for (int first = begin; first < end; first += 32)
+    {
+        int i = first + lane;
+        float score = i < end ? scores.at(i) : MINUS_INFINITY;
         u32 key = key_of(score);
-        if (key < floor || scores.bin(score) != bin) continue;
-        int place = atomicAdd(&room.listed, 1);
-        if (place < LISTED) room.list[place] = key;
+        bool stays = i < end && scores.bin(score) <= bin && key >= floor;
+        u32 stay = __ballot_sync(FULL_WARP, stays);
+        if (stays)
+        {
+            int mine = place + __popc(stay & ((1u << lane) - 1));
+            room.keys[mine] = key, room.ids[mine] = i;
+        }
+
+        place += __popc(stay);
     }
 
     __syncthreads();
-    bool is_listed = room.listed <= LISTED;
-    int count = is_listed ? room.listed : scores.ids;
-    u32 key = 0;
-    for (int shift = 32 - DIGIT; shift >= 0; shift -= DIGIT)
+    scores.keys = room.keys, scores.items = (int)total;
+}
+
+// The key at which the sum of keys from the largest down passes `rest`: of ones, or of weights with p for the share of all that is wanted. Keys below
+// `floor` do not count. `rest` becomes what is left of it at that key. Items that are certainly below it may be none any more.
+template <bool WEIGHTS>
+DEVICE u32 threshold(Scores& scores, Room& room, u32 floor, double p, u64& rest)
+{
+    int thread = threadIdx.x, warp = thread / 32;
+    clear(room);
+#pragma unroll 4
+    for (int i = thread; i < scores.items; i += THREADS)
     {
-        if (thread < 1 << DIGIT) room.bins[thread] = 0;
-        __syncthreads();
-        for (int i = thread; i < count; i += THREADS)
+        float score = scores.at(i);
+        if (key_of(score) >= floor) count<WEIGHTS>(scores, room, scores.bin(score), score);
+    }
+
+    __syncthreads();
+    u64 total = 0;
+    if (WEIGHTS)
+    {
+        for (int b = thread; b < BINS; b += THREADS) total += room.bins[b];
+        scan(total, room, total);
+        double wanted = ceil(p * (double)total);
+        rest = wanted < 1 ? 0 : wanted >= (double)total ? total - 1 : (u64)wanted - 1;
+    }
+
+    int bin = pick(room, rest, total);
+    if (!scores.keys) keep(scores, room, floor, bin);
+
+    // Of the bin's keys those bits that differ, the upper ones first.
+    u32 least = ~0u, largest = 0;
+#pragma unroll 4
+    for (int i = thread; i < scores.items; i += THREADS)
+    {
+        float score = scores.at(i);
+        u32 key = key_of(score);
+        if (key >= floor && scores.bin(score) == bin) least = min(least, key), largest = max(largest, key);
+    }
+
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1)
+        least = min(least, __shfl_xor_sync(FULL_WARP, least, o)), largest = max(largest, __shfl_xor_sync(FULL_WARP, largest, o));
+    if (thread % 32 == 0) room.least_keys[warp] = least, room.largest_keys[warp] = largest;
+    __syncthreads();
+    for (int w = 0; w < WARPS; w++) least = min(least, room.least_keys[w]), largest = max(largest, room.largest_keys[w]);
+    int bits = 32 - __clz(least ^ largest);
+    u32 prefix = bits == 32 ? 0 : largest >> bits;
+    while (bits > 0)
+    {
+        int width = min(bits, DIGIT), shift = bits - width;
+        clear(room);
+        for (int i = thread; i < scores.items; i += THREADS)
         {
-            u32 other = is_listed ? room.list[i] : key_of(scores.at(i));
-            bool counts = is_listed || (other >= floor && scores.bin(score_of(other)) == bin);
-            if (counts && (shift + DIGIT == 32 || (other ^ key) >> ((shift + DIGIT) & 31) == 0))
-                atomicAdd(&room.bins[(1 << DIGIT) - 1 - (other >> shift & ((1 << DIGIT) - 1))], WEIGHTS ? scores.weight(score_of(other)) : 1);
+            float score = scores.at(i);
+            u32 key = key_of(score);
+            if (key >= floor && scores.bin(score) == bin && (bits == 32 || key >> bits == prefix))
+                count<WEIGHTS>(scores, room, (1 << width) - 1 - (int)(key >> shift & ((1u << width) - 1)), score);
         }
 
         __syncthreads();
-        own = thread < 1 << DIGIT ? room.bins[thread] : 0;
-        before = scan(own, room, total);
-        here = before <= rest && rest < before + own;
-        left = rest - before;
-        int digit;
-        rest = left;
-        find(here, (1 << DIGIT) - 1 - thread, rest, room, digit);
-        key |= (u32)digit << shift;
+        prefix = prefix << width | (u32)((1 << width) - 1 - pick(room, rest, total));
+        bits = shift;
     }
 
-    return key;
+    return prefix;
 }
 
-// The id at which the sum in the order of ids passes `rest`. TIES: of ones for scores of the key; otherwise of the weights of larger ones, and of those of
-// the key up to the id `last`, and `rest` is 2^64 times u.
+// The item at which the sum in their order passes `rest`. TIES: of ones for scores of the key; otherwise of the weights of larger ones, and of those of
+// the key up to the item `last`, and `rest` is 2^64 times u.
 template <bool TIES>
 DEVICE int passed(const Scores& scores, Room& room, u32 key, int last, u64 rest)
 {
     int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
-    int width = (scores.ids + THREADS - 1) / THREADS * 32;
-    auto weight = [&](int id) -> u64
+    int width = (scores.items + THREADS - 1) / THREADS * 32;
+    auto weight = [&](int i) -> u64
     {
-        float score = scores.at(id);
+        float score = scores.at(i);
         u32 mine = key_of(score);
-        return TIES ? mine == key : (mine > key || (mine == key && id <= last)) ? scores.weight(score) : 0;
+        return TIES ? mine == key : (mine > key || (mine == key && i <= last)) ? scores.weight(score) : 0;
     };
     u64 own = 0, total;
-    int end = min(scores.ids, (warp + 1) * width);
+    int end = min(scores.items, (warp + 1) * width);
 #pragma unroll 4
-    for (int id = warp * width + lane; id < end; id += 32) own += weight(id);
+    for (int i = warp * width + lane; i < end; i += 32) own += weight(i);
 #pragma unroll
     for (int o = 16; o > 0; o >>= 1) own += __shfl_xor_sync(FULL_WARP, own, o);
     if (lane != 0) own = 0;
@@ -219,28 +281,28 @@ DEVICE int passed(const Scores& scores, Room& room, u32 key, int last, u64 rest)
     if (!TIES) rest = __umul64hi(rest, total);
     bool here = before <= rest && rest < before + own;
     rest -= before;
-    int range, id;
+    int range, item;
     find(here, warp, rest, room, range);
 
-    // The warp's ids by all threads, a few neighbours each.
+    // The warp's items by all threads, a few neighbours each.
     int each = width / THREADS + (width % THREADS > 0), first = range * width + thread * each;
-    end = min(scores.ids, min(first + each, (range + 1) * width));
+    end = min(scores.items, min(first + each, (range + 1) * width));
     own = 0;
-    for (id = first; id < end; id++) own += weight(id);
+    for (item = first; item < end; item++) own += weight(item);
     before = scan(own, room, total);
     here = before <= rest && rest < before + own;
     rest -= before;
-    id = first;
+    item = first;
     while (here)
     {
-        u64 next = weight(id);
+        u64 next = weight(item);
         if (rest < next) break;
         rest -= next;
-        id++;
+        item++;
     }
 
-    find(here, id, rest, room, id);
-    return id;
+    find(here, item, rest, room, item);
+    return item;
 }
 
 // logits [rows, stride], of which `ids` count; options [rows]; counts [rows, ids]; tokens [rows]; choices [rows, 2]: the id and log softmax(logits)[id], no
@@ -256,7 +318,7 @@ KERNEL void __launch_bounds__(THREADS) token_choice(const float* logits, i64 str
     int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
     bool drawn = row.mode == MODE_DRAWN, penalizes = row.repetition != 1 || row.frequency != 0 || row.presence != 0;
     counts += (i64)blockIdx.x * ids;
-    Scores scores = {logits + blockIdx.x * stride, penalizes ? counts : 0, row.repetition, row.frequency, row.presence, ids, 0, row.steepness, 0};
+    Scores scores = {logits + blockIdx.x * stride, penalizes ? counts : 0, row.repetition, row.frequency, row.presence, ids, 0, 0, row.steepness, 0};
 
     // The largest score, of equals the first, and the sum of the exponentials of the logits, whose scale follows the largest so far.
     float largest = MINUS_INFINITY, least = LARGEST;
@@ -343,6 +405,7 @@ KERNEL void __launch_bounds__(THREADS) token_choice(const float* logits, i64 str
         }
 
         id = passed<false>(scores, room, key, last, mix(row.random + 0x9E3779B97F4A7C15ull) >> 11 << 11);
+        if (scores.keys) id = room.ids[id];
     }
 
     if (thread == 0)
