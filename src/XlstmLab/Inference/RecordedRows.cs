@@ -25,19 +25,30 @@ internal sealed class RecordedRows(RecordedTokenStep step, int count) : IDisposa
     /// <inheritdoc cref="RecordedTokenStep.Serves"/>
     public bool Serves() => step.Serves();
 
-    /// <summary>Reads a token of each row, and does not wait for it; nothing may be pending.</summary>
-    /// <param name="tokens">The ids, one a row.</param>
-    /// <param name="rows">Who gets what the model makes of them; null where nobody does.</param>
-    /// <param name="ahead">The tokens of each row that may be chosen and read one after the other.</param>
-    public void Start(ReadOnlySpan<int> tokens, IReadOnlyList<RowInProgress?> rows, int ahead)
+    /// <summary>Gives each text the token behind its last, and has the device go on while it may.</summary>
+    /// <param name="tokens">The last ids, one a row.</param>
+    /// <param name="rows">Whose they are; null where nobody wants what the model makes of them.</param>
+    /// <param name="ahead">How many tokens of each text may be started before it gets the first; texts that left are given the rest of theirs.</param>
+    public void Read(ReadOnlySpan<int> tokens, IReadOnlyList<RowInProgress?> rows, int ahead)
     {
-        _rows = [.. rows];
-        Place();
-        Write(tokens);
-        for (var k = AreAllChosen() ? Math.Min(ahead, RecordedTokenStep.MostAhead) : 1; k > 0; k--)
+        if (Pending == 0)
         {
+            _rows = [.. rows];
+            Place();
+            Write(tokens);
             step.Start();
         }
+
+        // Other rows wait until the device knows of them, which it is told when nothing is on its way.
+        if (AreAllChosen() && rows.SequenceEqual(_rows))
+        {
+            while (Pending < Math.Min(ahead, RecordedTokenStep.MostAhead))
+            {
+                step.Start();
+            }
+        }
+
+        Take();
     }
 
     /// <summary>Waits for the first token of each row that is pending, and gives it to the text.</summary>

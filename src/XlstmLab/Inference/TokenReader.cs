@@ -125,14 +125,14 @@ internal sealed class TokenReader : IDisposable
     /// <param name="tokens">The ids, of as many rows as are read: all of the state's, or its first.</param>
     /// <param name="rows">As many; null where nobody wants a row's logits.</param>
     /// <param name="ahead">
-    /// How many tokens of each row may be read before it gets the first, at least 1: what reads them as a graph starts as many as that, or a few,
-    /// and gives rows one at each call. <see cref="State"/> is then ahead of the rows by <see cref="Pending"/> tokens.
+    /// How many tokens of each row may be read before it gets the first, at least 1: a graph starts as many as that, or a few, and rows get one at
+    /// each call. <see cref="State"/> is then ahead of the rows by <see cref="Pending"/> tokens.
     /// </param>
     public void Read(ReadOnlySpan<int> tokens, IReadOnlyList<RowInProgress?> rows, int ahead = 1)
     {
         if (Pending > 0)
         {
-            _recorded!.Take();
+            _recorded!.Read(tokens, rows, _recorded.Serves() ? ahead : 1);
         }
         else if (StepOfModel(tokens.Length) is { } step)
         {
@@ -140,8 +140,7 @@ internal sealed class TokenReader : IDisposable
         }
         else if (RecordedStep() is { } recorded)
         {
-            recorded.Start(tokens, rows, ahead);
-            recorded.Take();
+            recorded.Read(tokens, rows, ahead);
         }
         else
         {

@@ -55,7 +55,8 @@ public sealed class TokenChoiceTests
         }
 
         Assert.Contains("token_choice", run.Launched);
-        Assert.True(excused <= 1 + (compared / 500), $"{excused} of {compared} choices were on the other side of a border.");
+        TestContext.Current.TestOutputHelper!.WriteLine($"{excused} of {compared} choices were on the other side of a border.");
+        Assert.InRange(excused, 0, 1 + (compared / 500));
         Assert.True(compared > rounds * Rows * 4, $"{compared} choices were compared.");
     }
 
