@@ -54,9 +54,7 @@ internal sealed class TokenChoice : IDisposable
 {
     private const int MostThreads = 1024;
     private const int LeastThreads = 256;
-
-    /// <summary>Those of a block, but for those of warps: the bins, the list, and what one thread tells the others.</summary>
-    private const int SharedBytes = (8 * 2048) + (8 * 4096) + 16;
+    private static readonly int[] Slices = [8, 4, 2, 1];
     private readonly DeviceInput<long> _options;
     private readonly Tensor _counts;
     private readonly Tensor _tokens;
@@ -82,9 +80,16 @@ internal sealed class TokenChoice : IDisposable
     /// <param name="logits">[B, V] float32, rows of contiguous numbers.</param>
     public void Choose(Tensor logits)
     {
-        var threads = _ids >= 8 * MostThreads ? MostThreads : LeastThreads;
+        var isLong = _ids >= 8 * MostThreads;
+        var threads = isLong ? MostThreads : LeastThreads;
+
+        // As many blocks as run at a time, where a row is long enough.
+        var rows = (int)_tokens.shape[0];
+        var slices = isLong ? Slices.First(s => s * rows <= 128 || s == 1) : 1;
+        var bytes = 32 + (24 * slices) + (threads / 32 * 40) + (8 * 2048) + (8 * 4096) + 16;
         Kernel.Launch(
-            "TokenChoice.cu", "token_choice", [$"THREADS={threads}"], new(_tokens.shape[0], threads, SharedBytes + (threads / 32 * 40)), logits,
+            "TokenChoice.cu", "token_choice", [$"THREADS={threads}", $"SLICES={slices}"],
+            new(slices, threads, bytes) { BlocksY = rows, Cluster = slices }, logits,
             logits, logits.stride(0), _ids, _options.Values, _counts, _tokens, Choices.Values);
     }
 

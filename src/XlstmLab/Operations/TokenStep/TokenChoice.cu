@@ -1,5 +1,5 @@
 // The next token of each row, chosen from its logits as TokenSampler does, in its order: penalties, then the largest score, or temperature, top-k, top-p,
-// min-p and a draw. A block has a row. A score is the logit, or float32 of what penalties make of it in double precision; s below.
+// min-p and a draw. A cluster of SLICES blocks has a row: each looks for the largest score among its part of the ids, and the first goes on alone. A score is the logit, or float32 of what penalties make of it in double precision; s below.
 //
 // Weights exp((s - max) / T) are whole numbers of 2^-40 of the largest's: whatever their order, sums are the same, and so are a seed's texts. Nothing is
 // sorted: a threshold is that bin of a histogram, and then that key among the bin's, at which the sum from the top passes what is wanted. What is left
@@ -9,7 +9,7 @@
 // for one that is drawn from all, 4 with top-k or top-p or both; up to 15 where these leave more than are listed.
 #include "Ptx.cuh"
 
-// TokenChoice.cs tells THREADS, a multiple of 32 from 256 to 1024.
+// TokenChoice.cs tells THREADS, a multiple of 32 from 256 to 1024, and SLICES.
 #define WARPS (THREADS / 32)
 #define UNROLL 8
 #define BINS 2048
@@ -35,11 +35,20 @@ struct Row
 #define MODE_GREEDY 1
 #define MODE_DRAWN 2
 
+// Of a block's ids.
+struct Part
+{
+    u64 best; // the key of the largest score, and behind it that id's complement: of equals the first is the largest
+    double sum; // of exp(logit - largest)
+    float largest, least;
+};
+
 struct Room
 {
-    u64 bins[BINS], sums[WARPS], best[WARPS], found_rest;
-    double exponentials[WARPS];
-    float largest[WARPS], least[WARPS];
+    u64 arrivals;
+    Part parts[SLICES];
+    Part warps[WARPS], all;
+    u64 bins[BINS], sums[WARPS], found_rest;
     u32 keys[LISTED], largest_keys[WARPS], least_keys[WARPS];
     int ids[LISTED], found;
 };
@@ -58,6 +67,26 @@ DEVICE u64 mix(u64 z)
     z = (z ^ z >> 30) * 0xBF58476D1CE4E5B9ull;
     z = (z ^ z >> 27) * 0x94D049BB133111EBull;
     return z ^ z >> 31;
+}
+
+// That of the warp's threads together, for all of them.
+DEVICE Part joined(Part part)
+{
+    float own = part.largest;
+    part.largest = warp_max(own);
+
+    // Where there are infinities only, a sum that is no number stays none.
+    if (own > MINUS_INFINITY) part.sum *= expf(own - part.largest);
+#pragma unroll
+    for (int o = 16; o > 0; o >>= 1)
+    {
+        part.sum += __shfl_xor_sync(FULL_WARP, part.sum, o);
+        part.least = fminf(part.least, __shfl_xor_sync(FULL_WARP, part.least, o));
+        u64 other = __shfl_xor_sync(FULL_WARP, part.best, o);
+        if (other > part.best) part.best = other;
+    }
+
+    return part;
 }
 
 struct Scores
@@ -90,29 +119,30 @@ struct Scores
     DEVICE int bin(float score) const { return (int)fminf((largest - score) * bins_per_unit, (float)(BINS - 1)); }
 };
 
-// The sum of the threads in front of this one, and that of all.
-DEVICE u64 scan(u64 own, Room& room, u64& total)
+// The sum of the lanes up to this one.
+DEVICE u64 warp_scan(u64 sum)
 {
-    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    u64 sum = own, before = 0;
 #pragma unroll
     for (int o = 1; o < 32; o <<= 1)
     {
         u64 other = __shfl_up_sync(FULL_WARP, sum, o);
-        if (lane >= o) sum += other;
+        if (threadIdx.x % 32 >= o) sum += other;
     }
 
+    return sum;
+}
+
+// The sum of the threads in front of this one, and that of all.
+DEVICE u64 scan(u64 own, Room& room, u64& total)
+{
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    u64 sum = warp_scan(own);
     __syncthreads();
     if (lane == 31) room.sums[warp] = sum;
     __syncthreads();
-    total = 0;
-    for (int w = 0; w < WARPS; w++)
-    {
-        if (w == warp) before = total;
-        total += room.sums[w];
-    }
-
-    return before + sum - own;
+    u64 sums = warp_scan(lane < WARPS ? room.sums[lane] : 0), before = __shfl_sync(FULL_WARP, sums, (warp + 31) % 32);
+    total = __shfl_sync(FULL_WARP, sums, 31);
+    return (warp > 0 ? before : 0) + sum - own;
 }
 
 // Tells all threads what one of them found.
@@ -307,34 +337,47 @@ DEVICE int passed(const Scores& scores, Room& room, u32 key, int last, u64 rest)
 
 // logits [rows, stride], of which `ids` count; options [rows]; counts [rows, ids]; tokens [rows]; choices [rows, 2]: the id and log softmax(logits)[id], no
 // number where logits are none.
-// Grid: rows; THREADS threads; a Room of shared memory.
+// Grid: (SLICES, rows) in clusters of SLICES; THREADS threads; a Room of shared memory.
 KERNEL void __launch_bounds__(THREADS) token_choice(const float* logits, i64 stride, int ids, Row* options, int* counts, i64* tokens, double* choices)
 {
     wait_for_predecessors();
     SHARED_MEMORY(memory);
     Room& room = *(Room*)memory;
-    Row& row = options[blockIdx.x];
+    int at = blockIdx.y;
+    Row& row = options[at];
     if (row.mode == MODE_IDLE) return;
-    int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, slice = blockIdx.x;
+    if (SLICES > 1)
+    {
+        if (thread == 0)
+        {
+            mbarrier_init(shared_address(&room.arrivals), 1);
+            mbarrier_arrive_expect(shared_address(&room.arrivals), slice == 0 ? SLICES * sizeof(Part) : 0);
+        }
+
+        cluster_sync();
+    }
+
     bool drawn = row.mode == MODE_DRAWN, penalizes = row.repetition != 1 || row.frequency != 0 || row.presence != 0;
-    counts += (i64)blockIdx.x * ids;
-    Scores scores = {logits + blockIdx.x * stride, penalizes ? counts : 0, row.repetition, row.frequency, row.presence, ids, 0, 0, row.steepness, 0};
+    counts += (i64)at * ids;
+    Scores scores = {logits + at * stride, penalizes ? counts : 0, row.repetition, row.frequency, row.presence, ids, 0, 0, row.steepness, 0};
 
     // The largest score, of equals the first, and the sum of the exponentials of the logits, whose scale follows the largest so far.
     float largest = MINUS_INFINITY, least = LARGEST;
     double sum = 0;
     u64 best = 0;
-    for (int first = thread; first < ids; first += UNROLL * THREADS)
+    int each = (ids + SLICES - 1) / SLICES, stop = min(ids, (slice + 1) * each);
+    for (int first = slice * each + thread; first < stop; first += UNROLL * THREADS)
     {
         float logit[UNROLL], top = largest, part = 0;
 #pragma unroll
-        for (int j = 0; j < UNROLL; j++) logit[j] = first + j * THREADS < ids ? scores.logits[first + j * THREADS] : MINUS_INFINITY;
+        for (int j = 0; j < UNROLL; j++) logit[j] = first + j * THREADS < stop ? scores.logits[first + j * THREADS] : MINUS_INFINITY;
 #pragma unroll
         for (int j = 0; j < UNROLL; j++)
         {
             int id = first + j * THREADS;
             top = fmaxf(top, logit[j]);
-            if (id >= ids) continue;
+            if (id >= stop) continue;
             float score = scores.penalized(id, logit[j]);
             u64 place = (u64)key_of(score) << 32 | ~(u32)id;
             if (place > best) best = place;
@@ -354,29 +397,38 @@ KERNEL void __launch_bounds__(THREADS) token_choice(const float* logits, i64 str
         sum += part;
     }
 
-    float own = largest;
-    largest = warp_max(largest);
-    sum = own == MINUS_INFINITY ? sum : sum * expf(own - largest);
-#pragma unroll
-    for (int o = 16; o > 0; o >>= 1)
-    {
-        sum += __shfl_xor_sync(FULL_WARP, sum, o);
-        least = fminf(least, __shfl_xor_sync(FULL_WARP, least, o));
-        u64 other = __shfl_xor_sync(FULL_WARP, best, o);
-        if (other > best) best = other;
-    }
-
-    if (lane == 0) room.best[warp] = best, room.exponentials[warp] = sum, room.largest[warp] = largest, room.least[warp] = least;
+    const Part nothing = {0, 0, MINUS_INFINITY, LARGEST};
+    Part found = joined({best, sum, largest, least});
+    if (lane == 0) room.warps[warp] = found;
     __syncthreads();
-    for (int w = 0; w < WARPS; w++)
+    if (warp == 0)
     {
-        largest = fmaxf(largest, room.largest[w]);
-        least = fminf(least, room.least[w]);
-        if (room.best[w] > best) best = room.best[w];
+        found = joined(lane < WARPS ? room.warps[lane] : nothing);
+        if (SLICES > 1)
+        {
+            if (lane < 3)
+            {
+                u64 word = lane == 0 ? found.best : lane == 1 ? (u64)__double_as_longlong(found.sum)
+                    : (u64)__float_as_uint(found.least) << 32 | __float_as_uint(found.largest);
+                cluster_store_async(
+                    cluster_address(shared_address((u64*)&room.parts[slice] + lane), 0), make_float2(__uint_as_float((u32)word), __uint_as_float((u32)(word >> 32))),
+                    cluster_address(shared_address(&room.arrivals), 0));
+            }
+
+            if (slice == 0)
+            {
+                mbarrier_wait(shared_address(&room.arrivals), 0);
+                found = joined(lane < SLICES ? room.parts[lane] : nothing);
+            }
+        }
+
+        if (lane == 0) room.all = found;
     }
 
-    sum = 0;
-    for (int w = 0; w < WARPS; w++) sum += room.largest[w] == MINUS_INFINITY ? room.exponentials[w] : room.exponentials[w] * expf(room.largest[w] - largest);
+    if (slice > 0) return;
+    __syncthreads();
+    found = room.all;
+    largest = found.largest, least = found.least, sum = found.sum, best = found.best;
     int id = (int)~(u32)best;
     bool are_numbers = largest > MINUS_INFINITY && largest <= LARGEST && sum == sum;
     if (drawn && are_numbers)
@@ -411,9 +463,9 @@ KERNEL void __launch_bounds__(THREADS) token_choice(const float* logits, i64 str
     if (thread == 0)
     {
         if (id < 0 || id >= ids) id = 0;
-        choices[2 * blockIdx.x] = id;
-        choices[2 * blockIdx.x + 1] = are_numbers ? (double)scores.logits[id] - ((double)largest + log(sum)) : (double)__int_as_float(0x7fffffff);
-        tokens[blockIdx.x] = id;
+        choices[2 * at] = id;
+        choices[2 * at + 1] = are_numbers ? (double)scores.logits[id] - ((double)largest + log(sum)) : (double)__int_as_float(0x7fffffff);
+        tokens[at] = id;
         if (drawn) row.random += 0x9E3779B97F4A7C15ull;
         if (penalizes) counts[id] = (counts[id] + 2) | 1;
     }
