@@ -349,7 +349,10 @@ public sealed class RunningBatch : IDisposable
         _reader.Read(tokens, rows, Ahead());
     }
 
-    /// <summary>How many tokens may be read before any is looked at: several only while nobody waits for a row, and no state is wanted that would be past its end.</summary>
+    /// <summary>
+    /// How many tokens may be read before any is looked at: several only while nobody waits for a row, and no state is wanted that would be past its
+    /// text's end.
+    /// </summary>
     private int Ahead() => _waiting.Count + _reading.Count > 0 || _running.Any(text => text.Row.MayEndEarly && WantsState(text))
         ? 1
         : _running.Min(text => text.Row.Remaining);

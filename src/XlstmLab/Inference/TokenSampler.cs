@@ -28,9 +28,13 @@ internal sealed class TokenSampler(GenerationOptions options, long seed, IEnumer
     };
 
     /// <summary>The ids that penalties are for, each once, with how often they were generated; null where there are no penalties.</summary>
-    public IEnumerable<(int Id, int Generated)>? Occurred() => _occurred is null && _generated is null
-        ? null
-        : (_occurred ?? Enumerable.Empty<int>()).Union(_generated?.Keys ?? Enumerable.Empty<int>()).Select(id => (id, _generated?.GetValueOrDefault(id) ?? 0));
+    public IEnumerable<(int Id, int Generated)>? Occurred()
+    {
+        var ids = _occurred ?? _generated?.Keys.AsEnumerable();
+
+        // What was generated has occurred too.
+        return ids?.Select(id => (id, _generated?.GetValueOrDefault(id) ?? 0));
+    }
 
     /// <summary>Notes a token that a device has chosen.</summary>
     public void Note(int id)

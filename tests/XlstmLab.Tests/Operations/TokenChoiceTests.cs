@@ -1,5 +1,4 @@
 using System.Diagnostics;
-using System.Globalization;
 using XlstmLab.Inference;
 using XlstmLab.Operations;
 using XlstmLab.Text;
@@ -157,9 +156,10 @@ public sealed class TokenChoiceTests
                     var watch = Stopwatch.StartNew();
                     work.Start();
                     cuda.synchronize();
-                    TestContext.Current.TestOutputHelper!.WriteLine(string.Create(
-                        CultureInfo.InvariantCulture,
-                        $"V {ids}, rows {rows}, T {options.Temperature}, k {options.TopK}, p {options.TopP}, min-p {options.MinP}, repetition {options.RepetitionPenalty}: {watch.Elapsed.TotalMicroseconds / times:F2} us"));
+                    var what = FormattableString.Invariant(
+                        $"T {options.Temperature}, k {options.TopK}, p {options.TopP}, min-p {options.MinP}, repetition {options.RepetitionPenalty}");
+                    TestContext.Current.TestOutputHelper!.WriteLine(FormattableString.Invariant(
+                        $"V {ids}, rows {rows}, {what}: {watch.Elapsed.TotalMicroseconds / times:F2} us"));
                     choice.Choices.Send();
                     Assert.InRange(choice.Choices.Take()[0], 0, ids - 1);
                 }
@@ -257,7 +257,9 @@ public sealed class TokenChoiceTests
 
         public TokenSampler Sampler { get; } = new(options, options.Seed, prompt);
 
-        /// <summary>Whether it is the host's choice, or else one that rounding accounts for; null where the row was left before, as such a choice differed.</summary>
+        /// <summary>
+        /// Whether it is the host's choice, or else one that rounding accounts for; null where such a choice has made another text of the row before.
+        /// </summary>
         public bool? Check(float[] logits, int id, double logProbability)
         {
             if (_isOver)
@@ -272,7 +274,9 @@ public sealed class TokenChoiceTests
             var byHost = Sampler.Next(exact).Id;
             if (byHost != id)
             {
-                Assert.True(Near(exact).Contains(id), $"{id} instead of {byHost} with {options}, token {_generated.Count} of logits from {exact.Min()} to {exact.Max()}");
+                Assert.True(
+                    Near(exact).Contains(id),
+                    $"{id} instead of {byHost} with {options}, token {_generated.Count} of logits from {exact.Min()} to {exact.Max()}");
                 _isOver = true;
             }
 
