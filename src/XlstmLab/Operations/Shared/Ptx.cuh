@@ -331,6 +331,11 @@ DEVICE void mbarrier_arrive_expect(u32 barrier, u32 bytes)
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(barrier), "r"(bytes) : "memory");
 }
 
+DEVICE void mbarrier_arrive(u32 barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(barrier) : "memory");
+}
+
 // Waits for the end of the phase of this parity: 0 is the first, 1 the next, 0 the third. What was counted came to shared memory, which no cache
 // is in front of: so the wait acquires within the block alone, as one in the cluster would empty the first-level cache, for 300 cycles.
 DEVICE void mbarrier_wait(u32 barrier, u32 parity)
@@ -355,6 +360,41 @@ DEVICE void cluster_store_async(u32 address, float2 x, u32 barrier)
     asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1,%2}, [%3];"
                  :: "r"(address), "r"(__float_as_uint(x.x)), "r"(__float_as_uint(x.y)), "r"(barrier) : "memory");
 }
+
+// A copy of a multiple of 16 bytes, of which there may be many on their way, to shared memory, where a barrier counts it; of what is read once, so that
+// it leaves the second-level cache before everything else.
+DEVICE void copy_bulk_once(u32 shared, const void* global, u32 bytes, u32 barrier)
+{
+    asm volatile("{ .reg .b64 policy; createpolicy.fractional.L2::evict_first.b64 policy, 1.0;"
+                 " cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], policy; }"
+                 :: "r"(shared), "l"(global), "r"(bytes), "r"(barrier) : "memory");
+}
+
+// Some of the block's threads, whole warps, for a barrier of a number above 0.
+DEVICE void threads_sync(int barrier, int threads) { asm volatile("bar.sync %0, %1;" :: "r"(barrier), "r"(threads) : "memory"); }
+
+// The grid of a cooperative launch, whose blocks all run at once. Who has arrived has made visible what its block wrote before the barrier that was in
+// front, and who waited sees what was written before those arrivals, in the second-level cache.
+
+// The arrivals before.
+DEVICE u64 grid_arrive(u64* arrivals)
+{
+    u64 before;
+    asm volatile("atom.add.release.gpu.global.u64 %0, [%1], 1;" : "=l"(before) : "l"(arrivals) : "memory");
+    return before;
+}
+
+DEVICE void grid_wait(const u64* arrivals, u64 expected)
+{
+    u64 now;
+    do
+    {
+        asm volatile("ld.acquire.gpu.global.u64 %0, [%1];" : "=l"(now) : "l"(arrivals) : "memory");
+    } while (now < expected);
+}
+
+// Asks for a place's sector in the second-level cache.
+DEVICE void prefetch_cached(const void* global) { asm volatile("prefetch.global.L2 [%0];" :: "l"(global)); }
 
 // Global memory, 16 bytes at a time; what is read once should not displace the caches' content.
 
