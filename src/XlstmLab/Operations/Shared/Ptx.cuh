@@ -393,6 +393,36 @@ DEVICE void grid_wait(const u64* arrivals, u64 expected)
     } while (now < expected);
 }
 
+// What another multiprocessor has written in this launch: past the first-level cache, and read where it stands.
+
+DEVICE float load_fresh(const float* pointer)
+{
+    float x;
+    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(pointer));
+    return x;
+}
+
+DEVICE float2 load_fresh(const float2* pointer)
+{
+    float2 x;
+    asm volatile("ld.global.cg.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "l"(pointer));
+    return x;
+}
+
+DEVICE float4 load_fresh(const float4* pointer)
+{
+    float4 x;
+    asm volatile("ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "l"(pointer));
+    return x;
+}
+
+DEVICE uint4 load_fresh(const uint4* pointer)
+{
+    uint4 x;
+    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(pointer));
+    return x;
+}
+
 // Asks for a place's sector in the second-level cache.
 DEVICE void prefetch_cached(const void* global) { asm volatile("prefetch.global.L2 [%0];" :: "l"(global)); }
 

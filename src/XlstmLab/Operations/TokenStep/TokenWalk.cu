@@ -224,7 +224,7 @@ DEVICE void head_moments(const Walk& walk, Room& room)
         for (int t = 0; t < turns; t++)
         {
             int slice = 32 * t + lane;
-            part[t] = slice < SLICES ? __ldcg(walk.moments + p * SLICES + slice) : make_float2(0, 0);
+            part[t] = slice < SLICES ? load_fresh(walk.moments + p * SLICES + slice) : make_float2(0, 0);
             mean += part[t].x;
         }
 
@@ -242,10 +242,10 @@ DEVICE float4 normed_channels(const Walk& walk, const Room& room, int b, int cha
 {
     float2 head = room.heads[b * HEADS + channel / DV];
     const float* u = walk.mixed + (i64)b * VD + channel;
-    float4 x = __ldcg((const float4*)u);
+    float4 x = load_fresh((const float4*)u);
     if (CENTER)
     {
-        float4 v = __ldcg((const float4*)(u + MOST * VD));
+        float4 v = load_fresh((const float4*)(u + MOST * VD));
         x.x -= head.x * v.x, x.y -= head.x * v.y, x.z -= head.x * v.z, x.w -= head.x * v.w;
     }
 
@@ -271,7 +271,7 @@ DEVICE void load_inputs(uint4 (&x)[HELD][SHARE], const Walk& walk, const Room& r
             }
             else
             {
-                x[s][i] = __ldcg((const uint4*)((KIND == DOWN ? walk.inner : walk.scaled) + (i64)b * K + column));
+                x[s][i] = load_fresh((const uint4*)((KIND == DOWN ? walk.inner : walk.scaled) + (i64)b * K + column));
             }
         }
 }
@@ -337,7 +337,7 @@ DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned ch
                 float sum = 0;
                 for (int i = lane; i < STREAM_PIECES / 4; i += 32)
                 {
-                    float4 squares = __ldcg((const float4*)(walk.squares + warp * STREAM_PIECES) + i);
+                    float4 squares = load_fresh((const float4*)(walk.squares + warp * STREAM_PIECES) + i);
                     sum += (squares.x + squares.y) + (squares.z + squares.w);
                 }
 
@@ -410,7 +410,7 @@ DEVICE void load_memory(float4 (&cell)[TURNS], const float* c, int item, int ite
     for (int t = 0; t < TURNS; t++)
     {
         int d = t * GROUPS + group;
-        cell[t] = item < items && d < DK ? __ldcg((const float4*)(from + (i64)d * DV)) : make_float4(0, 0, 0, 0);
+        cell[t] = item < items && d < DK ? load_fresh((const float4*)(from + (i64)d * DV)) : make_float4(0, 0, 0, 0);
     }
 }
 
@@ -425,7 +425,7 @@ DEVICE void gather(const Walk& walk, Room& room, int block)
     auto take = [](float& to, const float* from)
     {
         if (AHEAD) prefetch_cached(from);
-        else to = __ldcg(from);
+        else to = load_fresh(from);
     };
 
     int thread = threadIdx.x, items = walk.sequences * HEADS * SLICES;
@@ -471,15 +471,15 @@ DEVICE void remember(const Walk& walk, Room& room, float4 (&cell)[TURNS], int bl
         load_memory(next, c, item + MULTIPROCESSORS, items);
         const float* row = walk.projections + b * ROWS;
         const float *values = row + 2 * QK + head * DV + slice * SLICE, *gates = row + 2 * QK + 2 * VD + head;
-        float4 value = __ldcg((const float4*)(values + column));
-        float input = __ldcg(gates) + __ldcg(gates + 2 * HEADS) + room.biases[head];
-        float forget = __ldcg(gates + HEADS) + __ldcg(gates + 3 * HEADS) + room.biases[HEADS + head];
+        float4 value = load_fresh((const float4*)(values + column));
+        float input = load_fresh(gates) + load_fresh(gates + 2 * HEADS) + room.biases[head];
+        float forget = load_fresh(gates + HEADS) + load_fresh(gates + 3 * HEADS) + room.biases[HEADS + head];
         float open[lane_columns] = {};
         if (warp == 0)
         {
 #pragma unroll
             for (int t = 0; t < lane_columns; t++)
-                if (32 * t + lane < SLICE) open[t] = __ldcg(values + VD + 32 * t + lane);
+                if (32 * t + lane < SLICE) open[t] = load_fresh(values + VD + 32 * t + lane);
         }
 
         if (walk.gate_cap > 0) input = walk.gate_cap * tanhf(input / walk.gate_cap), forget = walk.gate_cap * tanhf(forget / walk.gate_cap);
@@ -494,8 +494,8 @@ DEVICE void remember(const Walk& walk, Room& room, float4 (&cell)[TURNS], int bl
             int d = t * THREADS + thread;
             if (d < DK)
             {
-                q[d] = __ldcg(row + head * DK + d) * (1.f / sqrtf((float)DK));
-                k[d] = __ldcg(row + QK + head * DK + d) * write;
+                q[d] = load_fresh(row + head * DK + d) * (1.f / sqrtf((float)DK));
+                k[d] = load_fresh(row + QK + head * DK + d) * write;
                 float kept = room.n[i][d] * keep + k[d];
                 product += q[d] * kept;
                 if (slice == 0) n[place * DK + d] = kept;

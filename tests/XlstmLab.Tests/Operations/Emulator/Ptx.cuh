@@ -337,6 +337,9 @@ DEVICE void grid_wait(const u64* arrivals, u64 expected)
     while (*arrivals < expected) emulator::sleep("the grid's barrier", arrivals);
 }
 
+template <class Value>
+DEVICE Value load_fresh(const Value* pointer) { return *(const Value*)emulator::global_pointer("ld.global", pointer, sizeof(Value)); }
+
 // Reads it, so that a place which is none is noticed.
 DEVICE void prefetch_cached(const void* global) { (void)*(const volatile char*)global; }
 
