@@ -34,9 +34,14 @@ internal sealed class RecordedTokenStep : IDisposable
         _likeliest = empty(rows, 2, ScalarType.Float64, device).DetachFromDisposeScope();
         try
         {
+            // Kernels have to be compiled before they are recorded.
+            using (var nothing = zeros(rows, knownIds, ScalarType.Float32, device))
+            {
+                TokenStepKernels.Choose(nothing, _logits, _likeliest);
+            }
+
             if ((_step = XlstmGpuStep.Of(model, state)) is not null)
             {
-                // Its kernels have to be compiled before they are recorded.
                 using var rehearsal = state.Clone();
                 _step.Read(_tokens.Values, rehearsal);
             }
@@ -111,14 +116,8 @@ internal sealed class RecordedTokenStep : IDisposable
         DisposeTensors();
     }
 
-    private void Read(ModelState state)
-    {
-        _logits.copy_(Logits(state).narrow(-1, 0, _logits.shape[1]));
-        var scores = _logits.to(ScalarType.Float64); // (B, V)
-        var (best, id) = scores.max(-1); // (B)
-        _likeliest.select(1, 0).copy_(id);
-        _likeliest.select(1, 1).copy_(best - scores.logsumexp(-1));
-    }
+    private void Read(ModelState state) =>
+        TokenStepKernels.Choose(Logits(state).to(ScalarType.Float32).contiguous(), _logits, _likeliest);
 
     /// <summary>What the model makes of the tokens, [B, V], which the state has then read.</summary>
     private Tensor Logits(ModelState state)

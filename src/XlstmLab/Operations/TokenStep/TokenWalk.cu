@@ -237,37 +237,59 @@ DEVICE void head_moments(const Walk& walk, Room& room)
     }
 }
 
-// Four channels of the head norm's result.
-DEVICE float4 normed_channels(const Walk& walk, const Room& room, int b, int channel)
+// Four channels of what the cell left.
+struct Channels
 {
-    float2 head = room.heads[b * HEADS + channel / DV];
-    const float* u = walk.mixed + (i64)b * VD + channel;
-    float4 x = load_fresh((const float4*)u);
-    if (CENTER)
-    {
-        float4 v = load_fresh((const float4*)(u + MOST * VD));
-        x.x -= head.x * v.x, x.y -= head.x * v.y, x.z -= head.x * v.z, x.w -= head.x * v.w;
-    }
+    float4 u, v;
+};
 
-    return make_float4(x.x * head.y, x.y * head.y, x.z * head.y, x.w * head.y);
+DEVICE Channels load_channels(const Walk& walk, int b, int channel)
+{
+    const float* u = walk.mixed + (i64)b * VD + channel;
+    return {load_fresh((const float4*)u), CENTER ? load_fresh((const float4*)(u + MOST * VD)) : make_float4(0, 0, 0, 0)};
 }
 
-template <int K, int KIND, int HELD>
-DEVICE void load_inputs(uint4 (&x)[HELD][SHARE], const Walk& walk, const Room& room, int pass)
+// Their head norm's result.
+DEVICE uint2 norm_channels(const Room& room, Channels x, int b, int channel)
 {
-    int warp = threadIdx.x / 32, b = threadIdx.x % 32 / 4;
+    float2 head = room.heads[b * HEADS + channel / DV];
+    return make_uint2(
+        pack_bf16((x.u.x - head.x * x.v.x) * head.y, (x.u.y - head.x * x.v.y) * head.y), pack_bf16((x.u.z - head.x * x.v.z) * head.y, (x.u.w - head.x * x.v.w) * head.y));
+}
+
+// The first of the 8 columns of a stage that are the thread's, of those in a row at once.
+DEVICE int column_of(int stage, int i) { return stage * COLUMNS + 32 * (i * WARPS + threadIdx.x / 32) + 8 * (threadIdx.x % 4); }
+
+// What a product reads of a pass's stages: zeros of sequences that are not there. Of the cell's results in the first pass it is for these threads to make
+// the head norm's numbers, too, while the first stage is on its way.
+template <int K, int KIND, int HELD>
+DEVICE void load_inputs(uint4 (&x)[HELD][SHARE], const Walk& walk, Room& room, int pass)
+{
+    int b = threadIdx.x % 32 / 4;
+    bool exists = b < walk.sequences;
+    Channels low[SHARE], high[SHARE];
+    if (KIND == OUT && pass == 0)
+    {
+#pragma unroll
+        for (int i = 0; i < SHARE; i++)
+            if (exists && column_of(0, i) < K) low[i] = load_channels(walk, b, column_of(0, i)), high[i] = load_channels(walk, b, column_of(0, i) + 4);
+        head_moments(walk, room);
+        meet();
+    }
+
 #pragma unroll
     for (int s = 0; s < HELD; s++)
 #pragma unroll
         for (int i = 0; i < SHARE; i++)
         {
-            int column = (pass + s) * COLUMNS + 32 * (i * WARPS + warp) + 8 * (threadIdx.x % 4);
+            int column = column_of(pass + s, i);
             x[s][i] = make_uint4(0, 0, 0, 0);
-            if (column >= K || b >= walk.sequences) continue;
+            if (column >= K || !exists) continue;
             if (KIND == OUT)
             {
-                float4 low = normed_channels(walk, room, b, column), high = normed_channels(walk, room, b, column + 4);
-                x[s][i] = make_uint4(pack_bf16(low.x, low.y), pack_bf16(low.z, low.w), pack_bf16(high.x, high.y), pack_bf16(high.z, high.w));
+                if (pass + s > 0) low[i] = load_channels(walk, b, column), high[i] = load_channels(walk, b, column + 4);
+                uint2 first = norm_channels(room, low[i], b, column), second = norm_channels(room, high[i], b, column + 4);
+                x[s][i] = make_uint4(first.x, first.y, second.x, second.y);
             }
             else
             {
@@ -318,12 +340,6 @@ DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned ch
 {
     constexpr int stages = CEIL(K, COLUMNS), held = stages < PASS ? stages : PASS;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    if (KIND == OUT)
-    {
-        head_moments(walk, room);
-        meet();
-    }
-
     uint4 x[held][SHARE];
     int first = first_piece(start);
     for (int base = first; base < pieces; base += GROUP * MULTIPROCESSORS)
@@ -354,11 +370,11 @@ DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned ch
                 {
                     if (pass + s >= stages) break;
                     mbarrier_wait(shared_address(&room.full[turn.slot]), turn.parity);
-                    const unsigned char* at = ring + turn.slot * STAGE_BYTES + lane / 4 * STRIDE + 16 * (lane % 4);
+                    const unsigned char* from = ring + turn.slot * STAGE_BYTES + lane / 4 * STRIDE + 16 * (lane % 4);
                     uint4 w[SHARE];
 #pragma unroll
                     for (int i = 0; i < SHARE; i++)
-                        if ((pass + s) * COLUMNS + 32 * (i * WARPS + warp) < K) w[i] = *(const uint4*)(at + 64 * (i * WARPS + warp));
+                        if ((pass + s) * COLUMNS + 32 * (i * WARPS + warp) < K) w[i] = *(const uint4*)(from + 64 * (i * WARPS + warp));
                     __syncwarp();
                     if (lane == 0) mbarrier_arrive(shared_address(&room.empty[turn.slot]));
                     turn.next();
