@@ -380,7 +380,7 @@ DEVICE void threads_sync(int barrier, int threads) { asm volatile("bar.sync %0, 
 DEVICE u64 grid_arrive(u64* arrivals)
 {
     u64 before;
-    asm volatile("atom.add.release.gpu.global.u64 %0, [%1], 1;" : "=l"(before) : "l"(arrivals) : "memory");
+    asm volatile("atom.release.gpu.global.add.u64 %0, [%1], 1;" : "=l"(before) : "l"(arrivals) : "memory");
     return before;
 }
 
