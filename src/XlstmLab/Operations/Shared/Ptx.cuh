@@ -361,8 +361,14 @@ DEVICE void cluster_store_async(u32 address, float2 x, u32 barrier)
                  :: "r"(address), "r"(__float_as_uint(x.x)), "r"(__float_as_uint(x.y)), "r"(barrier) : "memory");
 }
 
-// A copy of a multiple of 16 bytes, of which there may be many on their way, to shared memory, where a barrier counts it; of what is read once, so that
-// it leaves the second-level cache before everything else.
+// A copy of a multiple of 16 bytes, of which there may be many on their way, to shared memory, where a barrier counts it.
+DEVICE void copy_bulk(u32 shared, const void* global, u32 bytes, u32 barrier)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 :: "r"(shared), "l"(global), "r"(bytes), "r"(barrier) : "memory");
+}
+
+// The same of what is read once, and leaves the second-level cache before everything else.
 DEVICE void copy_bulk_once(u32 shared, const void* global, u32 bytes, u32 barrier)
 {
     asm volatile("{ .reg .b64 policy; createpolicy.fractional.L2::evict_first.b64 policy, 1.0;"
@@ -373,55 +379,30 @@ DEVICE void copy_bulk_once(u32 shared, const void* global, u32 bytes, u32 barrie
 // Some of the block's threads, whole warps, for a barrier of a number above 0.
 DEVICE void threads_sync(int barrier, int threads) { asm volatile("bar.sync %0, %1;" :: "r"(barrier), "r"(threads) : "memory"); }
 
-// The grid of a cooperative launch, whose blocks all run at once. Who has arrived has made visible what its block wrote before the barrier that was in
-// front. Who waited sees it by load_fresh: the wait leaves the first-level cache as it is, since to empty it takes 300 cycles.
+// Words of 64 bits that blocks which run at once exchange, one or two neighbouring: each is there as a whole or not at all, and read where it stands, past
+// the first-level cache.
 
-// The arrivals before.
-DEVICE u64 grid_arrive(u64* arrivals)
+DEVICE void store_word(uint2* word, uint2 x)
 {
-    u64 before;
-    asm volatile("atom.release.gpu.global.add.u64 %0, [%1], 1;" : "=l"(before) : "l"(arrivals) : "memory");
-    return before;
+    asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1,%2};" :: "l"(word), "r"(x.x), "r"(x.y) : "memory");
 }
 
-DEVICE void grid_wait(const u64* arrivals, u64 expected)
+DEVICE uint2 load_word(const uint2* word)
 {
-    u64 now;
-    do
-    {
-        asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(now) : "l"(arrivals) : "memory");
-    } while (now < expected);
-}
-
-// What another multiprocessor has written in this launch: past the first-level cache, and read where it stands.
-
-DEVICE float load_fresh(const float* pointer)
-{
-    float x;
-    asm volatile("ld.global.cg.f32 %0, [%1];" : "=f"(x) : "l"(pointer));
+    uint2 x;
+    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(word));
     return x;
 }
 
-DEVICE float2 load_fresh(const float2* pointer)
-{
-    float2 x;
-    asm volatile("ld.global.cg.v2.f32 {%0,%1}, [%2];" : "=f"(x.x), "=f"(x.y) : "l"(pointer));
-    return x;
-}
-
-DEVICE float4 load_fresh(const float4* pointer)
-{
-    float4 x;
-    asm volatile("ld.global.cg.v4.f32 {%0,%1,%2,%3}, [%4];" : "=f"(x.x), "=f"(x.y), "=f"(x.z), "=f"(x.w) : "l"(pointer));
-    return x;
-}
-
-DEVICE uint4 load_fresh(const uint4* pointer)
+DEVICE uint4 load_words(const uint2* words)
 {
     uint4 x;
-    asm volatile("ld.global.cg.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(pointer));
+    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(words));
     return x;
 }
+
+// Before a thread looks for a word once more.
+DEVICE void pause_for_words() {}
 
 // Asks for a place's sector in the second-level cache.
 DEVICE void prefetch_cached(const void* global) { asm volatile("prefetch.global.L2 [%0];" :: "l"(global)); }

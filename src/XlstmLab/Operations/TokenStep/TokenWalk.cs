@@ -70,10 +70,9 @@ internal sealed class TokenWalk : IDisposable
     private const int MostBlocks = 64;
     private const int WeightsOfBlock = 16;
     private const int Warps = 16;
-    private const int Group = 4;
     private const int StageBytes = 8 * ((2 * 1024) + 64);
     private const int FewestStages = 4;
-    private const int MostTurns = 4; // pieces of C of four columns that a thread has at a time
+    private const int Depth = 3; // copies on their way
 
     private readonly TokenWalkShape _shape;
     private readonly int _sequences;
@@ -83,7 +82,7 @@ internal sealed class TokenWalk : IDisposable
     private readonly Tensor _firstNorm;
     private readonly Tensor _head;
     private readonly Tensor _weights;
-    private readonly Tensor _arrivals;
+    private readonly Tensor _starts;
     private readonly Tensor _scaled;
     private readonly Tensor _squares;
     private readonly Tensor _projections;
@@ -98,15 +97,16 @@ internal sealed class TokenWalk : IDisposable
         (_shape, _sequences, _defines, _launch, _table, _firstNorm, _head) = (shape, sequences, defines, launch, table, firstNorm, head);
         var (device, most) = (table.device, Capacity(sequences));
         _weights = tensor(blocks.SelectMany(b => Places(shape, b)).ToArray(), device: device).DetachFromDisposeScope();
-        _arrivals = zeros(1, ScalarType.Int64, device).DetachFromDisposeScope();
-        _scaled = Room(ScalarType.BFloat16, most * shape.Dim);
-        _squares = Room(ScalarType.Float32, most * (shape.Dim / 8));
-        _projections = Room(ScalarType.Float32, most * Rows(shape));
-        _mixed = Room(ScalarType.Float32, 2 * most * shape.Heads * shape.ValueDim);
-        _moments = Room(ScalarType.Float32, 2 * most * shape.Heads * slices);
-        _inner = Room(ScalarType.BFloat16, most * shape.Inner);
+        _starts = zeros(1, ScalarType.Int64, device).DetachFromDisposeScope();
+        _scaled = Words(most * (shape.Dim / 2));
+        _squares = Words(most * (shape.Dim / 8));
+        _projections = Words(most * Rows(shape));
+        _mixed = Words(most * shape.Heads * shape.ValueDim);
+        _moments = Words(most * shape.Heads * slices * 2);
+        _inner = Words(most * (shape.Inner / 2));
 
-        Tensor Room(ScalarType type, long length) => empty(length, type, device).DetachFromDisposeScope();
+        // Without the tag of any launch.
+        Tensor Words(long count) => zeros(count, ScalarType.Int64, device).DetachFromDisposeScope();
     }
 
     /// <summary>The walk through a model; null for one that it does not fit: too many sequences or blocks, or too little shared memory.</summary>
@@ -139,7 +139,7 @@ internal sealed class TokenWalk : IDisposable
         string[] defines =
         [
             $"DIM={shape.Dim}", $"INNER={shape.Inner}", $"HEADS={shape.Heads}", $"DK={shape.KeyDim}", $"DV={shape.ValueDim}", $"BLOCKS={blocks.Count}",
-            $"VOCABULARY={shape.Vocabulary}", $"MOST={most}", $"SLICE={slice}", $"MULTIPROCESSORS={multiprocessors}", $"STAGES={stages}", $"WARPS={Warps}",
+            $"VOCABULARY={shape.Vocabulary}", $"MOST={most}", $"SLICE={slice}", $"MULTIPROCESSORS={multiprocessors}", $"STAGES={stages}", $"DEPTH={Depth}", $"WARPS={Warps}",
             $"WIDE={(table.dtype == ScalarType.Float32 ? 1 : 0)}", $"EXPONENTIAL={(shape.Cell.Stabilizes ? 1 : 0)}",
             $"NORMALIZE={(shape.Cell.Normalize ? 1 : 0)}", $"CENTER={(shape.Centers ? 1 : 0)}", $"WALK_BYTES={Unsafe.SizeOf<Arguments>()}", $"ROOM_BYTES={room}",
         ];
@@ -160,7 +160,7 @@ internal sealed class TokenWalk : IDisposable
             FirstNorm = Kernel.Address(_firstNorm),
             Head = Kernel.Address(_head),
             Weights = Kernel.Address(_weights),
-            Arrivals = Kernel.Address(_arrivals),
+            Starts = Kernel.Address(_starts),
             Scaled = Kernel.Address(_scaled),
             Squares = Kernel.Address(_squares),
             Projections = Kernel.Address(_projections),
@@ -186,7 +186,7 @@ internal sealed class TokenWalk : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        foreach (var tensor in (Tensor[])[_weights, _arrivals, _scaled, _squares, _projections, _mixed, _moments, _inner])
+        foreach (var tensor in (Tensor[])[_weights, _starts, _scaled, _squares, _projections, _mixed, _moments, _inner])
         {
             tensor.Dispose();
         }
@@ -203,8 +203,7 @@ internal sealed class TokenWalk : IDisposable
     private static int Slice(TokenWalkShape shape, int most, int multiprocessors)
     {
         int[] widths = [128, 64, 32, 16, 8, 4];
-        return widths.Where(w => shape.ValueDim % w == 0 && shape.KeyDim * w <= MostTurns * 4 * 32 * Warps)
-            .OrderBy(w => Items(shape, most, w, multiprocessors) * w).FirstOrDefault();
+        return widths.Where(w => shape.ValueDim % w == 0).OrderBy(w => Items(shape, most, w, multiprocessors) * w).FirstOrDefault();
     }
 
     private static int Items(TokenWalkShape shape, int most, int slice, int multiprocessors) =>
@@ -213,12 +212,13 @@ internal sealed class TokenWalk : IDisposable
     /// <summary>The bytes of shared memory beside the ring and its barriers.</summary>
     private static int RoomBytes(TokenWalkShape shape, int most, int slice, int multiprocessors)
     {
-        var partial = Group * Warps * 8 * most;
-        var cell = (Warps * slice) + (2 * shape.KeyDim) + Warps;
+        var partial = (most > 4 ? 4 : 8) * Warps * 8 * most;
+        var cell = (Warps * slice) + slice + 4 + (2 * shape.KeyDim) + Warps;
         var own = ((shape.Dim / 8) + multiprocessors - 1) / multiprocessors;
         var items = Items(shape, most, slice, multiprocessors);
-        var floats = Math.Max(partial, cell) + (2 * most * shape.Heads) + most + (own * most * 8) + (2 * own * 8) + (items * (shape.KeyDim + 1 + slice))
-            + (2 * shape.Heads);
+        var heads = most * shape.Heads;
+        var floats = Math.Max(partial, cell) + 2 + (2 * heads) + (heads * (shape.ValueDim / slice)) + most + (own * most * 8) + (2 * own * 8)
+            + (items * (shape.KeyDim + 1 + slice)) + (2 * shape.Heads);
         return ((sizeof(float) * floats) + 7) / 8 * 8;
     }
 
@@ -248,7 +248,7 @@ internal sealed class TokenWalk : IDisposable
         public nint FirstNorm;
         public nint Head;
         public nint Weights;
-        public nint Arrivals;
+        public nint Starts;
         public nint Scaled;
         public nint Squares;
         public nint Projections;

@@ -1,28 +1,31 @@
 // One token of each of up to eight sequences through a whole xLSTM in the shape of the 7B model's, in one launch: embedding, all blocks, head.
-// A block of threads a multiprocessor, all there at once, goes through a block's five phases, between which all of the grid meets:
+// A block of threads a multiprocessor, all there at once, goes through a block's five phases, each of which needs all of the one before it:
 //     q, k, v, o and gates of the norm | the cell | its norm, output gate and projection, added to the stream | SwiGLU of the norm | down, added.
 //
-// Weights do not wait for any of that. A warp runs ahead and copies them, in the order in which its multiprocessor multiplies them, into a ring
-// of shared memory, which holds 200 KB: of 132 multiprocessors 27 MB, 9 us of memory's time. While the others wait for a phase to end, the next
-// ones' weights arrive. The memory C, which only one multiprocessor touches, is asked for a block ahead in the second-level cache, and its first
-// part in registers a phase ahead.
+// Nothing stands between phases but what they exchange. Every 32 bits of it lie beside a tag, written and read with it as one 64-bit word: a number of the
+// launch and the phase, which the reader looks for. So a result is one way to the second-level cache and one back, where a barrier of the grid is four
+// (the results' way, a count's, a look at the count, a look at the results). Nobody overwrites what another has yet to read: a buffer's next words are
+// made of results of a later phase, which came of everything that was read from it.
+//
+// Weights and the memory C do not wait for any of that. A warp runs ahead and copies them, in the order in which its multiprocessor needs them, into a
+// ring of shared memory, which holds 200 KB: of 132 multiprocessors 27 MB, 9 us of memory's time. DEPTH copies at most are on their way: what is asked for
+// beyond what memory's latency hides, 3 TB/s times 1 us or 25 KB each, queues in front of the second-level cache, and the exchanged words with it.
 //
 // A piece is eight rows of a matrix: the right operand of mma_bf16, whose columns they are. The left one's rows are the sequences. Which of 16
 // inner indices is which does not matter as long as both operands agree: a thread takes 8 neighbouring columns of a row in one load, and the same
 // 8 of x, which it keeps in registers for all pieces of a phase. Warps have different columns; their sums meet in shared memory.
 //
 // The norm's r = (mean(x^2) + epsilon)^-1/2 is applied to the product: who writes the stream leaves it times the norm's weights, and of every eight
-// channels the sum of squares. Of the head norm sigmoid(o) w (h - mean) r the cell leaves u = sigmoid(o) w h and v = sigmoid(o) w, and of its columns
-// mean and squares, from which the projection makes mean and r. The stream itself stays in its multiprocessor's shared memory.
+// channels the sum of squares. Of the head norm sigmoid(o) w (h - mean) r the cell leaves sigmoid(o) w (h - s) and sigmoid(o) w, where s is the mean of the
+// columns that it has, s, and the sum of (h - s)^2; of these the projection makes mean and r. The stream itself stays in its multiprocessor's shared memory.
 //
 // Bytes: 2 a weight, 8 an element of C. 407 M parameters: 0.81 GB, 0.27 ms at 3 TB/s; 6.87 G: 13.7 GB and 0.27 GB of C, 4.7 ms.
-// Between them, phases: 5 a block of about 2 us where all weights are there, of which 1 us is the grid's meeting (a release, an addition and a
-// look at it, each a way to the second-level cache), 0.4 us x from there, the rest 3 products a warp and piece, sums and a result's way back.
-// 24 blocks: 0.24 ms, less than the weights take: 0.3 to 0.4 ms; 32: 0.32 ms of 4.7.
+// Beside them, where all weights are there: 5 phases a block of 1 us for the exchange and 0.5 us for 3 products a warp and piece and sums: 24 blocks:
+// 0.18 ms, less than the weights take. Exchanged are 8 bytes for two channels and reader, of eight sequences of 407 M 216 KB a block and multiprocessor.
 #include "Ptx.cuh"
 
-// TokenWalkKernel.cs tells DIM, d; INNER; HEADS, DK, DV; BLOCKS; VOCABULARY; MOST, sequences at most; SLICE, columns of C that are a multiprocessor's
-// at a time; MULTIPROCESSORS; STAGES; WARPS that multiply; WIDE, whether the table is float32; EXPONENTIAL, the input gate, else a sigmoid; NORMALIZE;
+// TokenWalk.cs tells DIM, d; INNER; HEADS, DK, DV; BLOCKS; VOCABULARY; MOST, sequences at most; SLICE, columns of C that are a multiprocessor's
+// at a time; MULTIPROCESSORS; STAGES; DEPTH; WARPS that multiply; WIDE, whether the table is float32; EXPONENTIAL, the input gate, else a sigmoid; NORMALIZE;
 // CENTER, whether the head norm is a LayerNorm, else RMS; WALK_BYTES and ROOM_BYTES.
 #define THREADS (32 * WARPS) // and a warp that copies
 #define COLUMNS 1024         // of a stage
@@ -30,7 +33,7 @@
 #define STAGE_BYTES (8 * STRIDE)
 #define SHARE (COLUMNS / 32 / WARPS) // pieces of 32 columns of a stage that a warp has
 #define PASS 4                       // stages of which a warp keeps x
-#define GROUP 4                      // pieces whose sums meet at a time
+#define GROUP (MOST > 4 ? 4 : 8)     // pieces whose sums meet at a time
 #define CEIL(a, b) (((a) + (b) - 1) / (b))
 #define QK (HEADS * DK)
 #define VD (HEADS * DV)
@@ -44,7 +47,9 @@
 #define ITEMS CEIL(MOST * HEADS * SLICES, MULTIPROCESSORS)
 #define QUADS (SLICE / 4)
 #define GROUPS (THREADS / QUADS)
-#define TURNS CEIL(DK, GROUPS)
+#define FITTING_ROWS (STAGE_BYTES / (4 * SLICE) / 8 * 8)
+#define MEMORY_ROWS (DK < FITTING_ROWS ? DK : FITTING_ROWS) // of a slice in a stage
+#define TURNS CEIL(MEMORY_ROWS, GROUPS)
 #define MOST_BLOCKS 64
 #define FULL_SYNC 1 // of the threads that multiply
 static_assert(DIM % 32 == 0 && INNER % 32 == 0 && VD % 32 == 0, "a piece has 32 columns");
@@ -59,8 +64,9 @@ enum Weight
     WEIGHTS = 16
 };
 
-// weights [BLOCKS, WEIGHTS]; between phases: scaled [MOST, d], squares [MOST, d / 8], projections [MOST, ROWS], mixed [2, MOST, NH DV],
-// moments [MOST, NH, SLICES], inner [MOST, INNER]; logits [sequences, V]. Of a block c [sequences, NH, DK, DV], n [sequences, NH, DK], m [sequences, NH].
+// weights [BLOCKS, WEIGHTS]; logits [sequences, V]. Of a block c [sequences, NH, DK, DV], n [sequences, NH, DK], m [sequences, NH]. Exchanged words, x being
+// what is exchanged and y the tag: scaled [MOST, d / 2] of two bfloat16, squares [MOST, d / 8], projections [MOST, ROWS], mixed [MOST, NH DV] of two bfloat16,
+// moments [MOST, NH, SLICES, 2], inner [MOST, INNER / 2] of two bfloat16.
 struct Walk
 {
     const i64* tokens;
@@ -68,11 +74,8 @@ struct Walk
     const float* first_norm;
     const bf16* head;
     const i64* weights;
-    u64* arrivals;
-    bf16* scaled;
-    float *squares, *projections, *mixed;
-    float2* moments;
-    bf16* inner;
+    u64* starts; // of blocks of threads, in all launches
+    uint2 *scaled, *squares, *projections, *mixed, *moments, *inner;
     float* logits;
     float epsilon, gate_cap, cell_epsilon, head_epsilon, cap;
     int sequences;
@@ -87,11 +90,12 @@ struct Room
         float partial[GROUP][WARPS][8 * MOST];
         struct
         {
-            float sums[WARPS][SLICE], q[DK], k[DK], products[WARPS];
+            float sums[WARPS][SLICE], values[SLICE], gates[4], q[DK], k[DK], products[WARPS];
         } cell;
     };
-    u64 full[STAGES], empty[STAGES];
-    float2 heads[MOST * HEADS]; // mean and r
+    u64 full[STAGES], empty[STAGES], start;
+    float2 heads[MOST * HEADS];       // mean and r
+    float shifts[MOST * HEADS * SLICES]; // of a slice's mean from its head's
     float r[MOST], stream[OWN_PIECES][MOST][8], scales[2][OWN_PIECES][8], n[ITEMS][DK], m[ITEMS], head_norm[ITEMS][SLICE], biases[2 * HEADS];
 };
 static_assert(sizeof(Room) == ROOM_BYTES, "as the host makes room for it");
@@ -123,9 +127,36 @@ DEVICE int first_piece(int start)
 DEVICE int projection_start(int block) { return block * (PROJECTION_PIECES + GATED_PIECES); }
 DEVICE int gated_start(int block) { return projection_start(block) + PROJECTION_PIECES; }
 
-// What the copying warp does of a matrix; row_of tells lanes 0 to 7 their rows of a piece, or null.
+// What the copying warp does.
+struct Supply
+{
+    Turn next, landing; // the stage to fill, and the first that is on its way
+    int on_way;
+    unsigned char* ring;
+
+    // Waits until a stage may be filled: it is told its bytes, and gives its place.
+    DEVICE unsigned char* begin(Room& room, int bytes)
+    {
+        mbarrier_wait(shared_address(&room.empty[next.slot]), next.parity ^ 1);
+        if (on_way == DEPTH)
+        {
+            mbarrier_wait(shared_address(&room.full[landing.slot]), landing.parity);
+            landing.next();
+        }
+        else
+        {
+            on_way++;
+        }
+
+        if (threadIdx.x % 32 == 0) mbarrier_arrive_expect(shared_address(&room.full[next.slot]), bytes);
+        __syncwarp();
+        return ring + next.slot * STAGE_BYTES;
+    }
+};
+
+// A matrix; row_of tells lanes 0 to 7 their rows of a piece, or null.
 template <int K, class RowOf>
-DEVICE void supply(Turn& turn, Room& room, unsigned char* ring, int start, int pieces, RowOf row_of)
+DEVICE void supply(Supply& to, Room& room, int start, int pieces, RowOf row_of)
 {
     constexpr int stages = CEIL(K, COLUMNS);
     int lane = threadIdx.x % 32;
@@ -138,25 +169,37 @@ DEVICE void supply(Turn& turn, Room& room, unsigned char* ring, int start, int p
                 for (int stage = pass; stage < stages && stage < pass + PASS; stage++)
                 {
                     int column = stage * COLUMNS, bytes = 2 * (K - column < COLUMNS ? K - column : COLUMNS);
-                    u32 full = shared_address(&room.full[turn.slot]);
-                    mbarrier_wait(shared_address(&room.empty[turn.slot]), turn.parity ^ 1);
-                    if (lane == 0) mbarrier_arrive_expect(full, rows * bytes);
-                    __syncwarp();
-                    if (row) copy_bulk_once(shared_address(ring + turn.slot * STAGE_BYTES + lane * STRIDE), row + column, bytes, full);
-                    turn.next();
+                    unsigned char* at = to.begin(room, rows * bytes);
+                    if (row) copy_bulk_once(shared_address(at + lane * STRIDE), row + column, bytes, shared_address(&room.full[to.next.slot]));
+                    to.next.next();
                 }
             }
 }
 
+// Each of the multiprocessor's slices of C.
+DEVICE void supply_memory(const Walk& walk, Supply& to, Room& room, const float* c)
+{
+    for (int item = blockIdx.x; item < walk.sequences * HEADS * SLICES; item += MULTIPROCESSORS)
+        for (int first = 0; first < DK; first += MEMORY_ROWS)
+        {
+            int rows = DK - first < MEMORY_ROWS ? DK - first : MEMORY_ROWS;
+            const float* from = c + ((i64)(item / SLICES) * DK + first) * DV + item % SLICES * SLICE;
+            unsigned char* at = to.begin(room, rows * 4 * SLICE);
+            for (int row = threadIdx.x % 32; row < rows; row += 32)
+                copy_bulk(shared_address(at + row * 4 * SLICE), from + (i64)row * DV, 4 * SLICE, shared_address(&room.full[to.next.slot]));
+            to.next.next();
+        }
+}
+
 DEVICE void supply_all(const Walk& walk, Room& room, unsigned char* ring)
 {
-    Turn turn = {0, 0};
+    Supply to = {{0, 0}, {0, 0}, 0, ring};
     for (int block = 0; block < BLOCKS; block++)
     {
         const i64* at = weights_of(walk, block);
         const bf16 *q = (const bf16*)at[W_Q], *k = (const bf16*)at[W_K], *v = (const bf16*)at[W_V], *o = (const bf16*)at[W_O], *gates = (const bf16*)at[W_GATES];
         const bf16 *out = (const bf16*)at[W_OUT], *gate = (const bf16*)at[W_GATE], *up = (const bf16*)at[W_UP], *down = (const bf16*)at[W_DOWN];
-        supply<DIM>(turn, room, ring, projection_start(block), PROJECTION_PIECES, [&](int piece, int lane)
+        supply<DIM>(to, room, projection_start(block), PROJECTION_PIECES, [&](int piece, int lane)
         {
             int row = 8 * piece + lane;
             const bf16* part = q;
@@ -166,15 +209,16 @@ DEVICE void supply_all(const Walk& walk, Room& room, unsigned char* ring)
             if (row >= 2 * QK + 2 * VD) part = gates - (i64)(2 * QK + 2 * VD) * DIM;
             return row < ROWS ? part + (i64)row * DIM : (const bf16*)0;
         });
-        supply<VD>(turn, room, ring, 0, STREAM_PIECES, [&](int piece, int lane) { return out + (i64)(8 * piece + lane) * VD; });
-        supply<DIM>(turn, room, ring, gated_start(block), GATED_PIECES, [&](int piece, int lane)
+        supply_memory(walk, to, room, walk.states[3 * block]);
+        supply<VD>(to, room, 0, STREAM_PIECES, [&](int piece, int lane) { return out + (i64)(8 * piece + lane) * VD; });
+        supply<DIM>(to, room, gated_start(block), GATED_PIECES, [&](int piece, int lane)
         {
             return (lane < 4 ? gate : up) + (i64)(4 * piece + lane % 4) * DIM;
         });
-        supply<INNER>(turn, room, ring, 0, STREAM_PIECES, [&](int piece, int lane) { return down + (i64)(8 * piece + lane) * INNER; });
+        supply<INNER>(to, room, 0, STREAM_PIECES, [&](int piece, int lane) { return down + (i64)(8 * piece + lane) * INNER; });
     }
 
-    supply<DIM>(turn, room, ring, projection_start(BLOCKS), HEAD_PIECES, [&](int piece, int lane)
+    supply<DIM>(to, room, projection_start(BLOCKS), HEAD_PIECES, [&](int piece, int lane)
     {
         int row = 8 * piece + lane;
         return row < VOCABULARY ? walk.head + (i64)row * DIM : (const bf16*)0;
@@ -183,22 +227,17 @@ DEVICE void supply_all(const Walk& walk, Room& room, unsigned char* ring)
 
 DEVICE void meet() { threads_sync(FULL_SYNC, THREADS); }
 
-// Everything that these threads have written is there for who waits for as many arrivals.
-DEVICE void arrive(const Walk& walk, u64& expected)
-{
-    meet();
-    if (threadIdx.x == 0)
-    {
-        u64 before = grid_arrive(walk.arrivals);
-        if (expected == 0) expected = before / MULTIPROCESSORS * MULTIPROCESSORS; // launches before this one have had all of theirs
-        expected += MULTIPROCESSORS;
-    }
-}
+// What is exchanged
 
-DEVICE void wait(const Walk& walk, u64 expected)
+DEVICE void give(uint2* to, float x, u32 tag) { store_word(to, make_uint2(__float_as_uint(x), tag)); }
+DEVICE bool is_tagged(uint2 word, u32 tag) { return word.y == tag; }
+DEVICE bool is_tagged(uint4 words, u32 tag) { return words.y == tag && words.w == tag; }
+
+// Before a thread looks again for its words, of which this is the first: many sequences' are too many to look at all of them all the time.
+DEVICE void await(const uint2* first, u32 tag)
 {
-    if (threadIdx.x == 0) grid_wait(walk.arrivals, expected);
-    meet();
+    do pause_for_words();
+    while (MOST > 2 && load_word(first).y != tag);
 }
 
 // What a product reads, and what becomes of it.
@@ -211,102 +250,176 @@ enum Kind
     LOGITS       // y r under its soft cap
 };
 
-// mean and r of the head norm.
-DEVICE void head_moments(const Walk& walk, Room& room)
+// mean and r of the head norm, and its slices' shifts.
+DEVICE void head_moments(const Walk& walk, Room& room, u32 tag)
 {
     constexpr int turns = CEIL(SLICES, 32);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     for (int p = warp; p < walk.sequences * HEADS; p += WARPS)
     {
-        float2 part[turns];
-        float mean = 0, squares = 0;
-#pragma unroll
-        for (int t = 0; t < turns; t++)
+        uint4 part[turns];
+        for (bool waits = true; waits;)
         {
-            int slice = 32 * t + lane;
-            part[t] = slice < SLICES ? load_fresh(walk.moments + p * SLICES + slice) : make_float2(0, 0);
-            mean += part[t].x;
+            waits = false;
+#pragma unroll
+            for (int t = 0; t < turns; t++)
+                part[t] = 32 * t + lane < SLICES ? load_words(walk.moments + 2 * (p * SLICES + 32 * t + lane)) : make_uint4(0, tag, 0, tag);
+#pragma unroll
+            for (int t = 0; t < turns; t++) waits |= !is_tagged(part[t], tag);
+            if (waits) await(walk.moments + 2 * (p * SLICES + lane), tag);
         }
 
+        __syncwarp();
+        float mean = 0, squares = 0;
+#pragma unroll
+        for (int t = 0; t < turns; t++) mean += __uint_as_float(part[t].x);
         mean = warp_sum(mean) * (1.f / SLICES);
 #pragma unroll
         for (int t = 0; t < turns; t++)
-            if (32 * t + lane < SLICES) squares += part[t].y + SLICE * (part[t].x - mean) * (part[t].x - mean);
+        {
+            if (32 * t + lane >= SLICES) continue;
+            float shift = __uint_as_float(part[t].x) - mean;
+            room.shifts[p * SLICES + 32 * t + lane] = shift;
+            squares += __uint_as_float(part[t].z) + SLICE * shift * shift;
+        }
+
         squares = warp_sum(squares);
         if (lane == 0) room.heads[p] = make_float2(mean, 1.f / sqrtf(squares * (1.f / DV) + walk.head_epsilon));
     }
 }
 
-// Four channels of what the cell left.
-struct Channels
+// The head norm's result of four channels of what the cell left.
+DEVICE uint2 norm_channels(const Room& room, uint4 first, uint4 second, int b, int channel)
 {
-    float4 u, v;
-};
-
-DEVICE Channels load_channels(const Walk& walk, int b, int channel)
-{
-    const float* u = walk.mixed + (i64)b * VD + channel;
-    return {load_fresh((const float4*)u), CENTER ? load_fresh((const float4*)(u + MOST * VD)) : make_float4(0, 0, 0, 0)};
-}
-
-// Their head norm's result.
-DEVICE uint2 norm_channels(const Room& room, Channels x, int b, int channel)
-{
-    float2 head = room.heads[b * HEADS + channel / DV];
+    float r = room.heads[b * HEADS + channel / DV].y, shift = CENTER ? room.shifts[(b * VD + channel) / SLICE] : 0.f;
     return make_uint2(
-        pack_bf16((x.u.x - head.x * x.v.x) * head.y, (x.u.y - head.x * x.v.y) * head.y), pack_bf16((x.u.z - head.x * x.v.z) * head.y, (x.u.w - head.x * x.v.w) * head.y));
+        pack_bf16((low_bf16(first.x) + shift * high_bf16(first.x)) * r, (low_bf16(first.z) + shift * high_bf16(first.z)) * r),
+        pack_bf16((low_bf16(second.x) + shift * high_bf16(second.x)) * r, (low_bf16(second.z) + shift * high_bf16(second.z)) * r));
 }
 
 // The first of the 8 columns of a stage that are the thread's, of those in a row at once.
 DEVICE int column_of(int stage, int i) { return stage * COLUMNS + 32 * (i * WARPS + threadIdx.x / 32) + 8 * (threadIdx.x % 4); }
 
-// What a product reads of a pass's stages: zeros of sequences that are not there. Of the cell's results in the first pass it is for these threads to make
-// the head norm's numbers, too, while the first stage is on its way.
+// What a product reads of a pass's stages: zeros of sequences that are not there.
 template <int K, int KIND, int HELD>
-DEVICE void load_inputs(uint4 (&x)[HELD][SHARE], const Walk& walk, Room& room, int pass)
+DEVICE void load_inputs(uint4 (&x)[HELD][SHARE], const Walk& walk, int pass, u32 tag)
 {
     int b = threadIdx.x % 32 / 4;
-    bool exists = b < walk.sequences;
-    Channels low[SHARE], high[SHARE];
-    if (KIND == OUT && pass == 0)
+    const uint2* from = (KIND == DOWN ? walk.inner : walk.scaled) + b * (K / 2);
+    uint4 words[HELD][SHARE][2];
+    for (bool waits = b < walk.sequences; waits;)
     {
+        waits = false;
 #pragma unroll
-        for (int i = 0; i < SHARE; i++)
-            if (exists && column_of(0, i) < K) low[i] = load_channels(walk, b, column_of(0, i)), high[i] = load_channels(walk, b, column_of(0, i) + 4);
-        head_moments(walk, room);
-        meet();
+        for (int s = 0; s < HELD; s++)
+#pragma unroll
+            for (int i = 0; i < SHARE; i++)
+#pragma unroll
+                for (int j = 0; j < 2; j++)
+                    words[s][i][j] = column_of(pass + s, i) < K ? load_words(from + column_of(pass + s, i) / 2 + 2 * j) : make_uint4(0, tag, 0, tag);
+#pragma unroll
+        for (int s = 0; s < HELD; s++)
+#pragma unroll
+            for (int i = 0; i < SHARE; i++) waits |= !is_tagged(words[s][i][0], tag) || !is_tagged(words[s][i][1], tag);
+        if (waits) await(from + column_of(pass, 0) / 2, tag);
     }
 
+    __syncwarp();
 #pragma unroll
     for (int s = 0; s < HELD; s++)
+#pragma unroll
+        for (int i = 0; i < SHARE; i++)
+            x[s][i] = b < walk.sequences ? make_uint4(words[s][i][0].x, words[s][i][0].z, words[s][i][1].x, words[s][i][1].z) : make_uint4(0, 0, 0, 0);
+}
+
+// The same of the cell's results. The first stage is on its way while the head norm's numbers are made.
+template <int K, int HELD>
+DEVICE void load_mixed(uint4 (&x)[HELD][SHARE], const Walk& walk, Room& room, int pass, u32 tag)
+{
+    int b = threadIdx.x % 32 / 4;
+    const uint2* from = walk.mixed + b * VD;
+#pragma unroll
+    for (int s = 0; s < HELD; s++)
+    {
+        uint4 words[SHARE][4];
+        for (bool waits = true, first = s == 0 && pass == 0; waits; first = false)
+        {
+#pragma unroll
+            for (int i = 0; i < SHARE; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++)
+                    words[i][j] = b < walk.sequences && column_of(pass + s, i) < K ? load_words(from + column_of(pass + s, i) + 2 * j) : make_uint4(0, tag, 0, tag);
+            if (first)
+            {
+                head_moments(walk, room, tag);
+                meet();
+            }
+
+            waits = false;
+#pragma unroll
+            for (int i = 0; i < SHARE; i++)
+#pragma unroll
+                for (int j = 0; j < 4; j++) waits |= !is_tagged(words[i][j], tag);
+            if (waits && !first) await(from + column_of(pass + s, 0), tag);
+        }
+
+        __syncwarp();
 #pragma unroll
         for (int i = 0; i < SHARE; i++)
         {
             int column = column_of(pass + s, i);
             x[s][i] = make_uint4(0, 0, 0, 0);
-            if (column >= K || !exists) continue;
-            if (KIND == OUT)
-            {
-                if (pass + s > 0) low[i] = load_channels(walk, b, column), high[i] = load_channels(walk, b, column + 4);
-                uint2 first = norm_channels(room, low[i], b, column), second = norm_channels(room, high[i], b, column + 4);
-                x[s][i] = make_uint4(first.x, first.y, second.x, second.y);
-            }
-            else
-            {
-                x[s][i] = load_fresh((const uint4*)((KIND == DOWN ? walk.inner : walk.scaled) + (i64)b * K + column));
-            }
+            if (column >= K || b >= walk.sequences) continue;
+            uint2 low = norm_channels(room, words[i][0], words[i][1], b, column), high = norm_channels(room, words[i][2], words[i][3], b, column + 4);
+            x[s][i] = make_uint4(low.x, low.y, high.x, high.y);
         }
+    }
+}
+
+// r of the norm of the warp's sequence.
+DEVICE float stream_scale(const Walk& walk, u32 tag)
+{
+    constexpr int turns = CEIL(STREAM_PIECES / 2, 32);
+    int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
+    uint4 words[turns];
+    for (bool waits = true; waits;)
+    {
+        waits = false;
+#pragma unroll
+        for (int t = 0; t < turns; t++)
+            words[t] = 32 * t + lane < STREAM_PIECES / 2 ? load_words(walk.squares + warp * STREAM_PIECES + 2 * (32 * t + lane)) : make_uint4(0, tag, 0, tag);
+#pragma unroll
+        for (int t = 0; t < turns; t++) waits |= !is_tagged(words[t], tag);
+        if (waits) await(walk.squares + warp * STREAM_PIECES + 2 * lane, tag);
+    }
+
+    __syncwarp();
+    float sum = 0;
+#pragma unroll
+    for (int t = 0; t < turns; t++) sum += __uint_as_float(words[t].x) + __uint_as_float(words[t].z);
+    return 1.f / sqrtf(warp_sum(sum) * (1.f / DIM) + walk.epsilon);
+}
+
+// The stream's value now of row k of a piece, for the norm behind it. Eight neighbouring lanes have a piece's rows.
+DEVICE void give_stream(const Walk& walk, float now, float scale, int piece, int b, int k, bool exists, u32 tag)
+{
+    float scaled = now * scale, next = __shfl_xor_sync(FULL_WARP, scaled, 1);
+    if (exists && k % 2 == 0) store_word(walk.scaled + b * (DIM / 2) + 4 * piece + k / 2, make_uint2(pack_bf16(scaled, next), tag));
+    now *= now;
+#pragma unroll
+    for (int o = 4; o > 0; o >>= 1) now += __shfl_xor_sync(FULL_WARP, now, o);
+    if (exists && k == 0) give(walk.squares + b * STREAM_PIECES + piece, now, tag);
 }
 
 // What becomes of the sum of row k of a piece, the own-th of this multiprocessor; whole warps come.
 template <int KIND>
-DEVICE void finish(const Walk& walk, Room& room, float sum, int piece, int own, int b, int k, bool exists)
+DEVICE void finish(const Walk& walk, Room& room, float sum, int piece, int own, int b, int k, bool exists, u32 tag)
 {
     if ((KIND == PROJECTIONS || KIND == GATED || KIND == LOGITS) && exists) sum *= room.r[b];
     if (KIND == PROJECTIONS)
     {
         int row = 8 * piece + k;
-        if (exists && row < ROWS) walk.projections[b * ROWS + row] = sum;
+        if (exists && row < ROWS) give(walk.projections + b * ROWS + row, sum, tag);
     }
     else if (KIND == LOGITS)
     {
@@ -315,56 +428,55 @@ DEVICE void finish(const Walk& walk, Room& room, float sum, int piece, int own, 
     }
     else if (KIND == GATED)
     {
-        float up = __shfl_xor_sync(FULL_WARP, sum, 4);
-        if (exists && k < 4) walk.inner[(i64)b * INNER + 4 * piece + k] = to_bf16(sum / (1.f + expf(-sum)) * up);
+        float up = __shfl_xor_sync(FULL_WARP, sum, 4), inner = sum / (1.f + expf(-sum)) * up, next = __shfl_xor_sync(FULL_WARP, inner, 1);
+        if (exists && (k == 0 || k == 2)) store_word(walk.inner + b * (INNER / 2) + 2 * piece + k / 2, make_uint2(pack_bf16(inner, next), tag));
     }
     else
     {
-        float now = 0;
+        float now = 0, scale = 0;
         if (exists)
         {
             now = room.stream[own][b][k] + sum;
+            scale = room.scales[KIND == DOWN][own][k];
             room.stream[own][b][k] = now;
-            walk.scaled[(i64)b * DIM + 8 * piece + k] = to_bf16(now * room.scales[KIND == DOWN][own][k]);
         }
 
-        now *= now;
-#pragma unroll
-        for (int o = 4; o > 0; o >>= 1) now += __shfl_xor_sync(FULL_WARP, now, o);
-        if (exists && k == 0) walk.squares[b * STREAM_PIECES + piece] = now;
+        give_stream(walk, now, scale, piece, b, k, exists, tag);
     }
 }
 
+// A phase that reads words of a tag and writes such of another.
 template <int K, int KIND>
-DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned char* ring, int start, int pieces)
+DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned char* ring, int start, int pieces, u32 before, u32 after)
 {
+    constexpr bool normed = KIND == PROJECTIONS || KIND == GATED || KIND == LOGITS;
     constexpr int stages = CEIL(K, COLUMNS), held = stages < PASS ? stages : PASS;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     uint4 x[held][SHARE];
+    float r = 0;
     int first = first_piece(start);
     for (int base = first; base < pieces; base += GROUP * MULTIPROCESSORS)
     {
-        float c[GROUP][SHARE][4] = {};
         for (int pass = 0; pass < stages; pass += PASS)
         {
-            if (stages > PASS || base == first) load_inputs<K, KIND>(x, walk, room, pass);
-            if ((KIND == PROJECTIONS || KIND == GATED || KIND == LOGITS) && base == first && warp < walk.sequences)
+            if (stages > PASS || base == first)
             {
-                float sum = 0;
-                for (int i = lane; i < STREAM_PIECES / 4; i += 32)
-                {
-                    float4 squares = load_fresh((const float4*)(walk.squares + warp * STREAM_PIECES) + i);
-                    sum += (squares.x + squares.y) + (squares.z + squares.w);
-                }
-
-                sum = warp_sum(sum);
-                if (lane == 0) room.r[warp] = 1.f / sqrtf(sum * (1.f / DIM) + walk.epsilon);
+                if constexpr (KIND == OUT) load_mixed<K>(x, walk, room, pass, before);
+                else load_inputs<K, KIND>(x, walk, pass, before);
             }
 
-#pragma unroll
-            for (int j = 0; j < GROUP; j++)
+            if (normed && base == first && warp < walk.sequences) r = stream_scale(walk, before);
+            if (pass == 0)
             {
-                if (base + j * MULTIPROCESSORS >= pieces) break;
+                meet(); // what was in shared memory is read
+                if (normed && base == first && warp < walk.sequences && lane == 0) room.r[warp] = r;
+            }
+
+            // A piece's code once: of all phases together it has to stay in the instructions' cache.
+#pragma unroll 1
+            for (int j = 0; j < GROUP && base + j * MULTIPROCESSORS < pieces; j++)
+            {
+                float c[SHARE][4] = {};
 #pragma unroll
                 for (int s = 0; s < held; s++)
                 {
@@ -385,20 +497,20 @@ DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned ch
                         {
                             if ((pass + s) * COLUMNS + 32 * (i * WARPS + warp) >= K) continue;
                             const u32 left[4] = {half ? x[s][i].z : x[s][i].x, 0, half ? x[s][i].w : x[s][i].y, 0};
-                            mma_bf16(c[j][i], left, half ? w[i].z : w[i].x, half ? w[i].w : w[i].y);
+                            mma_bf16(c[i], left, half ? w[i].z : w[i].x, half ? w[i].w : w[i].y);
                         }
                 }
-            }
-        }
 
-        if (base != first) meet(); // the sums before are read
+                float2 sum = make_float2(c[0][0], c[0][1]);
 #pragma unroll
-        for (int j = 0; j < GROUP; j++)
-        {
-            float2 sum = make_float2(c[j][0][0], c[j][0][1]);
-#pragma unroll
-            for (int i = 1; i < SHARE; i++) sum.x += c[j][i][0], sum.y += c[j][i][1];
-            if (lane < 4 * MOST) *(float2*)&room.partial[j][warp][2 * lane] = sum;
+                for (int i = 1; i < SHARE; i++) sum.x += c[i][0], sum.y += c[i][1];
+                if (lane < 4 * MOST)
+                {
+                    float2* part = (float2*)&room.partial[j][warp][2 * lane];
+                    if (pass > 0) sum.x += part->x, sum.y += part->y;
+                    *part = sum;
+                }
+            }
         }
 
         meet();
@@ -413,35 +525,22 @@ DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned ch
                 for (int w = 0; w < WARPS; w++) sum += room.partial[j][w][8 * b + k];
             }
 
-            finish<KIND>(walk, room, sum, piece, (base - first) / MULTIPROCESSORS + j, b, k, exists);
+            finish<KIND>(walk, room, sum, piece, (base - first) / MULTIPROCESSORS + j, b, k, exists, after);
         }
     }
 }
 
-DEVICE void load_memory(float4 (&cell)[TURNS], const float* c, int item, int items)
-{
-    int place = item / SLICES, slice = item % SLICES, column = threadIdx.x % QUADS * 4, group = threadIdx.x / QUADS;
-    const float* from = c + (i64)place * DK * DV + slice * SLICE + column;
-#pragma unroll
-    for (int t = 0; t < TURNS; t++)
-    {
-        int d = t * GROUPS + group;
-        cell[t] = item < items && d < DK ? load_fresh((const float4*)(from + (i64)d * DV)) : make_float4(0, 0, 0, 0);
-    }
-}
-
-// What a block needs besides its large matrices: to shared memory, or, a block ahead, to the second-level cache. n and m are written by one of the
-// multiprocessors that read them, a meeting later.
+// What a block needs besides its matrices and C: to shared memory, or, a block ahead, to the second-level cache.
 template <bool AHEAD>
 DEVICE void gather(const Walk& walk, Room& room, int block)
 {
     const i64* at = weights_of(walk, block);
     const float *biases = (const float*)at[W_BIASES], *head_norm = (const float*)at[W_HEAD_NORM];
-    const float *c = walk.states[3 * block], *n = walk.states[3 * block + 1], *m = walk.states[3 * block + 2];
+    const float *n = walk.states[3 * block + 1], *m = walk.states[3 * block + 2];
     auto take = [](float& to, const float* from)
     {
         if (AHEAD) prefetch_cached(from);
-        else to = load_fresh(from);
+        else to = *from;
     };
 
     int thread = threadIdx.x, items = walk.sequences * HEADS * SLICES;
@@ -460,80 +559,129 @@ DEVICE void gather(const Walk& walk, Room& room, int block)
         for (int d = thread; d < DK; d += THREADS) take(room.n[i][d], n + place * DK + d);
         for (int e = thread; e < SLICE; e += THREADS) take(room.head_norm[i][e], head_norm + head * DV + slice * SLICE + e);
         if (thread == 0) take(room.m[i], m + place);
-        if (AHEAD)
-        {
-            constexpr int sector = SLICE < 8 ? SLICE : 8;
-            for (int e = thread; e < DK * (SLICE / sector); e += THREADS)
-                prefetch_cached(c + ((i64)place * DK + e / (SLICE / sector)) * DV + slice * SLICE + e % (SLICE / sector) * sector);
-        }
     }
+}
+
+// What the cell reads of the projections for an item: q and k, and in `more` the first warp the output gate, the second v, the third the gates.
+struct Projected
+{
+    float q[CEIL(DK, THREADS)], k[CEIL(DK, THREADS)], more[CEIL(SLICE, 32)];
+};
+
+DEVICE Projected load_projected(const Walk& walk, int b, int head, int slice, u32 tag)
+{
+    constexpr int own = CEIL(DK, THREADS), columns = CEIL(SLICE, 32);
+    int thread = threadIdx.x, warp = thread / 32, lane = thread % 32;
+    const uint2* row = walk.projections + b * ROWS;
+    const uint2* values = row + 2 * QK + head * DV + slice * SLICE;
+    const uint2* others = warp == 0 ? values + VD + lane : warp == 1 ? values + lane : row + 2 * QK + 2 * VD + head + lane * HEADS;
+    int count = warp < 2 ? SLICE : warp == 2 ? 4 : 0;
+    uint2 q[own], k[own], more[columns], nothing = make_uint2(0, tag);
+    for (bool waits = true; waits;)
+    {
+        waits = false;
+#pragma unroll
+        for (int t = 0; t < own; t++)
+        {
+            int d = t * THREADS + thread;
+            q[t] = d < DK ? load_word(row + head * DK + d) : nothing;
+            k[t] = d < DK ? load_word(row + QK + head * DK + d) : nothing;
+        }
+
+#pragma unroll
+        for (int t = 0; t < columns; t++) more[t] = 32 * t + lane < count ? load_word(others + 32 * t) : nothing;
+#pragma unroll
+        for (int t = 0; t < own; t++) waits |= !is_tagged(q[t], tag) || !is_tagged(k[t], tag);
+#pragma unroll
+        for (int t = 0; t < columns; t++) waits |= !is_tagged(more[t], tag);
+        if (waits) pause_for_words();
+    }
+
+    __syncwarp();
+    Projected x;
+#pragma unroll
+    for (int t = 0; t < own; t++) x.q[t] = __uint_as_float(q[t].x), x.k[t] = __uint_as_float(k[t].x);
+#pragma unroll
+    for (int t = 0; t < columns; t++) x.more[t] = __uint_as_float(more[t].x);
+    return x;
 }
 
 // The mLSTM's step (xLSTM 7B, eqs. 2-9):
 //     m' = max(log f + m, log i),  C' = f C + i k v^T,  n' = f n + i k with f = exp(log f + m - m'), i = exp(log i - m'),
 //     h = C'^T q / max(|n'.q|, exp(-m')).
-// `cell` has the first item's part of C.
-DEVICE void remember(const Walk& walk, Room& room, float4 (&cell)[TURNS], int block)
+// n' and m' stay in shared memory, of a head's first slice: others have n and m yet to read.
+DEVICE void remember(const Walk& walk, Room& room, Turn& turn, const unsigned char* ring, int block, u32 tag)
 {
-    constexpr int lane_columns = CEIL(SLICE, 32);
+    constexpr int columns = CEIL(SLICE, 32);
     int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, column = thread % QUADS * 4, group = thread / QUADS;
     int items = walk.sequences * HEADS * SLICES;
-    float *c = walk.states[3 * block], *n = walk.states[3 * block + 1], *m = walk.states[3 * block + 2];
+    float* c = walk.states[3 * block];
     float *q = room.cell.q, *k = room.cell.k;
     for (int i = 0, item = blockIdx.x; item < items; i++, item += MULTIPROCESSORS)
     {
         int place = item / SLICES, slice = item % SLICES, b = place / HEADS, head = place % HEADS;
-        float4 next[TURNS];
-        load_memory(next, c, item + MULTIPROCESSORS, items);
-        const float* row = walk.projections + b * ROWS;
-        const float *values = row + 2 * QK + head * DV + slice * SLICE, *gates = row + 2 * QK + 2 * VD + head;
-        float4 value = load_fresh((const float4*)(values + column));
-        float input = load_fresh(gates) + load_fresh(gates + 2 * HEADS) + room.biases[head];
-        float forget = load_fresh(gates + HEADS) + load_fresh(gates + 3 * HEADS) + room.biases[HEADS + head];
-        float open[lane_columns] = {};
-        if (warp == 0)
-        {
+        Projected x = load_projected(walk, b, head, slice, tag);
+        meet(); // what was in shared memory is read, and what gather brought is there
 #pragma unroll
-            for (int t = 0; t < lane_columns; t++)
-                if (32 * t + lane < SLICE) open[t] = load_fresh(values + VD + 32 * t + lane);
+        for (int t = 0; t < CEIL(DK, THREADS); t++)
+            if (t * THREADS + thread < DK) q[t * THREADS + thread] = x.q[t] * (1.f / sqrtf((float)DK)), k[t * THREADS + thread] = x.k[t];
+#pragma unroll
+        for (int t = 0; t < columns; t++)
+        {
+            if (warp == 1 && 32 * t + lane < SLICE) room.cell.values[32 * t + lane] = x.more[t];
+            if (warp == 2 && 32 * t + lane < 4) room.cell.gates[32 * t + lane] = x.more[t];
         }
 
+        meet();
+        float input = room.cell.gates[0] + room.cell.gates[2] + room.biases[head], forget = room.cell.gates[1] + room.cell.gates[3] + room.biases[HEADS + head];
         if (walk.gate_cap > 0) input = walk.gate_cap * tanhf(input / walk.gate_cap), forget = walk.gate_cap * tanhf(forget / walk.gate_cap);
         float log_i = EXPONENTIAL ? input : log_sigmoid(input), past = log_sigmoid(forget) + room.m[i];
         float now = !EXPONENTIAL ? 0.f : past <= log_i ? log_i : past;
-        float keep = expf(past - now), write = expf(log_i - now);
-        if (i > 0) meet(); // what the item before left in shared memory is read
-        float product = 0;
+        float keep = expf(past - now), write = expf(log_i - now), product = 0;
+        float4 value = *(const float4*)&room.cell.values[column];
+        value.x *= write, value.y *= write, value.z *= write, value.w *= write;
 #pragma unroll
         for (int t = 0; t < CEIL(DK, THREADS); t++)
         {
             int d = t * THREADS + thread;
             if (d < DK)
             {
-                q[d] = load_fresh(row + head * DK + d) * (1.f / sqrtf((float)DK));
-                k[d] = load_fresh(row + QK + head * DK + d) * write;
-                float kept = room.n[i][d] * keep + k[d];
+                float kept = room.n[i][d] * keep + k[d] * write;
                 product += q[d] * kept;
-                if (slice == 0) n[place * DK + d] = kept;
+                room.n[i][d] = kept;
             }
         }
 
-        if (slice == 0 && thread == 0) m[place] = now;
         product = warp_sum(product);
         if (lane == 0) room.cell.products[warp] = product;
-        meet();
         float4 sum = make_float4(0, 0, 0, 0);
-        float* to = c + (i64)place * DK * DV + slice * SLICE + column;
-#pragma unroll
-        for (int t = 0; t < TURNS; t++)
+        for (int first = 0; first < DK; first += MEMORY_ROWS)
         {
-            int d = t * GROUPS + group;
-            if (d < DK)
+            mbarrier_wait(shared_address(&room.full[turn.slot]), turn.parity);
+            const unsigned char* from = ring + turn.slot * STAGE_BYTES + 4 * column;
+            float4 cell[TURNS];
+#pragma unroll
+            for (int t = 0; t < TURNS; t++)
             {
-                cell[t].x = cell[t].x * keep + value.x * k[d], cell[t].y = cell[t].y * keep + value.y * k[d];
-                cell[t].z = cell[t].z * keep + value.z * k[d], cell[t].w = cell[t].w * keep + value.w * k[d];
-                *(float4*)(to + (i64)d * DV) = cell[t];
-                sum.x += q[d] * cell[t].x, sum.y += q[d] * cell[t].y, sum.z += q[d] * cell[t].z, sum.w += q[d] * cell[t].w;
+                int row = t * GROUPS + group;
+                cell[t] = row < MEMORY_ROWS && first + row < DK ? *(const float4*)(from + row * 4 * SLICE) : make_float4(0, 0, 0, 0);
+            }
+
+            __syncwarp();
+            if (lane == 0) mbarrier_arrive(shared_address(&room.empty[turn.slot]));
+            turn.next();
+            float* to = c + ((i64)place * DK + first) * DV + slice * SLICE + column;
+#pragma unroll
+            for (int t = 0; t < TURNS; t++)
+            {
+                int row = t * GROUPS + group, d = first + row;
+                if (row < MEMORY_ROWS && d < DK)
+                {
+                    cell[t].x = cell[t].x * keep + value.x * k[d], cell[t].y = cell[t].y * keep + value.y * k[d];
+                    cell[t].z = cell[t].z * keep + value.z * k[d], cell[t].w = cell[t].w * keep + value.w * k[d];
+                    *(float4*)(to + (i64)row * DV) = cell[t];
+                    sum.x += q[d] * cell[t].x, sum.y += q[d] * cell[t].y, sum.z += q[d] * cell[t].z, sum.w += q[d] * cell[t].w;
+                }
             }
         }
 
@@ -553,9 +701,9 @@ DEVICE void remember(const Walk& walk, Room& room, float4 (&cell)[TURNS], int bl
 #pragma unroll
             for (int w = 0; w < WARPS; w++) whole += room.cell.products[w];
             float divisor = fmaxf(fabsf(whole) * unit, expf(low - now)) + unit * walk.cell_epsilon, factor = NORMALIZE ? unit / divisor : 1.f;
-            float h[lane_columns], mean = 0, squares = 0;
+            float h[columns], mean = 0, squares = 0;
 #pragma unroll
-            for (int t = 0; t < lane_columns; t++)
+            for (int t = 0; t < columns; t++)
             {
                 h[t] = 0;
                 if (32 * t + lane < SLICE)
@@ -570,46 +718,59 @@ DEVICE void remember(const Walk& walk, Room& room, float4 (&cell)[TURNS], int bl
 
             mean = CENTER ? warp_sum(mean) * (1.f / SLICE) : 0.f;
 #pragma unroll
-            for (int t = 0; t < lane_columns; t++)
+            for (int t = 0; t < columns; t++)
             {
                 int e = 32 * t + lane;
                 if (e >= SLICE) continue;
                 squares += (h[t] - mean) * (h[t] - mean);
-                float gate = room.head_norm[i][e] / (1.f + expf(-open[t]));
-                float* u = walk.mixed + (i64)b * VD + head * DV + slice * SLICE + e;
-                u[0] = gate * h[t];
-                if (CENTER) u[MOST * VD] = gate;
+                float gate = room.head_norm[i][e] / (1.f + expf(-x.more[t]));
+                store_word(walk.mixed + b * VD + head * DV + slice * SLICE + e, make_uint2(pack_bf16(gate * (h[t] - mean), gate), tag));
             }
 
             squares = warp_sum(squares);
-            if (lane == 0) walk.moments[place * SLICES + slice] = make_float2(mean, squares);
+            if (lane < 2) give(walk.moments + 2 * (place * SLICES + slice) + lane, lane == 0 ? mean : squares, tag);
+            if (lane == 0) room.m[i] = now;
         }
+    }
+}
 
-#pragma unroll
-        for (int t = 0; t < TURNS; t++) cell[t] = next[t];
+// n' and m' to where the next token looks for them, once a word of a tag is there: it came of all that the cells had to say.
+DEVICE void keep_states(const Walk& walk, const Room& room, int block, u32 tag)
+{
+    if (first_piece(gated_start(block)) >= GATED_PIECES)
+    {
+        // No such word has been waited for here. It may be a later one's by now.
+        if (threadIdx.x == 0)
+            while ((int)(load_word(walk.scaled).y - tag) < 0) pause_for_words();
+        meet();
+    }
+
+    float *n = walk.states[3 * block + 1], *m = walk.states[3 * block + 2];
+    for (int i = 0, item = blockIdx.x; item < walk.sequences * HEADS * SLICES; i++, item += MULTIPROCESSORS)
+    {
+        if (item % SLICES != 0) continue;
+        for (int d = threadIdx.x; d < DK; d += THREADS) n[item / SLICES * DK + d] = room.n[i][d];
+        if (threadIdx.x == 0) m[item / SLICES] = room.m[i];
     }
 }
 
 // The stream of the multiprocessor's channels, and what the first norm needs of it.
-DEVICE void embed(const Walk& walk, Room& room)
+DEVICE void embed(const Walk& walk, Room& room, u32 tag)
 {
     for (int o = threadIdx.x; o < CEIL(OWN_PIECES * MOST * 8, 32) * 32; o += THREADS)
     {
         int k = o % 8, b = o / 8 % MOST, own = o / (8 * MOST), piece = blockIdx.x + own * MULTIPROCESSORS, channel = 8 * piece + k;
         bool exists = own < OWN_PIECES && b < walk.sequences && piece < STREAM_PIECES;
-        float x = 0;
+        float x = 0, scale = 0;
         if (exists)
         {
             i64 from = walk.tokens[b] * DIM + channel;
             x = WIDE ? ((const float*)walk.table)[from] : from_bf16(((const bf16*)walk.table)[from]);
+            scale = walk.first_norm[channel];
             room.stream[own][b][k] = x;
-            walk.scaled[b * DIM + channel] = to_bf16(x * walk.first_norm[channel]);
         }
 
-        x *= x;
-#pragma unroll
-        for (int s = 4; s > 0; s >>= 1) x += __shfl_xor_sync(FULL_WARP, x, s);
-        if (exists && k == 0) walk.squares[b * STREAM_PIECES + piece] = x;
+        give_stream(walk, x, scale, piece, b, k, exists, tag);
     }
 }
 
@@ -626,6 +787,8 @@ KERNEL void __launch_bounds__(THREADS + 32, 1) token_walk(const __grid_constant_
             mbarrier_init(shared_address(&room.full[s]), 1);
             mbarrier_init(shared_address(&room.empty[s]), WARPS);
         }
+
+        room.start = atomicAdd(walk.starts, 1ull);
     }
 
     __syncthreads();
@@ -635,34 +798,23 @@ KERNEL void __launch_bounds__(THREADS + 32, 1) token_walk(const __grid_constant_
         return;
     }
 
+    // No word has this launch's tags yet: those before it, which have all had their starts, had smaller ones.
+    u32 tag = (u32)(room.start / MULTIPROCESSORS) * (2 * BLOCKS + 1) + 1;
     Turn turn = {0, 0};
-    u64 expected = 0; // the first thread's
-    embed(walk, room);
+    embed(walk, room, tag);
     gather<true>(walk, room, 0);
-    for (int block = 0; block < BLOCKS; block++)
+    for (int block = 0; block < BLOCKS; block++, tag += 2)
     {
-        arrive(walk, expected);
-        float4 cell[TURNS];
-        load_memory(cell, walk.states[3 * block], blockIdx.x, walk.sequences * HEADS * SLICES);
+        meet();
         gather<false>(walk, room, block);
         if (block + 1 < BLOCKS) gather<true>(walk, room, block + 1);
-        wait(walk, expected);
-        multiply<DIM, PROJECTIONS>(walk, room, turn, ring, projection_start(block), PROJECTION_PIECES);
-        arrive(walk, expected);
-        wait(walk, expected);
-        remember(walk, room, cell, block);
-        arrive(walk, expected);
-        wait(walk, expected);
-        multiply<VD, OUT>(walk, room, turn, ring, 0, STREAM_PIECES);
-        arrive(walk, expected);
-        wait(walk, expected);
-        multiply<DIM, GATED>(walk, room, turn, ring, gated_start(block), GATED_PIECES);
-        arrive(walk, expected);
-        wait(walk, expected);
-        multiply<INNER, DOWN>(walk, room, turn, ring, 0, STREAM_PIECES);
+        multiply<DIM, PROJECTIONS>(walk, room, turn, ring, projection_start(block), PROJECTION_PIECES, tag, tag + 1);
+        remember(walk, room, turn, ring, block, tag + 1);
+        multiply<VD, OUT>(walk, room, turn, ring, 0, STREAM_PIECES, tag + 1, tag + 1);
+        multiply<DIM, GATED>(walk, room, turn, ring, gated_start(block), GATED_PIECES, tag + 1, tag + 1);
+        keep_states(walk, room, block, tag + 1);
+        multiply<INNER, DOWN>(walk, room, turn, ring, 0, STREAM_PIECES, tag + 1, tag + 2);
     }
 
-    arrive(walk, expected);
-    wait(walk, expected);
-    multiply<DIM, LOGITS>(walk, room, turn, ring, projection_start(BLOCKS), HEAD_PIECES);
+    multiply<DIM, LOGITS>(walk, room, turn, ring, projection_start(BLOCKS), HEAD_PIECES, tag, 0);
 }

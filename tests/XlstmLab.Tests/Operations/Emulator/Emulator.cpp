@@ -182,6 +182,7 @@ struct Launch
     std::vector<Warp> warp_list;
     std::vector<Warp*> ready;
     std::vector<Fiber*> sleeping;
+    bool stored; // something that other blocks may wait for
     int live, arriving; // threads of the cluster, and those of them not yet at its barrier
     unsigned long long phase;
     void* scheduler;
@@ -381,6 +382,11 @@ void go_on(bool stay_in_warp)
     Warp* warp = from->warp;
     if (!stay_in_warp || !warp->ready)
     {
+        if (launch->ready.empty() && launch->stored)
+        {
+            launch->stored = false;
+            wake(&launch->stored);
+        }
         if (launch->ready.empty())
         {
             running = nullptr;
@@ -537,6 +543,7 @@ void run_cluster(uint3 first)
     Launch& l = *launch;
     l.ready.clear();
     l.sleeping.clear();
+    l.stored = false;
     l.live = l.arriving = (int)(l.threads * l.cluster);
     l.phase = 0;
     for (unsigned b = 0; b < l.cluster; b++)
@@ -832,9 +839,12 @@ void wake(const void* word)
     }
 }
 
-void require_grid()
+void store() { launch->stored = true; }
+
+void await_store()
 {
-    if (!launch->cooperative) fail("a barrier of the grid in a launch that is not cooperative");
+    if (!launch->cooperative) fail("waits for other blocks in a launch that is not cooperative");
+    sleep("a word of another block", &launch->stored);
 }
 
 void cluster_arrive()

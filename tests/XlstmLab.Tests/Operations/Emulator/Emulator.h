@@ -98,8 +98,9 @@ void copy_async_wait(int pending);
 void sleep(const char* name, const void* word);
 void wake(const void* word);
 
-// Fails where not all blocks of the grid run at once.
-void require_grid();
+// Until a block of a cooperative launch has stored something for the others, or rather until all threads wait for something and one has.
+void store();
+void await_store();
 
 // count: threads that arrive, 0 for all of the block that have not returned. A barrier's result is the sum of the votes.
 int barrier(int id, int count, bool wait, int vote);

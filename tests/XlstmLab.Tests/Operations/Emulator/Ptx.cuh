@@ -303,7 +303,7 @@ DEVICE void mbarrier_wait(u32 barrier, u32 parity)
 DEVICE void cluster_store_async(u32 address, u32 x, u32 barrier) { emulator::store_async(address, x, barrier); }
 DEVICE void cluster_store_async(u32 address, float2 x, u32 barrier) { emulator::store_async(address, x, barrier); }
 
-DEVICE void copy_bulk_once(u32 shared, const void* global, u32 bytes, u32 barrier)
+DEVICE void copy_bulk(u32 shared, const void* global, u32 bytes, u32 barrier)
 {
     if (!bytes || bytes % 16) emulator::fail("cp.async.bulk of %u bytes", bytes);
     for (u32 i = 0; i < bytes; i += 16)
@@ -315,30 +315,24 @@ DEVICE void copy_bulk_once(u32 shared, const void* global, u32 bytes, u32 barrie
     counter.settle();
 }
 
+DEVICE void copy_bulk_once(u32 shared, const void* global, u32 bytes, u32 barrier) { copy_bulk(shared, global, bytes, barrier); }
+
 // Some of the block's threads
 
 DEVICE void threads_sync(int barrier, int threads) { emulator::barrier(barrier, threads, true, 0); }
 
-// The grid of a cooperative launch
+// Words that blocks exchange
 
-DEVICE u64 grid_arrive(u64* arrivals)
+DEVICE void store_word(uint2* word, uint2 x)
 {
-    emulator::require_grid();
     emulator::breathe();
-    u64 before = (*arrivals)++;
-    emulator::wake(arrivals);
-    return before;
+    *(uint2*)emulator::global_pointer("st.global", word, 8) = x;
+    emulator::store();
 }
 
-DEVICE void grid_wait(const u64* arrivals, u64 expected)
-{
-    emulator::require_grid();
-    emulator::breathe();
-    while (*arrivals < expected) emulator::sleep("the grid's barrier", arrivals);
-}
-
-template <class Value>
-DEVICE Value load_fresh(const Value* pointer) { return *(const Value*)emulator::global_pointer("ld.global", pointer, sizeof(Value)); }
+DEVICE uint2 load_word(const uint2* word) { return *(const uint2*)emulator::global_pointer("ld.global", word, 8); }
+DEVICE uint4 load_words(const uint2* words) { return *(const uint4*)emulator::global_pointer("ld.global", words, 16); }
+DEVICE void pause_for_words() { emulator::await_store(); }
 
 // Reads it, so that a place which is none is noticed.
 DEVICE void prefetch_cached(const void* global) { (void)*(const volatile char*)global; }
