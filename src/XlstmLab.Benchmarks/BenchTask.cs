@@ -9,6 +9,7 @@ namespace XlstmLab.Benchmarks;
 [JsonDerivedType(typeof(SLstmTask), "slstm")]
 [JsonDerivedType(typeof(WorkTask), "work")]
 [JsonDerivedType(typeof(GenerationTask), "generation")]
+[JsonDerivedType(typeof(LoadTask), "load")]
 public abstract record BenchTask
 {
     /// <summary>libtorch's threads.</summary>
@@ -109,6 +110,35 @@ public sealed record GenerationTask : BenchTask
     internal const int WarmUpTokens = 100;
 }
 
+/// <summary>What is done with a model's files.</summary>
+public enum LoadWork
+{
+    /// <summary>They are written, with random weights.</summary>
+    Write,
+
+    /// <summary>Their bytes are read, and nothing is made of them.</summary>
+    Read,
+
+    /// <summary>The model is opened.</summary>
+    Open,
+}
+
+/// <summary>A folder of a model's files, in the layout of the published ones.</summary>
+public sealed record LoadTask : BenchTask
+{
+    /// <summary>What is done.</summary>
+    public required LoadWork Work { get; init; }
+
+    /// <summary>The model, by <see cref="BenchModels"/>' names.</summary>
+    public required string Preset { get; init; }
+
+    /// <summary>The folder.</summary>
+    public required string Folder { get; init; }
+
+    /// <summary>Where the model shall be.</summary>
+    public required string Device { get; init; }
+}
+
 /// <summary>How far a generation is.</summary>
 /// <param name="Tokens">Tokens generated.</param>
 /// <param name="Seconds">Seconds since before the prompt was read, the mean of all repetitions.</param>
@@ -141,6 +171,9 @@ public sealed record BenchResult
 
     /// <summary>What a generated token reads, where it was counted.</summary>
     public TokenBytes? TokenBytes { get; init; }
+
+    /// <summary>What reading or opening a folder took; null where none was.</summary>
+    public LoadResult? Load { get; init; }
 }
 
 /// <summary>What a token that is generated on the CPU moves, and how fast this machine could.</summary>

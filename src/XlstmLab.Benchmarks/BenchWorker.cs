@@ -21,6 +21,7 @@ public static class BenchWorker
             SLstmTask t => SLstm(t, cancellationToken),
             WorkTask t => WorkBench.Run(t, cancellationToken),
             GenerationTask t => GenerationBench.Run(t, cancellationToken),
+            LoadTask t => LoadBench.Run(t, cancellationToken),
             _ => throw new ArgumentException($"There is no measurement of kind {task.GetType().Name}.", nameof(task)),
         };
     }

@@ -49,6 +49,32 @@ public sealed class BenchTests
     }
 
     [Fact]
+    public async Task Load_ModelOfRandomWeights_IsOpenedBesideWhatItsBytesTake()
+    {
+        using var folder = CommandLine.Folder();
+        var result = await CommandLine.RunAsync("bench", "load", "--preset", "bytes-1m", "--folder", folder[""], "--threads", "1", "--json");
+        Assert.True(result.Code == 0, result.Error);
+        var rows = result.Json["rows"]!.AsArray();
+        string[] fromDisk = OperatingSystem.IsLinux() ? ["read from the disk", "opened from the disk"] : [];
+        Assert.Equal([.. fromDisk, "read from memory", "opened from memory"], rows.Select(r => (string?)r!["what"]));
+        var bytes = 2 * Presets.ByName("bytes-1m").CountParameters();
+        Assert.All(rows, r => Assert.True((double)r!["seconds"]! > 0, r!.ToJsonString()));
+        Assert.All(rows, r => Assert.InRange((long)r!["bytes"]!, bytes, bytes + 100_000));
+        Assert.Empty(Directory.GetFileSystemEntries(folder[""])); // nothing is left
+    }
+
+    [Fact]
+    public async Task Memory_SequencesSideBySide_AreCountedTogether()
+    {
+        var result = await CommandLine.RunAsync("bench", "memory", "--steps", "20", "--tokens", "4500", "--batch", "2", "--threads", "1", "--json");
+        var rows = result.Json["rows"]!.AsArray().Where(r => (string?)r!["work"] == "generation").ToArray();
+
+        // A sample each 450 tokens, in two texts side by side.
+        Assert.Equal([450, 900, 1350, 1800, 2250, 2700, 3150, 3600, 4050], rows.Select(r => (int)r!["count"]!));
+        Assert.Single(rows.Select(r => (long)r!["tensors"]!).Distinct());
+    }
+
+    [Fact]
     public async Task InferenceFigures_OfEveryModel_HaveEveryPoint()
     {
         using var folder = CommandLine.Folder();

@@ -78,6 +78,7 @@ internal static class BenchCommand
         Prefill(),
         Decode(),
         Inference(),
+        Load(),
         Memory(),
         Notebooks(),
         Worker(),
@@ -445,30 +446,78 @@ internal static class BenchCommand
     private static ExampleCommand Memory()
     {
         var steps = Size("--steps", 1000, "Training steps.");
-        var tokens = Size("--tokens", 10_000, "Tokens to generate.");
+        var tokens = Size("--tokens", 10_000, "Tokens to generate, of all sequences together.");
+        var batch = Size("--batch", 1, "Sequences side by side.");
         var common = new BenchOptions(0, 1);
         var command = new ExampleCommand(
             "memory",
             "Trains and generates, and fails if live tensors grow, or resident memory by more than 5 % after the warm-up.",
             "xlstm bench memory",
-            "xlstm bench memory --steps 200 --tokens 1000 --json")
+            "xlstm bench memory --steps 200 --tokens 1000 --json",
+            "xlstm bench memory --device cuda --steps 20000 --tokens 1000000 --batch 64 --output results/gpu")
         {
-            steps, tokens,
+            steps, tokens, batch,
         };
         AddTo(command, common.Outputs);
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
             Compute.Begin(common.ThreadCounts(parsed)[0]);
-            var plan = new MemoryBench { Steps = parsed.GetValue(steps), Tokens = parsed.GetValue(tokens) };
+            var device = ComputeOptions.Find(common.Device(parsed));
+            var plan = new MemoryBench { Steps = parsed.GetValue(steps), Tokens = parsed.GetValue(tokens), Batch = parsed.GetValue(batch), Device = device };
             BenchReport<MemoryRow>? report = null;
             await terminal.TrackAsync("Memory", tracker =>
             {
                 report = plan.Run(CommandLine(parsed), Progress(tracker), cancellationToken);
                 return Task.CompletedTask;
             });
-            common.Write(report!, terminal, parsed);
+            common.Write(report! with { Gpu = device.type == DeviceType.CUDA ? GpuOf(device) : null }, terminal, parsed);
             return MemoryBench.IsConstant(report!.Rows) ? ExitCode.Success : ExitCode.Failure;
+        });
+        return command;
+    }
+
+    private static ExampleCommand Load()
+    {
+        var presets = PresetOption("Presets of any kind of model. Default: bytes-10m, on a GPU xlstm-7b.");
+        var folder = new Option<string?>("--folder") { Description = "Where the files are written and deleted again. Default: the folder for temporary files.", HelpName = "FOLDER" };
+        var common = new BenchOptions(0, 1);
+        var command = new ExampleCommand(
+            "load",
+            "Writes a model of random weights in the layout of the published ones, and measures how long it takes to open from the disk, beside the disk's own speed.",
+            "xlstm bench load",
+            "xlstm bench load --device cuda --output results/gpu")
+        {
+            presets, folder,
+        };
+        AddTo(command, common.Outputs);
+        command.SetAction(async (parsed, cancellationToken) =>
+        {
+            var terminal = new Terminal(parsed);
+            var device = ComputeOptions.Find(common.Device(parsed));
+            var onGpu = device.type == DeviceType.CUDA;
+            var rows = new List<LoadRow>();
+            await terminal.TrackAsync("Load", async tracker =>
+            {
+                foreach (var preset in PresetsOf(parsed.GetValue(presets) ?? (onGpu ? "xlstm-7b" : "bytes-10m")))
+                {
+                    var bench = new LoadBench
+                    {
+                        Preset = preset.Name,
+                        Device = common.Device(parsed),
+                        Folder = parsed.GetValue(folder) ?? Path.GetTempPath(),
+                        Threads = common.ThreadCounts(parsed)[0],
+                    };
+                    rows.AddRange(await bench.RunAsync(Process(parsed), Progress(tracker), cancellationToken));
+                }
+            });
+            common.Write(
+                new BenchReport<LoadRow>("A model's folder, opened in bf16", CommandLine(parsed), LoadBench.Method, LoadBench.Columns, rows, [])
+                {
+                    Gpu = onGpu ? GpuOf(device) : null,
+                },
+                terminal, parsed);
+            return ExitCode.Success;
         });
         return command;
     }

@@ -63,17 +63,17 @@ internal sealed class BenchOptions
         _threads.Validators.Add(result => CheckNumbers(result, "--threads", result.GetValueOrDefault<string?>()));
     }
 
-    /// <summary>The options of what is only measured, on the CPU.</summary>
-    public IEnumerable<Option> Outputs => [_threads, .. Files];
+    /// <summary>The options of what is only measured.</summary>
+    public IEnumerable<Option> Outputs => [_device, _threads, .. Files];
 
     /// <summary>The options that say where the results go.</summary>
     public IEnumerable<Option> Files => [_json, _csv, _markdown, _output];
 
     /// <summary>The options of what is measured on any device, as often as a protocol says.</summary>
-    public IEnumerable<Option> Measured => [_device, .. Outputs, _seconds];
+    public IEnumerable<Option> Measured => [.. Outputs, _seconds];
 
     /// <summary>The options of what is compared.</summary>
-    public IEnumerable<Option> All => [_device, .. Outputs, _minSeconds, _repetitions, _seconds, _rival, _rivalSeconds];
+    public IEnumerable<Option> All => [.. Outputs, _minSeconds, _repetitions, _seconds, _rival, _rivalSeconds];
 
     /// <summary>The device that was asked for.</summary>
     public string Device(ParseResult parsed) => parsed.GetValue(_device)!;

@@ -14,13 +14,15 @@ internal sealed class Decoding : IDisposable
     private readonly TokenReader _reader;
     private readonly RowInProgress[] _rows;
     private readonly bool _keepStates;
+    private readonly bool _readsAhead;
 
     /// <summary>The rows of the reader's state.</summary>
     private List<RowInProgress> _active;
 
-    private Decoding(LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, bool keepStates)
+    private Decoding(
+        LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, bool keepStates, bool readsAhead)
     {
-        (_model, _keepStates) = (model, keepStates);
+        (_model, _keepStates, _readsAhead) = (model, keepStates, readsAhead);
         _device = model.WeightsDevice;
         _reader = new(model, tokenizer.VocabularySize, state, rowByRow: false, options.Weights, prompts.Length);
         _rows = [.. prompts.Select((prompt, r) => new RowInProgress(options, r, prompt, tokenizer))];
@@ -34,11 +36,20 @@ internal sealed class Decoding : IDisposable
     public IReadOnlyList<RowInProgress> Rows => _rows;
 
     /// <summary>Reads the prompts, of one token at least each.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="tokenizer">What spells its ids.</param>
+    /// <param name="prompts">The ids that are read first, of each row.</param>
+    /// <param name="options">How tokens are chosen.</param>
+    /// <param name="state">The state to start from, which stays the caller's; null where nothing was read.</param>
+    /// <param name="prefillLength">The tokens of prompts that are read at a time.</param>
+    /// <param name="keepStates">Whether <see cref="TakeState"/> is wanted.</param>
+    /// <param name="readsAhead">Whether the model may read tokens before the caller sees those in front of them, who then must not change it.</param>
+    /// <param name="cancellationToken">Stops between chunks.</param>
     public static Decoding Start(
         LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, int prefillLength, bool keepStates,
-        CancellationToken cancellationToken)
+        bool readsAhead, CancellationToken cancellationToken)
     {
-        var decoding = new Decoding(model, tokenizer, prompts, options, state, keepStates);
+        var decoding = new Decoding(model, tokenizer, prompts, options, state, keepStates, readsAhead);
         try
         {
             decoding.ReadPrompts(prompts, prefillLength, cancellationToken);
@@ -61,7 +72,7 @@ internal sealed class Decoding : IDisposable
     {
         if (!_active[0].HasLogits)
         {
-            _reader.Read([.. _active.Select(row => row.Unread)], _active);
+            _reader.Read([.. _active.Select(row => row.Unread)], _active, Ahead());
         }
 
         var finished = new HashSet<RowInProgress>();
@@ -131,8 +142,13 @@ internal sealed class Decoding : IDisposable
         }
     }
 
+    /// <summary>How many tokens may be read before any is looked at: as many as certainly come, or, where nobody wants the states, as may come.</summary>
+    private int Ahead() => !_readsAhead || (_keepStates && _active.Any(row => row.MayEndEarly)) ? 1 : _active.Min(row => row.Remaining);
+
     private void DropFinished(HashSet<RowInProgress> finished)
     {
+        // The others' states are those after what was read ahead.
+        _reader.TakePending();
         if (_keepStates)
         {
             foreach (var (index, row) in _active.Index().Where(p => finished.Contains(p.Item)))

@@ -142,6 +142,8 @@ public sealed class XlstmGpuStepTests
         {
             one.Read(tokens, byOne);
             five.Read(tokens, byFive);
+            Assert.True(five.Logits.isfinite().all().item<bool>(), $"token {t} by five kernels");
+            Assert.True(one.Logits.isfinite().all().item<bool>(), $"token {t} by one kernel");
             Assert.InRange(KernelRun.Error(one.Logits, five.Logits), 0, 0.01);
             tokens = five.Logits.argmax(-1, keepdim: true);
             var chosen = five.Logits.gather(-1, tokens) - five.Logits.gather(-1, one.Logits.argmax(-1, keepdim: true));

@@ -17,8 +17,6 @@ internal static class TokenStepKernels
     private const int Parts = 6;
     private static readonly int[] Clusters = [8, 4, 2, 1];
     private const int MemoryThreads = 256;
-    private const int ChoiceThreads = 512;
-    private const int ChoiceSlices = 8;
 
     /// <summary>What a token's matrix makes of its product.</summary>
     public enum Result
@@ -90,20 +88,6 @@ internal static class TokenStepKernels
             "TokenProduct.cu", "token_product",
             [$"INPUTS={inputs}", $"GROUPS={groups}", $"WARPS={warps}", $"RESULT={(int)result}", $"NORMED={(normed is null ? 0 : 1)}"],
             new((rows + Rows - 1) / Rows, 32 * warps, sizeof(float) * 8 * groups * (warps * (Rows + 1) + 1)), x, arguments);
-    }
-
-    /// <summary>The likeliest id of each row, and the logits of the ids that may be drawn.</summary>
-    /// <param name="logits">[B, V] float32, contiguous.</param>
-    /// <param name="known">[B, ids] float32: what becomes of the first of them.</param>
-    /// <param name="likeliest">[B, 2] float64: of each row the likeliest of them, and its logarithm of probability.</param>
-    public static void Choose(Tensor logits, Tensor known, Tensor likeliest)
-    {
-        const int warps = ChoiceThreads / 32;
-        const int room = sizeof(long) * (1 + (2 * ChoiceSlices) + (2 * warps));
-        Kernel.Launch(
-            "TokenChoice.cu", "token_choice", [$"THREADS={ChoiceThreads}", $"SLICES={ChoiceSlices}", $"ROOM_BYTES={room}"],
-            new(ChoiceSlices, ChoiceThreads, room) { BlocksY = (int)logits.shape[0], Cluster = ChoiceSlices }, logits,
-            logits, known, likeliest, logits.shape[1], (int)known.shape[1]);
     }
 
     /// <summary>The mLSTM's step with head norm and output gate.</summary>
