@@ -42,7 +42,7 @@ public sealed class XlstmGpuStepTests
         { "sigmoid gate, RMS, fused weights, no caps", Other, 3, true },
         { "sigmoid gate, RMS, fused weights, no caps", Other, 9, true },
         { "heads of 12 channels", Small with { EmbeddingDim = 96, HeadCount = 8, HeadNorm = HeadNormKind.Group }, 8, true },
-        { "an inner width of 4224", Small with { FeedForwardFactor = 66, BlockCount = 1 }, 1, true },
+        { "one head, an inner width of 4224", Small with { EmbeddingDim = 96, HeadCount = 1, FeedForwardFactor = 44, BlockCount = 1 }, 1, true },
         { "tied, wide values", Wide, 2, true },
         { "tied, wide values by five kernels", Wide, 2, false },
     };
@@ -127,11 +127,18 @@ public sealed class XlstmGpuStepTests
     {
         using var run = KernelRun.BeginOnGpu();
         XlstmConfig config = new() { EmbeddingDim = 1024, BlockCount = 24, HeadCount = 4 };
-        using var model = KernelRun.Model(config);
+        using var drawn = KernelRun.Model(config);
+        using var model = config.CreateUnloaded(get_default_device(), ScalarType.BFloat16);
         using var scope = NewDisposeScope();
         using var grad = no_grad();
-        model.to(ScalarType.BFloat16);
+        model.load_state_dict(drawn.state_dict());
+        foreach (var (_, bias) in model.named_parameters().Where(p => p.name.EndsWith("igate_preact.bias", StringComparison.Ordinal)))
+        {
+            bias.zero_(); // gates that open
+        }
+
         model.eval();
+        model.ComputeType = ScalarType.BFloat16;
         using var started = model.Forward(Tokens(config, sequences, 16), returnState: true).State!;
         using var byOne = started.Map(t => t.to(ScalarType.Float32).contiguous());
         using var byFive = byOne.Clone();
@@ -144,13 +151,13 @@ public sealed class XlstmGpuStepTests
             five.Read(tokens, byFive);
             Assert.True(five.Logits.isfinite().all().item<bool>(), $"token {t} by five kernels");
             Assert.True(one.Logits.isfinite().all().item<bool>(), $"token {t} by one kernel");
-            Assert.InRange(KernelRun.Error(one.Logits, five.Logits), 0, 0.01);
+            Assert.InRange(KernelRun.Error(one.Logits, five.Logits), 0, 0.03);
             tokens = five.Logits.argmax(-1, keepdim: true);
             var chosen = five.Logits.gather(-1, tokens) - five.Logits.gather(-1, one.Logits.argmax(-1, keepdim: true));
-            Assert.InRange(chosen.max().item<float>(), 0, 0.02f * five.Logits.std().item<float>());
+            Assert.InRange(chosen.max().item<float>(), 0, 0.05f * five.Logits.std().item<float>());
         }
 
-        Assert.All(byOne.Tensors, pair => Assert.InRange(KernelRun.Error(pair.Value, byFive[pair.Key]), 0, 0.01));
+        Assert.All(byOne.Tensors, pair => Assert.InRange(KernelRun.Error(pair.Value, byFive[pair.Key]), 0, 0.03));
         Assert.Contains("token_walk", run.Launched);
     }
 

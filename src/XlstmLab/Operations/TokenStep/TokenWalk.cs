@@ -198,12 +198,16 @@ internal sealed class TokenWalk : IDisposable
     private static int Capacity(long sequences) => sequences switch { 1 => 1, 2 => 2, <= 4 => 4, _ => MostSequences };
 
     /// <summary>
-    /// The columns of a head's C that are a multiprocessor's at a time: those with which the busiest has fewest, and of them the most. 0 where none fit.
+    /// The columns of a head's C that are a multiprocessor's at a time: whole lines of a cache if there can be, those with which the busiest has
+    /// fewest columns, and of them the most.
     /// </summary>
     private static int Slice(TokenWalkShape shape, int most, int multiprocessors)
     {
-        int[] widths = [128, 64, 32, 16, 8, 4];
-        return widths.Where(w => shape.ValueDim % w == 0).OrderBy(w => Items(shape, most, w, multiprocessors) * w).FirstOrDefault();
+        int[] lines = [128, 64, 32];
+        int[] pieces = [16, 8, 4];
+        return (lines.Any(Divides) ? lines : pieces).Where(Divides).OrderBy(w => Items(shape, most, w, multiprocessors) * w).FirstOrDefault();
+
+        bool Divides(int width) => shape.ValueDim % width == 0;
     }
 
     private static int Items(TokenWalkShape shape, int most, int slice, int multiprocessors) =>

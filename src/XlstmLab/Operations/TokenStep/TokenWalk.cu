@@ -125,6 +125,8 @@ DEVICE int first_piece(int start)
 }
 
 DEVICE int projection_start(int block) { return block * (PROJECTION_PIECES + GATED_PIECES); }
+DEVICE int items_of(const Walk& walk) { return walk.sequences * HEADS * SLICES; } // slices of C
+DEVICE int first_item(const Walk& walk, int block) { return first_piece(block * items_of(walk)); }
 DEVICE int gated_start(int block) { return projection_start(block) + PROJECTION_PIECES; }
 
 // What the copying warp does.
@@ -177,9 +179,10 @@ DEVICE void supply(Supply& to, Room& room, int start, int pieces, RowOf row_of)
 }
 
 // Each of the multiprocessor's slices of C.
-DEVICE void supply_memory(const Walk& walk, Supply& to, Room& room, const float* c)
+DEVICE void supply_memory(const Walk& walk, Supply& to, Room& room, int block)
 {
-    for (int item = blockIdx.x; item < walk.sequences * HEADS * SLICES; item += MULTIPROCESSORS)
+    const float* c = walk.states[3 * block];
+    for (int item = first_item(walk, block); item < items_of(walk); item += MULTIPROCESSORS)
         for (int first = 0; first < DK; first += MEMORY_ROWS)
         {
             int rows = DK - first < MEMORY_ROWS ? DK - first : MEMORY_ROWS;
@@ -209,7 +212,7 @@ DEVICE void supply_all(const Walk& walk, Room& room, unsigned char* ring)
             if (row >= 2 * QK + 2 * VD) part = gates - (i64)(2 * QK + 2 * VD) * DIM;
             return row < ROWS ? part + (i64)row * DIM : (const bf16*)0;
         });
-        supply_memory(walk, to, room, walk.states[3 * block]);
+        supply_memory(walk, to, room, block);
         supply<VD>(to, room, 0, STREAM_PIECES, [&](int piece, int lane) { return out + (i64)(8 * piece + lane) * VD; });
         supply<DIM>(to, room, gated_start(block), GATED_PIECES, [&](int piece, int lane)
         {
@@ -543,7 +546,7 @@ DEVICE void gather(const Walk& walk, Room& room, int block)
         else to = *from;
     };
 
-    int thread = threadIdx.x, items = walk.sequences * HEADS * SLICES;
+    int thread = threadIdx.x;
     for (int i = thread; i < 2 * HEADS; i += THREADS) take(room.biases[i], biases + i);
     for (int i = thread; i < OWN_PIECES * 8; i += THREADS)
     {
@@ -553,7 +556,7 @@ DEVICE void gather(const Walk& walk, Room& room, int block)
         take(room.scales[1][i / 8][i % 8], (const float*)at[W_NEXT_NORM] + channel);
     }
 
-    for (int i = 0, item = blockIdx.x; item < items; i++, item += MULTIPROCESSORS)
+    for (int i = 0, item = first_item(walk, block); item < items_of(walk); i++, item += MULTIPROCESSORS)
     {
         int place = item / SLICES, slice = item % SLICES, head = place % HEADS;
         for (int d = thread; d < DK; d += THREADS) take(room.n[i][d], n + place * DK + d);
@@ -614,10 +617,9 @@ DEVICE void remember(const Walk& walk, Room& room, Turn& turn, const unsigned ch
 {
     constexpr int columns = CEIL(SLICE, 32);
     int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, column = thread % QUADS * 4, group = thread / QUADS;
-    int items = walk.sequences * HEADS * SLICES;
     float* c = walk.states[3 * block];
     float *q = room.cell.q, *k = room.cell.k;
-    for (int i = 0, item = blockIdx.x; item < items; i++, item += MULTIPROCESSORS)
+    for (int i = 0, item = first_item(walk, block); item < items_of(walk); i++, item += MULTIPROCESSORS)
     {
         int place = item / SLICES, slice = item % SLICES, b = place / HEADS, head = place % HEADS;
         Projected x = load_projected(walk, b, head, slice, tag);
@@ -746,7 +748,7 @@ DEVICE void keep_states(const Walk& walk, const Room& room, int block, u32 tag)
     }
 
     float *n = walk.states[3 * block + 1], *m = walk.states[3 * block + 2];
-    for (int i = 0, item = blockIdx.x; item < walk.sequences * HEADS * SLICES; i++, item += MULTIPROCESSORS)
+    for (int i = 0, item = first_item(walk, block); item < items_of(walk); i++, item += MULTIPROCESSORS)
     {
         if (item % SLICES != 0) continue;
         for (int d = threadIdx.x; d < DK; d += THREADS) n[item / SLICES * DK + d] = room.n[i][d];
