@@ -7,8 +7,8 @@ using static TorchSharp.torch;
 namespace XlstmLab.Inference;
 
 /// <summary>
-/// One token of each of a few sequences through an xLSTM in the shape of the 7B model's, on a GPU: five kernels a block, which read every
-/// weight once (<c>TokenProduct.cu</c>, <c>TokenMemory.cu</c>).
+/// One token of each of a few sequences through an xLSTM in the shape of the 7B model's, on a GPU, which reads every weight once: up to eight
+/// sequences by one kernel (<see cref="TokenWalk"/>), others by five a block (<c>TokenProduct.cu</c>, <c>TokenMemory.cu</c>).
 /// </summary>
 /// <remarks>
 /// The stream is float32, products take bfloat16 operands, as the model's own pass in bfloat16 does; gates' weights keep 16 bits of their
@@ -29,8 +29,9 @@ internal sealed class XlstmGpuStep : IDisposable
     private readonly Tensor _projections;
     private readonly Tensor _mixed;
     private readonly Tensor _inner;
+    private readonly TokenWalk? _walk;
 
-    private XlstmGpuStep(XlstmConfig config, StepWeights weights, long sequences)
+    private XlstmGpuStep(XlstmConfig config, StepWeights weights, long sequences, bool walks)
     {
         _config = config;
         _table = weights.Find("backbone.embeddings.weight")!;
@@ -45,6 +46,7 @@ internal sealed class XlstmGpuStep : IDisposable
         _mixed = Own(empty(sequences, v, ScalarType.BFloat16, device));
         _inner = Own(empty(sequences, config.FeedForwardDim, ScalarType.BFloat16, device));
         Logits = Own(empty(sequences, config.VocabularySize, ScalarType.Float32, device));
+        _walk = walks ? Walk(mixer, sequences) : null;
         Refresh();
     }
 
@@ -54,7 +56,8 @@ internal sealed class XlstmGpuStep : IDisposable
     /// <summary>The step of a model; null for one of another shape, of other activations than bfloat16, or for a state that it cannot write.</summary>
     /// <param name="model">The model, on a device with kernels.</param>
     /// <param name="state">The sequences' state.</param>
-    public static XlstmGpuStep? Of(LanguageModel model, ModelState state)
+    /// <param name="walks">Whether one kernel is to do what it can.</param>
+    public static XlstmGpuStep? Of(LanguageModel model, ModelState state, bool walks = true)
     {
         if (model is not XlstmLanguageModel { Config: XlstmConfig config } || model.Observer is not null || !HasShape(config)
             || state.BatchSize > TokenStepKernels.MostSequences
@@ -68,7 +71,7 @@ internal sealed class XlstmGpuStep : IDisposable
         var computesInHalves = (model.ComputeType ?? matrix.dtype) == ScalarType.BFloat16;
         var canRead = computesInHalves && Kernel.Reaches(matrix) && tensors.Values.All(t =>
             t.is_contiguous() && (t.dtype == ScalarType.BFloat16 || (t.dtype == ScalarType.Float32 && TrainedProducts.HasVersion(t))));
-        return canRead ? new(config, new(tensors, ""), state.BatchSize) : null;
+        return canRead ? new(config, new(tensors, ""), state.BatchSize, walks) : null;
     }
 
     /// <summary>Makes the copies of weights anew that have changed.</summary>
@@ -87,10 +90,16 @@ internal sealed class XlstmGpuStep : IDisposable
     /// <param name="state">The sequences' state, changed in place.</param>
     public void Read(Tensor tokens, ModelState state)
     {
+        if (_walk is not null)
+        {
+            _walk.Read(tokens, [.. Enumerable.Range(0, _blocks.Length).SelectMany(b => Parts(state, b))], Logits);
+            return;
+        }
+
         TokenStepKernels.Embed(tokens, _table, _stream, _blocks[0].Norm);
         for (var b = 0; b < _blocks.Length; b++)
         {
-            _blocks[b].Read(this, state, b, b + 1 < _blocks.Length ? _blocks[b + 1].Norm : _outNorm);
+            _blocks[b].Read(this, Parts(state, b), NormBehind(b));
         }
 
         TokenStepKernels.Multiply(
@@ -100,6 +109,7 @@ internal sealed class XlstmGpuStep : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
+        _walk?.Dispose();
         _stream.Dispose();
         foreach (var tensor in _own)
         {
@@ -127,6 +137,41 @@ internal sealed class XlstmGpuStep : IDisposable
             || (mixer.HeadNorm == HeadNormKind.Group && (mixer.HeadNormGroups ?? mixer.HeadCount) == mixer.HeadCount))
         && mixer.VDim(dim) % TokenStepKernels.InputStep == 0
         && TokenStepKernels.Slices(mixer.QkDim(dim) / mixer.HeadCount, mixer.VDim(dim) / mixer.HeadCount) > 0;
+
+    /// <summary>A block's c, n and m.</summary>
+    private static Tensor[] Parts(ModelState state, int block)
+    {
+        var prefix = FormattableString.Invariant($"blocks.{block}.");
+        return [state[prefix + "c"], state[prefix + "n"], state[prefix + "m"]];
+    }
+
+    private TokenWalk? Walk(MLstmMixerConfig mixer, long sequences)
+    {
+        var dim = _config.EmbeddingDim;
+        TokenWalkShape shape = new()
+        {
+            Dim = dim,
+            Inner = _config.FeedForwardDim,
+            Heads = mixer.HeadCount,
+            KeyDim = mixer.QkDim(dim) / mixer.HeadCount,
+            ValueDim = mixer.VDim(dim) / mixer.HeadCount,
+            Vocabulary = _config.VocabularySize,
+            Cell = mixer.Cell,
+            GateCap = mixer.GateSoftCap ?? 0,
+            Centers = Centers(mixer),
+            HeadNormEpsilon = HeadNormEpsilon(mixer),
+            NormEpsilon = _config.NormEpsilon,
+            LogitCap = _config.OutputLogitSoftCap ?? 0,
+        };
+        return TokenWalk.Of(shape, sequences, _table, _blocks[0].Norm, [.. _blocks.Select((block, b) => block.Weights(NormBehind(b)))], _head);
+    }
+
+    private static bool Centers(MLstmMixerConfig mixer) => mixer.HeadNorm != HeadNormKind.Rms;
+
+    private static double HeadNormEpsilon(MLstmMixerConfig mixer) => mixer.HeadNormEpsilon ?? mixer.NormEpsilon;
+
+    /// <summary>[d] float32: the weights of the norm behind a block.</summary>
+    private Tensor NormBehind(int block) => block + 1 < _blocks.Length ? _blocks[block + 1].Norm : _outNorm;
 
     private Tensor Own(Tensor tensor)
     {
@@ -208,14 +253,16 @@ internal sealed class XlstmGpuStep : IDisposable
         /// <summary>[d] float32: the weights of the norm in front of the mixer.</summary>
         public Tensor Norm { get; }
 
-        public void Read(XlstmGpuStep step, ModelState state, int block, Tensor nextNorm)
+        public TokenWalkBlock Weights(Tensor nextNorm) =>
+            new(_projections[..^1], _projections[^1], _gateBiases, _headNorm, _out, _innerNorm, _gateAndUp[0], _gateAndUp[1], _down, nextNorm);
+
+        public void Read(XlstmGpuStep step, Tensor[] state, Tensor nextNorm)
         {
             var (stream, epsilon) = (step._stream, step._config.NormEpsilon);
             TokenStepKernels.Multiply(TokenStepKernels.Result.Plain, _projections, stream.Scaled, stream, step._projections, epsilon: epsilon);
-            var prefix = FormattableString.Invariant($"blocks.{block}.");
             TokenStepKernels.Remember(
-                step._projections, _gateBiases, state[prefix + "c"], state[prefix + "n"], state[prefix + "m"], _headNorm, step._mixed,
-                _mixer.Cell, _mixer.GateSoftCap ?? 0, _mixer.HeadNorm != HeadNormKind.Rms, _mixer.HeadNormEpsilon ?? _mixer.NormEpsilon);
+                step._projections, _gateBiases, state[0], state[1], state[2], _headNorm, step._mixed, _mixer.Cell, _mixer.GateSoftCap ?? 0,
+                Centers(_mixer), HeadNormEpsilon(_mixer));
             TokenStepKernels.Multiply(TokenStepKernels.Result.Stream, [_out], step._mixed, null, stream: stream, scale: _innerNorm);
             TokenStepKernels.Multiply(TokenStepKernels.Result.Gated, _gateAndUp, stream.Scaled, stream, step._inner, epsilon: epsilon);
             TokenStepKernels.Multiply(TokenStepKernels.Result.Stream, [_down], step._inner, null, stream: stream, scale: nextNorm);
