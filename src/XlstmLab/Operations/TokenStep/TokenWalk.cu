@@ -236,11 +236,12 @@ DEVICE void give(uint2* to, float x, u32 tag) { store_word(to, make_uint2(__floa
 DEVICE bool is_tagged(uint2 word, u32 tag) { return word.y == tag; }
 DEVICE bool is_tagged(uint4 words, u32 tag) { return words.y == tag && words.w == tag; }
 
-// Before a thread looks again for its words, of which this is the first: many sequences' are too many to look at all of them all the time.
-DEVICE void await(const uint2* first, u32 tag)
+// Before a warp's thread looks again for its words. Many sequences' are too many to look at all of them all the time: one that all lanes look at comes
+// about when the others do.
+DEVICE void await(const uint2* one, u32 tag)
 {
     do pause_for_words();
-    while (MOST > 2 && load_word(first).y != tag);
+    while (MOST > 2 && load_word(one).y != tag);
 }
 
 // What a product reads, and what becomes of it.
@@ -269,7 +270,7 @@ DEVICE void head_moments(const Walk& walk, Room& room, u32 tag)
                 part[t] = 32 * t + lane < SLICES ? load_words(walk.moments + 2 * (p * SLICES + 32 * t + lane)) : make_uint4(0, tag, 0, tag);
 #pragma unroll
             for (int t = 0; t < turns; t++) waits |= !is_tagged(part[t], tag);
-            if (waits) await(walk.moments + 2 * (p * SLICES + lane), tag);
+            if (waits) await(walk.moments + 2 * p * SLICES, tag);
         }
 
         __syncwarp();
@@ -308,7 +309,7 @@ template <int K, int KIND, int HELD>
 DEVICE void load_inputs(uint4 (&x)[HELD][SHARE], const Walk& walk, int pass, u32 tag)
 {
     int b = threadIdx.x % 32 / 4;
-    const uint2* from = (KIND == DOWN ? walk.inner : walk.scaled) + b * (K / 2);
+    const uint2 *all = KIND == DOWN ? walk.inner : walk.scaled, *from = all + b * (K / 2);
     uint4 words[HELD][SHARE][2];
     for (bool waits = b < walk.sequences; waits;)
     {
@@ -324,7 +325,7 @@ DEVICE void load_inputs(uint4 (&x)[HELD][SHARE], const Walk& walk, int pass, u32
         for (int s = 0; s < HELD; s++)
 #pragma unroll
             for (int i = 0; i < SHARE; i++) waits |= !is_tagged(words[s][i][0], tag) || !is_tagged(words[s][i][1], tag);
-        if (waits) await(from + column_of(pass, 0) / 2, tag);
+        if (waits) await(all + (pass * COLUMNS + threadIdx.x / 32 * 32) / 2, tag);
     }
 
     __syncwarp();
@@ -363,7 +364,7 @@ DEVICE void load_mixed(uint4 (&x)[HELD][SHARE], const Walk& walk, Room& room, in
             for (int i = 0; i < SHARE; i++)
 #pragma unroll
                 for (int j = 0; j < 4; j++) waits |= !is_tagged(words[i][j], tag);
-            if (waits && !first) await(from + column_of(pass + s, 0), tag);
+            if (waits && !first) await(walk.mixed + (pass + s) * COLUMNS + threadIdx.x / 32 * 32, tag);
         }
 
         __syncwarp();
@@ -393,7 +394,7 @@ DEVICE float stream_scale(const Walk& walk, u32 tag)
             words[t] = 32 * t + lane < STREAM_PIECES / 2 ? load_words(walk.squares + warp * STREAM_PIECES + 2 * (32 * t + lane)) : make_uint4(0, tag, 0, tag);
 #pragma unroll
         for (int t = 0; t < turns; t++) waits |= !is_tagged(words[t], tag);
-        if (waits) await(walk.squares + warp * STREAM_PIECES + 2 * lane, tag);
+        if (waits) await(walk.squares + warp * STREAM_PIECES, tag);
     }
 
     __syncwarp();
@@ -789,8 +790,6 @@ KERNEL void __launch_bounds__(THREADS + 32, 1) token_walk(const __grid_constant_
             mbarrier_init(shared_address(&room.full[s]), 1);
             mbarrier_init(shared_address(&room.empty[s]), WARPS);
         }
-
-        room.start = atomicAdd(walk.starts, 1ull);
     }
 
     __syncthreads();
@@ -799,6 +798,9 @@ KERNEL void __launch_bounds__(THREADS + 32, 1) token_walk(const __grid_constant_
         supply_all(walk, room, ring);
         return;
     }
+
+    if (threadIdx.x == 0) room.start = atomicAdd(walk.starts, 1ull);
+    meet();
 
     // No word has this launch's tags yet: those before it, which have all had their starts, had smaller ones.
     u32 tag = (u32)(room.start / MULTIPROCESSORS) * (2 * BLOCKS + 1) + 1;
