@@ -380,27 +380,34 @@ DEVICE void load_mixed(uint4 (&x)[HELD][SHARE], const Walk& walk, Room& room, in
     }
 }
 
-// r of the norm of the warp's sequence.
-DEVICE float stream_scale(const Walk& walk, u32 tag)
+// The sums of squares of the warp's sequence, as they are now.
+#define SQUARE_TURNS CEIL(STREAM_PIECES / 2, 32)
+
+DEVICE void load_squares(uint4 (&words)[SQUARE_TURNS], const Walk& walk, u32 tag)
 {
-    constexpr int turns = CEIL(STREAM_PIECES / 2, 32);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    uint4 words[turns];
-    for (bool waits = true; waits;)
+#pragma unroll
+    for (int t = 0; t < SQUARE_TURNS; t++)
+        words[t] = 32 * t + lane < STREAM_PIECES / 2 ? load_words(walk.squares + warp * STREAM_PIECES + 2 * (32 * t + lane)) : make_uint4(0, tag, 0, tag);
+}
+
+// r of the norm, of what they are once they are there.
+DEVICE float stream_scale(uint4 (&words)[SQUARE_TURNS], const Walk& walk, u32 tag)
+{
+    for (bool first = true;; first = false)
     {
-        waits = false;
+        bool waits = false;
 #pragma unroll
-        for (int t = 0; t < turns; t++)
-            words[t] = 32 * t + lane < STREAM_PIECES / 2 ? load_words(walk.squares + warp * STREAM_PIECES + 2 * (32 * t + lane)) : make_uint4(0, tag, 0, tag);
-#pragma unroll
-        for (int t = 0; t < turns; t++) waits |= !is_tagged(words[t], tag);
-        if (waits) await(walk.squares + warp * STREAM_PIECES, tag);
+        for (int t = 0; t < SQUARE_TURNS; t++) waits |= !is_tagged(words[t], tag);
+        if (!waits) break;
+        if (!first) await(walk.squares + threadIdx.x / 32 * STREAM_PIECES, tag);
+        load_squares(words, walk, tag);
     }
 
     __syncwarp();
     float sum = 0;
 #pragma unroll
-    for (int t = 0; t < turns; t++) sum += __uint_as_float(words[t].x) + __uint_as_float(words[t].z);
+    for (int t = 0; t < SQUARE_TURNS; t++) sum += __uint_as_float(words[t].x) + __uint_as_float(words[t].z);
     return 1.f / sqrtf(warp_sum(sum) * (1.f / DIM) + walk.epsilon);
 }
 
@@ -457,10 +464,11 @@ DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned ch
     constexpr int stages = CEIL(K, COLUMNS), held = stages < PASS ? stages : PASS;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     uint4 x[held][SHARE];
-    float r = 0;
     int first = first_piece(start);
     for (int base = first; base < pieces; base += GROUP * MULTIPROCESSORS)
     {
+        bool scales = normed && base == first && warp < walk.sequences;
+        uint4 squares[SQUARE_TURNS];
         for (int pass = 0; pass < stages; pass += PASS)
         {
             if (stages > PASS || base == first)
@@ -469,11 +477,10 @@ DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned ch
                 else load_inputs<K, KIND>(x, walk, pass, before);
             }
 
-            if (normed && base == first && warp < walk.sequences) r = stream_scale(walk, before);
             if (pass == 0)
             {
-                meet(); // what was in shared memory is read
-                if (normed && base == first && warp < walk.sequences && lane == 0) room.r[warp] = r;
+                if (scales) load_squares(squares, walk, before); // needed last
+                meet();                                          // what was in shared memory is read
             }
 
             // A piece's code once: of all phases together it has to stay in the instructions' cache.
@@ -517,6 +524,12 @@ DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned ch
             }
         }
 
+        if (scales)
+        {
+            float r = stream_scale(squares, walk, before);
+            if (lane == 0) room.r[warp] = r;
+        }
+
         meet();
         for (int o = threadIdx.x; o < CEIL(GROUP * MOST * 8, 32) * 32; o += THREADS)
         {
@@ -534,7 +547,7 @@ DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned ch
     }
 }
 
-// What a block needs besides its matrices and C: to shared memory, or, a block ahead, to the second-level cache.
+// What a block needs besides its matrices and C: on its way to shared memory, or, a block ahead, to the second-level cache.
 template <bool AHEAD>
 DEVICE void gather(const Walk& walk, Room& room, int block)
 {
@@ -544,7 +557,7 @@ DEVICE void gather(const Walk& walk, Room& room, int block)
     auto take = [](float& to, const float* from)
     {
         if (AHEAD) prefetch_cached(from);
-        else to = *from;
+        else copy_async_word(shared_address(&to), from);
     };
 
     int thread = threadIdx.x;
@@ -620,6 +633,7 @@ DEVICE void remember(const Walk& walk, Room& room, Turn& turn, const unsigned ch
     int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, column = thread % QUADS * 4, group = thread / QUADS;
     float* c = walk.states[3 * block];
     float *q = room.cell.q, *k = room.cell.k;
+    copy_async_wait<0>(); // for what gather began
     for (int i = 0, item = first_item(walk, block); item < items_of(walk); i++, item += MULTIPROCESSORS)
     {
         int place = item / SLICES, slice = item % SLICES, b = place / HEADS, head = place % HEADS;
@@ -811,6 +825,7 @@ KERNEL void __launch_bounds__(THREADS + 32, 1) token_walk(const __grid_constant_
     {
         meet();
         gather<false>(walk, room, block);
+        copy_async_commit();
         if (block + 1 < BLOCKS) gather<true>(walk, room, block + 1);
         multiply<DIM, PROJECTIONS>(walk, room, turn, ring, projection_start(block), PROJECTION_PIECES, tag, tag + 1);
         remember(walk, room, turn, ring, block, tag + 1);
