@@ -79,6 +79,9 @@ internal sealed class TokenReader : IDisposable
     /// <summary>Whether tokens are read by a graph, or soon will be: then it takes a token for every row of the state.</summary>
     public bool WantsAllRows => !_cannotRecord;
 
+    /// <summary>Whether tokens are read by a graph, which is made anew for another number of rows.</summary>
+    public bool IsRecorded => _recorded is not null;
+
     /// <summary>How many tokens of each row were read ahead of what rows were given.</summary>
     public int Pending => _recorded?.Pending ?? 0;
 

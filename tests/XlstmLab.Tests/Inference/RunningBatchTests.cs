@@ -199,6 +199,39 @@ public sealed class RunningBatchTests
         }
     }
 
+    [Theory]
+    [InlineData(0)]
+    [InlineData(1)]
+    public void Step_RecordedLogitsThatAreNoNumbers_EndThatTextOnly(double temperature)
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(new GlaConfig { VocabularySize = 257, EmbeddingDim = 32, HeadCount = 2, BlockCount = 2 });
+        var options = new GenerationOptions { Temperature = temperature, MaxNewTokens = 30, StopAtEndOfDocument = false };
+        var state = new TextGenerator(model, Bytes).Read([1]);
+        using (no_grad())
+        {
+            state.Tensors.Values.First().fill_(double.NaN);
+        }
+
+        var counts = run.Record();
+        using var batch = new RunningBatch(model, Bytes, new() { Slots = 2 });
+        var sound = batch.Add([2], options);
+        while (counts.Started == 0)
+        {
+            _ = batch.Step();
+        }
+
+        var damaged = batch.Add([2], options, state);
+        while (batch.RunningCount + batch.ReadingCount + batch.WaitingCount > 0)
+        {
+            _ = batch.Step();
+        }
+
+        Assert.Contains("not all numbers", damaged.Fault!.Message, StringComparison.Ordinal);
+        Assert.Empty(damaged.Tokens);
+        Assert.Equal(new TextGenerator(model, Bytes).Generate([[2]], options).Sequences[0].Tokens, sound.Tokens);
+    }
+
     [Fact]
     public void Step_LongPrompt_KeepsNobodyWaiting()
     {

@@ -18,6 +18,7 @@ internal sealed unsafe class CudaDevice : IKernelDevice
     private readonly ConcurrentDictionary<int, int> _sharedMemory = new();
     private readonly ConcurrentDictionary<int, long> _memory = new();
     private readonly ConcurrentDictionary<int, bool> _earlyLaunch = new();
+    private readonly ConcurrentDictionary<nint, bool> _endsCooperatively = new(); // streams
     private readonly Lock _gate = new();
 
     /// <inheritdoc/>
@@ -104,9 +105,15 @@ internal sealed unsafe class CudaDevice : IKernelDevice
         }
 
         // Every kernel waits for those in front of it before it touches memory: what it takes to start one is over by then. In a graph that
-        // costs nothing; of kernels that the host starts one by one it makes every start slower.
+        // costs nothing; of kernels that the host starts one by one it makes every start slower. Beside one whose blocks all run at once there is
+        // no room.
         var stream = CudaStream.CurrentHandle(device);
-        if (!shape.Cooperative && _earlyLaunch.GetOrAdd(device, static d => StartsEarly(d))
+        var followsCooperative = _endsCooperatively.TryRemove(stream, out _);
+        if (shape.Cooperative)
+        {
+            _endsCooperatively[stream] = true;
+        }
+        else if (!followsCooperative && _earlyLaunch.GetOrAdd(device, static d => StartsEarly(d))
             && CudaDriver.cuStreamIsCapturing(stream, out var capturing) == 0 && capturing == CudaDriver.CaptureActive)
         {
             attributes[count++] = new() { Id = CudaDriver.LaunchEarly, X = 1 };

@@ -236,11 +236,12 @@ DEVICE void give(uint2* to, float x, u32 tag) { store_word(to, make_uint2(__floa
 DEVICE bool is_tagged(uint2 word, u32 tag) { return word.y == tag; }
 DEVICE bool is_tagged(uint4 words, u32 tag) { return words.y == tag && words.w == tag; }
 
-// Before a thread looks again for its words, of which this is the first: many sequences' are too many to look at all of them all the time.
-DEVICE void await(const uint2* first, u32 tag)
+// Before a warp's thread looks again for its words. Many sequences' are too many to look at all of them all the time: one that all lanes look at comes
+// about when the others do.
+DEVICE void await(const uint2* one, u32 tag)
 {
     do pause_for_words();
-    while (MOST > 2 && load_word(first).y != tag);
+    while (MOST > 2 && load_word(one).y != tag);
 }
 
 // What a product reads, and what becomes of it.
@@ -269,7 +270,7 @@ DEVICE void head_moments(const Walk& walk, Room& room, u32 tag)
                 part[t] = 32 * t + lane < SLICES ? load_words(walk.moments + 2 * (p * SLICES + 32 * t + lane)) : make_uint4(0, tag, 0, tag);
 #pragma unroll
             for (int t = 0; t < turns; t++) waits |= !is_tagged(part[t], tag);
-            if (waits) await(walk.moments + 2 * (p * SLICES + lane), tag);
+            if (waits) await(walk.moments + 2 * p * SLICES, tag);
         }
 
         __syncwarp();
@@ -308,7 +309,7 @@ template <int K, int KIND, int HELD>
 DEVICE void load_inputs(uint4 (&x)[HELD][SHARE], const Walk& walk, int pass, u32 tag)
 {
     int b = threadIdx.x % 32 / 4;
-    const uint2* from = (KIND == DOWN ? walk.inner : walk.scaled) + b * (K / 2);
+    const uint2 *all = KIND == DOWN ? walk.inner : walk.scaled, *from = all + b * (K / 2);
     uint4 words[HELD][SHARE][2];
     for (bool waits = b < walk.sequences; waits;)
     {
@@ -324,7 +325,7 @@ DEVICE void load_inputs(uint4 (&x)[HELD][SHARE], const Walk& walk, int pass, u32
         for (int s = 0; s < HELD; s++)
 #pragma unroll
             for (int i = 0; i < SHARE; i++) waits |= !is_tagged(words[s][i][0], tag) || !is_tagged(words[s][i][1], tag);
-        if (waits) await(from + column_of(pass, 0) / 2, tag);
+        if (waits) await(all + (pass * COLUMNS + threadIdx.x / 32 * 32) / 2, tag);
     }
 
     __syncwarp();
@@ -363,7 +364,7 @@ DEVICE void load_mixed(uint4 (&x)[HELD][SHARE], const Walk& walk, Room& room, in
             for (int i = 0; i < SHARE; i++)
 #pragma unroll
                 for (int j = 0; j < 4; j++) waits |= !is_tagged(words[i][j], tag);
-            if (waits && !first) await(from + column_of(pass + s, 0), tag);
+            if (waits && !first) await(walk.mixed + (pass + s) * COLUMNS + threadIdx.x / 32 * 32, tag);
         }
 
         __syncwarp();
@@ -379,27 +380,34 @@ DEVICE void load_mixed(uint4 (&x)[HELD][SHARE], const Walk& walk, Room& room, in
     }
 }
 
-// r of the norm of the warp's sequence.
-DEVICE float stream_scale(const Walk& walk, u32 tag)
+// The sums of squares of the warp's sequence, as they are now.
+#define SQUARE_TURNS CEIL(STREAM_PIECES / 2, 32)
+
+DEVICE void load_squares(uint4 (&words)[SQUARE_TURNS], const Walk& walk, u32 tag)
 {
-    constexpr int turns = CEIL(STREAM_PIECES / 2, 32);
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
-    uint4 words[turns];
-    for (bool waits = true; waits;)
+#pragma unroll
+    for (int t = 0; t < SQUARE_TURNS; t++)
+        words[t] = 32 * t + lane < STREAM_PIECES / 2 ? load_words(walk.squares + warp * STREAM_PIECES + 2 * (32 * t + lane)) : make_uint4(0, tag, 0, tag);
+}
+
+// r of the norm, of what they are once they are there.
+DEVICE float stream_scale(uint4 (&words)[SQUARE_TURNS], const Walk& walk, u32 tag)
+{
+    for (bool first = true;; first = false)
     {
-        waits = false;
+        bool waits = false;
 #pragma unroll
-        for (int t = 0; t < turns; t++)
-            words[t] = 32 * t + lane < STREAM_PIECES / 2 ? load_words(walk.squares + warp * STREAM_PIECES + 2 * (32 * t + lane)) : make_uint4(0, tag, 0, tag);
-#pragma unroll
-        for (int t = 0; t < turns; t++) waits |= !is_tagged(words[t], tag);
-        if (waits) await(walk.squares + warp * STREAM_PIECES + 2 * lane, tag);
+        for (int t = 0; t < SQUARE_TURNS; t++) waits |= !is_tagged(words[t], tag);
+        if (!waits) break;
+        if (!first) await(walk.squares + threadIdx.x / 32 * STREAM_PIECES, tag);
+        load_squares(words, walk, tag);
     }
 
     __syncwarp();
     float sum = 0;
 #pragma unroll
-    for (int t = 0; t < turns; t++) sum += __uint_as_float(words[t].x) + __uint_as_float(words[t].z);
+    for (int t = 0; t < SQUARE_TURNS; t++) sum += __uint_as_float(words[t].x) + __uint_as_float(words[t].z);
     return 1.f / sqrtf(warp_sum(sum) * (1.f / DIM) + walk.epsilon);
 }
 
@@ -456,10 +464,11 @@ DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned ch
     constexpr int stages = CEIL(K, COLUMNS), held = stages < PASS ? stages : PASS;
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32;
     uint4 x[held][SHARE];
-    float r = 0;
     int first = first_piece(start);
     for (int base = first; base < pieces; base += GROUP * MULTIPROCESSORS)
     {
+        bool scales = normed && base == first && warp < walk.sequences;
+        uint4 squares[SQUARE_TURNS];
         for (int pass = 0; pass < stages; pass += PASS)
         {
             if (stages > PASS || base == first)
@@ -468,11 +477,10 @@ DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned ch
                 else load_inputs<K, KIND>(x, walk, pass, before);
             }
 
-            if (normed && base == first && warp < walk.sequences) r = stream_scale(walk, before);
             if (pass == 0)
             {
-                meet(); // what was in shared memory is read
-                if (normed && base == first && warp < walk.sequences && lane == 0) room.r[warp] = r;
+                if (scales) load_squares(squares, walk, before); // needed last
+                meet();                                          // what was in shared memory is read
             }
 
             // A piece's code once: of all phases together it has to stay in the instructions' cache.
@@ -516,6 +524,12 @@ DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned ch
             }
         }
 
+        if (scales)
+        {
+            float r = stream_scale(squares, walk, before);
+            if (lane == 0) room.r[warp] = r;
+        }
+
         meet();
         for (int o = threadIdx.x; o < CEIL(GROUP * MOST * 8, 32) * 32; o += THREADS)
         {
@@ -533,7 +547,7 @@ DEVICE void multiply(const Walk& walk, Room& room, Turn& turn, const unsigned ch
     }
 }
 
-// What a block needs besides its matrices and C: to shared memory, or, a block ahead, to the second-level cache.
+// What a block needs besides its matrices and C: on its way to shared memory, or, a block ahead, to the second-level cache.
 template <bool AHEAD>
 DEVICE void gather(const Walk& walk, Room& room, int block)
 {
@@ -543,7 +557,7 @@ DEVICE void gather(const Walk& walk, Room& room, int block)
     auto take = [](float& to, const float* from)
     {
         if (AHEAD) prefetch_cached(from);
-        else to = *from;
+        else copy_async_word(shared_address(&to), from);
     };
 
     int thread = threadIdx.x;
@@ -619,6 +633,7 @@ DEVICE void remember(const Walk& walk, Room& room, Turn& turn, const unsigned ch
     int thread = threadIdx.x, warp = thread / 32, lane = thread % 32, column = thread % QUADS * 4, group = thread / QUADS;
     float* c = walk.states[3 * block];
     float *q = room.cell.q, *k = room.cell.k;
+    copy_async_wait<0>(); // for what gather began
     for (int i = 0, item = first_item(walk, block); item < items_of(walk); i++, item += MULTIPROCESSORS)
     {
         int place = item / SLICES, slice = item % SLICES, b = place / HEADS, head = place % HEADS;
@@ -789,8 +804,6 @@ KERNEL void __launch_bounds__(THREADS + 32, 1) token_walk(const __grid_constant_
             mbarrier_init(shared_address(&room.full[s]), 1);
             mbarrier_init(shared_address(&room.empty[s]), WARPS);
         }
-
-        room.start = atomicAdd(walk.starts, 1ull);
     }
 
     __syncthreads();
@@ -799,6 +812,9 @@ KERNEL void __launch_bounds__(THREADS + 32, 1) token_walk(const __grid_constant_
         supply_all(walk, room, ring);
         return;
     }
+
+    if (threadIdx.x == 0) room.start = atomicAdd(walk.starts, 1ull);
+    meet();
 
     // No word has this launch's tags yet: those before it, which have all had their starts, had smaller ones.
     u32 tag = (u32)(room.start / MULTIPROCESSORS) * (2 * BLOCKS + 1) + 1;
@@ -809,6 +825,7 @@ KERNEL void __launch_bounds__(THREADS + 32, 1) token_walk(const __grid_constant_
     {
         meet();
         gather<false>(walk, room, block);
+        copy_async_commit();
         if (block + 1 < BLOCKS) gather<true>(walk, room, block + 1);
         multiply<DIM, PROJECTIONS>(walk, room, turn, ring, projection_start(block), PROJECTION_PIECES, tag, tag + 1);
         remember(walk, room, turn, ring, block, tag + 1);

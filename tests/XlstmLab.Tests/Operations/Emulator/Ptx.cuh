@@ -225,6 +225,7 @@ DEVICE void shared_fence_products() {}
 // Asynchronous copies
 
 DEVICE void copy_async(u32 shared, const void* global) { emulator::copy_async(shared, global, 16, 16); }
+DEVICE void copy_async_word(u32 shared, const void* global) { emulator::copy_async(shared, global, 4, 4); }
 DEVICE void copy_async_or_zero(u32 shared, const void* global, bool exists) { emulator::copy_async(shared, global, 16, exists ? 16 : 0); }
 DEVICE void copy_async_if(u32 shared, const void* global, bool exists)
 {
