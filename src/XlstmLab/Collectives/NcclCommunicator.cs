@@ -35,7 +35,9 @@ public sealed class NcclCommunicator : ICommunicator
         CudaDriver.UseDevice(device);
         CudaDriver.Check(CudaDriver.cuEventCreate(out _ready, CudaDriver.EventWithoutTiming), "make an event");
         CudaDriver.Check(CudaDriver.cuEventCreate(out _done, CudaDriver.EventWithoutTiming), "make an event");
-        _stream = TorchCuda.StreamAbsence is null ? CudaStream.FromPool(device).Handle : 0;
+
+        // A block of NCCL's needs most of a multiprocessor: the backward pass, whose next kernels wait for every place, would never leave it one.
+        _stream = TorchCuda.StreamAbsence is null ? CudaStream.FromPool(device, goesFirst: true).Handle : 0;
         links.Lost = () => GiveUp("another rank is gone");
         _look = new(_ => Look(), null, LookEvery, LookEvery);
     }

@@ -30,7 +30,8 @@ internal sealed class CudaStream
 
     /// <summary>One of libtorch's 32 streams beside the default one.</summary>
     /// <param name="device">The device's index.</param>
-    public static CudaStream FromPool(int device) => new(TorchCuda.StreamFromPool(device), device);
+    /// <param name="goesFirst">Whether its kernels take places that become free before those of other streams do.</param>
+    public static CudaStream FromPool(int device, bool goesFirst = false) => new(TorchCuda.StreamFromPool(device, goesFirst), device);
 
     /// <summary>Makes this the calling thread's stream until the result is disposed, by the same thread. Both times it waits for what is under way.</summary>
     /// <exception cref="CudaException">A kernel failed before.</exception>

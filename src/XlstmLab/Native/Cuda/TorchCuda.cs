@@ -45,8 +45,8 @@ internal static unsafe class TorchCuda
     public static void SetCurrentStream(Pair stream) => ((delegate* unmanaged<Pair, void>)Streams.Value.Found[nameof(SetCurrentStream)])(stream);
 
     /// <summary>One of the device's streams beside its default one, another at each call.</summary>
-    public static Pair StreamFromPool(int device) =>
-        ((delegate* unmanaged<byte, sbyte, Pair>)Streams.Value.Found[nameof(StreamFromPool)])(0, (sbyte)device);
+    public static Pair StreamFromPool(int device, bool goesFirst) =>
+        ((delegate* unmanaged<byte, sbyte, Pair>)Streams.Value.Found[nameof(StreamFromPool)])(goesFirst ? (byte)1 : (byte)0, (sbyte)device);
 
     /// <summary>The driver's handle of a stream.</summary>
     public static nint StreamHandle(Pair stream) => ((delegate* unmanaged<Pair*, nint>)Streams.Value.Found[nameof(StreamHandle)])(&stream);

@@ -357,7 +357,7 @@ KERNEL void __launch_bounds__(THREADS) token_choice(const float* logits, i64 str
             mbarrier_arrive_expect(shared_address(&room.arrivals), slice == 0 ? SLICES * sizeof(Part) : 0);
         }
 
-        cluster_sync();
+        cluster_arrive();
     }
 
     bool drawn = row.mode == MODE_DRAWN, penalizes = row.repetition != 1 || row.frequency != 0 || row.presence != 0;
@@ -403,6 +403,7 @@ KERNEL void __launch_bounds__(THREADS) token_choice(const float* logits, i64 str
     Part found = joined({best, sum, largest, least});
     if (lane == 0) room.warps[warp] = found;
     __syncthreads();
+    if (SLICES > 1) cluster_wait(); // for the first block's barrier of arrivals
     if (warp == 0)
     {
         found = joined(lane < WARPS ? room.warps[lane] : nothing);
@@ -466,7 +467,8 @@ KERNEL void __launch_bounds__(THREADS) token_choice(const float* logits, i64 str
     {
         if (id < 0 || id >= ids) id = 0;
         choices[2 * at] = id;
-        choices[2 * at + 1] = are_numbers ? (double)scores.logits[id] - ((double)largest + log(sum)) : (double)__int_as_float(0x7fffffff);
+        float logit = drawn || penalizes ? scores.logits[id] : score_of((u32)(best >> 32));
+        choices[2 * at + 1] = are_numbers ? (double)logit - ((double)largest + log(sum)) : (double)__int_as_float(0x7fffffff);
         tokens[at] = id;
         if (drawn) row.random += 0x9E3779B97F4A7C15ull;
         if (penalizes) counts[id] = (counts[id] + 2) | 1;
