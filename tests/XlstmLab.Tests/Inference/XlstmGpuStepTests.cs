@@ -42,7 +42,10 @@ public sealed class XlstmGpuStepTests
         { "sigmoid gate, RMS, fused weights, no caps", Other, 3, true },
         { "sigmoid gate, RMS, fused weights, no caps", Other, 9, true },
         { "heads of 12 channels", Small with { EmbeddingDim = 96, HeadCount = 8, HeadNorm = HeadNormKind.Group }, 8, true },
-        { "one head, an inner width of 4224", Small with { EmbeddingDim = 96, HeadCount = 1, FeedForwardFactor = 44, BlockCount = 1 }, 1, true },
+        {
+            "one head of 168 keys, an inner width of 4224",
+            Small with { EmbeddingDim = 96, HeadCount = 1, QkDimFactor = 1.75, FeedForwardFactor = 44, BlockCount = 1 }, 8, true
+        },
         { "tied, wide values", Wide, 2, true },
         { "tied, wide values by five kernels", Wide, 2, false },
     };
