@@ -16,6 +16,9 @@ public enum WeightFormat
 
     /// <summary>8 bits: whole numbers from -127 to 127, in units of a number that each row has of its own.</summary>
     Int8,
+
+    /// <summary>8 bits: floating-point numbers of 4 bits of exponent and 3 of fraction (e4m3) up to 448, in units of a number that each row has of its own.</summary>
+    Float8,
 }
 
 /// <summary>y = W x of a few vectors x, on the CPU, by vectors as wide as the machine has: as fast as W comes from memory.</summary>

@@ -69,7 +69,7 @@ public sealed class XlstmGpuStepTests
         var expected = exact.Forward(Tokens(config, sequences, 5), returnState: true).State!;
         using var state = expected.Map(t => t.to(ScalarType.Float32).contiguous());
         var own = state.Clone();
-        using var step = XlstmGpuStep.Of(model, state, walks)!;
+        using var step = XlstmGpuStep.Of(model, state, walks: walks)!;
         for (var t = 0; t < 4; t++)
         {
             var tokens = Tokens(config, sequences, 1, seed: 2 + t);
@@ -256,14 +256,14 @@ public sealed class XlstmGpuStepTests
     }
 
     /// <summary>The same tokens whatever other tests draw.</summary>
-    private static Tensor Tokens(XlstmConfig config, int sequences, int length, long seed = 1)
+    internal static Tensor Tokens(XlstmConfig config, int sequences, int length, long seed = 1)
     {
         using var generator = new Generator((ulong)seed, CPU);
         return randint(0, config.VocabularySize, [sequences, length], int64, device: CPU, generator: generator).to(get_default_device());
     }
 
     /// <summary>Gates that open, norms that scale, and logits that differ.</summary>
-    private static void Perturb(LanguageModel model)
+    internal static void Perturb(LanguageModel model)
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(11, CPU);
