@@ -1,6 +1,5 @@
 using System.Diagnostics;
 using System.Globalization;
-using System.Runtime.InteropServices;
 using TorchSharp;
 using XlstmLab.Inference;
 using XlstmLab.Models;
@@ -417,8 +416,8 @@ internal static class WorkBench
         public void Dispose() => _state.Dispose();
     }
 
-    /// <summary>The same by a graph of the GPU, which chooses the tokens too; the host reads their ids, as in a generation.</summary>
-    private sealed class RecordedSteps(RecordedTokenStep step, ModelState state, long[] tokens) : ITokenSteps
+    /// <summary>The same by a graph of the GPU, which chooses the tokens too; the host reads their ids a few tokens later, as in a generation.</summary>
+    private sealed class RecordedSteps(RecordedTokenStep step, ModelState state) : ITokenSteps
     {
         /// <summary>Begins with tokens [B, 1] behind a state, which stays as it is; null where the host starts every kernel.</summary>
         public static RecordedSteps? Of(LanguageModel model, Tensor tokens, ModelState state)
@@ -436,7 +435,10 @@ internal static class WorkBench
             var own = state.Clone();
             if (RecordedTokenStep.Of(model, new(model), own, model.VocabularySize) is { } step)
             {
-                return new(step, own, tokens.cpu().data<long>().ToArray());
+                var greedy = new TokenChoiceRow { Mode = TokenChoiceMode.Greedy, Repetition = 1 };
+                step.Choice.Set([.. Enumerable.Repeat(greedy, (int)tokens.shape[0])]);
+                step.Write(tokens.cpu().data<long>().ToArray());
+                return new(step, own);
             }
 
             own.Dispose();
@@ -446,11 +448,10 @@ internal static class WorkBench
         /// <inheritdoc/>
         public void Next()
         {
-            using var scope = NewDisposeScope();
-            var choices = MemoryMarshal.Cast<byte, double>(step.Start(tokens).Likeliest.cpu().bytes); // (B, 2)
-            for (var r = 0; r < tokens.Length; r++)
+            step.Start();
+            if (step.Choice.Choices.Pending == RecordedTokenStep.MostAhead)
             {
-                tokens[r] = (long)choices[2 * r];
+                _ = step.Choice.Choices.Take();
             }
         }
 

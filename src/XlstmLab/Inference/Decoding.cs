@@ -14,13 +14,15 @@ internal sealed class Decoding : IDisposable
     private readonly TokenReader _reader;
     private readonly RowInProgress[] _rows;
     private readonly bool _keepStates;
+    private readonly bool _readsAhead;
 
-    /// <summary>The rows of the reader's state.</summary>
-    private List<RowInProgress> _active;
+    /// <summary>The rows of the reader's state; null for one that is finished and still read.</summary>
+    private List<RowInProgress?> _active;
 
-    private Decoding(LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, bool keepStates)
+    private Decoding(
+        LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, bool keepStates, bool readsAhead)
     {
-        (_model, _keepStates) = (model, keepStates);
+        (_model, _keepStates, _readsAhead) = (model, keepStates, readsAhead);
         _device = model.WeightsDevice;
         _reader = new(model, tokenizer.VocabularySize, state, rowByRow: false, options.Weights, prompts.Length);
         _rows = [.. prompts.Select((prompt, r) => new RowInProgress(options, r, prompt, tokenizer))];
@@ -28,17 +30,28 @@ internal sealed class Decoding : IDisposable
     }
 
     /// <summary>The number of rows that are not finished.</summary>
-    public int ActiveCount => _active.Count;
+    public int ActiveCount => Active.Count();
 
     /// <summary>What each row holds so far, in the order of the prompts.</summary>
     public IReadOnlyList<RowInProgress> Rows => _rows;
 
+    private IEnumerable<RowInProgress> Active => _active.OfType<RowInProgress>();
+
     /// <summary>Reads the prompts, of one token at least each.</summary>
+    /// <param name="model">The model.</param>
+    /// <param name="tokenizer">What spells its ids.</param>
+    /// <param name="prompts">The ids that are read first, of each row.</param>
+    /// <param name="options">How tokens are chosen.</param>
+    /// <param name="state">The state to start from, which stays the caller's; null where nothing was read.</param>
+    /// <param name="prefillLength">The tokens of prompts that are read at a time.</param>
+    /// <param name="keepStates">Whether <see cref="TakeState"/> is wanted.</param>
+    /// <param name="readsAhead">Whether the model may read tokens before the caller sees those in front of them, who then must not change it.</param>
+    /// <param name="cancellationToken">Stops between chunks.</param>
     public static Decoding Start(
         LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, int prefillLength, bool keepStates,
-        CancellationToken cancellationToken)
+        bool readsAhead, CancellationToken cancellationToken)
     {
-        var decoding = new Decoding(model, tokenizer, prompts, options, state, keepStates);
+        var decoding = new Decoding(model, tokenizer, prompts, options, state, keepStates, readsAhead);
         try
         {
             decoding.ReadPrompts(prompts, prefillLength, cancellationToken);
@@ -59,13 +72,13 @@ internal sealed class Decoding : IDisposable
     /// <summary>Adds a token to each active row; rows that finish with it are active no more.</summary>
     public void Step()
     {
-        if (!_active[0].HasLogits)
+        if (!Active.First().HasLogits)
         {
-            _reader.Read([.. _active.Select(row => row.Unread)], _active);
+            _reader.Read([.. _active.Select(row => row?.Unread ?? 0)], _active, Ahead());
         }
 
         var finished = new HashSet<RowInProgress>();
-        foreach (var row in _active)
+        foreach (var row in Active)
         {
             if (row.Add() is not null)
             {
@@ -131,17 +144,29 @@ internal sealed class Decoding : IDisposable
         }
     }
 
+    /// <summary>How many tokens may be read before any is looked at: as many as certainly come, or, where nobody wants the states, as may come.</summary>
+    private int Ahead() => !_readsAhead || (_keepStates && Active.Any(row => row.MayEndEarly)) ? 1 : Active.Min(row => row.Remaining);
+
     private void DropFinished(HashSet<RowInProgress> finished)
     {
-        if (_keepStates)
+        for (var index = 0; index < _active.Count; index++)
         {
-            foreach (var (index, row) in _active.Index().Where(p => finished.Contains(p.Item)))
+            if (_active[index] is { } row && finished.Contains(row))
             {
-                row.State = _reader.State!.SelectRows(index);
+                row.State = _keepStates ? _reader.State!.SelectRows(index) : null;
+                _active[index] = null;
             }
         }
 
-        var rest = Enumerable.Range(0, _active.Count).Where(r => !finished.Contains(_active[r])).ToList();
+        var rest = Enumerable.Range(0, _active.Count).Where(r => _active[r] is not null).ToList();
+        if (_reader.IsRecorded && 2 * rest.Count > _active.Count)
+        {
+            // To record a step anew takes longer than to read a few rows for nobody.
+            return;
+        }
+
+        // The others' states are those after what was read ahead.
+        _reader.TakePending();
         _reader.SetState(rest.Count == 0 ? null : _reader.State!.SelectRows([.. rest.Select(r => (long)r)]));
         _active = [.. rest.Select(r => _active[r])];
     }

@@ -74,10 +74,6 @@ public sealed record GenerationOptions
     /// </summary>
     public WeightFormat Weights { get; init; }
 
-    /// <summary>Whether the next token is simply the likeliest one, and no other is asked for.</summary>
-    internal bool IsGreedy =>
-        Temperature == 0 && RepetitionPenalty == 1 && FrequencyPenalty == 0 && PresencePenalty == 0 && TopLogProbabilities == 0;
-
     /// <summary>Looks at every option.</summary>
     /// <exception cref="ArgumentException">An option makes no sense; the message says which and what is expected.</exception>
     public void Validate()

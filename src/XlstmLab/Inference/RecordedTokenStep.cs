@@ -11,16 +11,18 @@ namespace XlstmLab.Inference;
 /// </summary>
 /// <remarks>
 /// The kernels, and so the logits, are those of the model's own pass, but for models that <see cref="XlstmGpuStep"/> reads. The state is written
-/// in place, and has to be the caller's own. The next token sees what weights became.
+/// in place, and has to be the caller's own. Tokens are chosen on the GPU, where the next start reads them (<see cref="TokenChoice"/>). What is started sees
+/// what weights became.
 /// </remarks>
 internal sealed class RecordedTokenStep : IDisposable
 {
+    /// <summary>How many starts' choices may be on their way.</summary>
+    public const int MostAhead = 8;
+
     private readonly LanguageModel _model;
     private readonly ScalarType? _computeType;
     private readonly TensorPlaces _places;
     private readonly DeviceInput<long> _tokens;
-    private readonly Tensor _logits;
-    private readonly Tensor _likeliest;
     private readonly XlstmGpuStep? _step;
     private readonly IRecordedWork _work;
 
@@ -30,18 +32,20 @@ internal sealed class RecordedTokenStep : IDisposable
         _places = new([.. model.parameters(), .. model.buffers()]);
         var (device, rows) = (model.WeightsDevice, state.BatchSize);
         _tokens = new(ScalarType.Int64, device, rows, 1);
-        _logits = empty(rows, knownIds, ScalarType.Float32, device).DetachFromDisposeScope();
-        _likeliest = empty(rows, 2, ScalarType.Float64, device).DetachFromDisposeScope();
+        Choice = new(_tokens.Values, knownIds, MostAhead);
+        _step = XlstmGpuStep.Of(model, state);
+        Logits = (_step?.Logits.narrow(-1, 0, knownIds) ?? empty(rows, knownIds, ScalarType.Float32, device)).DetachFromDisposeScope();
         try
         {
-            if ((_step = XlstmGpuStep.Of(model, state)) is not null)
+            if (_step is not null)
             {
                 // Its kernels have to be compiled before they are recorded.
                 using var rehearsal = state.Clone();
                 _step.Read(_tokens.Values, rehearsal);
             }
 
-            using var recorder = Kernel.Recorder(_likeliest);
+            Choice.Choose(Logits);
+            using var recorder = Kernel.Recorder(Logits);
             _work = recorder.Record(() =>
             {
                 using var scope = NewDisposeScope();
@@ -90,45 +94,50 @@ internal sealed class RecordedTokenStep : IDisposable
     /// <summary>Whether the model is still what was recorded: its weights where they were, of the same type, with nobody looking on.</summary>
     public bool Serves() => _model.Observer is null && _model.ComputeType == _computeType && _places.AreKept();
 
-    /// <summary>Reads a token of each sequence, and does not wait for it.</summary>
+    /// <summary>The number of ids that may be chosen.</summary>
+    public int KnownIds => (int)Logits.shape[1];
+
+    /// <summary>Until the next start, on the device: the logits of the known ids, [B, V] float32.</summary>
+    public Tensor Logits { get; }
+
+    /// <summary>How the device chooses each row's next token, which the next start then reads.</summary>
+    public TokenChoice Choice { get; }
+
+    /// <summary>Gives the device the tokens that the next start is to read.</summary>
     /// <param name="tokens">The ids, one a sequence.</param>
-    /// <returns>
-    /// Until the next call, on the device: the logits of the known ids [B, V] float32, and of each row the likeliest id with its logarithm of
-    /// probability, [B, 2] float64.
-    /// </returns>
-    public (Tensor Logits, Tensor Likeliest) Start(ReadOnlySpan<long> tokens)
+    public void Write(ReadOnlySpan<long> tokens) => _tokens.Write(tokens);
+
+    /// <summary>Reads a token of each sequence and chooses the next, and does not wait for it.</summary>
+    public void Start()
     {
         _step?.Refresh();
-        _tokens.Write(tokens);
         _work.Start();
-        return (_logits, _likeliest);
+        Choice.Choices.Send();
     }
 
     /// <inheritdoc/>
     public void Dispose()
     {
-        _work.Dispose();
         DisposeTensors();
+        _work.Dispose();
     }
 
     private void Read(ModelState state)
     {
-        _logits.copy_(Logits(state).narrow(-1, 0, _logits.shape[1]));
-        var scores = _logits.to(ScalarType.Float64); // (B, V)
-        var (best, id) = scores.max(-1); // (B)
-        _likeliest.select(1, 0).copy_(id);
-        _likeliest.select(1, 1).copy_(best - scores.logsumexp(-1));
-    }
-
-    /// <summary>What the model makes of the tokens, [B, V], which the state has then read.</summary>
-    private Tensor Logits(ModelState state)
-    {
         if (_step is not null)
         {
             _step.Read(_tokens.Values, state);
-            return _step.Logits;
+        }
+        else
+        {
+            ReadByModel(state);
         }
 
+        Choice.Choose(Logits);
+    }
+
+    private void ReadByModel(ModelState state)
+    {
         var (logits, after) = _model.Forward(_tokens.Values, state, returnState: true); // (B, 1, V)
         using (after)
         {
@@ -138,14 +147,15 @@ internal sealed class RecordedTokenStep : IDisposable
             }
         }
 
-        return logits.squeeze(1);
+        Logits.copy_(logits.squeeze(1).narrow(-1, 0, Logits.shape[1]));
     }
 
     private void DisposeTensors()
     {
+        // First what waits for all that was started.
+        Choice.Dispose();
         _step?.Dispose();
         _tokens.Dispose();
-        _logits.Dispose();
-        _likeliest.Dispose();
+        Logits.Dispose();
     }
 }

@@ -1,5 +1,6 @@
 using System.Text;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Text;
 using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
 
@@ -17,7 +18,8 @@ internal sealed class RowInProgress(GenerationOptions options, int row, int[] pr
     private readonly Utf8StreamDecoder _decoder = Begin(options, tokenizer);
     private readonly double[] _logits = new double[tokenizer.VocabularySize];
     private readonly List<GeneratedToken> _steps = [];
-    private (int Id, double LogProbability)? _choice;
+    private readonly Queue<(int Id, double LogProbability)> _choices = [];
+    private bool _hasLogits;
 
     /// <summary>The ids so far.</summary>
     public List<int> Tokens { get; } = [];
@@ -35,13 +37,19 @@ internal sealed class RowInProgress(GenerationOptions options, int row, int[] pr
     public double LogProbability { get; private set; }
 
     /// <summary>Whether the model has read the last token.</summary>
-    public bool HasLogits { get; private set; }
+    public bool HasLogits => _hasLogits || _choices.Count > 0;
 
     /// <summary>The state after the row finished, where it is wanted.</summary>
     public ModelState? State { get; set; }
 
-    /// <summary>Whether it needs no logits but the likeliest token's.</summary>
-    public bool IsGreedy => options.IsGreedy;
+    /// <summary>Whether its tokens can be chosen beside the model, on a device: no others' logits are wanted.</summary>
+    public bool IsChosenOnDevice => options.TopLogProbabilities == 0;
+
+    /// <summary>How many tokens are still to come at most.</summary>
+    public int Remaining => options.MaxNewTokens - Tokens.Count;
+
+    /// <summary>Whether it may end before those.</summary>
+    public bool MayEndEarly => options.StopAtEndOfDocument || options.StopStrings.Count > 0;
 
     /// <summary>What the model is to read next: the last token, or that of the prompt where none was generated.</summary>
     public int Unread => Tokens.Count > 0 ? Tokens[^1] : prompt[^1];
@@ -50,34 +58,34 @@ internal sealed class RowInProgress(GenerationOptions options, int row, int[] pr
     public void SetLogits(ReadOnlySpan<double> logits)
     {
         logits.CopyTo(_logits);
-        HasLogits = true;
+        _hasLogits = true;
     }
 
     /// <inheritdoc cref="SetLogits(ReadOnlySpan{double})"/>
     public void SetLogits(ReadOnlySpan<float> logits)
     {
         TensorPrimitives.ConvertTruncating(logits, _logits);
-        HasLogits = true;
+        _hasLogits = true;
     }
 
-    /// <summary>Takes the token that is to come next, where it was chosen beside the model.</summary>
-    public void SetChoice(int id, double logProbability)
-    {
-        if (!double.IsFinite(logProbability))
-        {
-            throw TokenSampler.NoNumbers();
-        }
+    /// <summary>Takes a token that is to come, behind those that were taken before it, where it was chosen beside the model.</summary>
+    /// <param name="id">The token.</param>
+    /// <param name="logProbability">No number where the logits were none.</param>
+    public void SetChoice(int id, double logProbability) => _choices.Enqueue((id, logProbability));
 
-        _choice = (id, logProbability);
-        HasLogits = true;
-    }
+    /// <inheritdoc cref="TokenSampler.ForDevice"/>
+    public TokenChoiceRow ForDevice(int ids) => _sampler.ForDevice(ids);
+
+    /// <inheritdoc cref="TokenSampler.Occurred"/>
+    public IEnumerable<(int Id, int Generated)>? Occurred() => _sampler.Occurred();
 
     /// <summary>Chooses a token; returns why it is the last, if it is.</summary>
+    /// <exception cref="InvalidOperationException">Logits are not numbers.</exception>
     public FinishReason? Add()
     {
-        var (id, logProbability) = _choice ?? _sampler.Next(_logits);
+        var (id, logProbability) = _choices.Count > 0 ? Chosen() : _sampler.Next(_logits);
         var likeliest = options.TopLogProbabilities > 0 ? Sampling.Likeliest(_logits, options.TopLogProbabilities) : null;
-        (_choice, HasLogits) = (null, false);
+        _hasLogits = false;
         Tokens.Add(id);
         LogProbability += logProbability;
         Piece = _filter.Push(_decoder.Push(id));
@@ -100,6 +108,18 @@ internal sealed class RowInProgress(GenerationOptions options, int row, int[] pr
     /// <summary>The finished text.</summary>
     public GeneratedSequence ToSequence() =>
         new([.. Tokens], Text.ToString(), LogProbability, Last.FinishReason ?? FinishReason.Length) { Steps = _steps };
+
+    private (int Id, double LogProbability) Chosen()
+    {
+        var choice = _choices.Dequeue();
+        if (!double.IsFinite(choice.LogProbability))
+        {
+            throw TokenSampler.NoNumbers();
+        }
+
+        _sampler.Note(choice.Id);
+        return choice;
+    }
 
     private static Utf8StreamDecoder Begin(GenerationOptions options, ITokenizer tokenizer)
     {

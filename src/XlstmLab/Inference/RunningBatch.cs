@@ -346,12 +346,28 @@ public sealed class RunningBatch : IDisposable
             (tokens[r], rows[r]) = (_running[r].Row.Unread, _running[r].Row);
         }
 
-        _reader.Read(tokens, rows);
+        _reader.Read(tokens, rows, Ahead());
     }
+
+    /// <summary>
+    /// How many tokens may be read before any is looked at: several only while nobody waits for a row, and no state is wanted that would be past its
+    /// text's end.
+    /// </summary>
+    private int Ahead() => _waiting.Count + _reading.Count > 0 || _running.Any(text => text.Row.MayEndEarly && WantsState(text))
+        ? 1
+        : _running.Min(text => text.Row.Remaining);
+
+    private bool WantsState(BatchedText text) => text.KeepsState || (_options.Cache is not null && !text.BeganFromState);
 
     /// <summary>Reads chunks of prompts in turn, so that a long one does not keep back a short one that came after it.</summary>
     private void ReadPrompts()
     {
+        if (_reader?.Pending > 0)
+        {
+            // Its tokens come first, and rows are written between two of them only.
+            return;
+        }
+
         while (_waiting.Count > 0 && _running.Count + _reading.Count < _options.Slots)
         {
             var text = _waiting.Dequeue();
@@ -435,6 +451,11 @@ public sealed class RunningBatch : IDisposable
         text.Reader = null;
         _running[row] = _running[last];
         _running.RemoveAt(last);
+        if (_running.Count == 0)
+        {
+            // Nobody is left who would get what was read ahead.
+            _reader?.TakePending();
+        }
     }
 
     /// <summary>The state that has read nothing, if one that has read tokens is of the same form; otherwise null.</summary>

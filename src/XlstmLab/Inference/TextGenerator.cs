@@ -69,7 +69,10 @@ public sealed class TextGenerator
     }
 
     /// <summary>Generates a text after each of several prompts, side by side.</summary>
-    /// <remarks>Row r is what its prompt alone gives with the seed plus r, up to logits that differ in their last digits.</remarks>
+    /// <remarks>
+    /// Row r is what its prompt alone gives with the seed plus r, up to logits that differ in their last digits. On a GPU a few tokens may have been
+    /// read before the first of them is reported: nobody may change the model meanwhile.
+    /// </remarks>
     /// <param name="prompts">Token ids of any lengths; a prompt without tokens begins with the end of document.</param>
     /// <param name="options">How to choose tokens; null is the default.</param>
     /// <param name="state">The state to start from, a row for each prompt, left as it is; null is the empty state.</param>
@@ -82,7 +85,7 @@ public sealed class TextGenerator
         int[][] prompts, GenerationOptions? options = null, ModelState? state = null, bool returnState = false, IProgress<long>? progress = null,
         CancellationToken cancellationToken = default)
     {
-        using var decoding = Start(prompts, options ?? new(), state, returnState, cancellationToken);
+        using var decoding = Start(prompts, options ?? new(), state, returnState, readsAhead: true, cancellationToken);
         var count = 0L;
         while (decoding.ActiveCount > 0)
         {
@@ -184,7 +187,8 @@ public sealed class TextGenerator
         int[] prompt, GenerationOptions options, ModelState? state, Action<ModelState>? takeState, Func<RowInProgress, T> select,
         [EnumeratorCancellation] CancellationToken cancellationToken)
     {
-        using var decoding = Start([prompt], options, state, takeState is not null, cancellationToken);
+        // Between two tokens the consumer may do anything, to the model's weights too.
+        using var decoding = Start([prompt], options, state, takeState is not null, readsAhead: false, cancellationToken);
         while (decoding.ActiveCount > 0)
         {
             cancellationToken.ThrowIfCancellationRequested();
@@ -195,7 +199,8 @@ public sealed class TextGenerator
         takeState?.Invoke(decoding.TakeState());
     }
 
-    private Decoding Start(int[][] prompts, GenerationOptions options, ModelState? state, bool keepStates, CancellationToken cancellationToken)
+    private Decoding Start(
+        int[][] prompts, GenerationOptions options, ModelState? state, bool keepStates, bool readsAhead, CancellationToken cancellationToken)
     {
         options.Validate();
         if (prompts.Length == 0)
@@ -213,7 +218,7 @@ public sealed class TextGenerator
 
         _model.ThrowIfDisposed();
         int[][] ids = [.. prompts.Select((prompt, r) => Readable(_model, _tokenizer, prompt, state is not null, r))];
-        return Decoding.Start(_model, _tokenizer, ids, options, state, PrefillLength, keepStates, cancellationToken);
+        return Decoding.Start(_model, _tokenizer, ids, options, state, PrefillLength, keepStates, readsAhead, cancellationToken);
     }
 
     /// <summary>Refuses a tokenizer that is not the model's.</summary>

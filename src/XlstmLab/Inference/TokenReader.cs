@@ -40,7 +40,7 @@ internal sealed class TokenReader : IDisposable
     private StepState[]? _places;
 
     /// <summary>Reads tokens as a graph of the GPU, which writes <see cref="State"/> in place.</summary>
-    private RecordedTokenStep? _recorded;
+    private RecordedRows? _recorded;
 
     /// <summary>How many tokens the host has read, one operation at a time, with a state that keeps its form.</summary>
     private int _rehearsed;
@@ -78,6 +78,12 @@ internal sealed class TokenReader : IDisposable
 
     /// <summary>Whether tokens are read by a graph, or soon will be: then it takes a token for every row of the state.</summary>
     public bool WantsAllRows => !_cannotRecord;
+
+    /// <summary>Whether tokens are read by a graph, which is made anew for another number of rows.</summary>
+    public bool IsRecorded => _recorded is not null;
+
+    /// <summary>How many tokens of each row were read ahead of what rows were given.</summary>
+    public int Pending => _recorded?.Pending ?? 0;
 
     /// <summary>Whether a row's logits are the same bits whatever other rows there are.</summary>
     public bool IsRowByRow => _rowByRow && StepOfModel(1) is not null;
@@ -121,19 +127,36 @@ internal sealed class TokenReader : IDisposable
     /// <summary>Reads a token of each row, and gives rows what the model makes of it.</summary>
     /// <param name="tokens">The ids, of as many rows as are read: all of the state's, or its first.</param>
     /// <param name="rows">As many; null where nobody wants a row's logits.</param>
-    public void Read(ReadOnlySpan<int> tokens, IReadOnlyList<RowInProgress?> rows)
+    /// <param name="ahead">
+    /// How many tokens of each row may be read before it gets the first, at least 1: a graph starts as many as that, or a few, and rows get one at
+    /// each call. <see cref="State"/> is then ahead of the rows by <see cref="Pending"/> tokens.
+    /// </param>
+    public void Read(ReadOnlySpan<int> tokens, IReadOnlyList<RowInProgress?> rows, int ahead = 1)
     {
-        if (StepOfModel(tokens.Length) is { } step)
+        if (Pending > 0)
+        {
+            _recorded!.Read(tokens, rows, _recorded.Serves() ? ahead : 1);
+        }
+        else if (StepOfModel(tokens.Length) is { } step)
         {
             Read(step, tokens, rows);
         }
         else if (RecordedStep() is { } recorded)
         {
-            Read(recorded, tokens, rows);
+            recorded.Read(tokens, rows, ahead);
         }
         else
         {
             ReadByOperations(tokens, rows);
+        }
+    }
+
+    /// <summary>Gives rows all that was read ahead.</summary>
+    public void TakePending()
+    {
+        while (Pending > 0)
+        {
+            _recorded!.Take();
         }
     }
 
@@ -186,7 +209,7 @@ internal sealed class TokenReader : IDisposable
     }
 
     /// <summary>The recorded step of the rows, recorded when the host has read a few tokens; null where there is none.</summary>
-    private RecordedTokenStep? RecordedStep()
+    private RecordedRows? RecordedStep()
     {
         if (_recorded?.Serves() == false)
         {
@@ -197,8 +220,9 @@ internal sealed class TokenReader : IDisposable
         {
             using var inference = inference_mode();
             Replace(State!.Clone());
-            _recorded = RecordedTokenStep.Of(_model, _mode, State!, _knownIds);
-            _cannotRecord = _recorded is null;
+            var step = RecordedTokenStep.Of(_model, _mode, State!, _knownIds);
+            _recorded = step is null ? null : new(step, (int)State!.BatchSize);
+            _cannotRecord = step is null;
         }
 
         return _recorded;
@@ -208,29 +232,6 @@ internal sealed class TokenReader : IDisposable
     {
         _recorded?.Dispose();
         (_recorded, _rehearsed) = (null, 0);
-    }
-
-    private void Read(RecordedTokenStep step, ReadOnlySpan<int> tokens, IReadOnlyList<RowInProgress?> rows)
-    {
-        using var scope = NewDisposeScope();
-        var ids = Ids(tokens);
-        var (logits, likeliest) = step.Start(ids);
-        if (rows.All(row => row is null or { IsGreedy: true }))
-        {
-            var choices = MemoryMarshal.Cast<byte, double>(likeliest.cpu().bytes);
-            for (var r = 0; r < ids.Length; r++)
-            {
-                rows[r]?.SetChoice((int)choices[2 * r], choices[2 * r + 1]);
-            }
-
-            return;
-        }
-
-        var values = MemoryMarshal.Cast<byte, float>(logits.cpu().bytes);
-        for (var r = 0; r < ids.Length; r++)
-        {
-            rows[r]?.SetLogits(values.Slice(r * _knownIds, _knownIds));
-        }
     }
 
     /// <summary>The step for a number of rows, made anew if the weights were moved; null where there is none.</summary>

@@ -7,6 +7,9 @@ internal struct SplitMix64(long seed, long stream)
 {
     private ulong _state = Mix((ulong)seed + 0x9E3779B97F4A7C15) ^ (ulong)stream * 0xD1B54A32D192ED03;
 
+    /// <summary>What the next numbers follow from.</summary>
+    public readonly ulong State => _state;
+
     public void Shuffle(Span<int> values)
     {
         for (var k = values.Length - 1; k > 0; k--)

@@ -50,6 +50,20 @@ public sealed class RecordedTokenStepTests
         {
             new() { Temperature = 0, MaxNewTokens = Length, StopAtEndOfDocument = false },
             new() { TopK = 40, RepetitionPenalty = 1.2, MaxNewTokens = Length, StopAtEndOfDocument = false, Seed = 3 },
+            new()
+            {
+                Temperature = 1.4,
+                TopP = 0.9,
+                MinP = 0.01,
+                RepetitionPenalty = 1.1,
+                FrequencyPenalty = 0.3,
+                PresencePenalty = 0.1,
+                MaxNewTokens = Length,
+                StopAtEndOfDocument = false,
+                Seed = 4,
+                EarlierDraws = 2,
+                EarlierTokens = [7, 8],
+            },
         })
         {
             var (byHost, before) = ByHost(model, generator, options);
@@ -64,9 +78,61 @@ public sealed class RecordedTokenStepTests
 
             // The prompt's pass chooses the first token, and the host reads two before it records.
             Assert.Equal((name, 1, Length - 3), (name, counts.Recorded, counts.Started));
+            Assert.Contains("token_choice", run.Launched);
             before.Dispose();
             after!.Dispose();
         }
+    }
+
+    /// <summary>Where nobody wants the state tokens are read ahead of those that end texts, and what is read too much touches nobody.</summary>
+    [Theory]
+    [InlineData(0)]
+    [InlineData(2)]
+    public void Generate_TextsThatEndAtAnyTime_AreThoseOfTheHost(int likeliest)
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(Recurrent.Single(row => row.Data.Item1 == "gla").Data.Item2);
+        model.to(ScalarType.Float64);
+        var generator = new TextGenerator(model, Tokenizer);
+        int[][] prompts = [.. Enumerable.Range(0, 5).Select(k => new[] { k, 2 * k })];
+        var options = new GenerationOptions
+        {
+            MaxNewTokens = 70,
+            StopAtEndOfDocument = true,
+            StopStrings = ["e", "t", "1", "7"],
+            Seed = 5,
+            PresencePenalty = 0.2,
+            TopLogProbabilities = likeliest,
+        };
+        model.Observer = (_, _, _) => { };
+        var byHost = generator.Generate(prompts, options).Sequences;
+        model.Observer = null;
+        var counts = run.Record();
+        var before = Live();
+        var recorded = generator.Generate(prompts, options).Sequences;
+        Assert.Equal(before, Live());
+        Assert.Equal(byHost.Select(s => (s.Text, s.FinishReason)), recorded.Select(s => (s.Text, s.FinishReason)));
+        Assert.Equal(byHost.Select(s => s.Tokens), recorded.Select(s => s.Tokens));
+        Assert.Equal(byHost.SelectMany(Likeliest), recorded.SelectMany(Likeliest));
+        Assert.True(byHost.Select(s => s.Tokens.Length).Distinct().Count() > 2, "the texts end at different times");
+        Assert.True(counts.Started > 10);
+
+        // Of five rows three are read until two are left, and those to the end of the last but one.
+        Assert.InRange(counts.Recorded, 1, 3);
+
+        static IEnumerable<int> Likeliest(GeneratedSequence text) => text.Steps.SelectMany(s => s.Likeliest ?? []).Select(t => t.Id);
+    }
+
+    [Fact]
+    public void Generate_LongTexts_AreStartedSeveralTokensAhead()
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(Recurrent.Single(row => row.Data.Item1 == "gla").Data.Item2);
+        var counts = run.Record();
+        List<int> started = [];
+        var progress = new ImmediateProgress<long>(_ => started.Add(counts.Started));
+        _ = new TextGenerator(model, Tokenizer).Generate([[1]], new() { MaxNewTokens = 22, StopAtEndOfDocument = false }, progress: progress);
+        Assert.Equal([0, 0, 0, .. Enumerable.Range(0, 19).Select(taken => Math.Min(8 + taken, 19))], started);
     }
 
     [Fact]
@@ -85,6 +151,26 @@ public sealed class RecordedTokenStepTests
         Assert.Equal(2, counts.Recorded);
         before.Dispose();
         after!.Dispose();
+    }
+
+    [Fact]
+    public void Generate_WeightsThatMoveWhileTokensAreOnTheirWay_GivesThoseTokensFirst()
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(Recurrent.Single(row => row.Data.Item1 == "gla").Data.Item2);
+        var generator = new TextGenerator(model, Tokenizer);
+        var options = new GenerationOptions { Temperature = 0, MaxNewTokens = 40, StopAtEndOfDocument = false };
+        var byHost = generator.Generate([[1]], options).Sequences[0].Tokens;
+        var counts = run.Record();
+        var progress = new ImmediateProgress<long>(count =>
+        {
+            if (count == 10)
+            {
+                model.to(ScalarType.Float64);
+            }
+        });
+        Assert.Equal(byHost, generator.Generate([[1]], options, progress: progress).Sequences[0].Tokens);
+        Assert.Equal(2, counts.Recorded);
     }
 
     [Fact]
@@ -165,6 +251,8 @@ public sealed class RecordedTokenStepTests
             () => new TextGenerator(model, Tokenizer).Generate(Prompts, new() { Temperature = 0, MaxNewTokens = 40, StopAtEndOfDocument = false }, progress: progress));
         Assert.Contains("not all numbers", failure.Message, StringComparison.Ordinal);
     }
+
+    private static long Live() => DisposeScopeManager.Statistics.TensorStatistics.ThreadTotalLiveCount;
 
     /// <summary>What the host makes of it: whoever looks on keeps anything from being recorded.</summary>
     private static GenerationResult ByHost(LanguageModel model, TextGenerator generator, GenerationOptions options)

@@ -132,6 +132,106 @@ public sealed class RunningBatchTests
         Assert.True(counts.Started > 10);
     }
 
+    /// <summary>Several tokens are started at a time while nobody waits; texts come, go and are removed in the midst of them.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Step_RecordedAndReadAhead_IsThatOfTheHost(bool keepsStates)
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(new GlaConfig { VocabularySize = 257, EmbeddingDim = 32, HeadCount = 2, BlockCount = 2 });
+        model.to(ScalarType.Float64);
+        (int[] Prompt, GenerationOptions Options)[] texts =
+        [
+            ([1, 2], new() { Seed = 1, MaxNewTokens = 23, StopAtEndOfDocument = false, FrequencyPenalty = 0.5 }),
+            ([3, 3], new() { Seed = 2, MaxNewTokens = 40, StopAtEndOfDocument = false, TopK = 30, RepetitionPenalty = 1.2 }),
+            ([4, 5, 6], new() { Seed = 3, MaxNewTokens = 50, StopStrings = keepsStates ? [] : ["e", "t", "1"], StopAtEndOfDocument = !keepsStates }),
+            ([5], new() { Temperature = 0, MaxNewTokens = 31, StopAtEndOfDocument = false }),
+            ([6, 7], new() { Seed = 4, MaxNewTokens = 20, StopAtEndOfDocument = false, MinP = 0.1, PresencePenalty = 0.3 }),
+        ];
+        var generator = new TextGenerator(model, Bytes);
+        GenerationResult[] expected = [.. texts.Select(text => generator.Generate([text.Prompt], text.Options, returnState: true))];
+        var counts = run.Record();
+        var before = Live();
+        using (var batch = new RunningBatch(model, Bytes, new() { Slots = 3 }))
+        {
+            BatchedText Add(int k) => batch.Add(texts[k].Prompt, texts[k].Options, keepsState: keepsStates);
+            void Steps(int count)
+            {
+                for (var step = 0; step < count; step++)
+                {
+                    _ = batch.Step();
+                }
+            }
+
+            List<BatchedText> added = [Add(0), Add(1)];
+            Steps(7);
+            Assert.True(counts.Started > 7, "tokens are read ahead");
+            added.Add(Add(2));
+            var removed = Add(3);
+            Steps(15);
+            batch.Remove(removed);
+            added.Add(Add(3));
+            added.Add(Add(4));
+            while (batch.RunningCount + batch.ReadingCount + batch.WaitingCount > 0)
+            {
+                Steps(1);
+            }
+
+            Assert.Equal(expected.Select(e => e.Sequences[0].Tokens), added.Select(text => text.Tokens));
+            Assert.Equal(expected.Select(e => e.Sequences[0].Text), added.Select(text => text.ToSequence().Text));
+            Assert.Equal(1, counts.Recorded);
+            foreach (var (text, result) in added.Zip(expected))
+            {
+                using var state = text.TakeState();
+                Assert.Equal(keepsStates, state is not null);
+                if (state is not null)
+                {
+                    Assert.All(state.Tensors, pair => Assert.True(KernelRun.Error(pair.Value, result.State![pair.Key]) < 1e-12, pair.Key));
+                }
+            }
+        }
+
+        Assert.Equal(before, Live());
+        foreach (var result in expected)
+        {
+            result.State!.Dispose();
+        }
+    }
+
+    [Theory]
+    [InlineData(0)]
+    [InlineData(1)]
+    public void Step_RecordedLogitsThatAreNoNumbers_EndThatTextOnly(double temperature)
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(new GlaConfig { VocabularySize = 257, EmbeddingDim = 32, HeadCount = 2, BlockCount = 2 });
+        var options = new GenerationOptions { Temperature = temperature, MaxNewTokens = 30, StopAtEndOfDocument = false };
+        var state = new TextGenerator(model, Bytes).Read([1]);
+        using (no_grad())
+        {
+            state.Tensors.Values.First().fill_(double.NaN);
+        }
+
+        var counts = run.Record();
+        using var batch = new RunningBatch(model, Bytes, new() { Slots = 2 });
+        var sound = batch.Add([2], options);
+        while (counts.Started == 0)
+        {
+            _ = batch.Step();
+        }
+
+        var damaged = batch.Add([2], options, state);
+        while (batch.RunningCount + batch.ReadingCount + batch.WaitingCount > 0)
+        {
+            _ = batch.Step();
+        }
+
+        Assert.Contains("not all numbers", damaged.Fault!.Message, StringComparison.Ordinal);
+        Assert.Empty(damaged.Tokens);
+        Assert.Equal(new TextGenerator(model, Bytes).Generate([[2]], options).Sequences[0].Tokens, sound.Tokens);
+    }
+
     [Fact]
     public void Step_LongPrompt_KeepsNobodyWaiting()
     {
