@@ -367,9 +367,9 @@ internal static class BenchCommand
             }
 
             var formats = (parsed.GetValue(weights) ?? DecodedOnCpu).Split(',').Select(WeightOptions.Format).ToArray();
-            if (!onGpu && formats.Contains(WeightFormat.Float8))
+            foreach (var format in formats)
             {
-                throw new UsageException("--weights: fp8 is read on a GPU only; on the CPU int8 has as many bits.");
+                WeightOptions.RequireReadable(format, onGpu);
             }
 
             var asComputed = parsed.GetValue(weights) is null && inHalves;
