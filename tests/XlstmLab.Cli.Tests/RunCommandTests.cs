@@ -108,7 +108,8 @@ public sealed class RunCommandTests : IDisposable
         var losses = new List<double>();
         foreach (var (folder, weights) in new[] { ("whole", "float32"), ("rounded", "float32"), ("whole", "fp8") })
         {
-            var eval = await CommandLine.RunAsync("eval", _temp[folder], "--data", _temp["text.txt"], "--split", "train", "--threads", "1", "--json", "--weights", weights);
+            var eval = await CommandLine.RunAsync(
+                "eval", _temp[folder], "--data", _temp["text.txt"], "--split", "train", "--threads", "1", "--json", "--weights", weights);
             losses.Add(eval.Json["loss"]!.GetValue<double>());
         }
 

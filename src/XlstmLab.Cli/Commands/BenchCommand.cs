@@ -342,7 +342,8 @@ internal static class BenchCommand
         var compute = ComputeOption();
         var weights = new Option<string?>("--weights")
         {
-            Description = $"What an xLSTM's projections are kept as, separated by commas: {string.Join(", ", WeightOptions.Names)}. Default: {DecodedOnCpu}, on a GPU as --compute says.",
+            Description = $"What an xLSTM's projections are kept as, separated by commas: {string.Join(", ", WeightOptions.Names)}. "
+                + $"Default: {DecodedOnCpu}, on a GPU as --compute says.",
             HelpName = "LIST",
         };
         var common = new BenchOptions(2, 32);

@@ -154,7 +154,7 @@ internal sealed class XlstmGpuStep : IDisposable
     }
 
     /// <summary>A weight in bfloat16: itself, or a copy that follows it.</summary>
-    private Tensor Narrow(Tensor weight) => In(ScalarType.BFloat16, weight);
+    private Tensor Narrow(Tensor weight) => OfType(ScalarType.BFloat16, weight);
 
     /// <summary>A projection's weight in the step's format, with a unit a row where it is of one byte.</summary>
     private (Tensor Numbers, Tensor? Units) Pack(Tensor weight)
@@ -192,7 +192,7 @@ internal sealed class XlstmGpuStep : IDisposable
     {
         using var scope = NewDisposeScope();
         var (rows, columns) = ((int)weight.shape[0], (int)weight.shape[1]);
-        var source = weight.detach().to(ScalarType.Float32).cpu();
+        var source = weight.detach().cpu().to(ScalarType.Float32);
         var (packed, scales) = (empty(rows, columns, numbers.dtype, CPU), empty(rows, ScalarType.Float32, CPU));
         PackedRows.Pack(Format, CpuMemory.Floats(source), rows, columns, CpuMemory.Data<byte>(packed), CpuMemory.Floats(scales));
         numbers.copy_(packed);
@@ -200,9 +200,9 @@ internal sealed class XlstmGpuStep : IDisposable
     }
 
     /// <summary>A weight in float32, likewise.</summary>
-    private Tensor Wide(Tensor weight) => In(ScalarType.Float32, weight);
+    private Tensor Wide(Tensor weight) => OfType(ScalarType.Float32, weight);
 
-    private Tensor In(ScalarType type, Tensor weight) =>
+    private Tensor OfType(ScalarType type, Tensor weight) =>
         weight.dtype == type ? Count(weight) : Copy(empty(weight.shape, type, weight.device), copy => copy.copy_(weight), weight);
 
     private Tensor Copy(Tensor copy, Action<Tensor> write, params Tensor[] sources)
@@ -286,13 +286,15 @@ internal sealed class XlstmGpuStep : IDisposable
         public void Read(XlstmGpuStep step, ModelState state, int block, Tensor nextNorm)
         {
             var (stream, epsilon) = (step._stream, step._config.NormEpsilon);
-            TokenStepKernels.Multiply(TokenStepKernels.Result.Plain, _projections, stream.Scaled, stream, step._projections, epsilon: epsilon, units: _projectionUnits);
+            TokenStepKernels.Multiply(
+                TokenStepKernels.Result.Plain, _projections, stream.Scaled, stream, step._projections, epsilon: epsilon, units: _projectionUnits);
             var prefix = FormattableString.Invariant($"blocks.{block}.");
             TokenStepKernels.Remember(
                 step._projections, _gateBiases, state[prefix + "c"], state[prefix + "n"], state[prefix + "m"], _headNorm, step._mixed,
                 _mixer.Cell, _mixer.GateSoftCap ?? 0, _mixer.HeadNorm != HeadNormKind.Rms, _mixer.HeadNormEpsilon ?? _mixer.NormEpsilon);
             TokenStepKernels.Multiply(TokenStepKernels.Result.Stream, [_out], step._mixed, null, stream: stream, scale: _innerNorm, units: _outUnits);
-            TokenStepKernels.Multiply(TokenStepKernels.Result.Gated, _gateAndUp, stream.Scaled, stream, step._inner, epsilon: epsilon, units: _gateAndUpUnits);
+            TokenStepKernels.Multiply(
+                TokenStepKernels.Result.Gated, _gateAndUp, stream.Scaled, stream, step._inner, epsilon: epsilon, units: _gateAndUpUnits);
             TokenStepKernels.Multiply(TokenStepKernels.Result.Stream, [_down], step._inner, null, stream: stream, scale: nextNorm, units: _downUnits);
         }
     }
