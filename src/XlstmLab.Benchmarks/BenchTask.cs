@@ -176,9 +176,9 @@ public sealed record BenchResult
     public LoadResult? Load { get; init; }
 }
 
-/// <summary>What a token that is generated on the CPU moves, and how fast this machine could.</summary>
+/// <summary>What a token that is generated moves, and how fast this machine could.</summary>
 /// <param name="Weights">The bytes of weights that it reads, once for all sequences.</param>
 /// <param name="State">The bytes of its sequences' states, which it reads and writes.</param>
-/// <param name="ReadRate">The bytes a second at which as many threads read as many bytes and do nothing else.</param>
-/// <param name="ProcessorSeconds">The time of all threads that a token takes, whatever else the machine does.</param>
-public sealed record TokenBytes(long Weights, long State, double ReadRate, double ProcessorSeconds);
+/// <param name="ReadRate">The bytes a second at which as many threads read as many bytes and do nothing else; null on a GPU.</param>
+/// <param name="ProcessorSeconds">The time of all threads that a token takes, whatever else the machine does; null on a GPU.</param>
+public sealed record TokenBytes(long Weights, long State, double? ReadRate = null, double? ProcessorSeconds = null);

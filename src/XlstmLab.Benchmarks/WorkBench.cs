@@ -183,11 +183,13 @@ internal static class WorkBench
         using var mode = inference_mode();
         var (token, state) = Next(model, randint(0, model.VocabularySize, [work.Batch, prompt], dtype: int64, device: device), null);
         using var step = XlstmTokenStep.Of(model, work.Weights ?? WeightFormat.Float32);
-        if (work.IsOwnOnly && step?.Serves(work.Batch) != true)
+        if (work.IsOwnOnly && step?.Serves(work.Batch) != true
+            && !(RecordedTokenStep.MayRecord(model) && XlstmGpuStep.MayRead(model, work.Batch)))
         {
-            throw new InvalidOperationException($"{work.Weights} weights are for xLSTMs in float32 on the CPU, of up to {XlstmTokenStep.MostRows} sequences.");
+            throw new InvalidOperationException(
+                $"{work.Weights} weights are for xLSTMs in float32 on the CPU, of up to {XlstmTokenStep.MostRows} sequences, and in the 7B's shape in bf16 "
+                + $"on a GPU, of up to {TokenStepKernels.MostSequences}.");
         }
-
 
         // What generation reads tokens by, where it can: loops of its own on the CPU, a graph on a GPU.
         ITokenSteps? steps = step?.Serves(work.Batch) == true ? new TokenSteps(step, token, state) : null;
@@ -201,7 +203,7 @@ internal static class WorkBench
             cancellationToken.ThrowIfCancellationRequested();
             if (count == rehearsals - warmUp && steps is null && RecordedTokenStep.MayRecord(model))
             {
-                steps = RecordedSteps.Of(model, token, state);
+                steps = RecordedSteps.Of(model, token, state, work.Weights ?? WeightFormat.Float32);
             }
 
             if (count == 0)
@@ -244,7 +246,9 @@ internal static class WorkBench
         var peak = memory.Bytes;
         process.Refresh();
         processor = process.TotalProcessorTime - processor;
-        var bytes = steps is TokenSteps ? TokenBytesOf(step!, state, processor.TotalSeconds / count, cancellationToken) : null;
+        var bytes = steps is TokenSteps ? TokenBytesOf(step!, state, processor.TotalSeconds / count, cancellationToken)
+            : work.Weights is not null && steps is RecordedSteps { WeightBytes: { } read } ? new(read, StateBytes(state))
+            : null;
         state.Dispose();
         steps?.Dispose();
         return new() { ForwardSeconds = seconds, TrainingPeak = peak, Repetitions = count, TokenBytes = bytes };
@@ -255,9 +259,11 @@ internal static class WorkBench
         const double seconds = 0.5;
         var bytes = step.WeightBytes;
         return new(
-            bytes, state.Tensors.Values.Sum(t => t.NumberOfElements * sizeof(float)), Rates.MemoryRead(bytes, get_num_threads(), seconds, cancellationToken),
+            bytes, StateBytes(state), Rates.MemoryRead(bytes, get_num_threads(), seconds, cancellationToken),
             processor);
     }
+
+    private static long StateBytes(ModelState state) => state.Tensors.Values.Sum(t => t.NumberOfElements * sizeof(float));
 
     /// <summary>Refuses prompts whose tokens and stream alone do not fit into memory.</summary>
     internal static void Require(string preset, int batch, int length, Device device)
@@ -419,8 +425,11 @@ internal static class WorkBench
     /// <summary>The same by a graph of the GPU, which chooses the tokens too; the host reads their ids a few tokens later, as in a generation.</summary>
     private sealed class RecordedSteps(RecordedTokenStep step, ModelState state) : ITokenSteps
     {
+        /// <summary>The bytes of weights that a token reads; null where they are the model's own.</summary>
+        public long? WeightBytes => step.WeightBytes;
+
         /// <summary>Begins with tokens [B, 1] behind a state, which stays as it is; null where the host starts every kernel.</summary>
-        public static RecordedSteps? Of(LanguageModel model, Tensor tokens, ModelState state)
+        public static RecordedSteps? Of(LanguageModel model, Tensor tokens, ModelState state, WeightFormat weights)
         {
             var (next, after) = WorkBench.Next(model, tokens, state);
             next.Dispose();
@@ -433,7 +442,7 @@ internal static class WorkBench
             }
 
             var own = state.Clone();
-            if (RecordedTokenStep.Of(model, new(model), own, model.VocabularySize) is { } step)
+            if (RecordedTokenStep.Of(model, new(model), own, model.VocabularySize, weights) is { } step)
             {
                 var greedy = new TokenChoiceRow { Mode = TokenChoiceMode.Greedy, Repetition = 1 };
                 step.Choice.Set([.. Enumerable.Repeat(greedy, (int)tokens.shape[0])]);

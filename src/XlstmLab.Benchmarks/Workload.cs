@@ -80,7 +80,7 @@ public sealed record PrefillWork(string Preset, int Batch, int Length) : Workloa
 /// <param name="Batch">Sequences side by side, B.</param>
 public sealed record DecodeWork(string Preset, int Batch) : Workload
 {
-    /// <summary>What an xLSTM's projections are kept as on the CPU; null for the type of the activations.</summary>
+    /// <summary>What an xLSTM's projections are kept as; null for the type of the activations.</summary>
     public WeightFormat? Weights { get; init; }
 
     /// <inheritdoc/>

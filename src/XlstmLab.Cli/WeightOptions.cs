@@ -1,4 +1,5 @@
 using System.CommandLine;
+using TorchSharp;
 using XlstmLab.Inference;
 using XlstmLab.Operations;
 using XlstmLab.Runs;
@@ -9,12 +10,12 @@ namespace XlstmLab.Cli;
 internal static class WeightOptions
 {
     /// <summary>The formats' names.</summary>
-    public static readonly string[] Names = ["float32", "bf16", "int8"];
+    public static readonly string[] Names = ["float32", "bf16", "int8", "fp8"];
 
     /// <summary>The option.</summary>
     public static Option<string?> Create() => new Option<string?>("--weights")
     {
-        Description = "What projections are rounded to, on the CPU: bf16, or int8 with a unit a row. Default: as they are.",
+        Description = "What projections are rounded to: bf16, or int8 or fp8 (e4m3) with a unit a row. Default: as they are.",
     }.OneOf(Names);
 
     /// <summary>The format of that name.</summary>
@@ -23,8 +24,30 @@ internal static class WeightOptions
         "float32" => WeightFormat.Float32,
         "bf16" => WeightFormat.BFloat16,
         "int8" => WeightFormat.Int8,
+        "fp8" => WeightFormat.Float8,
         _ => throw new UsageException($"There are no weights '{name}'; expected {string.Join(", ", Names)}."),
     };
+
+    /// <summary>
+    /// The format that texts are to be generated with, to which the projections are rounded for prompts, too: but not bfloat16, which would be rounded
+    /// a second time.
+    /// </summary>
+    public static WeightFormat ForGeneration(TrainedRun run, string? name)
+    {
+        var weights = run.Model.parameters().ToArray();
+        RequireReadable(name is null ? WeightFormat.Float32 : Format(name), weights.Any(weight => weight.device_type == DeviceType.CUDA));
+        return name is not null && weights.Any(weight => weight.dtype == torch.ScalarType.BFloat16) ? Format(name) : Round(run, name);
+    }
+
+    /// <summary>Refuses to generate from fp8 on the CPU.</summary>
+    public static void RequireReadable(WeightFormat format, bool onGpu)
+    {
+        if (!onGpu && format == WeightFormat.Float8)
+        {
+            throw new UsageException(
+                "--weights: tokens are read from fp8 on a GPU only; on the CPU int8 has as many bits, and 'xlstm eval --weights fp8' shows what it costs.");
+        }
+    }
 
     /// <summary>Rounds a model's projections to the format that was asked for, and returns it.</summary>
     public static WeightFormat Round(TrainedRun run, string? name)

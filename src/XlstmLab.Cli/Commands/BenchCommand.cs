@@ -332,6 +332,9 @@ internal static class BenchCommand
         });
     }
 
+    /// <summary>The formats of weights that are measured on the CPU where none are named.</summary>
+    private const string DecodedOnCpu = "float32,bf16,int8";
+
     private static ExampleCommand Decode()
     {
         var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {DecodingOnCpu}, on a GPU {InferenceOnGpu}.");
@@ -339,7 +342,8 @@ internal static class BenchCommand
         var compute = ComputeOption();
         var weights = new Option<string?>("--weights")
         {
-            Description = $"What an xLSTM's projections are kept as on the CPU, separated by commas. Default: {string.Join(',', WeightOptions.Names)}.",
+            Description = $"What an xLSTM's projections are kept as, separated by commas: {string.Join(", ", WeightOptions.Names)}. "
+                + $"Default: {DecodedOnCpu}, on a GPU as --compute says.",
             HelpName = "LIST",
         };
         var common = new BenchOptions(2, 32);
@@ -349,23 +353,31 @@ internal static class BenchCommand
             "xlstm bench decode",
             "xlstm bench decode --preset bytes-10m,llama-bytes-1m --batch 1,4",
             "xlstm bench decode --preset xlstm-400m --weights int8 --batch 1,8",
-            "xlstm bench decode --device cuda --output results/gpu")
+            "xlstm bench decode --device cuda --output results/gpu",
+            "xlstm bench decode --device cuda --preset xlstm-400m --weights bf16,int8,fp8")
         {
             presets, batches, weights, compute,
         };
         return Comparing(command, common, compute, parsed =>
         {
             var onGpu = common.IsOnGpu(parsed);
-            if (parsed.GetValue(weights) is not null && (onGpu || parsed.GetValue(compute) == "bf16"))
+            var inHalves = (parsed.GetValue(compute) ?? (onGpu ? "bf16" : "float32")) == "bf16";
+            if (parsed.GetValue(weights) is not null && onGpu != inHalves)
             {
-                throw new UsageException("--weights is for float32 on the CPU: elsewhere --compute says what weights are.");
+                throw new UsageException("--weights is for float32 on the CPU and bf16 on a GPU: elsewhere --compute says what weights are.");
             }
 
-            var formats = (parsed.GetValue(weights)?.Split(',') ?? WeightOptions.Names).Select(WeightOptions.Format).ToArray();
+            var formats = (parsed.GetValue(weights) ?? DecodedOnCpu).Split(',').Select(WeightOptions.Format).ToArray();
+            foreach (var format in formats)
+            {
+                WeightOptions.RequireReadable(format, onGpu);
+            }
+
+            var asComputed = parsed.GetValue(weights) is null && inHalves;
             var works =
-                from preset in PresetsOf(parsed.GetValue(presets) ?? (common.IsOnGpu(parsed) ? InferenceOnGpu : DecodingOnCpu))
-                from batch in BenchOptions.Numbers(parsed.GetValue(batches) ?? (common.IsOnGpu(parsed) ? "1,8" : "1"))
-                from format in onGpu || parsed.GetValue(compute) == "bf16" || !HasLoops(BenchModels.ByName(preset.Name)) ? [null] : formats.Cast<WeightFormat?>()
+                from preset in PresetsOf(parsed.GetValue(presets) ?? (onGpu ? InferenceOnGpu : DecodingOnCpu))
+                from batch in BenchOptions.Numbers(parsed.GetValue(batches) ?? (onGpu ? "1,8" : "1"))
+                from format in asComputed || onGpu != inHalves || !HasLoops(BenchModels.ByName(preset.Name)) ? [null] : formats.Cast<WeightFormat?>()
                 select new DecodeWork(preset.Name, batch) { Weights = format };
             return new(
                 [.. works],
@@ -375,7 +387,7 @@ internal static class BenchCommand
         });
     }
 
-    /// <summary>Whether loops on the CPU read a model's tokens, whatever its weights are kept as.</summary>
+    /// <summary>Whether a model's tokens can be read from projections that are kept in other formats: all of the CPU's, on a GPU some.</summary>
     private static bool HasLoops(LanguageModelConfig config) =>
         config is XlstmConfig xlstm && Enumerable.Range(0, xlstm.BlockCount).All(block => xlstm.MixerAt(block) is MLstmMixerConfig or SLstmMixerConfig);
 

@@ -24,6 +24,7 @@ internal static class ChatCommand
             HelpName = "N",
             DefaultValueFactory = _ => 512,
         }, 1);
+        var weights = WeightOptions.Create();
         var command = new ExampleCommand(
             "chat",
             "Holds a conversation, a line a turn; answers come as they are made, and Ctrl-C stops one. /help shows what else there is.",
@@ -31,7 +32,7 @@ internal static class ChatCommand
             "xlstm chat runs/first --system \"You answer briefly.\" --temperature 0.7",
             "echo \"Who are you?\" | xlstm chat runs/first --greedy")
         {
-            model.Folder, system, load, template, maxTokens,
+            model.Folder, system, load, template, maxTokens, weights,
         };
         sampling.AddTo(command);
         command.Add(model);
@@ -42,7 +43,8 @@ internal static class ChatCommand
             using var states = new StateCache(256 << 20);
             var options = sampling.Read(parsed) with { MaxNewTokens = parsed.GetValue(maxTokens) };
             options.Validate();
-            await using var generator = new BatchedGenerator(run.Model, run.Tokenizer, new() { Slots = 1, Cache = states });
+            var batch = new BatchOptions { Slots = 1, Cache = states, Weights = WeightOptions.ForGeneration(run, parsed.GetValue(weights)) };
+            await using var generator = new BatchedGenerator(run.Model, run.Tokenizer, batch);
             using var client = new TextChatClient(generator, ChatOptionsOfCommands.Find(run, parsed.GetValue(template)), run.Checkpoint, options);
             var conversation = new Conversation(client, terminal, parsed.GetValue(system));
             if (parsed.GetValue(load) is { } file)

@@ -44,6 +44,7 @@ internal static class GenerateCommand
             "xlstm generate runs/first --prompt \"Fellow citizens\"",
             "xlstm generate runs/first --prompt \"The year\" --temperature 0.7 --top-p 0.9 --seed 3 --stop \".\"",
             "xlstm generate runs/first --prompt \"The year\" --weights int8",
+            "xlstm generate NX-AI_xLSTM-7b --device cuda --compute bf16 --weights fp8",
             "xlstm generate runs/first --prompt-file long.txt --max-tokens 0 --state-out long.safetensors",
             "xlstm generate runs/first --state-in long.safetensors --prompt \" Therefore\" --greedy",
             "xlstm generate runs/first --state-in long.safetensors --state-out longer.safetensors")
@@ -93,7 +94,7 @@ internal static class GenerateCommand
             var file => await File.ReadAllTextAsync(file, cancellationToken),
         };
         using var loaded = await Model.OpenAsync(parsed, terminal, cancellationToken);
-        options = options with { Weights = WeightOptions.Round(loaded, parsed.GetValue(Weights)) };
+        options = options with { Weights = WeightOptions.ForGeneration(loaded, parsed.GetValue(Weights)) };
         var (stateIn, stateOut) = (parsed.GetValue(StateIn), parsed.GetValue(StateOut));
         var identity = stateIn is null && stateOut is null ? null : ModelIdentity.Of(loaded.Model);
         using var saved = stateIn is null ? null : SavedText.Load(stateIn, identity!, parsed.GetValue(AnyModel), Model.Device(parsed), terminal);

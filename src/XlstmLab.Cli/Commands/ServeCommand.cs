@@ -91,6 +91,7 @@ internal static class ServeCommand
             HelpName = "S",
             DefaultValueFactory = _ => ServerOptions.DefaultShutdownSeconds,
         }, NumberRange.Seconds);
+        var weights = WeightOptions.Create();
         var command = new ExampleCommand(
             "serve",
             "Serves a model over HTTP by OpenAI's API: completions, chat completions, models; /health and /metrics. Ctrl-C stops it gracefully.",
@@ -98,7 +99,7 @@ internal static class ServeCommand
             "xlstm serve runs/first --slots 64 --queue 256 --threads 8",
             "xlstm serve NX-AI_xLSTM-7b --device cuda --host 0.0.0.0 --api-key-file key.txt --chat-template plain")
         {
-            model.Folder, host, port, keyFile, name, template, slots, queue, cache, prefill, maxTokens, maxPrompt, maxBody, time, shutdown, model,
+            model.Folder, host, port, keyFile, name, template, slots, queue, cache, prefill, maxTokens, maxPrompt, maxBody, time, shutdown, weights, model,
         };
         command.SetAction(async (parsed, cancellationToken) =>
         {
@@ -129,7 +130,13 @@ internal static class ServeCommand
             var (chat, fault) = ChatOf(run, parsed.GetValue(template), terminal);
             options = options with { Chat = chat, ChatFault = fault };
             using var states = new StateCache((long)parsed.GetValue(cache) << 20);
-            var batch = new BatchOptions { Slots = parsed.GetValue(slots), PrefillLength = parsed.GetValue(prefill), Cache = states };
+            var batch = new BatchOptions
+            {
+                Slots = parsed.GetValue(slots),
+                PrefillLength = parsed.GetValue(prefill),
+                Cache = states,
+                Weights = WeightOptions.ForGeneration(run, parsed.GetValue(weights)),
+            };
             await using var generator = new BatchedGenerator(run.Model, run.Tokenizer, batch, parsed.GetValue(queue));
             if (!generator.IsShared)
             {

@@ -68,9 +68,11 @@ public sealed record GenerationOptions
     public bool StopAtEndOfDocument { get; init; } = true;
 
     /// <summary>
-    /// What projections are kept as while tokens are generated: on a CPU a token takes as long as its weights take to be read. In fewer bits than
-    /// the model's own they are copies, made when the generation begins, for up to eight texts side by side. A prompt is read with the model's
-    /// own weights, unless <see cref="RoundedWeights.Round"/> has rounded those.
+    /// What projections are kept as while tokens are generated: a token takes as long as its weights take to be read. In fewer bits than the model's
+    /// own they are copies, made when the generation begins: on the CPU for up to eight texts side by side (not <see cref="WeightFormat.Float8"/>), on a
+    /// GPU for up to 64 of a model in the 7B's shape that computes in bfloat16, where float32, as they are, is bfloat16. The model's own weights stay in
+    /// memory beside them: by those a prompt is read, and on a GPU the first tokens until the graph is recorded. They have the same values only where
+    /// <see cref="RoundedWeights.Round"/> has rounded them.
     /// </summary>
     public WeightFormat Weights { get; init; }
 

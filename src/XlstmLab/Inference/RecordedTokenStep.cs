@@ -26,14 +26,14 @@ internal sealed class RecordedTokenStep : IDisposable
     private readonly XlstmGpuStep? _step;
     private readonly IRecordedWork _work;
 
-    private RecordedTokenStep(LanguageModel model, EvaluationMode mode, ModelState state, int knownIds)
+    private RecordedTokenStep(LanguageModel model, EvaluationMode mode, ModelState state, int knownIds, WeightFormat weights)
     {
         (_model, _computeType) = (model, model.ComputeType);
         _places = new([.. model.parameters(), .. model.buffers()]);
         var (device, rows) = (model.WeightsDevice, state.BatchSize);
         _tokens = new(ScalarType.Int64, device, rows, 1);
         Choice = new(_tokens.Values, knownIds, MostAhead);
-        _step = XlstmGpuStep.Of(model, state);
+        _step = XlstmGpuStep.Of(model, state, weights);
         Logits = (_step?.Logits.narrow(-1, 0, knownIds) ?? empty(rows, knownIds, ScalarType.Float32, device)).DetachFromDisposeScope();
         try
         {
@@ -42,6 +42,10 @@ internal sealed class RecordedTokenStep : IDisposable
                 // Its kernels have to be compiled before they are recorded.
                 using var rehearsal = state.Clone();
                 _step.Read(_tokens.Values, rehearsal);
+            }
+            else if (weights != WeightFormat.Float32)
+            {
+                throw new ArgumentException($"No kernels read {model.GetName()} from such a state with weights of {weights}.");
             }
 
             Choice.Choose(Logits);
@@ -68,13 +72,15 @@ internal sealed class RecordedTokenStep : IDisposable
     /// <param name="mode">Its evaluation mode.</param>
     /// <param name="state">The sequences' state, which every step writes: the caller's own, kept for as long as the step.</param>
     /// <param name="knownIds">The number of ids that may be drawn, the first of the vocabulary.</param>
-    public static RecordedTokenStep? Of(LanguageModel model, EvaluationMode mode, ModelState state, int knownIds)
+    /// <param name="weights">What projections are kept as, where <see cref="XlstmGpuStep"/> reads the model.</param>
+    public static RecordedTokenStep? Of(
+        LanguageModel model, EvaluationMode mode, ModelState state, int knownIds, WeightFormat weights = WeightFormat.Float32)
     {
         try
         {
-            return new(model, mode, state, knownIds);
+            return new(model, mode, state, knownIds, weights);
         }
-        catch (CudaException)
+        catch (CudaException) when (weights == WeightFormat.Float32)
         {
             // The step waits for the GPU, or reads from it: the host goes on starting its kernels.
             return null;
@@ -90,6 +96,9 @@ internal sealed class RecordedTokenStep : IDisposable
         before.Tensors.Count == after.Tensors.Count && before.Tensors.Zip(after.Tensors).All(pair =>
             pair.First.Key == pair.Second.Key && pair.First.Value.dtype == pair.Second.Value.dtype
             && pair.First.Value.shape.AsSpan().SequenceEqual(pair.Second.Value.shape));
+
+    /// <summary>The bytes of weights that a token reads; null where they are the model's own.</summary>
+    public long? WeightBytes => _step?.WeightBytes;
 
     /// <summary>Whether the model is still what was recorded: its weights where they were, of the same type, with nobody looking on.</summary>
     public bool Serves() => _model.Observer is null && _model.ComputeType == _computeType && _places.AreKept();

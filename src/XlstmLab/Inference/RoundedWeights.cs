@@ -15,11 +15,12 @@ public static class RoundedWeights
     /// <summary>Gives a model's projections the values that they have in a format, so that whatever reads the model computes with those.</summary>
     /// <remarks>
     /// The weights stay float32, and rounding them once more changes nothing. <see cref="GenerationOptions.Weights"/> then makes a copy in that
-    /// format without a loss.
+    /// format without a loss. Weights of bfloat16 take the bfloat16 nearest to those values: it shows what a format costs them, and a copy is better
+    /// made of what they were.
     /// </remarks>
-    /// <param name="model">The model, on the CPU, of float32 weights; its weights are changed.</param>
+    /// <param name="model">The model, of float32 or bfloat16 weights on any device, which are changed.</param>
     /// <param name="format">The format.</param>
-    /// <exception cref="ArgumentException">A projection is on a GPU, or is not float32.</exception>
+    /// <exception cref="ArgumentException">A projection is of another type.</exception>
     public static unsafe void Round(LanguageModel model, WeightFormat format)
     {
         ArgumentNullException.ThrowIfNull(model);
@@ -28,19 +29,17 @@ public static class RoundedWeights
             return;
         }
 
-        using var scope = NewDisposeScope();
         using var none = no_grad();
         foreach (var (name, weight) in Projections(model))
         {
-            if (!CpuMemory.IsFloats(weight))
+            if (weight.dtype is not (ScalarType.Float32 or ScalarType.BFloat16))
             {
-                throw new ArgumentException(
-                    $"Expected float32 weights on the CPU to round, {name} is {weight.dtype} on {weight.device}: only the CPU reads weights in fewer bits.",
-                    nameof(model));
+                throw new ArgumentException($"Expected float32 or bfloat16 weights to round, {name} is {weight.dtype}.", nameof(model));
             }
 
+            using var scope = NewDisposeScope();
             var columns = (int)weight.shape[^1];
-            var rounded = weight.detach().clone();
+            var rounded = weight.detach().to(ScalarType.Float32, CPU, copy: true).contiguous();
             for (long row = 0, rows = weight.NumberOfElements / columns; row < rows; row++)
             {
                 PackedRows.Round(format, new(CpuMemory.Floats(rounded) + row * columns, columns), columns);

@@ -299,7 +299,7 @@ public sealed class RunningBatch : IDisposable
         _empty?.Dispose();
     }
 
-    private TokenReader NewReader() => new(_model, _tokenizer.VocabularySize, null, rowByRow: true, _options.Weights);
+    private TokenReader NewReader() => new(_model, _tokenizer.VocabularySize, null, rowByRow: true, _options.Weights, _options.Slots);
 
     private void AddToken(BatchedText text)
     {

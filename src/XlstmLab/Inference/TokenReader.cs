@@ -55,7 +55,7 @@ internal sealed class TokenReader : IDisposable
     /// <param name="rowByRow">
     /// Whether loops on the CPU read however many rows, a few at a time, so that no row's logits depend on those beside it.
     /// </param>
-    /// <param name="weights">What projections are kept as by the loops on the CPU.</param>
+    /// <param name="weights">What projections are kept as by the loops on the CPU, or by the kernels of a graph.</param>
     /// <param name="rows">The most rows that are read at once.</param>
     /// <exception cref="ArgumentException">The model cannot be read with such weights.</exception>
     public TokenReader(
@@ -65,11 +65,13 @@ internal sealed class TokenReader : IDisposable
         _mode = new(model);
         _device = model.WeightsDevice;
         _cannotRecord = !RecordedTokenStep.MayRecord(model);
-        if (weights != WeightFormat.Float32 && StepOfModel(rows) is null)
+        if (weights != WeightFormat.Float32 && StepOfModel(rows) is null && !(WantsAllRows && XlstmGpuStep.MayRead(model, rows)))
         {
             throw new ArgumentException(
-                $"Weights of {weights} serve up to {XlstmTokenStep.MostRows} texts side by side, of an xLSTM of mLSTM and sLSTM blocks in float32 on the CPU that "
-                + $"nobody observes; these are {rows} of {model.GetName()}. {nameof(RoundedWeights)}.{nameof(RoundedWeights.Round)} gives any model the values of such weights.");
+                $"{nameof(GenerationOptions.Weights)} of {weights} serve up to {XlstmTokenStep.MostRows} texts side by side, of an xLSTM of mLSTM and sLSTM "
+                + $"blocks in float32 on the CPU that nobody observes (not {nameof(WeightFormat.Float8)}), or up to {TokenStepKernels.MostSequences} of one in "
+                + $"the 7B's shape in bfloat16 on a GPU with kernels and graphs; these are {rows} of {model.GetName()}. "
+                + $"{nameof(RoundedWeights)}.{nameof(RoundedWeights.Round)} gives any model the values of such weights.");
         }
     }
 
@@ -220,7 +222,7 @@ internal sealed class TokenReader : IDisposable
         {
             using var inference = inference_mode();
             Replace(State!.Clone());
-            var step = RecordedTokenStep.Of(_model, _mode, State!, _knownIds);
+            var step = RecordedTokenStep.Of(_model, _mode, State!, _knownIds, _weights);
             _recorded = step is null ? null : new(step, (int)State!.BatchSize);
             _cannotRecord = step is null;
         }

@@ -12,7 +12,8 @@ namespace XlstmLab.Inference;
 /// </summary>
 /// <remarks>
 /// The stream is float32, products take bfloat16 operands, as the model's own pass in bfloat16 does; gates' weights keep 16 bits of their
-/// fractions. Weights of bfloat16 are read where they are; of others there are copies, made anew when libtorch's operations have changed them.
+/// fractions. Weights of bfloat16 are read where they are; of others there are copies, made anew when libtorch's operations have changed them. In a
+/// format of one byte there are copies of all projections, beside the model's own weights, which stay in memory for prompts.
 /// </remarks>
 internal sealed class XlstmGpuStep : IDisposable
 {
@@ -24,18 +25,19 @@ internal sealed class XlstmGpuStep : IDisposable
     private readonly Block[] _blocks;
     private readonly Tensor _table;
     private readonly Tensor _head;
+    private readonly Tensor? _headUnits;
     private readonly Tensor _outNorm;
     private readonly TokenStream _stream;
     private readonly Tensor _projections;
     private readonly Tensor _mixed;
     private readonly Tensor _inner;
 
-    private XlstmGpuStep(XlstmConfig config, StepWeights weights, long sequences)
+    private XlstmGpuStep(XlstmConfig config, StepWeights weights, long sequences, WeightFormat format)
     {
-        _config = config;
+        (_config, Format) = (config, format);
         _table = weights.Find("backbone.embeddings.weight")!;
         var device = _table.device;
-        _head = Narrow(weights.Find("lm_head.weight") ?? _table);
+        (_head, _headUnits) = weights.Find("lm_head.weight") is { } head ? Pack(head) : (Narrow(_table), null);
         _outNorm = Wide(weights.Find("backbone.out_norm.weight")!);
         _blocks = [.. Enumerable.Range(0, config.BlockCount).Select(b => new Block(this, (MLstmMixerConfig)config.MixerAt(b), weights.Below($"backbone.blocks.{b}")))];
         var mixer = (MLstmMixerConfig)config.MixerAt(0);
@@ -51,24 +53,40 @@ internal sealed class XlstmGpuStep : IDisposable
     /// <summary>What <see cref="Read"/> leaves, [B, V] float32.</summary>
     public Tensor Logits { get; }
 
+    /// <summary>What projections are kept as.</summary>
+    public WeightFormat Format { get; }
+
+    /// <summary>The bytes of weights that a token reads: all but the embedding's, of which it reads a row.</summary>
+    public long WeightBytes { get; private set; }
+
     /// <summary>The step of a model; null for one of another shape, of other activations than bfloat16, or for a state that it cannot write.</summary>
     /// <param name="model">The model, on a device with kernels.</param>
     /// <param name="state">The sequences' state.</param>
-    public static XlstmGpuStep? Of(LanguageModel model, ModelState state)
+    /// <param name="format">What projections are kept as; float32, as they are, is bfloat16 here.</param>
+    public static XlstmGpuStep? Of(LanguageModel model, ModelState state, WeightFormat format = WeightFormat.Float32)
     {
-        if (model is not XlstmLanguageModel { Config: XlstmConfig config } || model.Observer is not null || !HasShape(config)
-            || state.BatchSize > TokenStepKernels.MostSequences
-            || state.Tensors.Values.Any(t => t.dtype != ScalarType.Float32 || !t.is_contiguous()))
+        if (state.Tensors.Values.Any(t => t.dtype != ScalarType.Float32 || !t.is_contiguous()) || !MayRead(model, state.BatchSize))
         {
             return null;
+        }
+
+        return new((XlstmConfig)model.Config, new(model.state_dict(), ""), state.BatchSize, format.Known());
+    }
+
+    /// <summary>Whether there is a step of a model for so many sequences of a usual state.</summary>
+    public static bool MayRead(LanguageModel model, long sequences)
+    {
+        if (model is not XlstmLanguageModel { Config: XlstmConfig config } || model.Observer is not null || !HasShape(config)
+            || sequences > TokenStepKernels.MostSequences)
+        {
+            return false;
         }
 
         var tensors = model.state_dict();
         var matrix = tensors["backbone.blocks.0.ffn.proj_down.weight"];
         var computesInHalves = (model.ComputeType ?? matrix.dtype) == ScalarType.BFloat16;
-        var canRead = computesInHalves && Kernel.Reaches(matrix) && tensors.Values.All(t =>
+        return computesInHalves && Kernel.Reaches(matrix) && tensors.Values.All(t =>
             t.is_contiguous() && (t.dtype == ScalarType.BFloat16 || (t.dtype == ScalarType.Float32 && TrainedProducts.HasVersion(t))));
-        return canRead ? new(config, new(tensors, ""), state.BatchSize) : null;
     }
 
     /// <summary>Makes the copies of weights anew that have changed.</summary>
@@ -94,7 +112,8 @@ internal sealed class XlstmGpuStep : IDisposable
         }
 
         TokenStepKernels.Multiply(
-            TokenStepKernels.Result.Capped, [_head], _stream.Scaled, _stream, Logits, epsilon: _config.NormEpsilon, cap: _config.OutputLogitSoftCap ?? 0);
+            TokenStepKernels.Result.Capped, [_head], _stream.Scaled, _stream, Logits, epsilon: _config.NormEpsilon, cap: _config.OutputLogitSoftCap ?? 0,
+            units: _headUnits);
     }
 
     /// <inheritdoc/>
@@ -135,17 +154,68 @@ internal sealed class XlstmGpuStep : IDisposable
     }
 
     /// <summary>A weight in bfloat16: itself, or a copy that follows it.</summary>
-    private Tensor Narrow(Tensor weight) =>
-        weight.dtype == ScalarType.BFloat16 ? weight : Copy(empty(weight.shape, ScalarType.BFloat16, weight.device), copy => copy.copy_(weight), weight);
+    private Tensor Narrow(Tensor weight) => OfType(ScalarType.BFloat16, weight);
+
+    /// <summary>A projection's weight in the step's format, with a unit a row where it is of one byte.</summary>
+    private (Tensor Numbers, Tensor? Units) Pack(Tensor weight)
+    {
+        var (parts, units) = PackTogether([weight]);
+        return (parts[0], units);
+    }
+
+    /// <summary>
+    /// The same of weights that are read together: of one byte they become one matrix, each below the other. They are rounded on the CPU, as those
+    /// that it reads itself.
+    /// </summary>
+    private (Tensor[] Parts, Tensor? Units) PackTogether(Tensor[] weights)
+    {
+        if (!PackedRows.HasUnits(Format))
+        {
+            return ([.. weights.Select(Narrow)], null);
+        }
+
+        var (rows, columns, device) = (weights.Sum(w => w.shape[0]), weights[0].shape[1], weights[0].device);
+        var units = Count(Own(empty(rows, ScalarType.Float32, device)));
+        var numbers = Copy(empty(rows, columns, Format == WeightFormat.Int8 ? ScalarType.Int8 : ScalarType.Byte, device), copy =>
+        {
+            var first = 0L;
+            foreach (var weight in weights)
+            {
+                PackInto(copy.narrow(0, first, weight.shape[0]), units.narrow(0, first, weight.shape[0]), weight);
+                first += weight.shape[0];
+            }
+        }, weights);
+        return ([numbers], units);
+    }
+
+    private unsafe void PackInto(Tensor numbers, Tensor units, Tensor weight)
+    {
+        using var scope = NewDisposeScope();
+        var (rows, columns) = ((int)weight.shape[0], (int)weight.shape[1]);
+        var source = weight.detach().cpu().to(ScalarType.Float32);
+        var (packed, scales) = (empty(rows, columns, numbers.dtype, CPU), empty(rows, ScalarType.Float32, CPU));
+        PackedRows.Pack(Format, CpuMemory.Floats(source), rows, columns, CpuMemory.Data<byte>(packed), CpuMemory.Floats(scales));
+        numbers.copy_(packed);
+        units.copy_(scales);
+    }
 
     /// <summary>A weight in float32, likewise.</summary>
-    private Tensor Wide(Tensor weight) =>
-        weight.dtype == ScalarType.Float32 ? weight : Copy(empty(weight.shape, ScalarType.Float32, weight.device), copy => copy.copy_(weight), weight);
+    private Tensor Wide(Tensor weight) => OfType(ScalarType.Float32, weight);
+
+    private Tensor OfType(ScalarType type, Tensor weight) =>
+        weight.dtype == type ? Count(weight) : Copy(empty(weight.shape, type, weight.device), copy => copy.copy_(weight), weight);
 
     private Tensor Copy(Tensor copy, Action<Tensor> write, params Tensor[] sources)
     {
         _copies.Add(new(Own(copy), write, sources));
-        return copy;
+        return Count(copy);
+    }
+
+    /// <summary>Notes that each token reads it.</summary>
+    private Tensor Count(Tensor weight)
+    {
+        WeightBytes += weight.NumberOfElements * weight.ElementSize;
+        return weight;
     }
 
     /// <summary>What is made of weights, and follows them.</summary>
@@ -167,12 +237,16 @@ internal sealed class XlstmGpuStep : IDisposable
     {
         private readonly MLstmMixerConfig _mixer;
         private readonly Tensor[] _projections;
+        private readonly Tensor? _projectionUnits;
         private readonly Tensor _gateBiases;
         private readonly Tensor _headNorm;
         private readonly Tensor _out;
+        private readonly Tensor? _outUnits;
         private readonly Tensor _innerNorm;
         private readonly Tensor[] _gateAndUp;
+        private readonly Tensor? _gateAndUpUnits;
         private readonly Tensor _down;
+        private readonly Tensor? _downUnits;
 
         public Block(XlstmGpuStep step, MLstmMixerConfig mixer, StepWeights weights)
         {
@@ -182,9 +256,8 @@ internal sealed class XlstmGpuStep : IDisposable
             Tensor[] gates = layer.Find("ifgate_preact.weight") is { } both ? [both] : [layer.Find("igate_preact.weight")!, layer.Find("fgate_preact.weight")!];
             Tensor[] biases = layer.Find("ifgate_preact.bias") is { } joint ? [joint] : [layer.Find("igate_preact.bias")!, layer.Find("fgate_preact.bias")!];
             var (heads, dim, device) = (mixer.HeadCount, gates[0].shape[1], gates[0].device);
-            Tensor[] projections = layer.Find("qkv_opreact.weight") is { } fused
-                ? [step.Narrow(fused)]
-                : [.. Projections.Select(name => step.Narrow(layer.Find(name)!))];
+            Tensor[] projections = layer.Find("qkv_opreact.weight") is { } fused ? [fused] : [.. Projections.Select(name => layer.Find(name)!)];
+            (projections, _projectionUnits) = step.PackTogether(projections);
 
             // Of each gate the upper halves of the weights, and the lower ones: what the upper ones leave.
             var halves = step.Copy(empty(4 * heads, dim, ScalarType.BFloat16, device), copy =>
@@ -197,12 +270,14 @@ internal sealed class XlstmGpuStep : IDisposable
             _projections = [.. projections, halves];
             _gateBiases = step.Copy(empty(2 * heads, ScalarType.Float32, device), copy => copy.copy_(cat(biases, 0)), biases);
             _headNorm = step.Wide(layer.Find("multihead_norm.weight")!);
-            _out = step.Narrow(layer.Find("out_proj.weight")!);
+            (_out, _outUnits) = step.Pack(layer.Find("out_proj.weight")!);
             _innerNorm = step.Wide(weights.Find("norm_ffn.weight")!);
-            _gateAndUp = weights.Find("ffn.proj_up_gate_z.weight") is { } joined
-                ? [.. step.Narrow(joined).chunk(2).Select(step.Own)]
-                : [step.Narrow(weights.Find("ffn.proj_up_gate.weight")!), step.Narrow(weights.Find("ffn.proj_up.weight")!)];
-            _down = step.Narrow(weights.Find("ffn.proj_down.weight")!);
+            Tensor[] gateAndUp = weights.Find("ffn.proj_up_gate_z.weight") is { } joined
+                ? [joined]
+                : [weights.Find("ffn.proj_up_gate.weight")!, weights.Find("ffn.proj_up.weight")!];
+            (gateAndUp, _gateAndUpUnits) = step.PackTogether(gateAndUp);
+            _gateAndUp = gateAndUp is [var whole] ? [.. whole.chunk(2).Select(step.Own)] : gateAndUp;
+            (_down, _downUnits) = step.Pack(weights.Find("ffn.proj_down.weight")!);
         }
 
         /// <summary>[d] float32: the weights of the norm in front of the mixer.</summary>
@@ -211,14 +286,16 @@ internal sealed class XlstmGpuStep : IDisposable
         public void Read(XlstmGpuStep step, ModelState state, int block, Tensor nextNorm)
         {
             var (stream, epsilon) = (step._stream, step._config.NormEpsilon);
-            TokenStepKernels.Multiply(TokenStepKernels.Result.Plain, _projections, stream.Scaled, stream, step._projections, epsilon: epsilon);
+            TokenStepKernels.Multiply(
+                TokenStepKernels.Result.Plain, _projections, stream.Scaled, stream, step._projections, epsilon: epsilon, units: _projectionUnits);
             var prefix = FormattableString.Invariant($"blocks.{block}.");
             TokenStepKernels.Remember(
                 step._projections, _gateBiases, state[prefix + "c"], state[prefix + "n"], state[prefix + "m"], _headNorm, step._mixed,
                 _mixer.Cell, _mixer.GateSoftCap ?? 0, _mixer.HeadNorm != HeadNormKind.Rms, _mixer.HeadNormEpsilon ?? _mixer.NormEpsilon);
-            TokenStepKernels.Multiply(TokenStepKernels.Result.Stream, [_out], step._mixed, null, stream: stream, scale: _innerNorm);
-            TokenStepKernels.Multiply(TokenStepKernels.Result.Gated, _gateAndUp, stream.Scaled, stream, step._inner, epsilon: epsilon);
-            TokenStepKernels.Multiply(TokenStepKernels.Result.Stream, [_down], step._inner, null, stream: stream, scale: nextNorm);
+            TokenStepKernels.Multiply(TokenStepKernels.Result.Stream, [_out], step._mixed, null, stream: stream, scale: _innerNorm, units: _outUnits);
+            TokenStepKernels.Multiply(
+                TokenStepKernels.Result.Gated, _gateAndUp, stream.Scaled, stream, step._inner, epsilon: epsilon, units: _gateAndUpUnits);
+            TokenStepKernels.Multiply(TokenStepKernels.Result.Stream, [_down], step._inner, null, stream: stream, scale: nextNorm, units: _downUnits);
         }
     }
 }

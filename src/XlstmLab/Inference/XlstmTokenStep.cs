@@ -57,12 +57,13 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
     /// <summary>The bytes of weights that a token reads: all but the embedding's, of which it reads a row.</summary>
     public long WeightBytes => _head.Bytes + _config.EmbeddingDim * sizeof(float) + _blocks.Sum(block => block.WeightBytes);
 
-    /// <summary>The step of a model; null for a model that it cannot read.</summary>
+    /// <summary>The step of a model; null for a model, or a format, that it cannot read.</summary>
     /// <param name="model">The model.</param>
     /// <param name="format">What its projections are kept as; in fewer bits than they have, they are copies.</param>
     public static XlstmTokenStep? Of(LanguageModel model, WeightFormat format = WeightFormat.Float32)
     {
         if (model is not XlstmLanguageModel { Config: XlstmConfig config } || !MayRead(model)
+            || format.Known() == WeightFormat.Float8
             || !Enumerable.Range(0, config.BlockCount).All(b => config.MixerAt(b) is MLstmMixerConfig or SLstmMixerConfig))
         {
             return null;

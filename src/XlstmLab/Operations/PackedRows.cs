@@ -10,7 +10,7 @@ internal sealed unsafe class PackedRows : IDisposable
     private readonly int _rows;
     private readonly int _columns;
 
-    /// <summary>Room for a copy, to be filled by <see cref="Pack"/>.</summary>
+    /// <summary>Room for a copy, to be filled by <see cref="Pack()"/>.</summary>
     /// <param name="format">Not float32, which is read where it is.</param>
     /// <param name="source">[rows, columns], which lives longer.</param>
     /// <param name="rows">The rows.</param>
@@ -20,7 +20,7 @@ internal sealed unsafe class PackedRows : IDisposable
         (Format, _rows, _columns) = (format, rows, columns);
         _source = source;
         Data = NativeMemory.AlignedAlloc((nuint)((nint)rows * columns * Size(format)), 64);
-        Scales = format == WeightFormat.Int8 ? (float*)NativeMemory.AlignedAlloc((nuint)rows * sizeof(float), 64) : null;
+        Scales = HasUnits(format) ? (float*)NativeMemory.AlignedAlloc((nuint)rows * sizeof(float), 64) : null;
     }
 
     /// <summary>What the elements are.</summary>
@@ -29,7 +29,7 @@ internal sealed unsafe class PackedRows : IDisposable
     /// <summary>[rows, columns].</summary>
     public void* Data { get; }
 
-    /// <summary>[rows]: the unit of each row's whole numbers; null where there are none.</summary>
+    /// <summary>[rows]: the unit of each row's numbers; null where there are none.</summary>
     public float* Scales { get; }
 
     /// <summary>The bytes of an element.</summary>
@@ -38,30 +38,52 @@ internal sealed unsafe class PackedRows : IDisposable
         WeightFormat.Float32 => sizeof(float),
         WeightFormat.BFloat16 => sizeof(ushort),
         WeightFormat.Int8 => sizeof(sbyte),
+        WeightFormat.Float8 => sizeof(byte),
         _ => throw UnknownValue.Of(format),
     };
 
-    /// <summary>Makes the copy, anew where there is one.</summary>
-    public void Pack() => CpuMemory.Share(_rows, (long)_rows * _columns, row =>
-    {
-        var source = new ReadOnlySpan<float>(_source + (nint)row * _columns, _columns);
-        switch (Format)
-        {
-            case WeightFormat.BFloat16:
-                var halves = new Span<ushort>((ushort*)Data + (nint)row * _columns, _columns);
-                for (var k = 0; k < halves.Length; k++)
-                {
-                    halves[k] = UpperHalves.Of(source[k]);
-                }
+    /// <summary>Whether the rows of a format have a unit each.</summary>
+    public static bool HasUnits(WeightFormat format) => format.Known() is WeightFormat.Int8 or WeightFormat.Float8;
 
-                break;
-            case WeightFormat.Int8:
-                Scales[row] = ToWholeNumbers(source, new((sbyte*)Data + (nint)row * _columns, _columns));
-                break;
-            default:
-                throw UnknownValue.Of(Format);
+    /// <summary>Makes the copy, anew where there is one.</summary>
+    public void Pack() => Pack(Format, _source, _rows, _columns, Data, Scales);
+
+    /// <summary>Writes a copy of a matrix.</summary>
+    /// <param name="format">Not float32.</param>
+    /// <param name="source">[rows, columns].</param>
+    /// <param name="rows">The rows.</param>
+    /// <param name="columns">The columns.</param>
+    /// <param name="data">[rows, columns], of as many bytes as <see cref="Size"/> says.</param>
+    /// <param name="scales">[rows], where the format <see cref="HasUnits"/>.</param>
+    public static void Pack(WeightFormat format, float* source, int rows, int columns, void* data, float* scales)
+    {
+        CpuMemory.Share(rows, (long)rows * columns, PackRow);
+
+        void PackRow(int row)
+        {
+            var start = (nint)row * columns;
+            var from = new ReadOnlySpan<float>(source + start, columns);
+            switch (format)
+            {
+                case WeightFormat.BFloat16:
+                    var halves = new Span<ushort>((ushort*)data + start, columns);
+                    for (var k = 0; k < halves.Length; k++)
+                    {
+                        halves[k] = UpperHalves.Of(from[k]);
+                    }
+
+                    break;
+                case WeightFormat.Int8:
+                    scales[row] = ToWholeNumbers(from, new((sbyte*)data + start, columns));
+                    break;
+                case WeightFormat.Float8:
+                    scales[row] = ToFloat8(from, new((byte*)data + start, columns));
+                    break;
+                default:
+                    throw UnknownValue.Of(format);
+            }
         }
-    });
+    }
 
     /// <summary>Gives float32 rows the values that their copy in fewer bits has.</summary>
     /// <param name="format">The copy's.</param>
@@ -74,25 +96,38 @@ internal sealed unsafe class PackedRows : IDisposable
             return;
         }
 
-        var numbers = new sbyte[columns];
+        var numbers = new byte[columns];
         for (; rows.Length > 0; rows = rows[columns..])
         {
             var row = rows[..columns];
-            if (format == WeightFormat.BFloat16)
+            switch (format)
             {
-                foreach (ref var x in row)
-                {
-                    x = UpperHalves.Widen(UpperHalves.Of(x));
-                }
+                case WeightFormat.BFloat16:
+                    foreach (ref var x in row)
+                    {
+                        x = UpperHalves.Widen(UpperHalves.Of(x));
+                    }
 
-                continue;
-            }
+                    break;
+                case WeightFormat.Int8:
+                    var whole = MemoryMarshal.Cast<byte, sbyte>(numbers.AsSpan());
+                    var unit = ToWholeNumbers(row, whole);
+                    for (var k = 0; k < columns; k++)
+                    {
+                        row[k] = whole[k] * unit;
+                    }
 
-            _ = format.Known();
-            var scale = ToWholeNumbers(row, numbers);
-            for (var k = 0; k < columns; k++)
-            {
-                row[k] = numbers[k] * scale;
+                    break;
+                case WeightFormat.Float8:
+                    var scale = ToFloat8(row, numbers);
+                    for (var k = 0; k < columns; k++)
+                    {
+                        row[k] = Float8.Widen(numbers[k]) * scale;
+                    }
+
+                    break;
+                default:
+                    throw UnknownValue.Of(format);
             }
         }
     }
@@ -105,21 +140,39 @@ internal sealed unsafe class PackedRows : IDisposable
     }
 
     /// <summary>Rounds a row to multiples of its unit, 127 of which are its largest number; the unit.</summary>
-    /// <remarks>
-    /// A unit has 16 bits of fraction, so that its multiples are floats and rounding what is rounded changes nothing. A row that is not finite keeps
-    /// a unit that is not, which its products show.
-    /// </remarks>
     private static float ToWholeNumbers(ReadOnlySpan<float> row, Span<sbyte> numbers)
     {
-        const int droppedBits = 7;
-        var largest = MathF.Abs(TensorPrimitives.MaxMagnitude(row));
-        var up = BitConverter.SingleToInt32Bits(largest / 127) + (1 << droppedBits) - 1;
-        var unit = float.IsFinite(largest) ? BitConverter.Int32BitsToSingle(up >> droppedBits << droppedBits) : float.NaN;
+        var unit = Unit(row, 127);
         for (var k = 0; k < row.Length; k++)
         {
             numbers[k] = unit > 0 ? (sbyte)Math.Clamp(MathF.Round(row[k] / unit), -127, 127) : (sbyte)0;
         }
 
         return unit;
+    }
+
+    /// <summary>Rounds a row to e4m3 times its unit, 448 of which are its largest number; the unit.</summary>
+    private static float ToFloat8(ReadOnlySpan<float> row, Span<byte> numbers)
+    {
+        var unit = Unit(row, Float8.Largest);
+        for (var k = 0; k < row.Length; k++)
+        {
+            numbers[k] = unit > 0 ? Float8.Of(row[k] / unit) : (byte)0;
+        }
+
+        return unit;
+    }
+
+    /// <summary>What a row's largest number has so many of.</summary>
+    /// <remarks>
+    /// A unit has 16 bits of fraction, so that its multiples are floats and rounding what is rounded changes nothing. A row that is not finite keeps
+    /// a unit that is not, which its products show.
+    /// </remarks>
+    private static float Unit(ReadOnlySpan<float> row, float count)
+    {
+        const int droppedBits = 7;
+        var largest = MathF.Abs(TensorPrimitives.MaxMagnitude(row));
+        var up = BitConverter.SingleToInt32Bits(largest / count) + (1 << droppedBits) - 1;
+        return float.IsFinite(largest) ? BitConverter.Int32BitsToSingle(up >> droppedBits << droppedBits) : float.NaN;
     }
 }

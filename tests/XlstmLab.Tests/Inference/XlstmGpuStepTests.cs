@@ -180,14 +180,14 @@ public sealed class XlstmGpuStepTests
     }
 
     /// <summary>The same tokens whatever other tests draw.</summary>
-    private static Tensor Tokens(XlstmConfig config, int sequences, int length, long seed = 1)
+    internal static Tensor Tokens(XlstmConfig config, int sequences, int length, long seed = 1)
     {
         using var generator = new Generator((ulong)seed, CPU);
         return randint(0, config.VocabularySize, [sequences, length], int64, device: CPU, generator: generator).to(get_default_device());
     }
 
     /// <summary>Gates that open, norms that scale, and logits that differ.</summary>
-    private static void Perturb(LanguageModel model)
+    internal static void Perturb(LanguageModel model)
     {
         using var scope = NewDisposeScope();
         using var generator = new Generator(11, CPU);

@@ -8,7 +8,7 @@ namespace XlstmLab.Tests.Operations;
 public sealed unsafe class RowProductsTests
 {
     public static TheoryData<WeightFormat, int, int, int> Shapes { get; } = new(
-        from format in Enum.GetValues<WeightFormat>()
+        from format in Enum.GetValues<WeightFormat>().Except([WeightFormat.Float8])
         from shape in new[] { (1, 1, 1), (7, 37, 3), (64, 128, 2), (13, 24, 8), (5, 100, 5), (6, 48, 4) }
         select (format, shape.Item1, shape.Item2, shape.Item3));
 

@@ -33,6 +33,14 @@ DEVICE float from_bf16(bf16 x) { return __uint_as_float((u32)x << 16); }
 DEVICE float low_bf16(u32 word) { return __uint_as_float(word << 16); }
 DEVICE float high_bf16(u32 word) { return __uint_as_float(word & 0xffff0000u); }
 
+// x y + z of two bfloat16 in a word, rounded once; with subnormal numbers.
+DEVICE u32 multiply_add_bf16x2(u32 x, u32 y, u32 z)
+{
+    u32 word;
+    asm("fma.rn.bf16x2 %0, %1, %2, %3;" : "=r"(word) : "r"(x), "r"(y), "r"(z));
+    return word;
+}
+
 // Eight bfloat16 of a row, as 16 bytes of memory hold them.
 DEVICE void unpack_bf16x8(float (&x)[8], uint4 words)
 {

@@ -56,7 +56,10 @@ internal static class TokenStepKernels
 
     /// <summary>A product of each sequence's x with matrices one below the other.</summary>
     /// <param name="result">What becomes of it.</param>
-    /// <param name="weights">Each [rows, d] bfloat16, contiguous, at most six; of a gated result g's and u's.</param>
+    /// <param name="weights">
+    /// Each [rows, d] bfloat16, contiguous, at most six; of a gated result g's and u's. The first, of a gated result both, may be int8, or uint8 that
+    /// hold e4m3.
+    /// </param>
     /// <param name="x">[B, d] bfloat16; for a normed product what the stream has.</param>
     /// <param name="normed">The stream whose norm x is, or null.</param>
     /// <param name="y">[B, rows] float32, or of a gated result [B, rows / 2] bfloat16; null for the stream.</param>
@@ -64,14 +67,15 @@ internal static class TokenStepKernels
     /// <param name="scale">[d] float32 the weights of the norm behind that addition, or null.</param>
     /// <param name="epsilon">The norm's.</param>
     /// <param name="cap">The soft cap; 0 for none.</param>
+    /// <param name="units">[rows] float32, by which sums of the rows of int8 or e4m3 are multiplied; null where all weights are bfloat16.</param>
     public static void Multiply(
         Result result, IReadOnlyList<Tensor> weights, Tensor x, TokenStream? normed, Tensor? y = null, TokenStream? stream = null, Tensor? scale = null,
-        double epsilon = 0, double cap = 0)
+        double epsilon = 0, double cap = 0, Tensor? units = null)
     {
         var (inputs, sequences) = (x.shape[1], x.shape[0]);
         var groups = (int)(sequences + 7) / 8;
         var warps = inputs >= 4096 && groups <= 2 ? 16 : 8;
-        var arguments = new KernelArgument[2 * Parts + 11];
+        var arguments = new KernelArgument[2 * Parts + 12];
         var rows = 0L;
         for (var k = 0; k < Parts; k++)
         {
@@ -84,10 +88,16 @@ internal static class TokenStepKernels
         (arguments[14], arguments[15]) = (gated ? null : y, gated ? y : null);
         (arguments[16], arguments[17], arguments[18], arguments[19]) = (stream?.Values, scale, stream?.Scaled, stream?.Squares);
         (arguments[20], arguments[21], arguments[22]) = ((int)sequences, (float)epsilon, (float)cap);
+        arguments[23] = units;
+
+        // Rows of one byte and of two never share a block; of a gated result both parts are whole blocks.
+        var beside = units is null || gated ? 0 : weights.Skip(1).Sum(part => part.shape[0]);
+        string[] macros = [$"INPUTS={inputs}", $"GROUPS={groups}", $"WARPS={warps}", $"RESULT={(int)result}", $"NORMED={(normed is null ? 0 : 1)}"];
         Kernel.Launch(
             "TokenProduct.cu", "token_product",
-            [$"INPUTS={inputs}", $"GROUPS={groups}", $"WARPS={warps}", $"RESULT={(int)result}", $"NORMED={(normed is null ? 0 : 1)}"],
-            new((rows + Rows - 1) / Rows, 32 * warps, sizeof(float) * 8 * groups * (warps * (Rows + 1) + 1)), x, arguments);
+            units is null ? macros : [.. macros, $"WEIGHTS={(weights[0].dtype == ScalarType.Int8 ? 1 : 2)}"],
+            new((rows - beside + Rows - 1) / Rows + (beside + Rows - 1) / Rows, 32 * warps, sizeof(float) * 8 * groups * (warps * (Rows + 1) + 1)), x,
+            arguments);
     }
 
     /// <summary>The mLSTM's step with head norm and output gate.</summary>

@@ -31,6 +31,12 @@ DEVICE float from_bf16(bf16 x) { return __uint_as_float((u32)x << 16); }
 DEVICE float low_bf16(u32 word) { return __uint_as_float(word << 16); }
 DEVICE float high_bf16(u32 word) { return __uint_as_float(word & 0xffff0000u); }
 
+// Rounded once to float32 before: as the instruction does where the sum has no more bits than that.
+DEVICE u32 multiply_add_bf16x2(u32 x, u32 y, u32 z)
+{
+    return pack_bf16(fmaf(low_bf16(x), low_bf16(y), low_bf16(z)), fmaf(high_bf16(x), high_bf16(y), high_bf16(z)));
+}
+
 // Eight bfloat16 of a row, as 16 bytes of memory hold them.
 DEVICE void unpack_bf16x8(float (&x)[8], uint4 words)
 {
