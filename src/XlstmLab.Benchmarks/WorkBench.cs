@@ -183,11 +183,12 @@ internal static class WorkBench
         using var mode = inference_mode();
         var (token, state) = Next(model, randint(0, model.VocabularySize, [work.Batch, prompt], dtype: int64, device: device), null);
         using var step = XlstmTokenStep.Of(model, work.Weights ?? WeightFormat.Float32);
-        if (work.IsOwnOnly && step?.Serves(work.Batch) != true && !(RecordedTokenStep.MayRecord(model) && XlstmGpuStep.MayRead(model, work.Batch)))
+        if (work.IsOwnOnly && step?.Serves(work.Batch) != true
+            && !(RecordedTokenStep.MayRecord(model) && XlstmGpuStep.MayRead(model, work.Batch)))
         {
             throw new InvalidOperationException(
-                $"{work.Weights} weights are for xLSTMs in float32 on the CPU, of up to {XlstmTokenStep.MostRows} sequences, and in the 7B's shape in bf16 on a GPU, of up "
-                + $"to {TokenStepKernels.MostSequences}.");
+                $"{work.Weights} weights are for xLSTMs in float32 on the CPU, of up to {XlstmTokenStep.MostRows} sequences, and in the 7B's shape in bf16 "
+                + $"on a GPU, of up to {TokenStepKernels.MostSequences}.");
         }
 
         // What generation reads tokens by, where it can: loops of its own on the CPU, a graph on a GPU.

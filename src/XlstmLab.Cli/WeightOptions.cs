@@ -32,8 +32,22 @@ internal static class WeightOptions
     /// The format that texts are to be generated with, to which the projections are rounded for prompts, too: but not bfloat16, which would be rounded
     /// a second time.
     /// </summary>
-    public static WeightFormat ForGeneration(TrainedRun run, string? name) =>
-        name is not null && run.Model.parameters().Any(weight => weight.dtype == torch.ScalarType.BFloat16) ? Format(name) : Round(run, name);
+    public static WeightFormat ForGeneration(TrainedRun run, string? name)
+    {
+        var weights = run.Model.parameters().ToArray();
+        RequireReadable(name is null ? WeightFormat.Float32 : Format(name), weights.Any(weight => weight.device_type == DeviceType.CUDA));
+        return name is not null && weights.Any(weight => weight.dtype == torch.ScalarType.BFloat16) ? Format(name) : Round(run, name);
+    }
+
+    /// <summary>Refuses to generate from fp8 on the CPU.</summary>
+    public static void RequireReadable(WeightFormat format, bool onGpu)
+    {
+        if (!onGpu && format == WeightFormat.Float8)
+        {
+            throw new UsageException(
+                "--weights: tokens are read from fp8 on a GPU only; on the CPU int8 has as many bits, and 'xlstm eval --weights fp8' shows what it costs.");
+        }
+    }
 
     /// <summary>Rounds a model's projections to the format that was asked for, and returns it.</summary>
     public static WeightFormat Round(TrainedRun run, string? name)

@@ -2,7 +2,9 @@ using System.Diagnostics;
 using System.Text.Json.Nodes;
 using XlstmLab.Checkpoints;
 using XlstmLab.Cli;
+using XlstmLab.Inference;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using XlstmLab.Text;
 using XlstmLab.Training;
 using Xunit;
@@ -93,6 +95,34 @@ public sealed class RunCommandTests : IDisposable
         File.WriteAllText(_temp["piqa.jsonl"], """{"goal":"g","sol1":"a","sol2":"b","label":0}""");
         Assert.Equal(1, (await CommandLine.RunAsync("score", _temp["nan"], "--task", $"piqa={_temp["piqa.jsonl"]}", "--threads", "1")).Code);
         Assert.Equal(1, (await CommandLine.RunAsync("generate", _temp["nan"], "--threads", "1")).Code);
+    }
+
+    [Fact]
+    public async Task EvalGenerateChatServe_Weights_AreRoundedOrRefusedInWords()
+    {
+        WriteText();
+        using var model = Config.CreateModel(1);
+        HuggingFaceFolder.Save(_temp["whole"], Config, model.state_dict());
+        RoundedWeights.Round(model, WeightFormat.Float8);
+        HuggingFaceFolder.Save(_temp["rounded"], Config, model.state_dict());
+        var losses = new List<double>();
+        foreach (var (folder, weights) in new[] { ("whole", "float32"), ("rounded", "float32"), ("whole", "fp8") })
+        {
+            var eval = await CommandLine.RunAsync(
+                "eval", _temp[folder], "--data", _temp["text.txt"], "--split", "train", "--threads", "1", "--json", "--weights", weights);
+            losses.Add(eval.Json["loss"]!.GetValue<double>());
+        }
+
+        Assert.Equal(losses[1], losses[2]);
+        Assert.NotEqual(losses[0], losses[2]);
+        foreach (var command in new[] { "generate", "chat", "serve" })
+        {
+            var refused = await CommandLine.RunAsync(command, _temp["whole"], "--threads", "1", "--weights", "fp8");
+            Assert.Equal(2, refused.Code);
+            Assert.Contains("--weights: tokens are read from fp8 on a GPU only", refused.Error, StringComparison.Ordinal);
+        }
+
+        Assert.Equal(0, (await CommandLine.RunAsync("generate", _temp["whole"], "--threads", "1", "--weights", "int8", "--max-tokens", "3")).Code);
     }
 
     [Theory]

@@ -342,7 +342,8 @@ internal static class BenchCommand
         var compute = ComputeOption();
         var weights = new Option<string?>("--weights")
         {
-            Description = $"What an xLSTM's projections are kept as, separated by commas: {string.Join(", ", WeightOptions.Names)}. Default: {DecodedOnCpu}, on a GPU as --compute says.",
+            Description = $"What an xLSTM's projections are kept as, separated by commas: {string.Join(", ", WeightOptions.Names)}. "
+                + $"Default: {DecodedOnCpu}, on a GPU as --compute says.",
             HelpName = "LIST",
         };
         var common = new BenchOptions(2, 32);
@@ -367,9 +368,9 @@ internal static class BenchCommand
             }
 
             var formats = (parsed.GetValue(weights) ?? DecodedOnCpu).Split(',').Select(WeightOptions.Format).ToArray();
-            if (!onGpu && formats.Contains(WeightFormat.Float8))
+            foreach (var format in formats)
             {
-                throw new UsageException("--weights: fp8 is read on a GPU only; on the CPU int8 has as many bits.");
+                WeightOptions.RequireReadable(format, onGpu);
             }
 
             var asComputed = parsed.GetValue(weights) is null && inHalves;

@@ -130,7 +130,13 @@ internal static class ServeCommand
             var (chat, fault) = ChatOf(run, parsed.GetValue(template), terminal);
             options = options with { Chat = chat, ChatFault = fault };
             using var states = new StateCache((long)parsed.GetValue(cache) << 20);
-            var batch = new BatchOptions { Slots = parsed.GetValue(slots), PrefillLength = parsed.GetValue(prefill), Cache = states, Weights = WeightOptions.ForGeneration(run, parsed.GetValue(weights)) };
+            var batch = new BatchOptions
+            {
+                Slots = parsed.GetValue(slots),
+                PrefillLength = parsed.GetValue(prefill),
+                Cache = states,
+                Weights = WeightOptions.ForGeneration(run, parsed.GetValue(weights)),
+            };
             await using var generator = new BatchedGenerator(run.Model, run.Tokenizer, batch, parsed.GetValue(queue));
             if (!generator.IsShared)
             {

@@ -7,8 +7,8 @@ using static TorchSharp.torch;
 namespace XlstmLab.Inference;
 
 /// <summary>
-/// One token of each of a few sequences through an xLSTM in the shape of the 7B model's, on a GPU, which reads every weight once: up to eight
-/// sequences by one kernel (<see cref="TokenWalk"/>), others by five a block (<c>TokenProduct.cu</c>, <c>TokenMemory.cu</c>).
+/// One token of each of a few sequences through an xLSTM in the shape of the 7B model's, on a GPU: five kernels a block, which read every
+/// weight once (<c>TokenProduct.cu</c>, <c>TokenMemory.cu</c>).
 /// </summary>
 /// <remarks>
 /// The stream is float32, products take bfloat16 operands, as the model's own pass in bfloat16 does; gates' weights keep 16 bits of their
@@ -31,9 +31,8 @@ internal sealed class XlstmGpuStep : IDisposable
     private readonly Tensor _projections;
     private readonly Tensor _mixed;
     private readonly Tensor _inner;
-    private readonly TokenWalk? _walk;
 
-    private XlstmGpuStep(XlstmConfig config, StepWeights weights, long sequences, WeightFormat format, bool walks)
+    private XlstmGpuStep(XlstmConfig config, StepWeights weights, long sequences, WeightFormat format)
     {
         (_config, Format) = (config, format);
         _table = weights.Find("backbone.embeddings.weight")!;
@@ -48,7 +47,6 @@ internal sealed class XlstmGpuStep : IDisposable
         _mixed = Own(empty(sequences, v, ScalarType.BFloat16, device));
         _inner = Own(empty(sequences, config.FeedForwardDim, ScalarType.BFloat16, device));
         Logits = Own(empty(sequences, config.VocabularySize, ScalarType.Float32, device));
-        _walk = walks && format is (WeightFormat.Float32 or WeightFormat.BFloat16) ? Walk(mixer, sequences) : null;
         Refresh();
     }
 
@@ -65,15 +63,14 @@ internal sealed class XlstmGpuStep : IDisposable
     /// <param name="model">The model, on a device with kernels.</param>
     /// <param name="state">The sequences' state.</param>
     /// <param name="format">What projections are kept as; float32, as they are, is bfloat16 here.</param>
-    /// <param name="walks">Whether one kernel is to do what it can: bfloat16 weights.</param>
-    public static XlstmGpuStep? Of(LanguageModel model, ModelState state, WeightFormat format = WeightFormat.Float32, bool walks = true)
+    public static XlstmGpuStep? Of(LanguageModel model, ModelState state, WeightFormat format = WeightFormat.Float32)
     {
         if (state.Tensors.Values.Any(t => t.dtype != ScalarType.Float32 || !t.is_contiguous()) || !MayRead(model, state.BatchSize))
         {
             return null;
         }
 
-        return new((XlstmConfig)model.Config, new(model.state_dict(), ""), state.BatchSize, format.Known(), walks);
+        return new((XlstmConfig)model.Config, new(model.state_dict(), ""), state.BatchSize, format.Known());
     }
 
     /// <summary>Whether there is a step of a model for so many sequences of a usual state.</summary>
@@ -108,16 +105,10 @@ internal sealed class XlstmGpuStep : IDisposable
     /// <param name="state">The sequences' state, changed in place.</param>
     public void Read(Tensor tokens, ModelState state)
     {
-        if (_walk is not null)
-        {
-            _walk.Read(tokens, [.. Enumerable.Range(0, _blocks.Length).SelectMany(b => Parts(state, b))], Logits);
-            return;
-        }
-
         TokenStepKernels.Embed(tokens, _table, _stream, _blocks[0].Norm);
         for (var b = 0; b < _blocks.Length; b++)
         {
-            _blocks[b].Read(this, Parts(state, b), NormBehind(b));
+            _blocks[b].Read(this, state, b, b + 1 < _blocks.Length ? _blocks[b + 1].Norm : _outNorm);
         }
 
         TokenStepKernels.Multiply(
@@ -128,7 +119,6 @@ internal sealed class XlstmGpuStep : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        _walk?.Dispose();
         _stream.Dispose();
         foreach (var tensor in _own)
         {
@@ -157,41 +147,6 @@ internal sealed class XlstmGpuStep : IDisposable
         && mixer.VDim(dim) % TokenStepKernels.InputStep == 0
         && TokenStepKernels.Slices(mixer.QkDim(dim) / mixer.HeadCount, mixer.VDim(dim) / mixer.HeadCount) > 0;
 
-    /// <summary>A block's c, n and m.</summary>
-    private static Tensor[] Parts(ModelState state, int block)
-    {
-        var prefix = FormattableString.Invariant($"blocks.{block}.");
-        return [state[prefix + "c"], state[prefix + "n"], state[prefix + "m"]];
-    }
-
-    private TokenWalk? Walk(MLstmMixerConfig mixer, long sequences)
-    {
-        var dim = _config.EmbeddingDim;
-        TokenWalkShape shape = new()
-        {
-            Dim = dim,
-            Inner = _config.FeedForwardDim,
-            Heads = mixer.HeadCount,
-            KeyDim = mixer.QkDim(dim) / mixer.HeadCount,
-            ValueDim = mixer.VDim(dim) / mixer.HeadCount,
-            Vocabulary = _config.VocabularySize,
-            Cell = mixer.Cell,
-            GateCap = mixer.GateSoftCap ?? 0,
-            Centers = Centers(mixer),
-            HeadNormEpsilon = HeadNormEpsilon(mixer),
-            NormEpsilon = _config.NormEpsilon,
-            LogitCap = _config.OutputLogitSoftCap ?? 0,
-        };
-        return TokenWalk.Of(shape, sequences, _table, _blocks[0].Norm, [.. _blocks.Select((block, b) => block.Weights(NormBehind(b)))], _head);
-    }
-
-    private static bool Centers(MLstmMixerConfig mixer) => mixer.HeadNorm != HeadNormKind.Rms;
-
-    private static double HeadNormEpsilon(MLstmMixerConfig mixer) => mixer.HeadNormEpsilon ?? mixer.NormEpsilon;
-
-    /// <summary>[d] float32: the weights of the norm behind a block.</summary>
-    private Tensor NormBehind(int block) => block + 1 < _blocks.Length ? _blocks[block + 1].Norm : _outNorm;
-
     private Tensor Own(Tensor tensor)
     {
         _own.Add(tensor.DetachFromDisposeScope());
@@ -199,7 +154,7 @@ internal sealed class XlstmGpuStep : IDisposable
     }
 
     /// <summary>A weight in bfloat16: itself, or a copy that follows it.</summary>
-    private Tensor Narrow(Tensor weight) => In(ScalarType.BFloat16, weight);
+    private Tensor Narrow(Tensor weight) => OfType(ScalarType.BFloat16, weight);
 
     /// <summary>A projection's weight in the step's format, with a unit a row where it is of one byte.</summary>
     private (Tensor Numbers, Tensor? Units) Pack(Tensor weight)
@@ -237,7 +192,7 @@ internal sealed class XlstmGpuStep : IDisposable
     {
         using var scope = NewDisposeScope();
         var (rows, columns) = ((int)weight.shape[0], (int)weight.shape[1]);
-        var source = weight.detach().to(ScalarType.Float32).cpu();
+        var source = weight.detach().cpu().to(ScalarType.Float32);
         var (packed, scales) = (empty(rows, columns, numbers.dtype, CPU), empty(rows, ScalarType.Float32, CPU));
         PackedRows.Pack(Format, CpuMemory.Floats(source), rows, columns, CpuMemory.Data<byte>(packed), CpuMemory.Floats(scales));
         numbers.copy_(packed);
@@ -245,9 +200,9 @@ internal sealed class XlstmGpuStep : IDisposable
     }
 
     /// <summary>A weight in float32, likewise.</summary>
-    private Tensor Wide(Tensor weight) => In(ScalarType.Float32, weight);
+    private Tensor Wide(Tensor weight) => OfType(ScalarType.Float32, weight);
 
-    private Tensor In(ScalarType type, Tensor weight) =>
+    private Tensor OfType(ScalarType type, Tensor weight) =>
         weight.dtype == type ? Count(weight) : Copy(empty(weight.shape, type, weight.device), copy => copy.copy_(weight), weight);
 
     private Tensor Copy(Tensor copy, Action<Tensor> write, params Tensor[] sources)
@@ -328,18 +283,18 @@ internal sealed class XlstmGpuStep : IDisposable
         /// <summary>[d] float32: the weights of the norm in front of the mixer.</summary>
         public Tensor Norm { get; }
 
-        public TokenWalkBlock Weights(Tensor nextNorm) =>
-            new(_projections[..^1], _projections[^1], _gateBiases, _headNorm, _out, _innerNorm, _gateAndUp[0], _gateAndUp[1], _down, nextNorm);
-
-        public void Read(XlstmGpuStep step, Tensor[] state, Tensor nextNorm)
+        public void Read(XlstmGpuStep step, ModelState state, int block, Tensor nextNorm)
         {
             var (stream, epsilon) = (step._stream, step._config.NormEpsilon);
-            TokenStepKernels.Multiply(TokenStepKernels.Result.Plain, _projections, stream.Scaled, stream, step._projections, epsilon: epsilon, units: _projectionUnits);
+            TokenStepKernels.Multiply(
+                TokenStepKernels.Result.Plain, _projections, stream.Scaled, stream, step._projections, epsilon: epsilon, units: _projectionUnits);
+            var prefix = FormattableString.Invariant($"blocks.{block}.");
             TokenStepKernels.Remember(
-                step._projections, _gateBiases, state[0], state[1], state[2], _headNorm, step._mixed, _mixer.Cell, _mixer.GateSoftCap ?? 0,
-                Centers(_mixer), HeadNormEpsilon(_mixer));
+                step._projections, _gateBiases, state[prefix + "c"], state[prefix + "n"], state[prefix + "m"], _headNorm, step._mixed,
+                _mixer.Cell, _mixer.GateSoftCap ?? 0, _mixer.HeadNorm != HeadNormKind.Rms, _mixer.HeadNormEpsilon ?? _mixer.NormEpsilon);
             TokenStepKernels.Multiply(TokenStepKernels.Result.Stream, [_out], step._mixed, null, stream: stream, scale: _innerNorm, units: _outUnits);
-            TokenStepKernels.Multiply(TokenStepKernels.Result.Gated, _gateAndUp, stream.Scaled, stream, step._inner, epsilon: epsilon, units: _gateAndUpUnits);
+            TokenStepKernels.Multiply(
+                TokenStepKernels.Result.Gated, _gateAndUp, stream.Scaled, stream, step._inner, epsilon: epsilon, units: _gateAndUpUnits);
             TokenStepKernels.Multiply(TokenStepKernels.Result.Stream, [_down], step._inner, null, stream: stream, scale: nextNorm, units: _downUnits);
         }
     }

@@ -170,9 +170,6 @@ public static unsafe partial class Kernel
     /// <summary>The number of multiprocessors of the tensor's device.</summary>
     internal static int Multiprocessors(Tensor tensor) => (Device ?? Gpu).Multiprocessors(Math.Max(0, tensor.device_index));
 
-    /// <summary>The bytes of shared memory that a block may have on the tensor's device.</summary>
-    internal static int SharedMemory(Tensor tensor) => (Device ?? Gpu).SharedMemory(Math.Max(0, tensor.device_index));
-
     /// <summary>The bytes of the memory of the tensor's device.</summary>
     internal static long Memory(Tensor tensor) => (Device ?? Gpu).Memory(Math.Max(0, tensor.device_index));
 

@@ -55,30 +55,35 @@ internal sealed unsafe class PackedRows : IDisposable
     /// <param name="columns">The columns.</param>
     /// <param name="data">[rows, columns], of as many bytes as <see cref="Size"/> says.</param>
     /// <param name="scales">[rows], where the format <see cref="HasUnits"/>.</param>
-    public static void Pack(WeightFormat format, float* source, int rows, int columns, void* data, float* scales) => CpuMemory.Share(rows, (long)rows * columns, row =>
+    public static void Pack(WeightFormat format, float* source, int rows, int columns, void* data, float* scales)
     {
-        var start = (nint)row * columns;
-        var from = new ReadOnlySpan<float>(source + start, columns);
-        switch (format)
-        {
-            case WeightFormat.BFloat16:
-                var halves = new Span<ushort>((ushort*)data + start, columns);
-                for (var k = 0; k < halves.Length; k++)
-                {
-                    halves[k] = UpperHalves.Of(from[k]);
-                }
+        CpuMemory.Share(rows, (long)rows * columns, PackRow);
 
-                break;
-            case WeightFormat.Int8:
-                scales[row] = ToWholeNumbers(from, new((sbyte*)data + start, columns));
-                break;
-            case WeightFormat.Float8:
-                scales[row] = ToFloat8(from, new((byte*)data + start, columns));
-                break;
-            default:
-                throw UnknownValue.Of(format);
+        void PackRow(int row)
+        {
+            var start = (nint)row * columns;
+            var from = new ReadOnlySpan<float>(source + start, columns);
+            switch (format)
+            {
+                case WeightFormat.BFloat16:
+                    var halves = new Span<ushort>((ushort*)data + start, columns);
+                    for (var k = 0; k < halves.Length; k++)
+                    {
+                        halves[k] = UpperHalves.Of(from[k]);
+                    }
+
+                    break;
+                case WeightFormat.Int8:
+                    scales[row] = ToWholeNumbers(from, new((sbyte*)data + start, columns));
+                    break;
+                case WeightFormat.Float8:
+                    scales[row] = ToFloat8(from, new((byte*)data + start, columns));
+                    break;
+                default:
+                    throw UnknownValue.Of(format);
+            }
         }
-    });
+    }
 
     /// <summary>Gives float32 rows the values that their copy in fewer bits has.</summary>
     /// <param name="format">The copy's.</param>

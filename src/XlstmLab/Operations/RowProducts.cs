@@ -17,7 +17,10 @@ public enum WeightFormat
     /// <summary>8 bits: whole numbers from -127 to 127, in units of a number that each row has of its own.</summary>
     Int8,
 
-    /// <summary>8 bits: floating-point numbers of 4 bits of exponent and 3 of fraction (e4m3) up to 448, in units of a number that each row has of its own.</summary>
+    /// <summary>
+    /// 8 bits: e4m3, of 4 bits of exponent and 3 of fraction, up to 448, in units of a number that each row has of its own. Read by kernels of a GPU
+    /// only.
+    /// </summary>
     Float8,
 }
 
@@ -36,7 +39,7 @@ internal static unsafe class RowProducts
 
     /// <summary>y = scale (W x) + bias.</summary>
     /// <param name="w">[outputs, inputs], contiguous.</param>
-    /// <param name="format">What its elements are.</param>
+    /// <param name="format">What its elements are; not <see cref="WeightFormat.Float8"/>.</param>
     /// <param name="scales">[outputs], or null: what is multiplied to each row.</param>
     /// <param name="outputs">The width of y.</param>
     /// <param name="inputs">The width of x.</param>

@@ -108,7 +108,8 @@ public sealed class RoundedWeightsTests
             Assert.Contains("Int8 serve up to 8 texts", error.Message, StringComparison.Ordinal);
         }
 
-        var inFloat8 = Assert.Throws<ArgumentException>(() => new TextGenerator(model, new ByteTokenizer()).Generate([[1]], options with { Weights = WeightFormat.Float8 }));
+        var generator = new TextGenerator(model, new ByteTokenizer());
+        var inFloat8 = Assert.Throws<ArgumentException>(() => generator.Generate([[1]], options with { Weights = WeightFormat.Float8 }));
         Assert.Contains("Weights of Float8", inFloat8.Message, StringComparison.Ordinal);
         model.to(ScalarType.Float64);
         Assert.Contains("float32", Assert.Throws<ArgumentException>(() => RoundedWeights.Round(model, WeightFormat.Int8)).Message, StringComparison.Ordinal);

@@ -22,39 +22,27 @@ public sealed class XlstmGpuStepTests
         FeedForwardRoundUpTo = 32,
     };
 
-    private static readonly XlstmConfig Other = Small with
+    /// <summary>Architectures, and how many sequences are read side by side.</summary>
+    public static TheoryData<string, XlstmConfig, int> Cases => new()
     {
-        InputGate = InputGate.Sigmoid,
-        HeadNorm = HeadNormKind.Rms,
-        Normalize = false,
-        WeightMode = WeightMode.Fused,
-        GateSoftCap = null,
-        OutputLogitSoftCap = null,
-    };
-
-    private static readonly XlstmConfig Wide = Small with { TieWordEmbeddings = true, VDimFactor = 2, QkDimFactor = 0.75, HeadCount = 4 };
-
-    /// <summary>Architectures, how many sequences are read side by side, and whether one kernel does it where it can.</summary>
-    public static TheoryData<string, XlstmConfig, int, bool> Cases => new()
-    {
-        { "7B", Small, 1, true },
-        { "7B by five kernels", Small, 1, false },
-        { "sigmoid gate, RMS, fused weights, no caps", Other, 3, true },
-        { "sigmoid gate, RMS, fused weights, no caps", Other, 9, true },
-        { "heads of 12 channels", Small with { EmbeddingDim = 96, HeadCount = 8, HeadNorm = HeadNormKind.Group }, 8, true },
+        { "7B", Small, 1 },
         {
-            "one head of 168 keys, an inner width of 4224",
-            Small with { EmbeddingDim = 96, HeadCount = 1, QkDimFactor = 1.75, FeedForwardFactor = 44, BlockCount = 1 }, 8, true
+            "sigmoid gate, RMS, fused weights, no caps",
+            Small with
+            {
+                InputGate = InputGate.Sigmoid, HeadNorm = HeadNormKind.Rms, Normalize = false, WeightMode = WeightMode.Fused, GateSoftCap = null,
+                OutputLogitSoftCap = null,
+            },
+            9
         },
-        { "tied, wide values", Wide, 2, true },
-        { "tied, wide values by five kernels", Wide, 2, false },
+        { "tied, wide values", Small with { TieWordEmbeddings = true, VDimFactor = 2, QkDimFactor = 0.75, HeadCount = 4 }, 2 },
     };
 
     [Theory]
     [MemberData(nameof(Cases))]
-    public void Read_Tokens_IsAsNearToDoublePrecisionAsTheModelsOwnPass(string name, XlstmConfig config, int sequences, bool walks)
+    public void Read_Tokens_IsAsNearToDoublePrecisionAsTheModelsOwnPass(string name, XlstmConfig config, int sequences)
     {
-        LongTests.SkipUnless(config != Wide);
+        LongTests.SkipUnless(name != "tied, wide values");
         using var run = KernelRun.Begin();
         using var model = KernelRun.Model(config);
         using var exact = KernelRun.Model(config);
@@ -69,7 +57,7 @@ public sealed class XlstmGpuStepTests
         var expected = exact.Forward(Tokens(config, sequences, 5), returnState: true).State!;
         using var state = expected.Map(t => t.to(ScalarType.Float32).contiguous());
         var own = state.Clone();
-        using var step = XlstmGpuStep.Of(model, state, walks: walks)!;
+        using var step = XlstmGpuStep.Of(model, state)!;
         for (var t = 0; t < 4; t++)
         {
             var tokens = Tokens(config, sequences, 1, seed: 2 + t);
@@ -96,72 +84,8 @@ public sealed class XlstmGpuStepTests
 
         expected.Dispose();
         own.Dispose();
-        Assert.Equal(walks && sequences <= 8, run.Launched.Contains("token_walk"));
-        Assert.NotEqual(run.Launched.Contains("token_walk"), run.Launched.Contains("token_product") && run.Launched.Contains("token_memory"));
-    }
-
-    [Fact]
-    public void Read_StateOfAnotherPlace_IsReadAndWrittenThere()
-    {
-        using var run = KernelRun.Begin();
-        using var model = KernelRun.Model(Small);
-        using var scope = NewDisposeScope();
-        using var grad = no_grad();
-        Perturb(model);
-        model.eval();
-        using var first = model.Forward(Tokens(Small, 1, 3), returnState: true).State!.Clone();
-        model.ComputeType = ScalarType.BFloat16;
-        using var step = XlstmGpuStep.Of(model, first)!;
-        step.Read(Tokens(Small, 1, 1), first);
-        using var second = first.Clone();
-        var token = Tokens(Small, 1, 1, seed: 2);
-        step.Read(token, first);
-        var logits = step.Logits.clone();
-        step.Read(token, second);
-        Assert.True(logits.equal(step.Logits).all().item<bool>());
-        Assert.All(first.Tensors, pair => Assert.True(pair.Value.equal(second[pair.Key]).all().item<bool>(), pair.Key));
-    }
-
-    /// <summary>The 407 M model: its phases have more pieces than there are multiprocessors, and copies run far ahead.</summary>
-    [Theory]
-    [InlineData(1)]
-    [InlineData(8)]
-    public void Read_LargeModel_OneKernelDoesWhatFiveDo(int sequences)
-    {
-        using var run = KernelRun.BeginOnGpu();
-        XlstmConfig config = new() { EmbeddingDim = 1024, BlockCount = 24, HeadCount = 4 };
-        using var drawn = KernelRun.Model(config);
-        using var model = config.CreateUnloaded(get_default_device(), ScalarType.BFloat16);
-        using var scope = NewDisposeScope();
-        using var grad = no_grad();
-        model.load_state_dict(drawn.state_dict());
-        foreach (var (_, bias) in model.named_parameters().Where(p => p.name.EndsWith("igate_preact.bias", StringComparison.Ordinal)))
-        {
-            bias.zero_(); // gates that open
-        }
-
-        model.eval();
-        model.ComputeType = ScalarType.BFloat16;
-        using var started = model.Forward(Tokens(config, sequences, 16), returnState: true).State!;
-        using var byOne = started.Map(t => t.to(ScalarType.Float32).contiguous());
-        using var byFive = byOne.Clone();
-        using var one = XlstmGpuStep.Of(model, byOne)!;
-        using var five = XlstmGpuStep.Of(model, byFive, walks: false)!;
-        var tokens = Tokens(config, sequences, 1, seed: 2);
-        for (var t = 0; t < 20; t++)
-        {
-            one.Read(tokens, byOne);
-            five.Read(tokens, byFive);
-            Assert.True(five.Logits.isfinite().all().item<bool>(), $"token {t} by five kernels");
-            Assert.True(one.Logits.isfinite().all().item<bool>(), $"token {t} by one kernel");
-            Assert.InRange(KernelRun.Error(one.Logits, five.Logits), 0, 0.03);
-            tokens = five.Logits.argmax(-1, keepdim: true);
-            var chosen = five.Logits.gather(-1, tokens) - five.Logits.gather(-1, one.Logits.argmax(-1, keepdim: true));
-            Assert.InRange(chosen.max().item<float>(), 0, 0.05f * five.Logits.std().item<float>());
-        }
-
-        Assert.All(byOne.Tensors, pair => Assert.InRange(KernelRun.Error(pair.Value, byFive[pair.Key]), 0, 0.03));
-        Assert.Contains("token_walk", run.Launched);
+        Assert.Contains("token_product", run.Launched);
+        Assert.Contains("token_memory", run.Launched);
     }
 
     [Fact]

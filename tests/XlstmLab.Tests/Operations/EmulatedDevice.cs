@@ -21,8 +21,6 @@ internal sealed class EmulatedDevice : IKernelDevice
 
     public int Multiprocessors(int device) => 3;
 
-    public int SharedMemory(int device) => 227 << 10;
-
     public long Memory(int device) => 1L << 30;
 
     public nint Load(string file, IReadOnlyList<string> defines, int device, string function)
@@ -59,7 +57,7 @@ internal sealed class EmulatedDevice : IKernelDevice
         var block = stackalloc uint[] { (uint)shape.Threads, 1, 1 };
         fixed (byte* text = Encoding.UTF8.GetBytes(name + '\0'))
         {
-            if (launch(text, grid, block, shape.Cooperative ? 0 : (uint)shape.Cluster, (uint)shape.SharedBytes, arguments) != 0)
+            if (launch(text, grid, block, (uint)shape.Cluster, (uint)shape.SharedBytes, arguments) != 0)
             {
                 throw new InvalidOperationException($"{name}: {Marshal.PtrToStringUTF8((nint)error())}");
             }

@@ -205,8 +205,6 @@ internal sealed class KernelRun : IDisposable
 
         public int Multiprocessors(int index) => device.Multiprocessors(index);
 
-        public int SharedMemory(int index) => device.SharedMemory(index);
-
         public long Memory(int index) => device.Memory(index);
 
         public nint Load(string file, IReadOnlyList<string> defines, int index, string function)

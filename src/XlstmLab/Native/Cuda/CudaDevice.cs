@@ -15,10 +15,8 @@ internal sealed unsafe class CudaDevice : IKernelDevice
     private readonly ConcurrentDictionary<(string File, string Options, int Device, string Function), nint> _functions = new();
     private readonly ConcurrentDictionary<nint, int> _sharedBytes = new();
     private readonly ConcurrentDictionary<int, int> _multiprocessors = new();
-    private readonly ConcurrentDictionary<int, int> _sharedMemory = new();
     private readonly ConcurrentDictionary<int, long> _memory = new();
     private readonly ConcurrentDictionary<int, bool> _earlyLaunch = new();
-    private readonly ConcurrentDictionary<nint, bool> _endsCooperatively = new(); // streams
     private readonly Lock _gate = new();
 
     /// <inheritdoc/>
@@ -26,9 +24,6 @@ internal sealed unsafe class CudaDevice : IKernelDevice
 
     /// <inheritdoc/>
     public int Multiprocessors(int device) => _multiprocessors.GetOrAdd(device, static d => Attribute(CudaDriver.DeviceMultiprocessors, d));
-
-    /// <inheritdoc/>
-    public int SharedMemory(int device) => _sharedMemory.GetOrAdd(device, static d => Attribute(CudaDriver.DeviceMostShared, d));
 
     /// <inheritdoc/>
     public long Memory(int device) => _memory.GetOrAdd(device, static d => Gpu.Memory(d).Total);
@@ -99,21 +94,10 @@ internal sealed unsafe class CudaDevice : IKernelDevice
             attributes[count++] = new() { Id = CudaDriver.LaunchClusterDimension, X = (uint)shape.Cluster, Y = 1, Z = 1 };
         }
 
-        if (shape.Cooperative)
-        {
-            attributes[count++] = new() { Id = CudaDriver.LaunchCooperative, X = 1 };
-        }
-
         // Every kernel waits for those in front of it before it touches memory: what it takes to start one is over by then. In a graph that
-        // costs nothing; of kernels that the host starts one by one it makes every start slower. Beside one whose blocks all run at once there is
-        // no room.
+        // costs nothing; of kernels that the host starts one by one it makes every start slower.
         var stream = CudaStream.CurrentHandle(device);
-        var followsCooperative = _endsCooperatively.TryRemove(stream, out _);
-        if (shape.Cooperative)
-        {
-            _endsCooperatively[stream] = true;
-        }
-        else if (!followsCooperative && _earlyLaunch.GetOrAdd(device, static d => StartsEarly(d))
+        if (_earlyLaunch.GetOrAdd(device, static d => StartsEarly(d))
             && CudaDriver.cuStreamIsCapturing(stream, out var capturing) == 0 && capturing == CudaDriver.CaptureActive)
         {
             attributes[count++] = new() { Id = CudaDriver.LaunchEarly, X = 1 };

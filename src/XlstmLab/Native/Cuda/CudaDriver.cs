@@ -16,10 +16,6 @@ internal static unsafe partial class CudaDriver
     internal const int DeviceComputeCapabilityMajor = 75;
     internal const int DeviceComputeCapabilityMinor = 76;
     internal const int DeviceMultiprocessors = 16;
-    internal const int DeviceMostShared = 97;
-
-    /// <summary>The launch attribute with which all blocks run at once.</summary>
-    internal const int LaunchCooperative = 2;
 
     /// <summary>The launch attribute for the blocks of a cluster.</summary>
     internal const int LaunchClusterDimension = 4;

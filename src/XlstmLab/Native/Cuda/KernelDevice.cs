@@ -14,9 +14,6 @@ internal readonly record struct LaunchShape(long Blocks, int Threads, int Shared
 
     /// <summary>Neighbouring blocks in x that reach each other's shared memory.</summary>
     public int Cluster { get; init; } = 1;
-
-    /// <summary>Whether all blocks, of a grid along x, run at once, so that they may wait for each other.</summary>
-    public bool Cooperative { get; init; }
 }
 
 /// <summary>What runs compiled kernels: a GPU, or in tests an emulator.</summary>
@@ -27,9 +24,6 @@ internal interface IKernelDevice
 
     /// <summary>The number of multiprocessors, which tells how many blocks run at a time.</summary>
     int Multiprocessors(int device);
-
-    /// <summary>The bytes of shared memory that a block may have.</summary>
-    int SharedMemory(int device);
 
     /// <summary>The bytes of its memory.</summary>
     long Memory(int device);

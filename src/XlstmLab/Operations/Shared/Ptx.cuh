@@ -284,12 +284,6 @@ DEVICE void copy_async(u32 shared, const void* global)
     asm volatile("cp.async.cg.shared.global [%0], [%1], 16;" :: "r"(shared), "l"(global) : "memory");
 }
 
-// Of 4 bytes, through that cache.
-DEVICE void copy_async_word(u32 shared, const void* global)
-{
-    asm volatile("cp.async.ca.shared.global [%0], [%1], 4;" :: "r"(shared), "l"(global) : "memory");
-}
-
 // Zeros where there is nothing to copy; the pointer is not read then, but must be one.
 DEVICE void copy_async_or_zero(u32 shared, const void* global, bool exists)
 {
@@ -345,11 +339,6 @@ DEVICE void mbarrier_arrive_expect(u32 barrier, u32 bytes)
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(barrier), "r"(bytes) : "memory");
 }
 
-DEVICE void mbarrier_arrive(u32 barrier)
-{
-    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(barrier) : "memory");
-}
-
 // Waits for the end of the phase of this parity: 0 is the first, 1 the next, 0 the third. What was counted came to shared memory, which no cache
 // is in front of: so the wait acquires within the block alone, as one in the cluster would empty the first-level cache, for 300 cycles.
 DEVICE void mbarrier_wait(u32 barrier, u32 parity)
@@ -374,52 +363,6 @@ DEVICE void cluster_store_async(u32 address, float2 x, u32 barrier)
     asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1,%2}, [%3];"
                  :: "r"(address), "r"(__float_as_uint(x.x)), "r"(__float_as_uint(x.y)), "r"(barrier) : "memory");
 }
-
-// A copy of a multiple of 16 bytes, of which there may be many on their way, to shared memory, where a barrier counts it.
-DEVICE void copy_bulk(u32 shared, const void* global, u32 bytes, u32 barrier)
-{
-    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
-                 :: "r"(shared), "l"(global), "r"(bytes), "r"(barrier) : "memory");
-}
-
-// The same of what is read once, and leaves the second-level cache before everything else.
-DEVICE void copy_bulk_once(u32 shared, const void* global, u32 bytes, u32 barrier)
-{
-    asm volatile("{ .reg .b64 policy; createpolicy.fractional.L2::evict_first.b64 policy, 1.0;"
-                 " cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes.L2::cache_hint [%0], [%1], %2, [%3], policy; }"
-                 :: "r"(shared), "l"(global), "r"(bytes), "r"(barrier) : "memory");
-}
-
-// Some of the block's threads, whole warps, for a barrier of a number above 0.
-DEVICE void threads_sync(int barrier, int threads) { asm volatile("bar.sync %0, %1;" :: "r"(barrier), "r"(threads) : "memory"); }
-
-// Words of 64 bits that blocks which run at once exchange, one or two neighbouring: each is there as a whole or not at all, and read where it stands, past
-// the first-level cache.
-
-DEVICE void store_word(uint2* word, uint2 x)
-{
-    asm volatile("st.relaxed.gpu.global.v2.u32 [%0], {%1,%2};" :: "l"(word), "r"(x.x), "r"(x.y) : "memory");
-}
-
-DEVICE uint2 load_word(const uint2* word)
-{
-    uint2 x;
-    asm volatile("ld.relaxed.gpu.global.v2.u32 {%0,%1}, [%2];" : "=r"(x.x), "=r"(x.y) : "l"(word));
-    return x;
-}
-
-DEVICE uint4 load_words(const uint2* words)
-{
-    uint4 x;
-    asm volatile("ld.relaxed.gpu.global.v4.u32 {%0,%1,%2,%3}, [%4];" : "=r"(x.x), "=r"(x.y), "=r"(x.z), "=r"(x.w) : "l"(words));
-    return x;
-}
-
-// Before a thread looks for a word once more.
-DEVICE void pause_for_words() {}
-
-// Asks for a place's sector in the second-level cache.
-DEVICE void prefetch_cached(const void* global) { asm volatile("prefetch.global.L2 [%0];" :: "l"(global)); }
 
 // Global memory, 16 bytes at a time; what is read once should not displace the caches' content.
 

@@ -96,7 +96,8 @@ internal static class TokenStepKernels
         Kernel.Launch(
             "TokenProduct.cu", "token_product",
             units is null ? macros : [.. macros, $"WEIGHTS={(weights[0].dtype == ScalarType.Int8 ? 1 : 2)}"],
-            new((rows - beside + Rows - 1) / Rows + (beside + Rows - 1) / Rows, 32 * warps, sizeof(float) * 8 * groups * (warps * (Rows + 1) + 1)), x, arguments);
+            new((rows - beside + Rows - 1) / Rows + (beside + Rows - 1) / Rows, 32 * warps, sizeof(float) * 8 * groups * (warps * (Rows + 1) + 1)), x,
+            arguments);
     }
 
     /// <summary>The mLSTM's step with head norm and output gate.</summary>

@@ -120,7 +120,7 @@ struct Copy
 struct Block;
 struct Warp;
 
-enum class State { ready, collective, barrier, cluster, word, returned };
+enum class State { ready, collective, barrier, cluster, returned };
 
 struct Fiber : Running
 {
@@ -134,8 +134,6 @@ struct Fiber : Running
     std::vector<Copy> copies; // from the one at `first_copy` on
     size_t first_copy;
     bool arrived; // at the cluster's barrier, and did not wait yet
-    const char* word_name;
-    const void* word; // that it sleeps for
     unsigned long long phase;
 };
 
@@ -173,16 +171,13 @@ struct Launch
 {
     const Kernel* kernel;
     void** arguments;
-    unsigned threads, warps, cluster; // blocks that run at once
-    bool cooperative;
+    unsigned threads, warps, cluster;
     size_t shared_bytes, shared_mapped;
     std::vector<unsigned char*> shared_pages;
     std::vector<Block> blocks;
     std::vector<Fiber> fibers;
     std::vector<Warp> warp_list;
     std::vector<Warp*> ready;
-    std::vector<Fiber*> sleeping;
-    bool stored; // something that other blocks may wait for
     int live, arriving; // threads of the cluster, and those of them not yet at its barrier
     unsigned long long phase;
     void* scheduler;
@@ -327,12 +322,6 @@ std::string waits_for(const Fiber* fiber)
         return format("at barrier %d (%d of %d threads)", fiber->barrier, barrier.arrived, barrier.expected);
     }
     case State::cluster: return "at the cluster's barrier";
-    case State::word:
-    {
-        long offset = (const unsigned char*)fiber->word - fiber->home->shared;
-        bool is_shared = offset >= 0 && offset < (long)launch->shared_bytes;
-        return is_shared ? format("at %s, byte %ld of shared memory", fiber->word_name, offset) : format("at %s", fiber->word_name);
-    }
     case State::returned: return "returned";
     default: return "running";
     }
@@ -382,11 +371,6 @@ void go_on(bool stay_in_warp)
     Warp* warp = from->warp;
     if (!stay_in_warp || !warp->ready)
     {
-        if (launch->ready.empty() && launch->stored)
-        {
-            launch->stored = false;
-            wake(&launch->stored);
-        }
         if (launch->ready.empty())
         {
             running = nullptr;
@@ -542,8 +526,6 @@ void run_cluster(uint3 first)
 {
     Launch& l = *launch;
     l.ready.clear();
-    l.sleeping.clear();
-    l.stored = false;
     l.live = l.arriving = (int)(l.threads * l.cluster);
     l.phase = 0;
     for (unsigned b = 0; b < l.cluster; b++)
@@ -606,8 +588,7 @@ void check(const char* kernel, const unsigned* grid, const unsigned* block, unsi
     unsigned long long count = (unsigned long long)block[0] * block[1] * block[2];
     if (!launch->kernel) message = format("no kernel %s is registered", kernel);
     else if (!grid[0] || !grid[1] || !grid[2] || grid[1] > 65535 || grid[2] > 65535) message = blocks;
-    else if (!cluster && (grid[0] > 255 || grid[1] != 1 || grid[2] != 1)) message = blocks + ", of which all should run at once";
-    else if (cluster && (cluster > 16 || grid[0] % cluster)) message = blocks;
+    else if (!cluster || cluster > 16 || grid[0] % cluster) message = blocks;
     else if (!count || count > 1024) message = threads;
     else if (count > (unsigned)launch->kernel->bounds.threads)
         message = threads + format(", with launch bounds of %d", launch->kernel->bounds.threads);
@@ -725,7 +706,6 @@ unsigned cluster_size() { return launch->cluster; }
 
 unsigned cluster_address(unsigned shared, unsigned rank)
 {
-    if (launch->cooperative) fail("mapa in a launch without clusters");
     if (rank >= launch->cluster) fail("rank %u in a cluster of %u", rank, launch->cluster);
     if (shared >> rank_shift) fail("mapa of %08x, which is mapped already", shared);
     return (rank + 1) << rank_shift | shared;
@@ -814,39 +794,6 @@ int barrier(int id, int count, bool wait, int vote)
     return barrier.result;
 }
 
-void sleep(const char* name, const void* word)
-{
-    Fiber* fiber = current();
-    fiber->word_name = name;
-    fiber->word = word;
-    launch->sleeping.push_back(fiber);
-    block_fiber(State::word);
-}
-
-void wake(const void* word)
-{
-    auto& sleeping = launch->sleeping;
-    for (size_t i = 0; i < sleeping.size();)
-    {
-        if (sleeping[i]->word != word)
-        {
-            i++;
-            continue;
-        }
-        wake(sleeping[i]);
-        sleeping[i] = sleeping.back();
-        sleeping.pop_back();
-    }
-}
-
-void store() { launch->stored = true; }
-
-void await_store()
-{
-    if (!launch->cooperative) fail("waits for other blocks in a launch that is not cooperative");
-    sleep("a word of another block", &launch->stored);
-}
-
 void cluster_arrive()
 {
     Fiber* fiber = current();
@@ -881,8 +828,6 @@ int emulate_launch(const char* kernel, const unsigned* grid, const unsigned* blo
     check(kernel, grid, block, cluster, shared_bytes);
     if (!message.empty()) return 1;
     local.arguments = arguments;
-    local.cooperative = !cluster;
-    if (!cluster) cluster = grid[0];
     local.cluster = cluster;
     local.threads = block[0] * block[1] * block[2];
     local.warps = (local.threads + 31) / 32;

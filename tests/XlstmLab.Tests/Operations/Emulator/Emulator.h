@@ -94,14 +94,6 @@ void copy_async(unsigned shared, const void* global, unsigned bytes, unsigned ta
 void copy_async_commit();
 void copy_async_wait(int pending);
 
-// Until someone wakes those who sleep for this word; told by its name in a deadlock.
-void sleep(const char* name, const void* word);
-void wake(const void* word);
-
-// Until a block of a cooperative launch has stored something for the others, or rather until all threads wait for something and one has.
-void store();
-void await_store();
-
 // count: threads that arrive, 0 for all of the block that have not returned. A barrier's result is the sum of the votes.
 int barrier(int id, int count, bool wait, int vote);
 unsigned cluster_rank();
@@ -468,8 +460,7 @@ inline int __reduce_max_sync(unsigned mask, int value)
 extern "C"
 {
 // 0 when the kernel ran to its end; the message is emulate_error's. grid and block are x, y, z; cluster is the number of blocks along x
-// that make one, or 0 for a cooperative launch, of a grid along x whose blocks all run at once; arguments points to the values, as for
-// cuLaunchKernel.
+// that make one; arguments points to the values, as for cuLaunchKernel.
 int emulate_launch(const char* kernel, const unsigned* grid, const unsigned* block, unsigned cluster, unsigned shared_bytes,
                    void** arguments);
 const char* emulate_error();

@@ -231,7 +231,6 @@ DEVICE void shared_fence_products() {}
 // Asynchronous copies
 
 DEVICE void copy_async(u32 shared, const void* global) { emulator::copy_async(shared, global, 16, 16); }
-DEVICE void copy_async_word(u32 shared, const void* global) { emulator::copy_async(shared, global, 4, 4); }
 DEVICE void copy_async_or_zero(u32 shared, const void* global, bool exists) { emulator::copy_async(shared, global, 16, exists ? 16 : 0); }
 DEVICE void copy_async_if(u32 shared, const void* global, bool exists)
 {
@@ -265,7 +264,6 @@ struct CountingBarrier
         if (pending || bytes) return;
         arrivals_and_parity ^= 0x8000;
         pending = arrivals_and_parity & 0x7fff;
-        wake(this);
     }
 };
 
@@ -298,51 +296,13 @@ DEVICE void mbarrier_arrive_expect(u32 barrier, u32 bytes)
     counter.settle();
 }
 
-DEVICE void mbarrier_arrive(u32 barrier) { mbarrier_arrive_expect(barrier, 0); }
-
 DEVICE void mbarrier_wait(u32 barrier, u32 parity)
 {
-    emulator::breathe();
-    auto& counter = emulator::counting_barrier(barrier, false);
-    while (counter.arrivals_and_parity >> 15 == parity) emulator::sleep("an mbarrier", &counter);
+    while (emulator::counting_barrier(barrier, false).arrivals_and_parity >> 15 == parity) __nanosleep(0);
 }
 
 DEVICE void cluster_store_async(u32 address, u32 x, u32 barrier) { emulator::store_async(address, x, barrier); }
 DEVICE void cluster_store_async(u32 address, float2 x, u32 barrier) { emulator::store_async(address, x, barrier); }
-
-DEVICE void copy_bulk(u32 shared, const void* global, u32 bytes, u32 barrier)
-{
-    if (!bytes || bytes % 16) emulator::fail("cp.async.bulk of %u bytes", bytes);
-    for (u32 i = 0; i < bytes; i += 16)
-        *(uint4*)emulator::shared_pointer("cp.async.bulk", shared + i, 16) =
-            *(const uint4*)emulator::global_pointer("cp.async.bulk", (const char*)global + i, 16);
-    emulator::breathe();
-    auto& counter = emulator::counting_barrier(barrier, false);
-    counter.bytes -= (int)bytes;
-    counter.settle();
-}
-
-DEVICE void copy_bulk_once(u32 shared, const void* global, u32 bytes, u32 barrier) { copy_bulk(shared, global, bytes, barrier); }
-
-// Some of the block's threads
-
-DEVICE void threads_sync(int barrier, int threads) { emulator::barrier(barrier, threads, true, 0); }
-
-// Words that blocks exchange
-
-DEVICE void store_word(uint2* word, uint2 x)
-{
-    emulator::breathe();
-    *(uint2*)emulator::global_pointer("st.global", word, 8) = x;
-    emulator::store();
-}
-
-DEVICE uint2 load_word(const uint2* word) { return *(const uint2*)emulator::global_pointer("ld.global", word, 8); }
-DEVICE uint4 load_words(const uint2* words) { return *(const uint4*)emulator::global_pointer("ld.global", words, 16); }
-DEVICE void pause_for_words() { emulator::await_store(); }
-
-// Reads it, so that a place which is none is noticed.
-DEVICE void prefetch_cached(const void* global) { (void)*(const volatile char*)global; }
 
 // Global memory
 
