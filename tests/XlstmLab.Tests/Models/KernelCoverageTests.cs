@@ -1,3 +1,4 @@
+using TorchSharp;
 using XlstmLab.Models;
 using XlstmLab.Operations;
 using XlstmLab.Tests.Operations;
@@ -74,5 +75,39 @@ public sealed class KernelCoverageTests
         Assert.Equal(expected ? 1 : 0, lines.Length);
         Assert.All(lines, line => Assert.EndsWith(
             "some operations have no kernel: block 0: queries of 20 a head: the mLSTM kernels serve multiples of 8.", line, StringComparison.Ordinal));
+    }
+
+    /// <summary>Norms and gates have kernels that read float32: bfloat16 in its place would be half as many bytes as they take.</summary>
+    [Theory]
+    [InlineData("post-up")]
+    [InlineData("pre-up with an sLSTM")]
+    [InlineData("llama")]
+    [InlineData("mamba")]
+    [InlineData("mamba2")]
+    public void Forward_ModelMovedToBFloat16AsAWhole_IsThatOfItsRoundedWeights(string kind)
+    {
+        using var run = KernelRun.Begin();
+        LanguageModelConfig config = kind switch
+        {
+            "post-up" => Tiny with { BlockCount = 1, EmbeddingDim = 64, HeadCount = 2 },
+            "pre-up with an sLSTM" => XlstmPresets.ByName("parity-1-1") with { VocabularySize = 32 },
+            "llama" => LlamaPresets.Bytes1M with { BlockCount = 1, VocabularySize = 32 },
+            "mamba" => MambaPresets.Bytes1M with { BlockCount = 1, VocabularySize = 32 },
+            _ => Mamba2Presets.Bytes1M with { BlockCount = 1, VocabularySize = 32 },
+        };
+        using var scope = NewDisposeScope();
+        using var model = KernelRun.Model(config);
+        using var grad = no_grad();
+        foreach (var parameter in model.parameters())
+        {
+            parameter.copy_(parameter.to(ScalarType.BFloat16));
+        }
+
+        model.eval();
+        model.ComputeType = ScalarType.BFloat16;
+        var tokens = randint(0, 32, [2, 20], ScalarType.Int64);
+        var expected = model.Forward(tokens).Logits.to(ScalarType.Float32);
+        model.to(ScalarType.BFloat16);
+        Assert.InRange(KernelRun.Error(model.Forward(tokens).Logits.to(ScalarType.Float32), expected), 0, 0.02);
     }
 }

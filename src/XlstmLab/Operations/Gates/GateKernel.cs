@@ -18,7 +18,7 @@ internal static class GateKernel
 
     /// <summary>Both gates' pre-activations.</summary>
     /// <param name="x">[B, S, d] bfloat16, contiguous.</param>
-    /// <param name="input">The input gate's [NH, d] weight, null for zeros, and [NH] bias, null where there is no such gate; float32.</param>
+    /// <param name="input">The input gate's [NH, d] weight, null for zeros, and [NH] bias, null where there is no such gate; float32 or bfloat16.</param>
     /// <param name="forget">The same of the forget gate.</param>
     /// <param name="heads">NH.</param>
     /// <param name="cap">The soft cap, or null.</param>
@@ -30,11 +30,16 @@ internal static class GateKernel
         Tensor x, (Tensor? Weight, Tensor? Bias) input, (Tensor? Weight, Tensor? Bias) forget, int heads, double? cap)
     {
         using var scope = NewDisposeScope();
+
+        // A model that was moved to bfloat16 as a whole has such gates, too.
+        (input, forget) = (Widened(input), Widened(forget));
         var leaves = LeafGradients.Of(input.Weight, forget.Weight, input.Bias, forget.Bias);
         var call = new Call(heads, (float)(cap ?? 0), [input.Bias is not null, forget.Bias is not null], leaves);
         var outputs = Function.apply(x, input.Weight!, forget.Weight!, input.Bias!, forget.Bias!, call);
         return (outputs[0].MoveToOuterDisposeScope(), outputs[1].MoveToOuterDisposeScope(), outputs[2].MoveToOuterDisposeScope());
     }
+
+    private static (Tensor? Weight, Tensor? Bias) Widened((Tensor? Weight, Tensor? Bias) gate) => (gate.Weight?.Widened(), gate.Bias?.Widened());
 
     /// <summary>What one call computes, beside its tensors; a gate without a bias does not exist.</summary>
     private sealed record Call(int Heads, float Cap, bool[] Exists, LeafGradients? Leaves);

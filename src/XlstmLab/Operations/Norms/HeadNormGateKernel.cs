@@ -16,14 +16,17 @@ internal static class HeadNormGateKernel
     /// <summary>The gated, normed heads.</summary>
     /// <param name="h">[B, S, NH, DV] bfloat16, each head's channels in one piece.</param>
     /// <param name="o">[B, S, NH DV] bfloat16 pre-activation of the output gate: contiguous, or a slice of the last dimension of what is; null for no gate.</param>
-    /// <param name="weight">[NH DV] float32.</param>
-    /// <param name="bias">[NH DV] float32, or null.</param>
+    /// <param name="weight">[NH DV] float32 or bfloat16.</param>
+    /// <param name="bias">[NH DV] of either, or null.</param>
     /// <param name="kind">The norm.</param>
     /// <param name="epsilon">Added to the variance or the mean square.</param>
     /// <returns>[B, S, NH DV] bfloat16.</returns>
     public static Tensor Forward(Tensor h, Tensor? o, Tensor weight, Tensor? bias, HeadNormKind kind, double epsilon)
     {
         using var scope = NewDisposeScope();
+
+        // A model that was moved to bfloat16 as a whole has such norms, too.
+        (weight, bias) = (weight.Widened(), bias?.Widened());
         return Function.apply(h, o!, weight, bias!, new Call(Norm(kind), (float)epsilon, LeafGradients.Of(weight, bias)))[0].MoveToOuterDisposeScope();
     }
 

@@ -18,22 +18,29 @@ internal static class NormKernel
 
     /// <summary>y = weight norm(x) + bias.</summary>
     /// <param name="x">[..., d] bfloat16, or float32 where <see cref="ServesWide"/> says so; contiguous. y is bfloat16.</param>
-    /// <param name="weight">[d] float32.</param>
-    /// <param name="bias">[d] float32, or null.</param>
+    /// <param name="weight">[d] float32 or bfloat16.</param>
+    /// <param name="bias">[d] of either, or null.</param>
     /// <param name="epsilon">Added to the mean square or the variance.</param>
     /// <param name="center">Whether the mean is taken out: a LayerNorm.</param>
     public static Tensor Forward(Tensor x, Tensor weight, Tensor? bias, double epsilon, bool center)
     {
         using var scope = NewDisposeScope();
-        return Function.apply(x, null!, weight, bias!, new Call((float)epsilon, center, bias is not null, LeafGradients.Of(weight, bias)))[0].MoveToOuterDisposeScope();
+        return Apply(x, null, weight, bias, epsilon, center)[0].MoveToOuterDisposeScope();
     }
 
     /// <summary>s = x + delta in the type of x, and y = weight norm(s) + bias, as <see cref="Forward"/>; delta is bfloat16.</summary>
     public static (Tensor Sum, Tensor Y) AddForward(Tensor x, Tensor delta, Tensor weight, Tensor? bias, double epsilon, bool center)
     {
         using var scope = NewDisposeScope();
-        var outputs = Function.apply(x, delta, weight, bias!, new Call((float)epsilon, center, bias is not null, LeafGradients.Of(weight, bias)));
+        var outputs = Apply(x, delta, weight, bias, epsilon, center);
         return (outputs[1].MoveToOuterDisposeScope(), outputs[0].MoveToOuterDisposeScope());
+    }
+
+    private static List<Tensor> Apply(Tensor x, Tensor? delta, Tensor weight, Tensor? bias, double epsilon, bool center)
+    {
+        // A model that was moved to bfloat16 as a whole has such norms, too.
+        (weight, bias) = (weight.Widened(), bias?.Widened());
+        return Function.apply(x, delta!, weight, bias!, new Call((float)epsilon, center, bias is not null, LeafGradients.Of(weight, bias)));
     }
 
     private static bool Fits(Tensor x) => x.is_contiguous() && x.size(-1) % 8 == 0 && x.size(-1) <= WidestRow;
