@@ -21,7 +21,10 @@ public static class BenchModels
     public static LanguageModelConfig? Find(string name) =>
         name == Xlstm162M ? new XlstmConfig { EmbeddingDim = 768, BlockCount = 12, HeadCount = 4 } : NamedModels.Find(name);
 
-    /// <summary>A model to generate with, whose weights mean nothing: projections and embedding in the type of the activations, norms and gates in float32.</summary>
+    /// <summary>
+    /// A model to generate with, whose weights mean nothing: projections and embedding in the type of the activations, norms and gates in
+    /// float32.
+    /// </summary>
     /// <param name="config">The architecture.</param>
     /// <param name="device">Where the model shall be.</param>
     /// <param name="type">The type of the activations.</param>

@@ -5,8 +5,8 @@ namespace XlstmLab.Benchmarks;
 
 /// <summary>Has measurements made by processes of their own.</summary>
 /// <param name="start">
-/// How a program is started, its output and errors redirected in UTF-8, that makes a measurement, given as JSON (a <see cref="BenchTask"/>), by
-/// <see cref="BenchWorker"/> and writes its result as JSON.
+/// How a program is started, its output and errors redirected in UTF-8, that makes a measurement, given as JSON (a
+/// <see cref="BenchTask"/>), by <see cref="BenchWorker"/> and writes its result as JSON.
 /// </param>
 public sealed class BenchProcess(Func<string, ProcessStartInfo> start)
 {
@@ -14,7 +14,9 @@ public sealed class BenchProcess(Func<string, ProcessStartInfo> start)
     /// <param name="task">What.</param>
     /// <param name="cancellationToken">Ends the process.</param>
     /// <param name="patience">How long it may take; null for ever.</param>
-    /// <exception cref="InvalidOperationException">The process failed, took too long, or was ended by the system, as it does when memory runs out.</exception>
+    /// <exception cref="InvalidOperationException">
+    /// The process failed, took too long, or was ended by the system, as it does when memory runs out.
+    /// </exception>
     public async Task<BenchResult> RunAsync(BenchTask task, CancellationToken cancellationToken, TimeSpan? patience = null)
     {
         using var process = Process.Start(start(JsonSerializer.Serialize(task, ResultJson.Options)))!;

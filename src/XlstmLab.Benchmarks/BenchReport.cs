@@ -35,7 +35,8 @@ public sealed record BenchColumn<T>(string Name, Func<T, object?> Value, int Dig
 /// <param name="Rows">The table's rows.</param>
 /// <param name="Findings">What follows from them.</param>
 public sealed record BenchReport<T>(
-    string Title, string Command, string Method, IReadOnlyList<BenchColumn<T>> Columns, IReadOnlyList<T> Rows, IReadOnlyList<string> Findings)
+    string Title, string Command, string Method, IReadOnlyList<BenchColumn<T>> Columns, IReadOnlyList<T> Rows,
+    IReadOnlyList<string> Findings)
 {
     private readonly string _date = DateTime.UtcNow.ToString("yyyy-MM-dd HH:mm 'UTC'", CultureInfo.InvariantCulture);
     private readonly string _commit = Repository.Commit() ?? "unknown";
@@ -49,7 +50,8 @@ public sealed record BenchReport<T>(
     public string Machine => Gpu is null ? _host : $"{Gpu}; {_host}";
 
     /// <summary>All of it as one JSON document.</summary>
-    public string Json() => JsonSerializer.Serialize(new { Title, Command, Date = _date, Commit = _commit, Machine, Method, Rows, Findings }, ResultJson.Options);
+    public string Json() => JsonSerializer.Serialize(
+        new { Title, Command, Date = _date, Commit = _commit, Machine, Method, Rows, Findings }, ResultJson.Options);
 
     /// <summary>What a rival's script wrote, under a line that says where and when.</summary>
     public IEnumerable<string> RivalLines(IReadOnlyList<Workload> works, IEnumerable<string> raw) =>
@@ -102,10 +104,12 @@ public sealed record BenchReport<T>(
     private IEnumerable<BenchColumn<T>> ShownColumns() => Columns.Where(c => Rows.Count == 0 || Rows.Any(row => c.Value(row) is not null));
 
     /// <summary>The headings of <see cref="ShownRows"/>; one that begins with '>' has its column aligned to the right.</summary>
-    public IReadOnlyList<string> Headings() => [.. ShownColumns().Select(c => Rows.Any(row => c.Value(row) is string) ? c.Name : ">" + c.Name)];
+    public IReadOnlyList<string> Headings() => [.. ShownColumns().Select(
+        c => Rows.Any(row => c.Value(row) is string) ? c.Name : ">" + c.Name)];
 
     /// <summary>The rows to read, a cell for each heading.</summary>
     public IEnumerable<IReadOnlyList<string>> ShownRows() => Rows.Select(row => ShownColumns().Select(c => c.Shown(row)).ToArray());
 
-    private string[] Header() => [Title, $"Command: {Command}", $"Commit: {_commit}", $"Device: {Machine}", $"Date: {_date}", $"Method: {Method}"];
+    private string[] Header() =>
+        [Title, $"Command: {Command}", $"Commit: {_commit}", $"Device: {Machine}", $"Date: {_date}", $"Method: {Method}"];
 }

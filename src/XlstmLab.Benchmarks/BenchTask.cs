@@ -148,7 +148,9 @@ public sealed record GenerationMark(int Tokens, double Seconds, long PeakBytes);
 /// <summary>What a measurement came to. Absent numbers were not asked for.</summary>
 public sealed record BenchResult
 {
-    /// <summary>The seconds of a forward pass, a matrix product, a prompt or a generated token: the median, but for tokens on a GPU.</summary>
+    /// <summary>
+    /// The seconds of a forward pass, a matrix product, a prompt or a generated token: the median, but for tokens on a GPU.
+    /// </summary>
     public double? ForwardSeconds { get; init; }
 
     /// <summary>The seconds of a forward and a backward pass, the median, or of a training step, the mean.</summary>

@@ -38,7 +38,8 @@ public static class BenchWorker
             randn(task.Batch, task.Heads, length),
             randn(task.Batch, task.Heads, length) + 3,
         ];
-        return Cell(Inputs, x => MLstmCell.ForwardOutput(x[0], x[1], x[2], x[3], x[4], options: options), task.Length, task, cancellationToken);
+        return Cell(
+            Inputs, x => MLstmCell.ForwardOutput(x[0], x[1], x[2], x[3], x[4], options: options), task.Length, task, cancellationToken);
     }
 
     private static BenchResult SLstm(SLstmTask task, CancellationToken cancellationToken)
@@ -58,9 +59,11 @@ public static class BenchWorker
             cancellationToken);
     }
 
-    private static void Require(double bytes) => MemoryNeed.Require("A cell of this shape", bytes, CPU, "Choose a smaller batch, length or width.");
+    private static void Require(double bytes) => MemoryNeed.Require(
+        "A cell of this shape", bytes, CPU, "Choose a smaller batch, length or width.");
 
-    private static BenchResult Cell(Func<long, Tensor[]> inputs, Func<Tensor[], Tensor> forward, int length, BenchTask task, CancellationToken cancellationToken)
+    private static BenchResult Cell(
+        Func<long, Tensor[]> inputs, Func<Tensor[], Tensor> forward, int length, BenchTask task, CancellationToken cancellationToken)
     {
         random.manual_seed(1).Dispose();
 
@@ -74,8 +77,10 @@ public static class BenchWorker
         var forwardPeak = SystemMemory.PeakResident - before;
         Pass(x, forward, backward: true);
         var trainingPeak = SystemMemory.PeakResident - before;
-        var (forwardSeconds, _) = Rates.Median(() => Pass(x, forward, backward: false), task.MinSeconds, task.Repetitions, cancellationToken);
-        var (trainingSeconds, count) = Rates.Median(() => Pass(x, forward, backward: true), task.MinSeconds, task.Repetitions, cancellationToken);
+        var (forwardSeconds, _) = Rates.Median(
+            () => Pass(x, forward, backward: false), task.MinSeconds, task.Repetitions, cancellationToken);
+        var (trainingSeconds, count) = Rates.Median(
+            () => Pass(x, forward, backward: true), task.MinSeconds, task.Repetitions, cancellationToken);
         return new()
         {
             ForwardSeconds = forwardSeconds,

@@ -100,7 +100,8 @@ public sealed record CellBench
     /// <param name="command">The command line that measures it again.</param>
     /// <param name="progress">Told before each row.</param>
     /// <param name="cancellationToken">Ends the measurement.</param>
-    public async Task<BenchReport<CellRow>> RunAsync(BenchProcess process, string command, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
+    public async Task<BenchReport<CellRow>> RunAsync(
+        BenchProcess process, string command, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
     {
         var rows = new List<CellRow>();
         var findings = new List<string>();
@@ -111,7 +112,8 @@ public sealed record CellBench
         foreach (var threads in Threads)
         {
             progress.Report(new(rows.Count / total, "matrix product"));
-            var limit = await process.RunAsync(new MatrixProductTask { Threads = threads, MinSeconds = MinSeconds, Repetitions = Repetitions }, cancellationToken);
+            var limit = await process.RunAsync(
+                new MatrixProductTask { Threads = threads, MinSeconds = MinSeconds, Repetitions = Repetitions }, cancellationToken);
             var rate = 2.0 * 1024 * 1024 * 1024 / limit.ForwardSeconds!.Value;
             findings.Add(Invariant($"Matrix product, {threads} threads: {rate / 1e9:0} GFLOP/s (float32, 1024 x 1024)."));
             foreach (var (form, chunk) in series)
@@ -149,7 +151,8 @@ public sealed record CellBench
     }
 
     private async Task<CellRow> MeasureAsync(
-        BenchProcess process, string form, int? chunk, int length, int threads, double matrixProductRate, CellRow? before, CancellationToken cancellationToken)
+        BenchProcess process, string form, int? chunk, int length, int threads, double matrixProductRate, CellRow? before,
+        CancellationToken cancellationToken)
     {
         var row = new CellRow(form, chunk, length, threads, null, null, null, null, null, null, null, 0, null);
         if (before is not null && WhyNot(before, length) is { } reason)
@@ -238,7 +241,8 @@ public sealed record CellBench
 
         foreach (var parallel in rows.Where(r => r.Form == "parallel" && r.TrainingMs is not null))
         {
-            var best = rows.Where(r => r.Form == "chunkwise" && r.Length == parallel.Length && r.Threads == parallel.Threads && r.TrainingMs is not null)
+            var best = rows.Where(
+                r => r.Form == "chunkwise" && r.Length == parallel.Length && r.Threads == parallel.Threads && r.TrainingMs is not null)
                 .MinBy(r => r.TrainingMs);
             if (best is not null)
             {

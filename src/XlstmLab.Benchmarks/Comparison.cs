@@ -42,7 +42,8 @@ public sealed record Comparison
     /// <param name="process">Measures a row.</param>
     /// <param name="progress">Told before each row.</param>
     /// <param name="cancellationToken">Ends the measurement.</param>
-    public async Task<IReadOnlyList<Measurement>> RunAsync(BenchProcess process, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
+    public async Task<IReadOnlyList<Measurement>> RunAsync(
+        BenchProcess process, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
     {
         var own = new List<Measurement>();
         var watch = Stopwatch.StartNew();
@@ -56,7 +57,8 @@ public sealed record Comparison
             }
         }
 
-        var others = Script is null ? [] : await Script.RunAsync([.. Works.Where(w => !w.IsOwnOnly)], Device, ComputeType, text => progress.Report(new(0.5, text)), cancellationToken);
+        var others = Script is null ? [] : await Script.RunAsync(
+            [.. Works.Where(w => !w.IsOwnOnly)], Device, ComputeType, text => progress.Report(new(0.5, text)), cancellationToken);
         var now = others.Where(row => row.Remark is null).ToArray();
         var before = IsOnGpu && ComputeType == "bf16" ? Rivals.Measured.Where(row => !now.Any(row.Replaces)) : [];
         return [.. Works.SelectMany(work => own.Concat(before).Concat(others).Where(row => row.Work == work))];
@@ -89,13 +91,15 @@ public sealed record Comparison
     {
         MLstmWork w => Invariant($"mLSTM, {w.Gate} gate, B={w.Batch} NH={w.Heads} S={w.Length} DK={w.QkHeadDim} DV={w.VHeadDim}"),
         SLstmWork w => Invariant($"sLSTM, B={w.Batch} S={w.Length} NH={w.Heads} D={w.HeadDim}"),
-        TrainingWork w => Invariant($"{(w.Runs > 1 ? $"{w.Runs} runs of " : "")}{w.Preset}, {w.Batch} x {w.Context}{(w.ByHost ? ", by the host" : "")}"),
+        TrainingWork w => Invariant(
+            $"{(w.Runs > 1 ? $"{w.Runs} runs of " : "")}{w.Preset}, {w.Batch} x {w.Context}{(w.ByHost ? ", by the host" : "")}"),
         PrefillWork w => Invariant($"{w.Preset}, prompts of {w.Batch} x {w.Length}"),
         DecodeWork w => Invariant($"{w.Preset}, B={w.Batch}{(w.Weights is { } format ? $", {format} weights" : "")}"),
         _ => work.ToString(),
     };
 
-    private async Task<Measurement> MeasureAsync(BenchProcess process, Workload work, int threads, Stopwatch watch, CancellationToken cancellationToken)
+    private async Task<Measurement> MeasureAsync(
+        BenchProcess process, Workload work, int threads, Stopwatch watch, CancellationToken cancellationToken)
     {
         var row = new Measurement(work, Measurement.Own, RivalScript.ThisRun) { Threads = IsOnGpu ? null : threads };
         if (Seconds is { } end && watch.Elapsed.TotalSeconds > end)

@@ -56,7 +56,8 @@ internal sealed unsafe partial class Cupti
         var cupti = new Cupti(Load());
         Check(
             cupti._register(
-                (nint)(delegate* unmanaged[Cdecl]<byte**, nuint*, nuint*, void>)&GiveBuffer, (nint)(delegate* unmanaged[Cdecl]<nint, uint, byte*, nuint, nuint, void>)&TakeBuffer),
+                (nint)(delegate* unmanaged[Cdecl]<byte**, nuint*, nuint*, void>)&GiveBuffer,
+                (nint)(delegate* unmanaged[Cdecl]<nint, uint, byte*, nuint, nuint, void>)&TakeBuffer),
             "take a program's buffers");
         foreach (var kind in Kinds)
         {
@@ -140,7 +141,8 @@ internal sealed unsafe partial class Cupti
     {
         lock (Gate)
         {
-            // The three kinds of record have their times in the same place; a kernel's has the address of its name behind grid, block and memory.
+            // The three kinds of record have their times in the same place; a kernel's has the address of its name behind grid, block and
+            // memory.
             byte* record = null;
             while (valid > 0 && _next(buffer, valid, &record) == 0)
             {
@@ -198,7 +200,8 @@ internal sealed unsafe partial class Cupti
             }
         }
 
-        throw new CudaException("CUPTI, which notes what a GPU does, was not found; it comes with CUDA's toolkit (libcupti.so) and with a PyTorch of pip.");
+        throw new CudaException(
+            "CUPTI, which notes what a GPU does, was not found; it comes with CUDA's toolkit (libcupti.so) and with a PyTorch of pip.");
     }
 
     private static void Check(int code, string action)

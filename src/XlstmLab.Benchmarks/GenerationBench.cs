@@ -16,7 +16,8 @@ internal static class GenerationBench
         random.manual_seed(1).Dispose();
         WorkBench.Require(task.Preset, 1, task.Prompt, device);
         var memory = new MemoryGrowth(device);
-        using var model = BenchModels.Untrained(BenchModels.ByName(task.Preset), device, Compute.Type(task.ComputeType) ?? ScalarType.Float32);
+        using var model = BenchModels.Untrained(
+            BenchModels.ByName(task.Preset), device, Compute.Type(task.ComputeType) ?? ScalarType.Float32);
         var generator = new TextGenerator(model, new ByteTokenizer());
         var draw = new Random(1);
         int[][] prompt = [[.. Enumerable.Range(0, task.Prompt).Select(_ => draw.Next(model.VocabularySize))]];
@@ -38,7 +39,8 @@ internal static class GenerationBench
             });
             var tokens = isMeasured ? task.Marks[^1] : Math.Min(GenerationTask.WarmUpTokens, task.Marks[^1]);
             generator.Generate(
-                prompt, new() { MaxNewTokens = tokens, Temperature = 0, StopAtEndOfDocument = false }, progress: told, cancellationToken: cancellationToken);
+                prompt, new() { MaxNewTokens = tokens, Temperature = 0, StopAtEndOfDocument = false }, progress: told,
+                cancellationToken: cancellationToken);
         }
 
         return new()

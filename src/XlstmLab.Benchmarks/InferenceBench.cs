@@ -20,8 +20,9 @@ public sealed record InferenceRow(
 }
 
 /// <summary>
-/// The figures on inference of Beck et al. 2025 (section 5.3): time and memory against the number of generated tokens (figure 5), time to the first
-/// tokens against the prompt (figure 6), tokens read a second at equal numbers of tokens, and tokens generated a second against the batch.
+/// The figures on inference of Beck et al. 2025 (section 5.3): time and memory against the number of generated tokens (figure 5), time to
+/// the first tokens against the prompt (figure 6), tokens read a second at equal numbers of tokens, and tokens generated a second against
+/// the batch.
 /// </summary>
 public sealed record InferenceBench
 {
@@ -88,14 +89,16 @@ public sealed record InferenceBench
         $"The protocol of the published figures: random weights and tokens, each token the likeliest. {Generation}: one sequence after a prompt of one token, once after a ")
         + "warm-up, told at each number of tokens. "
         + $"{FirstTokens}: one sequence, from before the prompt is read to the first and the hundredth token, four times after as many warm-ups. {Prefill}: forward only, as many prompts as make "
-        + string.Create(CultureInfo.InvariantCulture, $"{PrefillTokens:N0} tokens, the median. {Batch}: a token of each sequence from a state. ")
+        + string.Create(
+            CultureInfo.InvariantCulture, $"{PrefillTokens:N0} tokens, the median. {Batch}: a token of each sequence from a state. ")
         + "Every row of a figure and model in a process of its own.";
 
     /// <summary>Measures all; a model that fails says why and ends nothing.</summary>
     /// <param name="process">Measures in a process of its own.</param>
     /// <param name="progress">Told before each measurement.</param>
     /// <param name="cancellationToken">Ends the measurement.</param>
-    public async Task<IReadOnlyList<InferenceRow>> RunAsync(BenchProcess process, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
+    public async Task<IReadOnlyList<InferenceRow>> RunAsync(
+        BenchProcess process, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
     {
         var watch = Stopwatch.StartNew();
         (InferenceRow[] Rows, BenchTask Task)[] plan = [.. Presets.SelectMany(Plan)];

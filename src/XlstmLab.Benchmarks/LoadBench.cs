@@ -25,7 +25,9 @@ public sealed record LoadRow(string Preset, string What, long Bytes, double Seco
 /// <param name="DeviceBytes">The GPU's memory that it took; null on the CPU.</param>
 public sealed record LoadResult(double Seconds, long HostBytes, long? DeviceBytes);
 
-/// <summary>Writes a model of random weights in bfloat16 in the form of the published ones, and measures how long it takes to open.</summary>
+/// <summary>
+/// Writes a model of random weights in bfloat16 in the form of the published ones, and measures how long it takes to open.
+/// </summary>
 public sealed record LoadBench
 {
     private const int BlockBytes = 16 << 20;
@@ -66,7 +68,8 @@ public sealed record LoadBench
     /// <param name="progress">Told before each measurement.</param>
     /// <param name="cancellationToken">Ends the measurement.</param>
     /// <exception cref="InvalidOperationException">A measurement failed; the message says why.</exception>
-    public async Task<IReadOnlyList<LoadRow>> RunAsync(BenchProcess process, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
+    public async Task<IReadOnlyList<LoadRow>> RunAsync(
+        BenchProcess process, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
     {
         var folder = Path.Combine(Folder, "xlstm-bench-load-" + Guid.NewGuid().ToString("n"));
         try
@@ -113,7 +116,8 @@ public sealed record LoadBench
                 var config = BenchModels.ByName(task.Preset);
                 using (var model = BenchModels.Untrained(config, device, ScalarType.BFloat16))
                 {
-                    HuggingFaceFolder.Save(task.Folder, config, model.state_dict(), ScalarType.BFloat16, cancellationToken: cancellationToken);
+                    HuggingFaceFolder.Save(
+                        task.Folder, config, model.state_dict(), ScalarType.BFloat16, cancellationToken: cancellationToken);
                 }
 
                 return new();

@@ -69,7 +69,8 @@ public sealed record MemoryBench
         var next = 0L;
         void Sample(string work, long done, long all)
         {
-            progress.Report(new((work == Training ? 0 : 0.5) + 0.5 * done / all, FormattableString.Invariant($"{work}, {done:N0} of {all:N0}")));
+            progress.Report(
+                new((work == Training ? 0 : 0.5) + 0.5 * done / all, FormattableString.Invariant($"{work}, {done:N0} of {all:N0}")));
             if (done >= next)
             {
                 var (free, total) = onGpu ? Gpu.Memory(Math.Max(0, Device.index)) : default;

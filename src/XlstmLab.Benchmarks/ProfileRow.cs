@@ -10,7 +10,9 @@ namespace XlstmLab.Benchmarks;
 /// <param name="Share">The same in percent of the step.</param>
 public sealed record ProfileRow(string Work, string Kernel, double? Launches, double Milliseconds, double Share)
 {
-    /// <summary>A step's lines: each kernel that takes at least 0.5 % of it, the rest together, and the time in which nothing ran.</summary>
+    /// <summary>
+    /// A step's lines: each kernel that takes at least 0.5 % of it, the rest together, and the time in which nothing ran.
+    /// </summary>
     public static IEnumerable<ProfileRow> Of(Measurement row)
     {
         if (row.Profile is not { } profile)

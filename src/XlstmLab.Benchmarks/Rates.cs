@@ -39,13 +39,16 @@ public static class Rates
     }
 
     /// <summary>As <see cref="Median"/>, of what a GPU does by itself.</summary>
-    /// <remarks>Before each call the GPU is given other work for as long as the host takes to launch the call, as in training it has some.</remarks>
+    /// <remarks>
+    /// Before each call the GPU is given other work for as long as the host takes to launch the call, as in training it has some.
+    /// </remarks>
     /// <param name="operation">Launches the operation; told how often it was called before, to take another input each time.</param>
     /// <param name="device">The GPU's index.</param>
     /// <param name="minSeconds">The time to go on measuring for.</param>
     /// <param name="minCount">The calls to measure at least; fewer if they take more than five times as long.</param>
     /// <param name="cancellationToken">Stops between groups of calls.</param>
-    public static (double Seconds, int Count) MedianOnGpu(Action<int> operation, int device, double minSeconds, int minCount, CancellationToken cancellationToken)
+    public static (double Seconds, int Count) MedianOnGpu(
+        Action<int> operation, int device, double minSeconds, int minCount, CancellationToken cancellationToken)
     {
         // Compiles kernels, takes memory, and wakes the clock.
         var calls = 0;
@@ -71,7 +74,8 @@ public static class Rates
         {
             var times = new List<double>();
             var all = Stopwatch.StartNew();
-            while ((times.Count < minCount || all.Elapsed.TotalSeconds < minSeconds) && (times.Count == 0 || all.Elapsed.TotalSeconds < 5 * minSeconds))
+            while ((times.Count < minCount || all.Elapsed.TotalSeconds < minSeconds)
+                && (times.Count == 0 || all.Elapsed.TotalSeconds < 5 * minSeconds))
             {
                 cancellationToken.ThrowIfCancellationRequested();
                 foreach (var timer in timers)

@@ -7,11 +7,14 @@ namespace XlstmLab.Benchmarks;
 /// <summary>The clone that the program was built from.</summary>
 internal static class Repository
 {
-    /// <summary>The commit checked out beside the program, marked if files differ from it, or that of the build; null where neither is known.</summary>
+    /// <summary>
+    /// The commit checked out beside the program, marked if files differ from it, or that of the build; null where neither is known.
+    /// </summary>
     public static string? Commit()
     {
         var commit = Git("rev-parse", "--short=12", "HEAD");
-        return commit is null ? Built() : Git("status", "--porcelain", "--untracked-files=no") is { Length: > 0 } ? commit + ", changed" : commit;
+        return commit is null ? Built() : Git("status", "--porcelain", "--untracked-files=no") is { Length: > 0 } ? commit + ", changed"
+            : commit;
     }
 
     /// <summary>What the compiler was told: a program that was copied to another machine has no clone beside it.</summary>

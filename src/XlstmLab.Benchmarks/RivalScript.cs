@@ -9,11 +9,11 @@ namespace XlstmLab.Benchmarks;
 
 /// <summary>A Python script that measures others' implementations of the same works in the same run.</summary>
 /// <remarks>
-/// It reads a JSON document from its standard input, <c>{"device", "compute", "min_seconds", "works": [...], "done": [...]}</c>, where a work of
-/// a model has the model's <c>config.json</c> as <c>config</c>, and writes a line of JSON for each measurement: <c>index</c> of the work,
-/// <c>implementation</c>, <c>versions</c>, and what there is of <c>forward_seconds</c>, <c>training_seconds</c>, <c>peak_bytes</c>,
-/// <c>other_work</c> and <c>remark</c>. Whatever else it writes is passed over. A line with <c>begins</c> before a measurement says which one
-/// ended the process, if one does: the script is then started again, told what is <c>done</c>, pairs of index and implementation.
+/// It reads a JSON document from its standard input, <c>{"device", "compute", "min_seconds", "works": [...], "done": [...]}</c>, where a
+/// work of a model has the model's <c>config.json</c> as <c>config</c>, and writes a line of JSON for each measurement: <c>index</c> of the
+/// work, <c>implementation</c>, <c>versions</c>, and what there is of <c>forward_seconds</c>, <c>training_seconds</c>, <c>peak_bytes</c>,
+/// <c>other_work</c> and <c>remark</c>. Whatever else it writes is passed over. A line with <c>begins</c> before a measurement says which
+/// one ended the process, if one does: the script is then started again, told what is <c>done</c>, pairs of index and implementation.
 /// </remarks>
 /// <param name="File">The script.</param>
 /// <param name="Seconds">How long it may take.</param>
@@ -26,12 +26,15 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
     /// <summary>The environment variable that names another Python.</summary>
     public const string PythonVariable = "XLSTM_PYTHON";
 
-    /// <summary>The script that comes with the program: Llama and others by transformers, attention, and NX-AI's packages where they are installed.</summary>
+    /// <summary>
+    /// The script that comes with the program: Llama and others by transformers, attention, and NX-AI's packages where they are installed.
+    /// </summary>
     public static string Own => Path.Combine(AppContext.BaseDirectory, "rivals.py");
 
     /// <summary>The Python that runs it.</summary>
     public string Python { get; init; } =
-        Environment.GetEnvironmentVariable(PythonVariable) is { Length: > 0 } set ? set : OperatingSystem.IsWindows() ? "python" : "python3";
+        Environment.GetEnvironmentVariable(PythonVariable) is { Length: > 0 } set ? set
+            : OperatingSystem.IsWindows() ? "python" : "python3";
 
     /// <summary>The lines with a measurement that the script has written so far, as it wrote them.</summary>
     public List<string> Raw { get; } = [];
@@ -69,12 +72,14 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
 
         // A work without a line would leave open whether anybody tried.
         var missing = works.Where(work => rows.All(row => row.Work != work));
-        return [.. rows, .. missing.Select(work => new Measurement(work, Name, ThisRun) { Remark = end ?? $"{Name} has nothing for this" })];
+        return [.. rows, .. missing.Select(
+            work => new Measurement(work, Name, ThisRun) { Remark = end ?? $"{Name} has nothing for this" })];
     }
 
     /// <returns>Why the script ended, null if by itself, and the measurement that had begun.</returns>
     private async Task<(string? End, Line? Begun)> RunAsync(
-        IReadOnlyList<Workload> works, string request, List<Measurement> rows, List<(int Index, string Implementation)> done, Action<string> report,
+        IReadOnlyList<Workload> works, string request, List<Measurement> rows, List<(int Index, string Implementation)> done,
+        Action<string> report,
         CancellationToken cancellationToken)
     {
         if (!System.IO.File.Exists(File))
@@ -142,7 +147,8 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
         }
     }
 
-    private string Request(IReadOnlyList<Workload> works, string device, string compute, IEnumerable<(int Index, string Implementation)> done)
+    private string Request(
+        IReadOnlyList<Workload> works, string device, string compute, IEnumerable<(int Index, string Implementation)> done)
     {
         var list = new JsonArray();
         foreach (var work in works)
@@ -168,7 +174,8 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
     {
         try
         {
-            return JsonSerializer.Deserialize<Line>(line, ResultJson.Options) is { Implementation: not null } read && read.Index >= 0 && read.Index < works.Count
+            return JsonSerializer.Deserialize<Line>(line, ResultJson.Options) is { Implementation: not null } read && read.Index >= 0
+                && read.Index < works.Count
                 ? read
                 : null;
         }
@@ -179,7 +186,8 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
     }
 
     private sealed record Line(
-        int Index, string? Implementation, string? Versions, double? ForwardSeconds, double? TrainingSeconds, double? PeakBytes, bool OtherWork, string? Remark,
+        int Index, string? Implementation, string? Versions, double? ForwardSeconds, double? TrainingSeconds, double? PeakBytes,
+        bool OtherWork, string? Remark,
         bool Begins)
     {
         public Measurement ToMeasurement(IReadOnlyList<Workload> works) => new(works[Index], Implementation!, Versions ?? "")

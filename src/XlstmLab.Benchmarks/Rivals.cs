@@ -8,7 +8,9 @@ internal static class Rivals
     /// <summary>The device that all of it was measured on.</summary>
     public const string Device = "H100";
 
-    /// <summary>All measurements: what a script of ours wrote, and after it what only notes of earlier ones have; a source begins with its file.</summary>
+    /// <summary>
+    /// All measurements: what a script of ours wrote, and after it what only notes of earlier ones have; a source begins with its file.
+    /// </summary>
     public static IReadOnlyList<Measurement> Measured { get; } = ReadAll();
 
     /// <summary>Those of one work, in the order they are listed.</summary>
@@ -41,7 +43,8 @@ internal static class Rivals
             using var reader = new StreamReader(assembly.GetManifestResourceStream(name)!);
             var text = reader.ReadToEnd();
             var lines = text.Split('\n', StringSplitOptions.RemoveEmptyEntries);
-            rows.AddRange(Read(lines).Where(row => !rows.Any(row.Replaces)).Select(row => row with { Source = $"older, results/h100/{name}: {row.Source}" }));
+            rows.AddRange(Read(lines).Where(row => !rows.Any(row.Replaces)).Select(
+                row => row with { Source = $"older, results/h100/{name}: {row.Source}" }));
         }
 
         return [.. rows];

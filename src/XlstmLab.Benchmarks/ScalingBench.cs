@@ -115,7 +115,8 @@ public static class ScalingBench
     /// <param name="device">This rank's device.</param>
     /// <param name="cancellationToken">Ends it.</param>
     /// <returns>The rows; those of rank 0 are the result.</returns>
-    public static IReadOnlyList<ScalingRow> Run(ScalingTask task, ICommunicator communicator, Device device, CancellationToken cancellationToken)
+    public static IReadOnlyList<ScalingRow> Run(
+        ScalingTask task, ICommunicator communicator, Device device, CancellationToken cancellationToken)
     {
         ArgumentNullException.ThrowIfNull(task);
         ArgumentNullException.ThrowIfNull(communicator);
@@ -176,7 +177,8 @@ public static class ScalingBench
     }
 
     /// <summary>The seconds of a step; of ranks other than the first, of no meaning.</summary>
-    private static double Train(ScalingWork work, ScalingTask task, TrainingParallelism? parallelism, Device device, CancellationToken cancellationToken)
+    private static double Train(
+        ScalingWork work, ScalingTask task, TrainingParallelism? parallelism, Device device, CancellationToken cancellationToken)
     {
         var architecture = BenchModels.ByName(work.Preset);
         var world = parallelism?.Communicator.World ?? 1;
@@ -216,7 +218,8 @@ public static class ScalingBench
             moment.Stop();
         }
 
-        new Trainer(model, config, WorkBench.RandomTokens(architecture.VocabularySize, config.BatchSize, config.ContextLength), [], runFolder: null)
+        new Trainer(
+            model, config, WorkBench.RandomTokens(architecture.VocabularySize, config.BatchSize, config.ContextLength), [], runFolder: null)
         {
             Parallelism = parallelism,
             Hooks = new() { AfterStep = Look },

@@ -59,7 +59,8 @@ internal static class WorkBench
     ];
 
     private static BenchResult Cell(
-        WorkTask task, Device device, int length, double bytes, Func<long, Tensor[]> inputs, Func<Tensor[], Tensor> forward, CancellationToken cancellationToken)
+        WorkTask task, Device device, int length, double bytes, Func<long, Tensor[]> inputs, Func<Tensor[], Tensor> forward,
+        CancellationToken cancellationToken)
     {
         MemoryNeed.Require("A cell of this shape", bytes, device, "Choose a smaller batch, length or width.");
         // What libtorch and the runtime set up once is no part of the cell's memory.
@@ -107,7 +108,8 @@ internal static class WorkBench
         autograd.grad([forward(leaves)], leaves, [inputs[^1]], allow_unused: true);
     }
 
-    private static (double Seconds, int Count) Median(Action<int> operation, WorkTask task, Device device, CancellationToken cancellationToken)
+    private static (double Seconds, int Count) Median(
+        Action<int> operation, WorkTask task, Device device, CancellationToken cancellationToken)
     {
         var calls = 0;
         return device.type == DeviceType.CUDA
@@ -115,7 +117,8 @@ internal static class WorkBench
             : Rates.Median(() => operation(calls++), task.MinSeconds, task.Repetitions, cancellationToken);
     }
 
-    private static BenchResult Training(TrainingWork work, WorkTask task, Device device, ScalarType type, CancellationToken cancellationToken)
+    private static BenchResult Training(
+        TrainingWork work, WorkTask task, Device device, ScalarType type, CancellationToken cancellationToken)
     {
         if (work.ByHost)
         {
@@ -306,8 +309,8 @@ internal static class WorkBench
 
     /// <summary>Measures how long a round takes, a step of every run, once all runs are warm, and then stops them.</summary>
     /// <remarks>
-    /// Metrics may come some steps late, by as many at the start as at the end: between both lie whole steps. A run alone waits for the device
-    /// at both ends; of several none may, since it would wait for the others.
+    /// Metrics may come some steps late, by as many at the start as at the end: between both lie whole steps. A run alone waits for the
+    /// device at both ends; of several none may, since it would wait for the others.
     /// </remarks>
     private sealed class Pace(int runs, WorkTask task, Device device)
     {
@@ -422,7 +425,9 @@ internal static class WorkBench
         public void Dispose() => _state.Dispose();
     }
 
-    /// <summary>The same by a graph of the GPU, which chooses the tokens too; the host reads their ids a few tokens later, as in a generation.</summary>
+    /// <summary>
+    /// The same by a graph of the GPU, which chooses the tokens too; the host reads their ids a few tokens later, as in a generation.
+    /// </summary>
     private sealed class RecordedSteps(RecordedTokenStep step, ModelState state) : ITokenSteps
     {
         /// <summary>The bytes of weights that a token reads; null where they are the model's own.</summary>

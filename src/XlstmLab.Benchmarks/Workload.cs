@@ -32,7 +32,10 @@ public sealed record MLstmWork(string Gate, int Batch, int Heads, int Length, in
 
     private double Rows => (double)Batch * Heads * Length;
 
-    /// <summary>Operations forward: in a chunk the scores and what they weigh, between chunks the memory read and written. Backward takes twice as many.</summary>
+    /// <summary>
+    /// Operations forward: in a chunk the scores and what they weigh, between chunks the memory read and written. Backward takes twice as
+    /// many.
+    /// </summary>
     public double ForwardFlops => Rows * (2.0 * Chunk * (QkHeadDim + VHeadDim) + 4.0 * QkHeadDim * VHeadDim);
 
     /// <summary>Bytes that a pass cannot do without: q, k, v and h in bfloat16. Backward moves twice as many.</summary>
@@ -92,7 +95,9 @@ public sealed record DecodeWork(string Preset, int Batch) : Workload
 /// <param name="FlopsPerSecond">Operations of bfloat16 matrix products.</param>
 public sealed record DeviceLimit(double BytesPerSecond, double FlopsPerSecond)
 {
-    /// <summary>The limit of the device of that name, measured by copies and by products of the sizes that models have; null where none is known.</summary>
+    /// <summary>
+    /// The limit of the device of that name, measured by copies and by products of the sizes that models have; null where none is known.
+    /// </summary>
     public static DeviceLimit? Of(string device) =>
         device.Contains("H100", StringComparison.Ordinal) ? new(3.0e12, 600e12) : null;
 

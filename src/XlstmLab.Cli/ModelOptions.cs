@@ -24,7 +24,8 @@ internal sealed class ModelOptions
     public IEnumerable<Option> All => [_tokenizer, _end, _compute, _threads, _device];
 
     /// <summary>The argument that names a model.</summary>
-    public static Argument<string> FolderArgument() => new("MODEL") { Description = "A run's folder, one of its checkpoints, or a Hugging Face folder." };
+    public static Argument<string> FolderArgument() =>
+        new("MODEL") { Description = "A run's folder, one of its checkpoints, or a Hugging Face folder." };
 
     /// <summary>Where to compute.</summary>
     public torch.Device Device(ParseResult parsed) => ComputeOptions.Find(parsed.GetValue(_device)!);
@@ -35,7 +36,8 @@ internal sealed class ModelOptions
     {
         Compute.Begin(parsed.GetValue(_threads));
         return OpenedRun.OpenAsync(
-            parsed.GetValue(Folder)!, parsed.GetValue(_tokenizer), parsed.GetValue(_end), Device(parsed), Compute.Type(parsed.GetValue(_compute)), terminal,
+            parsed.GetValue(Folder)!, parsed.GetValue(_tokenizer), parsed.GetValue(_end), Device(parsed),
+            Compute.Type(parsed.GetValue(_compute)), terminal,
             cancellationToken);
     }
 }
@@ -53,7 +55,8 @@ internal static class CommandParts
     }
 
     /// <summary>Refuses both of two options.</summary>
-    public static void RefuseTogether(this Command command, params IReadOnlyList<(Option One, Option Other)> pairs) => command.Validators.Add(result =>
+    public static void RefuseTogether(this Command command, params IReadOnlyList<(Option One, Option Other)> pairs) =>
+        command.Validators.Add(result =>
     {
         foreach (var (one, other) in pairs)
         {

@@ -35,7 +35,9 @@ internal sealed record NumberRange(string Words, Func<double, bool> Holds)
     public static NumberRange PositiveShare { get; } = new("a number above 0 and at most 1 such as 0.9", x => x is > 0 and <= 1);
 }
 
-/// <summary>Numbers on a command line: with a point, without separators, whatever the user's culture; nothing stands before or behind them.</summary>
+/// <summary>
+/// Numbers on a command line: with a point, without separators, whatever the user's culture; nothing stands before or behind them.
+/// </summary>
 internal static class NumberOption
 {
     /// <summary>The seeds of <c>--seeds</c>: whole numbers with commas between them, each once.</summary>
@@ -104,7 +106,8 @@ internal static class NumberOption
 
         var from = least is { } first ? T.CreateChecked(first) : T.MinValue;
         Refuse(
-            result, name, text, string.Create(CultureInfo.InvariantCulture, $"a whole number from {from} to {T.MaxValue}, without separators"),
+            result, name, text, string.Create(
+                CultureInfo.InvariantCulture, $"a whole number from {from} to {T.MaxValue}, without separators"),
             text.Replace(",", "", StringComparison.Ordinal), t => Whole<T>(t) >= from);
         return null;
     }
@@ -120,7 +123,8 @@ internal static class NumberOption
         var comma = text.Count(c => c == ',') == 1 && !text.Contains('.', StringComparison.Ordinal);
         Refuse(
             result, name, text, range.Words + (text.Contains(',', StringComparison.Ordinal) ? ", with a point and without separators" : ""),
-            comma ? text.Replace(',', '.') : text.Replace(",", "", StringComparison.Ordinal), t => Finite(t) is { } meant && range.Holds(meant));
+            comma ? text.Replace(',', '.') : text.Replace(",", "", StringComparison.Ordinal),
+            t => Finite(t) is { } meant && range.Holds(meant));
         return null;
     }
 

@@ -16,9 +16,12 @@ internal static class OpenedRun
     /// <param name="compute">The type of the activations; null is that of the weights.</param>
     /// <param name="terminal">Shows how far the loading is.</param>
     /// <param name="cancellationToken">Stops the loading.</param>
-    /// <exception cref="FileNotFoundException">The folder holds no model, or no tokenizer was found; the message says what to do.</exception>
+    /// <exception cref="FileNotFoundException">
+    /// The folder holds no model, or no tokenizer was found; the message says what to do.
+    /// </exception>
     public static async Task<TrainedRun> OpenAsync(
-        string folder, string? tokenizer, string? endOfDocument, torch.Device device, torch.ScalarType? compute, Terminal terminal, CancellationToken cancellationToken)
+        string folder, string? tokenizer, string? endOfDocument, torch.Device device, torch.ScalarType? compute, Terminal terminal,
+        CancellationToken cancellationToken)
     {
         var options = new OpenOptions
         {

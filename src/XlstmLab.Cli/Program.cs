@@ -48,14 +48,18 @@ internal static partial class Program
         }
 
         // Of what deals with notebooks only cells need libtorch, and their engine loads it beside the compiler; a plugin may do anything.
-        AppContext.SetSwitch(NativeTorch.LateSwitch, args is ["notebook", ..] && !args.Any(word => word.StartsWith(PluginOption, StringComparison.Ordinal)));
+        AppContext.SetSwitch(
+            NativeTorch.LateSwitch, args is ["notebook", ..] && !args.Any(word => word.StartsWith(PluginOption, StringComparison.Ordinal)));
 
         // Of several ranks, who started them says that they stop.
-        using var interrupts = new Interrupts(Environment.GetEnvironmentVariable(RankPlace.RankVariable) is null ? Console.Error : TextWriter.Null);
+        using var interrupts = new Interrupts(
+            Environment.GetEnvironmentVariable(RankPlace.RankVariable) is null ? Console.Error : TextWriter.Null);
         return await InvokeAsync(args, Console.Out, Console.Error, interrupts.Token);
     }
 
-    /// <summary>Runs a command line with its results in <paramref name="stdout"/>, and progress and errors in <paramref name="stderr"/>.</summary>
+    /// <summary>
+    /// Runs a command line with its results in <paramref name="stdout"/>, and progress and errors in <paramref name="stderr"/>.
+    /// </summary>
     internal static async Task<int> InvokeAsync(
         IReadOnlyList<string> args, TextWriter stdout, TextWriter stderr, CancellationToken cancellationToken = default)
     {
@@ -167,7 +171,8 @@ internal static partial class Program
         }
         catch (Exception e) when (e is IOException or BadImageFormatException or ArgumentException or TypeLoadException)
         {
-            throw new UsageException($"--plugin {plugin}: {(e is FileNotFoundException && !plugin.Exists ? "there is no such file" : e.Message.TrimEnd('.'))}.");
+            throw new UsageException(
+                $"--plugin {plugin}: {(e is FileNotFoundException && !plugin.Exists ? "there is no such file" : e.Message.TrimEnd('.'))}.");
         }
     }
 
@@ -182,7 +187,8 @@ internal static partial class Program
 
         var native = cause.Message.IndexOf("\nException raised from", StringComparison.Ordinal);
         var message = WithoutParameter(native < 0 ? cause.Message : cause.Message[..native]).TrimEnd();
-        if (cause is UnauthorizedAccessException && Quoted().Match(message) is { Success: true } path && Directory.Exists(path.Groups[1].Value))
+        if (cause is UnauthorizedAccessException && Quoted().Match(message) is { Success: true } path
+            && Directory.Exists(path.Groups[1].Value))
         {
             return $"'{path.Groups[1].Value}' is a folder; a file was expected.";
         }
@@ -202,7 +208,8 @@ internal static partial class Program
 
         // libtorch goes on about its allocator's settings; what it wanted and what there is are told first.
         var told = message[(message.IndexOf("DefaultCPUAllocator:", StringComparison.Ordinal) is > 0 and var start ? start : 0)..]
-            .Split(". ").TakeWhile(s => !s.Contains("PYTORCH", StringComparison.Ordinal) && !s.StartsWith("Of the allocated", StringComparison.Ordinal));
+            .Split(". ").TakeWhile(
+                s => !s.Contains("PYTORCH", StringComparison.Ordinal) && !s.StartsWith("Of the allocated", StringComparison.Ordinal));
         return $"{string.Join(". ", told).TrimEnd('.')}. Less memory is needed by a smaller --micro-batch-size (the update stays the same), "
             + "a smaller --batch-size, a shorter --context, --compute bf16 or a smaller --preset.";
     }
@@ -218,7 +225,8 @@ internal static partial class Program
             ? Ancestors(result).SelectMany(r => r.Command.Options.Where(o => r == result || o.Recursive)).SelectMany(o => o.Aliases.Append(o.Name)).Where(n => n.Length > 2)
             : result.Command.Subcommands.Where(c => !c.Hidden).Select(c => c.Name);
         var name = token.Split('=', ':')[0];
-        return NearestName.Of(name, known) is { } nearest ? $"There is no {(isOption ? "option" : "command")} '{name}'. Did you mean '{nearest}'?" : "";
+        return NearestName.Of(name, known) is { } nearest
+            ? $"There is no {(isOption ? "option" : "command")} '{name}'. Did you mean '{nearest}'?" : "";
     }
 
     private static IEnumerable<System.CommandLine.Parsing.CommandResult> Ancestors(System.CommandLine.Parsing.CommandResult? result)

@@ -29,8 +29,8 @@ internal static class WeightOptions
     };
 
     /// <summary>
-    /// The format that texts are to be generated with, to which the projections are rounded for prompts, too: but not bfloat16, which would be rounded
-    /// a second time.
+    /// The format that texts are to be generated with, to which the projections are rounded for prompts, too: but not bfloat16, which would
+    /// be rounded a second time.
     /// </summary>
     public static WeightFormat ForGeneration(TrainedRun run, string? name)
     {

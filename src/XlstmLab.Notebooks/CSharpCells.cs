@@ -51,7 +51,8 @@ internal sealed class CSharpCells
     }
 
     /// <summary>
-    /// Tells those that complete and describe code of the cells that have run. In a run without a person nobody asks them, and what they need is never loaded.
+    /// Tells those that complete and describe code of the cells that have run. In a run without a person nobody asks them, and what they
+    /// need is never loaded.
     /// </summary>
     public async Task CatchUpAsync()
     {
@@ -84,8 +85,8 @@ internal sealed class CSharpCells
     }
 
     /// <summary>
-    /// Compiles and runs code on the calling thread. The engine's own handler does both in one call: an abort for the code, once it has been asked
-    /// for, may then strike while the engine notes what the code declared, and no later cell compiles.
+    /// Compiles and runs code on the calling thread. The engine's own handler does both in one call: an abort for the code, once it has
+    /// been asked for, may then strike while the engine notes what the code declared, and no later cell compiles.
     /// </summary>
     Task IKernelCommandHandler<SubmitCode>.HandleAsync(SubmitCode command, KernelInvocationContext context)
     {
@@ -109,7 +110,8 @@ internal sealed class CSharpCells
     private void Run(SubmitCode command, KernelInvocationContext context)
     {
         var before = ScriptState;
-        var script = before is null ? CSharpScript.Create(command.Code, Options(this)) : before.Script.ContinueWith(command.Code, Options(this));
+        var script = before is null ? CSharpScript.Create(command.Code, Options(this))
+            : before.Script.ContinueWith(command.Code, Options(this));
         var errors = script.Compile(context.CancellationToken).Where(d => d.Severity == DiagnosticSeverity.Error).ToArray();
         if (errors.Length > 0)
         {
@@ -210,17 +212,20 @@ internal sealed class SharedReferences : MetadataReferenceResolver
 
     public override bool ResolveMissingAssemblies => true;
 
-    public override ImmutableArray<PortableExecutableReference> ResolveReference(string reference, string? baseFilePath, MetadataReferenceProperties properties)
+    public override ImmutableArray<PortableExecutableReference> ResolveReference(
+        string reference, string? baseFilePath, MetadataReferenceProperties properties)
     {
         // A file that is not there yet may be there for the next cell.
         var found = _named.GetValueOrDefault((reference, baseFilePath));
         return !found.IsDefaultOrEmpty ? found
-            : _named[(reference, baseFilePath)] = MappedReferences.Named(reference, properties) is { } mapped ? [mapped] : _resolver.ResolveReference(reference, baseFilePath, properties);
+            : _named[(reference, baseFilePath)] = MappedReferences.Named(reference, properties) is { } mapped ? [mapped]
+            : _resolver.ResolveReference(reference, baseFilePath, properties);
     }
 
     public override PortableExecutableReference? ResolveMissingAssembly(MetadataReference definition, AssemblyIdentity referenceIdentity) =>
         _missing.GetOrAdd(referenceIdentity, identity =>
-            MappedReferences.Named(identity.Name, MetadataReferenceProperties.Assembly) ?? _resolver.ResolveMissingAssembly(definition, identity));
+            MappedReferences.Named(identity.Name, MetadataReferenceProperties.Assembly)
+                ?? _resolver.ResolveMissingAssembly(definition, identity));
 
     public override bool Equals(object? other) => ReferenceEquals(this, other);
 

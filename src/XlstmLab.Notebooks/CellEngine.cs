@@ -43,7 +43,9 @@ public sealed partial class CellEngine : IDisposable
     private int _running;
 
     /// <summary>Creates an engine without state and registers <see cref="LabFormatters"/>.</summary>
-    /// <param name="folder">What relative paths of <c>#r</c>, <c>#load</c> and <c>#!import</c> start from; by default the working directory.</param>
+    /// <param name="folder">
+    /// What relative paths of <c>#r</c>, <c>#load</c> and <c>#!import</c> start from; by default the working directory.
+    /// </param>
     /// <param name="language">The language of cells that name none: <c>csharp</c>, <c>fsharp</c> or another of the kernels.</param>
     /// <exception cref="ArgumentException">There is no such language.</exception>
     public CellEngine(string? folder = null, string language = CellLanguage.CSharp)
@@ -72,9 +74,11 @@ public sealed partial class CellEngine : IDisposable
         Add(new HtmlKernel());
         Add(new JavaScriptKernel());
         Add(new TextCells(CellLanguage.Markdown, "Markdown", text => [new FormattedValue("text/markdown", text)]));
-        Add(new TextCells(CellLanguage.Mermaid, "Mermaid", text => [new FormattedValue(MermaidHtml.Type, text), new FormattedValue("text/plain", text)]));
+        Add(new TextCells(
+            CellLanguage.Mermaid, "Mermaid", text => [new FormattedValue(MermaidHtml.Type, text), new FormattedValue("text/plain", text)]));
         Add(new KeyValueStoreKernel().UseWho());
-        Root.DefaultKernelName = CellLanguage.Kernel(language) ?? throw new ArgumentException(CellLanguage.Refusal(language), nameof(language));
+        Root.DefaultKernelName = CellLanguage.Kernel(language) ?? throw new ArgumentException(
+            CellLanguage.Refusal(language), nameof(language));
         Root.AddDirective(new KernelActionDirective("#!time") { Description = "Shows how long the cell takes." }, Time);
         Root.AddDirective(new KernelActionDirective("#!lsmagic") { Description = "Lists the magics." }, ListMagicsAsync);
         KernelActionDirective import = new("#!import") { Description = "Runs a .dib, .ipynb, .csx, .cs, .fsx or .fs file here." };
@@ -90,14 +94,17 @@ public sealed partial class CellEngine : IDisposable
     /// <summary>How long an interrupted cell may take to end.</summary>
     internal TimeSpan Patience { get; init; } = TimeSpan.FromSeconds(5);
 
-    /// <summary>Asks a person: a prompt and a kind of input (<c>text</c>, <c>password</c>) in, a line out. Null where nobody is there.</summary>
+    /// <summary>
+    /// Asks a person: a prompt and a kind of input (<c>text</c>, <c>password</c>) in, a line out. Null where nobody is there.
+    /// </summary>
     internal Func<string, string, CancellationToken, Task<string>>? Asker { get; init; }
 
     /// <summary>The engine itself, for what is no cell, such as completion.</summary>
     internal CompositeKernel Root { get; }
 
     /// <summary>
-    /// Loads the compiler and libtorch on other threads while the program has something else to do, or its user reads: the first cell comes sooner.
+    /// Loads the compiler and libtorch on other threads while the program has something else to do, or its user reads: the first cell comes
+    /// sooner.
     /// </summary>
     public static void WarmUp()
     {
@@ -106,8 +113,8 @@ public sealed partial class CellEngine : IDisposable
     }
 
     /// <summary>
-    /// Has libtorch there before code runs: TorchSharp, when a cell touches it first, would look for it in its own way. Without it, code that needs no
-    /// tensor runs.
+    /// Has libtorch there before code runs: TorchSharp, when a cell touches it first, would look for it in its own way. Without it, code
+    /// that needs no tensor runs.
     /// </summary>
     internal static void LoadTorch()
     {
@@ -126,9 +133,9 @@ public sealed partial class CellEngine : IDisposable
     /// <param name="live">Told of console text as it comes: stream name (<c>stdout</c> or <c>stderr</c>), text.</param>
     /// <param name="language">The language it starts in; by default the engine's.</param>
     /// <param name="cancellationToken">
-    /// Interrupts the cell; what was declared before stays. C# ends wherever it is, an endless loop too; what it awaits goes on by itself unless the
-    /// cell passes <see cref="NotebookApi.CellCancellation"/> on. A training ends after the running update, with a checkpoint, and the cell's
-    /// variables are set. A C# cell that has not ended five seconds later, since it sleeps or is in
+    /// Interrupts the cell; what was declared before stays. C# ends wherever it is, an endless loop too; what it awaits goes on by itself
+    /// unless the cell passes <see cref="NotebookApi.CellCancellation"/> on. A training ends after the running update, with a checkpoint,
+    /// and the cell's variables are set. A C# cell that has not ended five seconds later, since it sleeps or is in
     /// native code, is left behind; the engine runs no other cell until it has ended. F# cannot be stopped from outside: unless it heeds
     /// the token, it goes on beside later cells.
     /// </param>
@@ -189,7 +196,8 @@ public sealed partial class CellEngine : IDisposable
                 outputs.Error(error);
             }
 
-            return Result(error is null ? CellStatus.Succeeded : error.Kind == Interrupted ? CellStatus.Interrupted : CellStatus.Failed, error);
+            return Result(
+                error is null ? CellStatus.Succeeded : error.Kind == Interrupted ? CellStatus.Interrupted : CellStatus.Failed, error);
 
             CellResult Result(CellStatus status, CellError? failure) =>
                 new(status, number, outputs.ToJson(), failure, Stopwatch.GetElapsedTime(start)) { Live = outputs };
@@ -417,7 +425,8 @@ public sealed partial class CellEngine : IDisposable
         long start = Stopwatch.GetTimestamp();
         context.OnComplete(completed =>
         {
-            string text = string.Create(CultureInfo.InvariantCulture, $"Wall time: {Stopwatch.GetElapsedTime(start).TotalMilliseconds:0.#} ms");
+            string text = string.Create(
+                CultureInfo.InvariantCulture, $"Wall time: {Stopwatch.GetElapsedTime(start).TotalMilliseconds:0.#} ms");
             completed.Publish(new DisplayedValueProduced(text, completed.Command, [new FormattedValue("text/plain", text)]));
         });
         return Task.CompletedTask;
@@ -444,7 +453,8 @@ public sealed partial class CellEngine : IDisposable
     {
         public override Task ExecuteClientScript(string code, KernelInvocationContext context)
         {
-            context.Publish(new DisplayedValueProduced(code, context.Command, [new FormattedValue("text/html", $"<script>{code}</script>")]));
+            context.Publish(
+                new DisplayedValueProduced(code, context.Command, [new FormattedValue("text/html", $"<script>{code}</script>")]));
             return Task.CompletedTask;
         }
     }

@@ -6,7 +6,9 @@ namespace XlstmLab.Notebooks;
 
 /// <summary>Collects a cell's outputs in order, up to a limit; threads that the cell started may write too.</summary>
 /// <param name="live">Told of console text as it comes: stream name, text.</param>
-/// <param name="shown">Told of other outputs as they come, in the form of the file, with the identifier of a value that can be replaced.</param>
+/// <param name="shown">
+/// Told of other outputs as they come, in the form of the file, with the identifier of a value that can be replaced.
+/// </param>
 /// <param name="status">Told in a line how far the cell is, where that is known; it is no output.</param>
 internal sealed class CellOutputs(Action<string, string>? live, Action<JsonObject, string?>? shown = null, Action<string>? status = null)
 {

@@ -32,7 +32,9 @@ public static class CellProcesses
         }
     }
 
-    /// <summary>Ends all processes with the mark once the calling one is gone, however it went: a shell of its own session waits for that.</summary>
+    /// <summary>
+    /// Ends all processes with the mark once the calling one is gone, however it went: a shell of its own session waits for that.
+    /// </summary>
     /// <param name="mark">What <see cref="NewMark"/> gave.</param>
     /// <returns>The shell; it does its work when this is disposed, too. Null where there is none.</returns>
     public static Process? EndAfterThisProcess(string mark)

@@ -40,7 +40,10 @@ internal sealed class CellThreads
         return result;
     }
 
-    /// <summary>Starts work as <see cref="Abortable"/> does and waits for its end on the calling thread. What it awaits cannot be aborted, and goes on by itself.</summary>
+    /// <summary>
+    /// Starts work as <see cref="Abortable"/> does and waits for its end on the calling thread. What it awaits cannot be aborted, and goes
+    /// on by itself.
+    /// </summary>
     /// <param name="work">What a cell does.</param>
     /// <param name="abort">Aborts it, or the wait.</param>
     /// <exception cref="OperationCanceledException">It was aborted, or left to itself.</exception>

@@ -22,7 +22,8 @@ internal static partial class CellTrace
     /// <summary>The error of an exception thrown by a cell, without the frames of the engine below the cell.</summary>
     public static CellError Describe(Exception exception, int cell)
     {
-        if (exception is TargetInvocationException or TypeInitializationException or AggregateException { InnerExceptions.Count: 1 } && exception.InnerException is { } inner)
+        if (exception is TargetInvocationException or TypeInitializationException or AggregateException { InnerExceptions.Count: 1 }
+            && exception.InnerException is { } inner)
         {
             exception = inner;
         }

@@ -5,7 +5,8 @@ using static TorchSharp.torch;
 namespace XlstmLab.Notebooks;
 
 /// <summary>
-/// Watches the trainings of a cell: shows them in one panel that is redrawn, tells in a line how far they are, and stops them when the cell is interrupted.
+/// Watches the trainings of a cell: shows them in one panel that is redrawn, tells in a line how far they are, and stops them when the cell
+/// is interrupted.
 /// </summary>
 /// <param name="outputs">Where they are shown.</param>
 /// <param name="interruption">The cell's interruption.</param>

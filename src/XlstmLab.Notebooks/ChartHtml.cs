@@ -25,7 +25,8 @@ internal static partial class ChartHtml
     public const string PictureType = "image/svg+xml";
 
     private static readonly Lazy<string> PlotlyJs = new(ReadPlotlyJs);
-    private static readonly Lazy<JsonObject> PlainLayout = new(() => Figure(Plotly.NET.CSharp.Chart.Point<int, int, string>([0], [0]))["layout"]!.AsObject());
+    private static readonly Lazy<JsonObject> PlainLayout = new(
+        () => Figure(Plotly.NET.CSharp.Chart.Point<int, int, string>([0], [0]))["layout"]!.AsObject());
 
     private static bool _processHasLibrary;
     private static int _count;
@@ -45,8 +46,8 @@ internal static partial class ChartHtml
     }
 
     /// <summary>
-    /// HTML for the engine of others, which knows no figures: a picture, which becomes a figure in a page that has plotly. What only plotly can draw
-    /// brings plotly along.
+    /// HTML for the engine of others, which knows no figures: a picture, which becomes a figure in a page that has plotly. What only plotly
+    /// can draw brings plotly along.
     /// </summary>
     public static string Render(GenericChart chart)
     {
@@ -96,7 +97,8 @@ internal static partial class ChartHtml
         // The same chart may be shown twice, and outputs of several runs may meet on a page.
         string seed = $"{Interlocked.Increment(ref _count)} {json}";
         string id = "chart-" + Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(seed)))[..12];
-        string otherwise = picture.Length > 0 ? "" : "if(e)e.textContent=\"The chart needs the output of the notebook's first chart: run the notebook from its start.\";";
+        string otherwise = picture.Length > 0 ? ""
+            : "if(e)e.textContent=\"The chart needs the output of the notebook's first chart: run the notebook from its start.\";";
         return $$$"""
             <div id="{{{id}}}" class="{{{ChartClass}}}" style="min-height:{{{height}}}px">{{{picture}}}</div>
             <script>(function(){var f={{{json}}},n=0;
@@ -119,7 +121,8 @@ internal static partial class ChartHtml
         $"{LibraryStart}(function(){{var define,module,exports;{PlotlyJs.Value}\n}}).call(window);{LibraryEnd}";
 
     /// <summary>
-    /// The library, once, for the engine of others. The cells of this library never have it, since their figures are drawn by the page that shows them.
+    /// The library, once, for the engine of others. The cells of this library never have it, since their figures are drawn by the page that
+    /// shows them.
     /// </summary>
     private static string Library()
     {
@@ -142,7 +145,8 @@ internal static partial class ChartHtml
             case JsonArray array:
                 return new JsonArray([.. array.Select(Rounded)]);
             case JsonValue value when value.GetValueKind() == JsonValueKind.Number && value.TryGetValue(out double number):
-                return double.Parse(number.ToString("G6", CultureInfo.InvariantCulture), CultureInfo.InvariantCulture) is var rounded && rounded == Math.Floor(rounded) && Math.Abs(rounded) < 1e9
+                return double.Parse(number.ToString("G6", CultureInfo.InvariantCulture), CultureInfo.InvariantCulture) is var rounded
+                    && rounded == Math.Floor(rounded) && Math.Abs(rounded) < 1e9
                     ? JsonValue.Create((long)rounded) : JsonValue.Create(rounded);
             default:
                 return node?.DeepClone();
@@ -151,7 +155,9 @@ internal static partial class ChartHtml
 
     private static JsonObject Figure(GenericChart chart) => JsonNode.Parse(GenericChart.toFigureJson(chart))!.AsObject();
 
-    /// <summary>Replaces Plotly.NET's defaults (a fixed 600 by 600 pixels, a grey template) by the style; what the chart sets differs from them.</summary>
+    /// <summary>
+    /// Replaces Plotly.NET's defaults (a fixed 600 by 600 pixels, a grey template) by the style; what the chart sets differs from them.
+    /// </summary>
     internal static JsonObject Styled(GenericChart chart)
     {
         var figure = Figure(chart);
@@ -187,9 +193,11 @@ internal static partial class ChartHtml
         return figure;
     }
 
-    private static bool IsPlain(JsonObject layout, string key) => layout[key] is null || JsonNode.DeepEquals(layout[key], PlainLayout.Value[key]);
+    private static bool IsPlain(JsonObject layout, string key) =>
+        layout[key] is null || JsonNode.DeepEquals(layout[key], PlainLayout.Value[key]);
 
-    private static bool HasTitle(JsonObject layout) => layout["title"] is JsonObject title ? title["text"] is not null : layout["title"] is not null;
+    private static bool HasTitle(JsonObject layout) =>
+        layout["title"] is JsonObject title ? title["text"] is not null : layout["title"] is not null;
 
     private static string ReadPlotlyJs()
     {

@@ -45,7 +45,8 @@ internal sealed partial class ChartSvg
         _font = (Layout("font") as JsonObject)?["family"].AsText() ?? ChartStyle.Default.FontFamily;
         _ink = (Layout("font") as JsonObject)?["color"].AsText() ?? "#24292f";
         _size = (Layout("font") as JsonObject)?["size"].AsNumber() ?? ChartStyle.Default.FontSize;
-        _colors = Layout("colorway") is JsonArray colorway ? [.. colorway.Select(color => color.AsText() ?? _ink)] : [.. ChartStyle.Default.Colors];
+        _colors = Layout("colorway") is JsonArray colorway ? [.. colorway.Select(color => color.AsText() ?? _ink)]
+            : [.. ChartStyle.Default.Colors];
         _x = new ChartAxis(Axis("xaxis"), true);
         _vertical = _traces.Select(Vertical).Distinct().ToDictionary(name => name, name => new ChartAxis(Axis(name), false));
     }
@@ -86,7 +87,8 @@ internal sealed partial class ChartSvg
         _x.Place(_left, _right);
         foreach (var axis in _vertical.Values)
         {
-            double[] domain = axis.Spec["domain"] is JsonArray { Count: 2 } part ? [part[0].AsNumber() ?? 0, part[1].AsNumber() ?? 1] : [0, 1];
+            double[] domain = axis.Spec["domain"] is JsonArray { Count: 2 } part ? [part[0].AsNumber() ?? 0, part[1].AsNumber() ?? 1]
+                : [0, 1];
             axis.Place(_bottom - domain[0] * (_bottom - _top), _bottom - domain[1] * (_bottom - _top));
         }
 
@@ -119,7 +121,8 @@ internal sealed partial class ChartSvg
 
     private JsonObject Axis(string name)
     {
-        JsonObject axis = (_layout["template"] as JsonObject)?["layout"]?[name[..5]] is JsonObject template ? template.DeepClone().AsObject() : [];
+        JsonObject axis = (_layout["template"] as JsonObject)?["layout"]?[name[..5]] is JsonObject template
+            ? template.DeepClone().AsObject() : [];
         foreach (var (key, value) in _layout[name] as JsonObject ?? [])
         {
             axis[key] = value?.DeepClone();
@@ -220,7 +223,8 @@ internal sealed partial class ChartSvg
     }
 
     private string Color(JsonObject trace, int index) =>
-        (trace["line"] as JsonObject)?["color"].AsText() ?? (trace["marker"] as JsonObject)?["color"].AsText() ?? _colors[index % _colors.Length];
+        (trace["line"] as JsonObject)?["color"].AsText()
+            ?? (trace["marker"] as JsonObject)?["color"].AsText() ?? _colors[index % _colors.Length];
 
     private void DrawPoints(JsonObject trace, int index)
     {
@@ -264,7 +268,8 @@ internal sealed partial class ChartSvg
         {
             var marker = trace["marker"] as JsonObject;
             var rim = marker?["line"] as JsonObject;
-            string rims = rim?["width"].AsNumber() is > 0 and var width ? $" stroke=\"{Attribute(rim["color"].AsText() ?? color)}\" stroke-width=\"{Px(width)}\"" : "";
+            string rims = rim?["width"].AsNumber() is > 0 and var width
+                ? $" stroke=\"{Attribute(rim["color"].AsText() ?? color)}\" stroke-width=\"{Px(width)}\"" : "";
             _svg.Append($"<g fill=\"{Attribute(marker?["color"].AsText() ?? color)}\"{rims}>");
             foreach (var point in points.OfType<(double X, double Y)>())
             {
@@ -314,7 +319,8 @@ internal sealed partial class ChartSvg
     {
         bool isFlat = IsHorizontal(trace);
         var (along, across) = isFlat ? (_x, YOf(trace)) : (YOf(trace), _x);
-        var (lengths, places) = isFlat ? (trace["x"] as JsonArray, trace["y"] as JsonArray) : (trace["y"] as JsonArray, trace["x"] as JsonArray);
+        var (lengths, places) = isFlat ? (trace["x"] as JsonArray, trace["y"] as JsonArray)
+            : (trace["y"] as JsonArray, trace["x"] as JsonArray);
         List<JsonObject> bars = [.. _traces.Where(t => t["type"].AsText() == "bar")];
         double step = across.Step;
         double width = step * 0.8 / Math.Max(1, bars.Count);
@@ -348,7 +354,8 @@ internal sealed partial class ChartSvg
     private void DrawCells(JsonObject trace)
     {
         var y = YOf(trace);
-        double[][] z = [.. (trace["z"] as JsonArray ?? []).Select(row => ((row as JsonArray) ?? []).Select(value => value.AsNumber() ?? double.NaN).ToArray())];
+        double[][] z = [.. (trace["z"] as JsonArray ?? []).Select(
+            row => ((row as JsonArray) ?? []).Select(value => value.AsNumber() ?? double.NaN).ToArray())];
         var finite = z.SelectMany(row => row).Where(double.IsFinite).DefaultIfEmpty(0).ToArray();
         double low = trace["zmin"].AsNumber() ?? finite.Min(), high = trace["zmax"].AsNumber() ?? finite.Max();
         string[] scale = Scale(trace);
@@ -441,7 +448,8 @@ internal sealed partial class ChartSvg
     }
 
     /// <summary>The colour of a share of the usual scale, from dark to bright.</summary>
-    public static string Viridis(double share) => Between([.. ViridisStops.Select((color, i) => (i / (ViridisStops.Length - 1.0), color))], share);
+    public static string Viridis(double share) => Between(
+        [.. ViridisStops.Select((color, i) => (i / (ViridisStops.Length - 1.0), color))], share);
 
     private static string Between((double At, string Color)[] stops, double share)
     {
@@ -449,11 +457,13 @@ internal sealed partial class ChartSvg
         var (from, to) = (stops[above - 1], stops[above]);
         double between = to.At > from.At ? (share - from.At) / (to.At - from.At) : 0;
         var (a, b) = (Rgb(from.Color), Rgb(to.Color));
-        return "#" + string.Concat(a.Zip(b, (p, q) => ((int)Math.Round(p + (q - p) * between)).ToString("x2", CultureInfo.InvariantCulture)));
+        return "#" + string.Concat(
+            a.Zip(b, (p, q) => ((int)Math.Round(p + (q - p) * between)).ToString("x2", CultureInfo.InvariantCulture)));
     }
 
     private static int[] Rgb(string color) => color.StartsWith('#') && color.Length == 7
-        ? [.. Enumerable.Range(0, 3).Select(i => int.Parse(color.AsSpan(1 + 2 * i, 2), NumberStyles.HexNumber, CultureInfo.InvariantCulture))]
+        ? [.. Enumerable.Range(0, 3).Select(
+            i => int.Parse(color.AsSpan(1 + 2 * i, 2), NumberStyles.HexNumber, CultureInfo.InvariantCulture))]
         : Numbers().Matches(color) is { Count: >= 3 } parts
             ? [.. parts.Take(3).Select(part => (int)double.Parse(part.Value, CultureInfo.InvariantCulture))] : [0, 0, 0];
 
@@ -517,9 +527,11 @@ internal sealed partial class ChartSvg
             Write(note["text"].AsText() ?? "", x, y + down, anchor, (note["font"] as JsonObject)?["size"].AsNumber() ?? _size);
         }
 
-        double X(JsonObject of, string key) => of["xref"].AsText() == "paper" ? _left + (of[key].AsNumber() ?? 0) * (_right - _left) : _x.Pixel(_x.Value(of[key]));
+        double X(JsonObject of, string key) =>
+            of["xref"].AsText() == "paper" ? _left + (of[key].AsNumber() ?? 0) * (_right - _left) : _x.Pixel(_x.Value(of[key]));
         double Y(JsonObject of, string key) =>
-            of["yref"].AsText() == "paper" ? _bottom - (of[key].AsNumber() ?? 0) * (_bottom - _top) : _vertical.Values.First().Pixel(_vertical.Values.First().Value(of[key]));
+            of["yref"].AsText() == "paper" ? _bottom - (of[key].AsNumber() ?? 0) * (_bottom - _top) : _vertical.Values.First().Pixel(
+                _vertical.Values.First().Value(of[key]));
     }
 
     /// <summary>Names the traces above the chart.</summary>
@@ -570,7 +582,8 @@ internal sealed partial class ChartSvg
 
         string raised = Raised().Replace(text, "\u0001$1\u0002").Replace("<br>", " ", StringComparison.Ordinal);
         string plain = WebUtility.HtmlEncode(WebUtility.HtmlDecode(Tag().Replace(raised, "")));
-        string marked = plain.Replace("\u0001", "<tspan dy=\"-.4em\" font-size=\"75%\">", StringComparison.Ordinal).Replace("\u0002", "</tspan>", StringComparison.Ordinal);
+        string marked = plain.Replace("\u0001", "<tspan dy=\"-.4em\" font-size=\"75%\">", StringComparison.Ordinal).Replace(
+            "\u0002", "</tspan>", StringComparison.Ordinal);
         string sized = Math.Abs(size - _size) < 0.01 ? "" : $" font-size=\"{Px(size)}\"";
         _svg.Append($"<text x=\"{Px(x)}\" y=\"{Px(y)}\" text-anchor=\"{anchor}\"{sized}{more}>{marked}</text>\n");
     }

@@ -80,7 +80,8 @@ internal sealed class FSharpCells : Kernel,
         string code = new string('\n', _linesBefore) + command.Code;
 
         // What it declares is there if it ends by itself when it is interrupted, as a training does.
-        var (choice, diagnostics) = _session.Value.EvalInteractionNonThrowing(code, _path, CellContext.Current?.Abort ?? context.CancellationToken);
+        var (choice, diagnostics) = _session.Value.EvalInteractionNonThrowing(
+            code, _path, CellContext.Current?.Abort ?? context.CancellationToken);
         if (context.CancellationToken.IsCancellationRequested)
         {
             return Task.CompletedTask;
@@ -91,14 +92,16 @@ internal sealed class FSharpCells : Kernel,
         {
             string[] lines = code.Split('\n');
             CompilationException failure = new(
-                errors[0].StartLine, $"{errors[0].ErrorNumberText}: {errors[0].Message}", [.. errors.SelectMany(e => CellTrace.Describe(e, _path, lines))]);
+                errors[0].StartLine, $"{errors[0].ErrorNumberText}: {errors[0].Message}", [.. errors.SelectMany(
+                    e => CellTrace.Describe(e, _path, lines))]);
             context.Fail(command, failure, failure.Message);
         }
         else if (choice is FSharpChoice<FSharpOption<FsiValue>, Exception>.Choice2Of2 { Item: var exception })
         {
             context.Fail(command, exception, exception.Message);
         }
-        else if (choice is FSharpChoice<FSharpOption<FsiValue>, Exception>.Choice1Of2 { Item.Value: var value } && value.ReflectionType != typeof(Unit))
+        else if (choice is FSharpChoice<FSharpOption<FsiValue>, Exception>.Choice1Of2 { Item.Value: var value }
+            && value.ReflectionType != typeof(Unit))
         {
             object? result = value.ReflectionValue;
             context.Publish(new ReturnValueProduced(result, command, MimeBundle.Format(Listed(result))));
@@ -147,8 +150,8 @@ internal sealed class FSharpCells : Kernel,
 
             if (refusal is not null || _session.Value.TryFindBoundValue(name) is null)
             {
-                // The types that C# cells declare are in assemblies that are in no file, which F# Interactive cannot refer to. The engine's magics
-                // say nothing of what fails below them.
+                // The types that C# cells declare are in assemblies that are in no file, which F# Interactive cannot refer to. The engine's
+                // magics say nothing of what fails below them.
                 string message = $"F# cells cannot take '{name}': its type, {value.GetType()}, is declared in a cell, or is none that F# can name. "
                     + "Share its parts, or declare the type in F#.";
                 context.Publish(new ErrorProduced(message, command));
@@ -223,8 +226,10 @@ internal sealed class FSharpCells : Kernel,
             context.Publish(new DiagnosticsProduced(
                 [
                     .. diagnostics.Select(d => new Diagnostic(
-                        new LinePositionSpan(new(Math.Max(0, d.StartLine - 1), d.StartColumn), new(Math.Max(0, d.EndLine - 1), d.EndColumn)),
-                        d.Severity.IsError ? Microsoft.CodeAnalysis.DiagnosticSeverity.Error : Microsoft.CodeAnalysis.DiagnosticSeverity.Warning,
+                        new LinePositionSpan(
+                            new(Math.Max(0, d.StartLine - 1), d.StartColumn), new(Math.Max(0, d.EndLine - 1), d.EndColumn)),
+                        d.Severity.IsError ? Microsoft.CodeAnalysis.DiagnosticSeverity.Error
+                            : Microsoft.CodeAnalysis.DiagnosticSeverity.Warning,
                         d.ErrorNumberText,
                         d.Message)),
                 ],

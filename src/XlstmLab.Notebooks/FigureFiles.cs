@@ -66,10 +66,12 @@ public static partial class FigureFiles
                 AtomicFile.Write(path, stream => stream.Write(Print(Encoding.UTF8.GetString(Image("svg", 1)), wide, high)));
                 break;
             default:
-                throw new ArgumentException($"'{path}' ends in '{Path.GetExtension(path)}'; expected .svg, .png, .pdf or .html.", nameof(path));
+                throw new ArgumentException(
+                    $"'{path}' ends in '{Path.GetExtension(path)}'; expected .svg, .png, .pdf or .html.", nameof(path));
         }
 
-        int? Own(string name) => own[name] is System.Text.Json.Nodes.JsonValue value && value.TryGetValue<double>(out var pixels) ? (int)pixels : null;
+        int? Own(string name) =>
+            own[name] is System.Text.Json.Nodes.JsonValue value && value.TryGetValue<double>(out var pixels) ? (int)pixels : null;
 
         byte[] Image(string format, double factor)
         {
@@ -105,7 +107,8 @@ public static partial class FigureFiles
                 <!doctype html><html><head><meta charset="utf-8"><style>@page{size:{{width}}px {{height}}px;margin:0}html,body{margin:0;padding:0}svg{display:block}</style></head><body>{{svg}}</body></html>
                 """);
             Browse(page, "--no-pdf-header-footer", $"--print-to-pdf={file}");
-            return File.Exists(file) ? File.ReadAllBytes(file) : throw new NotebookException("The browser printed no PDF. Save the figure as .svg, which other programs turn into PDF.");
+            return File.Exists(file) ? File.ReadAllBytes(file) : throw new NotebookException(
+                "The browser printed no PDF. Save the figure as .svg, which other programs turn into PDF.");
         }
         finally
         {
@@ -125,7 +128,8 @@ public static partial class FigureFiles
             var start = new ProcessStartInfo(FindBrowser()) { RedirectStandardOutput = true, RedirectStandardError = true, StandardOutputEncoding = Encoding.UTF8 };
             string[] always =
             [
-                "--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-extensions", "--disable-background-networking",
+                "--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-extensions",
+                "--disable-background-networking",
                 $"--user-data-dir={Path.Combine(folder, "profile")}",
             ];
 
@@ -141,7 +145,8 @@ public static partial class FigureFiles
             if (!browser.WaitForExit(TimeSpan.FromSeconds(Seconds)))
             {
                 browser.Kill(entireProcessTree: true);
-                throw new NotebookException($"The browser {start.FileName} did not draw the figure within {Seconds} s. Save it as .html, which needs none.");
+                throw new NotebookException(
+                    $"The browser {start.FileName} did not draw the figure within {Seconds} s. Save it as .html, which needs none.");
             }
 
             return browser.ExitCode == 0
@@ -152,7 +157,8 @@ public static partial class FigureFiles
         }
         catch (Win32Exception e)
         {
-            throw new NotebookException($"The browser cannot be started: {e.Message} Name another by {BrowserVariable}, or save as .html, which needs none.");
+            throw new NotebookException(
+                $"The browser cannot be started: {e.Message} Name another by {BrowserVariable}, or save as .html, which needs none.");
         }
         finally
         {

@@ -31,7 +31,9 @@ internal static partial class HostPackages
             && !Hidden.Any(name => Path.GetFileName(path).StartsWith(name, StringComparison.OrdinalIgnoreCase)));
     }
 
-    /// <summary>A cell's text without the references to what is there anyhow, and with whole paths in the others; lines stay where they are.</summary>
+    /// <summary>
+    /// A cell's text without the references to what is there anyhow, and with whole paths in the others; lines stay where they are.
+    /// </summary>
     /// <param name="source">The cell's text.</param>
     /// <param name="language">The kernel it starts in.</param>
     /// <param name="folder">What relative paths start from.</param>
@@ -68,7 +70,8 @@ internal static partial class HostPackages
         string reference = directive.Groups["what"].Value;
         if (directive.Groups["kind"].Value == "load")
         {
-            return line.Replace(reference, Path.GetFullPath(reference.Replace('\\', '/'), folder).Replace('\\', '/'), StringComparison.Ordinal);
+            return line.Replace(
+                reference, Path.GetFullPath(reference.Replace('\\', '/'), folder).Replace('\\', '/'), StringComparison.Ordinal);
         }
 
         if (reference.StartsWith("nuget:", StringComparison.OrdinalIgnoreCase))
@@ -76,7 +79,8 @@ internal static partial class HostPackages
             return Has(reference["nuget:".Length..].Split(',')[0].Trim()) ? "" : line;
         }
 
-        bool isFile = reference.EndsWith(".dll", StringComparison.OrdinalIgnoreCase) || reference.EndsWith(".exe", StringComparison.OrdinalIgnoreCase);
+        bool isFile = reference.EndsWith(".dll", StringComparison.OrdinalIgnoreCase) || reference.EndsWith(
+            ".exe", StringComparison.OrdinalIgnoreCase);
         string name = isFile ? Path.GetFileNameWithoutExtension(reference.Replace('\\', '/')) : reference.Split(',')[0].Trim();
         if (Assemblies.Value.ContainsKey(name))
         {
@@ -93,7 +97,8 @@ internal static partial class HostPackages
         if (!File.Exists(path))
         {
             throw new CompilationException(
-                number, $"#r \"{reference}\": there is no file {path}. Paths are relative to the notebook's folder; is the project built?", []);
+                number, $"#r \"{reference}\": there is no file {path}. Paths are relative to the notebook's folder; is the project built?",
+                []);
         }
 
         try
@@ -108,7 +113,9 @@ internal static partial class HostPackages
         return line.Replace(reference, path, StringComparison.Ordinal);
     }
 
-    /// <summary>Packages that only bring native libraries, and bundles of them with TorchSharp, count as there: the host loads libtorch itself.</summary>
+    /// <summary>
+    /// Packages that only bring native libraries, and bundles of them with TorchSharp, count as there: the host loads libtorch itself.
+    /// </summary>
     private static bool Has(string package) =>
         Assemblies.Value.ContainsKey(package) || Packages.Value.Contains(package)
         || package.StartsWith("TorchSharp-", StringComparison.OrdinalIgnoreCase)
@@ -116,7 +123,8 @@ internal static partial class HostPackages
 
     private static Dictionary<string, string> FindAssemblies()
     {
-        var paths = ((string?)AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES") ?? "").Split(Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries);
+        var paths = ((string?)AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES") ?? "").Split(
+            Path.PathSeparator, StringSplitOptions.RemoveEmptyEntries);
 
         // Plugins were loaded after the program.
         var loaded = AssemblyLoadContext.Default.Assemblies.Where(assembly => !assembly.IsDynamic).Select(assembly => assembly.Location);

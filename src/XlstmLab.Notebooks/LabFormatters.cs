@@ -24,10 +24,13 @@ public static class LabFormatters
 
     /// <summary>
     /// Registers <c>text/html</c> and a short <c>text/plain</c> for Plotly.NET charts, data frames of Microsoft.Data.Analysis,
-    /// Deedle frames and series, TorchSharp tensors, and this library's results, configurations, models and runs. Calling it again changes the chart style only.
+    /// Deedle frames and series, TorchSharp tensors, and this library's results, configurations, models and runs. Calling it again changes
+    /// the chart style only.
     /// </summary>
     /// <param name="charts">The look of charts that do not set their own; by default <see cref="ChartStyle.Default"/>.</param>
-    /// <remarks>A notebook for .NET Interactive calls this in its first cell, after <c>#r</c>; <see cref="CellEngine"/> does it itself.</remarks>
+    /// <remarks>
+    /// A notebook for .NET Interactive calls this in its first cell, after <c>#r</c>; <see cref="CellEngine"/> does it itself.
+    /// </remarks>
     public static void Register(ChartStyle? charts = null)
     {
         lock (Gate)
@@ -109,7 +112,8 @@ public static class LabFormatters
 
     private static void RegisterSeries()
     {
-        Formatter.Register(typeof(Series<,>), (object series, TextWriter writer) => writer.Write(TableHtml.Render(Tables.OfSeries(series))), Html);
+        Formatter.Register(
+            typeof(Series<,>), (object series, TextWriter writer) => writer.Write(TableHtml.Render(Tables.OfSeries(series))), Html);
         Formatter.Register(typeof(Series<,>), (object series, TextWriter writer) => writer.Write(Tables.Describe(Tables.OfSeries(series), "Series")), Plain);
         Formatter.SetPreferredMimeTypesFor(typeof(Series<,>), Html, Plain);
     }

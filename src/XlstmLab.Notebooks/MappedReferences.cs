@@ -8,7 +8,9 @@ namespace XlstmLab.Notebooks;
 /// The libraries of the framework and of the program, as the compiler reads them. It would copy each file into memory, a hundred megabytes
 /// in all, most of which it never looks at; mapped, a file takes what is looked at.
 /// </summary>
-/// <remarks>They are mapped for as long as the process lives, as the runtime has them itself: files that users build anew are not for this.</remarks>
+/// <remarks>
+/// They are mapped for as long as the process lives, as the runtime has them itself: files that users build anew are not for this.
+/// </remarks>
 internal static class MappedReferences
 {
     private static readonly Lazy<Dictionary<string, string>> Trusted = new(() =>
@@ -26,7 +28,8 @@ internal static class MappedReferences
     /// <param name="path">The file.</param>
     /// <param name="properties">How it is referred to.</param>
     /// <param name="documentation">What is written about it.</param>
-    public static unsafe PortableExecutableReference Of(string path, MetadataReferenceProperties properties, DocumentationProvider? documentation)
+    public static unsafe PortableExecutableReference Of(
+        string path, MetadataReferenceProperties properties, DocumentationProvider? documentation)
     {
         var view = MemoryMappedFile.CreateFromFile(path, FileMode.Open, mapName: null, capacity: 0, MemoryMappedFileAccess.Read)
             .CreateViewAccessor(0, 0, MemoryMappedFileAccess.Read);

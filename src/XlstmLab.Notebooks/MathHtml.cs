@@ -3,7 +3,10 @@ using System.Text;
 
 namespace XlstmLab.Notebooks;
 
-/// <summary>Turns the TeX that formulas of papers mostly use into MathML, which browsers draw themselves; other formulas are shown as they are written.</summary>
+/// <summary>
+/// Turns the TeX that formulas of papers mostly use into MathML, which browsers draw themselves; other formulas are shown as they are
+/// written.
+/// </summary>
 internal static class MathHtml
 {
     private const int DeepestNesting = 40;
@@ -96,7 +99,8 @@ internal static class MathHtml
                     return row.ToString();
                 }
 
-                if (end == "right" && string.CompareOrdinal(tex, _at, "\\right", 0, 6) == 0 && (_at + 6 == tex.Length || !char.IsLetter(tex[_at + 6])))
+                if (end == "right" && string.CompareOrdinal(tex, _at, "\\right", 0, 6) == 0
+                    && (_at + 6 == tex.Length || !char.IsLetter(tex[_at + 6])))
                 {
                     _at += 6;
                     return row.ToString();
@@ -114,7 +118,8 @@ internal static class MathHtml
             {
                 char kind = tex[_at++];
                 string script = kind == '\'' ? "<mo>′</mo>" : Atom(depth);
-                (below, above) = kind == '_' && below is null ? (script, above) : kind != '_' && above is null ? (below, script) : throw new FormatException();
+                (below, above) = kind == '_' && below is null ? (script, above)
+                    : kind != '_' && above is null ? (below, script) : throw new FormatException();
                 if (_at == tex.Length)
                 {
                     break;

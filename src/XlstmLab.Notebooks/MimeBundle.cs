@@ -91,7 +91,8 @@ internal static class MimeBundle
     {
         bool isBesideHtml = mimeType == Plain && hasHtml;
         int limit = Limit(mimeType, isBesideHtml);
-        return text.Length <= limit + NoteRoom ? Cut(mimeType, text, 0, isBesideHtml) : Cut(mimeType, text[..limit], text.Length - limit, isBesideHtml);
+        return text.Length <= limit + NoteRoom ? Cut(mimeType, text, 0, isBesideHtml) : Cut(
+            mimeType, text[..limit], text.Length - limit, isBesideHtml);
     }
 
     private static FormattedValue Cut(string mimeType, string text, long leftOut, bool isBesideHtml)
@@ -111,7 +112,8 @@ internal static class MimeBundle
         string whole = string.Create(CultureInfo.InvariantCulture, $"... a value of {text.Length + leftOut:N0} characters is left out");
         return mimeType switch
         {
-            Plain => new FormattedValue(Plain, string.Create(CultureInfo.InvariantCulture, $"{text}\n... {leftOut:N0} more characters are left out")),
+            Plain => new FormattedValue(
+                Plain, string.Create(CultureInfo.InvariantCulture, $"{text}\n... {leftOut:N0} more characters are left out")),
             Html => new FormattedValue(Html, $"<p>{whole}</p>"),
             _ => new FormattedValue(Plain, whole),
         };

@@ -27,7 +27,9 @@ public static class NotebookApi
     /// <param name="mimeTypes">The formats wanted; by default those of the value's type.</param>
     /// <returns>A handle with which the output can be replaced.</returns>
     /// <exception cref="InvalidOperationException">The caller runs in no notebook cell.</exception>
-    /// <typeparam name="T">The value's type: the engine has a method of this name for any object, whose handle replaces nothing.</typeparam>
+    /// <typeparam name="T">
+    /// The value's type: the engine has a method of this name for any object, whose handle replaces nothing.
+    /// </typeparam>
     public static ShownValue Display<T>(this T value, params string[] mimeTypes) => display(value, mimeTypes);
 
     /// <summary>Marks text as HTML, so that showing it shows what it describes.</summary>

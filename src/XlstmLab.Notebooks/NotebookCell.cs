@@ -76,7 +76,8 @@ public sealed class NotebookCell
 
     /// <summary>How long the cell took in its last run, in seconds; null if the file does not say.</summary>
     public double? Seconds =>
-        Metadata["execution"] is JsonObject times && Time(times["iopub.execute_input"]) is { } began && Time(times["shell.execute_reply"]) is { } ended
+        Metadata["execution"] is JsonObject times && Time(times["iopub.execute_input"]) is { } began
+            && Time(times["shell.execute_reply"]) is { } ended
             ? Math.Max(0, (ended - began).TotalSeconds) : null;
 
     /// <summary>Replaces the outputs of a code cell.</summary>
@@ -115,5 +116,6 @@ public sealed class NotebookCell
 
     private static DateTimeOffset? Time(JsonNode? node) =>
         MultilineText.IsString(node)
-        && DateTimeOffset.TryParse(node!.GetValue<string>(), CultureInfo.InvariantCulture, DateTimeStyles.AssumeUniversal, out var time) ? time : null;
+        && DateTimeOffset.TryParse(node!.GetValue<string>(), CultureInfo.InvariantCulture, DateTimeStyles.AssumeUniversal, out var time)
+        ? time : null;
 }

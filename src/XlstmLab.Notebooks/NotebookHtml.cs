@@ -28,7 +28,9 @@ public static class NotebookHtml
         NotebookFile.Write(path, Encoding.UTF8.GetBytes(Render(notebook, Path.GetFileNameWithoutExtension(path), pictures)));
     }
 
-    /// <summary>The page that <see cref="Export"/> writes. Source, console text and plain text are escaped; HTML outputs are taken as they are.</summary>
+    /// <summary>
+    /// The page that <see cref="Export"/> writes. Source, console text and plain text are escaped; HTML outputs are taken as they are.
+    /// </summary>
     /// <param name="notebook">The notebook.</param>
     /// <param name="fallbackTitle">The title if the notebook has no heading.</param>
     /// <param name="pictures">Where relative paths of pictures in prose start; null leaves those pictures out.</param>
@@ -102,7 +104,8 @@ public static class NotebookHtml
 
         string count = cell.ExecutionCount?.ToString(CultureInfo.InvariantCulture) ?? "";
         body.Append("<section class=\"cell\">\n<details open><summary><span class=\"count\">").Append(count).Append("</span><span class=\"first\">")
-            .Append(WebUtility.HtmlEncode(cell.FirstLine)).Append("</span><span class=\"time\">").Append(Duration(cell)).Append("</span></summary>\n<pre class=\"code\">")
+            .Append(WebUtility.HtmlEncode(cell.FirstLine)).Append("</span><span class=\"time\">").Append(Duration(cell)).Append(
+                "</span></summary>\n<pre class=\"code\">")
             .Append(isCSharp ? CSharpHtml.Render(source) : WebUtility.HtmlEncode(source)).Append("</pre></details>\n");
         foreach (var output in cell.Outputs)
         {

@@ -26,7 +26,8 @@ internal static class NotebookLanguage
     {
         if (Named(notebook).FirstOrDefault(named => CellLanguage.Kernel(named.Language) is null) is { Language: { } foreign, Place: var place })
         {
-            throw new NotebookException($"{path} is a notebook in '{foreign}' ({place}). {CellLanguage.Refusal(foreign)} Nothing was run or written.");
+            throw new NotebookException(
+                $"{path} is a notebook in '{foreign}' ({place}). {CellLanguage.Refusal(foreign)} Nothing was run or written.");
         }
 
         foreach (var (index, cell) in notebook.CodeCells.Index())

@@ -141,7 +141,8 @@ public static partial class NotebookParameters
         if (!declared.TryGetValue(name, out string? type))
         {
             string known = declared.Count == 0 ? "it declares none" : "it declares " + string.Join(", ", declared.Keys);
-            throw new NotebookException($"The cell tagged '{Tag}' does not declare '{name}'; {known}.{NearestName.Hint(name, declared.Keys)}");
+            throw new NotebookException(
+                $"The cell tagged '{Tag}' does not declare '{name}'; {known}.{NearestName.Hint(name, declared.Keys)}");
         }
 
         if (type == "const")

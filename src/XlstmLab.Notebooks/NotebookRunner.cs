@@ -30,7 +30,8 @@ public enum CellEvent
 /// <param name="Text">For output: the text, which need not end with a line; for a status: the line.</param>
 /// <param name="Status">For a finished cell: how it ended.</param>
 public sealed record CellProgress(
-    CellEvent Event, int Index, int Count, string FirstLine, TimeSpan Elapsed, string? Stream = null, string? Text = null, CellStatus? Status = null)
+    CellEvent Event, int Index, int Count, string FirstLine, TimeSpan Elapsed, string? Stream = null, string? Text = null,
+    CellStatus? Status = null)
 {
     /// <summary>The share of the notebook that lies before the cell, from 0 to 1, by the times of its last run where it has any.</summary>
     public double Share { get; init; }
@@ -89,7 +90,9 @@ public static class NotebookRunner
     /// The processes that were started meanwhile end with the run, at the latest when its time is up (on Linux). A cell that ends its own
     /// process ends the caller's: <c>xlstm notebook run</c> has a process for the cells, and tells what became of it.
     /// </remarks>
-    /// <exception cref="NotebookException">The notebook, its parameters or a cell's language cannot be used, or the output cannot be written.</exception>
+    /// <exception cref="NotebookException">
+    /// The notebook, its parameters or a cell's language cannot be used, or the output cannot be written.
+    /// </exception>
     /// <exception cref="OperationCanceledException">The run was cancelled.</exception>
     public static Task<NotebookRunResult> RunAsync(
         string notebookPath,
@@ -99,7 +102,8 @@ public static class NotebookRunner
         TimeSpan? cellTimeout = null,
         IProgress<CellProgress>? progress = null,
         CancellationToken cancellationToken = default) =>
-        RunAsync(notebookPath, outputPath, parameters, new RunLimits(timeout, cellTimeout, TimeProvider.System), progress, cancellationToken);
+        RunAsync(
+            notebookPath, outputPath, parameters, new RunLimits(timeout, cellTimeout, TimeProvider.System), progress, cancellationToken);
 
     /// <summary>The same, with the clock that the time limits go by.</summary>
     internal static async Task<NotebookRunResult> RunAsync(
@@ -202,7 +206,8 @@ public static class NotebookRunner
                 error with { Cell = i + 1, Message = timedOut ? Limit() : error.Message });
         }
 
-        return new NotebookRunResult(NotebookOutcome.Succeeded, outputPath, cells.Count, cells.Count + 1 - from, Stopwatch.GetElapsedTime(start), null);
+        return new NotebookRunResult(
+            NotebookOutcome.Succeeded, outputPath, cells.Count, cells.Count + 1 - from, Stopwatch.GetElapsedTime(start), null);
 
         string Limit() => timer.IsCancellationRequested || limits.Cell is null
             ? $"The run reached its time limit of {limits.Run:c}." : $"The cell reached its time limit of {limits.Cell:c}.";
@@ -234,7 +239,8 @@ public static class NotebookRunner
     }
 
     private static async Task<CellResult> RunCellAsync(
-        CellEngine engine, NotebookCell cell, CellProgress report, Action<NotebookCell, CellOutputs> save, IProgress<CellProgress>? progress,
+        CellEngine engine, NotebookCell cell, CellProgress report, Action<NotebookCell, CellOutputs> save,
+        IProgress<CellProgress>? progress,
         CancellationToken cancellationToken)
     {
         long start = Stopwatch.GetTimestamp();
@@ -256,7 +262,8 @@ public static class NotebookRunner
         progress?.Report(report with { Event = CellEvent.Finished, Elapsed = result.Elapsed, Status = result.Status });
         return result;
 
-        void Tell(CellProgress told) => CellContext.Outside(() => progress?.Report(told with { Elapsed = Stopwatch.GetElapsedTime(start) }));
+        void Tell(CellProgress told) => CellContext.Outside(
+            () => progress?.Report(told with { Elapsed = Stopwatch.GetElapsedTime(start) }));
     }
 
     private static string Timestamp(DateTime time) => time.ToString("yyyy-MM-dd'T'HH:mm:ss.ffffff'Z'", CultureInfo.InvariantCulture);

@@ -15,8 +15,8 @@ public sealed class NotebookSession : IDisposable
     /// <param name="notebookPath">As <see cref="NotebookRunner"/> has it.</param>
     /// <param name="outputPath">As above.</param>
     /// <param name="from">
-    /// The code cell to begin with, from 1. Those before it must be as this session ran them last, each to its end; their outputs are those of then.
-    /// From 1, all that was kept is given up.
+    /// The code cell to begin with, from 1. Those before it must be as this session ran them last, each to its end; their outputs are those
+    /// of then. From 1, all that was kept is given up.
     /// </param>
     /// <param name="parameters">As above; null, from a later cell, for those that the session has.</param>
     /// <param name="timeout">As above.</param>
@@ -35,7 +35,8 @@ public sealed class NotebookSession : IDisposable
         TimeSpan? cellTimeout = null,
         IProgress<CellProgress>? progress = null,
         CancellationToken cancellationToken = default) => NotebookRunner.RunAsync(
-            this, from, notebookPath, outputPath, parameters, new RunLimits(timeout, cellTimeout, TimeProvider.System), progress, cancellationToken);
+            this, from, notebookPath, outputPath, parameters, new RunLimits(timeout, cellTimeout, TimeProvider.System), progress,
+            cancellationToken);
 
     /// <summary>Ends the kernels.</summary>
     public void Dispose() => _engine?.Dispose();
@@ -84,7 +85,8 @@ public sealed class NotebookSession : IDisposable
 
             if (_done[i].Source != cells[i].Source)
             {
-                throw new NotebookException($"The run cannot go on from cell {from}: cell {i + 1} is not as it was run. Go on from it, so that it runs anew.");
+                throw new NotebookException(
+                    $"The run cannot go on from cell {from}: cell {i + 1} is not as it was run. Go on from it, so that it runs anew.");
             }
         }
 

@@ -35,8 +35,9 @@ public static partial class NotebookSource
     /// <param name="path">The file.</param>
     /// <param name="folder">Where the notebook will be.</param>
     /// <remarks>
-    /// Of a document, fenced code of a language that cells can have becomes cells; one that does not name the library gets the cell that brings it along.
-    /// A program is cut at lines that begin with <c>// %%</c>, or else after its first lines with usings; <c>#:package</c> becomes <c>#r "nuget: ..."</c>.
+    /// Of a document, fenced code of a language that cells can have becomes cells; one that does not name the library gets the cell that
+    /// brings it along. A program is cut at lines that begin with <c>// %%</c>, or else after its first lines with usings; <c>#:package</c>
+    /// becomes <c>#r "nuget: ..."</c>.
     /// </remarks>
     /// <exception cref="NotebookException">The file cannot be read, or is of another kind.</exception>
     public static Notebook Convert(string path, string folder)
@@ -139,7 +140,8 @@ public static partial class NotebookSource
         return parts;
     }
 
-    private static string? Short(string name) => name.ToLowerInvariant() switch { "cs" => CellLanguage.CSharp, "fs" => CellLanguage.FSharp, _ => null };
+    private static string? Short(string name) =>
+        name.ToLowerInvariant() switch { "cs" => CellLanguage.CSharp, "fs" => CellLanguage.FSharp, _ => null };
 
     private static List<(string Text, string? Language)> Program(string text, string language)
     {
@@ -147,7 +149,8 @@ public static partial class NotebookSource
             .Select(line => Package().Replace(line, "#r \"nuget: ${name}, ${version}\"")).ToArray();
         if (Array.Find(lines, line => line.StartsWith("#:", StringComparison.Ordinal)) is { } setting)
         {
-            throw new NotebookException($"The line '{setting}' has no counterpart in a notebook: take it out, or name packages by #:package NAME@VERSION.");
+            throw new NotebookException(
+                $"The line '{setting}' has no counterpart in a notebook: take it out, or name packages by #:package NAME@VERSION.");
         }
 
         List<(string, string?)> parts = [];

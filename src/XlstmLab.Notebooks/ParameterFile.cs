@@ -34,7 +34,8 @@ public static class ParameterFile
     {
         try
         {
-            using var json = JsonDocument.Parse(text, new JsonDocumentOptions { AllowDuplicateProperties = false, CommentHandling = JsonCommentHandling.Skip });
+            using var json = JsonDocument.Parse(
+                text, new JsonDocumentOptions { AllowDuplicateProperties = false, CommentHandling = JsonCommentHandling.Skip });
             return json.RootElement.ValueKind != JsonValueKind.Object
                 ? throw new NotebookException($"{path} holds no JSON object: expected {{\"name\": value, ...}}.")
                 : json.RootElement.EnumerateObject().ToDictionary(entry => entry.Name, entry => entry.Value.ValueKind switch

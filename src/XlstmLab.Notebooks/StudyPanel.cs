@@ -5,7 +5,9 @@ using XlstmLab.Training;
 
 namespace XlstmLab.Notebooks;
 
-/// <summary>What a cell shows of a study: how many of its runs are done, the curves of those that run, and how long the rest takes.</summary>
+/// <summary>
+/// What a cell shows of a study: how many of its runs are done, the curves of those that run, and how long the rest takes.
+/// </summary>
 /// <param name="name">The study's name.</param>
 /// <param name="total">All its runs.</param>
 /// <param name="done">Those that were done before.</param>
@@ -27,7 +29,8 @@ internal sealed class StudyPanel(string name, int total, int done)
     /// <summary>Whether there is something to draw.</summary>
     public bool HasCurves => _curves.Exists(run => run.Curve.Last is not null);
 
-    private IEnumerable<(string Name, int Color, TrainingCurve Curve)> Running => _curves.Where(run => !run.Curve.IsOver && run.Curve.Last is not null);
+    private IEnumerable<(string Name, int Color, TrainingCurve Curve)> Running => _curves.Where(
+        run => !run.Curve.IsOver && run.Curve.Last is not null);
 
     /// <summary>The share of the study that is done.</summary>
     private double Share => (_done + Running.Sum(run => run.Curve.Last!.Step / (double)run.Curve.Recipe.Steps)) / total;
@@ -74,7 +77,8 @@ internal sealed class StudyPanel(string name, int total, int done)
     {
         int running = Running.Count();
         string failed = _failed > 0 ? string.Create(CultureInfo.InvariantCulture, $", {_failed} failed") : "";
-        return string.Create(CultureInfo.InvariantCulture, $"{name}: {_done} of {total} runs done{failed}") + (IsOver ? "" : string.Create(CultureInfo.InvariantCulture, $", {running} running"));
+        return string.Create(CultureInfo.InvariantCulture, $"{name}: {_done} of {total} runs done{failed}") + (IsOver ? "" : string.Create(
+            CultureInfo.InvariantCulture, $", {running} running"));
     }
 
     /// <summary>The same with the rate and the time that is left.</summary>
@@ -101,11 +105,13 @@ internal sealed class StudyPanel(string name, int total, int done)
     /// <summary>The same in words, a line for each run that is under way.</summary>
     public string Text() => string.Join('\n', Running.Select(run => $"{run.Name}: {run.Curve.Headline()}").Prepend(Line()));
 
-    private string Rate() => string.Create(CultureInfo.InvariantCulture, $"{Running.Sum(run => run.Curve.Last!.TokensPerSecond):N0} tokens/s");
+    private string Rate() => string.Create(
+        CultureInfo.InvariantCulture, $"{Running.Sum(run => run.Curve.Last!.TokensPerSecond):N0} tokens/s");
 
     private string Time()
     {
         double seconds = _watch.Elapsed.TotalSeconds;
-        return IsOver || _first is not { } first || Share <= first ? $"took {Readable.Duration(seconds)}" : $"{Readable.Duration(seconds * (1 - Share) / (Share - first))} left";
+        return IsOver || _first is not { } first || Share <= first ? $"took {Readable.Duration(seconds)}"
+            : $"{Readable.Duration(seconds * (1 - Share) / (Share - first))} left";
     }
 }

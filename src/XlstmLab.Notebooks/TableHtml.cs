@@ -77,7 +77,8 @@ internal static class TableHtml
     /// <summary>The texts of a column: its numbers share their decimals, so that magnitudes can be compared by eye.</summary>
     private static string[] Format(TableColumn column)
     {
-        double[] reals = [.. column.Values.Where(IsReal).Select(value => Convert.ToDouble(value is Half half ? (double)half : value, CultureInfo.InvariantCulture))
+        double[] reals = [.. column.Values.Where(IsReal).Select(
+            value => Convert.ToDouble(value is Half half ? (double)half : value, CultureInfo.InvariantCulture))
             .Where(double.IsFinite)];
         int decimals = Decimals(reals);
         return [.. column.Values.Select(value => value switch
@@ -88,7 +89,8 @@ internal static class TableHtml
             string text => text.Length <= TextShown ? text : text[..TextShown] + "...",
             int or long when !column.IsKey && Math.Abs(Convert.ToDouble(value, CultureInfo.InvariantCulture)) >= Grouped =>
                 ((IFormattable)value).ToString("N0", CultureInfo.InvariantCulture),
-            IFormattable formattable => formattable.ToString(value is DateTime ? "yyyy-MM-dd HH:mm:ss" : null, CultureInfo.InvariantCulture),
+            IFormattable formattable => formattable.ToString(
+                value is DateTime ? "yyyy-MM-dd HH:mm:ss" : null, CultureInfo.InvariantCulture),
             _ => value.ToString() ?? "",
         })];
     }
@@ -114,6 +116,7 @@ internal static class TableHtml
         bool vanishes = value != 0 && Math.Abs(value) < 0.5 * Math.Pow(10, -decimals);
         return vanishes || Math.Abs(value) >= 1e9
             ? value.ToString("0.###e+0", CultureInfo.InvariantCulture)
-            : value.ToString((Math.Abs(value) >= Grouped ? "N" : "F") + decimals.ToString(CultureInfo.InvariantCulture), CultureInfo.InvariantCulture);
+            : value.ToString(
+                (Math.Abs(value) >= Grouped ? "N" : "F") + decimals.ToString(CultureInfo.InvariantCulture), CultureInfo.InvariantCulture);
     }
 }

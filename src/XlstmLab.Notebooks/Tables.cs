@@ -20,7 +20,8 @@ internal static class Tables
     public static string Describe(MetricsTable table, string kind)
     {
         var columns = table.Columns.Where(column => !column.IsKey).ToList();
-        string names = string.Join(", ", columns.Take(NamesShown).Select(column => column.Name.Length > 0 ? $"{column.Name} ({Name(column.Type)})" : Name(column.Type)));
+        string names = string.Join(", ", columns.Take(NamesShown).Select(
+            column => column.Name.Length > 0 ? $"{column.Name} ({Name(column.Type)})" : Name(column.Type)));
         return string.Create(CultureInfo.InvariantCulture, $"{kind}, {table.TotalRows} x {columns.Count}: {names}{(columns.Count > NamesShown ? ", ..." : "")}");
     }
 

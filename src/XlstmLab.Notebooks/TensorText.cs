@@ -22,7 +22,10 @@ internal static class TensorText
         return $"<div style=\"font:13px/1.5 'SFMono-Regular',Consolas,'DejaVu Sans Mono',monospace\"><b>{WebUtility.HtmlEncode(kind)}</b>{detail}{Picture(tensor)}</div>";
     }
 
-    /// <summary>The last two dimensions, at the first place of those before them, as cells of which each is the mean of a part; empty for what has none.</summary>
+    /// <summary>
+    /// The last two dimensions, at the first place of those before them, as cells of which each is the mean of a part; empty for what has
+    /// none.
+    /// </summary>
     private static string Picture(Tensor tensor)
     {
         if (tensor.IsInvalid || tensor.device_type == DeviceType.META || tensor.is_sparse || is_complex(tensor)
@@ -54,7 +57,8 @@ internal static class TensorText
         }
 
         string drawn = string.Concat(paths.Index().Where(path => path.Item.Length > 0).Select(path =>
-            string.Create(CultureInfo.InvariantCulture, $"<path fill=\"{ChartSvg.Viridis(path.Index / (Levels - 1.0))}\" d=\"{path.Item}\"/>")));
+            string.Create(
+                CultureInfo.InvariantCulture, $"<path fill=\"{ChartSvg.Viridis(path.Index / (Levels - 1.0))}\" d=\"{path.Item}\"/>")));
         string part = tensor.dim() > 2 ? string.Create(CultureInfo.InvariantCulture, $"the first of {tensor.numel() / matrix.numel():N0} matrices") : "the matrix";
         string note = (rows, columns) == (matrix.shape[0], matrix.shape[1]) && tensor.dim() == 2 ? ""
             : string.Create(CultureInfo.InvariantCulture, $"{part} in {rows} x {columns} means, ");

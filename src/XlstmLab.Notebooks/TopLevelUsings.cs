@@ -7,8 +7,8 @@ using Microsoft.CodeAnalysis.Text;
 namespace XlstmLab.Notebooks;
 
 /// <summary>
-/// Lets a cell declare by <c>using var</c>, as samples of programs do. A script has no such declarations, and a notebook no end at which they would
-/// be disposed of: the variable is one like others, which later cells have.
+/// Lets a cell declare by <c>using var</c>, as samples of programs do. A script has no such declarations, and a notebook no end at which
+/// they would be disposed of: the variable is one like others, which later cells have.
 /// </summary>
 internal static partial class TopLevelUsings
 {

@@ -139,7 +139,8 @@ internal sealed class TrainingCurve(TrainingConfig recipe, Device device)
     public TrainingConfig Recipe => recipe;
 
     /// <summary>The training loss, averaged over as many updates as the picture cannot tell apart.</summary>
-    public IEnumerable<(double Step, double Loss)> Losses => _buckets.Select(bucket => (bucket.Steps / bucket.Count, bucket.Losses / bucket.Count));
+    public IEnumerable<(double Step, double Loss)> Losses => _buckets.Select(
+        bucket => (bucket.Steps / bucket.Count, bucket.Losses / bucket.Count));
 
     /// <summary>The validation loss.</summary>
     public List<(double Step, double Loss)> Validations { get; } = [];
@@ -190,14 +191,17 @@ internal sealed class TrainingCurve(TrainingConfig recipe, Device device)
     /// <summary>Where it is, with its losses.</summary>
     public string Where()
     {
-        string where = !IsOver || Last!.Step == recipe.Steps ? string.Create(CultureInfo.InvariantCulture, $"step {Last!.Step:N0} of {recipe.Steps:N0}")
+        string where = !IsOver || Last!.Step == recipe.Steps ? string.Create(
+            CultureInfo.InvariantCulture, $"step {Last!.Step:N0} of {recipe.Steps:N0}")
             : string.Create(CultureInfo.InvariantCulture, $"stopped after step {Last.Step:N0} of {recipe.Steps:N0}");
-        string validation = LastValidated is not { } at ? "" : string.Create(CultureInfo.InvariantCulture, $", validation {at.ValidationLoss:F3}");
+        string validation = LastValidated is not { } at ? "" : string.Create(
+            CultureInfo.InvariantCulture, $", validation {at.ValidationLoss:F3}");
         return string.Create(CultureInfo.InvariantCulture, $"{where}: loss {Last!.Loss:F3}") + validation;
     }
 
     /// <summary>The last validation in bits per byte; empty if there is none in that unit.</summary>
-    public string Bits() => LastValidated?.ValidationBitsPerByte is { } bits ? string.Create(CultureInfo.InvariantCulture, $"{bits:F3} bits per byte") : "";
+    public string Bits() =>
+        LastValidated?.ValidationBitsPerByte is { } bits ? string.Create(CultureInfo.InvariantCulture, $"{bits:F3} bits per byte") : "";
 
     /// <summary>How far it is, and how fast.</summary>
     public string Line() => string.Create(
@@ -219,6 +223,7 @@ internal sealed class TrainingCurve(TrainingConfig recipe, Device device)
     public string TimeLeft()
     {
         double left = Last!.Seconds * (recipe.Steps - Last.Step) / Last.Step;
-        return left < 90 ? string.Create(CultureInfo.InvariantCulture, $"{left:F0} s") : string.Create(CultureInfo.InvariantCulture, $"{left / 60:F0} min");
+        return left < 90 ? string.Create(CultureInfo.InvariantCulture, $"{left:F0} s") : string.Create(
+            CultureInfo.InvariantCulture, $"{left / 60:F0} min");
     }
 }

@@ -13,13 +13,15 @@ namespace XlstmLab.Notebooks;
 internal static class ValueSharing
 {
     /// <summary>
-    /// The type to declare a C# variable with: C# cannot name a class that is not public, a case of an F# union, or a type that F# cells declare.
+    /// The type to declare a C# variable with: C# cannot name a class that is not public, a case of an F# union, or a type that F# cells
+    /// declare.
     /// </summary>
     public static Type Nameable(Type type) => CanBeNamed(type) ? type : type.BaseType is null ? typeof(object) : Nameable(type.BaseType);
 
     private static bool CanBeNamed(Type type) =>
         type.HasElementType ? CanBeNamed(type.GetElementType()!)
-        : type.IsVisible && !type.Assembly.IsDynamic && (!type.IsNested || !FSharpType.IsUnion(type, null)) && type.GenericTypeArguments.All(CanBeNamed);
+        : type.IsVisible && !type.Assembly.IsDynamic && (!type.IsNested || !FSharpType.IsUnion(type, null))
+        && type.GenericTypeArguments.All(CanBeNamed);
 
     /// <summary>The answer to a request for a value.</summary>
     /// <param name="command">The request.</param>
@@ -31,7 +33,8 @@ internal static class ValueSharing
         bool wantsReference = asker?.Name == "ShareDirectiveCommand"
             ? asker.GetProperty("MimeType")?.GetValue(command.Parent) is null
             : asker?.Name == "DirectiveCommand";
-        return new ValueProduced(value, command.Name, Format(value, wantsReference ? PlainTextSummaryFormatter.MimeType : command.MimeType), command);
+        return new ValueProduced(
+            value, command.Name, Format(value, wantsReference ? PlainTextSummaryFormatter.MimeType : command.MimeType), command);
     }
 
     private static FormattedValue Format(object? value, string mimeType)

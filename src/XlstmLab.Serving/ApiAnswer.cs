@@ -148,7 +148,9 @@ internal sealed class ApiAnswer(
         TopLogprobs = (step.Likeliest ?? []).Select(t => new { Token = Spelt(t.Id), Logprob = t.LogProbability, Bytes = BytesOf(t.Id) }),
     };
 
-    /// <summary>The older form: lists beside each other. Of tokens that are spelt alike, such as parts of characters, the likeliest is shown.</summary>
+    /// <summary>
+    /// The older form: lists beside each other. Of tokens that are spelt alike, such as parts of characters, the likeliest is shown.
+    /// </summary>
     private object TextLogProbabilities(IReadOnlyList<GeneratedToken> steps, int offset)
     {
         var offsets = new List<int>();
@@ -172,7 +174,8 @@ internal sealed class ApiAnswer(
 
     private string Spelt(int id) => Encoding.UTF8.GetString(tokenizer.Bytes(id));
 
-    private object Piece(object[] choices, object? usage) => Document(request.IsChat ? "chat.completion.chunk" : "text_completion", choices, usage);
+    private object Piece(object[] choices, object? usage) => Document(
+        request.IsChat ? "chat.completion.chunk" : "text_completion", choices, usage);
 
     private object Document(string kind, object[] choices, object? usage) => request.Streams && !request.IncludesUsage
         ? new { Id = _id, Object = kind, Created = _created, Model = server.ModelName, Choices = choices }

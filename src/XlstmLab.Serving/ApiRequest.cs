@@ -38,7 +38,8 @@ internal sealed record ApiRequest
             {
                 throw ApiError.Invalid(
                     isChat ? "messages" : "prompt",
-                    FormattableString.Invariant($"The prompt has {prompt.Length} tokens; this server takes at most {server.MaxPromptTokens}."),
+                    FormattableString.Invariant(
+                        $"The prompt has {prompt.Length} tokens; this server takes at most {server.MaxPromptTokens}."),
                     "context_length_exceeded");
             }
         }
@@ -73,7 +74,8 @@ internal sealed record ApiRequest
             Model = model,
             Texts =
             [
-                .. prompts.SelectMany(prompt => Enumerable.Repeat(prompt, choices)).Select((prompt, k) => (prompt, options with { Seed = seed + k })),
+                .. prompts.SelectMany(prompt => Enumerable.Repeat(prompt, choices)).Select(
+                    (prompt, k) => (prompt, options with { Seed = seed + k })),
             ],
             Streams = streams,
             IncludesUsage = includesUsage,
@@ -115,7 +117,8 @@ internal sealed record ApiRequest
             : [RequestFields.Text(stop, "stop")];
         return stops.Length <= MostStops && stops.All(s => s.Length > 0)
             ? stops
-            : throw ApiError.Invalid("stop", FormattableString.Invariant($"Expected at most {MostStops} texts of at least one character each."));
+            : throw ApiError.Invalid(
+                "stop", FormattableString.Invariant($"Expected at most {MostStops} texts of at least one character each."));
     }
 
     private static (bool Wanted, int Top) LogProbabilitiesOf(RequestFields fields, bool isChat)
@@ -137,7 +140,8 @@ internal sealed record ApiRequest
     {
         fields.Ignore("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention");
         fields.Refuse(
-            "logit_bias", value => value.ValueKind == JsonValueKind.Object && !value.EnumerateObject().Any(), "single tokens cannot be biased");
+            "logit_bias", value => value.ValueKind == JsonValueKind.Object && !value.EnumerateObject().Any(),
+            "single tokens cannot be biased");
         if (!isChat)
         {
             fields.Refuse("echo", value => value.ValueKind == JsonValueKind.False, "prompts are not repeated");
@@ -152,7 +156,8 @@ internal sealed record ApiRequest
         fields.Ignore("parallel_tool_calls", "reasoning_effort", "verbosity", "prediction");
         foreach (var name in new[] { "tools", "functions" })
         {
-            fields.Refuse(name, value => value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 0, "this model calls no tools");
+            fields.Refuse(
+                name, value => value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 0, "this model calls no tools");
         }
 
         foreach (var name in new[] { "tool_choice", "function_call" })
@@ -225,7 +230,8 @@ internal sealed record ApiRequest
         if (server.Chat is not { } template)
         {
             throw ApiError.Invalid(
-                "messages", $"This server holds no conversations: {server.ChatFault} /v1/completions takes plain text.", "no_chat_template");
+                "messages", $"This server holds no conversations: {server.ChatFault} /v1/completions takes plain text.",
+                "no_chat_template");
         }
 
         try
@@ -246,7 +252,8 @@ internal sealed record ApiRequest
         foreach (var name in new[] { "tool_calls", "function_call", "audio", "tool_call_id" })
         {
             fields.Refuse(
-                name, value => value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 0, "this model calls no tools and gives text only");
+                name, value => value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 0,
+                "this model calls no tools and gives text only");
         }
 
         var content = fields.Need("content");

@@ -21,8 +21,8 @@ namespace XlstmLab.Serving;
 /// A model behind HTTP, by OpenAI's requests and answers: completions, chat completions, models; and <c>/health</c> and <c>/metrics</c>.
 /// </summary>
 /// <remarks>
-/// Nothing of the process' environment or of files configures it: it listens at the one address of its options, which is this machine's own unless
-/// told otherwise. It writes no log.
+/// Nothing of the process' environment or of files configures it: it listens at the one address of its options, which is this machine's own
+/// unless told otherwise. It writes no log.
 /// </remarks>
 public sealed class ApiServer : IAsyncDisposable
 {
@@ -74,7 +74,8 @@ public sealed class ApiServer : IAsyncDisposable
         try
         {
             await server._app.StartAsync().ConfigureAwait(false);
-            server.Url = new(server._app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Single());
+            server.Url = new(
+                server._app.Services.GetRequiredService<IServer>().Features.Get<IServerAddressesFeature>()!.Addresses.Single());
             return server;
         }
         catch
@@ -84,7 +85,9 @@ public sealed class ApiServer : IAsyncDisposable
         }
     }
 
-    /// <summary>Refuses further requests, waits until the running ones have ended, cuts those that have not in time, and stops to listen.</summary>
+    /// <summary>
+    /// Refuses further requests, waits until the running ones have ended, cuts those that have not in time, and stops to listen.
+    /// </summary>
     public async Task StopAsync()
     {
         _stops = true;
@@ -183,7 +186,8 @@ public sealed class ApiServer : IAsyncDisposable
                     break;
                 }
 
-                throw new ApiError(404, "invalid_request_error", $"Unknown request URL: {context.Request.Method} {path}.", null, "unknown_url");
+                throw new ApiError(
+                    404, "invalid_request_error", $"Unknown request URL: {context.Request.Method} {path}.", null, "unknown_url");
         }
     }
 
@@ -208,7 +212,8 @@ public sealed class ApiServer : IAsyncDisposable
     }
 
     /// <summary>
-    /// Refuses who has no key; and web pages of others, which a browser on this machine would let in: they name another host, or send no JSON.
+    /// Refuses who has no key; and web pages of others, which a browser on this machine would let in: they name another host, or send no
+    /// JSON.
     /// </summary>
     private void RequireAccess(HttpRequest request, string path)
     {
@@ -224,7 +229,8 @@ public sealed class ApiServer : IAsyncDisposable
             if (!header.StartsWith("Bearer ", StringComparison.OrdinalIgnoreCase)
                 || !CryptographicOperations.FixedTimeEquals(Hash(header["Bearer ".Length..].Trim()), _key))
             {
-                var message = header.Length == 0 ? "No API key was provided: send it as 'Authorization: Bearer KEY'." : "Incorrect API key provided.";
+                var message = header.Length == 0 ? "No API key was provided: send it as 'Authorization: Bearer KEY'."
+                    : "Incorrect API key provided.";
                 throw new ApiError(401, "invalid_request_error", message, null, "invalid_api_key");
             }
         }
@@ -296,7 +302,8 @@ public sealed class ApiServer : IAsyncDisposable
 
     private ApiError Full()
     {
-        var message = FormattableString.Invariant($"All {_generator.Options.Slots} slots are taken and the queue is full: ask again later.");
+        var message = FormattableString.Invariant(
+            $"All {_generator.Options.Slots} slots are taken and the queue is full: ask again later.");
         return new(429, "requests", message, null, "queue_full") { RetryAfter = 1 };
     }
 

@@ -47,7 +47,9 @@ public sealed record ServerOptions
     /// <summary>The most tokens that a prompt may have.</summary>
     public int MaxPromptTokens { get; init; } = DefaultMaxPromptTokens;
 
-    /// <summary>The most tokens that may be generated for a choice; a conversation's answer that asks for no number gets this one.</summary>
+    /// <summary>
+    /// The most tokens that may be generated for a choice; a conversation's answer that asks for no number gets this one.
+    /// </summary>
     public int MaxTokens { get; init; } = DefaultMaxTokens;
 
     /// <summary>The most choices of a request, over all of its prompts.</summary>

@@ -50,15 +50,19 @@ internal sealed class ConfigFaults
 
     /// <summary>Notes a soft cap that is none.</summary>
     public void RequireSoftCap(string name, double? cap) =>
-        Require(cap is not { } value || (value > 0 && double.IsFinite(value)), $"{name} is {cap}; expected a finite number above 0, or null");
+        Require(
+            cap is not { } value || (value > 0 && double.IsFinite(value)), $"{name} is {cap}; expected a finite number above 0, or null");
 
-    /// <summary>Notes every property of a record, by its JSON name, whose enum does not have its value: a new axis is checked by being there.</summary>
+    /// <summary>
+    /// Notes every property of a record, by its JSON name, whose enum does not have its value: a new axis is checked by being there.
+    /// </summary>
     public void RequireKnown(object config)
     {
         foreach (var property in config.GetType().GetProperties())
         {
             var type = Nullable.GetUnderlyingType(property.PropertyType) ?? property.PropertyType;
-            if (type.IsEnum && property.GetCustomAttribute<JsonPropertyNameAttribute>() is { Name: var name } && property.GetValue(config) is { } value)
+            if (type.IsEnum && property.GetCustomAttribute<JsonPropertyNameAttribute>() is { Name: var name }
+                && property.GetValue(config) is { } value)
             {
                 var names = string.Join(", ", Enum.GetNames(type).Select(JsonNamingPolicy.SnakeCaseLower.ConvertName));
                 Require(Enum.IsDefined(type, value), $"{name} is {value:D}; expected one of {names}");

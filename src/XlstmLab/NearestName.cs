@@ -20,7 +20,8 @@ internal static class NearestName
 
     /// <summary>A sentence that asks for the nearest name, with a space before it; nothing if none is near.</summary>
     /// <inheritdoc cref="Of"/>
-    public static string Hint(string name, IEnumerable<string> known) => Of(name, known) is { } nearest ? $" Did you mean '{nearest}'?" : "";
+    public static string Hint(string name, IEnumerable<string> known) =>
+        Of(name, known) is { } nearest ? $" Did you mean '{nearest}'?" : "";
 
     /// <summary>Whether one of two names is a part of the other, and long enough for that to mean something.</summary>
     private static bool Holds(string one, string other) =>

@@ -6,7 +6,9 @@ using TorchSharp;
 
 namespace XlstmLab;
 
-/// <summary>Reads JSON into records and ignores nothing: an unknown name, a name twice, a null or a value of another kind is refused.</summary>
+/// <summary>
+/// Reads JSON into records and ignores nothing: an unknown name, a name twice, a null or a value of another kind is refused.
+/// </summary>
 /// <remarks>Every fault is a <see cref="JsonException"/> whose message says the place in the document; callers add the file.</remarks>
 internal static class StrictJson
 {
@@ -61,7 +63,8 @@ internal static class StrictJson
         catch (JsonException e)
         {
             var told = e.Message.Split(" LineNumber:")[0].Split(" Path:")[0].TrimEnd();
-            throw new JsonException($"no valid JSON: {told}{(e.LineNumber is { } line ? FormattableString.Invariant($" (line {line + 1})") : "")}", e);
+            throw new JsonException(
+                $"no valid JSON: {told}{(e.LineNumber is { } line ? FormattableString.Invariant($" (line {line + 1})") : "")}", e);
         }
         catch (Exception e) when (e is InvalidOperationException or ArgumentException)
         {
@@ -69,7 +72,9 @@ internal static class StrictJson
         }
     }
 
-    /// <summary>The first name that an object of a text has twice; null if there is none, or none before the text ceases to be JSON.</summary>
+    /// <summary>
+    /// The first name that an object of a text has twice; null if there is none, or none before the text ceases to be JSON.
+    /// </summary>
     private static string? NameGivenTwice(string json, JsonSerializerOptions? options)
     {
         var reader = new Utf8JsonReader(Encoding.UTF8.GetBytes(json), new JsonReaderOptions
@@ -171,7 +176,8 @@ internal static class StrictJson
     }
 
     /// <summary>What is written only where it is not null may be absent.</summary>
-    private static bool CanBeLeftOut(JsonPropertyInfo property) => !property.IsRequired && Nullable.GetUnderlyingType(property.PropertyType) is not null;
+    private static bool CanBeLeftOut(JsonPropertyInfo property) =>
+        !property.IsRequired && Nullable.GetUnderlyingType(property.PropertyType) is not null;
 
     private static void CheckEntries(JsonObject entries, JsonTypeInfo type, string place)
     {

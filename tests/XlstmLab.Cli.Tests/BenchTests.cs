@@ -14,7 +14,8 @@ public sealed class BenchTests
     public async Task Cells_Shapes_AreComparedInBothGates_AndWrittenIntoAFolder()
     {
         using var folder = CommandLine.Folder();
-        var result = await CommandLine.RunAsync(["bench", "cells", "--shapes", "1,2,33,8,16/2,5,1,8", "--output", folder["made"], "--json", .. Short]);
+        var result = await CommandLine.RunAsync(
+            ["bench", "cells", "--shapes", "1,2,33,8,16/2,5,1,8", "--output", folder["made"], "--json", .. Short]);
         Assert.True(result.Code == 0, result.Error);
         var rows = result.Json["rows"]!.AsArray();
         Assert.Equal(["exponential", "sigmoid", null], rows.Select(r => (string?)r!["work"]!["gate"]));
@@ -28,7 +29,8 @@ public sealed class BenchTests
     [Fact]
     public async Task Train_PresetsOfAnyFamily_EachWithItsOwnSize()
     {
-        var result = await CommandLine.RunAsync(["bench", "train", "--preset", "bytes-1m:2x16,llama-bytes-1m", "--context", "8", "--tokens", "24", "--json", .. Short]);
+        var result = await CommandLine.RunAsync(
+            ["bench", "train", "--preset", "bytes-1m:2x16,llama-bytes-1m", "--context", "8", "--tokens", "24", "--json", .. Short]);
         Assert.True(result.Code == 0, result.Error);
         var rows = result.Json["rows"]!.AsArray();
         Assert.Equal([(2, 16), (3, 8)], rows.Select(r => ((int)r!["work"]!["batch"]!, (int)r["work"]!["context"]!)));
@@ -52,7 +54,8 @@ public sealed class BenchTests
     public async Task Load_ModelOfRandomWeights_IsOpenedBesideWhatItsBytesTake()
     {
         using var folder = CommandLine.Folder();
-        var result = await CommandLine.RunAsync("bench", "load", "--preset", "bytes-1m", "--folder", folder[""], "--threads", "1", "--json");
+        var result = await CommandLine.RunAsync(
+            "bench", "load", "--preset", "bytes-1m", "--folder", folder[""], "--threads", "1", "--json");
         Assert.True(result.Code == 0, result.Error);
         var rows = result.Json["rows"]!.AsArray();
         string[] fromDisk = OperatingSystem.IsLinux() ? ["read from the disk", "opened from the disk"] : [];
@@ -66,7 +69,8 @@ public sealed class BenchTests
     [Fact]
     public async Task Memory_SequencesSideBySide_AreCountedTogether()
     {
-        var result = await CommandLine.RunAsync("bench", "memory", "--steps", "20", "--tokens", "4500", "--batch", "2", "--threads", "1", "--json");
+        var result = await CommandLine.RunAsync(
+            "bench", "memory", "--steps", "20", "--tokens", "4500", "--batch", "2", "--threads", "1", "--json");
         var rows = result.Json["rows"]!.AsArray().Where(r => (string?)r!["work"] == "generation").ToArray();
 
         // A sample each 450 tokens, in two texts side by side.
@@ -78,9 +82,11 @@ public sealed class BenchTests
     public async Task InferenceFigures_OfEveryModel_HaveEveryPoint()
     {
         using var folder = CommandLine.Folder();
-        string[] presets = LongTests.Cases(all: new[] { "bytes-1m", "llama-bytes-1m", "mamba-bytes-1m", "mamba2-bytes-1m" }, few: ["llama-bytes-1m"]);
+        string[] presets = LongTests.Cases(
+            all: new[] { "bytes-1m", "llama-bytes-1m", "mamba-bytes-1m", "mamba2-bytes-1m" }, few: ["llama-bytes-1m"]);
         var result = await CommandLine.RunAsync(
-            "bench", "inference", "--preset", string.Join(',', presets), "--lengths", "8,4", "--prompts", "3", "--prefill-tokens", "12", "--prefill-batch", "3",
+            "bench", "inference", "--preset", string.Join(',', presets), "--lengths", "8,4", "--prompts", "3", "--prefill-tokens", "12",
+            "--prefill-batch", "3",
             "--batch", "2", "--threads", "1", "--output", folder["made"], "--json");
         Assert.True(result.Code == 0, result.Error);
         var rows = result.Json["rows"]!.AsArray();
@@ -90,7 +96,8 @@ public sealed class BenchTests
         Assert.Equal(
             presets.SelectMany(preset => points.Select(p => (preset, p.Figure, p.Batch, p.Prompt, p.Tokens))),
             rows.Select(r => ((string)r!["preset"]!, (string)r["figure"]!, (int)r["batch"]!, (int)r["prompt"]!, (int)r["tokens"]!)));
-        Assert.All(rows.GroupBy(r => (string)r!["preset"]!), model => Assert.True((double)model.ElementAt(1)!["seconds"]! > (double)model.First()!["seconds"]!));
+        Assert.All(rows.GroupBy(r => (string)r!["preset"]!), model => Assert.True(
+            (double)model.ElementAt(1)!["seconds"]! > (double)model.First()!["seconds"]!));
         Assert.Equal(6 + 1 + (6 * presets.Length), File.ReadAllLines(folder["made/inference.csv"]).Length);
         var refused = await CommandLine.RunAsync("bench", "inference", "--prefill-tokens", "4", "--prefill-batch", "8");
         Assert.Equal(2, refused.Code);
@@ -138,7 +145,8 @@ public sealed class BenchTests
         foreach (var command in LongTests.Cases(all: new[] { "train", "prefill", "decode" }, few: ["train"]))
         {
             string[] sizes = command switch { "train" => ["--context", "8"], "prefill" => ["--lengths", "8"], _ => [] };
-            var result = await CommandLine.RunAsync(["bench", command, "--preset", folder["config.json"], "--json", .. sizes, .. Short, .. plugin]);
+            var result = await CommandLine.RunAsync(
+                ["bench", command, "--preset", folder["config.json"], "--json", .. sizes, .. Short, .. plugin]);
             Assert.True(result.Code == 0, result.Error);
             var row = result.Json["rows"]!.AsArray().Single()!;
             Assert.True(((double?)row["forward_seconds"] ?? (double?)row["training_seconds"]) > 0, row.ToJsonString());
@@ -148,7 +156,8 @@ public sealed class BenchTests
     [Fact]
     public async Task Seconds_Over_NoRowIsBegun()
     {
-        var result = await CommandLine.RunAsync(["bench", "decode", "--preset", "bytes-1m", "--batch", "1,2", "--seconds", "1e-9", "--json", .. Short]);
+        var result = await CommandLine.RunAsync(
+            ["bench", "decode", "--preset", "bytes-1m", "--batch", "1,2", "--seconds", "1e-9", "--json", .. Short]);
         Assert.Equal(1, result.Code); // nothing was measured
         Assert.All(result.Json["rows"]!.AsArray(), r => Assert.Contains("left out", (string)r!["remark"]!, StringComparison.Ordinal));
     }

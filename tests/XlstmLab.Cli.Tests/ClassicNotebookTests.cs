@@ -42,13 +42,15 @@ public sealed class ClassicNotebookTests : IDisposable
             "var shown = display(\"before\");\nawait Task.Delay(300);\nshown.Update(HTML(\"<b id='updated'>after</b>\"));");
         int port = RankProcesses.FreePort();
         using var server = Process.Start(_jupyter.Start(
-            "jupyter", "notebook", "--no-browser", "--ip=127.0.0.1", $"--port={port}", "--port-retries=0", "--allow-root", "--NotebookApp.token=given"))!;
+            "jupyter", "notebook", "--no-browser", "--ip=127.0.0.1", $"--port={port}", "--port-retries=0", "--allow-root",
+            "--NotebookApp.token=given"))!;
         server.BeginOutputReadLine();
         server.BeginErrorReadLine();
         try
         {
             await WaitForServerAsync(port, server);
-            using var browser = await Browser.OpenAsync($"http://127.0.0.1:{port}/notebooks/in.ipynb?token=given", _jupyter.Folder["profile"]);
+            using var browser = await Browser.OpenAsync(
+                $"http://127.0.0.1:{port}/notebooks/in.ipynb?token=given", _jupyter.Folder["profile"]);
             await browser.WaitAsync("window.Jupyter && Jupyter.notebook && Jupyter.notebook.kernel && Jupyter.notebook.kernel.is_connected() && Jupyter.notebook.kernel.info_reply.status");
             Assert.Equal("C#", (string?)await browser.EvaluateAsync("Jupyter.notebook.kernel.info_reply.language_info.name"));
 
@@ -65,7 +67,8 @@ public sealed class ClassicNotebookTests : IDisposable
             // The stop button ends an endless loop, and what was declared stays.
             await AddAsync(browser, "Console.Write(\"loops\"); while (true) { }");
             await browser.WaitAsync($"{LastOutputs}.length > 0");
-            await browser.EvaluateAsync("document.querySelector(\"button[data-jupyter-action='jupyter-notebook:interrupt-kernel']\").click()");
+            await browser.EvaluateAsync(
+                "document.querySelector(\"button[data-jupyter-action='jupyter-notebook:interrupt-kernel']\").click()");
             await browser.WaitAsync($"{LastOutputs}.some(o => o.output_type == 'error' && o.evalue.includes('interrupted')) && {Idle}");
             await AddAsync(browser, "kept + 2");
             await browser.WaitAsync($"{LastOutputs}.length > 0");
@@ -79,7 +82,8 @@ public sealed class ClassicNotebookTests : IDisposable
             await browser.WaitAsync("document.querySelectorAll('.output_area svg').length == 2");
             await browser.EvaluateAsync("[...document.querySelectorAll('.output_area svg')].at(-1).scrollIntoView({block: 'center'})");
             await browser.SaveAsync("training");
-            await browser.EvaluateAsync("document.querySelector(\"button[data-jupyter-action='jupyter-notebook:interrupt-kernel']\").click()");
+            await browser.EvaluateAsync(
+                "document.querySelector(\"button[data-jupyter-action='jupyter-notebook:interrupt-kernel']\").click()");
             await browser.WaitAsync($"{LastOutputs}.some(o => o.output_type == 'error' && o.evalue.includes('interrupted')) && {Idle}");
             Assert.StartsWith("stopped after step ", (string?)await browser.EvaluateAsync($"{LastOutputs}[0].data['text/plain']"), StringComparison.Ordinal);
             await AddAsync(browser, "$\"{run.Result.Status} {System.IO.Directory.Exists(run.Result.Checkpoint)} {run.Evaluate(Split.Validation, documents: 1).Loss > 0}\"");
@@ -90,9 +94,11 @@ public sealed class ClassicNotebookTests : IDisposable
             // So does F#, which goes on by itself: the button's restart ends it, and what was declared.
             await AddAsync(browser, "#!fsharp\nprintf \"loops\"\nwhile true do ()");
             await browser.WaitAsync($"{LastOutputs}.length > 0");
-            await browser.EvaluateAsync("document.querySelector(\"button[data-jupyter-action='jupyter-notebook:interrupt-kernel']\").click()");
+            await browser.EvaluateAsync(
+                "document.querySelector(\"button[data-jupyter-action='jupyter-notebook:interrupt-kernel']\").click()");
             await browser.WaitAsync($"{LastOutputs}.some(o => o.output_type == 'error' && o.evalue.includes('restarted')) && {Idle}");
-            await browser.EvaluateAsync("document.querySelector(\"button[data-jupyter-action='jupyter-notebook:confirm-restart-kernel']\").click()");
+            await browser.EvaluateAsync(
+                "document.querySelector(\"button[data-jupyter-action='jupyter-notebook:confirm-restart-kernel']\").click()");
             await browser.WaitAsync("document.querySelector('.modal.in .btn-danger')");
             await browser.EvaluateAsync("document.querySelector('.modal.in .btn-danger').click()");
             await browser.WaitAsync("!document.querySelector('.modal.in') && Jupyter.notebook.kernel.is_connected()");

@@ -70,7 +70,8 @@ public sealed class CommandTests
             first.Json["parts"]!.AsObject().Sum(p => p.Value!["bytes"]!.GetValue<long>()));
         Assert.Contains("finished already", (await CommandLine.RunAsync(tokenize)).Error, StringComparison.Ordinal);
         Assert.Equal(2, (await CommandLine.RunAsync([.. tokenize[..5], "--splits", "0.6,0.2,0.1"])).Code);
-        Assert.Contains("| Validation |", (await CommandLine.RunAsync("data", "show", folder["a"], "--check")).Out, StringComparison.Ordinal);
+        Assert.Contains(
+            "| Validation |", (await CommandLine.RunAsync("data", "show", folder["a"], "--check")).Out, StringComparison.Ordinal);
         Assert.Contains("holds tokens", (await CommandLine.RunAsync("data", "info", folder["a"])).Error, StringComparison.Ordinal);
         Assert.Equal(0, (await CommandLine.RunAsync("data", "tokenize", folder["in"], "--out", folder["b"], "--splits", "0.5,0.25,0.25", "--seed", "3")).Code);
 
@@ -94,7 +95,8 @@ public sealed class CommandTests
         var mixture = $"{folder["a"]}=0.7,{folder["b"]}=0.3";
         var mixed = await CommandLine.RunAsync(["train", "--out", folder["mixed"], "--data", mixture, "--steps", "2", .. settings]);
         Assert.Equal((0, ""), (mixed.Code, mixed.Code == 0 ? "" : mixed.Error));
-        Assert.Contains("one of its folders", (await CommandLine.RunAsync("eval", folder["mixed"], "--threads", "1")).Error, StringComparison.Ordinal);
+        Assert.Contains(
+            "one of its folders", (await CommandLine.RunAsync("eval", folder["mixed"], "--threads", "1")).Error, StringComparison.Ordinal);
         Assert.Equal(2, (await CommandLine.RunAsync("train", "--out", folder["x"], "--data", $"{folder["a"]}=0.7,{folder["b"]}")).Code);
     }
 
@@ -146,7 +148,8 @@ public sealed class CommandTests
         // The whole, and the same in two parts with the state saved in between.
         string[] generate = ["generate", folder["run"], "--greedy", "--ignore-end", "--threads", "1"];
         var whole = (await CommandLine.RunAsync([.. generate, "--prompt", "the cat", "--max-tokens", "8", "--json"])).Json;
-        var read = await CommandLine.RunAsync([.. generate, "--prompt", "the c", "--max-tokens", "0", "--state-out", folder["state.safetensors"]]);
+        var read = await CommandLine.RunAsync(
+            [.. generate, "--prompt", "the c", "--max-tokens", "0", "--state-out", folder["state.safetensors"]]);
         Assert.Equal((0, ""), (read.Code, read.Out));
         var rest = (await CommandLine.RunAsync([.. generate, "--prompt", "at", "--max-tokens", "8", "--state-in", folder["state.safetensors"], "--json"])).Json;
         Assert.Equal(whole["tokens"]!.ToJsonString(), rest["tokens"]!.ToJsonString());
@@ -191,7 +194,8 @@ public sealed class CommandTests
     {
         using var folder = CommandLine.Folder();
         WriteNotebook(folder["n.ipynb"], "int n = 1;", "n * 21");
-        var result = await CommandLine.RunAsync("notebook", "run", folder["n.ipynb"], "-o", folder["done.ipynb"], "-p", "n=2", "--html", folder["page.html"]);
+        var result = await CommandLine.RunAsync(
+            "notebook", "run", folder["n.ipynb"], "-o", folder["done.ipynb"], "-p", "n=2", "--html", folder["page.html"]);
         Assert.True(result.Code == 0, result.Error);
         Assert.Contains("42", File.ReadAllText(folder["done.ipynb"]), StringComparison.Ordinal);
         Assert.Contains("42", File.ReadAllText(folder["page.html"]), StringComparison.Ordinal);
@@ -219,7 +223,8 @@ public sealed class CommandTests
         var forms = LongTests.Cases(all: "chunkwise,parallel", few: "chunkwise");
         var count = 2 * forms.Split(',').Length;
         var result = await CommandLine.RunAsync(
-            "bench", "cells", "--lengths", "32,64", "--chunks", "16", "--forms", forms, "--heads", "1", "--qk", "8", "--v", "16", "--threads", "1", "--min-time", "0",
+            "bench", "cells", "--lengths", "32,64", "--chunks", "16", "--forms", forms, "--heads", "1", "--qk", "8", "--v", "16",
+            "--threads", "1", "--min-time", "0",
             "--repetitions", "2", "--json", "--csv", folder["cells.csv"], "--markdown", folder["cells.md"]);
         Assert.True(result.Code == 0, result.Error);
         var rows = result.Json["rows"]!.AsArray();
@@ -243,11 +248,13 @@ public sealed class CommandTests
     {
         var draw = new Random(1);
         string[] words = ["the", "cat", "sat", "on", "a", "mat", "and", "saw", "dog"];
-        File.WriteAllText(path, string.Join('\n', Enumerable.Range(0, lines).Select(_ => string.Join(' ', Enumerable.Range(0, 6).Select(_ => words[draw.Next(words.Length)])))));
+        File.WriteAllText(path, string.Join('\n', Enumerable.Range(0, lines).Select(
+            _ => string.Join(' ', Enumerable.Range(0, 6).Select(_ => words[draw.Next(words.Length)])))));
     }
 
     private static void WriteModel(string path) => File.WriteAllText(
-        path, XlstmLab.Checkpoints.ModelConfigJson.Text(new XlstmLab.Models.XlstmConfig { VocabularySize = 257, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, ChunkSize = 16 }));
+        path, XlstmLab.Checkpoints.ModelConfigJson.Text(
+            new XlstmLab.Models.XlstmConfig { VocabularySize = 257, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, ChunkSize = 16 }));
 
     private static void WriteNotebook(string path, string parameters, string code)
     {

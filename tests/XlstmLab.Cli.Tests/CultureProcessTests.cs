@@ -35,14 +35,16 @@ public sealed class CultureProcessTests
         var text = temp.Write("small.txt", string.Concat(Enumerable.Repeat("It is a truth universally acknowledged.\n", 40)));
         string[] train =
         [
-            "train", "--preset", "bytes-1m", "--data", text, "--steps", "1", "--batch-size", "1", "--context", "32", "--validation-tokens", "64", "--threads", "1",
+            "train", "--preset", "bytes-1m", "--data", text, "--steps", "1", "--batch-size", "1", "--context", "32", "--validation-tokens",
+            "64", "--threads", "1",
         ];
         var comma = await StartAsync(language, invariant, [.. train, "--out", temp["comma"], "--lr", "0,003"]);
         Assert.Equal(2, comma.Code);
         Assert.Contains("Did you mean 0.003?", comma.Error, StringComparison.Ordinal);
         Assert.False(Directory.Exists(temp["comma"]));
 
-        var point = await StartAsync(language, invariant, [.. train, "--out", temp["point"], "--lr", "0.003", "--weight-decay", "0.25", "--clip", "0.5", "--json"]);
+        var point = await StartAsync(
+            language, invariant, [.. train, "--out", temp["point"], "--lr", "0.003", "--weight-decay", "0.25", "--clip", "0.5", "--json"]);
         Assert.True(point.Code == 0, point.Error);
         var training = JsonNode.Parse(File.ReadAllText(temp["point", "config.json"]))!["training"]!;
         Assert.Equal((0.003, 0.25, 0.5), ((double)training["peak_learning_rate"]!, (double)training["weight_decay"]!, (double)training["gradient_clip"]!));

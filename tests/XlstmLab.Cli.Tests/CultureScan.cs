@@ -5,7 +5,9 @@ using Microsoft.CodeAnalysis.CSharp.Syntax;
 
 namespace XlstmLab.Tests;
 
-/// <summary>Finds in C# sources what the analyzers do not: texts whose numbers, and orders whose texts, depend on the user's culture.</summary>
+/// <summary>
+/// Finds in C# sources what the analyzers do not: texts whose numbers, and orders whose texts, depend on the user's culture.
+/// </summary>
 internal static class CultureScan
 {
     private const string ImplicitUsings = """
@@ -45,9 +47,11 @@ internal static class CultureScan
                 InterpolatedStringExpressionSyntax text => IsSensitive(text, model),
                 BinaryExpressionSyntax { RawKind: (int)SyntaxKind.AddExpression } sum => IsText(model.GetTypeInfo(sum).Type)
                     && (IsSensitive(model.GetTypeInfo(sum.Left).Type, "") || IsSensitive(model.GetTypeInfo(sum.Right).Type, "")),
-                InvocationExpressionSyntax call => MayBeSensitive(call) && model.GetSymbolInfo(call).Symbol is IMethodSymbol method && IsSensitive(call, method),
+                InvocationExpressionSyntax call => MayBeSensitive(call) && model.GetSymbolInfo(call).Symbol is IMethodSymbol method
+                    && IsSensitive(call, method),
                 ObjectCreationExpressionSyntax made => model.GetTypeInfo(made).Type is INamedTypeSymbol { Name: "SortedDictionary" or "SortedSet" or "SortedList" } sorted
-                    && IsText(sorted.TypeArguments[0]) && model.GetSymbolInfo(made).Symbol is IMethodSymbol built && !Takes(built, "IComparer"),
+                    && IsText(sorted.TypeArguments[0]) && model.GetSymbolInfo(made).Symbol is IMethodSymbol built
+                    && !Takes(built, "IComparer"),
                 _ => false,
             };
             if (isFound)
@@ -86,7 +90,8 @@ internal static class CultureScan
             SimpleNameSyntax simple => simple,
             _ => null,
         };
-        return name?.Identifier.ValueText is { } text && (text is "Join" or "Concat" or "AppendJoin" or "Parse" or "TryParse" || Sorting.Contains(text));
+        return name?.Identifier.ValueText is { } text
+            && (text is "Join" or "Concat" or "AppendJoin" or "Parse" or "TryParse" || Sorting.Contains(text));
     }
 
     private static bool IsSensitive(InvocationExpressionSyntax call, IMethodSymbol method)
@@ -114,15 +119,18 @@ internal static class CultureScan
     /// <summary>Whether the text of a value depends on the culture: fractions and times always, whole numbers with a format.</summary>
     private static bool IsSensitive(ITypeSymbol? type, string format)
     {
-        type = type is INamedTypeSymbol { OriginalDefinition.SpecialType: SpecialType.System_Nullable_T } nullable ? nullable.TypeArguments[0] : type;
+        type = type is INamedTypeSymbol { OriginalDefinition.SpecialType: SpecialType.System_Nullable_T } nullable
+            ? nullable.TypeArguments[0] : type;
         return type switch
         {
             null => false,
-            { SpecialType: >= SpecialType.System_SByte and <= SpecialType.System_UInt64 } => format.Length > 0 && char.ToUpperInvariant(format[0]) is not ('D' or 'X' or 'B'),
+            { SpecialType: >= SpecialType.System_SByte and <= SpecialType.System_UInt64 } => format.Length > 0
+                && char.ToUpperInvariant(format[0]) is not ('D' or 'X' or 'B'),
             INamedTypeSymbol { IsTupleType: true } tuple => tuple.TupleElements.Any(e => IsSensitive(e.Type, format)),
             INamedTypeSymbol { Name: "TimeSpan" } => format.Length > 0 && format[0] != 'c',
             INamedTypeSymbol { IsRecord: true } record => !record.GetMembers("ToString").Any(m => !m.IsImplicitlyDeclared)
-                && record.GetMembers().OfType<IPropertySymbol>().Any(p => !p.IsStatic && p.DeclaredAccessibility == Accessibility.Public && IsSensitive(p.Type, "")),
+                && record.GetMembers().OfType<IPropertySymbol>().Any(
+                    p => !p.IsStatic && p.DeclaredAccessibility == Accessibility.Public && IsSensitive(p.Type, "")),
             _ => IsNumberOrTime(type) && type.SpecialType is not (>= SpecialType.System_SByte and <= SpecialType.System_UInt64),
         };
     }

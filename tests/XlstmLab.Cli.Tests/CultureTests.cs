@@ -33,14 +33,16 @@ public sealed class CultureTests
         }
     }
 
-    private static SyntheticAccuracy[] Accuracies { get; } = [new(1, 1000, 1000, 2000, 0.5, -0.25, double.NaN, 1234.5), new(1, 2000, 2000, 2000, 0.25, -0.5, 0.125, 0.5)];
+    private static SyntheticAccuracy[] Accuracies { get; } = [new(1, 1000, 1000, 2000, 0.5, -0.25, double.NaN, 1234.5), new(
+        1, 2000, 2000, 2000, 0.25, -0.5, 0.125, 0.5)];
 
     public static TheoryData<string> Names() => [.. Texts.Keys];
 
     private static Dictionary<string, Func<string>> Texts { get; } = new()
     {
         ["model's config"] = () => ModelConfigJson.Text(new XlstmConfig { GateSoftCap = 1.5, NormEpsilon = 1e-7 }),
-        ["model's config read"] = () => ModelConfigJson.Text(ModelConfigJson.Parse("""{"model_type":"xlstm","gate_soft_cap":1.5,"igate_bias_init":-2.5}""")),
+        ["model's config read"] = () => ModelConfigJson.Text(
+            ModelConfigJson.Parse("""{"model_type":"xlstm","gate_soft_cap":1.5,"igate_bias_init":-2.5}""")),
         ["training config"] = () => JsonSerializer.Serialize(TrainingConfig.Xlstm7B, RunJson.Indented),
         ["training faults"] = () => Message(() => new TrainingConfig
         {
@@ -57,8 +59,10 @@ public sealed class CultureTests
         ["split"] = () => $"{new SplitRule { Validation = 0.25 }}",
         ["split faults"] = () => Message(() => _ = new Corpus("x", [new("a", "b")], new SplitRule { Validation = -0.5 })),
         ["corpus"] = () => new Corpus("x", Enumerable.Range(0, 40).Select(i => new Document(FormattableString.Invariant($"d{i}"), "text")), new() { Validation = 0.125 }).SplitMethod,
-        ["task faults"] = () => Message(() => new ListOps { ListShare = 1.5 }.Validate(new(10, 20))) + Message(() => new MultiQueryRecall { PowerLaw = -0.5 }.Validate(new(64))),
-        ["memory"] = () => Message(() => MemoryNeed.RequireModel(new XlstmConfig { EmbeddingDim = 1 << 20, VocabularySize = int.MaxValue })),
+        ["task faults"] = () => Message(() => new ListOps { ListShare = 1.5 }.Validate(new(10, 20))) + Message(
+            () => new MultiQueryRecall { PowerLaw = -0.5 }.Validate(new(64))),
+        ["memory"] = () => Message(
+            () => MemoryNeed.RequireModel(new XlstmConfig { EmbeddingDim = 1 << 20, VocabularySize = int.MaxValue })),
         ["table"] = () => Readable.Duration(3.25) + Readable.Duration(12345) + Readable.Size(1234567),
         ["csv"] = Csv,
         ["plots"] = () => GenericChart.toFigureJson(Plots.AccuracyByLength(Accuracies, 1500)) + GenericChart.toFigureJson(Plots.AccuracyCurve(
@@ -91,7 +95,8 @@ public sealed class CultureTests
         string[] scanned = LongTests.Cases(all: ["XlstmLab", "xlstm.dll"], few: new[] { "XlstmLab.Cli", "xlstm.dll" });
         var assemblies = ((string)AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES")!).Split(Path.PathSeparator)
             .Where(file => !scanned.Any(name => Path.GetFileName(file).StartsWith(name, StringComparison.Ordinal)));
-        var found = CultureScan.Find(Path.Combine(TestSetup.RepositoryRoot, "src", LongTests.Cases(all: "", few: "XlstmLab.Cli")), assemblies);
+        var found = CultureScan.Find(
+            Path.Combine(TestSetup.RepositoryRoot, "src", LongTests.Cases(all: "", few: "XlstmLab.Cli")), assemblies);
         Assert.True(found.Count == 0, string.Join("\n", found));
     }
 
@@ -110,7 +115,8 @@ public sealed class CultureTests
     {
         using var folder = new TempFolder();
         folder.Write("a.cs", $"class C {{ {member} }}");
-        Assert.Single(CultureScan.Find(folder.Path, ((string)AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES")!).Split(Path.PathSeparator)));
+        Assert.Single(
+            CultureScan.Find(folder.Path, ((string)AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES")!).Split(Path.PathSeparator)));
     }
 
     private static string Csv()

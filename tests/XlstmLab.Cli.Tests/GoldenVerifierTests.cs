@@ -55,7 +55,8 @@ public sealed class GoldenVerifierTests
         var rows = GoldenVerifier.Verify(folder["."]).ToList();
 
         Assert.Contains(rows, r => r is { Case: "mlstm_exp_x", Outcome: GoldenOutcome.Fail, Note: not null });
-        Assert.Contains(rows, r => r is { Case: "slstm_cell", Outcome: GoldenOutcome.Fail } && r.Note!.Contains("'dy'", StringComparison.Ordinal));
+        Assert.Contains(
+            rows, r => r is { Case: "slstm_cell", Outcome: GoldenOutcome.Fail } && r.Note!.Contains("'dy'", StringComparison.Ordinal));
         Assert.Contains(rows, r => r is { Case: "other_kind", Outcome: GoldenOutcome.Unknown });
     }
 
@@ -63,7 +64,8 @@ public sealed class GoldenVerifierTests
     public void Verify_NoCases_SaysWhatWasExpected()
     {
         using var folder = new TempFolder();
-        Assert.Contains("golden", Assert.Throws<FileNotFoundException>(() => GoldenVerifier.Verify(folder["."])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "golden", Assert.Throws<FileNotFoundException>(() => GoldenVerifier.Verify(folder["."])).Message, StringComparison.Ordinal);
         Assert.Throws<DirectoryNotFoundException>(() => GoldenVerifier.Verify(Path.Combine(folder["."], "nowhere")));
     }
 

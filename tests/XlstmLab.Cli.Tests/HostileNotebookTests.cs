@@ -145,15 +145,18 @@ public sealed class HostileNotebookTests
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
         LongTests.Skip();
         using TempFolder folder = new();
-        string input = folder.Notebook("1", Child + "System.IO.File.WriteAllText(\"own\", $\"{Environment.ProcessId}\");\nwhile (true) { }");
-        using var run = Process.Start(new ProcessStartInfo("dotnet", [typeof(XlstmLab.Cli.Program).Assembly.Location, "notebook", "run", input])
+        string input = folder.Notebook(
+            "1", Child + "System.IO.File.WriteAllText(\"own\", $\"{Environment.ProcessId}\");\nwhile (true) { }");
+        using var run = Process.Start(new ProcessStartInfo(
+            "dotnet", [typeof(XlstmLab.Cli.Program).Assembly.Location, "notebook", "run", input])
         {
             RedirectStandardError = true,
             RedirectStandardOutput = true,
         })!;
         run.BeginErrorReadLine();
         run.BeginOutputReadLine();
-        await Browser.UntilAsync(() => Task.FromResult(File.Exists(folder["own"]) && File.ReadAllText(folder["own"]).Length > 0), 60, "the cell");
+        await Browser.UntilAsync(
+            () => Task.FromResult(File.Exists(folder["own"]) && File.ReadAllText(folder["own"]).Length > 0), 60, "the cell");
         run.Kill();
 
         await Browser.UntilAsync(
@@ -204,8 +207,10 @@ public sealed class HostileNotebookTests
         using JupyterClient client = new();
         var answer = client.Run(
             "for (int i = 0; i < 50_000; i++) Console.WriteLine(new string('x', 1000));\nfor (int i = 0; i < 40; i++) display(new string('y', 1_000_000));");
-        long text = answer.Published.Where(message => message.Type == "stream").Sum(message => (long)((string)message.Content["text"]!).Length);
-        long values = answer.Published.Where(message => message.Type == "display_data").Sum(message => (long)message.Content.ToJsonString().Length);
+        long text = answer.Published.Where(message => message.Type == "stream").Sum(
+            message => (long)((string)message.Content["text"]!).Length);
+        long values = answer.Published.Where(message => message.Type == "display_data").Sum(
+            message => (long)message.Content.ToJsonString().Length);
 
         Assert.InRange(text, 1_000_000, 2_001_000);
         Assert.InRange(values, 10_000_000, 21_000_000);

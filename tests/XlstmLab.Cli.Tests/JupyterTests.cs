@@ -72,7 +72,8 @@ public sealed class JupyterTests : IDisposable
         LongTests.Skip();
         await _jupyter.InstallAsync();
         string input = Folder.Notebook("int n = 20;\nvar shown = display(\"before\");", "shown.Update(\"after\");\nint more = 1;\n#!fsharp\n#!share --from csharp n\nlet m = n + 1", "#!share --from fsharp m\nConsole.Write(\"x\");\n2 * m");
-        var (code, _, error) = await _jupyter.RunAsync("jupyter", "nbconvert", "--to", "notebook", "--execute", input, "--output", "done.ipynb");
+        var (code, _, error) = await _jupyter.RunAsync(
+            "jupyter", "nbconvert", "--to", "notebook", "--execute", input, "--output", "done.ipynb");
 
         Assert.True(code == 0, error);
         Assert.Equal("after", Notebook.Load(Folder["done.ipynb"]).Cells[0].Outputs.Single().Text("text/plain"));

@@ -22,7 +22,8 @@ public sealed class MessageTests : IDisposable
     [InlineData("train --out x --Steps 3", "Did you mean '--steps'?")]
     [InlineData("train --out x --verbos", "Did you mean '--verbose'?")]
     [InlineData("train --out x --preset byte-1m", "Did you mean 'bytes-1m'?")]
-    [InlineData("train --out x --schedule cosin", "--schedule: expected constant, cosine, exponential or wsd, got 'cosin'. Did you mean 'cosine'?")]
+    [InlineData(
+        "train --out x --schedule cosin", "--schedule: expected constant, cosine, exponential or wsd, got 'cosin'. Did you mean 'cosine'?")]
     [InlineData("eval x --split tset", "Did you mean 'test'?")]
     [InlineData("bench train --preset xlstm-162", "Did you mean 'xlstm-162m'?")]
     [InlineData("bench cells --forms recurent", "Did you mean 'recurrent'?")]
@@ -110,7 +111,8 @@ public sealed class MessageTests : IDisposable
     }
 
     [Fact]
-    public Task Train_BatchThatCannotFit_SaysWhatItNeeds_AndLeavesNothing() => RefusesAsync(["--batch-size", "100000000"], "does not fit into memory");
+    public Task Train_BatchThatCannotFit_SaysWhatItNeeds_AndLeavesNothing() => RefusesAsync(
+        ["--batch-size", "100000000"], "does not fit into memory");
 
     [Fact]
     public async Task Eval_EmptyPart_SaysWhich_AndTrainRecommendsAnother()
@@ -123,7 +125,8 @@ public sealed class MessageTests : IDisposable
         var tokens = await CommandLine.RunAsync("data", "tokenize", _temp["data"], "--out", _temp["tokens"], "--splits", "1,0,0");
         Assert.Equal(0, tokens.Code);
         var trained = await CommandLine.RunAsync(
-            "train", "--out", _temp["run"], "--data", _temp["tokens"], "--steps", "1", "--batch-size", "1", "--context", "8", "--threads", "1");
+            "train", "--out", _temp["run"], "--data", _temp["tokens"], "--steps", "1", "--batch-size", "1", "--context", "8", "--threads",
+            "1");
         Assert.True(trained.Code == 0, trained.Error);
         Assert.Contains($"xlstm eval {_temp["run"]} --split train", trained.Error, StringComparison.Ordinal);
         var evaluated = await CommandLine.RunAsync("eval", _temp["run"], "--split", "test", "--threads", "1");

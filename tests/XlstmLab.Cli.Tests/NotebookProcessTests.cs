@@ -15,7 +15,8 @@ public sealed class NotebookProcessTests
     [InlineData("Environment.FailFast(\"broken\");", "SIGABRT")]
     [InlineData("int Deep(int n) => Deep(n + 1) + 1;\nDeep(0)", "SIGABRT")]
     [InlineData("System.Diagnostics.Process.GetCurrentProcess().Kill();", "SIGKILL")]
-    [InlineData("new System.Threading.Thread(() => throw new Exception(\"elsewhere\")).Start(); System.Threading.Thread.Sleep(20_000);", "SIGABRT")]
+    [InlineData(
+        "new System.Threading.Thread(() => throw new Exception(\"elsewhere\")).Start(); System.Threading.Thread.Sleep(20_000);", "SIGABRT")]
     public async Task Run_CellThatEndsTheProcess_FailsAndKeepsTheOutputs(string source, string how)
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Exit codes of signals are Linux's.");
@@ -95,7 +96,8 @@ public sealed class NotebookProcessTests
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
         using TempFolder folder = new();
-        string input = folder.Notebook("System.IO.File.WriteAllText(\"id\", $\"{Environment.ProcessId}\"); Console.Write(\"x\"); while (true) { }");
+        string input = folder.Notebook(
+            "System.IO.File.WriteAllText(\"id\", $\"{Environment.ProcessId}\"); Console.Write(\"x\"); while (true) { }");
         using CancellationTokenSource cancellation = new();
         var run = CommandLine.RunAsync(cancellation.Token, "notebook", "run", input);
         while (!run.IsCompleted && !(File.Exists(folder["id"]) && File.ReadAllText(folder["id"]).Length > 0))
@@ -202,7 +204,8 @@ public sealed class NotebookProcessTests
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
         using TempFolder folder = new();
-        string input = folder.Notebook("[parameters]int a = 2;", "Console.Write(Environment.ProcessId);", "throw new Exception(\"bad\");", "a + 1");
+        string input = folder.Notebook(
+            "[parameters]int a = 2;", "Console.Write(Environment.ProcessId);", "throw new Exception(\"bad\");", "a + 1");
         var failed = await CommandLine.RunAsync("notebook", "run", input, "-p", "a=20", "--keep", "3");
         Assert.Equal(1, failed.Code);
         Assert.Contains("kept for 3 minutes", failed.Error, StringComparison.Ordinal);

@@ -80,9 +80,11 @@ public sealed class ParallelCommandTests : IDisposable
         Assert.Contains("Rank 1 of 2 is gone", said, StringComparison.Ordinal);
         Assert.Contains("Rank 1 of 2 was the first to fail, with exit code 137", said, StringComparison.Ordinal);
 
-        var steps = int.Parse(Path.GetFileName(RunFolder.LatestCheckpoint(_temp["run"])!)["step-".Length..], CultureInfo.InvariantCulture) + 5;
+        var steps = int.Parse(Path.GetFileName(RunFolder.LatestCheckpoint(_temp["run"])!)["step-".Length..], CultureInfo.InvariantCulture)
+            + 5;
         var text = steps.ToString(CultureInfo.InvariantCulture);
-        var resumed = await CommandLine.RunAsync("train", "--out", _temp["run"], "--resume", "--steps", text, "--ranks", "2", "--threads", "1");
+        var resumed = await CommandLine.RunAsync(
+            "train", "--out", _temp["run"], "--resume", "--steps", text, "--ranks", "2", "--threads", "1");
         Assert.True(resumed.Code == 0, resumed.Error);
         var straight = await CommandLine.RunAsync([.. Train("straight", steps), "--ranks", "2"]);
         Assert.True(straight.Code == 0, straight.Error);
@@ -95,7 +97,8 @@ public sealed class ParallelCommandTests : IDisposable
         LongTests.Skip();
         using var stop = new CancellationTokenSource();
         var running = CommandLine.RunAsync(stop.Token, [.. Train("run", 1_000_000), "--ranks", "2"]);
-        for (var watch = Stopwatch.StartNew(); !running.IsCompleted && RunFolderHasSteps(); await Task.Delay(50, TestContext.Current.CancellationToken))
+        for (var watch = Stopwatch.StartNew(); !running.IsCompleted && RunFolderHasSteps(); await Task.Delay(
+            50, TestContext.Current.CancellationToken))
         {
             Assert.True(watch.Elapsed < Patience);
         }
@@ -130,7 +133,8 @@ public sealed class ParallelCommandTests : IDisposable
     public async Task BenchTrain_Ranks_MeasuresBothAndTheSums()
     {
         LongTests.Skip();
-        var result = await CommandLine.RunAsync("bench", "train", "--ranks", "2", "--preset", "bytes-1m:1x16", "--repetitions", "1", "--min-time", "0", "--json");
+        var result = await CommandLine.RunAsync(
+            "bench", "train", "--ranks", "2", "--preset", "bytes-1m:1x16", "--repetitions", "1", "--min-time", "0", "--json");
         Assert.True(result.Code == 0, result.Error);
         var row = result.Json["rows"]!.AsArray().Single()!;
         Assert.Equal(2, row["world"]!.GetValue<int>());
@@ -202,7 +206,8 @@ public sealed class ParallelCommandTests : IDisposable
 
     private string[] Train(string run, int steps) =>
     [
-        "train", "--out", _temp[run], "--model", _temp["model.json"], "--data", _temp["text.txt"], "--schedule", "constant", "--warmup", "0", "--context", "16",
+        "train", "--out", _temp[run], "--model", _temp["model.json"], "--data", _temp["text.txt"], "--schedule", "constant", "--warmup",
+        "0", "--context", "16",
         "--batch-size", "4", "--threads", "1", "--set", "dropout=0.1", "--steps", steps.ToString(CultureInfo.InvariantCulture),
     ];
 

@@ -5,7 +5,10 @@ using Xunit;
 
 namespace XlstmLab.Tests.Cli;
 
-/// <summary>The repository's notebooks, those that train with small parameters, by all that runs them: our runner, Jupyter with our kernel, and the official tool.</summary>
+/// <summary>
+/// The repository's notebooks, those that train with small parameters, by all that runs them: our runner, Jupyter with our kernel, and the
+/// official tool.
+/// </summary>
 [Collection(nameof(ProcessCollection))]
 public sealed class RepositoryNotebookTests : IDisposable
 {
@@ -43,7 +46,8 @@ public sealed class RepositoryNotebookTests : IDisposable
         await _jupyter.InstallAsync();
         File.CreateSymbolicLink(Folder["results"], Path.Combine(TestSetup.RepositoryRoot, "results"));
         string[] copies = [.. All.Select(name => Copy(name, withValues: true))];
-        var result = await _jupyter.RunAsync("jupyter", ["nbconvert", "--to", "notebook", "--execute", .. copies, "--output-dir", Folder["out"]]);
+        var result = await _jupyter.RunAsync(
+            "jupyter", ["nbconvert", "--to", "notebook", "--execute", .. copies, "--output-dir", Folder["out"]]);
 
         Assert.True(result.Code == 0, result.Error);
         Assert.All(All, name => AssertWhole(Folder["out", name]));
@@ -60,7 +64,8 @@ public sealed class RepositoryNotebookTests : IDisposable
             $"#r \"{Path.Combine(Path.GetDirectoryName(program)!, "TorchSharp.dll")}\"\nopen TorchSharp\n(torch.arange 4L).sum().ToInt64()",
             "System.Environment.GetEnvironmentVariable \"DOTNET_STARTUP_HOOKS\" |> isNull");
         var result = await _jupyter.RunAsync(
-            "jupyter", "nbconvert", "--to", "notebook", "--execute", Folder["in.ipynb"], "--output-dir", Folder["out"], "--ExecutePreprocessor.kernel_name=xlstm-tool-fsharp");
+            "jupyter", "nbconvert", "--to", "notebook", "--execute", Folder["in.ipynb"], "--output-dir", Folder["out"],
+            "--ExecutePreprocessor.kernel_name=xlstm-tool-fsharp");
 
         Assert.True(result.Code == 0, result.Error);
         var cells = Notebook.Load(Folder["out", "in.ipynb"]).CodeCells.ToArray();
@@ -78,7 +83,8 @@ public sealed class RepositoryNotebookTests : IDisposable
         string first = Names.Single(name => name.StartsWith("01-", StringComparison.Ordinal));
         File.CreateSymbolicLink(Folder["artifacts"], Path.Combine(TestSetup.RepositoryRoot, "artifacts"));
         var result = await _jupyter.RunAsync(
-            "jupyter", "nbconvert", "--to", "notebook", "--execute", Copy(first, withValues: true), "--output-dir", Folder["out"], "--ExecutePreprocessor.kernel_name=xlstm-tool-csharp");
+            "jupyter", "nbconvert", "--to", "notebook", "--execute", Copy(first, withValues: true), "--output-dir", Folder["out"],
+            "--ExecutePreprocessor.kernel_name=xlstm-tool-csharp");
 
         Assert.True(result.Code == 0, result.Error);
         Assert.InRange(new FileInfo(Folder["out", first]).Length, 10_000, 1_000_000);
@@ -97,7 +103,8 @@ public sealed class RepositoryNotebookTests : IDisposable
         string program = Path.Combine(TestSetup.RepositoryRoot, "artifacts", "bin", "XlstmLab.Cli", "release", "xlstm.dll");
         Assert.SkipUnless(File.Exists(program), $"There is no {program}: build with -c Release.");
         string tool = await OfficialToolAsync();
-        var install = await _jupyter.RunAsync("dotnet", program, "notebook", "install", "--path", Folder["jupyter/kernels"], "--official-tool", tool);
+        var install = await _jupyter.RunAsync(
+            "dotnet", program, "notebook", "install", "--path", Folder["jupyter/kernels"], "--official-tool", tool);
         Assert.True(install.Code == 0, install.Error);
         return program;
     }
@@ -109,7 +116,8 @@ public sealed class RepositoryNotebookTests : IDisposable
         string package = Path.Combine(folder, ".store", "microsoft.dotnet-interactive", ToolVersion);
         if (!Directory.Exists(package))
         {
-            var result = await _jupyter.RunAsync("dotnet", "tool", "install", "--tool-path", folder, "Microsoft.dotnet-interactive", "--version", ToolVersion);
+            var result = await _jupyter.RunAsync(
+                "dotnet", "tool", "install", "--tool-path", folder, "Microsoft.dotnet-interactive", "--version", ToolVersion);
             Assert.SkipUnless(result.Code == 0, $"The tool Microsoft.dotnet-interactive {ToolVersion} cannot be restored: {result.Error.Trim().Split('\n')[0]}");
         }
 
@@ -143,7 +151,8 @@ public sealed class RepositoryNotebookTests : IDisposable
         Random random = new(1);
         for (int document = 0; document < 4; document++)
         {
-            Folder.Write($"texts/{document}.txt", string.Join(' ', Enumerable.Range(0, 300).Select(_ => $"The {string.Join(' ', random.GetItems(words, 12))}.")));
+            Folder.Write($"texts/{document}.txt", string.Join(
+                ' ', Enumerable.Range(0, 300).Select(_ => $"The {string.Join(' ', random.GetItems(words, 12))}.")));
         }
 
         return new()

@@ -14,9 +14,11 @@ public sealed class RulerCommandTests
         using var folder = CommandLine.Folder();
         File.WriteAllText(folder["text.txt"], string.Join('\n', Enumerable.Range(0, 400).Select(k => $"line {k * 7 % 97} of the text.")));
         File.WriteAllText(folder["qa.jsonl"], RulerTexts.Jsonl);
-        File.WriteAllText(folder["model.json"], ModelConfigJson.Text(new XlstmConfig { VocabularySize = 257, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, ChunkSize = 16 }));
+        File.WriteAllText(folder["model.json"], ModelConfigJson.Text(
+            new XlstmConfig { VocabularySize = 257, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, ChunkSize = 16 }));
         var train = await CommandLine.RunAsync(
-            "train", "--out", folder["run"], "--threads", "1", "--model", folder["model.json"], "--data", folder["text.txt"], "--steps", "1", "--schedule", "constant",
+            "train", "--out", folder["run"], "--threads", "1", "--model", folder["model.json"], "--data", folder["text.txt"], "--steps",
+            "1", "--schedule", "constant",
             "--warmup", "0", "--batch-size", "1", "--context", "16");
         Assert.True(train.Code == 0, train.Error);
 
@@ -27,7 +29,8 @@ public sealed class RulerCommandTests
         Assert.Equal([700, 800], result.Json["averages"]!.AsArray().Select(a => a!["length"]!.GetValue<int>()));
         Assert.Equal(result.Json.ToJsonString(), JsonNode.Parse(File.ReadAllText(folder["results/ruler.json"]))!.ToJsonString());
         Assert.Equal(1 + 6, File.ReadAllLines(folder["results/ruler.csv"]).Length);
-        Assert.Equal(6 * 2, File.ReadAllLines(folder["results/ruler-answers.jsonl"]).Count(l => JsonNode.Parse(l)!["prompt_tokens"]!.GetValue<int>() <= 800));
+        Assert.Equal(6 * 2, File.ReadAllLines(folder["results/ruler-answers.jsonl"]).Count(
+            l => JsonNode.Parse(l)!["prompt_tokens"]!.GetValue<int>() <= 800));
 
         var table = await CommandLine.RunAsync(ruler);
         Assert.Contains("| niah_single_1 |", table.Out, StringComparison.Ordinal);

@@ -71,7 +71,8 @@ public sealed class RunCommandTests : IDisposable
         Assert.Contains("failed at step", (await CommandLine.RunAsync("generate", _temp["run"])).Error, StringComparison.Ordinal);
 
         var synthetic = await CommandLine.RunAsync(
-            "synthetic", "run", "even-pairs", "--dim", "8", "--blocks", "2", "--heads", "1", "--steps", "6", "--batch-size", "4", "--train-lengths", "3-6", "--test-lengths", "6", "--test-rows", "8",
+            "synthetic", "run", "even-pairs", "--dim", "8", "--blocks", "2", "--heads", "1", "--steps", "6", "--batch-size", "4",
+            "--train-lengths", "3-6", "--test-lengths", "6", "--test-rows", "8",
             "--validation-rows", "8", "--seeds", "1,2", "--lr", "1e30", "--warmup", "0", "--threads", "1", "--out", _temp["synthetic"]);
         Assert.Equal(1, synthetic.Code);
         Assert.Contains("Seed 1: ", synthetic.Error, StringComparison.Ordinal);
@@ -89,11 +90,13 @@ public sealed class RunCommandTests : IDisposable
         }
 
         HuggingFaceFolder.Save(_temp["nan"], Config, model.state_dict());
-        var eval = await CommandLine.RunAsync("eval", _temp["nan"], "--data", _temp["text.txt"], "--documents", "1", "--threads", "1", "--json");
+        var eval = await CommandLine.RunAsync(
+            "eval", _temp["nan"], "--data", _temp["text.txt"], "--documents", "1", "--threads", "1", "--json");
         Assert.Equal((1, "NaN"), (eval.Code, eval.Json["loss"]!.GetValue<string>()));
         Assert.Contains("not finite", eval.Error, StringComparison.Ordinal);
         File.WriteAllText(_temp["piqa.jsonl"], """{"goal":"g","sol1":"a","sol2":"b","label":0}""");
-        Assert.Equal(1, (await CommandLine.RunAsync("score", _temp["nan"], "--task", $"piqa={_temp["piqa.jsonl"]}", "--threads", "1")).Code);
+        Assert.Equal(
+            1, (await CommandLine.RunAsync("score", _temp["nan"], "--task", $"piqa={_temp["piqa.jsonl"]}", "--threads", "1")).Code);
         Assert.Equal(1, (await CommandLine.RunAsync("generate", _temp["nan"], "--threads", "1")).Code);
     }
 
@@ -122,7 +125,8 @@ public sealed class RunCommandTests : IDisposable
             Assert.Contains("--weights: tokens are read from fp8 on a GPU only", refused.Error, StringComparison.Ordinal);
         }
 
-        Assert.Equal(0, (await CommandLine.RunAsync("generate", _temp["whole"], "--threads", "1", "--weights", "int8", "--max-tokens", "3")).Code);
+        Assert.Equal(
+            0, (await CommandLine.RunAsync("generate", _temp["whole"], "--threads", "1", "--weights", "int8", "--max-tokens", "3")).Code);
     }
 
     [Theory]
@@ -147,7 +151,8 @@ public sealed class RunCommandTests : IDisposable
         }
 
         // The same from a prompt that was only read, as a stream, and without the options that the file knows.
-        string[] plain = ["generate", _temp["model"], "--ignore-end", "--threads", "1", .. how.Where((_, k) => how[0] != "--seed" || k > 1)];
+        string[] plain = ["generate", _temp["model"], "--ignore-end", "--threads", "1", .. how.Where(
+            (_, k) => how[0] != "--seed" || k > 1)];
         await PartAsync([.. generate, "--prompt", "ab", "--max-tokens", "0", "--state-out", _temp["s"]]);
         var first = await CommandLine.RunAsync([.. plain, "--max-tokens", "11", "--state-in", _temp["s"], "--state-out", _temp["s"]]);
         var rest = await CommandLine.RunAsync([.. plain, "--max-tokens", "29", "--state-in", _temp["s"]]);
@@ -171,7 +176,8 @@ public sealed class RunCommandTests : IDisposable
         Save("model", 1);
         Save("other", 2);
         string[] go = ["--max-tokens", "4", "--greedy", "--ignore-end", "--threads", "1", "--json"];
-        Assert.Equal(0, (await CommandLine.RunAsync(["generate", _temp["model"], "--prompt", "ab", "--state-out", _temp["s"], .. go])).Code);
+        Assert.Equal(
+            0, (await CommandLine.RunAsync(["generate", _temp["model"], "--prompt", "ab", "--state-out", _temp["s"], .. go])).Code);
         var refused = await CommandLine.RunAsync(["generate", _temp["other"], "--state-in", _temp["s"], .. go]);
         Assert.Equal((1, ""), (refused.Code, refused.Out));
         Assert.Contains("another model's (the weights differ)", refused.Error, StringComparison.Ordinal);
@@ -196,7 +202,8 @@ public sealed class RunCommandTests : IDisposable
     {
         WriteText();
         Assert.Equal(0, (await CommandLine.RunAsync(
-            "train", "--out", _temp["run"], "--model", Model(Config with { VocabularySize = 400 }), "--data", _temp["text.txt"], "--steps", "1", "--batch-size", "1", "--context", "16", "--threads", "1")).Code);
+            "train", "--out", _temp["run"], "--model", Model(Config with { VocabularySize = 400 }), "--data", _temp["text.txt"], "--steps",
+            "1", "--batch-size", "1", "--context", "16", "--threads", "1")).Code);
         var texts = Enumerable.Repeat("the cat sat on a mat and saw the dog", 50);
         BpeTrainer.Train(texts, new() { VocabularySize = 300 }).Save(_temp["tokenizer.json"]);
         var other = await CommandLine.RunAsync("generate", _temp["run"], "--tokenizer", _temp["tokenizer.json"], "--threads", "1");
@@ -225,7 +232,8 @@ public sealed class RunCommandTests : IDisposable
 
     private string Model(XlstmConfig config) => _temp.Write("model.json", ModelConfigJson.Text(config));
 
-    private void WriteText() => _temp.Write("text.txt", string.Join('\n', Enumerable.Range(0, 400).Select(k => $"line {k} of {k * 37 % 101} and more")));
+    private void WriteText() => _temp.Write(
+        "text.txt", string.Join('\n', Enumerable.Range(0, 400).Select(k => $"line {k} of {k * 37 % 101} and more")));
 
     private static Process Start(string[] line)
     {

@@ -49,7 +49,8 @@ public sealed class RunObjectCommandTests : IDisposable
     {
         await TrainAsync("a", "--set", "steps=2");
         var told = await CommandLine.RunAsync(
-            "train", "--out", _temp["b"], "--init-from", _temp["a"], "--steps", "1", "--batch-size", "2", "--context", "16", "--lr", "1e-30", "--threads", "1", "--json");
+            "train", "--out", _temp["b"], "--init-from", _temp["a"], "--steps", "1", "--batch-size", "2", "--context", "16", "--lr",
+            "1e-30", "--threads", "1", "--json");
         Assert.True(told.Code == 0, told.Error);
         using (TrainedRun first = TrainedRun.Open(_temp["a"]), second = TrainedRun.Open(_temp["b"]))
         {
@@ -92,7 +93,8 @@ public sealed class RunObjectCommandTests : IDisposable
         var table = (await CommandLine.RunAsync("runs", _temp["runs"])).Out;
         Assert.Contains("gate_soft_cap=null", table, StringComparison.Ordinal);
         var diff = (await CommandLine.RunAsync("runs", _temp["runs"], "--diff")).Out;
-        Assert.Contains(diff.Split('\n'), l => l.Contains("gate_soft_cap", StringComparison.Ordinal) && l.Contains("15", StringComparison.Ordinal));
+        Assert.Contains(
+            diff.Split('\n'), l => l.Contains("gate_soft_cap", StringComparison.Ordinal) && l.Contains("15", StringComparison.Ordinal));
         var csv = (await CommandLine.RunAsync("runs", _temp["runs"], "--csv")).Out.Split('\n');
         Assert.StartsWith("run,state,step,steps,tokens,", csv[0], StringComparison.Ordinal);
         Assert.Equal(5, csv.Length);
@@ -126,13 +128,15 @@ public sealed class RunObjectCommandTests : IDisposable
 
         foreach (var (name, value) in run.Model.state_dict())
         {
-            Assert.True(opened.Model.state_dict()[name].equal(value.to(ScalarType.BFloat16).to(ScalarType.Float32)).all().item<bool>(), name);
+            Assert.True(
+                opened.Model.state_dict()[name].equal(value.to(ScalarType.BFloat16).to(ScalarType.Float32)).all().item<bool>(), name);
         }
 
         // In place of itself, but not of other things.
         Assert.Equal(0, (await CommandLine.RunAsync("export", _temp["a"], "--out", _temp["hf"])).Code);
         File.WriteAllText(_temp["hf", "notes.txt"], "mine");
-        Assert.Contains("notes.txt", (await CommandLine.RunAsync("export", _temp["a"], "--out", _temp["hf"])).Error, StringComparison.Ordinal);
+        Assert.Contains(
+            "notes.txt", (await CommandLine.RunAsync("export", _temp["a"], "--out", _temp["hf"])).Error, StringComparison.Ordinal);
     }
 
     [Fact]

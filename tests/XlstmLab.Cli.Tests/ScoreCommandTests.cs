@@ -28,7 +28,8 @@ public sealed class ScoreCommandTests : IDisposable
     {
         string[] score =
         [
-            "score", _folder["model"], "--task", $"piqa={_folder["piqa.jsonl"]}", "--task", $"lambada_openai={_folder["lambada.jsonl"]}", "--threads", "1",
+            "score", _folder["model"], "--task", $"piqa={_folder["piqa.jsonl"]}", "--task", $"lambada_openai={_folder["lambada.jsonl"]}",
+            "--threads", "1",
         ];
         var result = await CommandLine.RunAsync([.. score, "--json", "--samples", "--out", _folder["out"], "--batch-tokens", "64"]);
         Assert.True(result.Code == 0, result.Error);

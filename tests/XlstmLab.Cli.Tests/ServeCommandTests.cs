@@ -32,17 +32,20 @@ public sealed class ServeCommandTests : IDisposable
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Only Linux lists a process' sockets in /proc, and has its signals.");
         var cancel = TestContext.Current.CancellationToken;
-        using var process = Start("serve", _temp["tiny"], "--tokenizer", "bytes", "--port", "0", "--threads", "1", "--shutdown-time", "0.2");
+        using var process = Start(
+            "serve", _temp["tiny"], "--tokenizer", "bytes", "--port", "0", "--threads", "1", "--shutdown-time", "0.2");
         var line = await process.StandardOutput.ReadLineAsync(cancel);
         Assert.NotNull(line);
         var url = new Uri(line["Listening on ".Length..]);
         using var client = new HttpClient { BaseAddress = url };
-        using var answer = await client.PostAsJsonAsync(new Uri("/v1/completions", UriKind.Relative), new { prompt = "a", max_tokens = 3, ignore_eos = true }, cancel);
+        using var answer = await client.PostAsJsonAsync(
+            new Uri("/v1/completions", UriKind.Relative), new { prompt = "a", max_tokens = 3, ignore_eos = true }, cancel);
         var body = JsonNode.Parse(await answer.Content.ReadAsStringAsync(cancel))!;
         Assert.Equal(("tiny", 3), ((string?)body["model"], (int)body["usage"]!["completion_tokens"]!));
 
         var own = Directory.EnumerateFileSystemEntries($"/proc/{process.Id}/fd").Select(fd => new FileInfo(fd).LinkTarget).OfType<string>().ToHashSet();
-        var listening = new[] { "tcp", "tcp6" }.Select(kind => $"/proc/{process.Id}/net/{kind}").Where(File.Exists).SelectMany(file => File.ReadAllLines(file).Skip(1))
+        var listening = new[] { "tcp", "tcp6" }.Select(kind => $"/proc/{process.Id}/net/{kind}").Where(File.Exists).SelectMany(
+            file => File.ReadAllLines(file).Skip(1))
             .Select(entry => entry.Split(' ', StringSplitOptions.RemoveEmptyEntries))
             .Where(parts => parts[3] == "0A" && own.Contains($"socket:[{parts[9]}]")).Select(parts => parts[1]);
         Assert.Equal([$"0100007F:{url.Port.ToString("X4", CultureInfo.InvariantCulture)}"], listening);
@@ -58,7 +61,8 @@ public sealed class ServeCommandTests : IDisposable
         var open = await CommandLine.RunAsync("serve", _temp["tiny"], "--host", "0.0.0.0", "--port", "0");
         Assert.Equal(2, open.Code);
         Assert.Contains("takes an API key", open.Error, StringComparison.Ordinal);
-        Assert.Contains("expected an address", (await CommandLine.RunAsync("serve", _temp["tiny"], "--host", "here")).Error, StringComparison.Ordinal);
+        Assert.Contains(
+            "expected an address", (await CommandLine.RunAsync("serve", _temp["tiny"], "--host", "here")).Error, StringComparison.Ordinal);
         File.WriteAllText(_temp["key.txt"], "\n");
         Assert.Contains("ApiKey", (await CommandLine.RunAsync("serve", _temp["tiny"], "--api-key-file", _temp["key.txt"])).Error, StringComparison.Ordinal);
     }
@@ -138,7 +142,8 @@ public sealed class ServeCommandTests : IDisposable
         public Action? AfterThree { get; set; }
 
         public async IAsyncEnumerable<ChatResponseUpdate> GetStreamingResponseAsync(
-            IEnumerable<ChatMessage> messages, ChatOptions? options = null, [System.Runtime.CompilerServices.EnumeratorCancellation] CancellationToken cancellationToken = default)
+            IEnumerable<ChatMessage> messages, ChatOptions? options = null,
+            [System.Runtime.CompilerServices.EnumeratorCancellation] CancellationToken cancellationToken = default)
         {
             for (var k = 0; ; k++)
             {

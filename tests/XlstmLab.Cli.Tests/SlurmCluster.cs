@@ -7,12 +7,13 @@ using Xunit;
 namespace XlstmLab.Tests.Cli;
 
 /// <summary>
-/// Slurm's own daemons from Debian's packages on this machine, for one test: a controller and a node <c>lab</c> with two CPUs, and two GPUs that
-/// are given out but are not there.
+/// Slurm's own daemons from Debian's packages on this machine, for one test: a controller and a node <c>lab</c> with two CPUs, and two GPUs
+/// that are given out but are not there.
 /// </summary>
 /// <remarks>
-/// All of it is under a folder of its own, on the loopback with ports of its own. While it runs, this process's <c>SLURM_CONF</c> names it, so
-/// that <c>sbatch</c>, <c>srun</c> and whatever this process starts finds it; hence its tests belong to the collection of those that change the process.
+/// All of it is under a folder of its own, on the loopback with ports of its own. While it runs, this process's <c>SLURM_CONF</c> names it,
+/// so that <c>sbatch</c>, <c>srun</c> and whatever this process starts finds it; hence its tests belong to the collection of those that
+/// change the process.
 /// </remarks>
 internal sealed class SlurmCluster : IDisposable
 {
@@ -46,7 +47,8 @@ internal sealed class SlurmCluster : IDisposable
 
     /// <summary>Why there can be no cluster; null where the programs are.</summary>
     public static string? Absence => !OperatingSystem.IsLinux() ? "Slurm's daemons are Linux's."
-        : Daemons.FirstOrDefault(program => !File.Exists(program)) is { } missing ? $"There is no {missing}: Debian has it in munge, slurmctld, slurmd and slurm-client."
+        : Daemons.FirstOrDefault(program => !File.Exists(program)) is { } missing
+        ? $"There is no {missing}: Debian has it in munge, slurmctld, slurmd and slurm-client."
         : null;
 
     /// <summary>The cluster's files; those of a test may be beside them.</summary>
@@ -63,8 +65,10 @@ internal sealed class SlurmCluster : IDisposable
 
             // Forced, as folders above that others may not enter are no fault here.
             cluster.StartDaemon(
-                "munged", Daemons[0], "--foreground", "--force", $"--socket={cluster.Folder["munge/socket"]}", $"--key-file={cluster.Folder["munge/key"]}",
-                $"--pid-file={cluster.Folder["munge/pid"]}", $"--seed-file={cluster.Folder["munge/seed"]}", $"--log-file={cluster.Folder["munge/log"]}");
+                "munged", Daemons[0], "--foreground", "--force", $"--socket={cluster.Folder["munge/socket"]}",
+                $"--key-file={cluster.Folder["munge/key"]}",
+                $"--pid-file={cluster.Folder["munge/pid"]}", $"--seed-file={cluster.Folder["munge/seed"]}",
+                $"--log-file={cluster.Folder["munge/log"]}");
             await UntilAsync("munged", () => Task.FromResult(File.Exists(cluster.Folder["munge/socket"])), cluster.Logs);
             cluster.StartDaemon("slurmctld", Daemons[1], "-D", "-f", cluster.Folder["slurm.conf"]);
             await cluster.StartNodeAsync();
@@ -90,9 +94,12 @@ internal sealed class SlurmCluster : IDisposable
     }
 
     /// <summary>Runs a program such as <c>squeue</c> to its end.</summary>
-    public static Task<CommandResult> RunAsync(string program, params string[] arguments) => CommandLine.RunAsync(new ProcessStartInfo(program, arguments), Patience);
+    public static Task<CommandResult> RunAsync(string program, params string[] arguments) => CommandLine.RunAsync(
+        new ProcessStartInfo(program, arguments), Patience);
 
-    /// <summary>The states of the jobs and of the tasks of arrays, such as <c>12_0</c> and <c>RUNNING</c>, also of those that have ended.</summary>
+    /// <summary>
+    /// The states of the jobs and of the tasks of arrays, such as <c>12_0</c> and <c>RUNNING</c>, also of those that have ended.
+    /// </summary>
     public static async Task<IReadOnlyDictionary<string, string>> StatesAsync()
     {
         var queue = await RunAsync("squeue", "--noheader", "--array", "--states=all", "--format=%i %T");
@@ -148,7 +155,8 @@ internal sealed class SlurmCluster : IDisposable
     }
 
     /// <summary>What the daemons have said.</summary>
-    public string Logs() => string.Join('\n', Directory.GetFiles(Folder.Path, "*.log").Order().Select(file => $"{Path.GetFileName(file)}:\n{File.ReadAllText(file)}"));
+    public string Logs() => string.Join(
+        '\n', Directory.GetFiles(Folder.Path, "*.log").Order().Select(file => $"{Path.GetFileName(file)}:\n{File.ReadAllText(file)}"));
 
     public void Dispose()
     {
@@ -222,10 +230,12 @@ internal sealed class SlurmCluster : IDisposable
         """);
 
     /// <summary>
-    /// Whether a process is a daemon of this cluster, or one of its jobs. The configuration alone does not tell: what other tests start meanwhile inherits it.
+    /// Whether a process is a daemon of this cluster, or one of its jobs. The configuration alone does not tell: what other tests start
+    /// meanwhile inherits it.
     /// </summary>
     private bool Owns((int Id, string Name, int Parent) process) =>
-        Has(process.Id, $"{ConfigVariable}={Folder["slurm.conf"]}\0") && (process.Name.StartsWith("slurm", StringComparison.Ordinal) || Has(process.Id, "SLURM_JOB_ID="));
+        Has(process.Id, $"{ConfigVariable}={Folder["slurm.conf"]}\0")
+            && (process.Name.StartsWith("slurm", StringComparison.Ordinal) || Has(process.Id, "SLURM_JOB_ID="));
 
     /// <summary>Whether the environment of a process has text that begins with a variable's name.</summary>
     private static bool Has(int id, string text)
@@ -240,7 +250,8 @@ internal sealed class SlurmCluster : IDisposable
         }
     }
 
-    private static IEnumerable<int> Below(int id) => Processes().Where(process => process.Parent == id).SelectMany(child => Below(child.Id).Prepend(child.Id));
+    private static IEnumerable<int> Below(int id) => Processes().Where(process => process.Parent == id).SelectMany(
+        child => Below(child.Id).Prepend(child.Id));
 
     private static List<(int Id, string Name, int Parent)> Processes()
     {
@@ -259,7 +270,8 @@ internal sealed class SlurmCluster : IDisposable
                 var (open, close) = (stat.IndexOf('('), stat.LastIndexOf(')'));
                 if (stat[close + 2] != 'Z')
                 {
-                    processes.Add((id, stat[(open + 1)..close], int.Parse(stat[(close + 4)..].Split(' ')[0], CultureInfo.InvariantCulture)));
+                    processes.Add(
+                        (id, stat[(open + 1)..close], int.Parse(stat[(close + 4)..].Split(' ')[0], CultureInfo.InvariantCulture)));
                 }
             }
             catch (IOException)

@@ -39,12 +39,14 @@ public sealed class StudyCommandTests
         Assert.Contains("1.5 against 2", run.Out, StringComparison.Ordinal);
         Assert.Contains("not decided at this scale", run.Out, StringComparison.Ordinal);
 
-        var elsewhere = await CommandLine.RunAsync("study", "run", folder["more"], "--threads", "1", "--seeds", "2", "--out", folder["elsewhere"], "--json");
+        var elsewhere = await CommandLine.RunAsync(
+            "study", "run", folder["more"], "--threads", "1", "--seeds", "2", "--out", folder["elsewhere"], "--json");
         Assert.Equal(2, elsewhere.Json[0]!["rows"]!.AsArray().Count);
         var merge = await CommandLine.RunAsync("study", "merge", file, "--from", folder["elsewhere", "more"]);
         Assert.Contains("2 runs added; the table has 4.", merge.Error, StringComparison.Ordinal);
 
-        var show = await CommandLine.RunAsync("study", "show", file, "--metric", "test_loss", "--axis", "beta1", "--save", folder["runs.parquet"]);
+        var show = await CommandLine.RunAsync(
+            "study", "show", file, "--metric", "test_loss", "--axis", "beta1", "--save", folder["runs.parquet"]);
         Assert.True(show.Code == 0, show.Error);
         Assert.Contains("test_loss", show.Out, StringComparison.Ordinal);
         Assert.True(File.Exists(folder["runs.parquet"]));
@@ -85,7 +87,8 @@ public sealed class StudyCommandTests
             process.Kill();
             await process.WaitForExitAsync(TestContext.Current.CancellationToken);
             var done = StudyTable.Read(folder["more"], []);
-            string[] halfDone = [.. Directory.GetDirectories(folder["more/runs"]).Where(run => done.All(row => row.Id != Path.GetFileName(run)))];
+            string[] halfDone = [.. Directory.GetDirectories(folder["more/runs"]).Where(
+                run => done.All(row => row.Id != Path.GetFileName(run)))];
             Assert.InRange(halfDone.Length, 0, 1);
             updates = 40 * done.Count + halfDone.Sum(run => Checkpoint(run));
 
@@ -103,10 +106,12 @@ public sealed class StudyCommandTests
 
         static IEnumerable<(string, double?)> Losses(string study) => StudyTable.Read(study).Select(row => (row.Id, row.TestLoss));
 
-        static int Checkpoint(string run) => RunFolder.LatestCheckpoint(run) is { } at ? int.Parse(at[^6..], CultureInfo.InvariantCulture) : 0;
+        static int Checkpoint(string run) =>
+            RunFolder.LatestCheckpoint(run) is { } at ? int.Parse(at[^6..], CultureInfo.InvariantCulture) : 0;
 
         static int Metrics(string folder) => !Directory.Exists(folder) ? 0
-            : Directory.GetFiles(folder, "metrics.jsonl", SearchOption.AllDirectories).Sum(metrics => File.ReadAllText(metrics).Count(c => c == '\n'));
+            : Directory.GetFiles(folder, "metrics.jsonl", SearchOption.AllDirectories).Sum(
+                metrics => File.ReadAllText(metrics).Count(c => c == '\n'));
     }
 
     private static Process Start(string[] line)

@@ -13,7 +13,8 @@ public sealed partial class StudyNotebookTests
 
     private static readonly string Folder = Path.Combine(TestSetup.RepositoryRoot, "notebooks");
 
-    public static TheoryData<string> Names => [.. Directory.GetFiles(Folder, "*.ipynb").Select(path => Path.GetFileName(path)!).Where(name => name[0] is '1' or '2')];
+    public static TheoryData<string> Names =>
+        [.. Directory.GetFiles(Folder, "*.ipynb").Select(path => Path.GetFileName(path)!).Where(name => name[0] is '1' or '2')];
 
     [Theory]
     [MemberData(nameof(Names))]
@@ -72,7 +73,8 @@ public sealed partial class StudyNotebookTests
     [Fact]
     public async Task Report_AsCommitted_IsWhatTheRowsMake()
     {
-        var result = await CommandLine.RunAsync("study", "report", "--results", Path.Combine(TestSetup.RepositoryRoot, "results"), "--check");
+        var result = await CommandLine.RunAsync(
+            "study", "report", "--results", Path.Combine(TestSetup.RepositoryRoot, "results"), "--check");
         Assert.True(result.Code == 0, result.Error);
     }
 
@@ -91,7 +93,8 @@ public sealed partial class StudyNotebookTests
         Assert.Contains("1 claim: 1 is not run yet. 0 of 2 runs", await File.ReadAllTextAsync(folder["results/README.md"], TestContext.Current.CancellationToken), StringComparison.Ordinal);
         Assert.Equal(0, (await Report("--check")).Code);
 
-        Task<CommandResult> Report(params string[] more) => CommandLine.RunAsync(["study", "report", "--results", folder["results"], .. more]);
+        Task<CommandResult> Report(params string[] more) => CommandLine.RunAsync(
+            ["study", "report", "--results", folder["results"], .. more]);
     }
 
     private static void AssertWhole(JsonObject notebook, IReadOnlyList<string> studies)
@@ -101,10 +104,12 @@ public sealed partial class StudyNotebookTests
         JsonObject[] outputs = [.. cells.SelectMany(cell => cell["outputs"]!.AsArray()).OfType<JsonObject>()];
         Assert.DoesNotContain("error", outputs.Select(output => (string?)output["output_type"]));
         Assert.Contains(outputs, output => output["data"]?["application/vnd.plotly.v1+json"] is not null);
-        var printed = string.Concat(outputs.Where(output => (string?)output["output_type"] == "stream").Select(output => Joined(output["text"]!)));
+        var printed = string.Concat(
+            outputs.Where(output => (string?)output["output_type"] == "stream").Select(output => Joined(output["text"]!)));
         Assert.NotEmpty(studies);
         Assert.All(studies, study => Assert.Contains(
-            Study.ReadFile(Path.Combine(TestSetup.RepositoryRoot, "results", "studies", study)).Read().Conclusion(), printed, StringComparison.Ordinal));
+            Study.ReadFile(Path.Combine(TestSetup.RepositoryRoot, "results", "studies", study)).Read().Conclusion(), printed,
+            StringComparison.Ordinal));
     }
 
     /// <summary>The studies whose rows a notebook reads.</summary>
@@ -113,7 +118,8 @@ public sealed partial class StudyNotebookTests
 
     private static string Source(JsonNode cell) => Joined(cell["source"]!);
 
-    private static string Joined(JsonNode text) => text is JsonArray lines ? string.Concat(lines.Select(line => (string?)line)) : (string?)text ?? "";
+    private static string Joined(JsonNode text) =>
+        text is JsonArray lines ? string.Concat(lines.Select(line => (string?)line)) : (string?)text ?? "";
 
     [GeneratedRegex("Study.ReadFile\\(\"../results/studies/([a-z0-9-]+)\"\\)")]
     private static partial Regex ReadStudy();

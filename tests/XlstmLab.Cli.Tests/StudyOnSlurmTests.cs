@@ -55,7 +55,8 @@ public sealed class StudyOnSlurmTests
         var here = await CommandLine.RunAsync(["study", "run", file, "--out", cluster.Folder["here"], "--json", .. One]);
         Assert.Equal(Losses(here.Json), Losses(run.Json));
         Assert.Contains("nothing was submitted", (await CommandLine.RunAsync(["study", "run", file, "--slurm", .. One])).Error, StringComparison.Ordinal);
-        Assert.Contains("0 runs added; the table has 4.", (await CommandLine.RunAsync("study", "merge", file)).Error, StringComparison.Ordinal);
+        Assert.Contains(
+            "0 runs added; the table has 4.", (await CommandLine.RunAsync("study", "merge", file)).Error, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -77,7 +78,8 @@ public sealed class StudyOnSlurmTests
         var at = ids.Select(id => Checkpoint(cluster, id)).Min();
         await cluster.StartNodeAsync();
         await HasCheckpointsAsync(cluster, ids, at + 20);
-        Assert.All(ids, id => Assert.Contains("Going on after step", File.ReadAllText(cluster.Folder["more/runs", id, "log.txt"]), StringComparison.Ordinal));
+        Assert.All(ids, id => Assert.Contains(
+            "Going on after step", File.ReadAllText(cluster.Folder["more/runs", id, "log.txt"]), StringComparison.Ordinal));
 
         // The node's daemon dies alone: its tasks know nothing of it.
         cluster.KillDaemon();
@@ -87,11 +89,14 @@ public sealed class StudyOnSlurmTests
         // A task dies: the other goes on. Then Slurm is asked to end that one, which writes a checkpoint for it.
         var job = JsonNode.Parse(File.ReadAllText(cluster.Folder["more/tasks/0001/job.json"]))!["id"]!.GetValue<string>();
         cluster.KillTask(0);
-        await SlurmCluster.UntilAsync("the task's end", async () => (await SlurmCluster.StatesAsync())[$"{job}_0"] == "FAILED", cluster.Logs);
+        await SlurmCluster.UntilAsync(
+            "the task's end", async () => (await SlurmCluster.StatesAsync())[$"{job}_0"] == "FAILED", cluster.Logs);
         Assert.Equal("RUNNING", (await SlurmCluster.StatesAsync())[$"{job}_1"]);
         Assert.Equal(0, (await SlurmCluster.RunAsync("scancel", job)).Code);
-        await SlurmCluster.UntilAsync("the cancellation", async () => (await SlurmCluster.StatesAsync())[$"{job}_1"] == "CANCELLED", cluster.Logs);
-        await SlurmCluster.UntilAsync("the last checkpoint", () => Task.FromResult(Checkpoint(cluster, ids[1]) == Steps(cluster, ids[1])), () => TaskLogs(cluster));
+        await SlurmCluster.UntilAsync(
+            "the cancellation", async () => (await SlurmCluster.StatesAsync())[$"{job}_1"] == "CANCELLED", cluster.Logs);
+        await SlurmCluster.UntilAsync(
+            "the last checkpoint", () => Task.FromResult(Checkpoint(cluster, ids[1]) == Steps(cluster, ids[1])), () => TaskLogs(cluster));
         var show = (await CommandLine.RunAsync(["study", "show", file, .. line[4..8]])).Out;
         Assert.Matches($@"{ids[0]} +\| {job}_0 +\| FAILED +\|", show);
         Assert.Matches($@"{ids[1]} +\| {job}_1 +\| CANCELLED +\|", show);
@@ -133,7 +138,8 @@ public sealed class StudyOnSlurmTests
         Assert.Contains("PENDING", (await CommandLine.RunAsync("study", "show", file)).Out, StringComparison.Ordinal);
         Directory.Move(cluster.Folder["more"], cluster.Folder["away"]);
         Assert.Equal(0, (await SlurmCluster.RunAsync("scontrol", "update", "NodeName=lab", "State=RESUME")).Code);
-        await SlurmCluster.UntilAsync("the tasks' end", async () => (await SlurmCluster.StatesAsync()).Values.All(state => state == "FAILED"), cluster.Logs);
+        await SlurmCluster.UntilAsync(
+            "the tasks' end", async () => (await SlurmCluster.StatesAsync()).Values.All(state => state == "FAILED"), cluster.Logs);
         Directory.Move(cluster.Folder["away"], cluster.Folder["more"]);
         Assert.Contains("is that on a file system which the nodes share?", (await CommandLine.RunAsync("study", "show", file)).Out, StringComparison.Ordinal);
     }
@@ -161,7 +167,8 @@ public sealed class StudyOnSlurmTests
         var stray = await CommandLine.RunAsync("study", "run", file, "--partition", "gpu");
         Assert.Equal(2, stray.Code);
         Assert.Contains("--partition is about tasks of Slurm: it goes with --slurm.", stray.Error, StringComparison.Ordinal);
-        Assert.Contains("job.json", (await CommandLine.RunAsync("study", "run", file, "--task", folder["job.json"])).Error, StringComparison.Ordinal);
+        Assert.Contains(
+            "job.json", (await CommandLine.RunAsync("study", "run", file, "--task", folder["job.json"])).Error, StringComparison.Ordinal);
     }
 
     private static IEnumerable<(string, double)> Losses(JsonNode summaries) =>
@@ -169,7 +176,8 @@ public sealed class StudyOnSlurmTests
 
     /// <summary>The update of a run's last checkpoint; 0 before the first.</summary>
     private static int Checkpoint(SlurmCluster cluster, string id) =>
-        RunFolder.LatestCheckpoint(cluster.Folder["more/runs", id]) is { } folder ? int.Parse(Path.GetFileName(folder).Split('-')[1], CultureInfo.InvariantCulture) : 0;
+        RunFolder.LatestCheckpoint(cluster.Folder["more/runs", id]) is { } folder
+            ? int.Parse(Path.GetFileName(folder).Split('-')[1], CultureInfo.InvariantCulture) : 0;
 
     /// <summary>The last update in a run's metrics, which has each once.</summary>
     private static int Steps(SlurmCluster cluster, string id)
@@ -180,8 +188,10 @@ public sealed class StudyOnSlurmTests
     }
 
     private static Task HasCheckpointsAsync(SlurmCluster cluster, IEnumerable<string> ids, int step) => SlurmCluster.UntilAsync(
-        $"checkpoints of update {step}", () => Task.FromResult(ids.All(id => Checkpoint(cluster, id) >= step)), () => cluster.Logs() + TaskLogs(cluster));
+        $"checkpoints of update {step}", () => Task.FromResult(ids.All(id => Checkpoint(cluster, id) >= step)),
+        () => cluster.Logs() + TaskLogs(cluster));
 
     private static string TaskLogs(SlurmCluster cluster) => !Directory.Exists(cluster.Folder["more/tasks"]) ? ""
-        : string.Join('\n', Directory.GetFiles(cluster.Folder["more/tasks"], "*.log", SearchOption.AllDirectories).Select(file => $"{file}:\n{File.ReadAllText(file)}"));
+        : string.Join('\n', Directory.GetFiles(cluster.Folder["more/tasks"], "*.log", SearchOption.AllDirectories).Select(
+            file => $"{file}:\n{File.ReadAllText(file)}"));
 }

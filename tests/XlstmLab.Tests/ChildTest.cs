@@ -11,7 +11,8 @@ internal static class ChildTest
     /// <param name="environment">What the test reads: it skips itself without. The rest is what a user's program has.</param>
     /// <param name="limit">When to give up.</param>
     /// <exception cref="TimeoutException">The process did not end in time; it has been ended.</exception>
-    public static (int ExitCode, string Output) Run(Type type, string method, IReadOnlyDictionary<string, string> environment, TimeSpan limit)
+    public static (int ExitCode, string Output) Run(
+        Type type, string method, IReadOnlyDictionary<string, string> environment, TimeSpan limit)
     {
         var host = Environment.ProcessPath!;
         var start = new ProcessStartInfo(host) { RedirectStandardOutput = true, RedirectStandardError = true };

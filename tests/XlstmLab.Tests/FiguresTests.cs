@@ -13,7 +13,9 @@ public sealed partial class FiguresTests
     /// <param name="Line">A part of its line that no other line has.</param>
     /// <param name="Figure">The figure as printed.</param>
     /// <param name="File">The file with the value; empty for what is given and not measured.</param>
-    /// <param name="Where">For CSV <c>column=value</c> pairs of the row, separated by ';'; for JSON the path; else a pattern with one group.</param>
+    /// <param name="Where">
+    /// For CSV <c>column=value</c> pairs of the row, separated by ';'; for JSON the path; else a pattern with one group.
+    /// </param>
     /// <param name="Column">For CSV the column.</param>
     /// <param name="Scale">What the value is multiplied by.</param>
     private sealed record Claim(string Document, string Line, string Figure, string File, string Where, string Column, double Scale);
@@ -90,7 +92,8 @@ public sealed partial class FiguresTests
             ".csv" => FromCsv(path, claim),
             ".json" => FromJson(path, claim.Where),
             _ => double.Parse(
-                Regex.Match(File.ReadAllText(path), claim.Where).Groups[1].Value.Replace(",", "", StringComparison.Ordinal), CultureInfo.InvariantCulture),
+                Regex.Match(File.ReadAllText(path), claim.Where).Groups[1].Value.Replace(",", "", StringComparison.Ordinal),
+                CultureInfo.InvariantCulture),
         };
     }
 
@@ -119,11 +122,13 @@ public sealed partial class FiguresTests
     private static List<Claim> Claims() =>
     [
         .. File.ReadAllLines(Path.Combine(TestSetup.RepositoryRoot, "results", "figures.csv")).Skip(1).Where(l => l.Length > 0).Select(Fields)
-            .Select(f => new Claim(f[0], f[1], f[2], f[3], f[4], f[5], f[6].Length == 0 ? 1 : double.Parse(f[6], CultureInfo.InvariantCulture))),
+            .Select(f => new Claim(
+                f[0], f[1], f[2], f[3], f[4], f[5], f[6].Length == 0 ? 1 : double.Parse(f[6], CultureInfo.InvariantCulture))),
     ];
 
     private static string[] Fields(string line) =>
-        [.. Field().Matches(line).Select(m => m.Groups[1].Success ? m.Groups[1].Value.Replace("\"\"", "\"", StringComparison.Ordinal) : m.Groups[2].Value)];
+        [.. Field().Matches(line).Select(
+            m => m.Groups[1].Success ? m.Groups[1].Value.Replace("\"\"", "\"", StringComparison.Ordinal) : m.Groups[2].Value)];
 
     [GeneratedRegex("<!-- figures -->.*?<!-- /figures -->", RegexOptions.Singleline)]
     private static partial Regex MarkedPart();

@@ -8,18 +8,22 @@ using Xunit;
 
 namespace XlstmLab.Tests;
 
-/// <summary>Files of JSON with every kind of mistake: each is read, or refused by an error of the library's own that names the file.</summary>
+/// <summary>
+/// Files of JSON with every kind of mistake: each is read, or refused by an error of the library's own that names the file.
+/// </summary>
 [Collection(nameof(TextCollection))]
 public sealed class JsonFuzzTests : IDisposable
 {
     private static readonly string[] Values =
     [
-        "null", "true", "[]", "{}", "\"\"", "\"x\"", "-1", "0", "1.5", "1e400", "-1e400", "99999999999999999999", "[null]", "[[[[[[[[1]]]]]]]]", "\"@@\"", "\"NaN\"",
+        "null", "true", "[]", "{}", "\"\"", "\"x\"", "-1", "0", "1.5", "1e400", "-1e400", "99999999999999999999", "[null]",
+        "[[[[[[[[1]]]]]]]]", "\"@@\"", "\"NaN\"",
     ];
 
     private readonly TempFolder _temp = new();
 
-    public static TheoryData<string> Kinds() => ["hf_xlstm", "hf_llama", "hf_mamba", "hf_mamba2", "gla", "lstm", "run", "settings", "meta", "card", "tokens", "text"];
+    public static TheoryData<string> Kinds() =>
+        ["hf_xlstm", "hf_llama", "hf_mamba", "hf_mamba2", "gla", "lstm", "run", "settings", "meta", "card", "tokens", "text"];
 
     public void Dispose() => _temp.Dispose();
 

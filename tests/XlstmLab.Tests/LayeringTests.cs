@@ -8,7 +8,8 @@ public sealed partial class LayeringTests
     /// <summary>The folders of the library, each of which may name those before it.</summary>
     private static readonly string[] Order =
     [
-        "", "Native", "Operations", "Collectives", "Layers", "Mixers", "Models", "Checkpoints", "Text", "Tasks", "Inference", "Training", "Evaluation", "Analysis",
+        "", "Native", "Operations", "Collectives", "Layers", "Mixers", "Models", "Checkpoints", "Text", "Tasks", "Inference", "Training",
+        "Evaluation", "Analysis",
         "Runs", "Exports", "Experiments", "Visualization",
     ];
 
@@ -56,14 +57,16 @@ public sealed partial class LayeringTests
 
     private static IEnumerable<string> Upward(string file, string source)
     {
-        var own = Rank(file.Contains(Path.DirectorySeparatorChar, StringComparison.Ordinal) ? file.Split(Path.DirectorySeparatorChar)[0] : "");
+        var own = Rank(
+            file.Contains(Path.DirectorySeparatorChar, StringComparison.Ordinal) ? file.Split(Path.DirectorySeparatorChar)[0] : "");
         return Using().Matches(source).Select(match => match.Groups[1].Value).Where(name => Rank(name) > own).Select(name => $"{file} names {name}");
     }
 
     private static int Rank(string folder)
     {
         var rank = Array.IndexOf(Order, folder);
-        return rank >= 0 ? rank : throw new InvalidOperationException($"{folder} has no place in the order of the library's folders: give it one.");
+        return rank >= 0 ? rank : throw new InvalidOperationException(
+            $"{folder} has no place in the order of the library's folders: give it one.");
     }
 
     [GeneratedRegex("""<ProjectReference Include="[^"]*/([\w.]+)\.csproj" />""")]

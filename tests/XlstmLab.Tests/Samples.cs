@@ -12,8 +12,8 @@ using Xunit.v3;
 namespace XlstmLab.Tests;
 
 /// <summary>
-/// Checks of many drawn cases, the same cases in every run: a test that fails is one that has failed for everybody. Other cases come of another
-/// number in <c>XLSTM_TESTS_SEED</c>. These stand before CsCheck's methods of the same name, which draw anew each time.
+/// Checks of many drawn cases, the same cases in every run: a test that fails is one that has failed for everybody. Other cases come of
+/// another number in <c>XLSTM_TESTS_SEED</c>. These stand before CsCheck's methods of the same name, which draw anew each time.
 /// </summary>
 internal static class Samples
 {

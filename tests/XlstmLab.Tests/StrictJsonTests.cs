@@ -21,7 +21,8 @@ public sealed class StrictJsonTests
     [InlineData("""{"steps":"3"}""", "steps has a value of the wrong kind; expected a whole number of 32 bits. It is \"3\".")]
     [InlineData("""{"steps":3.5}""", "steps has a value of the wrong kind")]
     [InlineData("""{"steps":3000000000}""", "steps has a value of the wrong kind")]
-    [InlineData("""{"compute_type":"float31"}""", "compute_type has a value of the wrong kind; expected float32 or bfloat16. It is \"float31\".")]
+    [InlineData(
+        """{"compute_type":"float31"}""", "compute_type has a value of the wrong kind; expected float32 or bfloat16. It is \"float31\".")]
     [InlineData("""{"peak_learning_rate":1,"peak_learning_rate":2}""", "'peak_learning_rate' is given twice.")]
     [InlineData("""{"schedule":{"kind":"cosine","kind":"wsd"}}""", "'kind' is given twice.")]
     [InlineData("""{"peak_learning_rate":0,003}""", "no valid JSON")]
@@ -38,12 +39,14 @@ public sealed class StrictJsonTests
 
     [Fact]
     public void Parse_NestedTooDeep_IsRefused() =>
-        Assert.Contains("depth", Assert.Throws<JsonException>(() => StrictJson.Parse(new string('[', 100_000))).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "depth", Assert.Throws<JsonException>(() => StrictJson.Parse(new string('[', 100_000))).Message, StringComparison.Ordinal);
 
     [Fact]
     public void Read_NullsThatAreMeant_AreRead()
     {
-        var config = StrictJson.Read<TrainingConfig>("""{"gradient_clip":null,"spikes":null,"micro_batch_size":null,"schedule":{"decay_steps":null}}""", RunJson.Line);
+        var config = StrictJson.Read<TrainingConfig>(
+            """{"gradient_clip":null,"spikes":null,"micro_batch_size":null,"schedule":{"decay_steps":null}}""", RunJson.Line);
         Assert.Null(config.GradientClip);
         Assert.Null(config.Spikes);
     }

@@ -26,7 +26,9 @@ internal static class TestSetup
     public static string RepositoryRoot { get; } = Path.GetFullPath(
         typeof(TestSetup).Assembly.GetCustomAttributes<AssemblyMetadataAttribute>().First(a => a.Key == "RepositoryRoot").Value!);
 
-    /// <summary>What the processes of tests are started with: they end before code that is compiled again, and faster, pays for itself.</summary>
+    /// <summary>
+    /// What the processes of tests are started with: they end before code that is compiled again, and faster, pays for itself.
+    /// </summary>
     public static IReadOnlyDictionary<string, string> ShortLived { get; } = new Dictionary<string, string>
     {
         ["DOTNET_TieredPGO"] = "0",

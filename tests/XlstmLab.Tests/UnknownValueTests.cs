@@ -63,7 +63,8 @@ public sealed partial class UnknownValueTests
     {
         using var scope = NewDisposeScope();
         var options = new SLstmOptions { ForgetGate = (ForgetGate)Undefined };
-        var error = Assert.Throws<ArgumentException>(() => SLstmCell.Forward(zeros([1, 2, 4, 1, 3]), zeros(1, 4, 3, 3), zeros(4, 1, 3), options: options));
+        var error = Assert.Throws<ArgumentException>(
+            () => SLstmCell.Forward(zeros([1, 2, 4, 1, 3]), zeros(1, 4, 3, 3), zeros(4, 1, 3), options: options));
         Assert.Contains("99", error.Message, StringComparison.Ordinal);
     }
 
@@ -72,7 +73,8 @@ public sealed partial class UnknownValueTests
     {
         foreach (object options in new object[] { new EvaluationOptions(), new ScoringOptions(), new TaskOptions(), new TrainingConfig() })
         {
-            foreach (var property in options.GetType().GetProperties().Where(p => p.CanWrite && EnumOf(p) is not null && p.Name != "ComputeType"))
+            foreach (var property in options.GetType().GetProperties().Where(
+                p => p.CanWrite && EnumOf(p) is not null && p.Name != "ComputeType"))
             {
                 var changed = Activator.CreateInstance(options.GetType())!;
                 Set(changed, property.Name);

@@ -161,7 +161,8 @@ internal static class BenchCommand
                 PassLimit = parsed.GetValue(limit),
             };
             BenchReport<CellRow>? report = null;
-            await terminal.TrackAsync("Cells", async tracker => report = await plan.RunAsync(Process(parsed), CommandLine(parsed), Progress(tracker), cancellationToken));
+            await terminal.TrackAsync("Cells", async tracker => report = await plan.RunAsync(
+                Process(parsed), CommandLine(parsed), Progress(tracker), cancellationToken));
             common.Write(report!, terminal, parsed);
             return Outcome(terminal, report!.Rows.Count(r => r.ForwardMs is not null), report.Rows.Count(r => r.Failed));
         });
@@ -228,8 +229,10 @@ internal static class BenchCommand
             var onGpus = ranks.OnGpus(parsed);
             var budget = parsed.GetResult(tokens) is null or { Implicit: true } && onGpus ? 16384 : parsed.GetValue(tokens);
             var works = PresetsOf(parsed.GetValue(presets) ?? (onGpus ? ScalingOnGpu : "bytes-1m")).SelectMany(preset => preset.Size is var (batch, length, side)
-                ? side == 1 ? [new ScalingWork(preset.Name, batch, length)] : throw new UsageException("--preset: ranks train one run, not several side by side.")
-                : BenchOptions.Numbers(parsed.GetValue(contexts) ?? (onGpus ? "2048" : "256")).Select(s => new ScalingWork(preset.Name, Math.Max(1, budget / s), s)));
+                ? side == 1 ? [new ScalingWork(preset.Name, batch, length)] : throw new UsageException(
+                    "--preset: ranks train one run, not several side by side.")
+                : BenchOptions.Numbers(parsed.GetValue(contexts) ?? (onGpus ? "2048" : "256")).Select(
+                    s => new ScalingWork(preset.Name, Math.Max(1, budget / s), s)));
             return await ScaleAsync(new()
             {
                 Works = [.. works],
@@ -244,7 +247,8 @@ internal static class BenchCommand
     }
 
     /// <summary>Has ranks measure, a process each.</summary>
-    private static async Task<int> ScaleAsync(ScalingTask task, int world, BenchOptions common, ParseResult parsed, CancellationToken cancellationToken)
+    private static async Task<int> ScaleAsync(
+        ScalingTask task, int world, BenchOptions common, ParseResult parsed, CancellationToken cancellationToken)
     {
         if (world < 2)
         {
@@ -269,7 +273,8 @@ internal static class BenchCommand
         var onGpu = task.Device == "cuda";
         common.Write(
             new BenchReport<ScalingRow>(
-                $"Training on {world} ranks against one, {task.ComputeType}, gradients in {task.GradientType}", CommandLine(parsed), ScalingBench.Method, ScalingBench.Columns, rows, [])
+                $"Training on {world} ranks against one, {task.ComputeType}, gradients in {task.GradientType}", CommandLine(parsed),
+                ScalingBench.Method, ScalingBench.Columns, rows, [])
             {
                 Gpu = onGpu ? $"{world} x {Gpu.Name(0)}, {Gpu.Driver()}, kernels {(Kernel.Absence is null ? "on" : "off")}, graphs {(Kernel.GraphAbsence is null ? "on" : "off")}" : null,
             },
@@ -285,10 +290,12 @@ internal static class BenchCommand
         command.SetAction((parsed, cancellationToken) =>
         {
             var wanted = JsonSerializer.Deserialize<ScalingTask>(parsed.GetValue(task)!, ResultJson.Options)!;
-            var place = RankPlace.FromEnvironment() ?? throw new UsageException("This process is no rank: 'xlstm bench train --ranks N' starts them.");
+            var place = RankPlace.FromEnvironment() ?? throw new UsageException(
+                "This process is no rank: 'xlstm bench train --ranks N' starts them.");
             using var watched = RankProcesses.Watched(cancellationToken);
             Compute.Begin(null);
-            var device = ComputeOptions.Find(wanted.Device == "cuda" ? string.Create(CultureInfo.InvariantCulture, $"cuda:{place.LocalRank}") : wanted.Device);
+            var device = ComputeOptions.Find(
+                wanted.Device == "cuda" ? string.Create(CultureInfo.InvariantCulture, $"cuda:{place.LocalRank}") : wanted.Device);
             using var communicator = RankGroup.Open(place, device, "", watched.Token);
             try
             {
@@ -364,7 +371,8 @@ internal static class BenchCommand
             var inHalves = (parsed.GetValue(compute) ?? (onGpu ? "bf16" : "float32")) == "bf16";
             if (parsed.GetValue(weights) is not null && onGpu != inHalves)
             {
-                throw new UsageException("--weights is for float32 on the CPU and bf16 on a GPU: elsewhere --compute says what weights are.");
+                throw new UsageException(
+                    "--weights is for float32 on the CPU and bf16 on a GPU: elsewhere --compute says what weights are.");
             }
 
             var formats = (parsed.GetValue(weights) ?? DecodedOnCpu).Split(',').Select(WeightOptions.Format).ToArray();
@@ -377,7 +385,8 @@ internal static class BenchCommand
             var works =
                 from preset in PresetsOf(parsed.GetValue(presets) ?? (onGpu ? InferenceOnGpu : DecodingOnCpu))
                 from batch in BenchOptions.Numbers(parsed.GetValue(batches) ?? (onGpu ? "1,8" : "1"))
-                from format in asComputed || onGpu != inHalves || !HasLoops(BenchModels.ByName(preset.Name)) ? [null] : formats.Cast<WeightFormat?>()
+                from format in asComputed || onGpu != inHalves || !HasLoops(BenchModels.ByName(preset.Name)) ? [null]
+                    : formats.Cast<WeightFormat?>()
                 select new DecodeWork(preset.Name, batch) { Weights = format };
             return new(
                 [.. works],
@@ -387,21 +396,27 @@ internal static class BenchCommand
         });
     }
 
-    /// <summary>Whether a model's tokens can be read from projections that are kept in other formats: all of the CPU's, on a GPU some.</summary>
+    /// <summary>
+    /// Whether a model's tokens can be read from projections that are kept in other formats: all of the CPU's, on a GPU some.
+    /// </summary>
     private static bool HasLoops(LanguageModelConfig config) =>
-        config is XlstmConfig xlstm && Enumerable.Range(0, xlstm.BlockCount).All(block => xlstm.MixerAt(block) is MLstmMixerConfig or SLstmMixerConfig);
+        config is XlstmConfig xlstm && Enumerable.Range(0, xlstm.BlockCount).All(
+            block => xlstm.MixerAt(block) is MLstmMixerConfig or SLstmMixerConfig);
 
     private static ExampleCommand Inference()
     {
         var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {FiguresOnCpu}, on a GPU {FiguresOnGpu}.");
-        var lengths = BenchOptions.List("--lengths", "Numbers of generated tokens. Default: 64,128,256,512, on a GPU 64,128,512,1024,2048,4096,8192,16384.");
-        var prompts = BenchOptions.List("--prompts", "Tokens of prompts whose first tokens are timed. Default: 128,512,2048, on a GPU 128,512,2048,8192,16384.");
+        var lengths = BenchOptions.List(
+            "--lengths", "Numbers of generated tokens. Default: 64,128,256,512, on a GPU 64,128,512,1024,2048,4096,8192,16384.");
+        var prompts = BenchOptions.List(
+            "--prompts", "Tokens of prompts whose first tokens are timed. Default: 128,512,2048, on a GPU 128,512,2048,8192,16384.");
         var prefill = NumberOption.Whole(new Option<int?>("--prefill-tokens")
         {
             Description = "Tokens of prompts that are read at once, of all together. Default: 4096, on a GPU 65536.",
             HelpName = "N",
         }, 1);
-        var prefillBatches = BenchOptions.List("--prefill-batch", "Prompts that make them, side by side. Default: 8,4,2, on a GPU 32,16,8,4,2.");
+        var prefillBatches = BenchOptions.List(
+            "--prefill-batch", "Prompts that make them, side by side. Default: 8,4,2, on a GPU 32,16,8,4,2.");
         var batches = BenchOptions.List("--batch", "Sequences that are generated side by side. Default: 1,2,4,8, on a GPU 1,4,16,64.");
         var compute = ComputeOption();
         var common = new BenchOptions(0, 1);
@@ -438,14 +453,17 @@ internal static class BenchCommand
             };
             if (plan.PrefillBatches.FirstOrDefault(batch => batch > plan.PrefillTokens) is > 0 and var more)
             {
-                throw new UsageException($"--prefill-batch has {more}, more prompts than --prefill-tokens, {plan.PrefillTokens}, has tokens.");
+                throw new UsageException(
+                    $"--prefill-batch has {more}, more prompts than --prefill-tokens, {plan.PrefillTokens}, has tokens.");
             }
 
             IReadOnlyList<InferenceRow> rows = [];
-            await terminal.TrackAsync("Inference", async tracker => rows = await plan.RunAsync(Process(parsed), Progress(tracker), cancellationToken));
+            await terminal.TrackAsync(
+                "Inference", async tracker => rows = await plan.RunAsync(Process(parsed), Progress(tracker), cancellationToken));
             common.Write(
                 new BenchReport<InferenceRow>(
-                    $"Inference, {type}", CommandLine(parsed), $"{plan.Method} {(onGpu ? GpuMemory : CpuMemory)}", InferenceBench.Columns, rows, [])
+                    $"Inference, {type}", CommandLine(parsed), $"{plan.Method} {(onGpu ? GpuMemory : CpuMemory)}", InferenceBench.Columns,
+                    rows, [])
                 {
                     Gpu = onGpu ? GpuOf(device) : null,
                 },
@@ -524,7 +542,8 @@ internal static class BenchCommand
                 }
             });
             common.Write(
-                new BenchReport<LoadRow>("A model's folder, opened in bf16", CommandLine(parsed), LoadBench.Method, LoadBench.Columns, rows, [])
+                new BenchReport<LoadRow>(
+                    "A model's folder, opened in bf16", CommandLine(parsed), LoadBench.Method, LoadBench.Columns, rows, [])
                 {
                     Gpu = onGpu ? GpuOf(device) : null,
                 },
@@ -552,7 +571,8 @@ internal static class BenchCommand
             var terminal = new Terminal(parsed);
             NotebookBench bench = new(arguments => OwnProgram.Start(parsed, arguments), parsed.GetValue(repetitions));
             BenchReport<NotebookRow>? report = null;
-            await terminal.TrackAsync("Notebooks", async tracker => report = await bench.RunAsync(CommandLine(parsed), Progress(tracker), cancellationToken));
+            await terminal.TrackAsync(
+                "Notebooks", async tracker => report = await bench.RunAsync(CommandLine(parsed), Progress(tracker), cancellationToken));
             common.Write(report!, terminal, parsed);
             return ExitCode.Success;
         });
@@ -574,10 +594,12 @@ internal static class BenchCommand
     }
 
     /// <summary>Makes a command compare.</summary>
-    private static ExampleCommand Comparing(ExampleCommand command, BenchOptions common, Option<string?> compute, Func<ParseResult, ComparisonPlan> plan)
+    private static ExampleCommand Comparing(
+        ExampleCommand command, BenchOptions common, Option<string?> compute, Func<ParseResult, ComparisonPlan> plan)
     {
         AddTo(command, common.All);
-        command.SetAction((parsed, cancellationToken) => CompareAsync(plan(parsed), parsed.GetValue(compute), common, parsed, cancellationToken));
+        command.SetAction(
+            (parsed, cancellationToken) => CompareAsync(plan(parsed), parsed.GetValue(compute), common, parsed, cancellationToken));
         return command;
     }
 
@@ -603,7 +625,8 @@ internal static class BenchCommand
             Profiles = plan.Profiles,
         };
         IReadOnlyList<Measurement> rows = [];
-        await terminal.TrackAsync(parsed.CommandResult.Command.Name, async tracker => rows = await comparison.RunAsync(Process(parsed), Progress(tracker), cancellationToken));
+        await terminal.TrackAsync(parsed.CommandResult.Command.Name, async tracker => rows = await comparison.RunAsync(
+            Process(parsed), Progress(tracker), cancellationToken));
         var limit = comparison.DeviceName is { } name ? DeviceLimit.Of(name) : null;
         var report = new BenchReport<Measurement>(
             $"{plan.Title}, {type}",
@@ -625,7 +648,8 @@ internal static class BenchCommand
             common.WriteMore(Profile(report, type, parsed), terminal, parsed, "-profile");
         }
 
-        return Outcome(terminal, rows.Count(r => r.IsOwn && (r.ForwardSeconds ?? r.TrainingSeconds) is not null), rows.Count(r => r.Failed));
+        return Outcome(
+            terminal, rows.Count(r => r.IsOwn && (r.ForwardSeconds ?? r.TrainingSeconds) is not null), rows.Count(r => r.Failed));
     }
 
     /// <summary>The GPU, its driver, and whether kernels and graphs serve.</summary>
@@ -709,13 +733,15 @@ internal static class BenchCommand
                 throw new UsageException($"--preset: there is no preset '{parts[0]}'.{NearestName.Hint(parts[0], BenchModels.Names)} 'xlstm models' lists them all.");
             }
 
-            yield return (parts[0], numbers is [var batch, var length, ..] ? (batch, length, numbers is [_, _, var side] ? side : 1) : null);
+            yield return (parts[0], numbers is [var batch, var length, ..] ? (batch, length, numbers is [_, _, var side] ? side : 1)
+                : null);
         }
     }
 
     /// <summary>What one of the comparing commands compares.</summary>
     private sealed record ComparisonPlan(
-        IReadOnlyList<Workload> Works, string Title, Func<string, DeviceLimit?, IReadOnlyList<BenchColumn<Measurement>>> Columns, string Method)
+        IReadOnlyList<Workload> Works, string Title, Func<string, DeviceLimit?, IReadOnlyList<BenchColumn<Measurement>>> Columns,
+        string Method)
     {
         /// <summary>Whether it tells where the time goes.</summary>
         public bool Profiles { get; init; }

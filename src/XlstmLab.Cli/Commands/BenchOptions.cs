@@ -7,7 +7,9 @@ using XlstmLab.Native;
 
 namespace XlstmLab.Cli.Commands;
 
-/// <summary>The options that benchmarks share: threads and files, how long to measure, and for those that a GPU can do, the device and the rivals.</summary>
+/// <summary>
+/// The options that benchmarks share: threads and files, how long to measure, and for those that a GPU can do, the device and the rivals.
+/// </summary>
 internal sealed class BenchOptions
 {
     private readonly Option<string?> _threads = new("--threads") { Description = "Thread counts, separated by commas. Default: the physical cores.", HelpName = "LIST" };
@@ -51,7 +53,8 @@ internal sealed class BenchOptions
         var onGpu = minSecondsOnGpu is null ? "" : string.Create(CultureInfo.InvariantCulture, $", on a GPU {minSecondsOnGpu}");
         _minSeconds = NumberOption.Real(new Option<double?>("--min-time")
         {
-            Description = string.Create(CultureInfo.InvariantCulture, $"Seconds to measure each row for, at least. Default: {minSeconds}{onGpu}."),
+            Description = string.Create(
+                CultureInfo.InvariantCulture, $"Seconds to measure each row for, at least. Default: {minSeconds}{onGpu}."),
             HelpName = "SECONDS",
         }, NumberRange.NotNegative);
         _repetitions = NumberOption.Whole(new Option<int>("--repetitions")
@@ -82,7 +85,8 @@ internal sealed class BenchOptions
     public bool IsOnGpu(ParseResult parsed) => Device(parsed) != "cpu";
 
     /// <summary>Seconds to measure each row for.</summary>
-    public double MinSeconds(ParseResult parsed) => parsed.GetValue(_minSeconds) ?? (IsOnGpu(parsed) ? _usualMinSecondsOnGpu : _usualMinSeconds);
+    public double MinSeconds(ParseResult parsed) =>
+        parsed.GetValue(_minSeconds) ?? (IsOnGpu(parsed) ? _usualMinSecondsOnGpu : _usualMinSeconds);
 
     /// <summary>Repetitions of each row.</summary>
     public int Repetitions(ParseResult parsed) => parsed.GetValue(_repetitions);
@@ -96,7 +100,8 @@ internal sealed class BenchOptions
         : new(parsed.GetValue(_rival) ?? RivalScript.Own, parsed.GetValue(_rivalSeconds), MinSeconds(parsed));
 
     /// <summary>The thread counts that were asked for.</summary>
-    public int[] ThreadCounts(ParseResult parsed) => parsed.GetValue(_threads) is { } list ? Numbers(list) : [Processor.Current.PhysicalCores];
+    public int[] ThreadCounts(ParseResult parsed) =>
+        parsed.GetValue(_threads) is { } list ? Numbers(list) : [Processor.Current.PhysicalCores];
 
     /// <summary>Writes the report wherever it was asked for, and beside it what a rival's script wrote.</summary>
     public void Write<T>(BenchReport<T> report, Terminal terminal, ParseResult parsed, IEnumerable<string>? rivals = null)
@@ -121,7 +126,8 @@ internal sealed class BenchOptions
         WriteFiles(report, parsed, [], [], suffix);
     }
 
-    private void WriteFiles<T>(BenchReport<T> report, ParseResult parsed, IEnumerable<string?> csv, IEnumerable<string?> markdown, string suffix)
+    private void WriteFiles<T>(
+        BenchReport<T> report, ParseResult parsed, IEnumerable<string?> csv, IEnumerable<string?> markdown, string suffix)
     {
         foreach (var file in csv.Append(Beside(parsed, suffix + ".csv")).OfType<string>())
         {
@@ -180,7 +186,8 @@ internal sealed class BenchOptions
 
     private static void CheckNumbers(OptionResult result, string name, string? list)
     {
-        if (list is not null && !list.Split(',').All(n => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out var number) && number >= 1))
+        if (list is not null && !list.Split(',').All(
+            n => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out var number) && number >= 1))
         {
             result.AddError($"{name} is '{list}'; expected numbers of at least 1, separated by commas.");
         }

@@ -45,7 +45,8 @@ internal static class ChatCommand
             options.Validate();
             var batch = new BatchOptions { Slots = 1, Cache = states, Weights = WeightOptions.ForGeneration(run, parsed.GetValue(weights)) };
             await using var generator = new BatchedGenerator(run.Model, run.Tokenizer, batch);
-            using var client = new TextChatClient(generator, ChatOptionsOfCommands.Find(run, parsed.GetValue(template)), run.Checkpoint, options);
+            using var client = new TextChatClient(
+                generator, ChatOptionsOfCommands.Find(run, parsed.GetValue(template)), run.Checkpoint, options);
             var conversation = new Conversation(client, terminal, parsed.GetValue(system));
             if (parsed.GetValue(load) is { } file)
             {

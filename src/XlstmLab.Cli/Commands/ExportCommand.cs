@@ -16,7 +16,8 @@ internal static class ExportCommand
         var folder = ModelOptions.FolderArgument();
         var output = new Option<string>("--out", "-o") { Description = "The folder to write; one that holds an earlier model is replaced.", HelpName = "FOLDER", Required = true };
         var type = new Option<string?>("--dtype") { Description = "What weights are stored in. Default: as they are." }.OneOf("float32", "bfloat16", "float16");
-        var shard = NumberOption.Whole(new Option<int?>("--max-shard-mib") { Description = "MiB that a file of weights may have. Default: 5 GB.", HelpName = "N" }, 1);
+        var shard = NumberOption.Whole(
+            new Option<int?>("--max-shard-mib") { Description = "MiB that a file of weights may have. Default: 5 GB.", HelpName = "N" }, 1);
         var tokenizer = TextOptions.TokenizerOption("Default: the model's.");
         var end = TextOptions.EndOfDocumentOption();
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
@@ -45,7 +46,8 @@ internal static class ExportCommand
             {
                 run.Export(
                     target, dtype, parsed.GetValue(shard) is { } mib ? (long)mib << 20 : Safetensors.DefaultShardBytes,
-                    new ImmediateProgress<ByteProgress>(p => tracker.Report(p.Done / (double)p.Total, Readable.Size(p.Total))), cancellationToken);
+                    new ImmediateProgress<ByteProgress>(p => tracker.Report(p.Done / (double)p.Total, Readable.Size(p.Total))),
+                    cancellationToken);
                 return Task.CompletedTask;
             });
             var files = Directory.EnumerateFiles(target).Order(StringComparer.Ordinal).Select(f => new { Name = Path.GetFileName(f), Bytes = new FileInfo(f).Length }).ToArray();
@@ -55,7 +57,8 @@ internal static class ExportCommand
             }
             else
             {
-                terminal.WritePairs([("model", run.Checkpoint), ("folder", target), .. files.Select(f => (f.Name, Readable.Size(f.Bytes)))]);
+                terminal.WritePairs(
+                    [("model", run.Checkpoint), ("folder", target), .. files.Select(f => (f.Name, Readable.Size(f.Bytes)))]);
             }
 
             return ExitCode.Success;

@@ -97,12 +97,14 @@ internal static class GenerateCommand
         options = options with { Weights = WeightOptions.ForGeneration(loaded, parsed.GetValue(Weights)) };
         var (stateIn, stateOut) = (parsed.GetValue(StateIn), parsed.GetValue(StateOut));
         var identity = stateIn is null && stateOut is null ? null : ModelIdentity.Of(loaded.Model);
-        using var saved = stateIn is null ? null : SavedText.Load(stateIn, identity!, parsed.GetValue(AnyModel), Model.Device(parsed), terminal);
+        using var saved = stateIn is null ? null : SavedText.Load(
+            stateIn, identity!, parsed.GetValue(AnyModel), Model.Device(parsed), terminal);
         var ids = loaded.Tokenizer.Encode(prompt);
         int[] read = saved is null ? [loaded.Tokenizer.EndOfDocument, .. ids] : [.. saved.Next, .. ids];
         if (read.Length == 0)
         {
-            throw new UsageException($"{stateIn} does not say which token comes next, as files of older versions do not: give a prompt to go on with.");
+            throw new UsageException(
+                $"{stateIn} does not say which token comes next, as files of older versions do not: give a prompt to go on with.");
         }
 
         if (saved is not null)
@@ -122,7 +124,8 @@ internal static class GenerateCommand
         if (options.MaxNewTokens == 0 && stateOut is not null)
         {
             SaveUnread(generator, run, stateOut, cancellationToken);
-            terminal.Note(string.Create(CultureInfo.InvariantCulture, $"{read.Length:N0} tokens read in {Readable.Duration(watch.Elapsed.TotalSeconds)}."));
+            terminal.Note(string.Create(
+                CultureInfo.InvariantCulture, $"{read.Length:N0} tokens read in {Readable.Duration(watch.Elapsed.TotalSeconds)}."));
             return ExitCode.Success;
         }
 
@@ -155,7 +158,8 @@ internal static class GenerateCommand
             }
         }
 
-        terminal.Note(string.Create(CultureInfo.InvariantCulture, $"{characters:N0} characters in {Readable.Duration(watch.Elapsed.TotalSeconds)}."));
+        terminal.Note(
+            string.Create(CultureInfo.InvariantCulture, $"{characters:N0} characters in {Readable.Duration(watch.Elapsed.TotalSeconds)}."));
         return ExitCode.Success;
     }
 
@@ -198,7 +202,9 @@ internal static class GenerateCommand
         });
     }
 
-    /// <summary>Saves what was read but for its last token, which is the next one: what follows it is asked for when the text goes on.</summary>
+    /// <summary>
+    /// Saves what was read but for its last token, which is the next one: what follows it is asked for when the text goes on.
+    /// </summary>
     private static void SaveUnread(TextGenerator generator, TextRun run, string path, CancellationToken cancellationToken)
     {
         using var state = run.Read.Length > 1 ? generator.Read(run.Read[..^1], run.Before?.State, cancellationToken)
@@ -214,7 +220,9 @@ internal static class GenerateCommand
     /// <param name="Before">Where the text goes on from; null at its start.</param>
     private sealed record TextRun(TrainedRun Loaded, ModelIdentity? Identity, GenerationOptions Options, int[] Read, SavedText? Before)
     {
-        /// <summary>Writes the state, which has read all but the last of the tokens, or of those that were read where there are none.</summary>
+        /// <summary>
+        /// Writes the state, which has read all but the last of the tokens, or of those that were read where there are none.
+        /// </summary>
         public void Save(ModelState state, IReadOnlyList<int> tokens, string path)
         {
             var draws = Options.Temperature == 0 ? 0 : tokens.Count;

@@ -54,7 +54,8 @@ internal static class JupyterCommands
                 parsed.GetValue(path) ?? (parsed.GetValue(prefix) is { } installation ? KernelSpecs.PrefixFolder(installation) : KernelSpecs.UserFolder()));
             var installed = parsed.GetResult(tool) is null
                 ? KernelSpecs.Install(folder, OwnProgram.Words, parsed.GetValue(names), OwnProgram.Plugins(parsed))
-                : KernelSpecs.InstallForTool(folder, OwnProgram.Dotnet ?? "dotnet", Path.GetFullPath(parsed.GetValue(tool) ?? ToolLibraries.Find()));
+                : KernelSpecs.InstallForTool(
+                    folder, OwnProgram.Dotnet ?? "dotnet", Path.GetFullPath(parsed.GetValue(tool) ?? ToolLibraries.Find()));
             var terminal = new Terminal(parsed);
             foreach (var kernel in installed)
             {

@@ -4,7 +4,10 @@ using System.Text;
 
 namespace XlstmLab.Cli.Commands;
 
-/// <summary>Finds the process that a run left behind with the state of a notebook, by a pipe of the notebook's name that only the same user can open.</summary>
+/// <summary>
+/// Finds the process that a run left behind with the state of a notebook, by a pipe of the notebook's name that only the same user can
+/// open.
+/// </summary>
 internal static class KeptNotebooks
 {
     /// <summary>What is asked of such a process to end it.</summary>
@@ -17,7 +20,8 @@ internal static class KeptNotebooks
     /// <param name="notebook">The notebook, an absolute path.</param>
     public static async Task<NamedPipeClientStream?> FindAsync(string notebook)
     {
-        var pipe = new NamedPipeClientStream(".", Name(notebook), PipeDirection.InOut, PipeOptions.Asynchronous | PipeOptions.CurrentUserOnly);
+        var pipe = new NamedPipeClientStream(
+            ".", Name(notebook), PipeDirection.InOut, PipeOptions.Asynchronous | PipeOptions.CurrentUserOnly);
         try
         {
             await pipe.ConnectAsync(Patience, CancellationToken.None);
@@ -52,7 +56,9 @@ internal static class KeptNotebooks
     public static NamedPipeServerStream Serve(string notebook) => new(
         Name(notebook), PipeDirection.InOut, 2, PipeTransmissionMode.Byte, PipeOptions.Asynchronous | PipeOptions.CurrentUserOnly);
 
-    /// <summary>Whether there is such a pipe, or on Unix one that a process did not live to remove: connecting would wait for one to come.</summary>
+    /// <summary>
+    /// Whether there is such a pipe, or on Unix one that a process did not live to remove: connecting would wait for one to come.
+    /// </summary>
     private static bool IsServed(string name) =>
         OperatingSystem.IsWindows() ? Directory.EnumerateFiles(@"\\.\pipe\", name).Any() : File.Exists(name);
 

@@ -84,7 +84,8 @@ internal static class ModelsCommand
     {
         var config = name is null ? throw new UsageException("--config shows one model: name it.")
             : NamedModels.Find(name)
-            ?? throw new UsageException($"There is no model '{name}'.{NearestName.Hint(name, Presets.All.Keys)} 'xlstm models' lists them all.");
+            ?? throw new UsageException(
+                $"There is no model '{name}'.{NearestName.Hint(name, Presets.All.Keys)} 'xlstm models' lists them all.");
         var settings = ConfigSettings.Of(config);
         if (json)
         {
@@ -95,6 +96,7 @@ internal static class ModelsCommand
         terminal.WriteTable(
             ["setting", ">value", ">default", "property", "what it is"],
             settings.Select(s => new[] { s.Name, s.Value, s.IsChanged ? s.Default : "", s.Property, s.Meaning }));
-        terminal.Note($"Kind {config.ModelType}. A default is shown where the value is another. 'xlstm train --set NAME=VALUE' takes either name.");
+        terminal.Note(
+            $"Kind {config.ModelType}. A default is shown where the value is another. 'xlstm train --set NAME=VALUE' takes either name.");
     }
 }

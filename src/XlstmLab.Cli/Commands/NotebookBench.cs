@@ -53,12 +53,14 @@ internal sealed class NotebookBench(Func<string[], ProcessStartInfo> start, int 
     /// <param name="progress">Told before each run.</param>
     /// <param name="cancellationToken">Ends the measurement.</param>
     /// <exception cref="InvalidOperationException">A notebook failed.</exception>
-    public async Task<BenchReport<NotebookRow>> RunAsync(string command, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
+    public async Task<BenchReport<NotebookRow>> RunAsync(
+        string command, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
     {
         List<double> starts = [], warm = [], charts = [], fsharp = [], memory = [];
         for (int repetition = 0; repetition < repetitions; repetition++)
         {
-            progress.Report(new((double)repetition / repetitions, string.Create(CultureInfo.InvariantCulture, $"repetition {repetition + 1} of {repetitions}")));
+            progress.Report(new((double)repetition / repetitions, string.Create(
+                CultureInfo.InvariantCulture, $"repetition {repetition + 1} of {repetitions}")));
             var (seconds, cells) = await MeasureAsync(Eight, cancellationToken);
             starts.Add(seconds);
             charts.Add(cells[3].Seconds!.Value);
@@ -93,7 +95,9 @@ internal sealed class NotebookBench(Func<string[], ProcessStartInfo> start, int 
     private static double Median(IEnumerable<double> values) => values.Order().ToArray() is var sorted ? sorted[sorted.Length / 2] : 0;
 
     /// <summary>Runs a notebook.</summary>
-    /// <returns>The seconds from the start of the program to the end of the first cell, and the cells with their outputs and times.</returns>
+    /// <returns>
+    /// The seconds from the start of the program to the end of the first cell, and the cells with their outputs and times.
+    /// </returns>
     private async Task<(double Seconds, NotebookCell[] Cells)> MeasureAsync(string[] cells, CancellationToken cancellationToken)
     {
         var folder = Directory.CreateTempSubdirectory("xlstm-bench-").FullName;

@@ -107,7 +107,8 @@ internal static class NotebookCommand
                 var request = new NotebookRequest(
                     path,
                     Target(parsed.GetValue(output), path, paths.Length, ".ipynb") ?? path,
-                    [.. values.Where(v => paths.Length == 1 || taken[path].Contains(v.Key)).Select(v => new NotebookParameter(v.Key, v.Value))],
+                    [.. values.Where(v => paths.Length == 1 || taken[path].Contains(v.Key)).Select(
+                        v => new NotebookParameter(v.Key, v.Value))],
                     parsed.GetValue(timeout),
                     parsed.GetValue(cellTimeout))
                 {
@@ -163,7 +164,9 @@ internal static class NotebookCommand
         return result!;
     }
 
-    /// <summary>Where a notebook's result goes: the file that is named, or for several notebooks a file of their name in the folder.</summary>
+    /// <summary>
+    /// Where a notebook's result goes: the file that is named, or for several notebooks a file of their name in the folder.
+    /// </summary>
     private static string? Target(string? named, string notebook, int count, string ending)
     {
         if (named is null)
@@ -204,7 +207,8 @@ internal static class NotebookCommand
     {
         var notebook = new Argument<FileInfo>("NOTEBOOK") { Description = "The .ipynb file." };
         var html = new Option<string>("--html") { Description = "The page to write.", HelpName = "PAGE", Required = true };
-        var command = new ExampleCommand("export", "Makes a page that opens offline of a notebook as it is.", "xlstm notebook export done.ipynb --html done.html")
+        var command = new ExampleCommand(
+            "export", "Makes a page that opens offline of a notebook as it is.", "xlstm notebook export done.ipynb --html done.html")
         {
             notebook,
             html,

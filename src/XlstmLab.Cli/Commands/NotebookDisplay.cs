@@ -89,7 +89,8 @@ internal sealed class NotebookDisplay(ProgressTracker tracker) : IDisposable
 
                 // By the times of the last run: within a cell too, but never past its end.
                 var within = cell.UsualSeconds is > 0 and var usual ? Math.Min(0.99, _watch.Elapsed.TotalSeconds / usual) : 0;
-                tracker.Report(cell.Share + cell.Weight * within, $"{Place(cell, _watch.Elapsed)}: {hint}", estimates: cell.UsualSeconds is not null);
+                tracker.Report(
+                    cell.Share + cell.Weight * within, $"{Place(cell, _watch.Elapsed)}: {hint}", estimates: cell.UsualSeconds is not null);
             }
         }
     }

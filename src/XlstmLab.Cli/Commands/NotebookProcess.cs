@@ -221,8 +221,8 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
     }
 
     /// <summary>
-    /// Does the work of the process: takes the request from its input, and stops when that is closed. With the state that a failed cell leaves it waits
-    /// for a while, and goes on when it is asked to.
+    /// Does the work of the process: takes the request from its input, and stops when that is closed. With the state that a failed cell
+    /// leaves it waits for a while, and goes on when it is asked to.
     /// </summary>
     /// <param name="cancellationToken">Stops the run too.</param>
     public static async Task<int> WorkAsync(CancellationToken cancellationToken)
@@ -237,7 +237,8 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
         NamedPipeServerStream? pipe = null;
         try
         {
-            var code = await WorkAsync(session, request, input, output, () => pipe = KeptNotebooks.Serve(request.Notebook), cancellationToken);
+            var code = await WorkAsync(
+                session, request, input, output, () => pipe = KeptNotebooks.Serve(request.Notebook), cancellationToken);
             while (pipe is not null)
             {
                 await using var kept = pipe;
@@ -250,7 +251,8 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
 
                 // A further failure is kept as long as the first, if nothing else is said. Whoever goes on then finds the next pipe there.
                 request = next with { KeepMinutes = next.KeepMinutes ?? request.KeepMinutes };
-                code = await WorkAsync(session, request, reader, kept, () => pipe = KeptNotebooks.Serve(request.Notebook), cancellationToken);
+                code = await WorkAsync(
+                    session, request, reader, kept, () => pipe = KeptNotebooks.Serve(request.Notebook), cancellationToken);
             }
 
             return code;
@@ -269,7 +271,8 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
     /// <param name="keep">Called before it says that a cell failed and the process stays.</param>
     /// <param name="cancellationToken">Stops the run.</param>
     private static async Task<int> WorkAsync(
-        NotebookSession session, NotebookRequest request, StreamReader input, Stream output, Action keep, CancellationToken cancellationToken)
+        NotebookSession session, NotebookRequest request, StreamReader input, Stream output, Action keep,
+        CancellationToken cancellationToken)
     {
         using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         var isOver = false;
@@ -302,7 +305,8 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
                 request.Notebook,
                 request.Output,
                 request.From,
-                request.From > 1 && request.Parameters.Count == 0 ? null : request.Parameters.ToDictionary(p => p.Name, p => (object?)p.Value),
+                request.From > 1 && request.Parameters.Count == 0 ? null
+                    : request.Parameters.ToDictionary(p => p.Name, p => (object?)p.Value),
                 request.TimeoutSeconds is { } seconds ? TimeSpan.FromSeconds(seconds) : null,
                 request.CellTimeoutSeconds is { } cellSeconds ? TimeSpan.FromSeconds(cellSeconds) : null,
                 new ImmediateProgress<CellProgress>(p => Say(new() { Progress = p })),
@@ -363,7 +367,8 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
     }
 
     /// <summary>Waits for somebody who asks to go on; null if nobody does in time, or the process is to end.</summary>
-    private static async Task<NotebookRequest?> NextAsync(NamedPipeServerStream pipe, StreamReader reader, double minutes, CancellationToken cancellationToken)
+    private static async Task<NotebookRequest?> NextAsync(
+        NamedPipeServerStream pipe, StreamReader reader, double minutes, CancellationToken cancellationToken)
     {
         using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
         limit.CancelAfter(TimeSpan.FromMinutes(minutes));

@@ -60,7 +60,8 @@ internal static class RunsCommand
             }
             else if (runs.Count > 0 && parsed.GetValue(diff))
             {
-                terminal.WriteTable(["setting", .. runs.Select(r => r.Name)], RunInfo.Differences(runs).Select(d => (string[])[d.Name, .. d.Values.Select(v => Short(v ?? "-"))]));
+                terminal.WriteTable(["setting", .. runs.Select(r => r.Name)], RunInfo.Differences(runs).Select(
+                    d => (string[])[d.Name, .. d.Values.Select(v => Short(v ?? "-"))]));
             }
             else if (runs.Count > 0)
             {

@@ -21,11 +21,14 @@ internal static class ScoreCommand
             Required = true,
         };
         var examples = new Option<string[]>("--examples") { Description = "Where a task's examples are chosen from. Default: its questions, but for the one asked.", HelpName = "NAME=PATH" };
-        var shots = NumberOption.Whole(new Option<int>("--shots") { Description = "Examples before each question.", HelpName = "N", DefaultValueFactory = _ => 0 }, 0);
+        var shots = NumberOption.Whole(
+            new Option<int>("--shots") { Description = "Examples before each question.", HelpName = "N", DefaultValueFactory = _ => 0 }, 0);
         var selection = new Option<string?>("--selection") { Description = "How examples are chosen. Default: first for mmlu, otherwise random." }.OneOf("random", "first");
-        var seed = NumberOption.Whole(new Option<long>("--seed") { Description = "Chooses random examples.", HelpName = "N", DefaultValueFactory = _ => 1234 });
+        var seed = NumberOption.Whole(
+            new Option<long>("--seed") { Description = "Chooses random examples.", HelpName = "N", DefaultValueFactory = _ => 1234 });
         var mutual = new Option<bool>("--mutual-information") { Description = "Also score answers without their questions, for acc_mutual_info." };
-        var batch = NumberOption.Whole(new Option<int?>("--batch-tokens") { Description = "Tokens read at once. Default: 4096.", HelpName = "N" }, 1);
+        var batch = NumberOption.Whole(
+            new Option<int?>("--batch-tokens") { Description = "Tokens read at once. Default: 4096.", HelpName = "N" }, 1);
         var rows = NumberOption.Whole(new Option<int?>("--batch-rows") { Description = "Rows read at once, each with its own state. Default: 64.", HelpName = "N" }, 1);
         var most = NumberOption.Whole(new Option<int?>("--max-tokens") { Description = "Tokens of a request; prompts are cut from the left. Default: no limit.", HelpName = "N" }, 1);
         var prefix = new Option<string>("--prefix")
@@ -37,7 +40,8 @@ internal static class ScoreCommand
         {
             Description = "Leave out and count questions with an answer that the tokenizer merges into the question. Default: an error.",
         };
-        var limit = NumberOption.Whole(new Option<int?>("--limit") { Description = "Only the first questions of each task.", HelpName = "N" }, 1);
+        var limit = NumberOption.Whole(
+            new Option<int?>("--limit") { Description = "Only the first questions of each task.", HelpName = "N" }, 1);
         var output = new Option<string?>("--out") { Description = "Write TASK.json and TASK.samples.jsonl there.", HelpName = "FOLDER" };
         var samples = new Option<bool>("--samples") { Description = "Also show every answer with its log-likelihood." };
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
@@ -79,7 +83,8 @@ internal static class ScoreCommand
                 {
                     var start = watch.Elapsed;
                     scores.Add(TaskEvaluator.Evaluate(
-                        loaded.Model, loaded.Tokenizer, exam.Task, [.. exam.Questions.Take(parsed.GetValue(limit) ?? int.MaxValue)], options, exam.Examples,
+                        loaded.Model, loaded.Tokenizer, exam.Task, [.. exam.Questions.Take(parsed.GetValue(limit) ?? int.MaxValue)],
+                        options, exam.Examples,
                         new ImmediateProgress<ScoringProgress>(p => tracker.Report(
                             p.Tokens / (double)p.TotalTokens,
                             string.Create(
@@ -95,13 +100,15 @@ internal static class ScoreCommand
             }
 
             Write(terminal, loaded.Checkpoint, scores, watch.Elapsed.TotalSeconds, parsed.GetValue(samples), parsed.GetValue(json));
-            return ExitCode.Of(terminal, "log-likelihood of an answer", scores.SelectMany(s => s.AnswerRows()).Select(a => a.LogLikelihood));
+            return ExitCode.Of(
+                terminal, "log-likelihood of an answer", scores.SelectMany(s => s.AnswerRows()).Select(a => a.LogLikelihood));
         });
         return command;
     }
 
     /// <summary>Reads all files before the model is loaded, so that a wrong one is told at once.</summary>
-    private static async Task<List<Exam>> OpenAsync(string[] tasks, string[] examples, TaskOptions options, CancellationToken cancellationToken)
+    private static async Task<List<Exam>> OpenAsync(
+        string[] tasks, string[] examples, TaskOptions options, CancellationToken cancellationToken)
     {
         var pools = examples.Select(e => Named("--examples", e)).ToDictionary(e => e.Task.Name, e => e.Path);
         var named = tasks.Select(t => Named("--task", t)).ToList();
@@ -119,7 +126,8 @@ internal static class ScoreCommand
         foreach (var (task, path) in named)
         {
             var questions = await task.ReadAsync(path, cancellationToken);
-            var pool = options.Shots == 0 ? null : pools.TryGetValue(task.Name, out var other) ? await task.ReadAsync(other, cancellationToken) : questions;
+            var pool = options.Shots == 0 ? null : pools.TryGetValue(task.Name, out var other)
+                ? await task.ReadAsync(other, cancellationToken) : questions;
             exams.Add(new(task, questions, pool));
         }
 
@@ -164,7 +172,8 @@ internal static class ScoreCommand
 
         if (scores.Sum(s => s.Skipped) is > 0 and var skipped)
         {
-            terminal.Note(string.Create(CultureInfo.InvariantCulture, $"{skipped:N0} questions were left out: the tokenizer merges an answer into the question."));
+            terminal.Note(string.Create(
+                CultureInfo.InvariantCulture, $"{skipped:N0} questions were left out: the tokenizer merges an answer into the question."));
         }
 
         if (samples)
@@ -174,7 +183,8 @@ internal static class ScoreCommand
                 ["task", ">question", "answer", "right", "chosen", ">log p (nats)", ">tokens", "greedy"],
                 scores.SelectMany(s => s.AnswerRows()).Select(a => new[]
                 {
-                    a.Task, a.Sample.ToString(CultureInfo.InvariantCulture), a.Answer.ReplaceLineEndings(" "), a.IsGold ? "yes" : "", a.IsPredicted ? "yes" : "",
+                    a.Task, a.Sample.ToString(CultureInfo.InvariantCulture), a.Answer.ReplaceLineEndings(" "), a.IsGold ? "yes"
+                        : "", a.IsPredicted ? "yes" : "",
                     Number(a.LogLikelihood), a.Tokens.ToString(CultureInfo.InvariantCulture), a.IsGreedy ? "yes" : "",
                 }));
         }

@@ -179,7 +179,8 @@ internal static class ServeCommand
 
     private static async Task<string?> KeyAsync(string? file, CancellationToken cancellationToken)
     {
-        var key = file is null ? Environment.GetEnvironmentVariable(KeyVariable) : (await File.ReadAllTextAsync(file, cancellationToken)).Trim();
+        var key = file is null ? Environment.GetEnvironmentVariable(KeyVariable)
+            : (await File.ReadAllTextAsync(file, cancellationToken)).Trim();
         return file is null && string.IsNullOrEmpty(key) ? null : key;
     }
 }

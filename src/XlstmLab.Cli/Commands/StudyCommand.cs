@@ -30,11 +30,14 @@ internal static class StudyCommand
         Report(),
     };
 
-    private static Argument<string[]> Files() => new("FILE") { Description = "A study: a JSON file, or the folder that holds it as study.json.", Arity = ArgumentArity.OneOrMore };
+    private static Argument<string[]> Files() =>
+        new("FILE") { Description = "A study: a JSON file, or the folder that holds it as study.json.", Arity = ArgumentArity.OneOrMore };
 
-    private static Option<string[]> Set() => new("--set") { Description = "One setting of all runs, whatever the axes say, such as steps=3 for a trial; may be given several times.", HelpName = "NAME=VALUE" };
+    private static Option<string[]> Set() =>
+        new("--set") { Description = "One setting of all runs, whatever the axes say, such as steps=3 for a trial; may be given several times.", HelpName = "NAME=VALUE" };
 
-    private static Option<string?> Out() => new("--out", "-o") { Description = "Another folder for the table and the runs, with a folder for each study. Default: the study's own.", HelpName = "FOLDER" };
+    private static Option<string?> Out() =>
+        new("--out", "-o") { Description = "Another folder for the table and the runs, with a folder for each study. Default: the study's own.", HelpName = "FOLDER" };
 
     private static Option<string?> Seeds() => new("--seeds") { Description = "Other seeds than the study's.", HelpName = "LIST" };
 
@@ -82,8 +85,10 @@ internal static class StudyCommand
                         ["variant", ">parameters", ">updates", ">tokens", ">operations", ">runs", ">done", ">s a run", "rate"],
                         plan.Runs.GroupBy(run => run.Run.Variant).Select(g => (IReadOnlyList<string>)
                         [
-                            g.Key, Invariant($"{g.First().Run.Model.CountParameters():N0}"), Invariant($"{g.First().Run.Training.Steps:N0}"), Invariant($"{g.First().Run.Tokens:N0}"),
-                            Invariant($"{g.First().Run.Flops:0.00e0}"), Invariant($"{g.Count()}"), Invariant($"{g.Count(run => run.IsDone)}"), Seconds(g.First().Seconds), g.First().Source,
+                            g.Key, Invariant($"{g.First().Run.Model.CountParameters():N0}"),
+                            Invariant($"{g.First().Run.Training.Steps:N0}"), Invariant($"{g.First().Run.Tokens:N0}"),
+                            Invariant($"{g.First().Run.Flops:0.00e0}"), Invariant($"{g.Count()}"),
+                            Invariant($"{g.Count(run => run.IsDone)}"), Seconds(g.First().Seconds), g.First().Source,
                         ]));
                 }
             }
@@ -94,7 +99,8 @@ internal static class StudyCommand
                     ["study", ">runs", ">done", ">tokens", ">operations", ">s"],
                     plans.Select(p => (IReadOnlyList<string>)
                     [
-                        p.Study.Name, Invariant($"{p.Plan.Runs.Count}"), Invariant($"{p.Plan.Runs.Count - p.Plan.Open.Count}"), Invariant($"{p.Plan.Tokens:N0}"),
+                        p.Study.Name, Invariant($"{p.Plan.Runs.Count}"), Invariant($"{p.Plan.Runs.Count - p.Plan.Open.Count}"),
+                        Invariant($"{p.Plan.Tokens:N0}"),
                         Invariant($"{p.Plan.Flops:0.00e0}"), Seconds(p.Plan.Seconds),
                     ]));
             }
@@ -133,14 +139,16 @@ internal static class StudyCommand
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
-            Study[] studies = [.. Studies(parsed, files, set, seeds, folder).Select(study => study with { KeepRuns = parsed.GetValue(keep) })];
+            Study[] studies = [.. Studies(parsed, files, set, seeds, folder).Select(
+                study => study with { KeepRuns = parsed.GetValue(keep) })];
             if (slurm.IsMeant(parsed))
             {
                 foreach (var (study, file) in studies.Zip(parsed.GetValue(files)!))
                 {
                     string[] line =
                     [
-                        .. OwnProgram.Words, "study", "run", Path.GetFullPath(file), .. Again(parsed, set, seeds, folder, device, threads, limit, keep),
+                        .. OwnProgram.Words, "study", "run", Path.GetFullPath(file), .. Again(
+                            parsed, set, seeds, folder, device, threads, limit, keep),
                         .. OwnProgram.Plugins(parsed),
                     ];
                     await slurm.SubmitAsync(
@@ -171,7 +179,8 @@ internal static class StudyCommand
 
     /// <summary>Says what studies came to.</summary>
     /// <returns>The exit code that says whether all runs are done.</returns>
-    private static async Task<int> ReportAsync(Terminal terminal, IReadOnlyList<StudyResult> results, bool inJson, CancellationToken cancellationToken)
+    private static async Task<int> ReportAsync(
+        Terminal terminal, IReadOnlyList<StudyResult> results, bool inJson, CancellationToken cancellationToken)
     {
         if (inJson)
         {
@@ -196,7 +205,8 @@ internal static class StudyCommand
 
     /// <summary>The options of a command line once more, for a task that does a part of it.</summary>
     private static IEnumerable<string> Again(
-        ParseResult parsed, Option<string[]> set, Option<string?> seeds, Option<string?> folder, Option<string> device, Option<int?> threads,
+        ParseResult parsed, Option<string[]> set, Option<string?> seeds, Option<string?> folder, Option<string> device,
+        Option<int?> threads,
         Option<double?> seconds, Option<bool> keep)
     {
         (string Name, string? Value)[] given =
@@ -213,7 +223,8 @@ internal static class StudyCommand
             .Concat(parsed.GetValue(keep) ? [keep.Name] : []);
     }
 
-    private static async Task<StudyResult> RunAsync(Terminal terminal, Study study, torch.Device device, double? seconds, CancellationToken cancellationToken)
+    private static async Task<StudyResult> RunAsync(
+        Terminal terminal, Study study, torch.Device device, double? seconds, CancellationToken cancellationToken)
     {
         using var timer = new CancellationTokenSource();
         using var both = CancellationTokenSource.CreateLinkedTokenSource(timer.Token, cancellationToken);
@@ -228,7 +239,8 @@ internal static class StudyCommand
             await terminal.TrackAsync(study.Name, tracker =>
             {
                 var watcher = new Watcher(tracker);
-                result = study.Run(device, new ImmediateProgress<StudyProgress>(watcher.Report), new WarningLines(watcher.Line), both.Token);
+                result = study.Run(
+                    device, new ImmediateProgress<StudyProgress>(watcher.Report), new WarningLines(watcher.Line), both.Token);
                 return Task.CompletedTask;
             });
             return result!;
@@ -333,7 +345,8 @@ internal static class StudyCommand
             if (parsed.GetValue(check))
             {
                 return stale.Length == 0 ? ExitCode.Success
-                    : throw new InvalidDataException($"Not what the rows of {folder} make: {string.Join(", ", stale)}. 'xlstm study report' writes them.");
+                    : throw new InvalidDataException(
+                        $"Not what the rows of {folder} make: {string.Join(", ", stale)}. 'xlstm study report' writes them.");
             }
 
             foreach (var file in stale)
@@ -348,7 +361,8 @@ internal static class StudyCommand
         return command;
     }
 
-    private static Study[] Studies(ParseResult parsed, Argument<string[]> files, Option<string[]> set, Option<string?> seeds, Option<string?> folder)
+    private static Study[] Studies(
+        ParseResult parsed, Argument<string[]> files, Option<string[]> set, Option<string?> seeds, Option<string?> folder)
     {
         var list = parsed.GetValue(seeds) is { } given ? NumberOption.SeedList(given) : null;
         return [.. parsed.GetValue(files)!.Select(file =>
@@ -358,7 +372,8 @@ internal static class StudyCommand
         })];
     }
 
-    private static Study In(Study study, string? folder) => folder is null ? study : study with { Folder = Path.Combine(folder, study.Name) };
+    private static Study In(Study study, string? folder) =>
+        folder is null ? study : study with { Folder = Path.Combine(folder, study.Name) };
 
     private static object Summary(StudyResult result) => new
     {
@@ -381,7 +396,8 @@ internal static class StudyCommand
                 ["variant", $">{name}", ">seeds", ">diverged", ">difference", ">low", ">high", ">p", "called"],
                 comparison.Variants.Select(v => (IReadOnlyList<string>)
                 [
-                    v.Variant, v.Value.ToString(), Invariant($"{v.Value.Count}"), Invariant($"{v.Diverged}"), Number(v.Difference?.Mean), Number(v.Difference?.Low), Number(v.Difference?.High),
+                    v.Variant, v.Value.ToString(), Invariant($"{v.Value.Count}"), Invariant($"{v.Diverged}"), Number(v.Difference?.Mean),
+                    Number(v.Difference?.Low), Number(v.Difference?.High),
                     Number(v.Difference?.AdjustedPValue), v.Difference is null ? "base" : v.Difference.IsDifferent ? "different" : "",
                 ]));
         }
@@ -393,8 +409,10 @@ internal static class StudyCommand
                 ["claim", "source", "published", "ours", ">gain", ">low", ">high", "verdict"],
                 claims.Select(c => (IReadOnlyList<string>)
                 [
-                    c.Claim.Text, c.Claim.Source, c.Claim.PublishedBetter is null ? "order only" : Invariant($"{c.Claim.PublishedBetter:0.####} against {c.Claim.PublishedWorse:0.####}"),
-                    $"{c.Better} against {c.Worse}", Number(c.Difference.Mean), Number(c.Difference.Low), Number(c.Difference.High), StudyComparison.Words(c.Verdict),
+                    c.Claim.Text, c.Claim.Source, c.Claim.PublishedBetter is null ? "order only" : Invariant(
+                        $"{c.Claim.PublishedBetter:0.####} against {c.Claim.PublishedWorse:0.####}"),
+                    $"{c.Better} against {c.Worse}", Number(c.Difference.Mean), Number(c.Difference.Low), Number(c.Difference.High),
+                    StudyComparison.Words(c.Verdict),
                 ]));
         }
 
@@ -426,7 +444,8 @@ internal static class StudyCommand
                     _shares[progress.Run.Id] = metrics.Step / (double)progress.Run.Training.Steps;
                 }
 
-                tracker.Report((progress.Finished + _shares.Values.Sum()) / progress.Total, Invariant($"{progress.Finished} of {progress.Total} runs done, {_shares.Count} under way"));
+                tracker.Report((progress.Finished + _shares.Values.Sum()) / progress.Total, Invariant(
+                    $"{progress.Finished} of {progress.Total} runs done, {_shares.Count} under way"));
             }
         }
 

@@ -54,7 +54,8 @@ internal sealed record StudyJob
     /// <param name="cancellationToken">Stops before the job is submitted.</param>
     /// <exception cref="InvalidOperationException">There is no Slurm here, or it rejects the job. Nothing of it is left then.</exception>
     public static async Task<StudyJob> SubmitAsync(
-        Study study, IReadOnlyList<string> runs, StudyJobOptions options, IReadOnlyList<string> command, CancellationToken cancellationToken)
+        Study study, IReadOnlyList<string> runs, StudyJobOptions options, IReadOnlyList<string> command,
+        CancellationToken cancellationToken)
     {
         var number = 1 + (Directory.Exists(study.SharesFolder) ? Directory.GetDirectories(study.SharesFolder).Length : 0);
         var folder = Path.Combine(study.SharesFolder, number.ToString("0000", CultureInfo.InvariantCulture));
@@ -151,7 +152,8 @@ internal sealed record StudyJob
         catch (JsonException e)
         {
             throw new InvalidDataException(
-                $"{file} cannot be read as a job of a study: {e.Message} Delete its folder: runs of it that are not merged are done again.", e);
+                $"{file} cannot be read as a job of a study: {e.Message} Delete its folder: runs of it that are not merged are done again.",
+                e);
         }
     }
 }

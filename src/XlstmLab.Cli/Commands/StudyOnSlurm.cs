@@ -76,7 +76,8 @@ internal sealed class StudyOnSlurm
     public bool IsMeant(ParseResult parsed)
     {
         var isMeant = parsed.GetValue(_slurm);
-        var stray = Options.FirstOrDefault(option => option != _task && option != _slurm && parsed.GetResult(option) is { Implicit: false });
+        var stray = Options.FirstOrDefault(
+            option => option != _task && option != _slurm && parsed.GetResult(option) is { Implicit: false });
         return isMeant || stray is null ? isMeant
             : throw new UsageException($"{stray.Name} is about tasks of Slurm: it goes with --slurm.");
     }
@@ -105,7 +106,8 @@ internal sealed class StudyOnSlurm
         var open = missing.Where(id => !held.Contains(id)).ToArray();
         if (open.Length == 0)
         {
-            var why = missing.Length == 0 ? "all runs are done" : Invariant($"the {missing.Length} runs that are missing are with tasks that Slurm has");
+            var why = missing.Length == 0 ? "all runs are done" : Invariant(
+                $"the {missing.Length} runs that are missing are with tasks that Slurm has");
             terminal.Note($"{study.Name}: {why}; nothing was submitted.");
             return;
         }
@@ -129,7 +131,9 @@ internal sealed class StudyOnSlurm
     }
 
     /// <summary>Waits until Slurm has none of the studies' tasks any more, and merges their rows.</summary>
-    /// <exception cref="OperationCanceledException">It was interrupted: the tasks were cancelled, and what they have done is merged.</exception>
+    /// <exception cref="OperationCanceledException">
+    /// It was interrupted: the tasks were cancelled, and what they have done is merged.
+    /// </exception>
     public static async Task WaitAsync(Terminal terminal, IReadOnlyList<Study> studies, CancellationToken cancellationToken)
     {
         try
@@ -181,7 +185,8 @@ internal sealed class StudyOnSlurm
                 ["run", "task", "state", "why", "node"],
                 rows.Select(run => (IReadOnlyList<string>)
                 [
-                    run.Id, run.Task!.Name, run.Task.Slurm?.State ?? "ended", run.Task.IsAlive ? run.Task.Slurm!.Reason : Why(run.Task, run.Row),
+                    run.Id, run.Task!.Name, run.Task.Slurm?.State ?? "ended",
+                    run.Task.IsAlive ? run.Task.Slurm!.Reason : Why(run.Task, run.Row),
                     run.Task.Slurm?.Node ?? "",
                 ]));
         }
@@ -204,7 +209,8 @@ internal sealed class StudyOnSlurm
                 var results = studies.Select(study => study.Read()).ToArray();
                 var total = results.Sum(result => result.Rows.Count(row => row.IsDone) + result.Missing.Count);
                 var done = total - results.Sum(result => result.Missing.Count);
-                var states = tasks.Where(task => task.IsAlive).GroupBy(task => task.Slurm!.State).Select(group => Invariant($"{group.Count()} {group.Key}"));
+                var states = tasks.Where(task => task.IsAlive).GroupBy(task => task.Slurm!.State).Select(
+                    group => Invariant($"{group.Count()} {group.Key}"));
                 tracker.Report(done / (double)total, string.Join(", ", states.Prepend(Invariant($"{done} of {total} runs done"))));
                 if (!tasks.Any(task => task.IsAlive))
                 {

@@ -35,7 +35,8 @@ internal static class SyntheticCommand
     private static readonly Option<int?> Heads = Number("--heads", "The number of heads. Default: the recipe's.");
     private static readonly Option<int?> Steps = Number("--steps", "Updates of a run. Default: the recipe's.");
     private static readonly Option<int?> BatchSize = Number("--batch-size", "Rows an update. Default: the recipe's.");
-    private static readonly Option<int?> MicroBatchSize = Number("--micro-batch-size", "Rows that go through the model at once; less memory. Default: all.");
+    private static readonly Option<int?> MicroBatchSize = Number(
+        "--micro-batch-size", "Rows that go through the model at once; less memory. Default: all.");
     private static readonly Option<double?> LearningRate = NumberOption.Real(new Option<double?>("--lr") { Description = "The peak learning rate. Default: the recipe's.", HelpName = "RATE" }, NumberRange.Positive);
     private static readonly Option<double?> EndFactor = NumberOption.Real(new Option<double?>("--end-factor") { Description = "The share of the peak rate that the cosine leads to. Default: the recipe's.", HelpName = "SHARE" }, NumberRange.PositiveShare);
     private static readonly Option<int?> Warmup = NumberOption.Whole(new Option<int?>("--warmup") { Description = "Updates over which the rate grows. Default: the recipe's share of the steps.", HelpName = "N" }, 0);
@@ -50,7 +51,8 @@ internal static class SyntheticCommand
     private static readonly Option<int?> TestRows = Number("--test-rows", "Rows of each range. Default: the recipe's.");
     private static readonly Option<int?> ValidationRows = Number("--validation-rows", "Rows of a validation. Default: the recipe's.");
     private static readonly Option<int?> ValidateEvery = Number("--validate-every", "Updates between validations. Default: the recipe's.");
-    private static readonly Option<int?> CheckpointEvery = Number("--checkpoint-every", "Updates between checkpoints. Default: the recipe's.");
+    private static readonly Option<int?> CheckpointEvery = Number(
+        "--checkpoint-every", "Updates between checkpoints. Default: the recipe's.");
     private static readonly Option<double?> Until = NumberOption.Real(new Option<double?>("--until") { Description = "Stop a run when its accuracy at the validation lengths, on rows that are not tested, reaches this, such as 0.99.", HelpName = "ACCURACY" }, NumberRange.PositiveShare);
     private static readonly Option<string?> ComputeType =
         new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: float32." }.OneOf("bf16", "float32");
@@ -150,7 +152,8 @@ internal static class SyntheticCommand
                     rate = rate == 0 ? p.Metrics.TokensPerSecond : 0.95 * rate + 0.05 * p.Metrics.TokensPerSecond;
                     tracker.Report(
                         (p.SeedIndex + p.Metrics.Step / (double)config.Steps) / seeds.Length,
-                        Invariant($"seed {p.Seed}, step {p.Metrics.Step:N0} of {config.Steps:N0}, loss {p.Metrics.Loss:F4}, {rate:N0} tokens/s"));
+                        Invariant(
+                            $"seed {p.Seed}, step {p.Metrics.Step:N0} of {config.Steps:N0}, loss {p.Metrics.Loss:F4}, {rate:N0} tokens/s"));
                     if (p.Scores is { } scores)
                     {
                         tracker.Line(Invariant(
@@ -164,14 +167,16 @@ internal static class SyntheticCommand
         var accuracies = summary.AccuracyByLength();
         if (accuracies.Any(a => a.MinimumLength == a.MaximumLength))
         {
-            WritePlot(folder, "accuracy-by-length", Plots.AccuracyByLength(accuracies, (experiment.TrainingLengths ?? experiment.Task.TrainingLengths).Maximum));
+            WritePlot(folder, "accuracy-by-length", Plots.AccuracyByLength(
+                accuracies, (experiment.TrainingLengths ?? experiment.Task.TrainingLengths).Maximum));
         }
 
         Write(terminal, folder, summary, accuracies, experiment.Until, parsed.GetValue(Json));
         return ExitCode.Of(terminal, "loss", [.. summary.Runs.Select(r => r.Loss), .. accuracies.Select(a => a.Loss)]);
     }
 
-    private static async Task<int> RunNearestNeighborAsync(Terminal terminal, ParseResult parsed, int[] seeds, CancellationToken cancellationToken)
+    private static async Task<int> RunNearestNeighborAsync(
+        Terminal terminal, ParseResult parsed, int[] seeds, CancellationToken cancellationToken)
     {
         foreach (var option in new Option[] { Recipe, Samples, TrainLengths, ValidationLengths, ValidationRows, CheckpointEvery, MicroBatchSize, Until })
         {
@@ -187,7 +192,8 @@ internal static class SyntheticCommand
         {
             Model = model is XlstmConfig xlstm && parsed.GetValue(Dropout) is null ? xlstm with { Dropout = 0.1 } : model,
             Training = Training(parsed, published.Training),
-            TestLengths = parsed.GetValue(TestLengths) is { } list ? [.. Lengths(list).Select(range => range.Maximum)] : published.TestLengths,
+            TestLengths = parsed.GetValue(TestLengths) is { } list ? [.. Lengths(list).Select(range => range.Maximum)]
+                : published.TestLengths,
             TestRows = parsed.GetValue(TestRows) ?? published.TestRows,
         };
         Compute.Begin(parsed.GetValue(Threads));
@@ -200,7 +206,8 @@ internal static class SyntheticCommand
             runs = experiment.Run(
                 folder, seeds, device, new ImmediateProgress<VectorProgress>(p =>
                 {
-                    tracker.Report((p.SeedIndex + p.Step / (double)steps) / seeds.Length, Invariant($"seed {p.Seed}, step {p.Step:N0} of {steps:N0}, squared error {p.Loss:F5}"));
+                    tracker.Report((p.SeedIndex + p.Step / (double)steps) / seeds.Length, Invariant(
+                        $"seed {p.Seed}, step {p.Step:N0} of {steps:N0}, squared error {p.Loss:F5}"));
                     if (p.Validation is { } validation)
                     {
                         tracker.Line(Invariant($"seed {p.Seed}  step {p.Step,6:N0}  squared error {p.Loss:F5}, in validation {validation.MeanSquaredError:F5}"));
@@ -219,7 +226,8 @@ internal static class SyntheticCommand
 
         terminal.WriteTable(
             [">length", .. runs.Select(r => Invariant($">seed {r.Seed}"))],
-            experiment.TestLengths.Select((length, at) => (string[])[Invariant($"{length}"), .. runs.Select(r => Invariant($"{r.Scores[at].MeanSquaredError:F5}"))]));
+            experiment.TestLengths.Select(
+                (length, at) => (string[])[Invariant($"{length}"), .. runs.Select(r => Invariant($"{r.Scores[at].MeanSquaredError:F5}"))]));
         terminal.Note(Invariant($"Mean squared errors; guessing has {NearestNeighborSearch.ChanceError:F4}. All of it is in {folder}."));
         return ExitCode.Of(terminal, "squared error", errors);
     }
@@ -251,7 +259,8 @@ internal static class SyntheticCommand
     private static LanguageModelConfig Architecture(ParseResult parsed, int vocabulary, int dim, int blocks, int heads)
     {
         var model = Usage(() => SyntheticModels.Parse(
-            parsed.GetValue(Model)!, vocabulary, parsed.GetValue(Dim) ?? dim, parsed.GetValue(Blocks) ?? blocks, parsed.GetValue(Heads) ?? heads));
+            parsed.GetValue(Model)!, vocabulary, parsed.GetValue(Dim) ?? dim, parsed.GetValue(Blocks) ?? blocks,
+            parsed.GetValue(Heads) ?? heads));
         return parsed.GetValue(Dropout) is not { } dropout ? model
             : model is XlstmConfig xlstm ? xlstm with { Dropout = dropout }
             : throw new UsageException("--dropout is for an xLSTM.");
@@ -311,7 +320,8 @@ internal static class SyntheticCommand
             [">lengths", .. summary.Runs.Select(r => Invariant($">seed {r.Seed}")), ">mean", ">scaled"],
             accuracies.GroupBy(a => new LengthRange(a.MinimumLength, a.MaximumLength)).Select(g => (string[])
             [
-                g.Key.ToString(), .. g.Select(a => Invariant($"{a.Accuracy:F4}")), Invariant($"{g.Average(a => a.Accuracy):F4}"), Invariant($"{g.Average(a => a.ScaledAccuracy):F4}"),
+                g.Key.ToString(), .. g.Select(a => Invariant($"{a.Accuracy:F4}")), Invariant($"{g.Average(a => a.Accuracy):F4}"), Invariant(
+                    $"{g.Average(a => a.ScaledAccuracy):F4}"),
             ]));
         foreach (var run in summary.Runs)
         {

@@ -28,7 +28,8 @@ internal static class TrainCommand
 
     private static readonly Option<string?> TextField = new("--text-field") { Description = "The field of a JSON line, or the column of a Parquet file, that holds the text. Default: text.", HelpName = "NAME" };
     private static readonly ReadingOptions Reading = new();
-    private static readonly Option<string?> Tokenizer = TextOptions.TokenizerOption("Default: that of a token folder or of --init-from, else bytes.");
+    private static readonly Option<string?> Tokenizer = TextOptions.TokenizerOption(
+        "Default: that of a token folder or of --init-from, else bytes.");
     private static readonly Option<string?> EndOfDocument = TextOptions.EndOfDocumentOption();
     private static readonly Option<string?> Config = new("--config") { Description = "A JSON file of training settings, as 'training' in a run's config.json; options go before it.", HelpName = "FILE" };
     private static readonly Option<string[]> Set = new("--set")
@@ -45,7 +46,8 @@ internal static class TrainCommand
 
     private static readonly Option<int?> Steps = Number("--steps", $"Updates of the whole run. Default: {LabDefaults.Steps}.");
     private static readonly Option<int?> BatchSize = Number("--batch-size", $"Sequences an update. Default: {LabDefaults.BatchSize}.");
-    private static readonly Option<int?> MicroBatchSize = Number("--micro-batch-size", "Sequences that go through the model at once; less memory. Default: all.");
+    private static readonly Option<int?> MicroBatchSize = Number(
+        "--micro-batch-size", "Sequences that go through the model at once; less memory. Default: all.");
     private static readonly Option<int?> Context = Number("--context", $"Tokens a sequence. Default: {LabDefaults.ContextLength}.");
     private static readonly Option<double?> LearningRate = NumberOption.Real(new Option<double?>("--lr") { Description = FormattableString.Invariant($"The peak learning rate. Default: {LabDefaults.LearningRate}."), HelpName = "RATE" }, NumberRange.Positive);
     private static readonly Option<string?> Optimizer =
@@ -53,26 +55,31 @@ internal static class TrainCommand
 
     private static readonly Option<double?> MuonRate = NumberOption.Real(new Option<double?>("--muon-lr") { Description = "Muon's peak learning rate, of the matrices inside blocks. Default: that of --lr.", HelpName = "RATE" }, NumberRange.Positive);
     private static readonly Option<string?> Schedule =
-        new Option<string?>("--schedule") { Description = "The course of the learning rate after the warm-up. Default: cosine." }.OneOf("constant", "cosine", "exponential", "wsd");
+        new Option<string?>("--schedule") { Description = "The course of the learning rate after the warm-up. Default: cosine." }.OneOf(
+            "constant", "cosine", "exponential", "wsd");
 
     private static readonly Option<double?> EndFactor = NumberOption.Real(new Option<double?>("--end-factor") { Description = "The share of the peak rate that the schedule leads to. Default: 0.1.", HelpName = "SHARE" }, NumberRange.PositiveShare);
-    private static readonly Option<int?> DecaySteps = Number("--decay-steps", "Updates the decay takes. Default: all between warm-up and cool-down.");
+    private static readonly Option<int?> DecaySteps = Number(
+        "--decay-steps", "Updates the decay takes. Default: all between warm-up and cool-down.");
     private static readonly Option<int?> Warmup = NumberOption.Whole(new Option<int?>("--warmup") { Description = "Updates over which the rate grows. Default: a twentieth of the steps.", HelpName = "N" }, 0);
-    private static readonly Option<int?> Cooldown = NumberOption.Whole(new Option<int?>("--cooldown") { Description = "Last updates over which the rate falls to zero. Default: 0.", HelpName = "N" }, 0);
+    private static readonly Option<int?> Cooldown = NumberOption.Whole(
+        new Option<int?>("--cooldown") { Description = "Last updates over which the rate falls to zero. Default: 0.", HelpName = "N" }, 0);
     private static readonly Option<double?> WeightDecay = NumberOption.Real(new Option<double?>("--weight-decay") { Description = "The weight decay of matrices, by either optimiser. Default: 0.1.", HelpName = "RATE" }, NumberRange.NotNegative);
     private static readonly Option<double?> Clip = NumberOption.Real(new Option<double?>("--clip") { Description = "The norm that gradients are clipped to; 0 for no clipping. Default: 0.5.", HelpName = "NORM" }, NumberRange.NotNegative);
     private static readonly Option<double?> Ema = NumberOption.Real(new Option<double?>("--ema") { Description = "Also keep a running average of the weights, with this decay an update.", HelpName = "DECAY" }, NumberRange.BelowOne);
     private static readonly Option<string?> ComputeType =
         new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: float32." }.OneOf("bf16", "float32");
 
-    private static readonly Option<int?> Seed = NumberOption.Whole(new Option<int?>("--seed") { Description = "The seed of weights and data order. Default: 1.", HelpName = "N" });
+    private static readonly Option<int?> Seed = NumberOption.Whole(
+        new Option<int?>("--seed") { Description = "The seed of weights and data order. Default: 1.", HelpName = "N" });
     private static readonly Option<string?> Seeds = new("--seeds")
     {
         Description = "A run for each of these seeds, in RUN_FOLDER/seed-N. On a GPU as many run side by side as its memory holds. Given again, it goes on with those that have not ended.",
         HelpName = "LIST",
     };
 
-    private static readonly Option<int?> ValidateEvery = Number("--validate-every", $"Updates between validations. Default: {LabDefaults.ValidateEvery}.");
+    private static readonly Option<int?> ValidateEvery = Number(
+        "--validate-every", $"Updates between validations. Default: {LabDefaults.ValidateEvery}.");
     private static readonly Option<long?> ValidationTokens = NumberOption.Whole(new Option<long?>("--validation-tokens") { Description = $"Tokens a validation takes, 0 for all. Default: {LabDefaults.ValidationTokens}.", HelpName = "N" }, 0);
     private static readonly Option<int?> CheckpointEvery = Number("--checkpoint-every", "Updates between checkpoints. Default: 500.");
     private static readonly Option<int?> Threads = ComputeOptions.Threads();
@@ -125,7 +132,8 @@ internal static class TrainCommand
             var count = Ranks.Count(parsed, parsed.GetValue(Device)!);
             if (count > 1)
             {
-                return await new RankProcesses(parsed, new(parsed), count, Ranks.Timeout(parsed)).RunAsync(RankProcesses.OwnArguments(parsed), null, cancellationToken);
+                return await new RankProcesses(parsed, new(parsed), count, Ranks.Timeout(parsed)).RunAsync(
+                    RankProcesses.OwnArguments(parsed), null, cancellationToken);
             }
 
             Ranks.RefuseAlone(parsed);
@@ -139,7 +147,8 @@ internal static class TrainCommand
 
         if (parsed.GetValue(Seeds) is not null)
         {
-            throw new UsageException($"--seeds trains several runs, and this is rank {place.Rank} of {place.World} of one: start it by itself.");
+            throw new UsageException(
+                $"--seeds trains several runs, and this is rank {place.Rank} of {place.World} of one: start it by itself.");
         }
 
         using var watched = RankProcesses.Watched(cancellationToken);
@@ -208,7 +217,8 @@ internal static class TrainCommand
         if (seeds is not null)
         {
             var all = seeds.Select(seed => config with { Seed = seed });
-            var members = all.Select(c => new SeedRun(SeedFolders.Of(folder, c.Seed), c, OfSeed(source, tokenizer, training, c, cancellationToken)));
+            var members = all.Select(
+                c => new SeedRun(SeedFolders.Of(folder, c.Seed), c, OfSeed(source, tokenizer, training, c, cancellationToken)));
             var group = new SeedGroup([.. members], architecture, from, validation, text, tokenizer, device);
             return await RunGroupAsync(terminal, group, parsed, cancellationToken);
         }
@@ -229,7 +239,8 @@ internal static class TrainCommand
             var watcher = new Watcher(tracker, config);
             var trainer = new Trainer(model, config, training, validation, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report), new WarningLines(tracker.Line))
             {
-                DataDescription = resume && parsed.GetValue(Data) is null ? RunFolder.ReadData(folder)?.Description ?? text.Data : text.Data,
+                DataDescription = resume && parsed.GetValue(Data) is null ? RunFolder.ReadData(folder)?.Description ?? text.Data
+                    : text.Data,
                 Tokenizer = tokenizer,
                 Text = text,
                 StartOver = parsed.GetValue(StartOver),
@@ -238,19 +249,22 @@ internal static class TrainCommand
             result = trainer.Run(cancellationToken);
             return Task.CompletedTask;
         });
-        var evaluation = (source.IsMixture ? $" --data {Terminal.Quoted(source.Folder!.Path)}" : "") + $" --split {TextSource.Word(Measurable(source.Count))}";
+        var evaluation = (source.IsMixture ? $" --data {Terminal.Quoted(source.Folder!.Path)}" : "")
+            + $" --split {TextSource.Word(Measurable(source.Count))}";
         Write(terminal, folder, Terminal.Quoted(parsed.GetValue(Out)!), result!, evaluation, parsed.GetValue(Json));
         return result!.Status == TrainingStatus.Stopped ? ExitCode.Interrupted : ExitCode.Success;
     }
 
     /// <summary>The training text in the order of a seed.</summary>
     private static BatchSource<TokenBatch> OfSeed(
-        TextSource source, ITokenizer tokenizer, BatchSource<TokenBatch> first, TrainingConfig config, CancellationToken cancellationToken) =>
+        TextSource source, ITokenizer tokenizer, BatchSource<TokenBatch> first, TrainingConfig config,
+        CancellationToken cancellationToken) =>
         first is PackedTokens packed ? packed.WithSeed(config.Seed)
         : source.Batches(tokenizer, config.ContextLength, config.BatchSize, config.Seed, 1, null, cancellationToken).Training;
 
     /// <summary>Trains a run for each seed, side by side on a GPU.</summary>
-    private static async Task<int> RunGroupAsync(Terminal terminal, SeedGroup group, ParseResult parsed, CancellationToken cancellationToken)
+    private static async Task<int> RunGroupAsync(
+        Terminal terminal, SeedGroup group, ParseResult parsed, CancellationToken cancellationToken)
     {
         IReadOnlyList<GroupOutcome> outcomes = [];
         await terminal.TrackAsync("Training", tracker =>
@@ -290,7 +304,8 @@ internal static class TrainCommand
 
     private static void Write(Terminal terminal, SeedGroup group, IReadOnlyList<GroupOutcome> outcomes, bool json)
     {
-        static string Status(GroupOutcome o) => o.Failure is not null ? "failed" : o.Result is null ? "not begun" : o.Result.Status.ToString().ToLowerInvariant();
+        static string Status(GroupOutcome o) =>
+            o.Failure is not null ? "failed" : o.Result is null ? "not begun" : o.Result.Status.ToString().ToLowerInvariant();
         if (json)
         {
             terminal.WriteJson(outcomes.Zip(group.Runs).Select(pair => new
@@ -337,22 +352,26 @@ internal static class TrainCommand
     {
         if (source.IsTokens)
         {
-            return source.Batches(tokenizer, config.ContextLength, config.BatchSize, config.Seed, config.ValidationTokens, null, cancellationToken);
+            return source.Batches(
+                tokenizer, config.ContextLength, config.BatchSize, config.Seed, config.ValidationTokens, null, cancellationToken);
         }
 
         ReadingOptions.Note(terminal, source.Corpus.Skipped);
         TextBatches? batches = null;
         await terminal.TrackAsync("Tokenizing", tracker =>
         {
-            var progress = new ImmediateProgress<TokenizingProgress>(p => tracker.Report(p.Documents / (double)p.TotalDocuments, FormattableString.Invariant($"{p.Tokens:N0} tokens")));
-            batches = source.Batches(tokenizer, config.ContextLength, config.BatchSize, config.Seed, config.ValidationTokens, progress, cancellationToken);
+            var progress = new ImmediateProgress<TokenizingProgress>(
+                p => tracker.Report(p.Documents / (double)p.TotalDocuments, FormattableString.Invariant($"{p.Tokens:N0} tokens")));
+            batches = source.Batches(
+                tokenizer, config.ContextLength, config.BatchSize, config.Seed, config.ValidationTokens, progress, cancellationToken);
             return Task.CompletedTask;
         });
         return batches!;
     }
 
     private static string Name(BatchSource training, RunText text) =>
-        training.TokenCount is { } count ? string.Create(CultureInfo.InvariantCulture, $"{count:N0} tokens of {text.Data}") : $"the mixture {text.Data}";
+        training.TokenCount is { } count ? string.Create(CultureInfo.InvariantCulture, $"{count:N0} tokens of {text.Data}")
+            : $"the mixture {text.Data}";
 
     private static void RequireRun(string folder, bool resume, bool startOver)
     {
@@ -364,7 +383,8 @@ internal static class TrainCommand
 
         if (exists && !resume && !startOver)
         {
-            throw new InvalidOperationException($"There is a run in {folder} already: --resume goes on with it, --start-over deletes it. Or choose another folder.");
+            throw new InvalidOperationException(
+                $"There is a run in {folder} already: --resume goes on with it, --start-over deletes it. Or choose another folder.");
         }
     }
 
@@ -378,16 +398,19 @@ internal static class TrainCommand
         if (earlier is not null)
         {
             return (earlier with { EndOfDocument = parsed.GetValue(EndOfDocument) ?? earlier.EndOfDocument }).OpenTokenizer(folder)
-                ?? throw new UsageException($"The run in {folder} does not hold its tokenizer: name it by --tokenizer, or go on with it where it was begun.");
+                ?? throw new UsageException(
+                    $"The run in {folder} does not hold its tokenizer: name it by --tokenizer, or go on with it where it was begun.");
         }
 
         return source.IsTokens ? source.UsualTokenizer() : initial ?? source.UsualTokenizer();
     }
 
     /// <summary>The model's and the training's configuration: a run's own, or what was named, with what <c>--set</c> changes.</summary>
-    private static (LanguageModelConfig Model, TrainingConfig Training) Settings(ParseResult parsed, ITokenizer tokenizer, string? run, LanguageModelConfig? initial)
+    private static (LanguageModelConfig Model, TrainingConfig Training) Settings(
+        ParseResult parsed, ITokenizer tokenizer, string? run, LanguageModelConfig? initial)
     {
-        var given = run is not null ? RunFolder.ReadTrainingConfig(run) : parsed.GetValue(Config) is { } file ? TrainingConfig.Read(file) : null;
+        var given = run is not null ? RunFolder.ReadTrainingConfig(run)
+            : parsed.GetValue(Config) is { } file ? TrainingConfig.Read(file) : null;
         var usual = LabDefaults.Training();
 
         // A length that cannot be meant stands for none yet: it follows from the steps.
@@ -446,7 +469,8 @@ internal static class TrainCommand
                     "wsd" => DecayKind.WarmupStableDecay,
                     _ => config.Schedule.Kind,
                 },
-                WarmupSteps = parsed.GetValue(Warmup) ?? (config.Schedule.WarmupSteps < 0 ? LabDefaults.Training(steps).Schedule.WarmupSteps : config.Schedule.WarmupSteps),
+                WarmupSteps = parsed.GetValue(Warmup)
+                    ?? (config.Schedule.WarmupSteps < 0 ? LabDefaults.Training(steps).Schedule.WarmupSteps : config.Schedule.WarmupSteps),
                 CooldownSteps = parsed.GetValue(Cooldown) ?? config.Schedule.CooldownSteps,
                 DecaySteps = parsed.GetValue(DecaySteps) ?? config.Schedule.DecaySteps,
                 EndFactor = parsed.GetValue(EndFactor) ?? config.Schedule.EndFactor,
@@ -469,7 +493,8 @@ internal static class TrainCommand
         var name = parsed.GetValue(Preset) ?? LabDefaults.Preset;
         return Presets.All.TryGetValue(name, out var preset)
             ? preset with { VocabularySize = tokenizer.VocabularySize }
-            : throw new UsageException($"There is no preset '{name}'.{NearestName.Hint(name, Presets.All.Keys)} 'xlstm models' lists them all.");
+            : throw new UsageException(
+                $"There is no preset '{name}'.{NearestName.Hint(name, Presets.All.Keys)} 'xlstm models' lists them all.");
     }
 
     private static void Write(Terminal terminal, string folder, string shown, TrainingResult result, string evaluation, bool json)
@@ -485,7 +510,8 @@ internal static class TrainCommand
             [
                 ("run", folder),
                 ("checkpoint", result.Checkpoint ?? "none: no step was done"),
-                ("steps", string.Create(CultureInfo.InvariantCulture, $"{result.Step:N0}, {result.Tokens:N0} tokens in {Readable.Duration(result.Seconds)}")),
+                ("steps", string.Create(
+                    CultureInfo.InvariantCulture, $"{result.Step:N0}, {result.Tokens:N0} tokens in {Readable.Duration(result.Seconds)}")),
                 .. result.Last is { } last ? new[] { ("loss", string.Create(CultureInfo.InvariantCulture, $"{last.Loss:F4} nats a token at the last step")) } : [],
                 .. validation is null ? [] : new[] { ("validation", $"{Validation(validation)} at step {validation.Step}") },
             ]);

@@ -20,9 +20,12 @@ internal static class OwnProgram
 
     /// <summary>What starts this program from any folder and with any environment, for others to keep.</summary>
     public static IReadOnlyList<string> Words =>
-        Dotnet is { } host && typeof(OwnProgram).Assembly.Location is { Length: > 0 } library ? [host, library] : [Environment.ProcessPath!];
+        Dotnet is { } host && typeof(OwnProgram).Assembly.Location is { Length: > 0 } library ? [host, library]
+            : [Environment.ProcessPath!];
 
-    /// <summary>How a command of this program is started: with its output and errors redirected, in UTF-8, and with the plugins of this one.</summary>
+    /// <summary>
+    /// How a command of this program is started: with its output and errors redirected, in UTF-8, and with the plugins of this one.
+    /// </summary>
     /// <param name="parsed">The command line of this one.</param>
     /// <param name="arguments">The command line after the program's name.</param>
     public static ProcessStartInfo Start(ParseResult parsed, params IEnumerable<string> arguments)

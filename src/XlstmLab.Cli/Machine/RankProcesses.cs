@@ -89,7 +89,8 @@ internal sealed class RankProcesses(ParseResult parsed, Terminal terminal, int w
                 {
                     var (process, number) = (ranks[^1], rank);
                     readers.Add(ForwardAsync(process.StandardOutput, number == 0 ? results ?? terminal.Out : TextWriter.Null, ""));
-                    readers.Add(ForwardAsync(process.StandardError, terminal.Error, number == 0 ? "" : string.Create(CultureInfo.InvariantCulture, $"rank {number}: ")));
+                    readers.Add(ForwardAsync(process.StandardError, terminal.Error, number == 0 ? "" : string.Create(
+                        CultureInfo.InvariantCulture, $"rank {number}: ")));
                 }
             }
 

@@ -25,7 +25,9 @@ internal static class Slurm
 
     /// <summary>Submits a batch script.</summary>
     /// <returns>The job's id.</returns>
-    /// <exception cref="InvalidOperationException">There is no Slurm here, or it rejects the job; the message has Slurm's own words.</exception>
+    /// <exception cref="InvalidOperationException">
+    /// There is no Slurm here, or it rejects the job; the message has Slurm's own words.
+    /// </exception>
     public static async Task<string> SubmitAsync(string script, CancellationToken cancellationToken)
     {
         var said = await RunAsync("sbatch", ["--parsable", script], cancellationToken);
@@ -47,13 +49,15 @@ internal static class Slurm
 
     /// <summary>The tasks of array jobs, by job and index; those that ended minutes ago may be missing.</summary>
     /// <exception cref="InvalidOperationException">There is no Slurm here, or it does not answer.</exception>
-    public static async Task<IReadOnlyDictionary<(string Job, int Task), SlurmTask>> TasksAsync(IReadOnlyList<string> jobs, CancellationToken cancellationToken)
+    public static async Task<IReadOnlyDictionary<(string Job, int Task), SlurmTask>> TasksAsync(
+        IReadOnlyList<string> jobs, CancellationToken cancellationToken)
     {
         var tasks = new Dictionary<(string, int), SlurmTask>();
         var said = await RunAsync("squeue", ["--noheader", "--array", "--states=all", $"--user={Environment.UserName}", "--format=%F|%K|%T|%r|%N"], cancellationToken);
         foreach (var words in said.Split('\n').Select(line => line.Trim().Split('|')))
         {
-            if (words.Length == 5 && jobs.Contains(words[0]) && int.TryParse(words[1], NumberStyles.None, CultureInfo.InvariantCulture, out var index))
+            if (words.Length == 5 && jobs.Contains(words[0]) && int.TryParse(
+                words[1], NumberStyles.None, CultureInfo.InvariantCulture, out var index))
             {
                 tasks[(words[0], index)] = new(words[2], words[3] == "None" ? "" : words[3], words[4]);
             }
@@ -80,11 +84,13 @@ internal static class Slurm
                 throw;
             }
 
-            return process.ExitCode == 0 ? await output : throw new InvalidOperationException($"{program} failed: {Words(await error, program)}");
+            return process.ExitCode == 0 ? await output : throw new InvalidOperationException(
+                $"{program} failed: {Words(await error, program)}");
         }
         catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
         {
-            throw new InvalidOperationException($"{program} did not answer within {Readable.Duration(Patience.TotalSeconds)}: is the cluster's controller up?");
+            throw new InvalidOperationException(
+                $"{program} did not answer within {Readable.Duration(Patience.TotalSeconds)}: is the cluster's controller up?");
         }
         catch (Win32Exception e)
         {

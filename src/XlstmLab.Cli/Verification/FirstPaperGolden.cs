@@ -16,7 +16,8 @@ internal static class FirstPaperGolden
         using var model = new XlstmLanguageModel(Config(golden.About));
         FirstPaperWeights.Load(
             model,
-            golden.Names.Where(n => n.StartsWith("param.", StringComparison.Ordinal)).ToDictionary(n => n["param.".Length..], n => golden[n]));
+            golden.Names.Where(n => n.StartsWith("param.", StringComparison.Ordinal)).ToDictionary(
+                n => n["param.".Length..], n => golden[n]));
         model.to(golden.Device);
         model.eval();
 

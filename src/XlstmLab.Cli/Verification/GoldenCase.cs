@@ -43,7 +43,8 @@ public sealed class GoldenCase
     {
         using var file = SafetensorsFile.Open(path);
         var about = file.Metadata.TryGetValue("about", out var text) ? JsonNode.Parse(text) as JsonObject : null;
-        return new(Path.GetFileNameWithoutExtension(path), file.Names.ToDictionary(n => n, n => file.Read(n).to(device)), about ?? [], device);
+        return new(
+            Path.GetFileNameWithoutExtension(path), file.Names.ToDictionary(n => n, n => file.Read(n).to(device)), about ?? [], device);
     }
 
     /// <summary>The root mean square of the difference over that of what is expected.</summary>
@@ -51,7 +52,8 @@ public sealed class GoldenCase
     {
         if (!expected.shape.AsSpan().SequenceEqual(actual.shape))
         {
-            throw new InvalidDataException($"Expected shape [{string.Join(", ", expected.shape)}], computed [{string.Join(", ", actual.shape)}].");
+            throw new InvalidDataException(
+                $"Expected shape [{string.Join(", ", expected.shape)}], computed [{string.Join(", ", actual.shape)}].");
         }
 
         using var scope = NewDisposeScope();

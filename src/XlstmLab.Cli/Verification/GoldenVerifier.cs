@@ -36,14 +36,16 @@ public static partial class GoldenVerifier
         NativeTorch.EnsureLoaded();
         if (!Directory.Exists(folder))
         {
-            throw new DirectoryNotFoundException($"There is no folder '{folder}'. Expected a folder of golden cases, such as tests/golden of the repository.");
+            throw new DirectoryNotFoundException(
+                $"There is no folder '{folder}'. Expected a folder of golden cases, such as tests/golden of the repository.");
         }
 
         var cases = Directory.GetFiles(folder, "*.safetensors").Order(StringComparer.Ordinal).ToList();
         var tokenizer = Path.Combine(folder, "tokenizer", "cases.json");
         if (cases.Count == 0 && !File.Exists(tokenizer))
         {
-            throw new FileNotFoundException($"The folder '{folder}' holds no golden case: expected NAME.safetensors files or tokenizer/cases.json.");
+            throw new FileNotFoundException(
+                $"The folder '{folder}' holds no golden case: expected NAME.safetensors files or tokenizer/cases.json.");
         }
 
         return Run();
@@ -145,7 +147,8 @@ public static partial class GoldenVerifier
             yield return GoldenRow.Compare(golden.Name, $"di df, {form}", gates, 1e-8);
         }
 
-        double Worst(params (string Name, Tensor Value)[] pairs) => GoldenCase.Largest(pairs.Select(p => GoldenCase.RelativeRms(golden[p.Name], p.Value)));
+        double Worst(params (string Name, Tensor Value)[] pairs) => GoldenCase.Largest(
+            pairs.Select(p => GoldenCase.RelativeRms(golden[p.Name], p.Value)));
     }
 
     private static IEnumerable<GoldenRow> GatedDelta(GoldenCase golden)
@@ -194,12 +197,14 @@ public static partial class GoldenVerifier
             muon.Step(rate);
             var change = golden[$"w.{step + 1}"] - golden["w0"];
             yield return GoldenRow.Compare(
-                golden.Name, $"change of the weights, step {step + 1}", GoldenCase.RelativeRms(change, weight.detach() - golden["w0"]), 1e-2);
+                golden.Name, $"change of the weights, step {step + 1}", GoldenCase.RelativeRms(change, weight.detach() - golden["w0"]),
+                1e-2);
 
             // Single values of the published steps lie between 0.5 and 1.2: what is near 1 is their mean size.
             var values = linalg.svdvals(Muon.Orthogonalize(muon.StateDict()["momentum_buffer.w"], settings.NewtonSchulzSteps));
             yield return GoldenRow.Compare(
-                golden.Name, $"singular values, their root mean square from 1, step {step + 1}", Math.Abs(values.square().mean().sqrt().item<float>() - 1), 0.3);
+                golden.Name, $"singular values, their root mean square from 1, step {step + 1}",
+                Math.Abs(values.square().mean().sqrt().item<float>() - 1), 0.3);
         }
     }
 
@@ -241,7 +246,8 @@ public static partial class GoldenVerifier
         var logits = model.Forward(ids.narrow(1, 0, length)).Logits;
         var loss = nn.functional.cross_entropy(logits.flatten(0, 1), ids.narrow(1, 1, length).flatten());
         Gradients.Backward(loss);
-        var gradients = model.named_parameters().Select(p => GoldenCase.RelativeRms(golden["grad." + published(p.name)], p.parameter.grad!));
+        var gradients = model.named_parameters().Select(
+            p => GoldenCase.RelativeRms(golden["grad." + published(p.name)], p.parameter.grad!));
         return
         [
             GoldenRow.Compare(golden.Name, "logits", GoldenCase.LargestDifference(golden["logits"], logits), 1e-4),

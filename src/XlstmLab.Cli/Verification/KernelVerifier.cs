@@ -28,7 +28,8 @@ public static class KernelVerifier
         {
             foreach (var gate in new[] { InputGate.Exponential, InputGate.Sigmoid })
             {
-                foreach (var row in Case($"mlstm {gate} {dk} x {dv}, {length} tokens", () => MLstm(device, dk, dv, length, 0, 3, new() { InputGate = gate })))
+                foreach (var row in Case(
+                    $"mlstm {gate} {dk} x {dv}, {length} tokens", () => MLstm(device, dk, dv, length, 0, 3, new() { InputGate = gate })))
                 {
                     yield return row;
                 }
@@ -75,7 +76,8 @@ public static class KernelVerifier
         [
             .. new[] { dk, dk, dv }.Select(d => Draw(batch, heads, length, d).to(bfloat16)),
             Draw(batch, heads, length) + inputBias, Draw(batch, heads, length) + forgetBias,
-            Draw(batch, heads, dk, dv), Draw(batch, heads, dk), options.Stabilizes ? Draw(batch, heads, 1) : zeros(batch, heads, 1, device: CPU),
+            Draw(batch, heads, dk, dv), Draw(batch, heads, dk),
+            options.Stabilizes ? Draw(batch, heads, 1) : zeros(batch, heads, 1, device: CPU),
         ];
         var (starts, padding, dh) = (rand(batch, length, device: CPU).lt(0.005), rand(batch, length, device: CPU).lt(0.02), Draw(batch, heads, length, dv).to(bfloat16));
         dh = dh.masked_fill(padding.unsqueeze(1).unsqueeze(3), 0); // no loss counts what is no token

@@ -8,7 +8,9 @@ namespace XlstmLab.Corpora.DebianDocs;
 /// <summary>Looks packages up and downloads them by apt, as any user may; nothing is installed.</summary>
 internal static class Apt
 {
-    /// <summary>The packages of those names and, in place of empty ones that stand for a current version, the documentation they depend on.</summary>
+    /// <summary>
+    /// The packages of those names and, in place of empty ones that stand for a current version, the documentation they depend on.
+    /// </summary>
     /// <returns>The packages in the order of their names, and the names that this release of Debian does not have.</returns>
     /// <exception cref="InvalidOperationException">There is no apt, or it knows none of the packages.</exception>
     public static (IReadOnlyList<SourcePackage> Packages, IReadOnlyList<string> Missing) Find(
@@ -47,7 +49,8 @@ internal static class Apt
         var sha = Convert.ToHexStringLower(SHA256.HashData(file));
         return sha == package.Sha256
             ? path
-            : throw new InvalidDataException($"'{path}' has the SHA-256 {sha}; apt's list tells {package.Sha256}. Run apt-get update and try again.");
+            : throw new InvalidDataException(
+                $"'{path}' has the SHA-256 {sha}; apt's list tells {package.Sha256}. Run apt-get update and try again.");
     }
 
     private static IReadOnlyList<(SourcePackage Package, string[] Depends)> Show(IReadOnlyList<string> names, CancellationToken cancellationToken) =>

@@ -82,7 +82,8 @@ internal static class DebFile
         }
         catch (Win32Exception e)
         {
-            throw new InvalidOperationException($"'{path}' is packed by xz, which takes dpkg-deb to unpack, and there is none here: install dpkg.", e);
+            throw new InvalidOperationException(
+                $"'{path}' is packed by xz, which takes dpkg-deb to unpack, and there is none here: install dpkg.", e);
         }
 
         using (process)
@@ -118,7 +119,8 @@ internal static class DebFile
         while (Unpacked(path, () => tar.GetNextEntry()) is { } entry)
         {
             var name = entry.Name.TrimStart('.', '/');
-            if (entry.EntryType is TarEntryType.RegularFile or TarEntryType.V7RegularFile && entry.Length is > 0 and <= MaximumEntry && wanted(name))
+            if (entry.EntryType is TarEntryType.RegularFile or TarEntryType.V7RegularFile && entry.Length is > 0 and <= MaximumEntry
+                && wanted(name))
             {
                 var content = new byte[entry.Length];
                 Unpacked(path, () =>
@@ -141,7 +143,8 @@ internal static class DebFile
 #pragma warning disable CA1031 // On damaged bytes the libraries fail in whatever way they lead them to.
         catch (Exception e)
         {
-            throw new InvalidDataException($"'{path}' cannot be unpacked: {e.Message} The package is damaged or not whole: fetch it again.", e);
+            throw new InvalidDataException(
+                $"'{path}' cannot be unpacked: {e.Message} The package is damaged or not whole: fetch it again.", e);
         }
 #pragma warning restore CA1031
     }

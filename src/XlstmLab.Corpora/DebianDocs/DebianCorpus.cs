@@ -17,7 +17,8 @@ public sealed record DebianCorpusOptions
     public IReadOnlyList<string> Packages { get; init; } = DebianCorpus.DefaultPackages;
 
     /// <summary>
-    /// A folder of .deb files, named as apt-get download names them, to take in place of <see cref="Packages"/>; nothing is then downloaded.
+    /// A folder of .deb files, named as apt-get download names them, to take in place of <see cref="Packages"/>; nothing is then
+    /// downloaded.
     /// </summary>
     public string? PackageFolder { get; init; }
 
@@ -36,13 +37,16 @@ public sealed record DebianCorpusOptions
 /// <param name="TextBytes">The UTF-8 bytes of their text.</param>
 public readonly record struct DebianCorpusProgress(long Bytes, long TotalBytes, string Package, int Documents, long TextBytes);
 
-/// <summary>Makes a corpus of English text out of the documentation that Debian packages hold, for machines that reach nothing but a Debian mirror.</summary>
+/// <summary>
+/// Makes a corpus of English text out of the documentation that Debian packages hold, for machines that reach nothing but a Debian mirror.
+/// </summary>
 /// <remarks>
 /// Packages are downloaded by apt and read without being installed. A document is a page, a manual page or an Info file; its name is
 /// PACKAGE/PATH. Its navigation, code, tables of numbers, and what is not English sentences are left out, and so is a paragraph of
 /// <see cref="ParagraphToCompare"/> characters or more that came before in any document; plain text beside more HTML in a package is taken
-/// for its source and left out too. Documents stand in the order of the SHA-256 of their names, so that a beginning of the file is a sample of the whole. The same packages give the same bytes. What was extracted
-/// from a package is kept, beside the corpus, until it is finished: the same call goes on after a kill.
+/// for its source and left out too. Documents stand in the order of the SHA-256 of their names, so that a beginning of the file is a sample
+/// of the whole. The same packages give the same bytes. What was extracted from a package is kept, beside the corpus, until it is finished:
+/// the same call goes on after a kill.
 /// </remarks>
 public static class DebianCorpus
 {
@@ -52,19 +56,32 @@ public static class DebianCorpus
     /// <summary>Large English manuals in the main part of Debian, less those that are mostly code, pictures or lists.</summary>
     public static readonly ImmutableArray<string> DefaultPackages =
     [
-        "abs-guide", "ada-reference-manual-2012", "anarchism", "apache2-doc", "aptitude-doc-en", "autoconf-doc", "automake", "bash-doc", "bacula-doc",
-        "bind9-doc", "buildbot-doc", "cinder-doc", "clang-doc", "cmake-doc", "coreutils", "cppreference-doc-en-html", "dar-docs", "debian-edu-doc-en",
-        "debian-faq", "debian-handbook", "debian-kernel-handbook", "debian-policy", "debian-reference-en", "default-jdk-doc", "developers-reference",
-        "docbook-xsl-doc-html", "dpkg-dev", "erlang-doc", "erlang-manpages", "exim4-doc-html", "fish-common", "flex-doc", "fp-docs", "freedombox-doc-en",
-        "gap-doc", "gimp-help-en", "git-annex", "git-buildpackage", "git-doc", "glance-doc", "glibc-doc", "gnome-devel-docs", "gnu-standards", "gnuplot-doc",
-        "gnuradio-doc", "grass-doc", "guile-3.0-doc", "harden-doc", "haskell98-report", "heat-doc", "icinga2-doc", "info", "installation-guide-amd64",
-        "ironic-doc", "keystone-doc", "kicad-doc-en", "krb5-doc", "libboost-doc", "libeigen3-doc", "libglib2.0-doc", "libgtk-3-doc", "libreoffice-help-en-us",
-        "libsdl2-doc", "libtool-doc", "libvirt-doc", "lilypond-doc-html", "linux-doc", "llvm-doc", "maint-guide", "manpages", "manpages-dev", "maxima-doc",
-        "miscfiles", "neutron-doc", "nmap", "nodejs-doc", "nova-doc", "octave-doc", "openafs-doc", "openmpi-doc", "openvswitch-doc", "perl-doc",
-        "petsc-doc", "postfix-doc", "postgis-doc", "postgresql-doc", "python-astropy-doc", "python-django-doc", "python-matplotlib-doc", "python-pandas-doc",
-        "python-scipy-doc", "python-skimage-doc", "python-sklearn-doc", "python-sqlalchemy-doc", "python-statsmodels-doc", "python-sympy-doc", "python3-doc",
-        "qtbase5-doc-html", "qtcreator-doc", "qtdeclarative5-doc-html", "qttools5-doc-html", "r-doc-html", "racket-doc", "ruby-doc", "rust-doc", "sbcl-doc",
-        "shorewall-doc", "slurm-wlm-doc", "sphinx-doc", "sqlite3-doc", "swift-doc", "systemd", "tcl-doc", "tcllib", "tk-doc", "twisted-doc", "vim-doc",
+        "abs-guide", "ada-reference-manual-2012", "anarchism", "apache2-doc", "aptitude-doc-en", "autoconf-doc", "automake", "bash-doc",
+        "bacula-doc",
+        "bind9-doc", "buildbot-doc", "cinder-doc", "clang-doc", "cmake-doc", "coreutils", "cppreference-doc-en-html", "dar-docs",
+        "debian-edu-doc-en",
+        "debian-faq", "debian-handbook", "debian-kernel-handbook", "debian-policy", "debian-reference-en", "default-jdk-doc",
+        "developers-reference",
+        "docbook-xsl-doc-html", "dpkg-dev", "erlang-doc", "erlang-manpages", "exim4-doc-html", "fish-common", "flex-doc", "fp-docs",
+        "freedombox-doc-en",
+        "gap-doc", "gimp-help-en", "git-annex", "git-buildpackage", "git-doc", "glance-doc", "glibc-doc", "gnome-devel-docs",
+        "gnu-standards", "gnuplot-doc",
+        "gnuradio-doc", "grass-doc", "guile-3.0-doc", "harden-doc", "haskell98-report", "heat-doc", "icinga2-doc", "info",
+        "installation-guide-amd64",
+        "ironic-doc", "keystone-doc", "kicad-doc-en", "krb5-doc", "libboost-doc", "libeigen3-doc", "libglib2.0-doc", "libgtk-3-doc",
+        "libreoffice-help-en-us",
+        "libsdl2-doc", "libtool-doc", "libvirt-doc", "lilypond-doc-html", "linux-doc", "llvm-doc", "maint-guide", "manpages",
+        "manpages-dev", "maxima-doc",
+        "miscfiles", "neutron-doc", "nmap", "nodejs-doc", "nova-doc", "octave-doc", "openafs-doc", "openmpi-doc", "openvswitch-doc",
+        "perl-doc",
+        "petsc-doc", "postfix-doc", "postgis-doc", "postgresql-doc", "python-astropy-doc", "python-django-doc", "python-matplotlib-doc",
+        "python-pandas-doc",
+        "python-scipy-doc", "python-skimage-doc", "python-sklearn-doc", "python-sqlalchemy-doc", "python-statsmodels-doc",
+        "python-sympy-doc", "python3-doc",
+        "qtbase5-doc-html", "qtcreator-doc", "qtdeclarative5-doc-html", "qttools5-doc-html", "r-doc-html", "racket-doc", "ruby-doc",
+        "rust-doc", "sbcl-doc",
+        "shorewall-doc", "slurm-wlm-doc", "sphinx-doc", "sqlite3-doc", "swift-doc", "systemd", "tcl-doc", "tcllib", "tk-doc", "twisted-doc",
+        "vim-doc",
         "wireshark-doc", "wx3.2-doc", "xen-doc", "xorg-docs", "yade-doc", "zsh-doc",
     ];
 
@@ -80,7 +97,8 @@ public static class DebianCorpus
     /// <exception cref="InvalidDataException">A package is damaged or not of Debian's main part, or there is too little text.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public static DatasetCard Build(
-        string folder, DebianCorpusOptions? options = null, IProgress<DebianCorpusProgress>? progress = null, CancellationToken cancellationToken = default)
+        string folder, DebianCorpusOptions? options = null, IProgress<DebianCorpusProgress>? progress = null,
+        CancellationToken cancellationToken = default)
     {
         options ??= new();
         ArgumentOutOfRangeException.ThrowIfLessThan(options.Workers, 1);
@@ -104,7 +122,8 @@ public static class DebianCorpus
             var extract = Path.Combine(work, $"{package.Name}-{package.Sha256[..16]}.jsonl.zst");
             if (!File.Exists(extract))
             {
-                Extract(package, debs?[package] ?? Apt.Download(package, work, cancellationToken), extract, options.Workers, cancellationToken);
+                Extract(
+                    package, debs?[package] ?? Apt.Download(package, work, cancellationToken), extract, options.Workers, cancellationToken);
                 foreach (var downloaded in Directory.EnumerateFiles(work, "*.deb"))
                 {
                     File.Delete(downloaded);
@@ -130,22 +149,24 @@ public static class DebianCorpus
         return card;
     }
 
-    private static DatasetCard Card(string name, IReadOnlyList<SourcePackage> packages, IReadOnlyList<string> missing, SplitRule split) => new()
-    {
-        Name = name,
-        Title = "Documentation in Debian packages",
-        Origin = $"{packages.Count} packages of Debian's main part, listed under packages with versions and checksums"
+    private static DatasetCard Card(string name, IReadOnlyList<SourcePackage> packages, IReadOnlyList<string> missing, SplitRule split) =>
+        new()
+        {
+            Name = name,
+            Title = "Documentation in Debian packages",
+            Origin = $"{packages.Count} packages of Debian's main part, listed under packages with versions and checksums"
             + (missing.Count > 0 ? $"; this release has no {string.Join(", ", missing)}" : ""),
-        Licence = "free licences of many kinds (GPL, GFDL, BSD, MIT, Creative Commons and others): each package's is in its /usr/share/doc/PACKAGE/copyright",
-        Preparation = "Text of HTML pages, manual pages, Info files and plain text; a document is one such file, its field package says of which package, and its "
+            Licence = "free licences of many kinds (GPL, GFDL, BSD, MIT, Creative Commons and others): each package's is in its /usr/share/doc/PACKAGE/copyright",
+            Preparation = "Text of HTML pages, manual pages, Info files and plain text; a document is one such file, its field package says of which package, and its "
             + "name is PACKAGE/PATH. Navigation, code, tables of numbers and what is not English sentences were left out, and paragraphs of "
-            + FormattableString.Invariant($"{ParagraphToCompare} characters or more that came before in any document; documents of less than ")
+            + FormattableString.Invariant(
+                $"{ParagraphToCompare} characters or more that came before in any document; documents of less than ")
             + FormattableString.Invariant($"{Prose.MinimumDocument} characters were left out. ")
             + "The order of documents is that of the SHA-256 of their names.",
-        File = "text.jsonl.zst",
-        Split = split,
-        Packages = packages,
-    };
+            File = "text.jsonl.zst",
+            Split = split,
+            Packages = packages,
+        };
 
     private static Dictionary<SourcePackage, string> FindFiles(string folder)
     {

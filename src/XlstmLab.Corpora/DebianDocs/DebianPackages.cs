@@ -29,15 +29,18 @@ internal static partial class DebianPackages
         var all = new List<(SourcePackage, string[])>();
         foreach (var entry in output.ReplaceLineEndings("\n").Split("\n\n", StringSplitOptions.RemoveEmptyEntries))
         {
-            var fields = Field().Matches(entry).DistinctBy(m => m.Groups[1].Value).ToDictionary(m => m.Groups[1].Value, m => m.Groups[2].Value.Trim());
+            var fields = Field().Matches(entry).DistinctBy(m => m.Groups[1].Value).ToDictionary(
+                m => m.Groups[1].Value, m => m.Groups[2].Value.Trim());
             if (!fields.TryGetValue("Package", out var name))
             {
                 continue;
             }
 
-            if (!fields.TryGetValue("Version", out var version) || !fields.TryGetValue("SHA256", out var sha) || !fields.TryGetValue("Size", out var size))
+            if (!fields.TryGetValue("Version", out var version) || !fields.TryGetValue("SHA256", out var sha)
+                || !fields.TryGetValue("Size", out var size))
             {
-                throw new InvalidDataException($"apt-cache tells no version, SHA256 and size of '{name}': no mirror has it. Run apt-get update, or leave it out.");
+                throw new InvalidDataException(
+                    $"apt-cache tells no version, SHA256 and size of '{name}': no mirror has it. Run apt-get update, or leave it out.");
             }
 
             if (fields.GetValueOrDefault("Section", "").Contains('/', StringComparison.Ordinal))
@@ -46,7 +49,8 @@ internal static partial class DebianPackages
                     $"The package '{name}' is of the section {fields["Section"]}, not of Debian's main part, whose licences are free. Leave it out.");
             }
 
-            var depends = fields.GetValueOrDefault("Depends", "").Split([',', '|'], StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries);
+            var depends = fields.GetValueOrDefault("Depends", "").Split(
+                [',', '|'], StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries);
             all.Add((new(name, version, sha, long.Parse(size, CultureInfo.InvariantCulture)), Array.ConvertAll(depends, d => d.Split(' ', ':')[0])));
         }
 

@@ -19,8 +19,10 @@ internal static class HtmlText
 
     private static readonly HashSet<string> Blocks =
     [
-        "address", "article", "blockquote", "body", "center", "dd", "details", "dialog", "div", "dl", "dt", "fieldset", "figcaption", "figure", "h1", "h2",
-        "h3", "h4", "h5", "h6", "hr", "li", "main", "ol", "p", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul", "caption",
+        "address", "article", "blockquote", "body", "center", "dd", "details", "dialog", "div", "dl", "dt", "fieldset", "figcaption",
+        "figure", "h1", "h2",
+        "h3", "h4", "h5", "h6", "hr", "li", "main", "ol", "p", "section", "summary", "table", "tbody", "tfoot", "thead", "tr", "ul",
+        "caption",
     ];
 
     /// <summary>The paragraphs in the order of the page; a row of a table is one.</summary>
@@ -30,7 +32,8 @@ internal static class HtmlText
     {
         using var stream = new MemoryStream(content);
         using var page = new HtmlParser().ParseDocument(stream);
-        if (page.DocumentElement?.GetAttribute("lang") is { Length: > 0 } language && !language.StartsWith("en", StringComparison.OrdinalIgnoreCase))
+        if (page.DocumentElement?.GetAttribute("lang") is { Length: > 0 } language && !language.StartsWith(
+            "en", StringComparison.OrdinalIgnoreCase))
         {
             return [];
         }

@@ -49,7 +49,8 @@ internal static partial class PlainText
         {
             var header = node.AsSpan().TrimStart('\n');
             var end = header.IndexOf('\n');
-            if (end < 0 || !header.StartsWith("File:", StringComparison.Ordinal) || header[..end].Contains("Index", StringComparison.Ordinal))
+            if (end < 0 || !header.StartsWith("File:", StringComparison.Ordinal)
+                || header[..end].Contains("Index", StringComparison.Ordinal))
             {
                 continue;
             }

@@ -15,9 +15,12 @@ internal static partial class Prose
     // The most frequent function words of English; few of them are words of program code or of another language.
     private static readonly HashSet<string> FunctionWords =
     [
-        "the", "of", "and", "to", "a", "is", "that", "it", "for", "as", "with", "be", "this", "are", "by", "or", "an", "not", "which", "you", "from",
-        "if", "can", "will", "have", "has", "was", "but", "all", "when", "may", "should", "at", "your", "there", "any", "used", "their", "they", "its",
-        "these", "other", "than", "only", "one", "must", "more", "some", "such", "we", "been", "also", "into", "then", "between", "each", "how", "does",
+        "the", "of", "and", "to", "a", "is", "that", "it", "for", "as", "with", "be", "this", "are", "by", "or", "an", "not", "which",
+        "you", "from",
+        "if", "can", "will", "have", "has", "was", "but", "all", "when", "may", "should", "at", "your", "there", "any", "used", "their",
+        "they", "its",
+        "these", "other", "than", "only", "one", "must", "more", "some", "such", "we", "been", "also", "into", "then", "between", "each",
+        "how", "does",
         "would", "no", "so", "what", "same", "where", "were", "who", "because", "our", "his", "he", "do", "on", "in",
     ];
 

@@ -23,7 +23,8 @@ internal static class CodeQuestions
         {
             start = completions.LinePositionSpan is { } span ? Math.Min(offset, Offset(code, span.Start)) : start;
             string typed = code[start..offset];
-            foreach (var item in completions.Completions.Where(item => item.DisplayText.StartsWith(typed, StringComparison.OrdinalIgnoreCase)))
+            foreach (var item in completions.Completions.Where(
+                item => item.DisplayText.StartsWith(typed, StringComparison.OrdinalIgnoreCase)))
             {
                 string text = item.DisplayText.Replace("<>", "", StringComparison.Ordinal);
                 matches.Add((JsonNode)text);
@@ -41,7 +42,9 @@ internal static class CodeQuestions
         };
     }
 
-    /// <summary>Answers an <c>inspect_request</c>: what the name at the cursor is, with its documentation, and the signatures of a call.</summary>
+    /// <summary>
+    /// Answers an <c>inspect_request</c>: what the name at the cursor is, with its documentation, and the signatures of a call.
+    /// </summary>
     public static async Task<JsonObject> InspectAsync(CompositeKernel root, string code, int cursor)
     {
         int offset = Offset(code, cursor);
@@ -87,7 +90,9 @@ internal static class CodeQuestions
         return isComplete ? new() { ["status"] = "complete" } : new() { ["status"] = "incomplete", ["indent"] = "    " };
     }
 
-    /// <summary>As in F# Interactive, two semicolons end any code; beyond that a line by itself, and several lines by an empty one.</summary>
+    /// <summary>
+    /// As in F# Interactive, two semicolons end any code; beyond that a line by itself, and several lines by an empty one.
+    /// </summary>
     private static bool IsCompleteFSharp(string code)
     {
         string text = code.TrimEnd();
@@ -125,7 +130,8 @@ internal static class CodeQuestions
         return offset;
     }
 
-    private static int Offset(string code, LinePosition position) => code.Split('\n').Take(position.Line).Sum(line => line.Length + 1) + position.Character;
+    private static int Offset(string code, LinePosition position) =>
+        code.Split('\n').Take(position.Line).Sum(line => line.Length + 1) + position.Character;
 
     private static int CodePoints(string code, int offset) => offset - code.AsSpan(0, offset).ToArray().Count(char.IsLowSurrogate);
 

@@ -24,7 +24,9 @@ internal sealed record JupyterConnection(IPAddress Address, IReadOnlyDictionary<
 
     /// <summary>Reads a connection file.</summary>
     /// <param name="path">The file.</param>
-    /// <exception cref="NotebookException">It is no such file, or asks for what would be unsafe; the message says what was expected.</exception>
+    /// <exception cref="NotebookException">
+    /// It is no such file, or asks for what would be unsafe; the message says what was expected.
+    /// </exception>
     public static JupyterConnection Read(string path)
     {
         JsonObject file;

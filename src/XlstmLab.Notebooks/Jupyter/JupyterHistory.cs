@@ -35,7 +35,8 @@ internal sealed class JupyterHistory
         {
             ["status"] = "ok",
             ["history"] = new JsonArray([
-                .. found.Select(cell => new JsonArray(Session, cell.Number, hasOutput ? new JsonArray(cell.Source, cell.Result) : cell.Source)),
+                .. found.Select(
+                    cell => new JsonArray(Session, cell.Number, hasOutput ? new JsonArray(cell.Source, cell.Result) : cell.Source)),
             ]),
         };
     }
@@ -47,7 +48,8 @@ internal sealed class JupyterHistory
     /// <summary>The cells whose whole text matches a pattern with * and ?; of equal ones the last, if wanted.</summary>
     private IEnumerable<(int Number, string Source, string? Result)> Search(string pattern, bool isUnique)
     {
-        var found = _cells.Where(cell => FileSystemName.MatchesSimpleExpression(pattern.Length == 0 ? "*" : pattern, cell.Source, ignoreCase: false));
+        var found = _cells.Where(
+            cell => FileSystemName.MatchesSimpleExpression(pattern.Length == 0 ? "*" : pattern, cell.Source, ignoreCase: false));
         return isUnique ? found.Reverse().DistinctBy(cell => cell.Source).Reverse() : found;
     }
 }

@@ -38,7 +38,9 @@ public sealed class JupyterKernel : IDisposable
     /// <summary>Opens the sockets and begins to start the engine.</summary>
     /// <param name="connectionFile">The file in which Jupyter says where to listen.</param>
     /// <param name="language">The language of cells that name none: <c>csharp</c> or <c>fsharp</c>.</param>
-    /// <exception cref="NotebookException">The file cannot be read, or asks for an address that other machines reach or for unsigned messages.</exception>
+    /// <exception cref="NotebookException">
+    /// The file cannot be read, or asks for an address that other machines reach or for unsigned messages.
+    /// </exception>
     /// <exception cref="ArgumentException">There is no such language.</exception>
     public JupyterKernel(string connectionFile, string language)
     {
@@ -92,7 +94,9 @@ public sealed class JupyterKernel : IDisposable
         NetMQConfig.Cleanup(block: true);
     }
 
-    /// <summary>Starts the engine and has it compile something: the first cell need not wait for what clients do before they send it.</summary>
+    /// <summary>
+    /// Starts the engine and has it compile something: the first cell need not wait for what clients do before they send it.
+    /// </summary>
     private async Task<CellEngine> StartAsync()
     {
         CellEngine engine = new(language: _language) { Asker = AskAsync };
@@ -103,7 +107,8 @@ public sealed class JupyterKernel : IDisposable
     /// <summary>Ends the kernel when Jupyter has died without a word.</summary>
     private Timer WatchParent()
     {
-        bool isKnown = int.TryParse(Environment.GetEnvironmentVariable("JPY_PARENT_PID"), NumberStyles.None, CultureInfo.InvariantCulture, out int parent);
+        bool isKnown = int.TryParse(
+            Environment.GetEnvironmentVariable("JPY_PARENT_PID"), NumberStyles.None, CultureInfo.InvariantCulture, out int parent);
         var period = isKnown ? TimeSpan.FromSeconds(2) : Timeout.InfiniteTimeSpan;
         return new Timer(
             _ =>
@@ -218,7 +223,8 @@ public sealed class JupyterKernel : IDisposable
         JupyterOutput output = new(_sockets, request, () => Volatile.Read(ref _running));
         if (!isSilent)
         {
-            _sockets.Publish(request, "execute_input", new() { ["code"] = source, ["execution_count"] = engine.ExecutionCount + (isCounted ? 1 : 0) });
+            _sockets.Publish(
+                request, "execute_input", new() { ["code"] = source, ["execution_count"] = engine.ExecutionCount + (isCounted ? 1 : 0) });
         }
 
         // Never disposed: an interrupt may come as the cell ends.
@@ -273,7 +279,8 @@ public sealed class JupyterKernel : IDisposable
     {
         if (Volatile.Read(ref _running) is not { } request || !request.Flag("allow_stdin", false))
         {
-            throw new InvalidOperationException($"The cell asks '{prompt}', and nobody is there to answer: the client takes no input. Make it a parameter.");
+            throw new InvalidOperationException(
+                $"The cell asks '{prompt}', and nobody is there to answer: the client takes no input. Make it a parameter.");
         }
 
         TaskCompletionSource<string> input = new(TaskCreationOptions.RunContinuationsAsynchronously);

@@ -20,7 +20,8 @@ internal sealed record JupyterMessage(string Channel, IReadOnlyList<byte[]> Iden
     public string Text(string name) => MultilineText.IsString(Content[name]) ? Content[name]!.GetValue<string>() : "";
 
     /// <summary>A switch of the content.</summary>
-    public bool Flag(string name, bool otherwise) => Content[name] is JsonValue value && value.TryGetValue(out bool flag) ? flag : otherwise;
+    public bool Flag(string name, bool otherwise) =>
+        Content[name] is JsonValue value && value.TryGetValue(out bool flag) ? flag : otherwise;
 
     /// <summary>A whole number of the content; null if there is none.</summary>
     public int? Number(string name) => Content[name] is JsonValue value && value.TryGetValue(out int number) ? number : null;

@@ -64,10 +64,12 @@ internal sealed class JupyterSockets : IDisposable
         Send(JupyterConnection.Broadcast, [Encoding.UTF8.GetBytes(type)], parent, type, content);
 
     /// <summary>Answers a request.</summary>
-    public void Reply(JupyterMessage request, string type, JsonObject content) => Send(request.Channel, request.Identities, request, type, content);
+    public void Reply(JupyterMessage request, string type, JsonObject content) => Send(
+        request.Channel, request.Identities, request, type, content);
 
     /// <summary>Asks the person whose request is running.</summary>
-    public void Ask(JupyterMessage request, JsonObject content) => Send(JupyterConnection.Input, request.Identities, request, "input_request", content);
+    public void Ask(JupyterMessage request, JsonObject content) => Send(
+        JupyterConnection.Input, request.Identities, request, "input_request", content);
 
     /// <summary>Closes the sockets; what has been sent still goes out.</summary>
     public void Dispose()
@@ -119,7 +121,8 @@ internal sealed class JupyterSockets : IDisposable
         }
         catch (Exception e) when (e is NetMQException or SocketException)
         {
-            throw new NotebookException($"The kernel cannot listen at {connection.Endpoint(channel)} ({channel}): {e.Message} Is the port taken?", e);
+            throw new NotebookException(
+                $"The kernel cannot listen at {connection.Endpoint(channel)} ({channel}): {e.Message} Is the port taken?", e);
         }
 
         if (socket is ResponseSocket)
@@ -159,7 +162,8 @@ internal sealed class JupyterSockets : IDisposable
             ["msg_type"] = type,
             ["version"] = ProtocolVersion,
         };
-        byte[][] parts = [.. new[] { header, parent?.Header ?? [], [], content }.Select(part => Encoding.UTF8.GetBytes(part.ToJsonString()))];
+        byte[][] parts = [.. new[] { header, parent?.Header ?? [], [], content }.Select(
+            part => Encoding.UTF8.GetBytes(part.ToJsonString()))];
         NetMQMessage message = new([.. identities, Delimiter, Encoding.ASCII.GetBytes(Sign(parts)), .. parts]);
 
         // A thread that a cell left behind may write after the end.

@@ -14,7 +14,9 @@ public static class KernelSpecs
 
     private static readonly (string Language, string Name)[] Languages = [(CellLanguage.CSharp, "C#"), (CellLanguage.FSharp, "F#")];
 
-    /// <summary>Where Jupyter looks for the kernels of this user: below <c>JUPYTER_DATA_DIR</c>, or in the system's place for a user's data.</summary>
+    /// <summary>
+    /// Where Jupyter looks for the kernels of this user: below <c>JUPYTER_DATA_DIR</c>, or in the system's place for a user's data.
+    /// </summary>
     public static string UserFolder()
     {
         string Home(params string[] parts) => Path.Combine([Environment.GetFolderPath(Environment.SpecialFolder.UserProfile), .. parts]);
@@ -25,14 +27,18 @@ public static class KernelSpecs
         return Path.Combine(data, "kernels");
     }
 
-    /// <summary>Where Jupyter looks for kernels that belong to an installation, such as <c>/usr/local</c> or a Python environment.</summary>
+    /// <summary>
+    /// Where Jupyter looks for kernels that belong to an installation, such as <c>/usr/local</c> or a Python environment.
+    /// </summary>
     /// <param name="prefix">The installation's folder.</param>
     public static string PrefixFolder(string prefix) => Path.Combine(prefix, "share", "jupyter", "kernels");
 
     /// <summary>Installs the kernels of this engine, <c>xlstm-csharp</c> and <c>xlstm-fsharp</c>, or replaces them.</summary>
     /// <param name="folder">The folder of all kernels.</param>
     /// <param name="program">The command line that starts this program.</param>
-    /// <param name="withDotnetNames">Whether to install them as <c>.net-csharp</c> and <c>.net-fsharp</c> too, where others have not these names.</param>
+    /// <param name="withDotnetNames">
+    /// Whether to install them as <c>.net-csharp</c> and <c>.net-fsharp</c> too, where others have not these names.
+    /// </param>
     /// <param name="arguments">What comes after the arguments of a kernel.</param>
     /// <returns>The folders written.</returns>
     /// <exception cref="NotebookException">The folder cannot be written.</exception>

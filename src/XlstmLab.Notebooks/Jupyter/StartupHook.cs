@@ -2,8 +2,8 @@ using XlstmLab.Notebooks;
 
 #pragma warning disable CA1050 // The runtime looks for this name, outside of all namespaces.
 /// <summary>
-/// Runs before .NET Interactive's own tool, whose kernels name this library in <c>DOTNET_STARTUP_HOOKS</c>: a cell may touch TorchSharp before this
-/// library, and TorchSharp would not find libtorch by itself.
+/// Runs before .NET Interactive's own tool, whose kernels name this library in <c>DOTNET_STARTUP_HOOKS</c>: a cell may touch TorchSharp
+/// before this library, and TorchSharp would not find libtorch by itself.
 /// </summary>
 internal static class StartupHook
 {

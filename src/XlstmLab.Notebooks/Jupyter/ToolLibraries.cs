@@ -22,11 +22,13 @@ public static class ToolLibraries
     public static string Find()
     {
         string home = Environment.GetFolderPath(Environment.SpecialFolder.UserProfile);
-        string cache = Environment.GetEnvironmentVariable("NUGET_PACKAGES") is { Length: > 0 } set ? set : Path.Combine(home, ".nuget", "packages");
+        string cache = Environment.GetEnvironmentVariable("NUGET_PACKAGES") is { Length: > 0 } set ? set
+            : Path.Combine(home, ".nuget", "packages");
         string[] folders = [Path.Combine(cache, Package), Path.Combine(home, ".dotnet", "tools", ".store", Package)];
         return folders.Where(Directory.Exists)
             .SelectMany(folder => Directory.EnumerateFiles(folder, Program, SearchOption.AllDirectories))
-            .OrderBy(path => Version(Path.GetRelativePath(folders.First(folder => path.StartsWith(folder, StringComparison.Ordinal)), path)))
+            .OrderBy(
+                path => Version(Path.GetRelativePath(folders.First(folder => path.StartsWith(folder, StringComparison.Ordinal)), path)))
             .LastOrDefault() ?? throw new NotebookException(
                 $"The .NET Interactive tool is neither in {string.Join(" nor in ", folders)}. "
                 + "'dotnet tool install --global Microsoft.dotnet-interactive' brings it; or name its Microsoft.DotNet.Interactive.App.dll after --official-tool.");
@@ -57,7 +59,8 @@ public static class ToolLibraries
                 }
 
                 var entry = version?.DeepClone().AsObject() ?? [];
-                entry["localPath"] = string.Concat(Enumerable.Repeat("../", StepsToRoot)) + here[Path.GetPathRoot(here)!.Length..].Replace('\\', '/');
+                entry["localPath"] = string.Concat(Enumerable.Repeat("../", StepsToRoot))
+                    + here[Path.GetPathRoot(here)!.Length..].Replace('\\', '/');
                 runtime[$"lib/{file}"] = entry;
             }
 

@@ -11,7 +11,9 @@ namespace XlstmLab.Analysis;
 /// <param name="Rms">The root of the mean square.</param>
 /// <param name="MaxAbs">The greatest magnitude.</param>
 /// <param name="MaxOverRms">The greatest magnitude over the root mean square: about 4 to 6 for normally distributed elements.</param>
-/// <param name="Kurtosis">The fourth central moment over the squared variance: 3 for normally distributed elements, more with heavy tails.</param>
+/// <param name="Kurtosis">
+/// The fourth central moment over the squared variance: 3 for normally distributed elements, more with heavy tails.
+/// </param>
 /// <param name="MaxOverMedian">The greatest magnitude over the median magnitude.</param>
 /// <param name="MassiveCount">
 /// The massive activations (Sun et al. 2024, section 2): elements of magnitude above 100 and above 1000 times the median magnitude.
@@ -64,7 +66,9 @@ public sealed record OutlierReport(IReadOnlyList<ActivationOutliers> Blocks, IRe
     }
 
     /// <summary>Reads a batch, from an empty state.</summary>
-    /// <param name="model">The model; it is left as it is. An observer that it has does not see this pass and is there again afterwards.</param>
+    /// <param name="model">
+    /// The model; it is left as it is. An observer that it has does not see this pass and is there again afterwards.
+    /// </param>
     /// <param name="tokens">[B, S] int64 on the model's device.</param>
     /// <param name="layout">Document starts and padding.</param>
     /// <param name="name">

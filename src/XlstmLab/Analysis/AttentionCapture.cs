@@ -4,7 +4,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Analysis;
 
-/// <summary>Records how the heads of a model read its tokens: a Transformer's attention, and the matrix an mLSTM has in its place.</summary>
+/// <summary>
+/// Records how the heads of a model read its tokens: a Transformer's attention, and the matrix an mLSTM has in its place.
+/// </summary>
 public static class AttentionCapture
 {
     private static readonly string[] Names = ["q", "k", "igate_preact", "fgate_preact", "h", "attention"];
@@ -31,7 +33,9 @@ public static class AttentionCapture
     /// <param name="tokens">[B, S] int64 on the model's device.</param>
     /// <param name="layout">Document starts and padding.</param>
     /// <param name="layers">The blocks wanted; null for all.</param>
-    /// <param name="cell">What the model's mLSTM computes; null takes it from an <see cref="XlstmLanguageModel"/>, or the 7B model's.</param>
+    /// <param name="cell">
+    /// What the model's mLSTM computes; null takes it from an <see cref="XlstmLanguageModel"/>, or the 7B model's.
+    /// </param>
     /// <exception cref="ArgumentException">Shapes or tokens do not fit the model.</exception>
     /// <exception cref="InvalidOperationException">None of the blocks shows an attention or an mLSTM.</exception>
     public static AttentionRecording Run(
@@ -48,7 +52,8 @@ public static class AttentionCapture
         BlockActivations.Observe(model, tokens, layout, Names, ["attention", "h"], (block, seen) =>
         {
             using var scope = NewDisposeScope();
-            if (layers?.Contains(block) == false || recorded.Any(l => l.Layer == block) || Weights(seen, layout, cell ?? BlockActivations.CellOf(model, block)) is not { } weights)
+            if (layers?.Contains(block) == false || recorded.Any(l => l.Layer == block)
+                || Weights(seen, layout, cell ?? BlockActivations.CellOf(model, block)) is not { } weights)
             {
                 return;
             }

@@ -29,11 +29,14 @@ internal static class BlockActivations
         ArgumentNullException.ThrowIfNull(tokens);
         return tokens.dim() == 2 && tokens.NumberOfElements > 0
             ? ((int)tokens.shape[0], (int)tokens.shape[1])
-            : throw new ArgumentException($"Expected tokens of shape [B, S], at least one, got [{string.Join(", ", tokens.shape)}].", nameof(tokens));
+            : throw new ArgumentException(
+                $"Expected tokens of shape [B, S], at least one, got [{string.Join(", ", tokens.shape)}].", nameof(tokens));
     }
 
     /// <summary>Reads a batch.</summary>
-    /// <param name="model">The model; it is left as it is. An observer that it has does not see this pass and is there again afterwards.</param>
+    /// <param name="model">
+    /// The model; it is left as it is. An observer that it has does not see this pass and is there again afterwards.
+    /// </param>
     /// <param name="tokens">[B, S] int64 on the model's device.</param>
     /// <param name="layout">Document starts and padding.</param>
     /// <param name="names">The activations wanted.</param>
@@ -120,7 +123,8 @@ internal static class BlockActivations
 
         if (mask.NumberOfElements != count || mask.dtype != ScalarType.Bool)
         {
-            throw new ArgumentException($"Expected a layout of {count} bools like the tokens, got [{string.Join(", ", mask.shape)}] {mask.dtype}.");
+            throw new ArgumentException(
+                $"Expected a layout of {count} bools like the tokens, got [{string.Join(", ", mask.shape)}] {mask.dtype}.");
         }
 
         using var scope = NewDisposeScope();

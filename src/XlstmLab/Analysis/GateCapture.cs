@@ -16,7 +16,8 @@ public static class GateCapture
     internal static readonly string[] OfMLstm = ["q", "k", "v", "igate_preact", "fgate_preact", "ogate_preact", "h"];
 
     /// <summary>Whether a block showed all that an mLSTM needs; one without an output gate lacks that.</summary>
-    internal static bool IsMLstm(IReadOnlyDictionary<string, Tensor> seen) => OfMLstm.All(name => name == "ogate_preact" || seen.ContainsKey(name));
+    internal static bool IsMLstm(IReadOnlyDictionary<string, Tensor> seen) => OfMLstm.All(
+        name => name == "ogate_preact" || seen.ContainsKey(name));
 
     /// <summary>Records a single sequence.</summary>
     /// <param name="model">The model; it is left as it is, its observer too.</param>
@@ -31,10 +32,14 @@ public static class GateCapture
     }
 
     /// <summary>Records a batch, from an empty state.</summary>
-    /// <param name="model">The model; it is left as it is. An observer that it has does not see this pass and is there again afterwards.</param>
+    /// <param name="model">
+    /// The model; it is left as it is. An observer that it has does not see this pass and is there again afterwards.
+    /// </param>
     /// <param name="tokens">[B, S] int64 on the model's device.</param>
     /// <param name="layout">Document starts and padding.</param>
-    /// <param name="cell">What the model's mLSTM computes; null takes it from an <see cref="XlstmLanguageModel"/>, or the 7B model's.</param>
+    /// <param name="cell">
+    /// What the model's mLSTM computes; null takes it from an <see cref="XlstmLanguageModel"/>, or the 7B model's.
+    /// </param>
     /// <exception cref="ArgumentException">Shapes or tokens do not fit the model.</exception>
     /// <exception cref="InvalidOperationException">The model has no mLSTM block.</exception>
     public static GateRecording Run(LanguageModel model, Tensor tokens, SequenceLayout? layout = null, MLstmOptions? cell = null)

@@ -109,7 +109,8 @@ public sealed class GateMonitor
     private Counts Of(string gate, int layer, int head) =>
         _counts.TryGetValue((gate, layer, head), out var counts)
             ? counts
-            : throw new ArgumentException($"Nothing was seen of {gate} in block {layer}, head {head}. Is the monitor the model's Observer?");
+            : throw new ArgumentException(
+                $"Nothing was seen of {gate} in block {layer}, head {head}. Is the monitor the model's Observer?");
 
     private sealed class Counts
     {

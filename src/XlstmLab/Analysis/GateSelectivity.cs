@@ -7,15 +7,16 @@ namespace XlstmLab.Analysis;
 /// <param name="Count">The tokens of that class.</param>
 /// <param name="Mean">The quantity's mean over them; for the logarithm of a gate in nats.</param>
 /// <param name="Excess">
-/// The mean over the class less the mean over all other tokens: for the logarithm of a gate in nats, so that exp(excess) says how many times
-/// wider it opens. NaN where there are no others.
+/// The mean over the class less the mean over all other tokens: for the logarithm of a gate in nats, so that exp(excess) says how many
+/// times wider it opens. NaN where there are no others.
 /// </param>
 /// <param name="EffectSize">The excess in standard deviations of the quantity over all tokens; 0 where it does not vary.</param>
 /// <param name="Explained">
 /// The share of the quantity's variance that lies between classes, from 0 to 1 (eta squared): 1 where the class alone decides. The same in
 /// all rows of a head; 0 where the quantity does not vary.
 /// </param>
-public sealed record GateSelectivity(int Layer, int Head, string Class, int Count, double Mean, double Excess, double EffectSize, double Explained);
+public sealed record GateSelectivity(
+    int Layer, int Head, string Class, int Count, double Mean, double Excess, double EffectSize, double Explained);
 
 /// <summary>What gates open for.</summary>
 public static class GateSelectivities

@@ -8,8 +8,8 @@ namespace XlstmLab.Analysis;
 /// <param name="MeanOutputGate">The mean of the output gate.</param>
 /// <param name="HalfLife">
 /// The half-life in tokens: the median over all tokens s of the tokens until f_(s+1) ... f_t has fallen to 1/2, the
-/// <see cref="HeadLifetime.Median"/> of <see cref="TraceLifetimes.HeadLifetimes"/> for a share of <see cref="TraceLifetimes.Half"/>. Infinite
-/// where less than half of what the tokens wrote was seen to halve before the text ended.
+/// <see cref="HeadLifetime.Median"/> of <see cref="TraceLifetimes.HeadLifetimes"/> for a share of <see cref="TraceLifetimes.Half"/>.
+/// Infinite where less than half of what the tokens wrote was seen to halve before the text ended.
 /// </param>
 /// <param name="MeanRateHalfLife">
 /// The half-life in tokens of a constant gate that forgets as much per token, ln 2 / -mean(log f): infinite where no gate ever closes, and

@@ -2,7 +2,10 @@ using MathNet.Numerics;
 
 namespace XlstmLab.Analysis;
 
-/// <summary>Losses of several sizes that were trained with the same compute, and the parabola in log N through them (Hoffmann et al. 2022, approach 2).</summary>
+/// <summary>
+/// Losses of several sizes that were trained with the same compute, and the parabola in log N through them (Hoffmann et al. 2022, approach
+/// 2).
+/// </summary>
 /// <param name="Flops">The compute C.</param>
 /// <param name="Points">The sizes with their tokens and losses, by size.</param>
 /// <param name="Curve">The parabola's coefficients over ln N, from the constant up.</param>
@@ -11,7 +14,8 @@ namespace XlstmLab.Analysis;
 /// <param name="Loss">The loss there.</param>
 /// <param name="IsInside">Whether N* lies among the sizes that were tried: otherwise it is a guess.</param>
 public sealed record IsoFlopProfile(
-    double Flops, IReadOnlyList<ScalingPoint> Points, IReadOnlyList<double> Curve, double Parameters, double Tokens, double Loss, bool IsInside)
+    double Flops, IReadOnlyList<ScalingPoint> Points, IReadOnlyList<double> Curve, double Parameters, double Tokens, double Loss,
+    bool IsInside)
 {
     /// <summary>The profile of the losses at one compute.</summary>
     /// <param name="flops">C.</param>
@@ -31,13 +35,16 @@ public sealed record IsoFlopProfile(
         var c = Fit.Polynomial([.. bySize.Select(p => Math.Log(p.Parameters) - center)], [.. bySize.Select(p => p.Loss)], 2);
         double[] curve = [c[0] - c[1] * center + c[2] * center * center, c[1] - 2 * c[2] * center, c[2]];
         var best = c[2] > 0 ? center - c[1] / (2 * c[2]) : double.NaN;
-        var tokens = Fit.Polynomial([.. bySize.Select(p => Math.Log(p.Parameters) - center)], [.. bySize.Select(p => Math.Log(p.Tokens))], 1);
+        var tokens = Fit.Polynomial(
+            [.. bySize.Select(p => Math.Log(p.Parameters) - center)], [.. bySize.Select(p => Math.Log(p.Tokens))], 1);
         return new(
             flops, bySize, curve, Math.Exp(best), Math.Exp(tokens[0] + tokens[1] * (best - center)), c[0] - c[1] * c[1] / (4 * c[2]),
             best >= Math.Log(bySize[0].Parameters) && best <= Math.Log(bySize[^1].Parameters));
     }
 
-    /// <summary>The profile that a law of known coefficients would show, of sizes around its best: what the parabola makes of the truth.</summary>
+    /// <summary>
+    /// The profile that a law of known coefficients would show, of sizes around its best: what the parabola makes of the truth.
+    /// </summary>
     /// <param name="law">The law.</param>
     /// <param name="flops">C, at 6 FLOP a parameter and token.</param>
     /// <param name="sizes">How many sizes, at least three, each 1.6 times the one before.</param>

@@ -90,7 +90,9 @@ public sealed class MetricsTable
     public static MetricsTable Read(string run, ICollection<string>? damaged = null) =>
         FromRows(BySteps(ReadLines(run, damaged, (row, _) => [row])), run);
 
-    /// <summary>Reads a list in the lines of a run's <c>metrics.jsonl</c>, such as <c>gates</c>: a row an element, with the line's step.</summary>
+    /// <summary>
+    /// Reads a list in the lines of a run's <c>metrics.jsonl</c>, such as <c>gates</c>: a row an element, with the line's step.
+    /// </summary>
     /// <param name="run">The run's folder, or the file itself.</param>
     /// <param name="key">The list's key.</param>
     /// <param name="damaged">As in <see cref="Read"/>.</param>
@@ -132,7 +134,8 @@ public sealed class MetricsTable
 
         return properties.Length > 0
             ? FromRecords(records, properties, name => name)
-            : throw new ArgumentException($"{typeof(T).Name} has no public property to make a column of. Project the values with Select first.");
+            : throw new ArgumentException(
+                $"{typeof(T).Name} has no public property to make a column of. Project the values with Select first.");
     }
 
     private static MetricsTable FromRecords<T>(IEnumerable<T> records, IEnumerable<PropertyInfo> properties, Func<string, string> rename)
@@ -146,11 +149,13 @@ public sealed class MetricsTable
 
         return new(
             rows.Count,
-            [.. properties.Select(p => new TableColumn(rename(p.Name), ColumnType(p.PropertyType)!, [.. rows.Select(r => Cell(p.GetValue(r)))]))]);
+            [.. properties.Select(
+                p => new TableColumn(rename(p.Name), ColumnType(p.PropertyType)!, [.. rows.Select(r => Cell(p.GetValue(r)))]))]);
     }
 
     private static PropertyInfo[] ReadableProperties<T>() =>
-        [.. typeof(T).GetProperties(BindingFlags.Public | BindingFlags.Instance).Where(p => p.CanRead && p.GetIndexParameters().Length == 0)];
+        [.. typeof(T).GetProperties(BindingFlags.Public | BindingFlags.Instance).Where(
+            p => p.CanRead && p.GetIndexParameters().Length == 0)];
 
     /// <summary>The type of the column for values of a type; null if there is none.</summary>
     private static Type? ColumnType(Type type)
@@ -188,7 +193,8 @@ public sealed class MetricsTable
         var path = Directory.Exists(run) ? Path.Combine(run, "metrics.jsonl") : run;
         if (!File.Exists(path))
         {
-            throw new FileNotFoundException($"There are no metrics at {path}. Expected the folder of a training run, or its metrics.jsonl.", path);
+            throw new FileNotFoundException(
+                $"There are no metrics at {path}. Expected the folder of a training run, or its metrics.jsonl.", path);
         }
 
         using var stream = new FileStream(path, FileMode.Open, FileAccess.Read, FileShare.ReadWrite);
@@ -226,7 +232,8 @@ public sealed class MetricsTable
         return rows;
     }
 
-    private static Dictionary<string, object> Flatten(JsonElement element, IEnumerable<KeyValuePair<string, object>> before, string prefix = "")
+    private static Dictionary<string, object> Flatten(
+        JsonElement element, IEnumerable<KeyValuePair<string, object>> before, string prefix = "")
     {
         var cells = new Dictionary<string, object>(before);
         foreach (var property in element.EnumerateObject())

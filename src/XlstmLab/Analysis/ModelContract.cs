@@ -38,12 +38,12 @@ public sealed record ContractReport(IReadOnlyList<ContractFinding> Findings)
 }
 
 /// <summary>
-/// Checks what trainer, evaluators and generator take for granted of a model, whatever its mixers are: of one of your own too, before you trust
-/// its figures.
+/// Checks what trainer, evaluators and generator take for granted of a model, whatever its mixers are: of one of your own too, before you
+/// trust its figures.
 /// </summary>
 /// <remarks>
-/// The model is in float64 and its weights all matter: differences beyond rounding are mistakes. An mLSTM's epsilon, which counts in units of a
-/// running maximum and so differs a little between its forms, is taken as 0.
+/// The model is in float64 and its weights all matter: differences beyond rounding are mistakes. An mLSTM's epsilon, which counts in units
+/// of a running maximum and so differs a little between its forms, is taken as 0.
 /// </remarks>
 public static class ModelContract
 {
@@ -132,9 +132,11 @@ public static class ModelContract
         using var one = config.CreateModel(seed);
         using var same = config.CreateModel(seed);
         using var other = config.CreateModel(seed + 1);
-        var differing = one.named_parameters().Zip(same.parameters()).FirstOrDefault(pair => !pair.First.parameter.equal(pair.Second).all().item<bool>());
+        var differing = one.named_parameters().Zip(same.parameters()).FirstOrDefault(
+            pair => !pair.First.parameter.equal(pair.Second).all().item<bool>());
         return differing.Second is not null ? $"{differing.First.name} differs: it is drawn from something else than the generator, or not at all"
-            : one.parameters().Zip(other.parameters()).All(pair => pair.First.equal(pair.Second).all().item<bool>()) ? "another seed gives the same model"
+            : one.parameters().Zip(other.parameters()).All(pair => pair.First.equal(pair.Second).all().item<bool>())
+            ? "another seed gives the same model"
             : null;
     }
 
@@ -170,7 +172,8 @@ public static class ModelContract
 
         var difference = expected.NumberOfElements == 0 ? 0 : (expected - actual).abs().max().item<double>();
         var size = expected.NumberOfElements == 0 ? 1 : Math.Max(1, expected.abs().max().item<double>());
-        return difference <= Rounding * size ? null : string.Create(CultureInfo.InvariantCulture, $"{what}: the largest difference is {difference:G3}");
+        return difference <= Rounding * size ? null : string.Create(
+            CultureInfo.InvariantCulture, $"{what}: the largest difference is {difference:G3}");
     }
 
     /// <summary>The logits of a sequence that is read in pieces, each of the size that its start gives.</summary>
@@ -231,7 +234,8 @@ public static class ModelContract
             var whole = model.Forward(tokens).Logits;
             var changed = tokens.clone();
             changed.narrow(1, Length / 2, Length - Length / 2).add_(1).remainder_(_vocabulary);
-            return Difference(whole.narrow(1, 0, Length / 2), model.Forward(changed).Logits.narrow(1, 0, Length / 2), "tokens before a changed one");
+            return Difference(
+                whole.narrow(1, 0, Length / 2), model.Forward(changed).Logits.narrow(1, 0, Length / 2), "tokens before a changed one");
         }
 
         public string? Batch()
@@ -305,7 +309,8 @@ public static class ModelContract
                 var next = Draw(3, 6, 5);
                 var together = model.Forward(next, joined).Logits;
                 return Enumerable.Range(0, 3)
-                    .Select(row => Difference(model.Forward(next.narrow(0, row, 1), states[row]).Logits[0], together[row], $"row {row} of joined states"))
+                    .Select(row => Difference(
+                        model.Forward(next.narrow(0, row, 1), states[row]).Logits[0], together[row], $"row {row} of joined states"))
                     .FirstOrDefault(fault => fault is not null);
             }
             finally
@@ -413,8 +418,10 @@ public static class ModelContract
             narrow.eval();
             using var state = narrow.Forward(Draw(1, 11), returnState: true).State!;
             var flops = model.Config.ForwardFlopsPerToken(11);
-            return model.Config.StateBytes(11) != state.SizeInBytes ? $"{model.Config.StateBytes(11)} bytes of state are counted, and there are {state.SizeInBytes}"
-                : !double.IsFinite(flops) || flops <= 0 ? string.Create(CultureInfo.InvariantCulture, $"{flops} operations are counted for a token")
+            return model.Config.StateBytes(11) != state.SizeInBytes
+                ? $"{model.Config.StateBytes(11)} bytes of state are counted, and there are {state.SizeInBytes}"
+                : !double.IsFinite(flops) || flops <= 0 ? string.Create(
+                    CultureInfo.InvariantCulture, $"{flops} operations are counted for a token")
                 : null;
         }
 

@@ -18,7 +18,9 @@ public sealed record NeedleEffect(
 /// <summary>What one head makes of a needle.</summary>
 /// <param name="Layer">The block, from 0.</param>
 /// <param name="Head">The head, from 0.</param>
-/// <param name="InputExcess">The mean logarithm of the input gate over the needle's tokens less that over the tokens before, in nats.</param>
+/// <param name="InputExcess">
+/// The mean logarithm of the input gate over the needle's tokens less that over the tokens before, in nats.
+/// </param>
 /// <param name="ForgetExcess">The same of the forget gate, in nats.</param>
 /// <param name="Written">The relative distance of the memories just after the needle.</param>
 /// <param name="Lifetime">
@@ -42,7 +44,9 @@ public sealed record NeedleResponse(IReadOnlyList<NeedleEffect> Effects, IReadOn
     /// <param name="before">The tokens before the needle, at least one.</param>
     /// <param name="needle">The needle's tokens, at least one.</param>
     /// <param name="after">The tokens after the needle, at least one.</param>
-    /// <param name="cell">What the model's mLSTM computes; null takes it from an <see cref="XlstmLanguageModel"/>, or the 7B model's.</param>
+    /// <param name="cell">
+    /// What the model's mLSTM computes; null takes it from an <see cref="XlstmLanguageModel"/>, or the 7B model's.
+    /// </param>
     /// <exception cref="ArgumentException">A part is empty, or the model does not know a token.</exception>
     /// <exception cref="InvalidOperationException">The model has no mLSTM block.</exception>
     public static NeedleResponse Measure(
@@ -59,7 +63,8 @@ public sealed record NeedleResponse(IReadOnlyList<NeedleEffect> Effects, IReadOn
         var without = Read(model, [.. before, .. after]);
         if (with.Count == 0)
         {
-            throw new InvalidOperationException("The model showed no mLSTM to its observer: a needle's traces are sought in their memories.");
+            throw new InvalidOperationException(
+                "The model showed no mLSTM to its observer: a needle's traces are sought in their memories.");
         }
 
         var effects = new List<NeedleEffect>();
@@ -68,7 +73,8 @@ public sealed record NeedleResponse(IReadOnlyList<NeedleEffect> Effects, IReadOn
         {
             for (var head = 0; head < a.HeadCount; head++)
             {
-                var (summary, ages) = Compare(a, b, head, before.Length, needle.Length, after.Length, cell ?? BlockActivations.CellOf(model, a.Layer));
+                var (summary, ages) = Compare(
+                    a, b, head, before.Length, needle.Length, after.Length, cell ?? BlockActivations.CellOf(model, a.Layer));
                 heads.Add(summary);
                 effects.AddRange(ages);
             }

@@ -5,7 +5,9 @@ namespace XlstmLab.Analysis;
 /// <summary>Losses that others published, in a file with the columns model, parameters, tokens and loss.</summary>
 public static class PublishedLosses
 {
-    /// <summary>The law that the scaling-law paper fits to its token/parameter runs of xLSTM (Beck et al. 2025, arXiv 2510.02228).</summary>
+    /// <summary>
+    /// The law that the scaling-law paper fits to its token/parameter runs of xLSTM (Beck et al. 2025, arXiv 2510.02228).
+    /// </summary>
     public static ScalingFit Xlstm { get; } = new(1.120, 1.11e7, 3.30e7, 0.7275, 0.671, 0.239, double.NaN);
 
     /// <summary>The same of its Transformers.</summary>
@@ -38,8 +40,10 @@ public static class PublishedLosses
         ArgumentNullException.ThrowIfNull(published);
         (string Quantity, Func<ScalingFit, double> Of)[] quantities =
         [
-            ("E", law => law.E), ("alpha", law => law.Alpha), ("beta", law => law.Beta), ("gamma", law => law.Gamma), ("exponent of the best size", law => law.SizeExponent),
-            ("loss of 7 G parameters after 2 T tokens", law => law.Loss(7e9, 2e12)), ("loss of 30 G parameters after 2 T tokens", law => law.Loss(30e9, 2e12)),
+            ("E", law => law.E), ("alpha", law => law.Alpha), ("beta", law => law.Beta), ("gamma", law => law.Gamma),
+            ("exponent of the best size", law => law.SizeExponent),
+            ("loss of 7 G parameters after 2 T tokens", law => law.Loss(7e9, 2e12)),
+            ("loss of 30 G parameters after 2 T tokens", law => law.Loss(30e9, 2e12)),
             ("mean relative error, %", law => 100 * points.Average(p => Math.Abs(law.Loss(p.Parameters, p.Tokens) / p.Loss - 1))),
         ];
         return MetricsTable.From(quantities.Select(q => new { q.Quantity, Published = q.Of(published), Ours = Math.Round(q.Of(fit), 4) }));

@@ -10,7 +10,9 @@ namespace XlstmLab.Analysis;
 /// <param name="Loss">Nats a token.</param>
 public sealed record ScalingPoint(double Parameters, double Tokens, double Loss);
 
-/// <summary>A parametric law of the loss, L(N, D) = E + (A N^-alpha + B D^-beta)^gamma (Busbridge et al. 2025; Hoffmann et al. 2022 has gamma 1).</summary>
+/// <summary>
+/// A parametric law of the loss, L(N, D) = E + (A N^-alpha + B D^-beta)^gamma (Busbridge et al. 2025; Hoffmann et al. 2022 has gamma 1).
+/// </summary>
 /// <param name="E">What no size and no number of tokens removes.</param>
 /// <param name="A">The weight of the size.</param>
 /// <param name="B">The weight of the tokens.</param>
@@ -26,7 +28,8 @@ public sealed record ScalingFit(double E, double A, double B, double Alpha, doub
     /// <summary>The loss of a size after a number of tokens.</summary>
     /// <param name="parameters">N.</param>
     /// <param name="tokens">D.</param>
-    public double Loss(double parameters, double tokens) => E + Math.Pow(A * Math.Pow(parameters, -Alpha) + B * Math.Pow(tokens, -Beta), Gamma);
+    public double Loss(double parameters, double tokens) => E + Math.Pow(
+        A * Math.Pow(parameters, -Alpha) + B * Math.Pow(tokens, -Beta), Gamma);
 
     /// <summary>The size and the tokens with the least loss for an amount of compute C = k N D.</summary>
     /// <param name="flops">C.</param>
@@ -80,14 +83,17 @@ public sealed record ScalingLaw(ScalingFit Fit, IReadOnlyList<ScalingFit> Sample
     /// <param name="options">How; null is the default.</param>
     /// <param name="cancellationToken">Stops the fit.</param>
     /// <exception cref="ArgumentException">There are fewer points than unknowns, or numbers that are not above 0.</exception>
-    public static ScalingLaw Of(IReadOnlyList<ScalingPoint> points, ScalingFitOptions? options = null, CancellationToken cancellationToken = default)
+    public static ScalingLaw Of(
+        IReadOnlyList<ScalingPoint> points, ScalingFitOptions? options = null, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(points);
         options ??= new();
         var unknowns = Unknowns - (options.Gamma is null ? 0 : 1);
-        if (points.Count < unknowns || points.Any(p => !(p.Parameters > 0 && p.Tokens > 0 && p.Loss > 0 && double.IsFinite(p.Parameters + p.Tokens + p.Loss))))
+        if (points.Count < unknowns || points.Any(
+            p => !(p.Parameters > 0 && p.Tokens > 0 && p.Loss > 0 && double.IsFinite(p.Parameters + p.Tokens + p.Loss))))
         {
-            throw new ArgumentException($"Expected at least {unknowns} points with sizes, tokens and losses above 0, got {points.Count}.", nameof(points));
+            throw new ArgumentException(
+                $"Expected at least {unknowns} points with sizes, tokens and losses above 0, got {points.Count}.", nameof(points));
         }
 
         var problem = new Problem(points, options);
@@ -144,7 +150,9 @@ public sealed record ScalingLaw(ScalingFit Fit, IReadOnlyList<ScalingFit> Sample
             select new[] { e, a, b, alpha, beta, g };
     }
 
-    /// <summary>The points as logarithms, and what is minimised over (e, a, b, alpha, beta, gamma) with E = exp(e), A = exp(a), B = exp(b).</summary>
+    /// <summary>
+    /// The points as logarithms, and what is minimised over (e, a, b, alpha, beta, gamma) with E = exp(e), A = exp(a), B = exp(b).
+    /// </summary>
     private sealed class Problem
     {
         private readonly double[] _n;
@@ -167,14 +175,17 @@ public sealed record ScalingLaw(ScalingFit Fit, IReadOnlyList<ScalingFit> Sample
         public double[] Centred(double[] x) => [x[0], x[1] - x[3] * _meanN, x[2] - x[4] * _meanD, x[3], x[4], x[5]];
 
         /// <summary>The same law in the centre of these points instead of others'.</summary>
-        public double[] Moved(double[] x, Problem from) => [x[0], x[1] + x[3] * (from._meanN - _meanN), x[2] + x[4] * (from._meanD - _meanD), x[3], x[4], x[5]];
+        public double[] Moved(double[] x, Problem from) =>
+            [x[0], x[1] + x[3] * (from._meanN - _meanN), x[2] + x[4] * (from._meanD - _meanD), x[3], x[4], x[5]];
 
         public ScalingFit Fit(double[] x) => new(
             Math.Exp(x[0]), Math.Exp(x[1] + x[3] * _meanN), Math.Exp(x[2] + x[4] * _meanD), x[3], x[4], x[5], Objective(x));
 
         public double Objective(double[] x) => Objective(x, null);
 
-        /// <summary>The best place that BFGS comes to; where its line search gives up, the best that it saw, from which it begins anew.</summary>
+        /// <summary>
+        /// The best place that BFGS comes to; where its line search gives up, the best that it saw, from which it begins anew.
+        /// </summary>
         public double[] Minimize(double[] start)
         {
             var (best, least) = (start, Objective(start));

@@ -14,7 +14,9 @@ namespace XlstmLab.Analysis;
 /// exp(-sum p ln p) with p = s / sum s of the singular values s (Roy and Vetterli 2007): the number of directions in use if all were used
 /// alike. From 1 to <paramref name="FullRank"/>; 0 of an empty memory.
 /// </param>
-/// <param name="StableRank">The squared Frobenius over the squared spectral norm, sum s^2 / max s^2: as above, with the weak counting less.</param>
+/// <param name="StableRank">
+/// The squared Frobenius over the squared spectral norm, sum s^2 / max s^2: as above, with the weak counting less.
+/// </param>
 /// <param name="NumericalRank">The singular values above float32's resolution, max s times max(DK, DV) times 2^-23.</param>
 /// <param name="Norm">The Frobenius norm in units of 1, exp(m) |C|.</param>
 /// <param name="FullRank">The greatest rank there can be, min(DK, DV).</param>

@@ -48,9 +48,13 @@ public sealed record MeanInterval(double Mean, double Low, double High, double D
 /// <param name="Mean">The mean difference, the variant less the base.</param>
 /// <param name="Low">The lower end of the interval at the corrected confidence; NaN of fewer than two pairs.</param>
 /// <param name="High">Its upper end.</param>
-/// <param name="PValue">The probability of such a difference or a greater one were there none, uncorrected (paired t test, two-sided).</param>
+/// <param name="PValue">
+/// The probability of such a difference or a greater one were there none, uncorrected (paired t test, two-sided).
+/// </param>
 /// <param name="AdjustedPValue">The same by Holm's correction for all comparisons of the family.</param>
-/// <param name="Effect">The mean difference in standard deviations of the differences, corrected for few pairs (Hedges' g of pairs).</param>
+/// <param name="Effect">
+/// The mean difference in standard deviations of the differences, corrected for few pairs (Hedges' g of pairs).
+/// </param>
 /// <param name="Pairs">The number of seeds that both have.</param>
 /// <param name="IsDifferent">Whether it counts as a difference: the corrected interval leaves out zero.</param>
 public sealed record PairedDifference(
@@ -68,7 +72,8 @@ public static class Statistics
     /// <summary>The differences of a family of comparisons, with Holm's correction over it (Holm 1979).</summary>
     /// <remarks>
     /// Of m comparisons the one with the k-th smallest p-value is judged at a level of alpha / (m - k + 1), and its interval has that
-    /// confidence; once one is no difference, none after it is, and their intervals have the confidence of that one. Seeds that only one side has are left out, and values that are not finite.
+    /// confidence; once one is no difference, none after it is, and their intervals have the confidence of that one. Seeds that only one
+    /// side has are left out, and values that are not finite.
     /// </remarks>
     /// <param name="pairs">The comparisons.</param>
     /// <param name="confidence">That of the whole family: the probability that none of the differences that are called so is none.</param>
@@ -92,7 +97,8 @@ public static class Statistics
             var values = differences[index];
             var interval = MeanInterval.Of(values, 1 - (1 - confidence) / remaining);
             holds &= interval.Low > 0 || interval.High < 0;
-            results[index] = new(pairs[index].Name, interval.Mean, interval.Low, interval.High, p, adjusted, Effect(interval), values.Length, holds);
+            results[index] = new(
+                pairs[index].Name, interval.Mean, interval.Low, interval.High, p, adjusted, Effect(interval), values.Length, holds);
         }
 
         return results;

@@ -45,10 +45,14 @@ public static class TraceLifetimes
     /// <summary>The share left of a trace after its half-life.</summary>
     public const double Half = 0.5;
 
-    /// <summary>The share left of a trace after the effective memory length, for a constant gate f 1 / -ln(f) tokens or about 1 / (1 - f).</summary>
+    /// <summary>
+    /// The share left of a trace after the effective memory length, for a constant gate f 1 / -ln(f) tokens or about 1 / (1 - f).
+    /// </summary>
     public const double OneOverE = 1 / Math.E;
 
-    /// <summary>The lifetime of every trace. A document's end or the recording's ends what can be seen; padding counts as no token.</summary>
+    /// <summary>
+    /// The lifetime of every trace. A document's end or the recording's ends what can be seen; padding counts as no token.
+    /// </summary>
     /// <param name="recording">The recording.</param>
     /// <param name="share">What is left of a trace at the end of its lifetime, above 0 and below 1.</param>
     /// <exception cref="ArgumentOutOfRangeException">The share is not between 0 and 1.</exception>
@@ -61,7 +65,9 @@ public static class TraceLifetimes
 
     /// <summary>The distribution of every head's lifetimes.</summary>
     /// <param name="recording">The recording.</param>
-    /// <param name="share">What is left of a trace at the end of its lifetime: <see cref="Half"/>, <see cref="OneOverE"/> or another.</param>
+    /// <param name="share">
+    /// What is left of a trace at the end of its lifetime: <see cref="Half"/>, <see cref="OneOverE"/> or another.
+    /// </param>
     /// <exception cref="ArgumentOutOfRangeException">The share is not between 0 and 1.</exception>
     /// <exception cref="ArgumentException">The recording is all padding.</exception>
     public static IReadOnlyList<HeadLifetime> HeadLifetimes(this GateRecording recording, double share = Half)
@@ -78,7 +84,8 @@ public static class TraceLifetimes
     {
         if (share is not (> 0 and < 1))
         {
-            throw new ArgumentOutOfRangeException(nameof(share), share, "Expected a share above 0 and below 1, such as 1/2 for half-lives.");
+            throw new ArgumentOutOfRangeException(
+                nameof(share), share, "Expected a share above 0 and below 1, such as 1/2 for half-lives.");
         }
     }
 

@@ -10,7 +10,8 @@ namespace XlstmLab.Analysis;
 /// <param name="WeightNorm">The norm of the weights before the update.</param>
 /// <param name="UpdateNorm">The norm of the change of the weights, weight decay included.</param>
 /// <param name="UpdateRatio">The update's over the weights' norm, without unit; NaN where the weights are all 0.</param>
-public sealed record UpdateTrace(int Step, string Group, long Count, double GradientNorm, double WeightNorm, double UpdateNorm, double UpdateRatio);
+public sealed record UpdateTrace(
+    int Step, string Group, long Count, double GradientNorm, double WeightNorm, double UpdateNorm, double UpdateRatio);
 
 /// <summary>Gradients and updates of groups of parameters over a training.</summary>
 public static class UpdateTraces
@@ -41,7 +42,9 @@ public static class UpdateTraces
         ];
     }
 
-    /// <summary>What a module is in its block, whichever block that is: <c>mlstm_layer.q</c> of <c>backbone.blocks.0.mlstm_layer.q</c>.</summary>
+    /// <summary>
+    /// What a module is in its block, whichever block that is: <c>mlstm_layer.q</c> of <c>backbone.blocks.0.mlstm_layer.q</c>.
+    /// </summary>
     public static string Role(string module)
     {
         ArgumentNullException.ThrowIfNull(module);
@@ -52,7 +55,9 @@ public static class UpdateTraces
             : parts[Math.Max(0, number - 1)];
     }
 
-    /// <summary>The block a module is in: <c>block 0</c> of <c>backbone.blocks.0.mlstm_layer.q</c>; its own last name outside of blocks.</summary>
+    /// <summary>
+    /// The block a module is in: <c>block 0</c> of <c>backbone.blocks.0.mlstm_layer.q</c>; its own last name outside of blocks.
+    /// </summary>
     public static string Block(string module)
     {
         ArgumentNullException.ThrowIfNull(module);

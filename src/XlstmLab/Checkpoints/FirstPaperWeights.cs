@@ -38,7 +38,8 @@ public static class FirstPaperWeights
             .. weights.Keys.Where(name => !pairs.ContainsKey(name) && !(model.Config.TieWordEmbeddings && name == "lm_head.weight"))
                 .Order(StringComparer.Ordinal).Select(name => $"{name} is none of the model's"),
             .. pairs.Where(p => weights.TryGetValue(p.Key, out var given) && !given.shape.AsSpan().SequenceEqual(p.Value.shape))
-                .Select(p => $"{p.Key} is [{string.Join(", ", weights[p.Key].shape)}] and the model's [{string.Join(", ", p.Value.shape)}]"),
+                .Select(
+                    p => $"{p.Key} is [{string.Join(", ", weights[p.Key].shape)}] and the model's [{string.Join(", ", p.Value.shape)}]"),
         ];
         if (faults.Count > 0)
         {

@@ -6,11 +6,11 @@ namespace XlstmLab.Checkpoints;
 
 /// <summary>A Hugging Face folder with a language model: <c>config.json</c> and its weights under the names of the state dict.</summary>
 /// <remarks>
-/// An xLSTM's names are <c>backbone.embeddings.weight</c>, <c>backbone.blocks.N...</c>, <c>backbone.out_norm.weight</c> and <c>lm_head.weight</c>;
-/// <c>embedding.weight</c>, as NX-AI's own package calls the first of them, is understood, and so are names without the <c>backbone.</c> or
-/// <c>model.</c> that a model without a head lacks. Where the config ties the head to the embedding, the folder may lack either of the
-/// two; if it has both, they must be equal. Of buffers that follow from the configuration, as published files have them, rotary
-/// frequencies are compared with it and the rest is passed over.
+/// An xLSTM's names are <c>backbone.embeddings.weight</c>, <c>backbone.blocks.N...</c>, <c>backbone.out_norm.weight</c> and
+/// <c>lm_head.weight</c>; <c>embedding.weight</c>, as NX-AI's own package calls the first of them, is understood, and so are names without
+/// the <c>backbone.</c> or <c>model.</c> that a model without a head lacks. Where the config ties the head to the embedding, the folder may
+/// lack either of the two; if it has both, they must be equal. Of buffers that follow from the configuration, as published files have them,
+/// rotary frequencies are compared with it and the rest is passed over.
 /// </remarks>
 public sealed class HuggingFaceFolder : IDisposable
 {

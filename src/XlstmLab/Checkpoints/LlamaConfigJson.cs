@@ -29,7 +29,8 @@ internal static class LlamaConfigJson
 
             if (rope["partial_rotary_factor"] is { } share && share.ToJsonString() is not ("1" or "1.0"))
             {
-                throw new ConfigException($"{name} has a partial_rotary_factor of {share.ToJsonString()}, which is not supported; expected 1.");
+                throw new ConfigException(
+                    $"{name} has a partial_rotary_factor of {share.ToJsonString()}, which is not supported; expected 1.");
             }
 
             string[] known = ["rope_type", "type", "rope_theta", "partial_rotary_factor"];
@@ -55,7 +56,8 @@ internal static class LlamaConfigJson
             given.Remove("layer_types");
             if (layers is not JsonArray list || list.Any(layer => layer?.ToJsonString() != "\"full_attention\""))
             {
-                throw new ConfigException($"layer_types is {layers.ToJsonString()}, which is not supported; expected \"full_attention\" in every layer.");
+                throw new ConfigException(
+                    $"layer_types is {layers.ToJsonString()}, which is not supported; expected \"full_attention\" in every layer.");
             }
         }
 

@@ -6,7 +6,9 @@ using XlstmLab.Models;
 
 namespace XlstmLab.Checkpoints;
 
-/// <summary>A pattern of mixers as <c>mixers</c> of a <c>config.json</c>: a text, an object with a <c>kind</c>, or a list of both.</summary>
+/// <summary>
+/// A pattern of mixers as <c>mixers</c> of a <c>config.json</c>: a text, an object with a <c>kind</c>, or a list of both.
+/// </summary>
 internal static class MixerJson
 {
     private const string Name = "mixers";
@@ -27,7 +29,8 @@ internal static class MixerJson
 
         if (given["slstm_at"] is not null)
         {
-            throw new ConfigException($"{Name} and slstm_at are given; expected one of them: both say what mixes the tokens of each block.");
+            throw new ConfigException(
+                $"{Name} and slstm_at are given; expected one of them: both say what mixes the tokens of each block.");
         }
 
         given.Remove(Name);
@@ -58,7 +61,8 @@ internal static class MixerJson
 
         if (node is not JsonObject given || given["kind"] is not JsonValue kind || !kind.TryGetValue<string>(out var named))
         {
-            throw new ConfigException($"{place} is {node?.ToJsonString() ?? "null"}; expected a mixer's name, or an object with its kind and properties.");
+            throw new ConfigException(
+                $"{place} is {node?.ToJsonString() ?? "null"}; expected a mixer's name, or an object with its kind and properties.");
         }
 
         var fields = given.DeepClone().AsObject();
@@ -98,7 +102,9 @@ internal sealed class MixerPatternConverter : JsonConverter<MixerPattern>
 {
     public override bool HandleNull => true;
 
-    public override MixerPattern Read(ref Utf8JsonReader reader, Type typeToConvert, JsonSerializerOptions options) => MixerJson.Of(JsonNode.Parse(ref reader));
+    public override MixerPattern Read(ref Utf8JsonReader reader, Type typeToConvert, JsonSerializerOptions options) =>
+        MixerJson.Of(JsonNode.Parse(ref reader));
 
-    public override void Write(Utf8JsonWriter writer, MixerPattern value, JsonSerializerOptions options) => MixerJson.Write(value).WriteTo(writer, options);
+    public override void Write(Utf8JsonWriter writer, MixerPattern value, JsonSerializerOptions options) =>
+        MixerJson.Write(value).WriteTo(writer, options);
 }

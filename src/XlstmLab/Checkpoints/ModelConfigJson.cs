@@ -17,12 +17,18 @@ public static partial class ModelConfigJson
     /// <summary>What transformers writes of models of any kind and what changes nothing that a model computes.</summary>
     private static readonly string[] Foreign =
     [
-        "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "name_or_path", "_commit_hash", "auto_map", "tokenizer_class", "use_cache",
-        "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id", "decoder_start_token_id", "forced_bos_token_id", "forced_eos_token_id",
-        "finetuning_task", "id2label", "label2id", "problem_type", "task_specific_params", "prefix", "transformers.js_config", "gradient_checkpointing",
-        "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "chunk_size_feed_forward", "use_bfloat16", "tf_legacy_loss", "torchscript",
-        "return_dict", "output_attentions", "output_hidden_states", "output_scores", "return_dict_in_generate", "max_length", "min_length", "do_sample",
-        "early_stopping", "num_beams", "num_beam_groups", "num_return_sequences", "diversity_penalty", "temperature", "top_k", "top_p", "typical_p",
+        "architectures", "dtype", "torch_dtype", "transformers_version", "_name_or_path", "name_or_path", "_commit_hash", "auto_map",
+        "tokenizer_class", "use_cache",
+        "bos_token_id", "eos_token_id", "pad_token_id", "sep_token_id", "unk_token_id", "decoder_start_token_id", "forced_bos_token_id",
+        "forced_eos_token_id",
+        "finetuning_task", "id2label", "label2id", "problem_type", "task_specific_params", "prefix", "transformers.js_config",
+        "gradient_checkpointing",
+        "attn_implementation", "_attn_implementation", "_attn_implementation_autoset", "chunk_size_feed_forward", "use_bfloat16",
+        "tf_legacy_loss", "torchscript",
+        "return_dict", "output_attentions", "output_hidden_states", "output_scores", "return_dict_in_generate", "max_length", "min_length",
+        "do_sample",
+        "early_stopping", "num_beams", "num_beam_groups", "num_return_sequences", "diversity_penalty", "temperature", "top_k", "top_p",
+        "typical_p",
         "repetition_penalty", "length_penalty", "no_repeat_ngram_size", "encoder_no_repeat_ngram_size", "bad_words_ids", "suppress_tokens",
         "begin_suppress_tokens", "remove_invalid_values", "exponential_decay_length_penalty",
     ];
@@ -40,7 +46,9 @@ public static partial class ModelConfigJson
 
     /// <summary>Reads a file.</summary>
     /// <exception cref="CheckpointException">The file cannot be read.</exception>
-    /// <exception cref="ConfigException">The file is no configuration of a model that this library knows, or one that cannot be.</exception>
+    /// <exception cref="ConfigException">
+    /// The file is no configuration of a model that this library knows, or one that cannot be.
+    /// </exception>
     public static LanguageModelConfig Read(string path)
     {
         ArgumentException.ThrowIfNullOrWhiteSpace(path);
@@ -69,7 +77,9 @@ public static partial class ModelConfigJson
     /// </remarks>
     /// <param name="json">The text of a <c>config.json</c>.</param>
     /// <param name="source">Where it comes from, for messages.</param>
-    /// <exception cref="ConfigException">The text is no configuration of a model that this library knows, or one that cannot be.</exception>
+    /// <exception cref="ConfigException">
+    /// The text is no configuration of a model that this library knows, or one that cannot be.
+    /// </exception>
     public static LanguageModelConfig Parse(string json, string source = "config.json")
     {
         ArgumentNullException.ThrowIfNull(json);
@@ -194,7 +204,8 @@ public static partial class ModelConfigJson
     {
         if (given[name] is { } value && given[alias] is { } other && mustAgree && !JsonNode.DeepEquals(value, other))
         {
-            throw new ConfigException($"{name} is {value.ToJsonString()} and {alias} is {other.ToJsonString()}; they are one quantity and must agree.");
+            throw new ConfigException(
+                $"{name} is {value.ToJsonString()} and {alias} is {other.ToJsonString()}; they are one quantity and must agree.");
         }
 
         if (given[name] is null)
@@ -216,7 +227,8 @@ public static partial class ModelConfigJson
         ScalarType.Float32 => "float32",
         ScalarType.Float16 => "float16",
         ScalarType.BFloat16 => "bfloat16",
-        _ => throw new ArgumentException($"Weights of type {dtype} were given; expected float64, float32, float16 or bfloat16.", nameof(dtype)),
+        _ => throw new ArgumentException(
+            $"Weights of type {dtype} were given; expected float64, float32, float16 or bfloat16.", nameof(dtype)),
     };
 
     private static LanguageModelConfig OfKind(JsonObject given, string source)
@@ -262,7 +274,9 @@ public static partial class ModelConfigJson
         return Read<GlaConfig>(given);
     }
 
-    /// <summary>Python writes an infinite number in an array as a bare word, which is no JSON; transformers 5 writes it as this object.</summary>
+    /// <summary>
+    /// Python writes an infinite number in an array as a bare word, which is no JSON; transformers 5 writes it as this object.
+    /// </summary>
     private static string WithoutBareInfinity(string json) => BareInfinity().Replace(json, "{\"__float__\": \"Infinity\"}");
 
     [GeneratedRegex(@"(?<=\[\s*(-?[0-9.eE+]+\s*,\s*)*)Infinity(?=\s*\])")]

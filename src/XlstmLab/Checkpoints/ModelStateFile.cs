@@ -120,13 +120,15 @@ public static class ModelStateFile
         {
             if (file.Metadata.GetValueOrDefault(FormatKey) != Format)
             {
-                throw new CheckpointException($"{path}: the file holds tensors but no model's state (its metadata lacks {FormatKey} = {Format}).");
+                throw new CheckpointException(
+                    $"{path}: the file holds tensors but no model's state (its metadata lacks {FormatKey} = {Format}).");
             }
 
             var batches = file.Names.Select(name => file.Info(name).Shape.FirstOrDefault(-1)).Distinct().ToList();
             if (batches.Count > 1 || batches.Contains(-1))
             {
-                throw new CheckpointException($"{path}: the tensors of a state have the batch as their first dimension, but theirs differ.");
+                throw new CheckpointException(
+                    $"{path}: the tensors of a state have the batch as their first dimension, but theirs differ.");
             }
 
             return file;

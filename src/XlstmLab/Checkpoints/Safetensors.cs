@@ -156,7 +156,8 @@ public static class Safetensors
     {
         if (dtype is { } type && !IsFloatingPoint(type))
         {
-            throw new ArgumentException($"Weights cannot be written as {type}; expected a floating-point type such as bfloat16.", nameof(dtype));
+            throw new ArgumentException(
+                $"Weights cannot be written as {type}; expected a floating-point type such as bfloat16.", nameof(dtype));
         }
 
         var list = tensors.OrderBy(pair => pair.Key, StringComparer.Ordinal).ToList();

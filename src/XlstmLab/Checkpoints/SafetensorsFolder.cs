@@ -132,7 +132,8 @@ public sealed class SafetensorsFolder : IDisposable
                 || !document.RootElement.TryGetProperty("weight_map", out var weightMap)
                 || weightMap.ValueKind != JsonValueKind.Object)
             {
-                throw new CheckpointException($"{index}: there is no object 'weight_map'. The file is damaged or no index of safetensors files.");
+                throw new CheckpointException(
+                    $"{index}: there is no object 'weight_map'. The file is damaged or no index of safetensors files.");
             }
 
             var map = new Dictionary<string, string>(StringComparer.Ordinal);

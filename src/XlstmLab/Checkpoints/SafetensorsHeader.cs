@@ -143,7 +143,8 @@ internal sealed record SafetensorsHeader(IReadOnlyList<SafetensorsEntry> Entries
         if ((long)length > fileBytes - PrefixBytes)
         {
             throw new CheckpointException(
-                FormattableString.Invariant($"{file}: the header claims {length:N0} bytes, but only {fileBytes - PrefixBytes:N0} follow. The file was cut off."));
+                FormattableString.Invariant(
+                    $"{file}: the header claims {length:N0} bytes, but only {fileBytes - PrefixBytes:N0} follow. The file was cut off."));
         }
 
         return (int)length;
@@ -231,7 +232,8 @@ internal sealed record SafetensorsHeader(IReadOnlyList<SafetensorsEntry> Entries
         var rank = Array.FindIndex(Dtypes, d => d.Name == dtypeName);
         if (rank < 0)
         {
-            throw Refuse($"its dtype is {CheckpointException.Quote(dtypeName)}; known are {string.Join(", ", Dtypes.Select(d => d.Name))}.");
+            throw Refuse(
+                $"its dtype is {CheckpointException.Quote(dtypeName)}; known are {string.Join(", ", Dtypes.Select(d => d.Name))}.");
         }
 
         if (!value.TryGetProperty("shape", out var shapeValue) || Numbers(shapeValue) is not { } shape || shape.Length > MaxDimensions)

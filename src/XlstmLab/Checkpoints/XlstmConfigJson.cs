@@ -35,8 +35,10 @@ internal static class XlstmConfigJson
 
         // Names of kernels and their types, which compute the same more or less exactly, and what a tokenizer or a cache does.
         ModelConfigJson.Leave(
-            given, "autocast_kernel_dtype", "inference_state_dtype", "norm_reduction_force_float32", "chunkwise_kernel", "sequence_kernel", "step_kernel",
-            "forward_backend_name", "step_backend_name", "add_forward_backend_padding", "mode", "return_last_states", "max_inference_chunksize",
+            given, "autocast_kernel_dtype", "inference_state_dtype", "norm_reduction_force_float32", "chunkwise_kernel", "sequence_kernel",
+            "step_kernel",
+            "forward_backend_name", "step_backend_name", "add_forward_backend_padding", "mode", "return_last_states",
+            "max_inference_chunksize",
             "force_bos_token_insert");
         var (width, epsilon, multiple) = (given["head_dim"]?.DeepClone(), given["cell_norm_eps"]?.DeepClone(), given["mlstm_round_up_to_multiple_of"]?.DeepClone());
         ModelConfigJson.Leave(given, "head_dim", "cell_norm_eps", "mlstm_round_up_to_multiple_of");
@@ -44,9 +46,11 @@ internal static class XlstmConfigJson
         var config = ModelConfigJson.Read<XlstmConfig>(given);
         config = mixers is null ? config : config with { Mixers = mixers };
         var repeated = new JsonObject { ["head_dim"] = width, ["cell_norm_eps"] = epsilon };
-        ModelConfigJson.RequireImplied(repeated, "head_dim", config.EmbeddingDim / Math.Max(1, config.HeadCount), "embedding_dim divided by num_heads");
+        ModelConfigJson.RequireImplied(
+            repeated, "head_dim", config.EmbeddingDim / Math.Max(1, config.HeadCount), "embedding_dim divided by num_heads");
         ModelConfigJson.RequireImplied(repeated, "cell_norm_eps", config.HeadNormEpsilon ?? config.NormEpsilon, "what norm_eps says");
-        return multiple is null || multiple is JsonValue value && value.TryGetValue<int>(out var to) && to > 0 && config.QkDim % to == 0 && config.VDim % to == 0
+        return multiple is null || multiple is JsonValue value && value.TryGetValue<int>(out var to) && to > 0 && config.QkDim % to == 0
+            && config.VDim % to == 0
             ? config
             : throw new ConfigException($"mlstm_round_up_to_multiple_of is {multiple.ToJsonString()}; expected a divisor of the widths {config.QkDim} and {config.VDim}.");
     }

@@ -4,8 +4,8 @@ namespace XlstmLab.Collectives;
 
 /// <summary>One rank's part in a group of processes that compute together.</summary>
 /// <remarks>
-/// Every rank calls the same methods in the same order with tensors of the same types and sizes. A rank that is gone, or says nothing for the
-/// group's time limit, makes the calls of all others fail with its name. One thread at a time.
+/// Every rank calls the same methods in the same order with tensors of the same types and sizes. A rank that is gone, or says nothing for
+/// the group's time limit, makes the calls of all others fail with its name. One thread at a time.
 /// </remarks>
 public interface ICommunicator : IDisposable
 {
@@ -19,10 +19,12 @@ public interface ICommunicator : IDisposable
     string Name { get; }
 
     /// <summary>
-    /// Begins to replace each tensor by its sum over all ranks, the same bits on each, beside what the caller does next. On a GPU it takes its
-    /// place behind what was given to the calling thread's stream, and may become part of a graph that is being recorded there.
+    /// Begins to replace each tensor by its sum over all ranks, the same bits on each, beside what the caller does next. On a GPU it takes
+    /// its place behind what was given to the calling thread's stream, and may become part of a graph that is being recorded there.
     /// </summary>
-    /// <param name="values">Contiguous, float32, float64 or bfloat16, on the communicator's device; alive and left alone until <see cref="Finish"/>.</param>
+    /// <param name="values">
+    /// Contiguous, float32, float64 or bfloat16, on the communicator's device; alive and left alone until <see cref="Finish"/>.
+    /// </param>
     /// <exception cref="CollectiveException">A rank is gone.</exception>
     void BeginAllReduce(IReadOnlyList<Tensor> values);
 
@@ -55,7 +57,8 @@ public interface ICommunicator : IDisposable
     IReadOnlyList<byte[]> Gather(ReadOnlySpan<byte> own);
 
     /// <summary>
-    /// Waits for work of the device that other ranks take part in: where one of them is gone or too late, the work is given up, and this says so.
+    /// Waits for work of the device that other ranks take part in: where one of them is gone or too late, the work is given up, and this
+    /// says so.
     /// </summary>
     /// <param name="wait">Waits for it.</param>
     /// <exception cref="CollectiveException">A rank is gone.</exception>

@@ -6,8 +6,8 @@ using static TorchSharp.torch;
 namespace XlstmLab.Collectives;
 
 /// <summary>
-/// Sums over ranks on CPUs, by TCP: it stands in for NCCL where there are no GPUs, to try and test what is done by several ranks. It is not fast:
-/// rank 0 adds what all others send it.
+/// Sums over ranks on CPUs, by TCP: it stands in for NCCL where there are no GPUs, to try and test what is done by several ranks. It is not
+/// fast: rank 0 adds what all others send it.
 /// </summary>
 public sealed class LoopbackCommunicator : ICommunicator
 {
@@ -38,7 +38,8 @@ public sealed class LoopbackCommunicator : ICommunicator
     /// <param name="place">Which this is, with port and secret.</param>
     /// <param name="cancellationToken">Gives up.</param>
     /// <exception cref="CollectiveException">Some did not come in time, or are not those that were meant.</exception>
-    public static LoopbackCommunicator Open(RankPlace place, CancellationToken cancellationToken = default) => Open(place, null, cancellationToken);
+    public static LoopbackCommunicator Open(RankPlace place, CancellationToken cancellationToken = default) =>
+        Open(place, null, cancellationToken);
 
     /// <summary>The same with a socket that rank 0 listens on already.</summary>
     internal static LoopbackCommunicator Open(RankPlace place, Socket? listener, CancellationToken cancellationToken)

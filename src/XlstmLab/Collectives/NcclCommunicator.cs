@@ -7,10 +7,12 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Collectives;
 
-/// <summary>Sums over ranks on NVIDIA's GPUs, one a rank, by NCCL: on a stream of their own, beside what the caller's stream does.</summary>
+/// <summary>
+/// Sums over ranks on NVIDIA's GPUs, one a rank, by NCCL: on a stream of their own, beside what the caller's stream does.
+/// </summary>
 /// <remarks>
-/// Ranks meet, and find out who is gone, by TCP (<see cref="RankLinks"/>): NCCL itself would wait for a rank that is gone without end, and is
-/// made to give up.
+/// Ranks meet, and find out who is gone, by TCP (<see cref="RankLinks"/>): NCCL itself would wait for a rank that is gone without end, and
+/// is made to give up.
 /// </remarks>
 public sealed class NcclCommunicator : ICommunicator
 {
@@ -36,7 +38,8 @@ public sealed class NcclCommunicator : ICommunicator
         CudaDriver.Check(CudaDriver.cuEventCreate(out _ready, CudaDriver.EventWithoutTiming), "make an event");
         CudaDriver.Check(CudaDriver.cuEventCreate(out _done, CudaDriver.EventWithoutTiming), "make an event");
 
-        // A block of NCCL's needs most of a multiprocessor: the backward pass, whose next kernels wait for every place, would never leave it one.
+        // A block of NCCL's needs most of a multiprocessor: the backward pass, whose next kernels wait for every place, would never leave
+        // it one.
         _stream = TorchCuda.StreamAbsence is null ? CudaStream.FromPool(device, goesFirst: true).Handle : 0;
         links.Lost = () => GiveUp("another rank is gone");
         _look = new(_ => Look(), null, LookEvery, LookEvery);
@@ -65,7 +68,8 @@ public sealed class NcclCommunicator : ICommunicator
     }
 
     /// <summary>The same with a socket that rank 0 listens on already.</summary>
-    internal static NcclCommunicator Open(RankPlace place, Device device, System.Net.Sockets.Socket? listener, CancellationToken cancellationToken)
+    internal static NcclCommunicator Open(
+        RankPlace place, Device device, System.Net.Sockets.Socket? listener, CancellationToken cancellationToken)
     {
         var links = RankLinks.Open(place, listener, cancellationToken);
         NcclCommunicator? communicator = null;

@@ -18,8 +18,8 @@ public static class RankGroup
     /// <param name="place">Which rank this is.</param>
     /// <param name="device">Where it computes.</param>
     /// <param name="meeting">
-    /// A path that all ranks see, such as the run's folder: where the place names a file (<see cref="RankPlace.MeetingFile"/>), rank 0 puts one
-    /// beside it that only this user can read, until all have met.
+    /// A path that all ranks see, such as the run's folder: where the place names a file (<see cref="RankPlace.MeetingFile"/>), rank 0 puts
+    /// one beside it that only this user can read, until all have met.
     /// </param>
     /// <param name="cancellationToken">Gives up.</param>
     /// <exception cref="CollectiveException">Some did not come in time, or are not those that were meant.</exception>

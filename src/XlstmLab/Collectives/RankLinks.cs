@@ -9,8 +9,8 @@ using System.Text;
 namespace XlstmLab.Collectives;
 
 /// <summary>
-/// The TCP connections of a rank: rank 0 has two to each other rank, one for what they do together, and one by which the end of a process, or
-/// its reason, is known at once.
+/// The TCP connections of a rank: rank 0 has two to each other rank, one for what they do together, and one by which the end of a process,
+/// or its reason, is known at once.
 /// </summary>
 /// <remarks>Rank 0 takes in who proves by a keyed hash that it knows the secret, and proves the same; nobody else is answered.</remarks>
 internal sealed class RankLinks : IDisposable
@@ -99,7 +99,8 @@ internal sealed class RankLinks : IDisposable
         catch (SocketException e)
         {
             socket.Dispose();
-            throw new CollectiveException($"Rank 0 cannot listen on port {place.Port} ({e.Message}): set {RankPlace.PortVariable} to a free one for all ranks.", e);
+            throw new CollectiveException(
+                $"Rank 0 cannot listen on port {place.Port} ({e.Message}): set {RankPlace.PortVariable} to a free one for all ranks.", e);
         }
     }
 
@@ -326,7 +327,8 @@ internal sealed class RankLinks : IDisposable
         var world = BinaryPrimitives.ReadInt32LittleEndian(said.AsSpan(9));
         if (world != World || rank < 1 || rank >= World)
         {
-            throw new CollectiveException($"A process came as rank {rank} of {world}, and this is rank 0 of {World}: start all ranks for the same number.");
+            throw new CollectiveException(
+                $"A process came as rank {rank} of {world}, and this is rank 0 of {World}: start all ranks for the same number.");
         }
 
         if (links[rank] is not null)
@@ -362,7 +364,8 @@ internal sealed class RankLinks : IDisposable
                 SendAll(socket, [.. said, .. Proof(_place.Token, "rank", nonce, said)]);
                 if (!CryptographicOperations.FixedTimeEquals(ReadExactly(socket, 32), Proof(_place.Token, "root", said)))
                 {
-                    throw new CollectiveException($"Whoever listens at {_place.Host}:{_place.Port} is not rank 0 of these ranks: it does not know the secret.");
+                    throw new CollectiveException(
+                        $"Whoever listens at {_place.Host}:{_place.Port} is not rank 0 of these ranks: it does not know the secret.");
                 }
 
                 return socket;

@@ -70,7 +70,8 @@ public sealed record RankPlace
         {
             place = place with
             {
-                Timeout = double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out var seconds) && seconds is > 0 and < 1e6
+                Timeout = double.TryParse(text, NumberStyles.Float, CultureInfo.InvariantCulture, out var seconds)
+                    && seconds is > 0 and < 1e6
                     ? TimeSpan.FromSeconds(seconds)
                     : throw new CollectiveException($"{TimeoutVariable} is '{text}'; expected seconds, such as 300."),
             };
@@ -78,7 +79,8 @@ public sealed record RankPlace
 
         return place.Rank < place.World && place.LocalRank < place.World
             ? place
-            : throw new CollectiveException($"This process is said to be rank {place.Rank} (on its host {place.LocalRank}) of {place.World}: ranks count from 0.");
+            : throw new CollectiveException(
+                $"This process is said to be rank {place.Rank} (on its host {place.LocalRank}) of {place.World}: ranks count from 0.");
     }
 
     /// <summary>The host names of a list as Slurm writes it, such as <c>gpu[01-03,7],login</c>, in its order.</summary>
@@ -102,14 +104,17 @@ public sealed record RankPlace
             var next = close < 0 ? -1 : close + 1 == list.Length ? list.Length : list[close + 1] == ',' ? close + 1 : -1;
             if (next < 0)
             {
-                throw new CollectiveException($"The list of hosts '{list}' is of no form that is known; expected one such as gpu[01-03,07].");
+                throw new CollectiveException(
+                    $"The list of hosts '{list}' is of no form that is known; expected one such as gpu[01-03,07].");
             }
 
-            hosts.AddRange(list[(open + 1)..close].Split(',').SelectMany(range => Numbers(range, list)).Select(number => list[at..open] + number));
+            hosts.AddRange(
+                list[(open + 1)..close].Split(',').SelectMany(range => Numbers(range, list)).Select(number => list[at..open] + number));
             at = next + 1;
         }
 
-        return hosts.Count > 0 && hosts.All(host => host.Length > 0) ? hosts : throw new CollectiveException($"The list of hosts '{list}' has none.");
+        return hosts.Count > 0 && hosts.All(host => host.Length > 0) ? hosts : throw new CollectiveException(
+            $"The list of hosts '{list}' has none.");
     }
 
     private static IEnumerable<string> Numbers(string range, string list)
@@ -138,7 +143,8 @@ public sealed record RankPlace
             Port = Whole(variable, PortVariable),
             Token = token.Length >= 16
                 ? token
-                : throw new CollectiveException($"{TokenVariable} has {token.Length} characters; the secret that all ranks are given needs 16 at least."),
+                : throw new CollectiveException(
+                    $"{TokenVariable} has {token.Length} characters; the secret that all ranks are given needs 16 at least."),
         };
     }
 
@@ -158,8 +164,10 @@ public sealed record RankPlace
         }
 
         var nodes = variable("SLURM_STEP_NODELIST") ?? variable("SLURM_JOB_NODELIST")
-            ?? throw new CollectiveException("Slurm has started this task and names no hosts: SLURM_STEP_NODELIST and SLURM_JOB_NODELIST are not set.");
-        var number = variable(job) ?? variable("SLURM_JOBID") ?? throw new CollectiveException($"Slurm has started this task and {job} is not set.");
+            ?? throw new CollectiveException(
+                "Slurm has started this task and names no hosts: SLURM_STEP_NODELIST and SLURM_JOB_NODELIST are not set.");
+        var number = variable(job) ?? variable("SLURM_JOBID") ?? throw new CollectiveException(
+            $"Slurm has started this task and {job} is not set.");
         var hosts = Hosts(nodes);
         var restarts = variable("SLURM_RESTART_COUNT") is { Length: > 0 } count ? $".{count}" : "";
         return new()

@@ -16,7 +16,8 @@ internal readonly unsafe record struct RawMemory(nint Address, long Bytes, Scala
     public static RawMemory Of(Tensor tensor) =>
         tensor.device_type == TorchSharp.DeviceType.CPU && tensor.is_contiguous()
             ? new(Kernel.Address(tensor), tensor.NumberOfElements * tensor.element_size(), tensor.dtype)
-            : throw new ArgumentException($"The loopback collective moves contiguous tensors of the host's memory; this one is on {tensor.device}.");
+            : throw new ArgumentException(
+                $"The loopback collective moves contiguous tensors of the host's memory; this one is on {tensor.device}.");
 
     /// <summary>All of it, where it is short enough.</summary>
     public Span<byte> Span => new((void*)Address, checked((int)Bytes));

@@ -3,7 +3,9 @@ namespace XlstmLab.Evaluation;
 /// <summary>What a model has read of a document when it predicts a token.</summary>
 public enum ContextPolicy
 {
-    /// <summary>The document is cut into windows of S tokens, and each is read from the empty state: from 1 to S tokens of context.</summary>
+    /// <summary>
+    /// The document is cut into windows of S tokens, and each is read from the empty state: from 1 to S tokens of context.
+    /// </summary>
     Fresh,
 
     /// <summary>The document is read once from its start, S tokens at a time, with the state carried on: all of it is context.</summary>

@@ -39,7 +39,10 @@ public sealed record EvaluationResult(
     /// <summary>exp(loss).</summary>
     public double Perplexity => Math.Exp(Loss);
 
-    /// <summary>Bits per byte of text; the bits include the cost of the end of each document, the bytes do not count it. NaN where the bytes are not known.</summary>
+    /// <summary>
+    /// Bits per byte of text; the bits include the cost of the end of each document, the bytes do not count it. NaN where the bytes are not
+    /// known.
+    /// </summary>
     public double BitsPerByte => Bytes > 0 ? Nats / Math.Log(2) / Bytes : double.NaN;
 }
 

@@ -65,7 +65,9 @@ public sealed class NGramModel
     }
 
     /// <summary>The probability of a symbol after a context.</summary>
-    /// <param name="context">The symbols before it, the latest last; those before the last end of document, and those beyond n - 1, have no say.</param>
+    /// <param name="context">
+    /// The symbols before it, the latest last; those before the last end of document, and those beyond n - 1, have no say.
+    /// </param>
     /// <param name="symbol">A byte, or 256 for the end of the document.</param>
     public double Probability(ReadOnlySpan<int> context, int symbol)
     {
@@ -112,7 +114,8 @@ public sealed class NGramModel
     {
         for (var k = 0; k < documents.Count; k++)
         {
-            if (documents[k].Length == 0 || documents[k][0] != EndOfDocument || documents[k].AsSpan().ContainsAnyExceptInRange(0, EndOfDocument))
+            if (documents[k].Length == 0 || documents[k][0] != EndOfDocument
+                || documents[k].AsSpan().ContainsAnyExceptInRange(0, EndOfDocument))
             {
                 throw new ArgumentException(
                     $"Document {k} is not made of byte tokens: it must begin with the end of document, {EndOfDocument}, and hold ids from 0 to {EndOfDocument}.",
@@ -271,7 +274,9 @@ public sealed class NGramModel
             return new Level([.. contexts], [.. starts], [.. symbols], shares, gammas);
         }
 
-        /// <summary>D(0) = 0, D(1), D(2) and D(3 and more), Chen and Goodman 1999, equation 26; 0.5, 1 and 1.5 where counts are too few for it.</summary>
+        /// <summary>
+        /// D(0) = 0, D(1), D(2) and D(3 and more), Chen and Goodman 1999, equation 26; 0.5, 1 and 1.5 where counts are too few for it.
+        /// </summary>
         private static double[] Discounts(List<int> counts)
         {
             var n = new double[5];

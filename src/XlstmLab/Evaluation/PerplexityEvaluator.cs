@@ -139,7 +139,8 @@ public static class PerplexityEvaluator
             var tokens = documents[d];
             if (tokens.Length == 0 || tokens[0] != tokenizer.EndOfDocument)
             {
-                throw new ArgumentException($"Document {d} does not begin with the end of document, {tokenizer.EndOfDocument}.", nameof(documents));
+                throw new ArgumentException(
+                    $"Document {d} does not begin with the end of document, {tokenizer.EndOfDocument}.", nameof(documents));
             }
 
             var start = 0;

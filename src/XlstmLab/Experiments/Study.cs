@@ -86,7 +86,9 @@ public sealed partial record Study
     /// <summary>The sizes of models that are named by their kind; null for those of the task's recipe.</summary>
     public StudyShape? Shape { get; init; }
 
-    /// <summary>The text: a dataset's name, a file or folder, or token folders with weights. A model trains on it unless there is a task.</summary>
+    /// <summary>
+    /// The text: a dataset's name, a file or folder, or token folders with weights. A model trains on it unless there is a task.
+    /// </summary>
     public string Data { get; init; } = LabDefaults.Data;
 
     /// <summary>The name of a synthetic task; null to train on text.</summary>
@@ -148,10 +150,13 @@ public sealed partial record Study
     /// <exception cref="ArgumentException">There is no such variant.</exception>
     public string BaseVariant => Base is null ? Variants[0]
         : Variants.Contains(Base) ? Base
-        : throw new ArgumentException($"The study {Name} has no variant '{Base}'.{NearestName.Hint(Base, Variants)} Variants: {string.Join("; ", Variants)}.");
+        : throw new ArgumentException(
+            $"The study {Name} has no variant '{Base}'.{NearestName.Hint(Base, Variants)} Variants: {string.Join("; ", Variants)}.");
 
     /// <summary>All runs: seed by seed, so that a study that is stopped has whole comparisons.</summary>
-    /// <exception cref="ArgumentException">There is no such setting, a value is of another kind, or what comes of them cannot be.</exception>
+    /// <exception cref="ArgumentException">
+    /// There is no such setting, a value is of another kind, or what comes of them cannot be.
+    /// </exception>
     public IReadOnlyList<StudyRun> Expand()
     {
         RequireSense();
@@ -186,10 +191,13 @@ public sealed partial record Study
     /// <param name="cancellationToken">Stops the runs with checkpoints.</param>
     /// <returns>The rows of all runs that have ended, also of those that failed: see <see cref="StudyRow.Status"/>.</returns>
     /// <exception cref="ArgumentException">The study cannot be run as it is.</exception>
-    /// <exception cref="InvalidOperationException">Another process runs it, or its <see cref="Share"/> has a run that it has not.</exception>
+    /// <exception cref="InvalidOperationException">
+    /// Another process runs it, or its <see cref="Share"/> has a run that it has not.
+    /// </exception>
     /// <exception cref="OperationCanceledException">It was cancelled; run again, it goes on.</exception>
     public StudyResult Run(
-        Device? device = null, IProgress<StudyProgress>? progress = null, ILogger? logger = null, CancellationToken cancellationToken = default) =>
+        Device? device = null, IProgress<StudyProgress>? progress = null, ILogger? logger = null,
+        CancellationToken cancellationToken = default) =>
         Result(Expand(), new StudyRunner(this, device ?? CPU, progress, logger).Run(cancellationToken));
 
     /// <summary>The synthetic experiment of one of its runs.</summary>
@@ -263,10 +271,12 @@ public sealed partial record Study
             (IEnumerable<IReadOnlyList<StudyValue>>)[[]],
             (before, axis) => before.SelectMany(values => axis.Values.Select(value => (IReadOnlyList<StudyValue>)[.. values, value])));
         return LeastUpdates is null && MostUpdates is null ? all : all.Where(values =>
-            Resolve(values, seed: 1, vocabularies).Planned is var updates && updates >= (LeastUpdates ?? 0) && updates <= (MostUpdates ?? int.MaxValue));
+            Resolve(values, seed: 1, vocabularies).Planned is var updates && updates >= (LeastUpdates ?? 0)
+                && updates <= (MostUpdates ?? int.MaxValue));
     }
 
-    private string Label(IReadOnlyList<StudyValue> values) => values.Count == 0 ? Name : string.Join(", ", values.Select(value => value.Label));
+    private string Label(IReadOnlyList<StudyValue> values) => values.Count == 0 ? Name : string.Join(
+        ", ", values.Select(value => value.Label));
 
     /// <summary>The run of a variant, and the updates that its budget gives it, whatever overrides say.</summary>
     private (StudyRun Run, int Planned) Resolve(IReadOnlyList<StudyValue> values, int seed, Dictionary<string, int> vocabularies)
@@ -335,9 +345,11 @@ public sealed partial record Study
         double? tokens = own.ContainsKey("flops") ? Number("flops") / (3 * model.ForwardFlopsPerToken(training.ContextLength))
             : own.ContainsKey("tokens") ? Number("tokens")
             : Tokens;
-        return tokens is { } count ? (int)Math.Clamp(Math.Round(count / training.BatchSize / training.ContextLength), 1, int.MaxValue) : null;
+        return tokens is { } count ? (int)Math.Clamp(Math.Round(count / training.BatchSize / training.ContextLength), 1, int.MaxValue)
+            : null;
 
-        double Number(string name) => double.TryParse(own[name], NumberStyles.Float, CultureInfo.InvariantCulture, out var number) && number > 0
+        double Number(string name) =>
+            double.TryParse(own[name], NumberStyles.Float, CultureInfo.InvariantCulture, out var number) && number > 0
             ? number
             : throw new ArgumentException($"{name}: expected a number above 0; got '{own[name]}'.");
     }
@@ -370,7 +382,8 @@ public sealed partial record Study
         {
             return task is not null ? model with { VocabularySize = vocabulary }
                 : model.VocabularySize >= vocabulary ? model
-                : throw new ArgumentException($"the model has a vocabulary of {model.VocabularySize}, and the text's tokenizer has {vocabulary} ids.");
+                : throw new ArgumentException(
+                    $"the model has a vocabulary of {model.VocabularySize}, and the text's tokenizer has {vocabulary} ids.");
         }
 
         var name = named ?? ModelName;
@@ -397,7 +410,8 @@ public sealed partial record Study
     {
         List<string> parts = [model.ModelType, data, task?.Describe() ?? ""];
         parts.AddRange(ConfigSettings.Of(model).Where(s => s.IsChanged).Select(s => $"{s.Name}={s.Value}"));
-        parts.AddRange(ConfigSettings.Of(training).Where(s => s.IsChanged && !Harmless.Contains(s.Name)).Select(s => $"{s.Name}={s.Value}"));
+        parts.AddRange(
+            ConfigSettings.Of(training).Where(s => s.IsChanged && !Harmless.Contains(s.Name)).Select(s => $"{s.Name}={s.Value}"));
         parts.Add(task is null
             ? FormattableString.Invariant($"{Measure.TestTokens} {Measure.ExtrapolateTo}")
             : FormattableString.Invariant(

@@ -19,8 +19,8 @@ public sealed record StudyClaim
     public required string Worse { get; init; }
 
     /// <summary>
-    /// Where the claim is that they are alike: the greatest difference that still counts as none, in units of the metric. Null where it is a
-    /// difference.
+    /// Where the claim is that they are alike: the greatest difference that still counts as none, in units of the metric. Null where it is
+    /// a difference.
     /// </summary>
     public double? Within { get; init; }
 
@@ -33,6 +33,8 @@ public sealed record StudyClaim
     /// <summary>What the published values are, such as <c>validation perplexity, 160M on 15B tokens</c>.</summary>
     public string? PublishedUnit { get; init; }
 
-    /// <summary>What a reader must know of it beside the numbers, such as that it was worded after runs had been seen; null where there is nothing.</summary>
+    /// <summary>
+    /// What a reader must know of it beside the numbers, such as that it was worded after runs had been seen; null where there is nothing.
+    /// </summary>
     public string? Note { get; init; }
 }

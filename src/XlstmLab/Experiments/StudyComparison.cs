@@ -11,7 +11,8 @@ namespace XlstmLab.Experiments;
 /// <param name="Difference">The paired difference from the base; null for the base itself, and where there is none.</param>
 /// <param name="BaseVariant">What it is compared with.</param>
 public sealed record ComparedVariant(
-    string Variant, IReadOnlyDictionary<string, string> Differences, MeanInterval Value, int Diverged, PairedDifference? Difference, string BaseVariant);
+    string Variant, IReadOnlyDictionary<string, string> Differences, MeanInterval Value, int Diverged, PairedDifference? Difference,
+    string BaseVariant);
 
 /// <summary>Whether a published claim is true of our numbers.</summary>
 public enum ClaimVerdict
@@ -25,7 +26,9 @@ public enum ClaimVerdict
     /// <summary>It says neither at this scale.</summary>
     NotDecided,
 
-    /// <summary>Not all runs are there that it and the claims it is corrected with are about: a look before the end decides nothing.</summary>
+    /// <summary>
+    /// Not all runs are there that it and the claims it is corrected with are about: a look before the end decides nothing.
+    /// </summary>
     NotRun,
 }
 
@@ -35,20 +38,26 @@ public enum ClaimVerdict
 /// <param name="Worse">Our value of the other.</param>
 /// <param name="Difference">By how much the better is better, seed by seed; positive is what the claim says.</param>
 /// <param name="Verdict">What that says.</param>
-public sealed record JudgedClaim(StudyClaim Claim, MeanInterval Better, MeanInterval Worse, PairedDifference Difference, ClaimVerdict Verdict)
+public sealed record JudgedClaim(
+    StudyClaim Claim, MeanInterval Better, MeanInterval Worse, PairedDifference Difference, ClaimVerdict Verdict)
 {
     /// <summary>The published order of the two, and ours: <c>&lt;</c> where the first value is the smaller.</summary>
     public string Orders => $"{Order(Claim.PublishedBetter, Claim.PublishedWorse)} / {Order(Better.Mean, Worse.Mean)}";
 
-    private static string Order(double? first, double? second) => first is not { } a || second is not { } b || double.IsNaN(a + b) ? "?" : a < b ? "<" : a > b ? ">" : "=";
+    private static string Order(double? first, double? second) =>
+        first is not { } a || second is not { } b || double.IsNaN(a + b) ? "?" : a < b ? "<" : a > b ? ">" : "=";
 }
 
-/// <summary>The variants of a study in one measure: means over seeds, and differences from the base that are corrected for their number.</summary>
+/// <summary>
+/// The variants of a study in one measure: means over seeds, and differences from the base that are corrected for their number.
+/// </summary>
 /// <param name="Metric">The measure.</param>
 /// <param name="Variants">The variants, in the order of the study.</param>
 public sealed record StudyComparison(string Metric, IReadOnlyList<ComparedVariant> Variants)
 {
-    /// <summary>Compares all variants with the study's base or, along an axis, with the base's place on it, the other axes being equal.</summary>
+    /// <summary>
+    /// Compares all variants with the study's base or, along an axis, with the base's place on it, the other axes being equal.
+    /// </summary>
     /// <param name="result">What the study came to.</param>
     /// <param name="metric">A name that <see cref="StudyRow.Measure"/> knows.</param>
     /// <param name="axis">The axis; null for all against one.</param>
@@ -70,7 +79,8 @@ public sealed record StudyComparison(string Metric, IReadOnlyList<ComparedVarian
             a => other.Differences[a.Name] == (a.Name == axis ? baseRun : run).Differences[a.Name]))).ToArray();
         var values = runs.ToDictionary(run => run.Variant, run => BySeed(result, run.Variant, metric));
         var compared = runs.Zip(bases).Where(pair => pair.First != pair.Second).ToArray();
-        var differences = Statistics.Differences([.. compared.Select(pair => new SeedPair(pair.First.Variant, values[pair.First.Variant], values[pair.Second.Variant]))])
+        var differences = Statistics.Differences(
+            [.. compared.Select(pair => new SeedPair(pair.First.Variant, values[pair.First.Variant], values[pair.Second.Variant]))])
             .ToDictionary(d => d.Name);
         return new(metric, [.. runs.Zip(bases).Select(pair => new ComparedVariant(
             pair.First.Variant,
@@ -81,7 +91,10 @@ public sealed record StudyComparison(string Metric, IReadOnlyList<ComparedVarian
             pair.Second.Variant))]);
     }
 
-    /// <summary>The study's claims with our numbers: Holm's correction runs over the claims of one measure, which are judged when all their runs are there.</summary>
+    /// <summary>
+    /// The study's claims with our numbers: Holm's correction runs over the claims of one measure, which are judged when all their runs are
+    /// there.
+    /// </summary>
     /// <param name="result">What the study came to.</param>
     public static IReadOnlyList<JudgedClaim> Judge(StudyResult result)
     {
@@ -91,14 +104,17 @@ public sealed record StudyComparison(string Metric, IReadOnlyList<ComparedVarian
         foreach (var group in result.Study.Claims.GroupBy(claim => claim.Metric))
         {
             var (claims, sign) = (group.ToArray(), StudyRow.IsMoreBetter(group.Key) ? -1 : 1);
-            var isWhole = claims.SelectMany(claim => new[] { claim.Better, claim.Worse }).All(variant => result.Study.Seeds.All(seed => done.Contains((variant, seed))));
+            var isWhole = claims.SelectMany(claim => new[] { claim.Better, claim.Worse }).All(
+                variant => result.Study.Seeds.All(seed => done.Contains((variant, seed))));
             var pairs = claims.Select((claim, k) => new SeedPair(
                 k.ToString(CultureInfo.InvariantCulture), Signed(claim.Worse), Signed(claim.Better))).ToArray();
             judged.AddRange(claims.Zip(Statistics.Differences(pairs)).Select(pair => new JudgedClaim(
-                pair.First, Value(pair.First.Better), Value(pair.First.Worse), pair.Second with { Name = $"{pair.First.Better} against {pair.First.Worse}" },
+                pair.First, Value(pair.First.Better), Value(pair.First.Worse),
+                pair.Second with { Name = $"{pair.First.Better} against {pair.First.Worse}" },
                 isWhole ? Verdict(pair.First, pair.Second) : ClaimVerdict.NotRun)));
 
-            Dictionary<int, double> Signed(string variant) => BySeed(result, variant, group.Key).ToDictionary(v => v.Key, v => sign * v.Value);
+            Dictionary<int, double> Signed(string variant) =>
+                BySeed(result, variant, group.Key).ToDictionary(v => v.Key, v => sign * v.Value);
             MeanInterval Value(string variant) => MeanInterval.Of([.. BySeed(result, variant, group.Key).Values]);
         }
 
@@ -118,7 +134,8 @@ public sealed record StudyComparison(string Metric, IReadOnlyList<ComparedVarian
         High = v.Difference?.High,
         P = v.Difference?.AdjustedPValue,
         Effect = v.Difference?.Effect,
-        Called = v.Difference is null ? "base" : v.Difference.IsDifferent ? (v.Difference.Mean < 0 ? "lower" : "higher") : "no difference shown",
+        Called = v.Difference is null ? "base" : v.Difference.IsDifferent ? (v.Difference.Mean < 0 ? "lower" : "higher")
+            : "no difference shown",
     }));
 
     /// <summary>A row a claim: the published values, ours, the order of both, and the verdict.</summary>

@@ -12,7 +12,8 @@ public static class StudyConclusion
     public static MetricsTable ToSettings(this StudyResult result)
     {
         ArgumentNullException.ThrowIfNull(result);
-        var done = result.Rows.Where(row => row.IsDone).GroupBy(row => row.Variant).ToDictionary(group => group.Key, group => group.Count());
+        var done = result.Rows.Where(row => row.IsDone).GroupBy(row => row.Variant).ToDictionary(
+            group => group.Key, group => group.Count());
         return MetricsTable.From(result.Study.Expand().GroupBy(run => run.Variant).Select(variant => new
         {
             Variant = variant.Key,
@@ -32,20 +33,25 @@ public static class StudyConclusion
         ArgumentNullException.ThrowIfNull(result);
         var missing = result.Missing.Count;
         var total = result.Study.Seeds.Count * result.Study.Variants.Count;
-        return missing == 0 ? Invariant($"all {total:N0} runs") : Invariant($"{(missing == total ? "not run yet: " : "")}{total - missing:N0} of {total:N0} runs");
+        return missing == 0 ? Invariant($"all {total:N0} runs") : Invariant(
+            $"{(missing == total ? "not run yet: " : "")}{total - missing:N0} of {total:N0} runs");
     }
 
-    /// <summary>A line about the runs, a line a claim with its verdict and the numbers behind it, and a line that counts the verdicts.</summary>
+    /// <summary>
+    /// A line about the runs, a line a claim with its verdict and the numbers behind it, and a line that counts the verdicts.
+    /// </summary>
     /// <param name="result">The study.</param>
     public static string Conclusion(this StudyResult result)
     {
         ArgumentNullException.ThrowIfNull(result);
         var text = new StringBuilder();
         var devices = result.Rows.Where(row => row.IsDone).Select(row => row.Device.Split(',')[0]).Distinct().ToArray();
-        text.Append(Invariant($"{result.Study.Name}: {result.Progress()}{(devices.Length > 0 ? $", on {string.Join(" and ", devices)}" : "")}.\n"));
+        text.Append(
+            Invariant($"{result.Study.Name}: {result.Progress()}{(devices.Length > 0 ? $", on {string.Join(" and ", devices)}" : "")}.\n"));
         foreach (var variant in result.Rows.Where(row => row.Status == StudyStatus.Diverged).GroupBy(row => row.Variant))
         {
-            text.Append(Invariant($"- {variant.Count()} of {result.Study.Seeds.Count} runs of '{variant.Key}' diverged; they are in no mean.\n"));
+            text.Append(
+                Invariant($"- {variant.Count()} of {result.Study.Seeds.Count} runs of '{variant.Key}' diverged; they are in no mean.\n"));
         }
 
         var claims = StudyComparison.Judge(result);
@@ -62,9 +68,11 @@ public static class StudyConclusion
     public static string Counts(IReadOnlyCollection<JudgedClaim> claims)
     {
         ArgumentNullException.ThrowIfNull(claims);
-        var counts = Enum.GetValues<ClaimVerdict>().Select(verdict => (Verdict: verdict, Count: claims.Count(claim => claim.Verdict == verdict)))
+        var counts = Enum.GetValues<ClaimVerdict>().Select(
+            verdict => (Verdict: verdict, Count: claims.Count(claim => claim.Verdict == verdict)))
             .Where(v => v.Count > 0).Select(v => Invariant($"{v.Count} {Are(v.Verdict, v.Count)}"));
-        return claims.Count == 0 ? "No claims." : Invariant($"{claims.Count} {(claims.Count == 1 ? "claim" : "claims")}: {string.Join(", ", counts)}.");
+        return claims.Count == 0 ? "No claims." : Invariant(
+            $"{claims.Count} {(claims.Count == 1 ? "claim" : "claims")}: {string.Join(", ", counts)}.");
     }
 
     private static string Are(ClaimVerdict verdict, int count) => (verdict, count == 1) switch
@@ -80,17 +88,22 @@ public static class StudyConclusion
         _ => throw UnknownValue.Of(verdict),
     };
 
-    /// <summary>The numbers behind a verdict; of a claim without all its runs those there are, without an interval that would say more than it knows.</summary>
+    /// <summary>
+    /// The numbers behind a verdict; of a claim without all its runs those there are, without an interval that would say more than it
+    /// knows.
+    /// </summary>
     private static string Numbers(JudgedClaim claim)
     {
         var (metric, difference) = (claim.Claim.Metric, claim.Difference);
         if (claim.Verdict == ClaimVerdict.NotRun)
         {
-            return claim.Better.Count + claim.Worse.Count == 0 ? "" : Invariant($" So far {StudyComparison.Ours(claim.Better)} against {StudyComparison.Ours(claim.Worse)} ({metric}).");
+            return claim.Better.Count + claim.Worse.Count == 0 ? "" : Invariant(
+                $" So far {StudyComparison.Ours(claim.Better)} against {StudyComparison.Ours(claim.Worse)} ({metric}).");
         }
 
         var published = claim.Claim.PublishedBetter is null ? "" : $" Published: {StudyComparison.Published(claim.Claim)}.";
-        var gain = double.IsNaN(difference.Low) ? "" : Invariant($"; better by {difference.Mean:G3}, interval {difference.Low:G3} to {difference.High:G3}");
+        var gain = double.IsNaN(difference.Low) ? "" : Invariant(
+            $"; better by {difference.Mean:G3}, interval {difference.Low:G3} to {difference.High:G3}");
         var alike = claim.Claim.Within is { } within ? Invariant($", alike within {within:G3}") : "";
         return Invariant($" Ours {StudyComparison.Ours(claim.Better)} against {StudyComparison.Ours(claim.Worse)} ({metric}, {difference.Pairs} seeds){gain}{alike}.{published}");
     }

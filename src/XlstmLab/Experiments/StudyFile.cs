@@ -13,7 +13,8 @@ public sealed partial record Study
     /// <summary>Reads a study from its file; its folder is the file's, and its name the folder's.</summary>
     /// <remarks>
     /// Names are those of the properties in snake case. An axis is either a list of the values of the setting of its name, or an object of
-    /// labels with a list of settings each: <c>"axes": { "igate_bias_init": [0, -10], "block": { "old": ["block_style=pre_up"], "new": [] } }</c>.
+    /// labels with a list of settings each: <c>"axes": { "igate_bias_init": [0, -10], "block": { "old": ["block_style=pre_up"], "new": [] }
+    /// }</c>.
     /// </remarks>
     /// <param name="path">The file, or the folder that has it as <c>study.json</c>.</param>
     /// <exception cref="FileNotFoundException">There is none.</exception>
@@ -75,7 +76,8 @@ public sealed partial record Study
         JsonArray list => new(name, [.. list.Select(value => StudyAxis.OfSetting(name, Scalar(name, value)))]),
         JsonObject labels => new(name, [.. labels.Select(pair => new StudyValue(
             pair.Key,
-            pair.Value is JsonArray settings ? [.. settings.Select(s => Scalar($"{name}.{pair.Key}", s))] : throw Wrong($"{name}.{pair.Key}")))]),
+            pair.Value is JsonArray settings ? [.. settings.Select(s => Scalar($"{name}.{pair.Key}", s))]
+                : throw Wrong($"{name}.{pair.Key}")))]),
         _ => throw Wrong(name),
     };
 

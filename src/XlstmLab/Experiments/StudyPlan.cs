@@ -29,8 +29,8 @@ public sealed record StudyPlan(IReadOnlyList<PlannedRun> Runs)
     /// <summary>Plans a study.</summary>
     /// <remarks>
     /// Rates are those of the table's rows on such a device, by the variant or else by the nearest number of operations a token; else of a
-    /// file that <c>xlstm bench train</c> wrote; else of a few updates that are timed, if asked for. What a run takes beside its updates is in it
-    /// where rows tell: on a GPU graphs are recorded for three seconds or so, one run at a time. Tests are not.
+    /// file that <c>xlstm bench train</c> wrote; else of a few updates that are timed, if asked for. What a run takes beside its updates is
+    /// in it where rows tell: on a GPU graphs are recorded for three seconds or so, one run at a time. Tests are not.
     /// </remarks>
     /// <param name="study">The study.</param>
     /// <param name="onGpu">Whether it is to run on a GPU: rates of the other kind of device tell nothing.</param>
@@ -39,7 +39,8 @@ public sealed record StudyPlan(IReadOnlyList<PlannedRun> Runs)
     /// <param name="cancellationToken">Stops the timing.</param>
     /// <exception cref="ArgumentException">The study cannot be run as it is.</exception>
     public static StudyPlan Of(
-        Study study, bool onGpu, IReadOnlyList<MeasuredRate>? rates = null, Device? measureOn = null, CancellationToken cancellationToken = default)
+        Study study, bool onGpu, IReadOnlyList<MeasuredRate>? rates = null, Device? measureOn = null,
+        CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(study);
         var rows = StudyTable.ReadAll(study.Tables(), []);
@@ -50,14 +51,17 @@ public sealed record StudyPlan(IReadOnlyList<PlannedRun> Runs)
 
         PlannedRun Planned(StudyRun run)
         {
-            // Runs side by side share the device. What a run takes beside its updates, graphs to record and validations, does not grow with them.
-            var beside = earlier.Length == 0 ? 0 : earlier.Average(row => Math.Max(0, row.Seconds - row.Tokens / row.TokensPerSecond!.Value) / row.SideBySide);
+            // Runs side by side share the device. What a run takes beside its updates, graphs to record and validations, does not grow with
+            // them.
+            var beside = earlier.Length == 0 ? 0 : earlier.Average(
+                row => Math.Max(0, row.Seconds - row.Tokens / row.TokensPerSecond!.Value) / row.SideBySide);
             if (earlier.Where(row => row.Variant == run.Variant).Select(row => row.TokensPerSecond * row.SideBySide).Average() is { } own)
             {
                 return new(run, done.Contains(run.Id), run.Tokens / own + beside, "earlier runs of it");
             }
 
-            var known = earlier.Select(row => new MeasuredRate(row.Variant, row.Flops / row.Tokens, row.TokensPerSecond!.Value * row.SideBySide))
+            var known = earlier.Select(
+                row => new MeasuredRate(row.Variant, row.Flops / row.Tokens, row.TokensPerSecond!.Value * row.SideBySide))
                 .Concat(onGpu ? rates ?? [] : []).ToArray();
             if (known.Length > 0)
             {
@@ -89,16 +93,20 @@ public sealed record StudyPlan(IReadOnlyList<PlannedRun> Runs)
         string[] lines = [.. File.ReadAllLines(csv).Where(line => !line.StartsWith('#'))];
         var names = lines.Length == 0 ? [] : lines[0].Split(',');
         var (preset, implementation, rate, operations) = (
-            Array.IndexOf(names, "preset"), Array.IndexOf(names, "implementation"), Array.FindIndex(names, n => n.StartsWith("tokens", StringComparison.Ordinal)),
+            Array.IndexOf(names, "preset"), Array.IndexOf(names, "implementation"), Array.FindIndex(
+                names, n => n.StartsWith("tokens", StringComparison.Ordinal)),
             Array.FindIndex(names, n => n.StartsWith("TFLOP", StringComparison.OrdinalIgnoreCase)));
         return Math.Min(Math.Min(preset, implementation), Math.Min(rate, operations)) < 0
-            ? throw new InvalidDataException($"{csv} has no columns preset, implementation, tokens/s and TFLOP/s; expected what 'xlstm bench train --csv' writes.")
-            : [.. lines.Skip(1).Select(line => line.Split(',')).Where(cells => cells.Length > operations && cells[implementation] == "XlstmLab")
+            ? throw new InvalidDataException(
+                $"{csv} has no columns preset, implementation, tokens/s and TFLOP/s; expected what 'xlstm bench train --csv' writes.")
+            : [.. lines.Skip(1).Select(line => line.Split(',')).Where(
+                cells => cells.Length > operations && cells[implementation] == "XlstmLab")
                 .Select(cells => (Name: cells[preset], Rate: Number(cells[rate]), Operations: Number(cells[operations])))
                 .Where(r => r.Rate > 0 && r.Operations > 0)
                 .Select(r => new MeasuredRate(r.Name, r.Operations * 1e12 / r.Rate, r.Rate))];
 
-        static double Number(string cell) => double.TryParse(cell, NumberStyles.Float, CultureInfo.InvariantCulture, out var number) ? number : 0;
+        static double Number(string cell) =>
+            double.TryParse(cell, NumberStyles.Float, CultureInfo.InvariantCulture, out var number) ? number : 0;
     }
 
     /// <summary>Tokens a second of the second half of a few updates.</summary>
@@ -116,7 +124,8 @@ public sealed record StudyPlan(IReadOnlyList<PlannedRun> Runs)
                 Measure = study.Measure with { TestTokens = 1, ExtrapolateTo = null, TestRows = 1, ValidationRows = 1 },
                 Claims = [],
                 Base = null,
-                Axes = [.. study.Axes.Select(axis => axis with { Values = [.. axis.Values.Where(v => v.Label == run.Differences[axis.Name])] })],
+                Axes = [.. study.Axes.Select(
+                    axis => axis with { Values = [.. axis.Values.Where(v => v.Label == run.Differences[axis.Name])] })],
             };
             var rates = new List<double>();
             trial.Run(device, new ImmediateProgress<StudyProgress>(p => rates.AddRange(p.Metrics is { } m ? [m.TokensPerSecond] : [])), null, cancellationToken);

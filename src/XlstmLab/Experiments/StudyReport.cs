@@ -14,10 +14,13 @@ public sealed record ReportedStudy(StudyResult Result, string? Notebook)
     public IReadOnlyList<JudgedClaim> Claims { get; } = StudyComparison.Judge(Result);
 
     /// <summary>The minutes that its runs kept a GPU busy; runs side by side share theirs.</summary>
-    public double GpuMinutes => Result.Rows.Where(row => !row.Device.StartsWith("CPU", StringComparison.Ordinal)).Sum(row => row.Seconds / Math.Max(1, row.SideBySide)) / 60;
+    public double GpuMinutes =>
+        Result.Rows.Where(row => !row.Device.StartsWith("CPU", StringComparison.Ordinal)).Sum(row => row.Seconds / Math.Max(1, row.SideBySide)) / 60;
 }
 
-/// <summary>The report of claims: parts of documents that come of the studies' rows alone, between marks, so that a test can hold them to the rows.</summary>
+/// <summary>
+/// The report of claims: parts of documents that come of the studies' rows alone, between marks, so that a test can hold them to the rows.
+/// </summary>
 public static partial class StudyReport
 {
     /// <summary>The studies of a folder, those with a notebook first, in the order of the notebooks.</summary>
@@ -39,8 +42,10 @@ public static partial class StudyReport
         [
             .. Directory.GetDirectories(studies).Where(folder => File.Exists(Path.Combine(folder, Study.FileName)))
                 .Select(folder => Study.ReadFile(folder).Read())
-                .Select(result => new ReportedStudy(result, texts.FirstOrDefault(n => n.Text.Contains($"studies/{result.Study.Name}\\\"", StringComparison.Ordinal)).Name))
-                .OrderBy(study => study.Notebook ?? "~", StringComparer.Ordinal).ThenBy(study => study.Result.Study.Name, StringComparer.Ordinal),
+                .Select(result => new ReportedStudy(
+                    result, texts.FirstOrDefault(n => n.Text.Contains($"studies/{result.Study.Name}\\\"", StringComparison.Ordinal)).Name))
+                .OrderBy(study => study.Notebook ?? "~", StringComparer.Ordinal).ThenBy(
+                    study => study.Result.Study.Name, StringComparer.Ordinal),
         ];
     }
 
@@ -63,9 +68,12 @@ public static partial class StudyReport
             {
                 string[] cells =
                 [
-                    claim.Claim.Note is { } note ? $"{claim.Claim.Text} ({note})" : claim.Claim.Text, claim.Claim.Source, StudyComparison.Published(claim.Claim), Ours(claim), Gain(claim),
-                    claim.Verdict is ClaimVerdict.Holds or ClaimVerdict.DoesNotHold ? $"**{StudyComparison.Words(claim.Verdict)}**" : StudyComparison.Words(claim.Verdict),
-                    $"{notebook} [{name}](studies/{name}/study.json)", Invariant($"{total - missing} of {total}"), Invariant($"{study.GpuMinutes:0.0}"),
+                    claim.Claim.Note is { } note ? $"{claim.Claim.Text} ({note})" : claim.Claim.Text, claim.Claim.Source,
+                    StudyComparison.Published(claim.Claim), Ours(claim), Gain(claim),
+                    claim.Verdict is ClaimVerdict.Holds or ClaimVerdict.DoesNotHold ? $"**{StudyComparison.Words(claim.Verdict)}**"
+                        : StudyComparison.Words(claim.Verdict),
+                    $"{notebook} [{name}](studies/{name}/study.json)", Invariant($"{total - missing} of {total}"),
+                    Invariant($"{study.GpuMinutes:0.0}"),
                 ];
                 text.Append(CultureInfo.InvariantCulture, $"| {string.Join(" | ", cells.Select(cell => cell.Trim().Replace("|", "\\|", StringComparison.Ordinal)))} |\n");
             }
@@ -97,7 +105,8 @@ public static partial class StudyReport
             int Count(StudyStatus status) => rows.Count(row => row.Status == status);
         }
 
-        foreach (var (name, row) in studies.SelectMany(study => study.Result.Rows.Select(row => (study.Result.Study.Name, Row: row))).Where(r => r.Row.Status != StudyStatus.Completed))
+        foreach (var (name, row) in studies.SelectMany(study => study.Result.Rows.Select(row => (study.Result.Study.Name, Row: row))).Where(
+            r => r.Row.Status != StudyStatus.Completed))
         {
             text.Append(CultureInfo.InvariantCulture, $"\n- {name}, `{row.Id}`: {(row.Status == StudyStatus.Diverged ? "diverged" : "failed")}{(row.Error is { } error ? $": {error.Split('\n')[0]}" : "")}\n");
         }
@@ -120,7 +129,8 @@ public static partial class StudyReport
     }
 
     private static string Ours(JudgedClaim claim) =>
-        claim.Better.Count + claim.Worse.Count == 0 ? "" : $"{StudyComparison.Ours(claim.Better)} against {StudyComparison.Ours(claim.Worse)} ({claim.Claim.Metric})";
+        claim.Better.Count + claim.Worse.Count == 0 ? ""
+            : $"{StudyComparison.Ours(claim.Better)} against {StudyComparison.Ours(claim.Worse)} ({claim.Claim.Metric})";
 
     private static string Gain(JudgedClaim claim) => claim.Verdict == ClaimVerdict.NotRun || double.IsNaN(claim.Difference.Low) ? ""
         : Invariant($"{claim.Difference.Mean:G3}, {claim.Difference.Low:G3} to {claim.Difference.High:G3}{(claim.Claim.Within is { } within ? Invariant($"; alike within {within:G3}") : "")}");

@@ -160,7 +160,9 @@ public sealed record StudyRow
     [JsonIgnore]
     public bool IsDone => Status != StudyStatus.Failed;
 
-    /// <summary>The names of measures, apart from those with a range of lengths such as <c>accuracy@40-256</c> and <c>scaled@40-256</c>.</summary>
+    /// <summary>
+    /// The names of measures, apart from those with a range of lengths such as <c>accuracy@40-256</c> and <c>scaled@40-256</c>.
+    /// </summary>
     public static IReadOnlyCollection<string> MeasureNames => Measures.Keys;
 
     /// <summary>Whether more of a measure is better.</summary>
@@ -168,7 +170,8 @@ public sealed record StudyRow
     public static bool IsMoreBetter(string metric)
     {
         ArgumentNullException.ThrowIfNull(metric);
-        return metric.StartsWith("accuracy@", StringComparison.Ordinal) || metric.StartsWith("scaled@", StringComparison.Ordinal) || metric == "tokens_per_second";
+        return metric.StartsWith("accuracy@", StringComparison.Ordinal) || metric.StartsWith("scaled@", StringComparison.Ordinal)
+            || metric == "tokens_per_second";
     }
 
     /// <summary>A measure by its name; null where the run has none.</summary>

@@ -13,7 +13,8 @@ namespace XlstmLab.Experiments;
 /// <param name="Data">The text; empty for a synthetic task.</param>
 /// <param name="Task">The synthetic task; null for text.</param>
 public sealed record StudyRun(
-    string Id, string Variant, IReadOnlyDictionary<string, string> Differences, LanguageModelConfig Model, TrainingConfig Training, string Data,
+    string Id, string Variant, IReadOnlyDictionary<string, string> Differences, LanguageModelConfig Model, TrainingConfig Training,
+    string Data,
     SyntheticTask? Task)
 {
     /// <summary>The tokens that it reads in training.</summary>

@@ -17,7 +17,9 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
     private const string RunsName = "runs";
     private const string LockName = ".lock";
 
-    /// <summary>How long a process that was ended may still hold its run: longer than a cluster waits between asking it to end and killing it.</summary>
+    /// <summary>
+    /// How long a process that was ended may still hold its run: longer than a cluster waits between asking it to end and killing it.
+    /// </summary>
     private static readonly TimeSpan Patience = TimeSpan.FromMinutes(2);
 
     private readonly string _folder = study.FolderOrUsual;
@@ -43,7 +45,8 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
         (_total, _finished) = (runs.Count, runs.Count - todo.Length);
         GroupMember[] members = [.. todo.Select(run => new GroupMember(run.Id, run.Model, run.Training, token => Train(run, token)))];
         _sideBySide = Math.Clamp(study.SideBySide ?? TrainingGroup.Most, 1, TrainingGroup.SideBySide(members, device));
-        using var stop = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken, TrainingWatch.Current?.Stop ?? CancellationToken.None);
+        using var stop = CancellationTokenSource.CreateLinkedTokenSource(
+            cancellationToken, TrainingWatch.Current?.Stop ?? CancellationToken.None);
         using var watched = TrainingWatch.Current?.BeginGroup(study.Name, _total, _finished);
         _watched = watched;
         try
@@ -76,11 +79,13 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
         }
         catch (IOException e)
         {
-            throw new InvalidOperationException($"Another process runs the study in {folder}: {e.Message} Wait for it to end, or choose another folder.", e);
+            throw new InvalidOperationException(
+                $"Another process runs the study in {folder}: {e.Message} Wait for it to end, or choose another folder.", e);
         }
     }
 
-    private static FileStream Open(string path) => new(path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
+    private static FileStream Open(string path) => new(
+        path, FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
 
     /// <summary>The runs that this process is to do.</summary>
     private IReadOnlyList<StudyRun> Shared()
@@ -93,7 +98,8 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
 
         var byId = runs.ToDictionary(run => run.Id);
         return share.Runs.FirstOrDefault(id => !byId.ContainsKey(id)) is { } other
-            ? throw new InvalidOperationException($"The study {study.Name} has no run {other}: it was changed after its runs were handed out. Hand them out again.")
+            ? throw new InvalidOperationException(
+                $"The study {study.Name} has no run {other}: it was changed after its runs were handed out. Hand them out again.")
             : [.. share.Runs.Select(id => byId[id])];
     }
 
@@ -105,7 +111,8 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
         {
             if (_watched is { } watched)
             {
-                TrainingWatch.Current = new GroupWatcher(watched, FormattableString.Invariant($"{run.Variant}, seed {run.Training.Seed}"), cancellationToken);
+                TrainingWatch.Current = new GroupWatcher(
+                    watched, FormattableString.Invariant($"{run.Variant}, seed {run.Training.Seed}"), cancellationToken);
             }
 
             using var taken = Take(run, out var waited, cancellationToken);
@@ -120,7 +127,9 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
         }
     }
 
-    /// <summary>The file that a process has open as long as it trains a run. A task that is run again may find its first attempt still ending.</summary>
+    /// <summary>
+    /// The file that a process has open as long as it trains a run. A task that is run again may find its first attempt still ending.
+    /// </summary>
     private FileStream? Take(StudyRun run, out bool waited, CancellationToken cancellationToken)
     {
         waited = false;
@@ -190,7 +199,8 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
         {
             try
             {
-                return run.Task is null ? TrainText(run, folder, micro, cancellationToken) : TrainTask(run, folder, micro, cancellationToken);
+                return run.Task is null ? TrainText(run, folder, micro, cancellationToken)
+                    : TrainTask(run, folder, micro, cancellationToken);
             }
             catch (Exception e) when (IsOutOfMemory(e) && (micro ?? run.Training.BatchSize) > 1)
             {
@@ -247,7 +257,8 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
             row = row with { TestLoss = loss, TestPerplexity = Math.Exp(loss), TestBitsPerByte = bits };
         }
 
-        return (study.Measure.ExtrapolateTo is { } longest ? row with { Positions = Positions(model, texts, training, longest, cancellationToken) } : row, result);
+        return (study.Measure.ExtrapolateTo is { } longest
+            ? row with { Positions = Positions(model, texts, training, longest, cancellationToken) } : row, result);
     }
 
     private (StudyRow Row, TrainingResult Result) TrainTask(StudyRun run, string folder, int? micro, CancellationToken cancellationToken)
@@ -256,7 +267,8 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
         var watch = Watch(run);
         var seed = run.Training.Seed;
         var summary = experiment.Run(
-            folder, [seed], device, watch is null ? null : new ImmediateProgress<SyntheticProgress>(p => watch.Report(p.Metrics)), _logger, cancellationToken);
+            folder, [seed], device, watch is null ? null : new ImmediateProgress<SyntheticProgress>(p => watch.Report(p.Metrics)), _logger,
+            cancellationToken);
         var done = summary.Runs[0];
         var decides = (experiment.ValidationLengths ?? experiment.TrainingLengths ?? run.Task!.TrainingLengths).ToString();
         var looks = summary.Curve.Where(point => point.Lengths == decides).ToDictionary(point => point.Step);
@@ -370,7 +382,8 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
             {
                 var stretch = metrics.Skip(from).Take(at + 1 - from).ToArray();
                 points.Add(new(
-                    metrics[at].Step, metrics[at].Tokens, Digits(stretch.Average(m => m.Loss)), Digits(look?.ValidationLoss ?? metrics[at].ValidationLoss),
+                    metrics[at].Step, metrics[at].Tokens, Digits(stretch.Average(m => m.Loss)), Digits(
+                        look?.ValidationLoss ?? metrics[at].ValidationLoss),
                     Digits(look?.ScaledAccuracy), Digits(stretch.Max(m => m.GradientNorm))));
                 from = at + 1;
             }
@@ -420,7 +433,8 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
         LanguageModel model, Texts texts, TrainingConfig training, int longest, CancellationToken cancellationToken)
     {
         var options = new ExtrapolationOptions { TrainedLength = training.ContextLength, Longest = longest };
-        var measured = LengthExtrapolation.Measure(model, texts.TestDocuments(cancellationToken), texts.Tokenizer, options, null, cancellationToken);
+        var measured = LengthExtrapolation.Measure(
+            model, texts.TestDocuments(cancellationToken), texts.Tokenizer, options, null, cancellationToken);
         return [.. measured.Ranges.Select(r => new StudyPosition(r.Start, r.End, r.Loss, r.BeyondTraining))];
     }
 
@@ -438,7 +452,8 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
     /// <summary>Whether libtorch, CUDA or the runtime had no memory left; a kernel that failed says that it may have been that.</summary>
     private static bool IsOutOfMemory(Exception error) =>
         error is OutOfMemoryException
-        || ((error.Message.Contains("out of memory", StringComparison.OrdinalIgnoreCase) || error.Message.Contains("can't allocate memory", StringComparison.OrdinalIgnoreCase))
+        || ((error.Message.Contains("out of memory", StringComparison.OrdinalIgnoreCase) || error.Message.Contains(
+            "can't allocate memory", StringComparison.OrdinalIgnoreCase))
             && !error.Message.Contains("kernel failed", StringComparison.Ordinal))
         || (error.InnerException is { } inner && IsOutOfMemory(inner));
 
@@ -457,7 +472,8 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
         private readonly BatchSource<TokenBatch> _training;
         private readonly int _rows;
 
-        public Texts(string data, int context, int rows, TrainingConfig training, StudySettings settings, CancellationToken cancellationToken)
+        public Texts(
+            string data, int context, int rows, TrainingConfig training, StudySettings settings, CancellationToken cancellationToken)
         {
             _source = TextSource.Open(data, null, cancellationToken);
             _rows = rows;

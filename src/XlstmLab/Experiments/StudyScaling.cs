@@ -6,7 +6,9 @@ namespace XlstmLab.Experiments;
 /// <summary>What a study whose axis <c>flops</c> is a budget says about the best size.</summary>
 public static class StudyScaling
 {
-    /// <summary>The IsoFLOP profiles of one place on a study's first axis, such as an architecture: mean validation losses over seeds.</summary>
+    /// <summary>
+    /// The IsoFLOP profiles of one place on a study's first axis, such as an architecture: mean validation losses over seeds.
+    /// </summary>
     /// <param name="result">What the study came to.</param>
     /// <param name="place">The label on the first axis.</param>
     /// <param name="leastUpdates">Runs of fewer updates are left out: they are all warm-up.</param>
@@ -28,7 +30,8 @@ public static class StudyScaling
                 .GroupBy(row => row.Differences["flops"]).Where(group => group.DistinctBy(row => row.Parameters).Count() >= 3)
                 .Select(group => IsoFlopProfile.Of(
                     double.Parse(group.Key.Split('=')[^1], CultureInfo.InvariantCulture),
-                    [.. group.GroupBy(row => row.Variant).Select(variant => new ScalingPoint(variant.First().Parameters, variant.First().Tokens, variant.Average(row => row.ValidationLoss!.Value)))]))
+                    [.. group.GroupBy(row => row.Variant).Select(variant => new ScalingPoint(
+                        variant.First().Parameters, variant.First().Tokens, variant.Average(row => row.ValidationLoss!.Value)))]))
                 .OrderBy(profile => profile.Flops),
         ];
     }

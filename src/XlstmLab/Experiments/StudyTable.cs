@@ -6,7 +6,9 @@ using XlstmLab.Training;
 namespace XlstmLab.Experiments;
 
 /// <summary>The table of a study's runs, <c>runs.jsonl</c>: a line a run, only ever appended to; the last line of an id counts.</summary>
-/// <remarks>A process that is killed as it writes leaves a last line without its end. It is no row, and whoever appends next cuts it off.</remarks>
+/// <remarks>
+/// A process that is killed as it writes leaves a last line without its end. It is no row, and whoever appends next cuts it off.
+/// </remarks>
 public static class StudyTable
 {
     /// <summary>The name of the file in a study's folder.</summary>
@@ -53,7 +55,9 @@ public static class StudyTable
         return Latest(rows);
     }
 
-    /// <summary>The rows of several tables: of each id that of the first table that has it, unless that one failed and a later table has another.</summary>
+    /// <summary>
+    /// The rows of several tables: of each id that of the first table that has it, unless that one failed and a later table has another.
+    /// </summary>
     /// <param name="paths">Files or folders.</param>
     /// <param name="damaged">As in <see cref="Read"/>.</param>
     /// <exception cref="InvalidDataException">A line is no row.</exception>
@@ -101,7 +105,8 @@ public static class StudyTable
         var added = 0;
         foreach (var other in others.Select(File))
         {
-            foreach (var row in System.IO.File.Exists(other) ? Read(other) : throw new FileNotFoundException($"There is no table of runs at {other}."))
+            foreach (var row in System.IO.File.Exists(other) ? Read(other) : throw new FileNotFoundException(
+                $"There is no table of runs at {other}."))
             {
                 if (IsNews(row, known))
                 {
@@ -126,10 +131,12 @@ public static class StudyTable
         return MetricsTable.Of(
         [
             .. plain.Take(1).Select(c => c with { IsKey = true }),
-            .. axes.Select(axis => new TableColumn($"axis.{axis}", typeof(string), [.. all.Select(row => row.Differences.GetValueOrDefault(axis))])),
+            .. axes.Select(
+                axis => new TableColumn($"axis.{axis}", typeof(string), [.. all.Select(row => row.Differences.GetValueOrDefault(axis))])),
             .. plain.Skip(1),
             .. lengths.Select(range => new TableColumn(
-                $"scaled@{range}", typeof(double), [.. all.Select(row => (object?)row.Scores.FirstOrDefault(s => s.Lengths == range)?.Scaled)])),
+                $"scaled@{range}", typeof(double), [.. all.Select(
+                    row => (object?)row.Scores.FirstOrDefault(s => s.Lengths == range)?.Scaled)])),
         ]);
     }
 

@@ -40,8 +40,8 @@ public sealed record SyntheticExperiment
     public int? SampleCount { get; init; }
 
     /// <summary>
-    /// The lengths whose accuracy may end the training (<see cref="Until"/>), on rows that are neither trained nor tested; null for the trained
-    /// ones. Without it the curve has the task's test lengths too, which then decide nothing.
+    /// The lengths whose accuracy may end the training (<see cref="Until"/>), on rows that are neither trained nor tested; null for the
+    /// trained ones. Without it the curve has the task's test lengths too, which then decide nothing.
     /// </summary>
     public LengthRange? ValidationLengths { get; init; }
 

@@ -10,7 +10,8 @@ public static partial class SyntheticModels
 {
     /// <summary>The architecture of a name.</summary>
     /// <param name="name">
-    /// <c>xlstm[a:b]</c> in the first paper's form, <c>llama</c>, <c>mamba</c>, <c>mamba2</c>, a preset, or the path of a <c>config.json</c>.
+    /// <c>xlstm[a:b]</c> in the first paper's form, <c>llama</c>, <c>mamba</c>, <c>mamba2</c>, a preset, or the path of a
+    /// <c>config.json</c>.
     /// </param>
     /// <param name="vocabulary">V, whatever the preset or file has.</param>
     /// <param name="dim">d; not for a file.</param>

@@ -64,7 +64,8 @@ public static class SyntheticRecipes
                 ?? throw new ArgumentException(
                     $"There is no task '{name}'.{NearestName.Hint(name, Tasks.Select(t => t.Name))} There are: {string.Join(", ", Tasks.Select(t => t.Name))}.", nameof(name));
 
-        static int? Number(string digits) => int.TryParse(digits, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : null;
+        static int? Number(string digits) =>
+            int.TryParse(digits, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : null;
     }
 
     /// <summary>The recipe of a task.</summary>
@@ -74,8 +75,8 @@ public static class SyntheticRecipes
     /// tested at 40 to 256. The paper itself (appendix D) has 100,000 updates, three learning rates and two seeds. Recall: paper appendix
     /// D, with 100,000 rows, 64 epochs, batches of 512 (256 at 256 tokens, 128, 96 and 24 up to 756, 1,024 and more), 10 % warm-up and a
     /// cosine to 1e-4 (1e-5 in batches of 24); the rate is the second of the four that it tries, the width is one of those it tries, and
-    /// the number of heads ours; recall at mixed sizes has 180,000 rows, 64 epochs in batches of 256. ListOps: table of the Long Range Arena experiments, 8 blocks of 128, batches of 32, 80,000 updates; the
-    /// rate is ours.
+    /// the number of heads ours; recall at mixed sizes has 180,000 rows, 64 epochs in batches of 256. ListOps: table of the Long Range
+    /// Arena experiments, 8 blocks of 128, batches of 32, 80,000 updates; the rate is ours.
     /// </remarks>
     public static SyntheticRecipe For(SyntheticTask task) => task switch
     {

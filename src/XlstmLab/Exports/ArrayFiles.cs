@@ -68,8 +68,8 @@ public static class ArrayFiles
 
     /// <summary>Writes a state in the format that the file's ending names. The file is whole or absent.</summary>
     /// <remarks>
-    /// As arrays by the names of its tensors, bfloat16 as float32; as a table a row a number, with its place in the tensor row by row. To go
-    /// on from a state, save it by <see cref="ModelStateFile"/>, which says whose it is.
+    /// As arrays by the names of its tensors, bfloat16 as float32; as a table a row a number, with its place in the tensor row by row. To
+    /// go on from a state, save it by <see cref="ModelStateFile"/>, which says whose it is.
     /// </remarks>
     /// <param name="state">The state.</param>
     /// <param name="path">A file that ends in .csv, .parquet, .npz or .safetensors; replaced if it is there.</param>

@@ -14,7 +14,8 @@ internal static class MarkdownTable
         var widths = columns.Select((column, c) => Math.Max(3, cells.Select(row => row[c].Length).Append(column.TrimStart('>').Length).Max())).ToArray();
         var text = new StringBuilder();
         AppendRow(columns.Select(column => column.TrimStart('>')));
-        AppendRow(columns.Select((column, c) => column.StartsWith('>') ? new string('-', widths[c] - 1) + ":" : new string('-', widths[c])));
+        AppendRow(
+            columns.Select((column, c) => column.StartsWith('>') ? new string('-', widths[c] - 1) + ":" : new string('-', widths[c])));
         foreach (var row in cells)
         {
             AppendRow(row);

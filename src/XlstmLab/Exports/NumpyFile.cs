@@ -53,7 +53,8 @@ public static class NumpyFile
         }
 
         var (type, values) = Bytes(array);
-        var shape = string.Join(", ", array.Shape.Select(n => n.ToString(CultureInfo.InvariantCulture))) + (array.Shape.Count == 1 ? "," : "");
+        var shape = string.Join(", ", array.Shape.Select(n => n.ToString(CultureInfo.InvariantCulture)))
+            + (array.Shape.Count == 1 ? "," : "");
         var header = $"{{'descr': '{type}', 'fortran_order': False, 'shape': ({shape}), }}";
 
         // The data begin at a multiple of 64, after a line feed.
@@ -74,7 +75,8 @@ public static class NumpyFile
         long[] values => ("<i8", MemoryMarshal.AsBytes<long>(values).ToArray()),
         bool[] values => ("|b1", MemoryMarshal.AsBytes<bool>(values).ToArray()),
         string[] values => Characters(values),
-        _ => throw new ArgumentException($"'{array.Name}' is a {array.Values.GetType().Name}; expected float, double, int, long, bool or string."),
+        _ => throw new ArgumentException(
+            $"'{array.Name}' is a {array.Values.GetType().Name}; expected float, double, int, long, bool or string."),
     };
 
     /// <summary>Texts as NumPy holds them: UTF-32, each as long as the longest.</summary>

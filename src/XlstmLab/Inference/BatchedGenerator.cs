@@ -5,10 +5,12 @@ using XlstmLab.Text;
 
 namespace XlstmLab.Inference;
 
-/// <summary>Generates texts that are asked for from any thread, side by side in one <see cref="RunningBatch"/> on a thread of its own.</summary>
+/// <summary>
+/// Generates texts that are asked for from any thread, side by side in one <see cref="RunningBatch"/> on a thread of its own.
+/// </summary>
 /// <remarks>
-/// A consumer that reads slowly keeps nobody waiting: what it has not read is kept for it, at most as many tokens as were allowed. One that stops
-/// reading, or is cancelled, frees its slot before the next token.
+/// A consumer that reads slowly keeps nobody waiting: what it has not read is kept for it, at most as many tokens as were allowed. One that
+/// stops reading, or is cancelled, frees its slot before the next token.
 /// </remarks>
 public sealed class BatchedGenerator : IAsyncDisposable
 {

@@ -10,8 +10,8 @@ public sealed record ChatTurn(string Role, string Content);
 
 /// <summary>How a conversation becomes the beginning of a text that the model goes on with.</summary>
 /// <remarks>
-/// Templates of Hugging Face models are programs in Jinja, which nothing here interprets: ChatML's is known by its text, others are refused by
-/// name rather than guessed at.
+/// Templates of Hugging Face models are programs in Jinja, which nothing here interprets: ChatML's is known by its text, others are refused
+/// by name rather than guessed at.
 /// </remarks>
 public sealed class ChatTemplate
 {
@@ -31,8 +31,8 @@ public sealed class ChatTemplate
         (Name, _turn, _answer, StopStrings, _reserved) = (name, turn, answer, stops, reserved);
 
     /// <summary>
-    /// For models without a template of their own: <c>User: ...</c> and <c>Assistant: ...</c> with an empty line between turns, a system's text
-    /// without a name before it; the answer goes on after <c>Assistant:</c>, and ends before the next turn.
+    /// For models without a template of their own: <c>User: ...</c> and <c>Assistant: ...</c> with an empty line between turns, a system's
+    /// text without a name before it; the answer goes on after <c>Assistant:</c>, and ends before the next turn.
     /// </summary>
     public static ChatTemplate Plain { get; } = new(
         "plain",
@@ -68,7 +68,9 @@ public sealed class ChatTemplate
     /// The template of a model's folder, from <c>chat_template.jinja</c> or <c>tokenizer_config.json</c>; the plain one where it has none.
     /// </summary>
     /// <param name="folder">The folder.</param>
-    /// <exception cref="NotSupportedException">It is a program that is not known here; the message says where it stands and what to do.</exception>
+    /// <exception cref="NotSupportedException">
+    /// It is a program that is not known here; the message says where it stands and what to do.
+    /// </exception>
     /// <exception cref="InvalidDataException">The file is damaged.</exception>
     public static ChatTemplate OfFolder(string folder)
     {
@@ -116,7 +118,8 @@ public sealed class ChatTemplate
             {
                 "system" or "developer" => "system",
                 "user" or "assistant" => turn.Role,
-                _ => throw new ArgumentException($"Message {index} has the role '{turn.Role}'; known are system, developer, user and assistant."),
+                _ => throw new ArgumentException(
+                    $"Message {index} has the role '{turn.Role}'; known are system, developer, user and assistant."),
             };
             if (Array.Find(_reserved, mark => turn.Content.Contains(mark, StringComparison.Ordinal)) is { } reserved)
             {

@@ -6,7 +6,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Inference;
 
-/// <summary>Texts that are being generated side by side: reads the prompts, then adds a token to each unfinished row at each step.</summary>
+/// <summary>
+/// Texts that are being generated side by side: reads the prompts, then adds a token to each unfinished row at each step.
+/// </summary>
 internal sealed class Decoding : IDisposable
 {
     private readonly LanguageModel _model;
@@ -20,7 +22,8 @@ internal sealed class Decoding : IDisposable
     private List<RowInProgress?> _active;
 
     private Decoding(
-        LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, bool keepStates, bool readsAhead)
+        LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, bool keepStates,
+        bool readsAhead)
     {
         (_model, _keepStates, _readsAhead) = (model, keepStates, readsAhead);
         _device = model.WeightsDevice;
@@ -45,10 +48,13 @@ internal sealed class Decoding : IDisposable
     /// <param name="state">The state to start from, which stays the caller's; null where nothing was read.</param>
     /// <param name="prefillLength">The tokens of prompts that are read at a time.</param>
     /// <param name="keepStates">Whether <see cref="TakeState"/> is wanted.</param>
-    /// <param name="readsAhead">Whether the model may read tokens before the caller sees those in front of them, who then must not change it.</param>
+    /// <param name="readsAhead">
+    /// Whether the model may read tokens before the caller sees those in front of them, who then must not change it.
+    /// </param>
     /// <param name="cancellationToken">Stops between chunks.</param>
     public static Decoding Start(
-        LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, int prefillLength, bool keepStates,
+        LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, int prefillLength,
+        bool keepStates,
         bool readsAhead, CancellationToken cancellationToken)
     {
         var decoding = new Decoding(model, tokenizer, prompts, options, state, keepStates, readsAhead);
@@ -132,9 +138,11 @@ internal sealed class Decoding : IDisposable
                 }
             }
 
-            // Only the last token of a prompt has logits that count. A chunk in which no prompt ends has those of one position, which nobody reads.
+            // Only the last token of a prompt has logits that count. A chunk in which no prompt ends has those of one position, which
+            // nobody reads.
             long[] positions = ends.Count > 0 ? [.. ends.Select(e => e.Position)] : [0];
-            var layout = padding.Contains(true) ? new SequenceLayout(Padding: tensor(padding, [prompts.Length, length], device: _device)) : null;
+            var layout = padding.Contains(true) ? new SequenceLayout(Padding: tensor(padding, [prompts.Length, length], device: _device))
+                : null;
             var read = tensor(tokens, [prompts.Length, length], device: _device);
             var logits = _reader.ReadMany(read, layout, tensor(positions, device: _device)); // (N, V)
             foreach (var (at, (row, _)) in ends.Index())
@@ -144,7 +152,9 @@ internal sealed class Decoding : IDisposable
         }
     }
 
-    /// <summary>How many tokens may be read before any is looked at: as many as certainly come, or, where nobody wants the states, as may come.</summary>
+    /// <summary>
+    /// How many tokens may be read before any is looked at: as many as certainly come, or, where nobody wants the states, as may come.
+    /// </summary>
     private int Ahead() => !_readsAhead || (_keepStates && Active.Any(row => row.MayEndEarly)) ? 1 : Active.Min(row => row.Remaining);
 
     private void DropFinished(HashSet<RowInProgress> finished)

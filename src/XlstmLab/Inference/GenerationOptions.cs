@@ -30,7 +30,9 @@ public sealed record GenerationOptions
     /// </summary>
     public double RepetitionPenalty { get; init; } = 1.0;
 
-    /// <summary>Taken off the logit of a token once for each time that it was generated; 0 changes nothing, less than 0 makes repeats likelier.</summary>
+    /// <summary>
+    /// Taken off the logit of a token once for each time that it was generated; 0 changes nothing, less than 0 makes repeats likelier.
+    /// </summary>
     /// <remarks>As OpenAI's API has it: tokens of the prompt do not count, nor those of <see cref="EarlierTokens"/>.</remarks>
     public double FrequencyPenalty { get; init; }
 
@@ -68,11 +70,11 @@ public sealed record GenerationOptions
     public bool StopAtEndOfDocument { get; init; } = true;
 
     /// <summary>
-    /// What projections are kept as while tokens are generated: a token takes as long as its weights take to be read. In fewer bits than the model's
-    /// own they are copies, made when the generation begins: on the CPU for up to eight texts side by side (not <see cref="WeightFormat.Float8"/>), on a
-    /// GPU for up to 64 of a model in the 7B's shape that computes in bfloat16, where float32, as they are, is bfloat16. The model's own weights stay in
-    /// memory beside them: by those a prompt is read, and on a GPU the first tokens until the graph is recorded. They have the same values only where
-    /// <see cref="RoundedWeights.Round"/> has rounded them.
+    /// What projections are kept as while tokens are generated: a token takes as long as its weights take to be read. In fewer bits than
+    /// the model's own they are copies, made when the generation begins: on the CPU for up to eight texts side by side (not
+    /// <see cref="WeightFormat.Float8"/>), on a GPU for up to 64 of a model in the 7B's shape that computes in bfloat16, where float32, as
+    /// they are, is bfloat16. The model's own weights stay in memory beside them: by those a prompt is read, and on a GPU the first tokens
+    /// until the graph is recorded. They have the same values only where <see cref="RoundedWeights.Round"/> has rounded them.
     /// </summary>
     public WeightFormat Weights { get; init; }
 

@@ -5,8 +5,9 @@ namespace XlstmLab.Inference;
 
 /// <summary>Gives texts that come and go the tokens that a recorded step chooses for its rows.</summary>
 /// <remarks>
-/// The device knows of each row what its choices need, and keeps it up to date by itself; the host tells it where another text has taken the row, or
-/// has got a token from elsewhere. A text that wants the probabilities of other tokens too is given logits instead, and chooses on the host.
+/// The device knows of each row what its choices need, and keeps it up to date by itself; the host tells it where another text has taken
+/// the row, or has got a token from elsewhere. A text that wants the probabilities of other tokens too is given logits instead, and chooses
+/// on the host.
 /// </remarks>
 internal sealed class RecordedRows(RecordedTokenStep step, int count) : IDisposable
 {
@@ -28,7 +29,9 @@ internal sealed class RecordedRows(RecordedTokenStep step, int count) : IDisposa
     /// <summary>Gives each text the token behind its last, and has the device go on while it may.</summary>
     /// <param name="tokens">The last ids, one a row.</param>
     /// <param name="rows">Whose they are; null where nobody wants what the model makes of them.</param>
-    /// <param name="ahead">How many tokens of each text may be started before it gets the first; texts that left are given the rest of theirs.</param>
+    /// <param name="ahead">
+    /// How many tokens of each text may be started before it gets the first; texts that left are given the rest of theirs.
+    /// </param>
     public void Read(ReadOnlySpan<int> tokens, IReadOnlyList<RowInProgress?> rows, int ahead)
     {
         if (Pending == 0)

@@ -10,9 +10,9 @@ namespace XlstmLab.Inference;
 /// one takes the host some twenty times as long as they run.
 /// </summary>
 /// <remarks>
-/// The kernels, and so the logits, are those of the model's own pass, but for models that <see cref="XlstmGpuStep"/> reads. The state is written
-/// in place, and has to be the caller's own. Tokens are chosen on the GPU, where the next start reads them (<see cref="TokenChoice"/>). What is started sees
-/// what weights became.
+/// The kernels, and so the logits, are those of the model's own pass, but for models that <see cref="XlstmGpuStep"/> reads. The state is
+/// written in place, and has to be the caller's own. Tokens are chosen on the GPU, where the next start reads them
+/// (<see cref="TokenChoice"/>). What is started sees what weights became.
 /// </remarks>
 internal sealed class RecordedTokenStep : IDisposable
 {
@@ -66,7 +66,8 @@ internal sealed class RecordedTokenStep : IDisposable
     }
 
     /// <summary>
-    /// Records a model's step from a state; null where it cannot be. The host has computed it before, so that nothing is left to be compiled.
+    /// Records a model's step from a state; null where it cannot be. The host has computed it before, so that nothing is left to be
+    /// compiled.
     /// </summary>
     /// <param name="model">The model, on a device that <see cref="MayRecord"/>.</param>
     /// <param name="mode">Its evaluation mode.</param>
@@ -91,7 +92,9 @@ internal sealed class RecordedTokenStep : IDisposable
     public static bool MayRecord(LanguageModel model) =>
         model.Observer is null && model.parameters().FirstOrDefault() is { } weight && Kernel.RecorderAbsence(weight) is null;
 
-    /// <summary>Whether a step leaves a state of the form that it began with; one that grows with the tokens cannot be written in place.</summary>
+    /// <summary>
+    /// Whether a step leaves a state of the form that it began with; one that grows with the tokens cannot be written in place.
+    /// </summary>
     public static bool KeepsForm(ModelState before, ModelState after) =>
         before.Tensors.Count == after.Tensors.Count && before.Tensors.Zip(after.Tensors).All(pair =>
             pair.First.Key == pair.Second.Key && pair.First.Value.dtype == pair.Second.Value.dtype
@@ -100,7 +103,9 @@ internal sealed class RecordedTokenStep : IDisposable
     /// <summary>The bytes of weights that a token reads; null where they are the model's own.</summary>
     public long? WeightBytes => _step?.WeightBytes;
 
-    /// <summary>Whether the model is still what was recorded: its weights where they were, of the same type, with nobody looking on.</summary>
+    /// <summary>
+    /// Whether the model is still what was recorded: its weights where they were, of the same type, with nobody looking on.
+    /// </summary>
     public bool Serves() => _model.Observer is null && _model.ComputeType == _computeType && _places.AreKept();
 
     /// <summary>The number of ids that may be chosen.</summary>

@@ -15,19 +15,20 @@ public sealed record BatchOptions
     public int Slots { get; init; } = 8;
 
     /// <summary>
-    /// The tokens of a prompt that are read at a time: between two tokens of the running texts about this many are read, so that a long prompt
-    /// does not make them wait.
+    /// The tokens of a prompt that are read at a time: between two tokens of the running texts about this many are read, so that a long
+    /// prompt does not make them wait.
     /// </summary>
     public int PrefillLength { get; init; } = DefaultPrefillLength;
 
     /// <summary>
-    /// The states that are kept of prompts and texts, so that a prompt that begins like one of them need not be read again; null keeps none.
+    /// The states that are kept of prompts and texts, so that a prompt that begins like one of them need not be read again; null keeps
+    /// none.
     /// </summary>
     public StateCache? Cache { get; init; }
 
     /// <summary>
-    /// What projections are kept as while tokens are generated, of all texts: see <see cref="GenerationOptions.Weights"/>. The last token of a prompt is read
-    /// with them too.
+    /// What projections are kept as while tokens are generated, of all texts: see <see cref="GenerationOptions.Weights"/>. The last token
+    /// of a prompt is read with them too.
     /// </summary>
     public WeightFormat Weights { get; init; }
 
@@ -99,8 +100,8 @@ public sealed class BatchedText
     internal TokenReader? Reader { get; set; }
 
     /// <summary>
-    /// The state after the end, if it was asked for, which has read the prompt and all tokens but the last; the caller owns it. Null before, and once
-    /// taken.
+    /// The state after the end, if it was asked for, which has read the prompt and all tokens but the last; the caller owns it. Null
+    /// before, and once taken.
     /// </summary>
     public ModelState? TakeState()
     {
@@ -118,18 +119,18 @@ public sealed class BatchedText
 /// <summary>Texts that join and leave while others go on: a text is a row of one state, and a step adds a token to each.</summary>
 /// <remarks>
 /// <para>
-/// A prompt but for its last token is read by itself, in chunks between the tokens of the running texts; then the text takes the next free row, and its
-/// last token is read with the others'. A row that becomes free is filled by the last one, so that a step computes as many rows as there are texts; a
-/// GPU's graph computes all rows, whose number is fixed.
+/// A prompt but for its last token is read by itself, in chunks between the tokens of the running texts; then the text takes the next free
+/// row, and its last token is read with the others'. A row that becomes free is filled by the last one, so that a step computes as many
+/// rows as there are texts; a GPU's graph computes all rows, whose number is fixed.
 /// </para>
 /// <para>
-/// What a text becomes does not depend on its neighbours: options, draws and penalties are its own. Its logits are the same bits where an xLSTM with
-/// float32 weights is read by loops on the CPU (<see cref="IsBitwise"/>); a matrix product of libtorch may round a row differently where the number
-/// of rows differs, by some 1e-7 of float32.
+/// What a text becomes does not depend on its neighbours: options, draws and penalties are its own. Its logits are the same bits where an
+/// xLSTM with float32 weights is read by loops on the CPU (<see cref="IsBitwise"/>); a matrix product of libtorch may round a row
+/// differently where the number of rows differs, by some 1e-7 of float32.
 /// </para>
 /// <para>
-/// Models whose state grows with the tokens, such as a Transformer's cache, run here too, but each text by itself (<see cref="IsShared"/>). All calls
-/// have to come from one thread at a time.
+/// Models whose state grows with the tokens, such as a Transformer's cache, run here too, but each text by itself (<see cref="IsShared"/>).
+/// All calls have to come from one thread at a time.
 /// </para>
 /// </remarks>
 public sealed class RunningBatch : IDisposable
@@ -152,7 +153,9 @@ public sealed class RunningBatch : IDisposable
     private readonly List<BatchedText> _running = [];
 
     /// <summary>An empty batch.</summary>
-    /// <exception cref="ArgumentException">The tokenizer has more ids than the model, or an option makes no sense or not for this model.</exception>
+    /// <exception cref="ArgumentException">
+    /// The tokenizer has more ids than the model, or an option makes no sense or not for this model.
+    /// </exception>
     public RunningBatch(LanguageModel model, ITokenizer tokenizer, BatchOptions? options = null)
     {
         ArgumentNullException.ThrowIfNull(model);
@@ -263,7 +266,9 @@ public sealed class RunningBatch : IDisposable
     }
 
     /// <summary>Reads about <see cref="BatchOptions.PrefillLength"/> tokens of prompts, and adds a token to each running text.</summary>
-    /// <returns>The texts that got a token, or whose <see cref="BatchedText.Fault"/> ended them; none while prompts are read only.</returns>
+    /// <returns>
+    /// The texts that got a token, or whose <see cref="BatchedText.Fault"/> ended them; none while prompts are read only.
+    /// </returns>
     public IReadOnlyList<BatchedText> Step()
     {
         _model.ThrowIfDisposed();
@@ -350,8 +355,8 @@ public sealed class RunningBatch : IDisposable
     }
 
     /// <summary>
-    /// How many tokens may be read before any is looked at: several only while nobody waits for a row, and no state is wanted that would be past its
-    /// text's end.
+    /// How many tokens may be read before any is looked at: several only while nobody waits for a row, and no state is wanted that would be
+    /// past its text's end.
     /// </summary>
     private int Ahead() => _waiting.Count + _reading.Count > 0 || _running.Any(text => text.Row.MayEndEarly && WantsState(text))
         ? 1

@@ -4,7 +4,9 @@ using System.Numerics.Tensors;
 namespace XlstmLab.Inference;
 
 /// <summary>The steps from logits to a token, each a pure function over logits in double precision.</summary>
-/// <remarks>A token that a filter takes out has the logit negative infinity. The definitions are those of Hugging Face transformers.</remarks>
+/// <remarks>
+/// A token that a filter takes out has the logit negative infinity. The definitions are those of Hugging Face transformers.
+/// </remarks>
 public static class Sampling
 {
     /// <summary>Divides positive logits of tokens that occurred by the penalty, and multiplies negative ones.</summary>
@@ -19,7 +21,9 @@ public static class Sampling
         }
     }
 
-    /// <summary>Takes the frequency penalty off a token's logit for each time that it was generated, and the presence penalty once.</summary>
+    /// <summary>
+    /// Takes the frequency penalty off a token's logit for each time that it was generated, and the presence penalty once.
+    /// </summary>
     /// <param name="logits">[V], changed in place.</param>
     /// <param name="counts">How often each of the generated ids was.</param>
     /// <param name="frequency">The penalty for each time.</param>

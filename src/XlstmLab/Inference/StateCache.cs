@@ -3,11 +3,13 @@ using XlstmLab.Models;
 
 namespace XlstmLab.Inference;
 
-/// <summary>States of one model after beginnings of texts, so that a prompt that begins like an earlier one is read from there on.</summary>
+/// <summary>
+/// States of one model after beginnings of texts, so that a prompt that begins like an earlier one is read from there on.
+/// </summary>
 /// <remarks>
-/// A recurrent state has a fixed size whatever it has read: <c>capacity / state bytes</c> beginnings are kept, and the one that was not used for
-/// the longest time goes first. It is for one model whose weights stay as they are: after a change, <see cref="Clear"/> it. Calls may come from any
-/// thread.
+/// A recurrent state has a fixed size whatever it has read: <c>capacity / state bytes</c> beginnings are kept, and the one that was not
+/// used for the longest time goes first. It is for one model whose weights stay as they are: after a change, <see cref="Clear"/> it. Calls
+/// may come from any thread.
 /// </remarks>
 public sealed class StateCache : IDisposable
 {
@@ -89,7 +91,9 @@ public sealed class StateCache : IDisposable
 
     /// <summary>The longest known beginning of tokens.</summary>
     /// <param name="tokens">The tokens.</param>
-    /// <returns>How many of them were read, and a copy of the state after those, which the caller owns; 0 and null where none is known.</returns>
+    /// <returns>
+    /// How many of them were read, and a copy of the state after those, which the caller owns; 0 and null where none is known.
+    /// </returns>
     public (int Length, ModelState? State) Find(ReadOnlySpan<int> tokens)
     {
         lock (_lock)

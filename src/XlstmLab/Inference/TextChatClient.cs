@@ -7,8 +7,8 @@ namespace XlstmLab.Inference;
 
 /// <summary>A model of the lab as Microsoft.Extensions.AI knows chat clients.</summary>
 /// <remarks>
-/// Every call gives the whole conversation; with a <see cref="StateCache"/> in the generator's options only what is new is read. Calls may come from
-/// any thread, and are answered side by side.
+/// Every call gives the whole conversation; with a <see cref="StateCache"/> in the generator's options only what is new is read. Calls may
+/// come from any thread, and are answered side by side.
 /// </remarks>
 /// <param name="generator">What generates the answers; it stays the caller's.</param>
 /// <param name="template">How a conversation becomes a text.</param>
@@ -30,7 +30,8 @@ public sealed class TextChatClient(BatchedGenerator generator, ChatTemplate temp
     /// <exception cref="NotSupportedException">A message holds other things than text, or options ask for tools or a format.</exception>
     /// <exception cref="InvalidOperationException">The generator's queue is full.</exception>
     public async IAsyncEnumerable<ChatResponseUpdate> GetStreamingResponseAsync(
-        IEnumerable<ChatMessage> messages, ChatOptions? options = null, [EnumeratorCancellation] CancellationToken cancellationToken = default)
+        IEnumerable<ChatMessage> messages, ChatOptions? options = null,
+        [EnumeratorCancellation] CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(messages);
         var turns = messages.Select(Turn).ToList();
@@ -89,7 +90,8 @@ public sealed class TextChatClient(BatchedGenerator generator, ChatTemplate temp
     {
         if (message.Contents.FirstOrDefault(content => content is not TextContent) is { } other)
         {
-            throw new NotSupportedException(FormattableString.Invariant($"Message {index} holds {other.GetType().Name}; this model reads text only."));
+            throw new NotSupportedException(
+                FormattableString.Invariant($"Message {index} holds {other.GetType().Name}; this model reads text only."));
         }
 
         return new(message.Role.Value, message.Text);

@@ -6,9 +6,9 @@ namespace XlstmLab.Inference;
 
 /// <summary>Lets a model write: token by token as a stream, or several texts at once.</summary>
 /// <remarks>
-/// It keeps nothing from one call to the next but in a <see cref="Cache"/>; what a model remembers is in the <see cref="ModelState"/> that goes in and comes out.
-/// Tokens are drawn on the CPU in double precision from generators of its own, so that a seed gives the same text on every device, up to
-/// logits that differ in their last digits. The model computes on the thread that asks for the next token.
+/// It keeps nothing from one call to the next but in a <see cref="Cache"/>; what a model remembers is in the <see cref="ModelState"/> that
+/// goes in and comes out. Tokens are drawn on the CPU in double precision from generators of its own, so that a seed gives the same text on
+/// every device, up to logits that differ in their last digits. The model computes on the thread that asks for the next token.
 /// </remarks>
 public sealed class TextGenerator
 {
@@ -24,8 +24,8 @@ public sealed class TextGenerator
     }
 
     /// <summary>
-    /// The number of tokens of a prompt that are read at a time, 512 unless set: memory grows with this number and not with the prompt. Of a
-    /// prompt's logits only the last token's are computed.
+    /// The number of tokens of a prompt that are read at a time, 512 unless set: memory grows with this number and not with the prompt. Of
+    /// a prompt's logits only the last token's are computed.
     /// </summary>
     public int PrefillLength
     {
@@ -37,7 +37,9 @@ public sealed class TextGenerator
         }
     } = 512;
 
-    /// <summary>Where <see cref="Read"/> looks for what it has read before, and keeps what it reads from the empty state; null keeps none.</summary>
+    /// <summary>
+    /// Where <see cref="Read"/> looks for what it has read before, and keeps what it reads from the empty state; null keeps none.
+    /// </summary>
     public StateCache? Cache { get; init; }
 
     /// <summary>Reads tokens without generating any.</summary>
@@ -58,7 +60,8 @@ public sealed class TextGenerator
         using (known)
         {
             var read = Generate(
-                [tokens[length..]], new GenerationOptions { MaxNewTokens = 0 }, known ?? state, returnState: true, null, cancellationToken).State!;
+                [tokens[length..]], new GenerationOptions { MaxNewTokens = 0 }, known ?? state, returnState: true, null,
+                cancellationToken).State!;
             if (state is null && tokens.Length > 0)
             {
                 Cache?.Add(tokens, read.Clone());
@@ -70,8 +73,8 @@ public sealed class TextGenerator
 
     /// <summary>Generates a text after each of several prompts, side by side.</summary>
     /// <remarks>
-    /// Row r is what its prompt alone gives with the seed plus r, up to logits that differ in their last digits. On a GPU a few tokens may have been
-    /// read before the first of them is reported: nobody may change the model meanwhile.
+    /// Row r is what its prompt alone gives with the seed plus r, up to logits that differ in their last digits. On a GPU a few tokens may
+    /// have been read before the first of them is reported: nobody may change the model meanwhile.
     /// </remarks>
     /// <param name="prompts">Token ids of any lengths; a prompt without tokens begins with the end of document.</param>
     /// <param name="options">How to choose tokens; null is the default.</param>
@@ -82,7 +85,8 @@ public sealed class TextGenerator
     /// <exception cref="ArgumentException">Options, prompts or state make no sense; the message says why.</exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public GenerationResult Generate(
-        int[][] prompts, GenerationOptions? options = null, ModelState? state = null, bool returnState = false, IProgress<long>? progress = null,
+        int[][] prompts, GenerationOptions? options = null, ModelState? state = null, bool returnState = false,
+        IProgress<long>? progress = null,
         CancellationToken cancellationToken = default)
     {
         using var decoding = Start(prompts, options ?? new(), state, returnState, readsAhead: true, cancellationToken);
@@ -144,7 +148,8 @@ public sealed class TextGenerator
         var unread = end;
         try
         {
-            var rows = StreamRowAsync(Encode(prompt, state), options ?? new(), state, take, row => (row.Piece, row.Last.Id), cancellationToken);
+            var rows = StreamRowAsync(
+                Encode(prompt, state), options ?? new(), state, take, row => (row.Piece, row.Last.Id), cancellationToken);
             await foreach (var (piece, id) in rows.ConfigureAwait(false))
             {
                 unread = id;
@@ -200,7 +205,8 @@ public sealed class TextGenerator
     }
 
     private Decoding Start(
-        int[][] prompts, GenerationOptions options, ModelState? state, bool keepStates, bool readsAhead, CancellationToken cancellationToken)
+        int[][] prompts, GenerationOptions options, ModelState? state, bool keepStates, bool readsAhead,
+        CancellationToken cancellationToken)
     {
         options.Validate();
         if (prompts.Length == 0)
@@ -251,7 +257,8 @@ public sealed class TextGenerator
             if (id < 0 || id >= model.VocabularySize)
             {
                 throw new ArgumentException(
-                    $"Expected token ids from 0 to {model.VocabularySize - 1}, got {id}: the tokenizer is another model's.", nameof(prompt));
+                    $"Expected token ids from 0 to {model.VocabularySize - 1}, got {id}: the tokenizer is another model's.",
+                    nameof(prompt));
             }
         }
 

@@ -7,11 +7,12 @@ using static TorchSharp.torch;
 namespace XlstmLab.Inference;
 
 /// <summary>
-/// Reads a token of each of several sequences by what is fastest for the model: loops on the CPU, a graph of a GPU, or libtorch's operations.
+/// Reads a token of each of several sequences by what is fastest for the model: loops on the CPU, a graph of a GPU, or libtorch's
+/// operations.
 /// </summary>
 /// <remarks>
-/// A state that it was given at first is left as it is; from the first token on it has one of its own. Where rows stay and sequences change, rows
-/// are written in place (<see cref="SetRow"/>).
+/// A state that it was given at first is left as it is; from the first token on it has one of its own. Where rows stay and sequences
+/// change, rows are written in place (<see cref="SetRow"/>).
 /// </remarks>
 internal sealed class TokenReader : IDisposable
 {
@@ -130,8 +131,8 @@ internal sealed class TokenReader : IDisposable
     /// <param name="tokens">The ids, of as many rows as are read: all of the state's, or its first.</param>
     /// <param name="rows">As many; null where nobody wants a row's logits.</param>
     /// <param name="ahead">
-    /// How many tokens of each row may be read before it gets the first, at least 1: a graph starts as many as that, or a few, and rows get one at
-    /// each call. <see cref="State"/> is then ahead of the rows by <see cref="Pending"/> tokens.
+    /// How many tokens of each row may be read before it gets the first, at least 1: a graph starts as many as that, or a few, and rows get
+    /// one at each call. <see cref="State"/> is then ahead of the rows by <see cref="Pending"/> tokens.
     /// </param>
     public void Read(ReadOnlySpan<int> tokens, IReadOnlyList<RowInProgress?> rows, int ahead = 1)
     {

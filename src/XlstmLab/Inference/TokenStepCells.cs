@@ -74,7 +74,8 @@ internal sealed unsafe class StepMLstm : StepMixer, ISharedWork
         _qNorm = inner.Norm("q_norm", center: false, config.NormEpsilon, _heads);
         _kNorm = inner.Norm("k_norm", center: false, config.NormEpsilon, _heads);
         _headNorm = inner.Norm(
-            config.Headwise ? "outnorm" : "multihead_norm", config.HeadNorm != HeadNormKind.Rms, config.HeadNormEpsilon ?? config.NormEpsilon,
+            config.Headwise ? "outnorm" : "multihead_norm", config.HeadNorm != HeadNormKind.Rms,
+            config.HeadNormEpsilon ?? config.NormEpsilon,
             config.HeadNorm == HeadNormKind.Group ? config.HeadNormGroups ?? _heads : _heads);
         _row = 2 * _qkDim + 2 * _vDim + 2 * _heads; // q, k, v, o and both gates of a token
         _room = new(XlstmTokenStep.MostRows * (nint)_row);
@@ -228,7 +229,8 @@ internal sealed unsafe class StepMLstm : StepMixer, ISharedWork
     }
 
     /// <summary>Of four vectors of v at once: the memory is read in longer pieces.</summary>
-    private static void FourVectors(float* q, float* k, float* v, float* c, float keep, float write, float scale, float factor, int dk, int dv)
+    private static void FourVectors(
+        float* q, float* k, float* v, float* c, float keep, float write, float scale, float factor, int dk, int dv)
     {
         var width = Vector<float>.Count;
         Vector<float> v0 = Vector.Load(v), v1 = Vector.Load(v + width), v2 = Vector.Load(v + 2 * width), v3 = Vector.Load(v + 3 * width);
@@ -315,7 +317,8 @@ internal sealed unsafe class StepSLstm : StepMixer
         {
             // (head, gate and unit written, unit read)
             RowProducts.Multiply(
-                _recurrentKernel + (nint)head * 4 * size * size, WeightFormat.Float32, null, 4 * size, size, null, state.At(first, 0) + head * size,
+                _recurrentKernel + (nint)head * 4 * size * size, WeightFormat.Float32, null, 4 * size, size, null,
+                state.At(first, 0) + head * size,
                 state.RowOf(first), rows, recurrent, _row);
             for (var row = 0; row < rows; row++)
             {
@@ -361,7 +364,8 @@ internal sealed unsafe class StepSLstm : StepMixer
             var inputWins = Vector.BitwiseOr(isEmpty, Vector.GreaterThanOrEqual(i, logForget));
             var smaller = ExpOfNegative<float>(-Vector.Abs(i - logForget));
             var write = Vector.ConditionalSelect(inputWins, Vector<float>.One, smaller);
-            var keep = Vector.ConditionalSelect(isEmpty, Vector<float>.Zero, Vector.ConditionalSelect(inputWins, smaller, Vector<float>.One));
+            var keep = Vector.ConditionalSelect(
+                isEmpty, Vector<float>.Zero, Vector.ConditionalSelect(inputWins, smaller, Vector<float>.One));
             var cNew = keep * cOld + write * z;
             var nNew = keep * nOld + write;
             StorePart(o * cNew / nNew, h + d, left);

@@ -188,7 +188,8 @@ internal sealed unsafe class StepMatrix : ISharedWork
     void ISharedWork.Do(int piece) => Multiply(piece * _piece, Math.Min(_piece, _outputs - piece * _piece), 0);
 
     private void Multiply(int first, int count, int input) => RowProducts.Multiply(
-        (byte*)_weight + (nint)first * _inputs * PackedRows.Size(_format), _format, _scales is null ? null : _scales + first, count, _inputs,
+        (byte*)_weight + (nint)first * _inputs * PackedRows.Size(_format), _format, _scales is null ? null : _scales + first, count,
+        _inputs,
         _bias is null ? null : _bias + first, _x + input, _xRow, _rows, _y + first, _yRow);
 }
 
@@ -211,7 +212,8 @@ internal sealed unsafe class StepNorm
     }
 
     /// <summary>Of a row, in place or not; under sigmoid(o) if there is an o.</summary>
-    public void Apply(float* x, float* y, float* o = null) => VectorLoops.Norm(x, _channels, _group, _center, _epsilon, _weight, _bias, o, y);
+    public void Apply(float* x, float* y, float* o = null) => VectorLoops.Norm(
+        x, _channels, _group, _center, _epsilon, _weight, _bias, o, y);
 
     /// <summary>Of some rows side by side.</summary>
     public void Apply(float* x, int rows, float* y)

@@ -12,8 +12,8 @@ namespace XlstmLab.Inference;
 /// </summary>
 /// <remarks>
 /// The stream is float32, products take bfloat16 operands, as the model's own pass in bfloat16 does; gates' weights keep 16 bits of their
-/// fractions. Weights of bfloat16 are read where they are; of others there are copies, made anew when libtorch's operations have changed them. In a
-/// format of one byte there are copies of all projections, beside the model's own weights, which stay in memory for prompts.
+/// fractions. Weights of bfloat16 are read where they are; of others there are copies, made anew when libtorch's operations have changed
+/// them. In a format of one byte there are copies of all projections, beside the model's own weights, which stay in memory for prompts.
 /// </remarks>
 internal sealed class XlstmGpuStep : IDisposable
 {
@@ -39,7 +39,8 @@ internal sealed class XlstmGpuStep : IDisposable
         var device = _table.device;
         (_head, _headUnits) = weights.Find("lm_head.weight") is { } head ? Pack(head) : (Narrow(_table), null);
         _outNorm = Wide(weights.Find("backbone.out_norm.weight")!);
-        _blocks = [.. Enumerable.Range(0, config.BlockCount).Select(b => new Block(this, (MLstmMixerConfig)config.MixerAt(b), weights.Below($"backbone.blocks.{b}")))];
+        _blocks = [.. Enumerable.Range(0, config.BlockCount).Select(
+            b => new Block(this, (MLstmMixerConfig)config.MixerAt(b), weights.Below($"backbone.blocks.{b}")))];
         var mixer = (MLstmMixerConfig)config.MixerAt(0);
         var (qk, v) = (mixer.QkDim(config.EmbeddingDim), mixer.VDim(config.EmbeddingDim));
         _stream = TokenStream.Empty(sequences, config.EmbeddingDim, device);
@@ -59,7 +60,9 @@ internal sealed class XlstmGpuStep : IDisposable
     /// <summary>The bytes of weights that a token reads: all but the embedding's, of which it reads a row.</summary>
     public long WeightBytes { get; private set; }
 
-    /// <summary>The step of a model; null for one of another shape, of other activations than bfloat16, or for a state that it cannot write.</summary>
+    /// <summary>
+    /// The step of a model; null for one of another shape, of other activations than bfloat16, or for a state that it cannot write.
+    /// </summary>
     /// <param name="model">The model, on a device with kernels.</param>
     /// <param name="state">The sequences' state.</param>
     /// <param name="format">What projections are kept as; float32, as they are, is bfloat16 here.</param>
@@ -112,7 +115,8 @@ internal sealed class XlstmGpuStep : IDisposable
         }
 
         TokenStepKernels.Multiply(
-            TokenStepKernels.Result.Capped, [_head], _stream.Scaled, _stream, Logits, epsilon: _config.NormEpsilon, cap: _config.OutputLogitSoftCap ?? 0,
+            TokenStepKernels.Result.Capped, [_head], _stream.Scaled, _stream, Logits, epsilon: _config.NormEpsilon,
+            cap: _config.OutputLogitSoftCap ?? 0,
             units: _headUnits);
     }
 
@@ -130,9 +134,11 @@ internal sealed class XlstmGpuStep : IDisposable
     {
         var dim = config.EmbeddingDim;
         return config is { BlockStyle: BlockStyle.PostUp, PreNorm: NormKind.Rms, PostNorm: NormKind.None, AddOutNorm: true, UseBias: false, BlockCount: > 0 }
-            && config.FeedForward == FeedForwardKind.SwiGlu && dim % TokenStepKernels.InputStep == 0 && config.FeedForwardDim % TokenStepKernels.InputStep == 0
+            && config.FeedForward == FeedForwardKind.SwiGlu && dim % TokenStepKernels.InputStep == 0
+            && config.FeedForwardDim % TokenStepKernels.InputStep == 0
             && Enumerable.Range(0, config.BlockCount).All(b =>
-                config.MixerAt(b) is MLstmMixerConfig mixer && mixer == config.MixerAt(0) && config.TapsBefore(mixer) == 0 && HasShape(mixer, dim));
+                config.MixerAt(b) is MLstmMixerConfig mixer && mixer == config.MixerAt(0) && config.TapsBefore(mixer) == 0
+                    && HasShape(mixer, dim));
     }
 
     private static bool HasShape(MLstmMixerConfig mixer, int dim) =>
@@ -164,8 +170,8 @@ internal sealed class XlstmGpuStep : IDisposable
     }
 
     /// <summary>
-    /// The same of weights that are read together: of one byte they become one matrix, each below the other. They are rounded on the CPU, as those
-    /// that it reads itself.
+    /// The same of weights that are read together: of one byte they become one matrix, each below the other. They are rounded on the CPU,
+    /// as those that it reads itself.
     /// </summary>
     private (Tensor[] Parts, Tensor? Units) PackTogether(Tensor[] weights)
     {
@@ -253,10 +259,13 @@ internal sealed class XlstmGpuStep : IDisposable
             _mixer = mixer;
             var layer = weights.Below("mlstm_layer");
             Norm = step.Wide(weights.Find("norm_mlstm.weight")!);
-            Tensor[] gates = layer.Find("ifgate_preact.weight") is { } both ? [both] : [layer.Find("igate_preact.weight")!, layer.Find("fgate_preact.weight")!];
-            Tensor[] biases = layer.Find("ifgate_preact.bias") is { } joint ? [joint] : [layer.Find("igate_preact.bias")!, layer.Find("fgate_preact.bias")!];
+            Tensor[] gates = layer.Find("ifgate_preact.weight") is { } both ? [both]
+                : [layer.Find("igate_preact.weight")!, layer.Find("fgate_preact.weight")!];
+            Tensor[] biases = layer.Find("ifgate_preact.bias") is { } joint ? [joint]
+                : [layer.Find("igate_preact.bias")!, layer.Find("fgate_preact.bias")!];
             var (heads, dim, device) = (mixer.HeadCount, gates[0].shape[1], gates[0].device);
-            Tensor[] projections = layer.Find("qkv_opreact.weight") is { } fused ? [fused] : [.. Projections.Select(name => layer.Find(name)!)];
+            Tensor[] projections = layer.Find("qkv_opreact.weight") is { } fused ? [fused]
+                : [.. Projections.Select(name => layer.Find(name)!)];
             (projections, _projectionUnits) = step.PackTogether(projections);
 
             // Of each gate the upper halves of the weights, and the lower ones: what the upper ones leave.
@@ -287,15 +296,18 @@ internal sealed class XlstmGpuStep : IDisposable
         {
             var (stream, epsilon) = (step._stream, step._config.NormEpsilon);
             TokenStepKernels.Multiply(
-                TokenStepKernels.Result.Plain, _projections, stream.Scaled, stream, step._projections, epsilon: epsilon, units: _projectionUnits);
+                TokenStepKernels.Result.Plain, _projections, stream.Scaled, stream, step._projections, epsilon: epsilon,
+                units: _projectionUnits);
             var prefix = FormattableString.Invariant($"blocks.{block}.");
             TokenStepKernels.Remember(
                 step._projections, _gateBiases, state[prefix + "c"], state[prefix + "n"], state[prefix + "m"], _headNorm, step._mixed,
                 _mixer.Cell, _mixer.GateSoftCap ?? 0, _mixer.HeadNorm != HeadNormKind.Rms, _mixer.HeadNormEpsilon ?? _mixer.NormEpsilon);
-            TokenStepKernels.Multiply(TokenStepKernels.Result.Stream, [_out], step._mixed, null, stream: stream, scale: _innerNorm, units: _outUnits);
+            TokenStepKernels.Multiply(
+                TokenStepKernels.Result.Stream, [_out], step._mixed, null, stream: stream, scale: _innerNorm, units: _outUnits);
             TokenStepKernels.Multiply(
                 TokenStepKernels.Result.Gated, _gateAndUp, stream.Scaled, stream, step._inner, epsilon: epsilon, units: _gateAndUpUnits);
-            TokenStepKernels.Multiply(TokenStepKernels.Result.Stream, [_down], step._inner, null, stream: stream, scale: nextNorm, units: _downUnits);
+            TokenStepKernels.Multiply(
+                TokenStepKernels.Result.Stream, [_down], step._inner, null, stream: stream, scale: nextNorm, units: _downUnits);
         }
     }
 }

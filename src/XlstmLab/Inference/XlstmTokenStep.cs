@@ -6,10 +6,13 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Inference;
 
-/// <summary>One token of each of a few sequences through an xLSTM on the CPU, without libtorch: loops over the memory of weights and states.</summary>
+/// <summary>
+/// One token of each of a few sequences through an xLSTM on the CPU, without libtorch: loops over the memory of weights and states.
+/// </summary>
 /// <remarks>
-/// A small model spends its time between libtorch's operations. Weights are read where they are, so that the next token sees what they became;
-/// the state is written in place, and has to be the caller's own (<see cref="Own"/>). A sequence's logits do not depend on those beside it.
+/// A small model spends its time between libtorch's operations. Weights are read where they are, so that the next token sees what they
+/// became; the state is written in place, and has to be the caller's own (<see cref="Own"/>). A sequence's logits do not depend on those
+/// beside it.
 /// </remarks>
 internal sealed unsafe class XlstmTokenStep : IDisposable
 {

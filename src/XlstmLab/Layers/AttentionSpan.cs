@@ -8,8 +8,8 @@ namespace XlstmLab.Layers;
 /// </summary>
 /// <remarks>
 /// Where a row holds one document without padding, as all rows then do, no mask is made and attention may take its fastest form. To know
-/// that takes one look at the layout, for which a device is waited for once a forward pass. What is recorded serves other layouts too, and has
-/// the mask of any.
+/// that takes one look at the layout, for which a device is waited for once a forward pass. What is recorded serves other layouts too, and
+/// has the mask of any.
 /// </remarks>
 public sealed class AttentionSpan
 {
@@ -37,7 +37,9 @@ public sealed class AttentionSpan
     /// <summary>[B] int64, the position of the next token; null where it is T + S.</summary>
     public Tensor? Next { get; private init; }
 
-    /// <summary>[B, T'] int64, the places in their document of the keys that are kept of a window, -1 for none; null without a window.</summary>
+    /// <summary>
+    /// [B, T'] int64, the places in their document of the keys that are kept of a window, -1 for none; null without a window.
+    /// </summary>
     public Tensor? At { get; private init; }
 
     private Tensor? KeptIndex { get; init; }
@@ -50,9 +52,11 @@ public sealed class AttentionSpan
     /// <param name="next">What <see cref="Next"/> was after the piece before.</param>
     /// <param name="layout">Document starts and padding.</param>
     /// <param name="device">Where to make the tensors, in the caller's dispose scope.</param>
-    public static AttentionSpan Of(long batch, long length, long cached, Tensor? visible, Tensor? next, SequenceLayout? layout, Device device)
+    public static AttentionSpan Of(
+        long batch, long length, long cached, Tensor? visible, Tensor? next, SequenceLayout? layout, Device device)
     {
-        var starts = AnyTrue(cached == 0 ? layout?.DocumentStarts?.narrow(1, 1, length - 1) : layout?.DocumentStarts) ? layout!.DocumentStarts : null;
+        var starts = AnyTrue(cached == 0 ? layout?.DocumentStarts?.narrow(1, 1, length - 1) : layout?.DocumentStarts)
+            ? layout!.DocumentStarts : null;
         var padding = AnyTrue(layout?.Padding) ? layout!.Padding : null;
         var causal = ones(length, length, dtype: ScalarType.Bool, device: device).tril(); // (S, S)
         if (starts is null && padding is null && visible is null)
@@ -96,7 +100,8 @@ public sealed class AttentionSpan
         at ??= full([rows, 0], -1, dtype: ScalarType.Int64, device: device);
         next ??= zeros(rows, dtype: ScalarType.Int64, device: device);
         var real = layout?.Padding?.logical_not() ?? ones(rows, length, dtype: ScalarType.Bool, device: device); // (B, S)
-        var documents = layout?.DocumentStarts?.to(ScalarType.Int64).cumsum(1) ?? zeros(rows, length, dtype: ScalarType.Int64, device: device); // (B, S)
+        var documents = layout?.DocumentStarts?.to(ScalarType.Int64).cumsum(1)
+            ?? zeros(rows, length, dtype: ScalarType.Int64, device: device); // (B, S)
         var isFirst = documents.eq(0); // (B, S), the document that the piece before ended in
 
         var same = documents.unsqueeze(2).eq(documents.unsqueeze(1)).logical_and(real.unsqueeze(1)); // (B, S, S), of tokens

@@ -4,7 +4,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;
 
-/// <summary>The causal convolution of an xLSTM block: of each channel by itself, y_t = b + sum over j below K of w_(K-1-j) x_(t-j).</summary>
+/// <summary>
+/// The causal convolution of an xLSTM block: of each channel by itself, y_t = b + sum over j below K of w_(K-1-j) x_(t-j).
+/// </summary>
 /// <remarks>
 /// Inputs before the first token are those of the state, or zero. No token sees another document's inputs; padding is passed over as
 /// if it were not there.
@@ -34,7 +36,9 @@ public sealed class CausalConv1d : nn.Module
     /// <summary>Convolves a sequence.</summary>
     /// <param name="x">[B, S, C].</param>
     /// <param name="state">[B, K-1, C], the inputs of the last tokens read, the latest last; null is none, which counts as zeros.</param>
-    /// <param name="layout">Document starts and padding; what lies under padding may be anything, and what comes out there has no meaning.</param>
+    /// <param name="layout">
+    /// Document starts and padding; what lies under padding may be anything, and what comes out there has no meaning.
+    /// </param>
     /// <param name="returnState">Whether the state after the last token is wanted; with K = 1 there is none.</param>
     /// <param name="activate">Whether SiLU follows.</param>
     /// <returns>[B, S, C] in the type of x, and the state, float32 or wider.</returns>
@@ -44,7 +48,8 @@ public sealed class CausalConv1d : nn.Module
         if (state is not null && !state.shape.AsSpan().SequenceEqual([x.shape[0], Taps - 1, _channels]))
         {
             throw new ArgumentException(
-                $"Expected a convolution's state of shape [{x.shape[0]}, {Taps - 1}, {_channels}], got [{string.Join(", ", state.shape)}].", nameof(state));
+                $"Expected a convolution's state of shape [{x.shape[0]}, {Taps - 1}, {_channels}], got [{string.Join(", ", state.shape)}].",
+                nameof(state));
         }
 
         using var scope = NewDisposeScope();

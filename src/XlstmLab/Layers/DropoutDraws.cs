@@ -4,8 +4,12 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;
 
-/// <summary>Dropout that draws from a generator of its own: neither from torch's global one, which all threads share, nor into it.</summary>
-/// <remarks>The generator is one of the CPU wherever the tensors are. On a GPU it draws a key, from which the dropped places follow.</remarks>
+/// <summary>
+/// Dropout that draws from a generator of its own: neither from torch's global one, which all threads share, nor into it.
+/// </summary>
+/// <remarks>
+/// The generator is one of the CPU wherever the tensors are. On a GPU it draws a key, from which the dropped places follow.
+/// </remarks>
 internal sealed class DropoutDraws : IDisposable
 {
     private Generator? _generator;
@@ -60,7 +64,8 @@ internal sealed class DropoutDraws : IDisposable
 
         return DropoutKernel.Serves(x) ? DropoutKernel.Forward(x, share, Recording?.Take() ?? Key())
             : Recording is null ? DropoutKernel.ByOperations(x, share, Key())
-            : throw new NotSupportedException($"Dropout of {x.dtype} has no kernel, and would drop the same places at each start of a graph.");
+            : throw new NotSupportedException(
+                $"Dropout of {x.dtype} has no kernel, and would drop the same places at each start of a graph.");
     }
 
     public void Dispose()

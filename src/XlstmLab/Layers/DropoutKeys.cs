@@ -3,7 +3,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;
 
-/// <summary>The keys of a pass that is recorded as a graph: one for each of its dropouts, in memory, drawn anew before each start.</summary>
+/// <summary>
+/// The keys of a pass that is recorded as a graph: one for each of its dropouts, in memory, drawn anew before each start.
+/// </summary>
 /// <param name="draws">What draws them.</param>
 /// <param name="count">How many dropouts the pass has.</param>
 /// <param name="device">The device.</param>

@@ -24,7 +24,8 @@ public sealed class HeadNorm : AffineNorm
         _groups = groups ?? heads;
         if (_groups < 1 || heads * headDim % _groups != 0)
         {
-            throw new ArgumentException($"Expected a number of groups that divides the {heads * headDim} channels, got {_groups}.", nameof(groups));
+            throw new ArgumentException(
+                $"Expected a number of groups that divides the {heads * headDim} channels, got {_groups}.", nameof(groups));
         }
 
         RegisterComponents();
@@ -63,5 +64,6 @@ public sealed class HeadNorm : AffineNorm
     };
 
     private Tensor ByLoops(Tensor x, Tensor? o) => NormFused.Forward(
-        x.flatten(2), Weight!, Bias, Epsilon, center: _kind != HeadNormKind.Rms, _kind == HeadNormKind.Group ? _groups : (int)x.shape[2], o);
+        x.flatten(2), Weight!, Bias, Epsilon, center: _kind != HeadNormKind.Rms, _kind == HeadNormKind.Group ? _groups : (int)x.shape[2],
+        o);
 }

@@ -11,7 +11,9 @@ internal static class Parameters
     [ThreadStatic]
     private static Place? _place;
 
-    /// <summary>Where parameters are made that will be loaded, and the type of their projections; null for those that are to be drawn.</summary>
+    /// <summary>
+    /// Where parameters are made that will be loaded, and the type of their projections; null for those that are to be drawn.
+    /// </summary>
     public static Place? ToBeLoaded => _place;
 
     public static Parameter Zeros(params long[] shape) => Own(zeros(shape, device: _place?.Device));
@@ -27,8 +29,8 @@ internal static class Parameters
         Undrawn(() => nn.Embedding(rows, dim, device: _place?.Device, dtype: _place?.Projections));
 
     /// <summary>
-    /// Makes a model that will be loaded: where it shall be, in the type it shall have, and without drawing numbers. A large one would be drawn for
-    /// minutes, and be in memory twice.
+    /// Makes a model that will be loaded: where it shall be, in the type it shall have, and without drawing numbers. A large one would be
+    /// drawn for minutes, and be in memory twice.
     /// </summary>
     public static T Unloaded<T>(Place place, Func<T> make)
     {

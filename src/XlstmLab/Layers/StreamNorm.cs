@@ -3,7 +3,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Layers;
 
-/// <summary>The norm of what a layer reads of the residual stream, of what it writes into it, or of what the head reads (xLSTM 7B, figure 9).</summary>
+/// <summary>
+/// The norm of what a layer reads of the residual stream, of what it writes into it, or of what the head reads (xLSTM 7B, figure 9).
+/// </summary>
 public sealed class StreamNorm : AffineNorm
 {
     private readonly NormKind _kind;
@@ -20,7 +22,9 @@ public sealed class StreamNorm : AffineNorm
         RegisterComponents();
     }
 
-    /// <summary>The sum of the stream and what a layer writes into it, both [..., d], and the sum's norm; in one pass where there is a kernel.</summary>
+    /// <summary>
+    /// The sum of the stream and what a layer writes into it, both [..., d], and the sum's norm; in one pass where there is a kernel.
+    /// </summary>
     /// <param name="stream">The stream.</param>
     /// <param name="written">What is added; null is nothing.</param>
     public (Tensor Sum, Tensor Normed) AddForward(Tensor stream, Tensor? written)

@@ -55,8 +55,8 @@ public record AttentionMixerConfig : MixerConfig
 
     /// <inheritdoc/>
     /// <remarks>
-    /// The attention counts 4 S D + 3 S a head, causal or not (Hoffmann et al. 2022, appendix F; the convention of the scaling-law paper's fits),
-    /// and the rest 2 for each weight.
+    /// The attention counts 4 S D + 3 S a head, causal or not (Hoffmann et al. 2022, appendix F; the convention of the scaling-law paper's
+    /// fits), and the rest 2 for each weight.
     /// </remarks>
     public override double ForwardFlopsPerToken(MixerSite site, long length)
     {
@@ -90,7 +90,8 @@ public record AttentionMixerConfig : MixerConfig
         {
             faults.Require(heads % kv == 0, $"num_key_value_heads is {kv}; expected a divisor of num_heads {heads}");
             faults.Require(
-                HeadWidth is not null || site.Width % heads == 0, $"num_heads is {heads}; expected a divisor of the width {site.Width}, or a head_dim");
+                HeadWidth is not null || site.Width % heads == 0,
+                $"num_heads is {heads}; expected a divisor of the width {site.Width}, or a head_dim");
             faults.Require(
                 HeadDim(site) >= 2 && HeadDim(site) % 2 == 0,
                 $"head_dim is {HeadDim(site)}; expected an even number of at least 2: channels are rotated in pairs");
@@ -103,8 +104,8 @@ public record AttentionMixerConfig : MixerConfig
 }
 
 /// <summary>
-/// Attention to the last tokens of a document alone, its own among them, and to its first ones, the sinks (Beltagy et al. 2020, section 3.1; Xiao
-/// et al. 2023). Its memory does not grow beyond them.
+/// Attention to the last tokens of a document alone, its own among them, and to its first ones, the sinks (Beltagy et al. 2020, section
+/// 3.1; Xiao et al. 2023). Its memory does not grow beyond them.
 /// </summary>
 /// <remarks>Positions are those of the document, also between a token and the sinks; Xiao et al. count them within the cache.</remarks>
 public record SlidingWindowMixerConfig : AttentionMixerConfig
@@ -121,7 +122,8 @@ public record SlidingWindowMixerConfig : AttentionMixerConfig
     public int SinkTokens { get; init; } = 4;
 
     /// <inheritdoc/>
-    public override BigInteger StateBytes(MixerSite site, long length) => (8 * Widths(site).Kv + 8) * Math.Min(length, Window - 1L + SinkTokens) + 8;
+    public override BigInteger StateBytes(MixerSite site, long length) =>
+        (8 * Widths(site).Kv + 8) * Math.Min(length, Window - 1L + SinkTokens) + 8;
 
     /// <inheritdoc/>
     internal override double Seen(long length) => Math.Min(length, (double)Window + SinkTokens);
@@ -135,7 +137,9 @@ public record SlidingWindowMixerConfig : AttentionMixerConfig
     }
 }
 
-/// <summary>Attention in which groups of heads share keys and values; what is remembered are the keys and values that are still seen.</summary>
+/// <summary>
+/// Attention in which groups of heads share keys and values; what is remembered are the keys and values that are still seen.
+/// </summary>
 internal sealed class AttentionMixer : Mixer
 {
     /// <summary>The name of what <see cref="AttentionSpan.Visible"/> says, which all full attentions of a model share.</summary>

@@ -51,7 +51,8 @@ public sealed record GlaMixerConfig : MixerConfig
         faults.RequireAtLeastOne(("num_heads", Heads(site)));
         faults.Require(ConvTaps >= 0, $"conv_size is {ConvTaps}; expected at least 0");
         faults.Require(
-            GateNormalizer > 0 && double.IsFinite(GateNormalizer), $"gate_logit_normalizer is {GateNormalizer}; expected a finite number above 0");
+            GateNormalizer > 0 && double.IsFinite(GateNormalizer),
+            $"gate_logit_normalizer is {GateNormalizer}; expected a finite number above 0");
         foreach (var (name, factor, width) in new[] { ("expand_k", KeyFactor, QkDim(site)), ("expand_v", ValueFactor, VDim(site)) })
         {
             faults.Require(
@@ -178,7 +179,8 @@ internal sealed class GlaMixer : Mixer
         var preact = _decay.Forward(rows.X).transpose(1, 2); // (B, NH, S)
         var logDecay = nn.functional.logsigmoid(preact.Widened()) / _config.GateNormalizer;
         var layout = new SequenceLayout(rows.DocumentStarts, rows.Real?.logical_not());
-        var (o, last) = GatedLinearAttention.Forward(q, k, v, logDecay, pass.Before("s"), layout, returnState: pass.ReturnState, chunkSize: ChunkSize);
+        var (o, last) = GatedLinearAttention.Forward(
+            q, k, v, logDecay, pass.Before("s"), layout, returnState: pass.ReturnState, chunkSize: ChunkSize);
         if (last is not null)
         {
             pass.Keep("s", last.Widened());
@@ -194,7 +196,8 @@ internal sealed class GlaMixer : Mixer
             observe("h", o);
         }
 
-        return rows.Restore(_out.Forward(FeedForward.Middle(FeedForwardKind.SwiGlu, gate, _headNorm.Forward(o.transpose(1, 2)).flatten(2))));
+        return rows.Restore(
+            _out.Forward(FeedForward.Middle(FeedForwardKind.SwiGlu, gate, _headNorm.Forward(o.transpose(1, 2)).flatten(2))));
     }
 
     /// <summary>Normal weights; the convolutions stay as torch draws its own.</summary>

@@ -42,7 +42,9 @@ public sealed record LstmMixerConfig : MixerConfig
     public override BigInteger StateBytes(MixerSite site, long length) => (BigInteger)8 * site.Width;
 }
 
-/// <summary>A GRU layer (Cho et al. 2014) of the width of what it reads, torch's own: its reset gate acts behind the recurrent product.</summary>
+/// <summary>
+/// A GRU layer (Cho et al. 2014) of the width of what it reads, torch's own: its reset gate acts behind the recurrent product.
+/// </summary>
 public sealed record GruMixerConfig : MixerConfig
 {
     /// <inheritdoc/>

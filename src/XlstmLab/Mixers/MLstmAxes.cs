@@ -9,7 +9,9 @@ public enum GatePreactivation
     /// <summary>A learned bias alone: every token gets the same.</summary>
     BiasOnly,
 
-    /// <summary>The bias as it is initialised, never trained. The soft cap acts on it as on all: at a cap of 15, -10 becomes -8.7.</summary>
+    /// <summary>
+    /// The bias as it is initialised, never trained. The soft cap acts on it as on all: at a cap of 15, -10 becomes -8.7.
+    /// </summary>
     Fixed,
 }
 

@@ -28,7 +28,8 @@ public sealed class MLstmGates
         _config = config;
         var hasInput = config.InputGate.Known() != InputGate.None;
         var hasForget = config.ForgetGate.Known() != ForgetGate.None;
-        if (config.WeightMode == WeightMode.Fused && hasInput && hasForget && config.InputGatePreactivation == config.ForgetGatePreactivation)
+        if (config.WeightMode == WeightMode.Fused && hasInput && hasForget
+            && config.InputGatePreactivation == config.ForgetGatePreactivation)
         {
             _both = new(config.InputGatePreactivation, inputDim, 2 * config.HeadCount);
             return;
@@ -40,7 +41,9 @@ public sealed class MLstmGates
 
     /// <summary>Makes the gates' weights and biases modules of a layer; to be called once, in its constructor.</summary>
     /// <param name="layer">The layer.</param>
-    /// <param name="suffix">What follows <c>igate</c>, <c>fgate</c> and <c>ifgate</c> in their names; nothing in the first paper's package.</param>
+    /// <param name="suffix">
+    /// What follows <c>igate</c>, <c>fgate</c> and <c>ifgate</c> in their names; nothing in the first paper's package.
+    /// </param>
     public void Register(nn.Module layer, string suffix = "_preact")
     {
         foreach (var (name, part) in new[] { ("igate", _input), ("fgate", _forget), ("ifgate", _both) })
@@ -96,7 +99,8 @@ public sealed class MLstmGates
         using var scope = NewDisposeScope();
         using var grad = no_grad();
         var heads = _config.HeadCount;
-        var (input, forget) = _both is null ? (_input?.Bias, _forget?.Bias) : (_both.Bias.narrow(0, 0, heads), _both.Bias.narrow(0, heads, heads));
+        var (input, forget) = _both is null ? (_input?.Bias, _forget?.Bias)
+            : (_both.Bias.narrow(0, 0, heads), _both.Bias.narrow(0, heads, heads));
         _input?.Weight?.zero_();
         _forget?.Weight?.zero_();
         _both?.Weight?.zero_();

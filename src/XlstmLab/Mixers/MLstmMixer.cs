@@ -170,7 +170,8 @@ public sealed record MLstmMixerConfig : MixerConfig
         faults.RequireAtLeastOne(("num_heads", HeadCount), ("chunk_size", ChunkSize), ("qkv_proj_blocksize", QkvBlockSize));
         faults.RequireNotNegative(("norm_eps", NormEpsilon), ("eps", Epsilon), ("igate_bias_init_std", InputGateBiasStd));
         faults.RequireFinite(
-            ("igate_bias_init", InputGateBias), ("fgate_bias_init_first", ForgetGateBiasFirst), ("fgate_bias_init_last", ForgetGateBiasLast));
+            ("igate_bias_init", InputGateBias), ("fgate_bias_init_first", ForgetGateBiasFirst),
+            ("fgate_bias_init_last", ForgetGateBiasLast));
         faults.RequireSoftCap("gate_soft_cap", GateSoftCap);
         faults.Require(
             HeadNormEpsilon is not { } epsilon || (epsilon >= 0 && double.IsFinite(epsilon)),
@@ -200,7 +201,8 @@ public sealed record MLstmMixerConfig : MixerConfig
         if (Headwise)
         {
             faults.Require(
-                site.Width >= HeadCount && site.Width % HeadCount == 0, $"num_heads is {HeadCount}; expected a divisor of the inner width {site.Width}");
+                site.Width >= HeadCount && site.Width % HeadCount == 0,
+                $"num_heads is {HeadCount}; expected a divisor of the inner width {site.Width}");
             faults.Require(
                 QkvBlockSize < 1 || site.Width % QkvBlockSize == 0,
                 $"qkv_proj_blocksize is {QkvBlockSize}; expected a divisor of the inner width {site.Width}");
@@ -217,7 +219,8 @@ public sealed record MLstmMixerConfig : MixerConfig
         }
 
         var groups = HeadNormGroups ?? HeadCount;
-        faults.Require(groups >= 1 && v % groups == 0, $"head_norm_groups is {groups}; expected a divisor of the {v} channels of all heads");
+        faults.Require(
+            groups >= 1 && v % groups == 0, $"head_norm_groups is {groups}; expected a divisor of the {v} channels of all heads");
         var widest = HeadNorm == HeadNormKind.Group ? v / Math.Max(groups, 1) : v / HeadCount;
         faults.Require(
             HeadNorm is not (HeadNormKind.Layer or HeadNormKind.Group) || widest > 1,
@@ -335,7 +338,9 @@ public sealed record MLstmMixerConfig : MixerConfig
         LooksAt == Mixers.GateSource.Qkv ? 2 * Fitting(QkDim(site.Width)) + Fitting(VDim(site.Width)) : site.StreamWidth;
 }
 
-/// <summary>The mLSTM of the 7B model between dense projections: y = W_out(sigmoid(W_o x) * HeadNorm(h)) (xLSTM 7B, section 3.1 and figure 8).</summary>
+/// <summary>
+/// The mLSTM of the 7B model between dense projections: y = W_out(sigmoid(W_o x) * HeadNorm(h)) (xLSTM 7B, section 3.1 and figure 8).
+/// </summary>
 internal sealed class MLstmMixer : Mixer
 {
     private readonly Dense? _q;
@@ -431,7 +436,9 @@ internal sealed class MLstmMixer : Mixer
     }
 }
 
-/// <summary>The mLSTM of the first paper, inside an up-projection: block-diagonal q, k and v, and HeadNorm(h) as it is (xLSTM, figure 11).</summary>
+/// <summary>
+/// The mLSTM of the first paper, inside an up-projection: block-diagonal q, k and v, and HeadNorm(h) as it is (xLSTM, figure 11).
+/// </summary>
 internal sealed class HeadwiseMLstmMixer : Mixer
 {
     [ComponentName(Name = "q_proj")]
@@ -515,7 +522,8 @@ internal sealed class MLstmHeads
         }
 
         Gates = new(config, GatesSeeHeads ? 2 * qkDim + vDim : streamWidth);
-        HeadNorm = new(config.HeadNorm, _heads, vDim / _heads, config.HeadNormEpsilon ?? config.NormEpsilon, config.UseBias, config.HeadNormGroups);
+        HeadNorm = new(
+            config.HeadNorm, _heads, vDim / _heads, config.HeadNormEpsilon ?? config.NormEpsilon, config.UseBias, config.HeadNormGroups);
     }
 
     public MLstmGates Gates { get; }
@@ -538,7 +546,8 @@ internal sealed class MLstmHeads
     /// <param name="pass">The memory, and where documents start.</param>
     /// <param name="gates">The gates' pre-activations, if they have been made.</param>
     /// <returns>h, [B, NH, S, DV].</returns>
-    public Tensor Forward(Tensor q, Tensor k, Tensor v, Tensor? o, Tensor stream, MixerPass pass, (Tensor Input, Tensor Forget)? gates = null)
+    public Tensor Forward(
+        Tensor q, Tensor k, Tensor v, Tensor? o, Tensor stream, MixerPass pass, (Tensor Input, Tensor Forget)? gates = null)
     {
         q = QNorm?.Forward(PerHead(q)) ?? q;
         k = KNorm?.Forward(PerHead(k)) ?? k;

@@ -86,7 +86,8 @@ public sealed record Mamba2MixerConfig : MixerConfig
         ArgumentNullException.ThrowIfNull(site);
         var faults = new ConfigFaults();
         faults.RequireAtLeastOne(
-            ("num_heads", Heads(site)), ("state_size", StateSize), ("n_groups", GroupCount), ("expand", Expand), ("conv_kernel", ConvKernelSize),
+            ("num_heads", Heads(site)), ("state_size", StateSize), ("n_groups", GroupCount), ("expand", Expand),
+            ("conv_kernel", ConvKernelSize),
             ("chunk_size", ChunkSize));
         faults.Require(
             Heads(site) < 1 || (long)Expand * site.Width % Heads(site) == 0,
@@ -94,7 +95,8 @@ public sealed record Mamba2MixerConfig : MixerConfig
         faults.Require(
             InnerDim(site) + ConvDim(site) + Heads(site) < int.MaxValue,
             $"expand is {Expand}, n_groups {GroupCount}, state_size {StateSize}; expected an input projection of fewer than 2^31 - 1 rows");
-        faults.Require(GroupCount < 1 || Heads(site) % GroupCount == 0, $"n_groups is {GroupCount}; expected a divisor of num_heads {Heads(site)}");
+        faults.Require(
+            GroupCount < 1 || Heads(site) % GroupCount == 0, $"n_groups is {GroupCount}; expected a divisor of num_heads {Heads(site)}");
         faults.RequireTimeSteps(TimeStepMin, TimeStepMax, TimeStepFloor);
         faults.Require(
             TimeStepLowest >= 0 && double.IsFinite(TimeStepLowest) && (TimeStepHighest ?? double.PositiveInfinity) >= TimeStepLowest,
@@ -127,7 +129,8 @@ public sealed record Mamba2MixerConfig : MixerConfig
     }
 
     /// <inheritdoc/>
-    public override BigInteger StateBytes(MixerSite site, long length) => 4 * (InnerDim(site) * StateSize + (ConvKernelSize - 1L) * ConvDim(site));
+    public override BigInteger StateBytes(MixerSite site, long length) =>
+        4 * (InnerDim(site) * StateSize + (ConvKernelSize - 1L) * ConvDim(site));
 
     /// <summary>H.</summary>
     internal int Heads(MixerSite site) => HeadCount ?? site.HeadCount;

@@ -69,8 +69,10 @@ public sealed record MambaMixerConfig : MixerConfig
     {
         ArgumentNullException.ThrowIfNull(site);
         var faults = new ConfigFaults();
-        faults.RequireAtLeastOne(("state_size", StateSize), ("expand", Expand), ("conv_kernel", ConvKernelSize), ("time_step_rank", StepRank(site)));
-        faults.Require((long)Expand * site.Width < int.MaxValue, $"expand is {Expand}; expected an inner width below 2^31 at a width of {site.Width}");
+        faults.RequireAtLeastOne(
+            ("state_size", StateSize), ("expand", Expand), ("conv_kernel", ConvKernelSize), ("time_step_rank", StepRank(site)));
+        faults.Require(
+            (long)Expand * site.Width < int.MaxValue, $"expand is {Expand}; expected an inner width below 2^31 at a width of {site.Width}");
         faults.RequireTimeSteps(TimeStepMin, TimeStepMax, TimeStepFloor);
         faults.Require(TimeStepScale >= 0 && double.IsFinite(TimeStepScale), $"time_step_scale is {TimeStepScale}; expected a finite number of at least 0");
         faults.Throw();
@@ -100,7 +102,8 @@ public sealed record MambaMixerConfig : MixerConfig
     }
 
     /// <inheritdoc/>
-    public override BigInteger StateBytes(MixerSite site, long length) => (BigInteger)4 * Expand * site.Width * ((long)StateSize + ConvKernelSize - 1);
+    public override BigInteger StateBytes(MixerSite site, long length) =>
+        (BigInteger)4 * Expand * site.Width * ((long)StateSize + ConvKernelSize - 1);
 
     /// <summary>R.</summary>
     internal int StepRank(MixerSite site) => TimeStepRank ?? (int)((site.Width + 15L) / 16);
@@ -179,14 +182,16 @@ internal sealed class MambaMixer : Mixer
     }
 
     /// <summary>(SSM(u) + D u) SiLU(z), where z is the second half, and the state behind the last token.</summary>
-    private (Tensor Y, Tensor? Last) Scan(Tensor u, Tensor[] selected, Halves parts, Tensor? before, Tensor? starts, Tensor? real, bool returnState)
+    private (Tensor Y, Tensor? Last) Scan(
+        Tensor u, Tensor[] selected, Halves parts, Tensor? before, Tensor? starts, Tensor? real, bool returnState)
     {
         var a = -exp(_logRates);
         if (SelectiveScanSequenceKernel.Serves(u, _config.StateSize))
         {
             var delta = nn.functional.linear(selected[0], _step.Weight.to(u.dtype)); // the bias is added in float32
             return SelectiveScanSequenceKernel.Forward(
-                u, delta, _step.Bias!, a, selected[1], selected[2], _skip, parts.Second, before, starts, real, returnState, parts.SecondRoom);
+                u, delta, _step.Bias!, a, selected[1], selected[2], _skip, parts.Second, before, starts, real, returnState,
+                parts.SecondRoom);
         }
 
         u = u.Widened();

@@ -4,10 +4,10 @@ namespace XlstmLab.Mixers;
 
 /// <summary>What mixes the tokens of a sequence in a block: an mLSTM, attention, or a recurrence of one's own.</summary>
 /// <remarks>
-/// A mixer is written once and stands in every block of every model. It begins where <see cref="MixerPass.Before"/> says, or empty, and gives
-/// what it remembers to <see cref="MixerPass.Keep"/>: read whole or in pieces, a sequence then gives the same. No token may see a later one or
-/// another document's, and padding leaves the memory as it is (<see cref="MixerPass.Recur"/> sees to all that for a recurrence). Modules and
-/// parameters are fields, as in every module of TorchSharp; tensors that are neither are none.
+/// A mixer is written once and stands in every block of every model. It begins where <see cref="MixerPass.Before"/> says, or empty, and
+/// gives what it remembers to <see cref="MixerPass.Keep"/>: read whole or in pieces, a sequence then gives the same. No token may see a
+/// later one or another document's, and padding leaves the memory as it is (<see cref="MixerPass.Recur"/> sees to all that for a
+/// recurrence). Modules and parameters are fields, as in every module of TorchSharp; tensors that are neither are none.
 /// </remarks>
 /// <param name="name">The module's name.</param>
 public abstract class Mixer(string name = nameof(Mixer)) : nn.Module(name)
@@ -15,8 +15,8 @@ public abstract class Mixer(string name = nameof(Mixer)) : nn.Module(name)
     /// <summary>Mixes a sequence.</summary>
     /// <param name="x">[B, S, d].</param>
     /// <param name="convolved">
-    /// [B, S, d] what queries and keys, or whatever is like them, look at: SiLU(conv(x)) where a convolution stands before, else x itself. A mixer
-    /// with a single input reads this one.
+    /// [B, S, d] what queries and keys, or whatever is like them, look at: SiLU(conv(x)) where a convolution stands before, else x itself.
+    /// A mixer with a single input reads this one.
     /// </param>
     /// <param name="pass">The memory before and after, document starts and padding, and who looks on.</param>
     /// <returns>[B, S, d] in the type of x.</returns>

@@ -8,13 +8,15 @@ namespace XlstmLab.Mixers;
 
 /// <summary>The configuration of a mixer: a record to vary by <c>with</c> that makes it.</summary>
 /// <remarks>
-/// One of your own needs <see cref="Create"/> alone; what it costs is then found out by making it once. Its properties with an <c>init</c> are
-/// written to <c>config.json</c> in snake case, unless <see cref="JsonPropertyNameAttribute"/> says otherwise; to be read again, its type must be
-/// known (<see cref="Know{T}"/>).
+/// One of your own needs <see cref="Create"/> alone; what it costs is then found out by making it once. Its properties with an <c>init</c>
+/// are written to <c>config.json</c> in snake case, unless <see cref="JsonPropertyNameAttribute"/> says otherwise; to be read again, its
+/// type must be known (<see cref="Know{T}"/>).
 /// </remarks>
 public abstract record MixerConfig
 {
-    /// <summary>The kind's name in <c>config.json</c>: by default the record's name in snake case, without <c>Mixer</c> and <c>Config</c>.</summary>
+    /// <summary>
+    /// The kind's name in <c>config.json</c>: by default the record's name in snake case, without <c>Mixer</c> and <c>Config</c>.
+    /// </summary>
     [JsonIgnore]
     public virtual string Kind => MixerKinds.NameOf(GetType());
 
@@ -56,7 +58,9 @@ public abstract record MixerConfig
         return kept.Values.Sum(t => t.NumberOfElements * t.ElementSize);
     });
 
-    /// <summary>Makes a type of mixer known, so that a <c>config.json</c> with its kind can be read; again for a newer one of the same kind.</summary>
+    /// <summary>
+    /// Makes a type of mixer known, so that a <c>config.json</c> with its kind can be read; again for a newer one of the same kind.
+    /// </summary>
     /// <typeparam name="T">The configuration's record.</typeparam>
     /// <exception cref="ArgumentException">The kind is one of the library's own.</exception>
     public static void Know<T>()
@@ -100,7 +104,8 @@ internal sealed record OwnMixer(string Name) : MixerConfig
 
     public override string Kind => Name;
 
-    public override Mixer Create(MixerSite site) => throw new InvalidOperationException($"The {Name} of a model is described by the model's configuration.");
+    public override Mixer Create(MixerSite site) => throw new InvalidOperationException(
+        $"The {Name} of a model is described by the model's configuration.");
 }
 
 /// <summary>The kinds of mixers by their names.</summary>
@@ -146,7 +151,8 @@ internal static class MixerKinds
         var kind = KindOf(type);
         if (OfLibrary.ContainsKey(kind))
         {
-            throw new ArgumentException($"{type.Name} has the kind '{kind}', which is the library's own; expected another name, by its property Kind.");
+            throw new ArgumentException(
+                $"{type.Name} has the kind '{kind}', which is the library's own; expected another name, by its property Kind.");
         }
 
         lock (Change)

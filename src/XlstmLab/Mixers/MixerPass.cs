@@ -69,8 +69,8 @@ public sealed class MixerPass
     public void Keep(string name, Tensor value) => _after?.Add(Name(name), value);
 
     /// <summary>
-    /// A recurrence token by token, h_t = step(h_(t-1), t): a document starts from the empty memory, padding leaves it as it is, and the last one
-    /// is kept. Simple and slow, since every token is a step of the program.
+    /// A recurrence token by token, h_t = step(h_(t-1), t): a document starts from the empty memory, padding leaves it as it is, and the
+    /// last one is kept. Simple and slow, since every token is a step of the program.
     /// </summary>
     /// <param name="name">The memory's name.</param>
     /// <param name="empty">[B, ...] the memory of no token, whose type the recurrence is computed in: float32 or wider.</param>
@@ -161,7 +161,9 @@ public sealed class MixerPass
     private Tensor Read(string name) => _before!.TryGetValue(name, out var tensor) ? tensor : throw Missing(name, _before.Keys);
 }
 
-/// <summary>What the mixers of a forward pass need of a batch's layout, made when the first one asks and then there for all blocks.</summary>
+/// <summary>
+/// What the mixers of a forward pass need of a batch's layout, made when the first one asks and then there for all blocks.
+/// </summary>
 /// <param name="layout">Document starts and padding.</param>
 /// <param name="pass">The dispose scope of a model's pass, where its tensors belong; null is that of the mixer which asks.</param>
 internal sealed class LayoutWork(SequenceLayout? layout, DisposeScope? pass)
@@ -189,7 +191,8 @@ internal sealed class LayoutWork(SequenceLayout? layout, DisposeScope? pass)
     public AttentionSpan Window(Tensor x, int window, int sinks, Tensor? at, Tensor? next) =>
         _windows.TryGetValue((window, sinks), out var span)
             ? span
-            : _windows[(window, sinks)] = Made(() => AttentionSpan.OfWindow(x.shape[0], x.shape[1], window, sinks, at, next, layout, x.device));
+            : _windows[(window, sinks)] = Made(
+                () => AttentionSpan.OfWindow(x.shape[0], x.shape[1], window, sinks, at, next, layout, x.device));
 
     /// <summary>The rotations of a full attention's positions.</summary>
     public (Tensor Cos, Tensor Sin) Angles(AttentionSpan span, int headDim, double theta, ScalarType type)

@@ -16,7 +16,9 @@ public enum RecurrentInit
 /// <summary>What the sLSTM's forget-gate biases start as.</summary>
 public enum SLstmForgetBias
 {
-    /// <summary>5 - 12 (j / (D - 1))^(0.3 + 1.3 l / (L - 1)) for unit j of D and block l of L: from 5 down to -7 (the first paper's code).</summary>
+    /// <summary>
+    /// 5 - 12 (j / (D - 1))^(0.3 + 1.3 l / (L - 1)) for unit j of D and block l of L: from 5 down to -7 (the first paper's code).
+    /// </summary>
     PowerLaw,
 
     /// <summary>Evenly from the first to the last forget-gate bias of the configuration over a head's units.</summary>

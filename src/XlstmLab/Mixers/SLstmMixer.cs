@@ -19,8 +19,8 @@ public sealed record SLstmMixerConfig : MixerConfig
     public int HeadCount { get; init; } = 4;
 
     /// <summary>
-    /// Whether each head's gates see their own part of the input alone and no projection follows: the first paper's. Otherwise they see all of it,
-    /// as the 7B model's mLSTM does.
+    /// Whether each head's gates see their own part of the input alone and no projection follows: the first paper's. Otherwise they see all
+    /// of it, as the 7B model's mLSTM does.
     /// </summary>
     [JsonPropertyName("headwise")]
     public bool Headwise { get; init; }
@@ -92,8 +92,10 @@ public sealed record SLstmMixerConfig : MixerConfig
     internal void CheckValues(ConfigFaults faults, string prefix)
     {
         faults.Require(
-            ForgetGate is ForgetGate.Sigmoid or ForgetGate.Exponential, $"{prefix}forget_gate is {ForgetGate}; expected sigmoid or exponential");
-        faults.Require(GradientClip is not { } clip || clip > 0, $"{prefix}gradient_clip is {GradientClip}; expected a number above 0, or null");
+            ForgetGate is ForgetGate.Sigmoid or ForgetGate.Exponential,
+            $"{prefix}forget_gate is {ForgetGate}; expected sigmoid or exponential");
+        faults.Require(
+            GradientClip is not { } clip || clip > 0, $"{prefix}gradient_clip is {GradientClip}; expected a number above 0, or null");
     }
 
     /// <summary>Notes what is wrong with the heads that it has at a place.</summary>
@@ -190,7 +192,9 @@ internal sealed class SLstmMixer : Mixer
     }
 }
 
-/// <summary>The sLSTM of the first paper: i and f look at SiLU(conv(x)), z and o at x, each head at its own part; y = HeadNorm(h).</summary>
+/// <summary>
+/// The sLSTM of the first paper: i and f look at SiLU(conv(x)), z and o at x, each head at its own part; y = HeadNorm(h).
+/// </summary>
 internal sealed class HeadwiseSLstmMixer : Mixer
 {
     [ComponentName(Name = "igate")]
@@ -227,7 +231,8 @@ internal sealed class HeadwiseSLstmMixer : Mixer
     public override Tensor Forward(Tensor x, Tensor convolved, MixerPass pass)
     {
         var h = _cell.Forward(
-            _inputGate.Forward(convolved), _forgetGate.Forward(convolved), _cellInput.Forward(x), _outputGate.Forward(x), pass); // (B, S, NH, D)
+            _inputGate.Forward(convolved), _forgetGate.Forward(convolved), _cellInput.Forward(x), _outputGate.Forward(x),
+            pass); // (B, S, NH, D)
         return _headNorm.Forward(h); // (B, S, d)
     }
 

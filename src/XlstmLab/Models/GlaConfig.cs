@@ -101,7 +101,8 @@ public sealed record GlaConfig : LanguageModelConfig
     public override long CountParameters()
     {
         var feedForward = (BigInteger)3 * EmbeddingDim * Counts.Fitting(FeedForwardDim, "intermediate_size");
-        return Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + feedForward + (BigInteger)2 * EmbeddingDim) + EmbeddingDim + TableParameters);
+        return Counts.Parameters(
+            BlockCount * (Mixer.CountParameters(Site) + feedForward + (BigInteger)2 * EmbeddingDim) + EmbeddingDim + TableParameters);
     }
 
     /// <inheritdoc/>
@@ -126,8 +127,10 @@ public sealed record GlaConfig : LanguageModelConfig
             FeedForwardDim < int.MaxValue, $"hidden_size is {EmbeddingDim}; expected an intermediate_size below 2^31 - 1 with it");
         faults.Require(ConvTaps >= 0, $"conv_size is {ConvTaps}; expected at least 0");
         faults.Require(
-            GateNormalizer > 0 && double.IsFinite(GateNormalizer), $"gate_logit_normalizer is {GateNormalizer}; expected a finite number above 0");
-        faults.Require(NormEpsilon >= 0 && double.IsFinite(NormEpsilon), $"norm_eps is {NormEpsilon}; expected a finite number of at least 0");
+            GateNormalizer > 0 && double.IsFinite(GateNormalizer),
+            $"gate_logit_normalizer is {GateNormalizer}; expected a finite number above 0");
+        faults.Require(
+            NormEpsilon >= 0 && double.IsFinite(NormEpsilon), $"norm_eps is {NormEpsilon}; expected a finite number of at least 0");
         faults.Require(InitStd >= 0 && double.IsFinite(InitStd), $"initializer_range is {InitStd}; expected a finite number of at least 0");
         foreach (var (name, factor, width) in new[] { ("expand_k", KeyFactor, QkDim), ("expand_v", ValueFactor, VDim) })
         {

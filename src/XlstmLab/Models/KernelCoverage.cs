@@ -6,8 +6,8 @@ namespace XlstmLab.Models;
 
 /// <summary>Tells what of a model has no CUDA kernel of the library and is left to libtorch's operations, and why.</summary>
 /// <remarks>
-/// A model trains either way; by many small operations more slowly. What libtorch computes in one piece, such as matrix products, attention or
-/// an LSTM, is no gap. Kernels compute in bfloat16.
+/// A model trains either way; by many small operations more slowly. What libtorch computes in one piece, such as matrix products, attention
+/// or an LSTM, is no gap. Kernels compute in bfloat16.
 /// <code>
 /// foreach (var gap in KernelCoverage.Gaps(config)) // "block 0: queries of 20 a head: the mLSTM kernels serve multiples of 8"
 /// {
@@ -29,7 +29,9 @@ public static class KernelCoverage
         return [.. inBlocks, .. OfModel(config).OfType<string>()];
     }
 
-    /// <summary>A line for a log about the gaps of a model; null if it has none, or if no kernels run where it is or in this type.</summary>
+    /// <summary>
+    /// A line for a log about the gaps of a model; null if it has none, or if no kernels run where it is or in this type.
+    /// </summary>
     internal static string? Warning(LanguageModel model, ScalarType computeType)
     {
         if (computeType != ScalarType.BFloat16 || model.parameters().FirstOrDefault() is not { } weight || !Kernel.Reaches(weight))
@@ -110,12 +112,14 @@ public static class KernelCoverage
         [
             Pieces("a stream", d),
             d > NormKernel.WidestRow ? $"norms of {d} channels: the kernel serves up to {NormKernel.WidestRow}" : null,
-            CrossEntropyKernel.Fits(vocabulary) ? null : $"a head of {vocabulary} tokens: its loss's kernel keeps a row of logits in shared memory",
+            CrossEntropyKernel.Fits(vocabulary) ? null
+                : $"a head of {vocabulary} tokens: its loss's kernel keeps a row of logits in shared memory",
         ];
     }
 
     private static string? Scan(int states, long channels) =>
-        states != SelectiveScanSequenceKernel.States ? $"{states} states a channel: the scan's kernel serves {SelectiveScanSequenceKernel.States}"
+        states != SelectiveScanSequenceKernel.States
+            ? $"{states} states a channel: the scan's kernel serves {SelectiveScanSequenceKernel.States}"
         : Pieces("a scan", channels);
 
     private static string? Convolution(int taps, long channels) =>
@@ -123,7 +127,8 @@ public static class KernelCoverage
         : channels % 4 != 0 ? $"a convolution of {channels} channels: the kernel serves multiples of 4"
         : null;
 
-    private static string? Pieces(string what, long channels) => channels % 8 == 0 ? null : $"{what} of {channels} channels: the kernels serve multiples of 8";
+    private static string? Pieces(string what, long channels) =>
+        channels % 8 == 0 ? null : $"{what} of {channels} channels: the kernels serve multiples of 8";
 
     private static string Unserved(string kind) => $"{kind}: there is no kernel of it";
 

@@ -59,7 +59,8 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
     public ActivationObserver? Observer { get; set; }
 
     /// <summary>
-    /// What dropout draws from, the model's own: a fresh model begins with the draws of its weights' seed, a training with those of its own.
+    /// What dropout draws from, the model's own: a fresh model begins with the draws of its weights' seed, a training with those of its
+    /// own.
     /// </summary>
     internal DropoutDraws Dropout { get; } = new();
 
@@ -83,7 +84,8 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
         if (positions is not null && (positions.dim() != 1 || positions.dtype != ScalarType.Int64))
         {
             throw new ArgumentException(
-                $"Expected positions of shape [N] and type int64, got [{string.Join(", ", positions.shape)}] {positions.dtype}.", nameof(positions));
+                $"Expected positions of shape [N] and type int64, got [{string.Join(", ", positions.shape)}] {positions.dtype}.",
+                nameof(positions));
         }
 
         using var scope = NewDisposeScope();
@@ -114,11 +116,15 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
     /// <param name="state">The state to start from, left as it is; null is the empty state.</param>
     /// <param name="layout">Document starts and padding.</param>
     /// <param name="returnState">Whether the state after the last position is wanted.</param>
-    /// <returns>[B, S, d] in the type of <paramref name="embedded"/> and the caller's dispose scope, and the state outside of every scope.</returns>
+    /// <returns>
+    /// [B, S, d] in the type of <paramref name="embedded"/> and the caller's dispose scope, and the state outside of every scope.
+    /// </returns>
     public abstract (Tensor Hidden, ModelState? State) ForwardHidden(
         Tensor embedded, ModelState? state = null, SequenceLayout? layout = null, bool returnState = false);
 
-    /// <summary>What makes logits of the last block's output, where that is one matrix: losses then need not have all logits at once.</summary>
+    /// <summary>
+    /// What makes logits of the last block's output, where that is one matrix: losses then need not have all logits at once.
+    /// </summary>
     public virtual LanguageHead? Head => null;
 
     /// <summary>A head of its own, or the embedding where the two are tied.</summary>
@@ -163,8 +169,10 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
         return new(joined);
 
         static Dictionary<string, Tensor> OfBlock(ModelState state, string prefix, bool withShared) => state.Tensors
-            .Where(pair => pair.Key.StartsWith(prefix, StringComparison.Ordinal) || (withShared && MixerPass.SharedNames.Contains(pair.Key)))
-            .ToDictionary(pair => pair.Key.StartsWith(prefix, StringComparison.Ordinal) ? pair.Key[prefix.Length..] : pair.Key, pair => pair.Value);
+            .Where(
+                pair => pair.Key.StartsWith(prefix, StringComparison.Ordinal) || (withShared && MixerPass.SharedNames.Contains(pair.Key)))
+            .ToDictionary(
+                pair => pair.Key.StartsWith(prefix, StringComparison.Ordinal) ? pair.Key[prefix.Length..] : pair.Key, pair => pair.Value);
     }
 
     /// <summary>Refuses a model that was disposed: it has no weights left.</summary>
@@ -188,8 +196,9 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
     }
 
     /// <summary>
-    /// In training x / (1 - share) with a share of its elements set to 0, otherwise x itself. A model that drops by this repeats its training
-    /// bit for bit, whatever other threads draw, and goes on where a checkpoint left it; torch's own dropout draws from what all threads share.
+    /// In training x / (1 - share) with a share of its elements set to 0, otherwise x itself. A model that drops by this repeats its
+    /// training bit for bit, whatever other threads draw, and goes on where a checkpoint left it; torch's own dropout draws from what all
+    /// threads share.
     /// </summary>
     /// <param name="x">[...] floating point.</param>
     /// <param name="share">From 0 to below 1.</param>

@@ -57,8 +57,8 @@ public abstract record LanguageModelConfig
     public abstract LanguageModel CreateModel(int seed = 0);
 
     /// <summary>
-    /// A model whose weights are to be loaded: already where it shall be, projections and tables in a type of choice, and no number drawn. Until they
-    /// are loaded, projections and tables hold anything.
+    /// A model whose weights are to be loaded: already where it shall be, projections and tables in a type of choice, and no number drawn.
+    /// Until they are loaded, projections and tables hold anything.
     /// </summary>
     /// <param name="device">Where it shall be; null is the CPU.</param>
     /// <param name="projections">The type of projections and tables; norms, gates and biases are float32.</param>

@@ -115,10 +115,12 @@ public sealed record LlamaConfig : LanguageModelConfig
     {
         var faults = new ConfigFaults();
         faults.RequireAtLeastOne(
-            ("vocab_size", VocabularySize), ("hidden_size", EmbeddingDim), ("num_hidden_layers", BlockCount), ("num_attention_heads", HeadCount),
+            ("vocab_size", VocabularySize), ("hidden_size", EmbeddingDim), ("num_hidden_layers", BlockCount),
+            ("num_attention_heads", HeadCount),
             ("num_key_value_heads", KeyValueHeadCount), ("intermediate_size", FeedForwardDim), ("max_position_embeddings", MaxLength));
         faults.Require(RopeTheta > 0 && double.IsFinite(RopeTheta), $"rope_theta is {RopeTheta}; expected a finite number above 0");
-        faults.Require(NormEpsilon >= 0 && double.IsFinite(NormEpsilon), $"rms_norm_eps is {NormEpsilon}; expected a finite number of at least 0");
+        faults.Require(
+            NormEpsilon >= 0 && double.IsFinite(NormEpsilon), $"rms_norm_eps is {NormEpsilon}; expected a finite number of at least 0");
         faults.Require(InitStd >= 0 && double.IsFinite(InitStd), $"initializer_range is {InitStd}; expected a finite number of at least 0");
         if (HeadCount >= 1 && KeyValueHeadCount >= 1)
         {

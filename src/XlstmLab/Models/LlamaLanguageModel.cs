@@ -59,7 +59,8 @@ public sealed class LlamaLanguageModel : LanguageModel
         using var scope = NewDisposeScope();
         var last = returnState ? new Dictionary<string, Tensor>() : null;
         var (work, memory) = (new LayoutWork(layout, scope), new BlockMemory(scope, last));
-        return (_backbone.Forward(embedded, memory, b => PassThrough(b, work, state, last)).MoveToOuterDisposeScope(), last is null ? null : new ModelState(last));
+        return (_backbone.Forward(embedded, memory, b => PassThrough(b, work, state, last)).MoveToOuterDisposeScope(), last is null ? null
+            : new ModelState(last));
     }
 
     /// <inheritdoc/>
@@ -70,7 +71,8 @@ public sealed class LlamaLanguageModel : LanguageModel
 
     /// <inheritdoc/>
     /// <remarks>Shorter caches are filled up with keys that no token sees.</remarks>
-    public override ModelState JoinStates(IReadOnlyList<ModelState> states) => JoinStates(states, _backbone.Blocks.Select(block => block.Mixer));
+    public override ModelState JoinStates(IReadOnlyList<ModelState> states) => JoinStates(
+        states, _backbone.Blocks.Select(block => block.Mixer));
 
     /// <summary>
     /// Normal weights, those that write into the stream scaled down by sqrt(2 L), the number of additions to it (GPT-2, Radford et al.

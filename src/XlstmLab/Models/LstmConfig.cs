@@ -5,7 +5,9 @@ using XlstmLab.Operations;
 
 namespace XlstmLab.Models;
 
-/// <summary>The architecture of a language model of LSTM layers (Hochreiter and Schmidhuber 1997), as the first paper's table 2 builds it up.</summary>
+/// <summary>
+/// The architecture of a language model of LSTM layers (Hochreiter and Schmidhuber 1997), as the first paper's table 2 builds it up.
+/// </summary>
 public sealed record LstmConfig : LanguageModelConfig
 {
     /// <inheritdoc/>
@@ -28,11 +30,15 @@ public sealed record LstmConfig : LanguageModelConfig
     [JsonPropertyName("residual")]
     public bool Residual { get; init; } = true;
 
-    /// <summary>The feed-forward layer after each LSTM layer, in a residual block of its own: the paper's backbone with up-projection.</summary>
+    /// <summary>
+    /// The feed-forward layer after each LSTM layer, in a residual block of its own: the paper's backbone with up-projection.
+    /// </summary>
     [JsonPropertyName("feed_forward")]
     public FeedForwardKind FeedForward { get; init; } = FeedForwardKind.Mlp;
 
-    /// <summary>The inner width of the feed-forward layer, d_ff; null for 4 d, or 8/3 d rounded up to a multiple of 64 where it is gated.</summary>
+    /// <summary>
+    /// The inner width of the feed-forward layer, d_ff; null for 4 d, or 8/3 d rounded up to a multiple of 64 where it is gated.
+    /// </summary>
     [JsonPropertyName("intermediate_size")]
     public int? FeedForwardWidth { get; init; }
 
@@ -75,7 +81,8 @@ public sealed record LstmConfig : LanguageModelConfig
     {
         BigInteger d = EmbeddingDim;
         var norms = !Residual ? 0 : FeedForward == FeedForwardKind.None ? d : 2 * d;
-        return Counts.Parameters(BlockCount * (Mixer.CountParameters(Site) + FeedForwardWeights + norms) + (Residual ? d : 0) + TableParameters);
+        return Counts.Parameters(
+            BlockCount * (Mixer.CountParameters(Site) + FeedForwardWeights + norms) + (Residual ? d : 0) + TableParameters);
     }
 
     /// <inheritdoc/>
@@ -101,7 +108,8 @@ public sealed record LstmConfig : LanguageModelConfig
         faults.Require(
             Residual || FeedForward == FeedForwardKind.None, $"residual is false and feed_forward is {FeedForward}; a plain stack has none");
         faults.Require(double.IsFinite(ForgetGateBias), $"forget_gate_bias is {ForgetGateBias}; expected a finite number");
-        faults.Require(NormEpsilon >= 0 && double.IsFinite(NormEpsilon), $"norm_eps is {NormEpsilon}; expected a finite number of at least 0");
+        faults.Require(
+            NormEpsilon >= 0 && double.IsFinite(NormEpsilon), $"norm_eps is {NormEpsilon}; expected a finite number of at least 0");
         faults.Throw();
     }
 

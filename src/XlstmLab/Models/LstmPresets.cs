@@ -2,7 +2,9 @@ using XlstmLab.Operations;
 namespace XlstmLab.Models;
 
 /// <summary>LSTM language models by name: the first paper's way from the LSTM to the xLSTM (table 2), and a small one over bytes.</summary>
-/// <remarks>The paper gives parameter counts only; these widths and blocks are those that have them, to all digits that it prints.</remarks>
+/// <remarks>
+/// The paper gives parameter counts only; these widths and blocks are those that have them, to all digits that it prints.
+/// </remarks>
 public static class LstmPresets
 {
     /// <summary>About 0.9 million parameters over bytes, beside <see cref="XlstmPresets.Bytes1M"/>.</summary>

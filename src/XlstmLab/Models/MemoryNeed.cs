@@ -9,7 +9,10 @@ namespace XlstmLab.Models;
 /// <remarks>All is counted in floating point, where the largest sizes that a file can name do not overflow.</remarks>
 internal static class MemoryNeed
 {
-    /// <summary>Refuses a model whose parameters do not fit into the machine's memory, where models are made, or that of the device they will be loaded to.</summary>
+    /// <summary>
+    /// Refuses a model whose parameters do not fit into the machine's memory, where models are made, or that of the device they will be
+    /// loaded to.
+    /// </summary>
     /// <exception cref="ConfigException">They do not; the message says what they need and what there is.</exception>
     public static void RequireModel(LanguageModelConfig config)
     {
@@ -41,7 +44,9 @@ internal static class MemoryNeed
         }
     }
 
-    /// <summary>The number of parameters; where even the embedding and a row a block are too many for memory, the number of those.</summary>
+    /// <summary>
+    /// The number of parameters; where even the embedding and a row a block are too many for memory, the number of those.
+    /// </summary>
     public static (double Count, string AtLeast) Parameters(LanguageModelConfig config)
     {
         var least = config.EmbeddingDim * ((config.TieWordEmbeddings ? 1.0 : 2.0) * config.VocabularySize + config.BlockCount);

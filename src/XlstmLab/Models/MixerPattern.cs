@@ -9,7 +9,8 @@ namespace XlstmLab.Models;
 /// <summary>Which mixer each block of a model has, compared by its values so that records that hold it compare as records do.</summary>
 /// <remarks>
 /// A pattern is made of a mixer, of a list of them, of their kinds' names, or of a text as <see cref="Parse"/> reads it:
-/// <c>config with { Mixers = "attention" }</c>, <c>Mixers = "[7:1]"</c>, <c>Mixers = ["mlstm", new AttentionMixerConfig { HeadCount = 4 }]</c>.
+/// <c>config with { Mixers = "attention" }</c>, <c>Mixers = "[7:1]"</c>, <c>Mixers = ["mlstm", new AttentionMixerConfig { HeadCount = 4
+/// }]</c>.
 /// </remarks>
 [CollectionBuilder(typeof(MixerPattern), nameof(Create))]
 public sealed partial class MixerPattern : IReadOnlyList<MixerConfig>, IEquatable<MixerPattern>
@@ -50,12 +51,13 @@ public sealed partial class MixerPattern : IReadOnlyList<MixerConfig>, IEquatabl
     }
 
     /// <summary>The model's own sLSTM in some blocks, and its mLSTM in the others.</summary>
-    public static MixerPattern WithSLstmAt(BlockList blocks) => new([OwnMixer.MLstm], blocks ?? throw new ArgumentNullException(nameof(blocks)));
+    public static MixerPattern WithSLstmAt(BlockList blocks) => new(
+        [OwnMixer.MLstm], blocks ?? throw new ArgumentNullException(nameof(blocks)));
 
     /// <summary>A pattern from a text.</summary>
     /// <param name="text">
-    /// A kind's name; names with commas between, as a list; or <c>A[a:b]B</c>: of every a + b blocks the first a have A and the last b have B, which
-    /// may be left out and are then <c>mlstm</c> and <c>slstm</c>, as in xLSTM[7:1] (first paper, section 2.4).
+    /// A kind's name; names with commas between, as a list; or <c>A[a:b]B</c>: of every a + b blocks the first a have A and the last b have
+    /// B, which may be left out and are then <c>mlstm</c> and <c>slstm</c>, as in xLSTM[7:1] (first paper, section 2.4).
     /// </param>
     /// <exception cref="ConfigException">It is none; the message names the kind that there is not.</exception>
     public static MixerPattern Parse(string text)
@@ -103,7 +105,8 @@ public sealed partial class MixerPattern : IReadOnlyList<MixerConfig>, IEquatabl
             : [.. Enumerable.Range(0, blockCount).Where(block => At(block) == OwnMixer.SLstm)];
 
     /// <inheritdoc/>
-    public bool Equals(MixerPattern? other) => other is not null && _period.AsSpan().SequenceEqual(other._period) && _slstmAt.Equals(other._slstmAt);
+    public bool Equals(MixerPattern? other) =>
+        other is not null && _period.AsSpan().SequenceEqual(other._period) && _slstmAt.Equals(other._slstmAt);
 
     /// <inheritdoc/>
     public override bool Equals(object? obj) => Equals(obj as MixerPattern);

@@ -19,5 +19,6 @@ public static class Presets
     public static LanguageModelConfig ByName(string name) =>
         All.TryGetValue(name, out var config)
             ? config
-            : throw new ArgumentException($"There is no preset '{name}'.{NearestName.Hint(name, All.Keys)} Presets: {string.Join(", ", All.Keys)}.", nameof(name));
+            : throw new ArgumentException(
+                $"There is no preset '{name}'.{NearestName.Hint(name, All.Keys)} Presets: {string.Join(", ", All.Keys)}.", nameof(name));
 }

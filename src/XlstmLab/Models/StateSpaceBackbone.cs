@@ -23,7 +23,8 @@ internal sealed class StateSpaceBackbone : nn.Module
         : base(nameof(StateSpaceBackbone))
     {
         _embeddings = Parameters.Embedding(config.VocabularySize, config.EmbeddingDim);
-        _blocks = new([.. Enumerable.Range(0, config.BlockCount).Select(_ => new StateSpaceBlock(config.EmbeddingDim, epsilon, mixer.Create(site)))]);
+        _blocks = new(
+            [.. Enumerable.Range(0, config.BlockCount).Select(_ => new StateSpaceBlock(config.EmbeddingDim, epsilon, mixer.Create(site)))]);
         _norm = new(config.EmbeddingDim, epsilon);
         RegisterComponents();
     }

@@ -31,7 +31,8 @@ public static class XlstmAccounting
     /// An sLSTM's unit counts 24 for its gates and states beside the products with R; an activation function counts 1.
     /// </remarks>
     public static double ForwardFlopsPerToken(XlstmConfig config, long length) =>
-        Blocks(config).Sum(block => block.Count * BlockFlops(config, block.Mixer, length)) + 2.0 * config.EmbeddingDim * config.VocabularySize;
+        Blocks(config).Sum(block => block.Count * BlockFlops(config, block.Mixer, length))
+            + 2.0 * config.EmbeddingDim * config.VocabularySize;
 
     /// <summary>Floating-point operations of a training step for one token: forward, and twice as much backward.</summary>
     public static double TrainingFlopsPerToken(XlstmConfig config, long length) => 3 * ForwardFlopsPerToken(config, length);
@@ -40,7 +41,8 @@ public static class XlstmAccounting
     /// <param name="config">The architecture.</param>
     /// <param name="length">The tokens read so far; only caches of keys and values grow with them.</param>
     public static long StateBytes(XlstmConfig config, long length = 1) =>
-        Counts.Bytes(Blocks(config).Aggregate(BigInteger.Zero, (sum, block) => sum + block.Count * BlockState(config, block.Mixer, length)));
+        Counts.Bytes(
+            Blocks(config).Aggregate(BigInteger.Zero, (sum, block) => sum + block.Count * BlockState(config, block.Mixer, length)));
 
     /// <summary>The different mixers of the blocks, each with the number of its blocks.</summary>
     private static IEnumerable<(MixerConfig Mixer, long Count)> Blocks(XlstmConfig config)

@@ -7,8 +7,8 @@ namespace XlstmLab.Models;
 
 /// <summary>The architecture of an xLSTM language model, as a record to vary by <c>with</c>: as it is made, that of xLSTM 7B.</summary>
 /// <remarks>
-/// Sections named below are of <i>xLSTM 7B</i> (Beck et al. 2025), unless it says the first paper, <i>xLSTM</i> (Beck et al. 2024). The JSON
-/// names are those of a Hugging Face <c>config.json</c>; what the 7B model does not have is written only where it is used.
+/// Sections named below are of <i>xLSTM 7B</i> (Beck et al. 2025), unless it says the first paper, <i>xLSTM</i> (Beck et al. 2024). The
+/// JSON names are those of a Hugging Face <c>config.json</c>; what the 7B model does not have is written only where it is used.
 /// </remarks>
 public sealed record XlstmConfig : LanguageModelConfig
 {
@@ -94,8 +94,9 @@ public sealed record XlstmConfig : LanguageModelConfig
 
     /// <summary>
     /// What mixes the tokens of each block: one mixer for all, a list that is repeated, or a ratio such as <c>[7:1]</c>; of <c>mlstm</c>,
-    /// <c>slstm</c>, <c>attention</c>, <c>sliding_window</c>, <c>mlstm_window</c>, <c>gla</c>, <c>delta</c>, <c>gated_delta</c>, <c>mamba</c>,
-    /// <c>mamba2</c>, <c>mamba3</c>, <c>lstm</c>, <c>gru</c> and your own. As it is made, the mLSTM that the properties below describe.
+    /// <c>slstm</c>, <c>attention</c>, <c>sliding_window</c>, <c>mlstm_window</c>, <c>gla</c>, <c>delta</c>, <c>gated_delta</c>,
+    /// <c>mamba</c>, <c>mamba2</c>, <c>mamba3</c>, <c>lstm</c>, <c>gru</c> and your own. As it is made, the mLSTM that the properties below
+    /// describe.
     /// </summary>
     [JsonIgnore] // under "mixers", which has several forms
     public MixerPattern Mixers { get; init; } = MixerPattern.MLstm;
@@ -116,13 +117,15 @@ public sealed record XlstmConfig : LanguageModelConfig
     public InputGate InputGate { get => _mlstm.InputGate; init => _mlstm = _mlstm with { InputGate = value }; }
 
     /// <summary>
-    /// The forget gate: sigmoid, exponential (first paper, eq. 26), or none, which forgets nothing. It goes with every input gate: where either
-    /// is exponential, a running maximum keeps the memory finite.
+    /// The forget gate: sigmoid, exponential (first paper, eq. 26), or none, which forgets nothing. It goes with every input gate: where
+    /// either is exponential, a running maximum keeps the memory finite.
     /// </summary>
     [JsonPropertyName("forget_gate")]
     public ForgetGate ForgetGate { get => _mlstm.ForgetGate; init => _mlstm = _mlstm with { ForgetGate = value }; }
 
-    /// <summary>Whether a learned gate of each channel stands behind the head norm (eq. 9); pre-up blocks have SiLU(z) in its place.</summary>
+    /// <summary>
+    /// Whether a learned gate of each channel stands behind the head norm (eq. 9); pre-up blocks have SiLU(z) in its place.
+    /// </summary>
     [JsonPropertyName("output_gate")]
     public bool OutputGate { get => _mlstm.OutputGate; init => _mlstm = _mlstm with { OutputGate = value }; }
 
@@ -166,11 +169,15 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonPropertyName("normalize")]
     public bool Normalize { get => _mlstm.Normalize; init => _mlstm = _mlstm with { Normalize = value }; }
 
-    /// <summary>Whether q and k of each head go through an RMSNorm with a learned scale; gates that look at q and k see them behind it.</summary>
+    /// <summary>
+    /// Whether q and k of each head go through an RMSNorm with a learned scale; gates that look at q and k see them behind it.
+    /// </summary>
     [JsonPropertyName("qk_norm")]
     public bool QkNorm { get => _mlstm.QkNorm; init => _mlstm = _mlstm with { QkNorm = value }; }
 
-    /// <summary>The norm of what a mixer or feed-forward layer reads of the stream (figure 9); the one before the head is the same.</summary>
+    /// <summary>
+    /// The norm of what a mixer or feed-forward layer reads of the stream (figure 9); the one before the head is the same.
+    /// </summary>
     [JsonPropertyName("pre_norm")]
     public NormKind PreNorm { get; init; }
 
@@ -186,7 +193,9 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonPropertyName("head_norm_groups")]
     public int? HeadNormGroups { get => _mlstm.HeadNormGroups; init => _mlstm = _mlstm with { HeadNormGroups = value }; }
 
-    /// <summary>The head norm's epsilon, a threshold between outputs that pass and that are suppressed; null for that of all norms.</summary>
+    /// <summary>
+    /// The head norm's epsilon, a threshold between outputs that pass and that are suppressed; null for that of all norms.
+    /// </summary>
     [JsonPropertyName("head_norm_eps")]
     public double? HeadNormEpsilon { get => _mlstm.HeadNormEpsilon; init => _mlstm = _mlstm with { HeadNormEpsilon = value }; }
 
@@ -201,7 +210,9 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonPropertyName("conv1d_kernel_size")]
     public int? ConvKernelSize { get; init; }
 
-    /// <summary>The taps of an sLSTM's convolution; null for those of <see cref="ConvKernelSize"/> (first paper, formal languages: 0).</summary>
+    /// <summary>
+    /// The taps of an sLSTM's convolution; null for those of <see cref="ConvKernelSize"/> (first paper, formal languages: 0).
+    /// </summary>
     [JsonPropertyName("slstm_conv1d_kernel_size")]
     public int? SLstmConvKernelSize { get; init; }
 
@@ -233,11 +244,16 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonPropertyName("slstm_forget_bias_init")]
     public SLstmForgetBias SLstmForgetBias { get => _slstm.ForgetBias; init => _slstm = _slstm with { ForgetBias = value }; }
 
-    /// <summary>The largest absolute value of the gradient that goes through R from a token to the one before; null for no clip. The first paper has 10.</summary>
+    /// <summary>
+    /// The largest absolute value of the gradient that goes through R from a token to the one before; null for no clip. The first paper has
+    /// 10.
+    /// </summary>
     [JsonPropertyName("slstm_gradient_clip")]
     public double? SLstmGradientClip { get => _slstm.GradientClip; init => _slstm = _slstm with { GradientClip = value }; }
 
-    /// <summary>The feed-forward layer behind an sLSTM in the pre-up style (first paper: GeGLU); post-up blocks have <see cref="FeedForward"/>.</summary>
+    /// <summary>
+    /// The feed-forward layer behind an sLSTM in the pre-up style (first paper: GeGLU); post-up blocks have <see cref="FeedForward"/>.
+    /// </summary>
     [JsonPropertyName("slstm_feed_forward")]
     public FeedForwardKind SLstmFeedForward { get; init; } = FeedForwardKind.GeGlu;
 
@@ -245,7 +261,9 @@ public sealed record XlstmConfig : LanguageModelConfig
     [JsonPropertyName("slstm_ffn_proj_factor")]
     public double SLstmFeedForwardFactor { get; init; } = 1.3;
 
-    /// <summary>How embedding, head (the embedding itself where they are tied) and all projections that read the stream are drawn.</summary>
+    /// <summary>
+    /// How embedding, head (the embedding itself where they are tied) and all projections that read the stream are drawn.
+    /// </summary>
     [JsonPropertyName("input_init")]
     public WeightInit InputInit { get; init; } = WeightInit.Small;
 
@@ -364,8 +382,11 @@ public sealed record XlstmConfig : LanguageModelConfig
         NormEpsilon = NormEpsilon,
     };
 
-    /// <summary>The width that a mixer works in: within a pre-up block's up-projection, but for an sLSTM, which has none (first paper, figure 10).</summary>
-    internal int WidthOf(MixerConfig mixer) => BlockStyle.Known() == BlockStyle.PreUp && mixer is not SLstmMixerConfig ? InnerDim : EmbeddingDim;
+    /// <summary>
+    /// The width that a mixer works in: within a pre-up block's up-projection, but for an sLSTM, which has none (first paper, figure 10).
+    /// </summary>
+    internal int WidthOf(MixerConfig mixer) =>
+        BlockStyle.Known() == BlockStyle.PreUp && mixer is not SLstmMixerConfig ? InnerDim : EmbeddingDim;
 
     /// <summary>The taps of the convolution before a mixer, 0 for none.</summary>
     internal int TapsBefore(MixerConfig mixer) => mixer is SLstmMixerConfig ? SLstmConvTaps : ConvTaps;
@@ -456,7 +477,8 @@ public sealed record XlstmConfig : LanguageModelConfig
             WeightMode != WeightMode.Fused || BlockStyle != BlockStyle.PreUp,
             $"weight_mode is fused and block_style is pre_up; expected single, because a pre-up block's q and k read the convolution and v does not, which leaves nothing to fuse");
         faults.Require(ConvKernelSize is null or >= 0, $"conv1d_kernel_size is {ConvKernelSize}; expected at least 0, or null");
-        faults.Require(SLstmConvKernelSize is null or >= 0, $"slstm_conv1d_kernel_size is {SLstmConvKernelSize}; expected at least 0, or null");
+        faults.Require(
+            SLstmConvKernelSize is null or >= 0, $"slstm_conv1d_kernel_size is {SLstmConvKernelSize}; expected at least 0, or null");
         faults.Require(
             ConvTaps == 0 || WeightMode == WeightMode.Single || !hasMLstm || BlockStyle == BlockStyle.PreUp,
             $"conv1d_kernel_size is {ConvTaps} with weight_mode fused; expected 0, since q and k then look at something else than v, or single");

@@ -36,19 +36,22 @@ internal sealed class XlstmBackbone : nn.Module
 
     public StreamNorm? OutNorm => _outNorm;
 
-    private static XlstmBlock Block(XlstmConfig config, int block, DropoutDraws dropout) => (config.BlockStyle, config.MixerAt(block)) switch
-    {
-        (BlockStyle.PostUp, var mixer) => new PostUpBlock(config, mixer, block, dropout),
-        (BlockStyle.PreUp, SLstmMixerConfig mixer) => new PreUpSLstmBlock(config, mixer, block, dropout),
-        (BlockStyle.PreUp, var mixer) => new PreUpBlock(config, mixer, block, dropout),
-        var (style, _) => throw UnknownValue.Of(style),
-    };
+    private static XlstmBlock Block(XlstmConfig config, int block, DropoutDraws dropout) =>
+        (config.BlockStyle, config.MixerAt(block)) switch
+        {
+            (BlockStyle.PostUp, var mixer) => new PostUpBlock(config, mixer, block, dropout),
+            (BlockStyle.PreUp, SLstmMixerConfig mixer) => new PreUpSLstmBlock(config, mixer, block, dropout),
+            (BlockStyle.PreUp, var mixer) => new PreUpBlock(config, mixer, block, dropout),
+            var (style, _) => throw UnknownValue.Of(style),
+        };
 }
 
-/// <summary>An xLSTM: embedding, blocks of mLSTMs and sLSTMs, norm, head; as <see cref="XlstmConfig"/> is made, the 7B model (Beck et al. 2025).</summary>
+/// <summary>
+/// An xLSTM: embedding, blocks of mLSTMs and sLSTMs, norm, head; as <see cref="XlstmConfig"/> is made, the 7B model (Beck et al. 2025).
+/// </summary>
 /// <remarks>
-/// The state dict of the 7B architecture has the names and shapes of transformers' <c>xLSTMForCausalLM</c>. Below <c>backbone.blocks.N</c>, the
-/// first paper's blocks have those of its published package.
+/// The state dict of the 7B architecture has the names and shapes of transformers' <c>xLSTMForCausalLM</c>. Below <c>backbone.blocks.N</c>,
+/// the first paper's blocks have those of its published package.
 /// </remarks>
 public sealed class XlstmLanguageModel : LanguageModel
 {
@@ -115,7 +118,8 @@ public sealed class XlstmLanguageModel : LanguageModel
     public override Tensor Logits(Tensor hidden) => Head.Logits(hidden); // (B, S, d) to (B, S, V)
 
     /// <inheritdoc/>
-    public override ModelState JoinStates(IReadOnlyList<ModelState> states) => JoinStates(states, _backbone.Blocks.Select(block => block.Mixer));
+    public override ModelState JoinStates(IReadOnlyList<ModelState> states) => JoinStates(
+        states, _backbone.Blocks.Select(block => block.Mixer));
 
     /// <summary>One deviation for what reads the stream, another for what writes into it.</summary>
     private void Initialize(int seed)

@@ -10,8 +10,8 @@ namespace XlstmLab.Models;
 /// <c>parity-*</c>: the parity experiment of the first paper's published code.
 /// </para>
 /// <para>
-/// The published runs round the SwiGLU's width up exactly, the published PyTorch code (and so <see cref="XlstmConfig.FeedForwardDim"/>) with
-/// an integer division that loses a step at d = 768 and d = 1536: those two presets name the width by their factor.
+/// The published runs round the SwiGLU's width up exactly, the published PyTorch code (and so <see cref="XlstmConfig.FeedForwardDim"/>)
+/// with an integer division that loses a step at d = 768 and d = 1536: those two presets name the width by their factor.
 /// </para>
 /// </remarks>
 public static class XlstmPresets
@@ -103,9 +103,12 @@ public static class XlstmPresets
     public static XlstmConfig ByName(string name) =>
         All.TryGetValue(name, out var config)
             ? config
-            : throw new ArgumentException($"There is no preset '{name}'.{NearestName.Hint(name, All.Keys)} Presets: {string.Join(", ", All.Keys)}.", nameof(name));
+            : throw new ArgumentException(
+                $"There is no preset '{name}'.{NearestName.Hint(name, All.Keys)} Presets: {string.Join(", ", All.Keys)}.", nameof(name));
 
-    /// <summary>xLSTM[a:b]: of every a + b blocks the first a mix by an mLSTM and the last b by an sLSTM (first paper, section 2.4).</summary>
+    /// <summary>
+    /// xLSTM[a:b]: of every a + b blocks the first a mix by an mLSTM and the last b by an sLSTM (first paper, section 2.4).
+    /// </summary>
     /// <remarks>The first paper's large [7:1] models have their sLSTM blocks at places of their own: see the presets.</remarks>
     /// <param name="config">The rest of the architecture.</param>
     /// <param name="mlstm">a, at least 0.</param>
@@ -158,7 +161,10 @@ public static class XlstmPresets
         InputGateBiasStd = 0.1,
     };
 
-    /// <summary>The first paper's block with the 7B paper's remedies: RMSNorm, soft caps and an input-gate bias of -10 (xLSTM 7B, table 2 and figure 9).</summary>
+    /// <summary>
+    /// The first paper's block with the 7B paper's remedies: RMSNorm, soft caps and an input-gate bias of -10 (xLSTM 7B, table 2 and figure
+    /// 9).
+    /// </summary>
     private static XlstmConfig OldBlock(int dim, int blocks) => FirstPaper(dim, blocks) with
     {
         PreNorm = NormKind.Rms,

@@ -37,7 +37,8 @@ internal static class Compute
         }
 
         var index = 0;
-        if (name != "cuda" && !(name.StartsWith("cuda:", StringComparison.Ordinal) && int.TryParse(name.AsSpan(5), NumberStyles.None, CultureInfo.InvariantCulture, out index)))
+        if (name != "cuda" && !(name.StartsWith("cuda:", StringComparison.Ordinal) && int.TryParse(
+            name.AsSpan(5), NumberStyles.None, CultureInfo.InvariantCulture, out index)))
         {
             throw new ArgumentException($"There is no device '{name}'; expected cpu, cuda or cuda:1.");
         }

@@ -8,7 +8,9 @@ internal static partial class FileCache
 {
     private const int NotNeeded = 4; // POSIX_FADV_DONTNEED
 
-    /// <summary>Has the system forget a file's contents, so that the next reading is the disk's; false where it cannot be asked to.</summary>
+    /// <summary>
+    /// Has the system forget a file's contents, so that the next reading is the disk's; false where it cannot be asked to.
+    /// </summary>
     /// <param name="path">The file.</param>
     public static bool Drop(string path)
     {

@@ -5,9 +5,9 @@ namespace XlstmLab.Native;
 /// <summary>Has the C library keep what a training step frees for the next one, and give back what grows.</summary>
 /// <remarks>
 /// glibc gives freed memory back to the system, which has to find and clear it again page by page in the next step: a tenth of the time for
-/// a small model's step. What grows with every token, as a Transformer's keys and values do, must not lie in its heap, where glibc puts whatever is no
-/// larger than what was freed before: each copy is a little too large for the place of the last, and after two thousand tokens of a small model there
-/// were eight gigabytes.
+/// a small model's step. What grows with every token, as a Transformer's keys and values do, must not lie in its heap, where glibc puts
+/// whatever is no larger than what was freed before: each copy is a little too large for the place of the last, and after two thousand
+/// tokens of a small model there were eight gigabytes.
 /// </remarks>
 internal static partial class HeapMemory
 {

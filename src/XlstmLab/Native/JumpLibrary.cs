@@ -5,7 +5,9 @@ using System.Text;
 
 namespace XlstmLab.Native;
 
-/// <summary>Writes a native library whose functions do nothing but jump: to the addresses in its table, which is filled in once it is loaded.</summary>
+/// <summary>
+/// Writes a native library whose functions do nothing but jump: to the addresses in its table, which is filled in once it is loaded.
+/// </summary>
 /// <remarks>
 /// An import of .NET is bound to a name in a library. A library with that name in it is thus a way to have an import of another
 /// assembly arrive elsewhere, and one that needs no compiler, no access to code that is loaded, and nothing of the runtime's insides.

@@ -19,7 +19,9 @@ internal static unsafe class LateFree
     /// <summary>How long something waits, in milliseconds: longer than a call to libtorch reads what a finaliser could free.</summary>
     private const long WaitMilliseconds = 10_000;
 
-    /// <summary>The bytes of tensors that may wait so long. Beyond them tensors wait a second, and beyond four times as many a twentieth of one.</summary>
+    /// <summary>
+    /// The bytes of tensors that may wait so long. Beyond them tensors wait a second, and beyond four times as many a twentieth of one.
+    /// </summary>
     private const long ManyBytes = 1L << 29;
 
     /// <summary>The functions that free what a bare address stands for and that TorchSharp's finalisers call.</summary>
@@ -59,12 +61,15 @@ internal static unsafe class LateFree
     public static string? Absence { get; private set; } = "libtorch is not loaded.";
 
     /// <summary>What waits now, its bytes as far as they are tensors', and how many have been freed late so far.</summary>
-    public static (int Things, long Bytes, long Freed) Counts => (Tensors.Count + Others.Count, Interlocked.Read(ref _waitingBytes), Interlocked.Read(ref _freedLate));
+    public static (int Things, long Bytes, long Freed) Counts =>
+        (Tensors.Count + Others.Count, Interlocked.Read(ref _waitingBytes), Interlocked.Read(ref _freedLate));
 
     /// <summary>The library in which TorchSharp's import of this moment is to be looked up.</summary>
     public static nint Library(nint bridge) => _isBinding ? _jumps : bridge;
 
-    /// <summary>Binds TorchSharp's freeing functions to this class. The resolver of TorchSharp's imports has to ask <see cref="Library"/>.</summary>
+    /// <summary>
+    /// Binds TorchSharp's freeing functions to this class. The resolver of TorchSharp's imports has to ask <see cref="Library"/>.
+    /// </summary>
     /// <param name="bridge">TorchSharp's own library, loaded.</param>
     public static void Activate(nint bridge)
     {
@@ -181,8 +186,9 @@ internal static unsafe class LateFree
     }
 
     /// <summary>
-    /// Nothing waiting is freed any more, and what is being freed has been. The system takes all of it in a moment, and libtorch's memory of a
-    /// GPU cannot be given back while CUDA's own libraries end: that is a C++ exception in a destructor, which ends the process as a crash.
+    /// Nothing waiting is freed any more, and what is being freed has been. The system takes all of it in a moment, and libtorch's memory
+    /// of a GPU cannot be given back while CUDA's own libraries end: that is a C++ exception in a destructor, which ends the process as a
+    /// crash.
     /// </summary>
     private static void End()
     {

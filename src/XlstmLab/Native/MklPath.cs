@@ -6,8 +6,8 @@ namespace XlstmLab.Native;
 /// <summary>Which of its code paths MKL takes, the library inside libtorch that multiplies float32 matrices on x64.</summary>
 /// <remarks>
 /// MKL asks a function of its own whether the processor is Intel's, and gives others a path that does not use what they have: a matrix
-/// product takes twice to three times as long on an AMD EPYC with AVX-512. A library that is loaded before libtorch, with a function of that
-/// name, answers instead; which instructions the processor has, MKL still asks the processor. Only Linux looks names up like this.
+/// product takes twice to three times as long on an AMD EPYC with AVX-512. A library that is loaded before libtorch, with a function of
+/// that name, answers instead; which instructions the processor has, MKL still asks the processor. Only Linux looks names up like this.
 /// </remarks>
 internal static unsafe class MklPath
 {
@@ -41,7 +41,8 @@ internal static unsafe class MklPath
         : X86Base.CpuId(0, 0) is not (_, 0x68747541, 0x444d4163, 0x69746e65) ? "MKL's own choice" // AuthenticAMD
         : !Avx2.IsSupported || !Fma.IsSupported ? "MKL's own choice: the processor has no AVX2"
         : !OperatingSystem.IsLinux() ? "MKL's own choice, which is a slow one on an AMD processor: only on Linux it can be made for it"
-        : Environment.GetEnvironmentVariable(Variable)?.Equals("off", StringComparison.OrdinalIgnoreCase) == true ? $"MKL's own choice: {Variable}=off"
+        : Environment.GetEnvironmentVariable(Variable)?.Equals("off", StringComparison.OrdinalIgnoreCase) == true
+        ? $"MKL's own choice: {Variable}=off"
         : null;
 
     private static (bool IsChosen, string Description) Answer()

@@ -15,8 +15,8 @@ namespace XlstmLab.Native;
 public static class NativeTorch
 {
     /// <summary>
-    /// The switch of <see cref="AppContext"/> by which a program says that it calls <see cref="EnsureLoaded"/> itself before anything touches
-    /// TorchSharp: then the library does not load libtorch when it is first touched.
+    /// The switch of <see cref="AppContext"/> by which a program says that it calls <see cref="EnsureLoaded"/> itself before anything
+    /// touches TorchSharp: then the library does not load libtorch when it is first touched.
     /// </summary>
     public const string LateSwitch = "XlstmLab.LoadsTorchLate";
 
@@ -61,12 +61,15 @@ public static class NativeTorch
     /// <param name="library">The library it is in, such as <c>torch_cpu</c>.</param>
     /// <param name="symbol">The name that the compiler gave it on Linux.</param>
     /// <returns>0 where the loaded libtorch has none of that name, and why.</returns>
-    /// <remarks>A C++ exception that leaves such a function ends the process: what could make it throw is to be looked at before it is called.</remarks>
+    /// <remarks>
+    /// A C++ exception that leaves such a function ends the process: what could make it throw is to be looked at before it is called.
+    /// </remarks>
     internal static (nint Address, string? Absence) Function(string library, string symbol)
     {
         var file = Path.Combine(Folder, NativePlatform.Current.FileName(library));
         return !NativeLibrary.TryLoad(file, out var handle) ? (0, $"{file} could not be loaded")
-            : !NativeLibrary.TryGetExport(handle, symbol, out var address) ? (0, $"{Path.GetFileName(file)} of libtorch {Version} has no {symbol}")
+            : !NativeLibrary.TryGetExport(handle, symbol, out var address)
+            ? (0, $"{Path.GetFileName(file)} of libtorch {Version} has no {symbol}")
             : (address, null);
     }
 
@@ -165,7 +168,8 @@ public static class NativeTorch
         var parts = folder.Split(Path.DirectorySeparatorChar, Path.AltDirectorySeparatorChar);
         var package = Array.FindIndex(parts, p => p.StartsWith("libtorch-", StringComparison.Ordinal));
         return package >= 0 && package + 1 < parts.Length ? parts[package + 1]
-            : folder.StartsWith(AppContext.BaseDirectory, StringComparison.Ordinal) ? BuildMetadata("LibTorchPackage")?.Split('/')[^1] ?? "unknown"
+            : folder.StartsWith(AppContext.BaseDirectory, StringComparison.Ordinal)
+            ? BuildMetadata("LibTorchPackage")?.Split('/')[^1] ?? "unknown"
             : "unknown";
     }
 

@@ -52,7 +52,8 @@ internal static class UserCache
         {
             // What is loaded from here runs: nobody else may put something there.
             Directory.CreateDirectory(root, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute);
-            if ((File.GetUnixFileMode(root) & (UnixFileMode.GroupWrite | UnixFileMode.OtherWrite)) != 0 || new DirectoryInfo(root).LinkTarget is not null)
+            if ((File.GetUnixFileMode(root) & (UnixFileMode.GroupWrite | UnixFileMode.OtherWrite)) != 0
+                || new DirectoryInfo(root).LinkTarget is not null)
             {
                 throw new IOException("others may write there");
             }

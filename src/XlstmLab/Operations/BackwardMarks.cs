@@ -3,8 +3,8 @@ using static TorchSharp.torch;
 namespace XlstmLab.Operations;
 
 /// <summary>
-/// Tells where a backward pass is: the engine goes back through what was computed in reverse order, so that the gradients of all weights that
-/// only blocks behind a mark have are there when it comes to the mark.
+/// Tells where a backward pass is: the engine goes back through what was computed in reverse order, so that the gradients of all weights
+/// that only blocks behind a mark have are there when it comes to the mark.
 /// </summary>
 /// <remarks>What is summed when a pass ends (<see cref="TrainedProducts.EndGradients"/>) is not there yet.</remarks>
 internal sealed class BackwardMarks

@@ -16,8 +16,8 @@ internal static class CpuMemory
     private static bool _isOff;
 
     /// <summary>
-    /// Whether loops of the library take the place of libtorch's operations in training: not with <see cref="Kernel.Variable"/> = <c>off</c>,
-    /// nor on a thread where this was set to false.
+    /// Whether loops of the library take the place of libtorch's operations in training: not with <see cref="Kernel.Variable"/> =
+    /// <c>off</c>, nor on a thread where this was set to false.
     /// </summary>
     public static bool HasLoops
     {
@@ -26,8 +26,8 @@ internal static class CpuMemory
     }
 
     /// <summary>
-    /// Whether there are loops for a tensor of this type and place, float32 on the CPU, while gradients are recorded: what they spare is mostly
-    /// backward, and what is evaluated keeps libtorch's rounding.
+    /// Whether there are loops for a tensor of this type and place, float32 on the CPU, while gradients are recorded: what they spare is
+    /// mostly backward, and what is evaluated keeps libtorch's rounding.
     /// </summary>
     public static bool Serves(Tensor tensor) =>
         HasLoops && tensor.device_type == DeviceType.CPU && tensor.dtype == ScalarType.Float32 && is_grad_enabled();
@@ -85,7 +85,9 @@ internal static class CpuMemory
     public static Tensor SumInOrder(Tensor parts) => parts.unbind(0).Aggregate((sum, part) => sum + part);
 }
 
-/// <summary>Rows cut into pieces for threads, by their number alone: sums over the rows of a piece, added in the pieces' order, are always the same.</summary>
+/// <summary>
+/// Rows cut into pieces for threads, by their number alone: sums over the rows of a piece, added in the pieces' order, are always the same.
+/// </summary>
 /// <param name="Rows">The rows.</param>
 /// <param name="Smallest">The rows of a piece at least.</param>
 internal readonly record struct RowPieces(int Rows, int Smallest = 32)

@@ -5,7 +5,8 @@ using static TorchSharp.torch;
 namespace XlstmLab.Operations;
 
 /// <summary>
-/// A tensor that stays where it is, whose values the host takes later and in their order: on a GPU they come to page-locked memory while both go on.
+/// A tensor that stays where it is, whose values the host takes later and in their order: on a GPU they come to page-locked memory while
+/// both go on.
 /// </summary>
 /// <typeparam name="T">The type of an element.</typeparam>
 internal sealed unsafe class DeviceOutput<T> : IDisposable
@@ -94,7 +95,8 @@ internal sealed unsafe class DeviceOutput<T> : IDisposable
 
         if (_isRemote)
         {
-            CudaDriver.Check(CudaDriver.cuEventSynchronize(_arrivals[_next]), "finish its work: a kernel failed, or the device ran out of memory");
+            CudaDriver.Check(
+                CudaDriver.cuEventSynchronize(_arrivals[_next]), "finish its work: a kernel failed, or the device ran out of memory");
             new ReadOnlySpan<T>((void*)_locked[_next], _count).CopyTo(_taken);
         }
         else

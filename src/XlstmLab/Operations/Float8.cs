@@ -1,6 +1,8 @@
 namespace XlstmLab.Operations;
 
-/// <summary>e4m3: a sign, 4 bits of exponent, 3 of fraction, and no infinity (Micikevicius et al., FP8 Formats for Deep Learning, 2022).</summary>
+/// <summary>
+/// e4m3: a sign, 4 bits of exponent, 3 of fraction, and no infinity (Micikevicius et al., FP8 Formats for Deep Learning, 2022).
+/// </summary>
 internal static class Float8
 {
     /// <summary>The largest number.</summary>

@@ -70,6 +70,8 @@ internal abstract class GradientFunction<T> : autograd.MultiTensorFunction<T>
     /// <returns>Of each of what the operation was applied to; null for what has none.</returns>
     protected abstract List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients);
 
-    /// <summary>What a backward pass is told of its forward pass: which of what it was applied to are tensors, and whether it only readies kernels.</summary>
+    /// <summary>
+    /// What a backward pass is told of its forward pass: which of what it was applied to are tensors, and whether it only readies kernels.
+    /// </summary>
     private sealed record Making(bool[] IsTensor, bool Prepares);
 }

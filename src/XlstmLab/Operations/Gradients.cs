@@ -22,7 +22,9 @@ public static partial class Gradients
 
     /// <summary>Adds the gradients of a loss to those of the tensors that it was computed from.</summary>
     /// <param name="loss">A tensor of one number.</param>
-    /// <exception cref="ExternalException">libtorch could not, for want of memory perhaps; or what else an operation of the library failed with.</exception>
+    /// <exception cref="ExternalException">
+    /// libtorch could not, for want of memory perhaps; or what else an operation of the library failed with.
+    /// </exception>
     public static void Backward(Tensor loss)
     {
         ArgumentNullException.ThrowIfNull(loss);
@@ -59,7 +61,8 @@ public static partial class Gradients
     private static Exception? FailureOf(string message)
     {
         // A gradient of any shape becomes one of one number first, of which libtorch tells the device alone: then it is the last failure.
-        var number = Refusal().Match(message) is { Success: true } refusal ? long.Parse(refusal.Groups[1].ValueSpan, CultureInfo.InvariantCulture)
+        var number = Refusal().Match(message) is { Success: true } refusal ? long.Parse(
+            refusal.Groups[1].ValueSpan, CultureInfo.InvariantCulture)
             : message.Contains("meta", StringComparison.Ordinal) ? Interlocked.Read(ref _failures)
             : 0;
         Failures.TryRemove(number, out var failure);

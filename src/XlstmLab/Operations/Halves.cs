@@ -2,7 +2,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
 
-/// <summary>The two halves of a product's last dimension, whose gradients kernels write into one tensor, so that joining them copies nothing.</summary>
+/// <summary>
+/// The two halves of a product's last dimension, whose gradients kernels write into one tensor, so that joining them copies nothing.
+/// </summary>
 internal sealed class Halves
 {
     private readonly long[] _shape;
@@ -58,7 +60,8 @@ internal sealed class Halves
         protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients)
         {
             var known = gradients.First(g => !g.IsInvalid);
-            var (first, second) = (gradients[0].IsInvalid ? zeros_like(known) : gradients[0], gradients[1].IsInvalid ? zeros_like(known) : gradients[1]);
+            var (first, second) = (gradients[0].IsInvalid ? zeros_like(known) : gradients[0], gradients[1].IsInvalid ? zeros_like(known)
+                : gradients[1]);
             var (batch, length, size) = (known.shape[0], known.shape[1], known.shape[2]);
             long[] strides = [2 * size * length, 2 * size, 1];
             var adjoin = first.stride().SequenceEqual(strides) && second.stride().SequenceEqual(strides)

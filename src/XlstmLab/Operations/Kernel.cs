@@ -27,8 +27,8 @@ internal readonly struct KernelArgument
 
 /// <summary>Launches the kernels that the library carries as CUDA C++.</summary>
 /// <remarks>
-/// A layer asks <see cref="Serve"/> whether it may, and takes libtorch's operations otherwise. Kernels run in the order of libtorch's own, and
-/// nothing here waits for them.
+/// A layer asks <see cref="Serve"/> whether it may, and takes libtorch's operations otherwise. Kernels run in the order of libtorch's own,
+/// and nothing here waits for them.
 /// </remarks>
 public static unsafe partial class Kernel
 {
@@ -68,11 +68,12 @@ public static unsafe partial class Kernel
         : "the CPU computes";
 
     /// <summary>What records work on this tensor's device (<see cref="IKernelDevice.Recorder"/>).</summary>
-    internal static IWorkRecorder Recorder(Tensor tensor) => new MarkingRecorder((Device ?? Gpu).Recorder(Math.Max(0, tensor.device_index)));
+    internal static IWorkRecorder Recorder(Tensor tensor) => new MarkingRecorder(
+        (Device ?? Gpu).Recorder(Math.Max(0, tensor.device_index)));
 
     /// <summary>
-    /// Whether the calling thread's work is recorded: it is done again with other numbers in the same memory, so nothing may be read from there,
-    /// which a device refuses.
+    /// Whether the calling thread's work is recorded: it is done again with other numbers in the same memory, so nothing may be read from
+    /// there, which a device refuses.
     /// </summary>
     internal static bool Records => _records;
 

@@ -3,8 +3,8 @@ using static TorchSharp.torch;
 namespace XlstmLab.Operations;
 
 /// <summary>
-/// Gives weights their gradients in the backward passes of a training: the engine would copy each, since it sees that a hand-written pass still
-/// holds what it returns.
+/// Gives weights their gradients in the backward passes of a training: the engine would copy each, since it sees that a hand-written pass
+/// still holds what it returns.
 /// </summary>
 internal sealed class LeafGradients
 {
@@ -52,7 +52,9 @@ internal sealed class LeafGradients
     public static Tensor Partials(LeafGradients? leaves, long rows, long columns, Device device) =>
         leaves?._sums.Take(rows, columns) ?? empty(rows, columns, dtype: ScalarType.Float32, device: device);
 
-    /// <summary>Gives weights gradients that are sums over rows, when the backward pass ends at the latest, if all are trained weights.</summary>
+    /// <summary>
+    /// Gives weights gradients that are sums over rows, when the backward pass ends at the latest, if all are trained weights.
+    /// </summary>
     /// <param name="leaves">What <see cref="Of"/> gave.</param>
     /// <param name="partials">What <see cref="Partials"/> gave, filled.</param>
     /// <param name="parts">Each weight's columns, in its place there; null has none.</param>

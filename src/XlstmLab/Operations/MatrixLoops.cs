@@ -151,7 +151,8 @@ internal static unsafe class MatrixLoops
         Store(s0, s1, c, add);
     }
 
-    private static void FourByOne(float* a, nint aRow, nint aDepth, int depth, float* b, nint bRow, float* c, nint cRow, int count, bool add)
+    private static void FourByOne(
+        float* a, nint aRow, nint aDepth, int depth, float* b, nint bRow, float* c, nint cRow, int count, bool add)
     {
         Vector<float> s0 = default, s1 = default, s2 = default, s3 = default;
         for (var k = 0; k < depth; k++)
@@ -192,5 +193,6 @@ internal static unsafe class MatrixLoops
     }
 
     [MethodImpl(MethodImplOptions.AggressiveInlining)]
-    private static void StorePart(Vector<float> sum, float* c, int count, bool add) => VectorFunctions.StorePart(add ? LoadPart(c, count) + sum : sum, c, count);
+    private static void StorePart(Vector<float> sum, float* c, int count, bool add) => VectorFunctions.StorePart(
+        add ? LoadPart(c, count) + sum : sum, c, count);
 }

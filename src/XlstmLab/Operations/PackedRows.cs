@@ -165,8 +165,8 @@ internal sealed unsafe class PackedRows : IDisposable
 
     /// <summary>What a row's largest number has so many of.</summary>
     /// <remarks>
-    /// A unit has 16 bits of fraction, so that its multiples are floats and rounding what is rounded changes nothing. A row that is not finite keeps
-    /// a unit that is not, which its products show.
+    /// A unit has 16 bits of fraction, so that its multiples are floats and rounding what is rounded changes nothing. A row that is not
+    /// finite keeps a unit that is not, which its products show.
     /// </remarks>
     private static float Unit(ReadOnlySpan<float> row, float count)
     {

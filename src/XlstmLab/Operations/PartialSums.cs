@@ -9,8 +9,8 @@ namespace XlstmLab.Operations;
 /// launch.
 /// </summary>
 /// <remarks>
-/// What waits lies in memory of its own: a piece of what a pass allocates would keep libtorch's allocator from giving the whole large block that
-/// it was cut out of to anything else as long, which took a third of a large model's memory.
+/// What waits lies in memory of its own: a piece of what a pass allocates would keep libtorch's allocator from giving the whole large block
+/// that it was cut out of to anything else as long, which took a third of a large model's memory.
 /// </remarks>
 internal sealed class PartialSums : IDisposable
 {
@@ -41,7 +41,9 @@ internal sealed class PartialSums : IDisposable
         return sums;
     }
 
-    /// <summary>Memory for what <see cref="Add"/> is to be given next: what waits is summed before it where there is no room beside it.</summary>
+    /// <summary>
+    /// Memory for what <see cref="Add"/> is to be given next: what waits is summed before it where there is no room beside it.
+    /// </summary>
     /// <returns>[rows, columns] float32, contiguous; null where it would not fit by itself.</returns>
     public Tensor? Take(long rows, long columns)
     {
@@ -140,7 +142,8 @@ internal sealed class PartialSums : IDisposable
             var (weight, count) = (waiting.Weight, waiting.Count);
             var before = weight.grad;
             var adds = before is not null && before.dtype == ScalarType.Float32 && before.is_contiguous();
-            var gradient = adds ? before! : weight.dim() == 1 ? joint.narrow(0, place, count) : joint.narrow(0, place, count).view(weight.shape);
+            var gradient = adds ? before! : weight.dim() == 1 ? joint.narrow(0, place, count)
+                : joint.narrow(0, place, count).view(weight.shape);
             blocks += Append(ref table, blocks, waiting, gradient, adds);
             place += Aligned(count);
             if (!adds)

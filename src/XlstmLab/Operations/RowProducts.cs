@@ -18,22 +18,22 @@ public enum WeightFormat
     Int8,
 
     /// <summary>
-    /// 8 bits: e4m3, of 4 bits of exponent and 3 of fraction, up to 448, in units of a number that each row has of its own. Read by kernels of a GPU
-    /// only.
+    /// 8 bits: e4m3, of 4 bits of exponent and 3 of fraction, up to 448, in units of a number that each row has of its own. Read by kernels
+    /// of a GPU only.
     /// </summary>
     Float8,
 }
 
 /// <summary>y = W x of a few vectors x, on the CPU, by vectors as wide as the machine has: as fast as W comes from memory.</summary>
 /// <remarks>
-/// The elements of W become float32 in registers; sums are float32. An element of y is summed in the same order whatever stands beside it, and
-/// however the rows of W are shared out.
+/// The elements of W become float32 in registers; sums are float32. An element of y is summed in the same order whatever stands beside it,
+/// and however the rows of W are shared out.
 /// </remarks>
 internal static unsafe class RowProducts
 {
     /// <summary>
-    /// How many rows before it is read a narrow row is asked for: the machine looks ahead by itself, but not past the end of a page, of which
-    /// narrow rows have so few that it was half as fast.
+    /// How many rows before it is read a narrow row is asked for: the machine looks ahead by itself, but not past the end of a page, of
+    /// which narrow rows have so few that it was half as fast.
     /// </summary>
     private const int Ahead = 8;
 
@@ -50,7 +50,8 @@ internal static unsafe class RowProducts
     /// <param name="y">[rows, outputs].</param>
     /// <param name="yRow">The elements from one row of y to the next.</param>
     public static void Multiply(
-        void* w, WeightFormat format, float* scales, int outputs, int inputs, float* bias, float* x, nint xRow, int rows, float* y, nint yRow)
+        void* w, WeightFormat format, float* scales, int outputs, int inputs, float* bias, float* x, nint xRow, int rows, float* y,
+        nint yRow)
     {
         switch (format)
         {

@@ -9,8 +9,8 @@ internal static class SavedTensors
     /// <summary>Keeps tensors for the backward pass. An absent one, null, keeps its place.</summary>
     /// <param name="context">The operation's context.</param>
     /// <param name="scope">
-    /// The forward pass's own scope, if it has one. libtorch takes the tensors when the pass has returned, so that those made in the scope have
-    /// to leave it; those of the caller stay where they are.
+    /// The forward pass's own scope, if it has one. libtorch takes the tensors when the pass has returned, so that those made in the scope
+    /// have to leave it; those of the caller stay where they are.
     /// </param>
     /// <param name="tensors">The tensors. Of an output, an alias: the output itself holds the graph that would hold it.</param>
     public static void Save(this autograd.AutogradContext context, DisposeScope? scope, params List<Tensor?> tensors)

@@ -11,7 +11,8 @@ internal static class TokenRows
     public static Tensor Of(Tensor x, int multiple)
     {
         var (shape, strides) = (x.shape, x.stride());
-        var fits = strides[2] == 1 && strides[0] == shape[1] * strides[1] && strides[1] % multiple == 0 && x.storage_offset() % multiple == 0;
+        var fits = strides[2] == 1 && strides[0] == shape[1] * strides[1] && strides[1] % multiple == 0
+            && x.storage_offset() % multiple == 0;
         return fits ? x : x.contiguous();
     }
 

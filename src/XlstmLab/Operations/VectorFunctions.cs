@@ -38,7 +38,8 @@ internal static class VectorFunctions
         // Near zero the continued fraction x / (1 + x^2 / (3 + x^2 / (5 + ... x^2 / 13))), as a quotient of polynomials.
         var square = x * x;
         var above = MultiplyAdd(MultiplyAdd(square + Number<T>(378), square, Number<T>(17325)), square, Number<T>(135135)) * magnitude;
-        var below = MultiplyAdd(MultiplyAdd(MultiplyAdd(Number<T>(28), square, Number<T>(3150)), square, Number<T>(62370)), square, Number<T>(135135));
+        var below = MultiplyAdd(
+            MultiplyAdd(MultiplyAdd(Number<T>(28), square, Number<T>(3150)), square, Number<T>(62370)), square, Number<T>(135135));
         var isSmall = Vector.LessThan(magnitude, Number<T>(0.55));
         var unsigned = Vector.ConditionalSelect(isSmall, above, Vector<T>.One - e) / Vector.ConditionalSelect(isSmall, below, Vector<T>.One + e);
         return Vector.CopySign(unsigned, x);

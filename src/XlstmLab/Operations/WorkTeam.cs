@@ -9,8 +9,8 @@ internal interface ISharedWork
 
 /// <summary>Threads that wait awake for the next work for a while: work of microseconds is worth sharing out with them.</summary>
 /// <remarks>
-/// The thread that shares its work out does pieces too, and waits only for those that another has begun. Work that comes while other work is
-/// being done is done by its own thread alone.
+/// The thread that shares its work out does pieces too, and waits only for those that another has begun. Work that comes while other work
+/// is being done is done by its own thread alone.
 /// </remarks>
 internal static class WorkTeam
 {

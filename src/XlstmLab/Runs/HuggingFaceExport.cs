@@ -84,7 +84,8 @@ public static class HuggingFaceExport
         }
 
         static string? Word(JsonNode? token) =>
-            (token is JsonObject added ? added["content"] : token) is JsonValue value && value.TryGetValue<string>(out var word) ? word : null;
+            (token is JsonObject added ? added["content"] : token) is JsonValue value && value.TryGetValue<string>(out var word) ? word
+                : null;
     }
 
     /// <summary>A byte-level BPE without merges whose ids are the bytes.</summary>

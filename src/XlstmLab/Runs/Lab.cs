@@ -139,6 +139,7 @@ public static class Lab
         var all = ModelConfigJson.Text(config) + settings + read + tokenizer.Fingerprint;
         var hash = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(all)))[..8];
         var millions = config.CountParameters() / 1e6;
-        return Path.Combine("runs", string.Create(CultureInfo.InvariantCulture, $"{config.ModelType}-{millions:0.##}m-{recipe.Steps}-{hash}"));
+        return Path.Combine(
+            "runs", string.Create(CultureInfo.InvariantCulture, $"{config.ModelType}-{millions:0.##}m-{recipe.Steps}-{hash}"));
     }
 }

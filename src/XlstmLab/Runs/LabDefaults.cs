@@ -44,7 +44,9 @@ public static class LabDefaults
     /// <summary>What logits are divided by before a token is drawn.</summary>
     public const double Temperature = 0.8;
 
-    /// <summary>The recipe of a small model's training: a warm-up of a twentieth of the steps, then a cosine to a tenth of the peak rate.</summary>
+    /// <summary>
+    /// The recipe of a small model's training: a warm-up of a twentieth of the steps, then a cosine to a tenth of the peak rate.
+    /// </summary>
     /// <param name="steps">The updates of the run.</param>
     public static TrainingConfig Training(int steps = Steps) => new()
     {

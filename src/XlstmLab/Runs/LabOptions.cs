@@ -8,7 +8,9 @@ namespace XlstmLab.Runs;
 /// <summary>Where and how <see cref="Lab"/> trains.</summary>
 public sealed record LabOptions
 {
-    /// <summary>The run's folder; null for one in <c>runs</c> that is named after the model and tells configurations and texts apart.</summary>
+    /// <summary>
+    /// The run's folder; null for one in <c>runs</c> that is named after the model and tells configurations and texts apart.
+    /// </summary>
     public string? Folder { get; init; }
 
     /// <summary>Whether a run that is in the folder already is deleted, instead of continued.</summary>

@@ -16,8 +16,8 @@ public sealed record OpenOptions
     public ScalarType? ComputeType { get; init; }
 
     /// <summary>
-    /// The type that projections and tables are held in, float32 or bfloat16. Null is bfloat16 where they are stored in it and products are computed in it,
-    /// which takes half the memory and changes no number, and otherwise float32.
+    /// The type that projections and tables are held in, float32 or bfloat16. Null is bfloat16 where they are stored in it and products are
+    /// computed in it, which takes half the memory and changes no number, and otherwise float32.
     /// </summary>
     public ScalarType? WeightType { get; init; }
 

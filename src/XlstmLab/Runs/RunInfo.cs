@@ -80,7 +80,9 @@ public sealed record RunInfo
 
     /// <summary>The runs in a folder and below it, in the order of their names.</summary>
     /// <param name="folder">The folder, or a run's.</param>
-    /// <param name="damaged">Told what is wrong with each run that cannot be read, which is then left out; null for an exception instead.</param>
+    /// <param name="damaged">
+    /// Told what is wrong with each run that cannot be read, which is then left out; null for an exception instead.
+    /// </param>
     /// <exception cref="DirectoryNotFoundException">There is no such folder.</exception>
     /// <exception cref="InvalidDataException">A run is damaged.</exception>
     public static IReadOnlyList<RunInfo> Find(string folder, ICollection<string>? damaged = null)
@@ -153,7 +155,9 @@ public sealed record RunInfo
         };
     }
 
-    /// <summary>The settings in which runs differ, in their order, with the value of each run; null where a run has no such setting.</summary>
+    /// <summary>
+    /// The settings in which runs differ, in their order, with the value of each run; null where a run has no such setting.
+    /// </summary>
     public static IReadOnlyList<(string Name, IReadOnlyList<string?> Values)> Differences(IReadOnlyList<RunInfo> runs)
     {
         ArgumentNullException.ThrowIfNull(runs);
@@ -189,7 +193,8 @@ public sealed record RunInfo
     }
 
     /// <inheritdoc/>
-    public override string ToString() => string.Create(CultureInfo.InvariantCulture, $"{Name}: {State}, step {Step:N0} of {Steps:N0}, loss {Loss:F4}");
+    public override string ToString() => string.Create(
+        CultureInfo.InvariantCulture, $"{Name}: {State}, step {Step:N0} of {Steps:N0}, loss {Loss:F4}");
 
     private static IEnumerable<string> Folders(string folder)
     {

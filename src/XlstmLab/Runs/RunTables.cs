@@ -75,7 +75,8 @@ public static class RunTables
             rows.Add(("time", result.Seconds.ToString("F1", CultureInfo.InvariantCulture), "s"));
             rows.Add(("loss", result.Last?.Loss.ToString("F4", CultureInfo.InvariantCulture) ?? "", "nats/token"));
             rows.Add(("validation", result.Validation?.ValidationLoss?.ToString("F4", CultureInfo.InvariantCulture) ?? "", "nats/token"));
-            rows.Add(("validation", result.Validation?.ValidationBitsPerByte?.ToString("F4", CultureInfo.InvariantCulture) ?? "", "bits/byte"));
+            rows.Add(
+                ("validation", result.Validation?.ValidationBitsPerByte?.ToString("F4", CultureInfo.InvariantCulture) ?? "", "bits/byte"));
         }
 
         return Table([.. rows.Where(r => r.Item2.Length > 0)]);

@@ -109,7 +109,9 @@ public sealed class TrainedRun : IDisposable
     /// <param name="options">What is not as the folder says.</param>
     /// <param name="progress">Told how far the reading of the weights is.</param>
     /// <param name="cancellationToken">Stops the reading.</param>
-    /// <exception cref="FileNotFoundException">The folder holds no model, or no tokenizer though one is required; the message says what to do.</exception>
+    /// <exception cref="FileNotFoundException">
+    /// The folder holds no model, or no tokenizer though one is required; the message says what to do.
+    /// </exception>
     /// <exception cref="CheckpointException">The weights are damaged, or do not fit the configuration.</exception>
     /// <exception cref="ConfigException">The model is of a kind that this library does not know.</exception>
     /// <exception cref="InvalidDataException">Another file is damaged.</exception>
@@ -209,7 +211,8 @@ public sealed class TrainedRun : IDisposable
         if (Directory.Exists(Path.Combine(folder, "checkpoints")) || RunFolder.IsOne(folder))
         {
             throw new FileNotFoundException(
-                File.Exists(Path.Combine(folder, RunFolder.MetadataName)) && RunFolder.ReadMetadata(folder) is { Status: TrainingStatus.Failed } failed
+                File.Exists(Path.Combine(folder, RunFolder.MetadataName))
+                    && RunFolder.ReadMetadata(folder) is { Status: TrainingStatus.Failed } failed
                     ? $"The run in '{folder}' failed at step {failed.Step} and left no checkpoint: {failed.Error}"
                     : $"The run in '{folder}' has no checkpoint yet: wait for its first one, or stop it by Ctrl-C, which writes one.");
         }
@@ -283,7 +286,8 @@ public sealed class TrainedRun : IDisposable
             ChunkLength = LabDefaults.EvaluationContext,
             BatchSize = LabDefaults.EvaluationBatch,
         };
-        return LengthExtrapolation.Measure(Model, ReadDocuments(part, data, null, cancellationToken), Tokenizer, options, progress, cancellationToken);
+        return LengthExtrapolation.Measure(
+            Model, ReadDocuments(part, data, null, cancellationToken), Tokenizer, options, progress, cancellationToken);
     }
 
     /// <summary>Puts a multiple-choice or cloze task to the model.</summary>
@@ -356,7 +360,8 @@ public sealed class TrainedRun : IDisposable
         }
 
         var beside = Path.Combine(folder, RunText.TokenizerName);
-        return File.Exists(beside) ? BpeTokenizer.Load(beside, endOfDocument ?? HuggingFaceExport.Opening(folder) ?? BpeTokenizer.DefaultEndOfDocument)
+        return File.Exists(beside) ? BpeTokenizer.Load(
+            beside, endOfDocument ?? HuggingFaceExport.Opening(folder) ?? BpeTokenizer.DefaultEndOfDocument)
             : vocabulary == 257 ? new ByteTokenizer()
             : null;
     }

@@ -71,7 +71,8 @@ public sealed record MixedRecall : SyntheticTask
         }
     }
 
-    private static bool Has(LengthRange lengths, MultiQueryRecall rows) => rows.ContextLength >= lengths.Minimum && rows.ContextLength <= lengths.Maximum;
+    private static bool Has(LengthRange lengths, MultiQueryRecall rows) =>
+        rows.ContextLength >= lengths.Minimum && rows.ContextLength <= lengths.Maximum;
 
     private static MultiQueryRecall Size(int length, int pairs) => new() { ContextLength = length, PairCount = pairs };
 }

@@ -94,7 +94,8 @@ public sealed class BpeTokenizer : ITokenizer
     internal string EndOfDocumentText { get; private init; } = "";
 
     /// <inheritdoc/>
-    public bool ChangesText => _normalizer.ChangesText || _preTokenizer.ChangesText || _addedToText.ChangesText || _addedToNormalized.ChangesText;
+    public bool ChangesText =>
+        _normalizer.ChangesText || _preTokenizer.ChangesText || _addedToText.ChangesText || _addedToNormalized.ChangesText;
 
     /// <summary>The special tokens by their text, such as the end of document; they are found in a text and spell no bytes.</summary>
     public IReadOnlyDictionary<string, int> SpecialTokens { get; }
@@ -294,7 +295,8 @@ public sealed class BpeTokenizer : ITokenizer
     {
         if (id is < 0 or >= MaxId)
         {
-            throw new InvalidDataException($"the token '{token}' has the id {id.ToString(CultureInfo.InvariantCulture)}; ids are from 0 to {MaxId - 1}");
+            throw new InvalidDataException(
+                $"the token '{token}' has the id {id.ToString(CultureInfo.InvariantCulture)}; ids are from 0 to {MaxId - 1}");
         }
     }
 
@@ -348,6 +350,7 @@ public sealed class BpeTokenizer : ITokenizer
     private static char[] MapBytes()
     {
         var next = 0x100;
-        return [.. Enumerable.Range(0, 256).Select(b => b is (>= '!' and <= '~') or (>= 0xA1 and <= 0xAC) or (>= 0xAE and <= 0xFF) ? (char)b : (char)next++)];
+        return [.. Enumerable.Range(0, 256).Select(
+            b => b is (>= '!' and <= '~') or (>= 0xA1 and <= 0xAC) or (>= 0xAE and <= 0xFF) ? (char)b : (char)next++)];
     }
 }

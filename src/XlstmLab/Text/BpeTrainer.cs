@@ -6,10 +6,14 @@ namespace XlstmLab.Text;
 /// <summary>Where a byte-level BPE cuts text into the pieces that it never merges across.</summary>
 public enum BpePattern
 {
-    /// <summary>As GPT-2: a word with the space before it, a run of digits, a run of other characters, white space; English clitics are pieces.</summary>
+    /// <summary>
+    /// As GPT-2: a word with the space before it, a run of digits, a run of other characters, white space; English clitics are pieces.
+    /// </summary>
     Gpt2,
 
-    /// <summary>As GPT-4: words take any one character before them, digits are cut by threes, line ends stay with what is before them.</summary>
+    /// <summary>
+    /// As GPT-4: words take any one character before them, digits are cut by threes, line ends stay with what is before them.
+    /// </summary>
     Gpt4,
 }
 
@@ -41,12 +45,14 @@ public sealed record BpeTrainerOptions
     public SplitRule? Split { get; init; }
 
     /// <summary>
-    /// The most UTF-8 bytes of text to learn from, taken from the beginning of every file in proportion to the files' sizes; null takes all.
-    /// The document that would go beyond them is cut, at the end of a line if one is near.
+    /// The most UTF-8 bytes of text to learn from, taken from the beginning of every file in proportion to the files' sizes; null takes
+    /// all. The document that would go beyond them is cut, at the end of a line if one is near.
     /// </summary>
     public long? SampleBytes { get; init; }
 
-    /// <summary>The distinct pieces that are counted at a time, which bounds the memory at about 250 bytes each; see <see cref="BpeTrainer"/>.</summary>
+    /// <summary>
+    /// The distinct pieces that are counted at a time, which bounds the memory at about 250 bytes each; see <see cref="BpeTrainer"/>.
+    /// </summary>
     public int MaximumPieces { get; init; } = 1 << 22;
 
     /// <summary>How many chunks of text are cut into pieces side by side; the result does not depend on it.</summary>
@@ -88,13 +94,15 @@ public sealed record BpeTrainerOptions
 /// <param name="VocabularySize">The ids wanted.</param>
 public readonly record struct BpeTrainingProgress(double SourceShare, long TextBytes, int DistinctPieces, int Tokens, int VocabularySize);
 
-/// <summary>Learns a byte-level byte pair encoding (Sennrich, Haddow and Birch 2016, arXiv:1508.07909, on bytes as GPT-2 does) from text.</summary>
+/// <summary>
+/// Learns a byte-level byte pair encoding (Sennrich, Haddow and Birch 2016, arXiv:1508.07909, on bytes as GPT-2 does) from text.
+/// </summary>
 /// <remarks>
-/// Text is cut into pieces by the pre-tokenizer, and equal pieces are counted. A piece begins as its UTF-8 bytes. Time and again the pair of
-/// neighbours that occurs most often becomes one token; of pairs that occur equally often the one with the smaller left id is taken, then the
-/// one with the smaller right id. Ids are: special tokens, bytes in the order of the characters that spell them, merged tokens in the order
-/// they were made. Two merges that spell the same bytes share an id. These are the rules of Hugging Face's trainer. The same text gives the
-/// same tokenizer, on every machine and with any number of workers. Where more distinct pieces turn up than
+/// Text is cut into pieces by the pre-tokenizer, and equal pieces are counted. A piece begins as its UTF-8 bytes. Time and again the pair
+/// of neighbours that occurs most often becomes one token; of pairs that occur equally often the one with the smaller left id is taken,
+/// then the one with the smaller right id. Ids are: special tokens, bytes in the order of the characters that spell them, merged tokens in
+/// the order they were made. Two merges that spell the same bytes share an id. These are the rules of Hugging Face's trainer. The same text
+/// gives the same tokenizer, on every machine and with any number of workers. Where more distinct pieces turn up than
 /// <see cref="BpeTrainerOptions.MaximumPieces"/>, the rarest of those counted so far are forgotten until half of them are left: counts of
 /// rare pieces are then too small, by at most what <see cref="TrainedBpe.ForgottenCount"/> says.
 /// </remarks>
@@ -119,14 +127,17 @@ public static class BpeTrainer
         options ??= new();
         options.Validate();
         var files = DocumentFile.Find(source, options.SkipNull, options.MaxLineBytes);
-        var byPosition = options.Split?.CutsByPosition(files.SelectMany(f => f.Read(options.TextField, cancellationToken)), source) ?? false;
+        var byPosition = options.Split?.CutsByPosition(files.SelectMany(f => f.Read(options.TextField, cancellationToken)), source)
+            ?? false;
         var counts = Count(Chunks(files, byPosition, options, cancellationToken), options, progress, cancellationToken);
         var trained = Merge(counts, options, progress, cancellationToken);
         trained.Save(path);
         return trained;
     }
 
-    /// <summary>Learns from texts; <see cref="BpeTrainerOptions.Split"/> and <see cref="BpeTrainerOptions.SampleBytes"/> have no say.</summary>
+    /// <summary>
+    /// Learns from texts; <see cref="BpeTrainerOptions.Split"/> and <see cref="BpeTrainerOptions.SampleBytes"/> have no say.
+    /// </summary>
     /// <inheritdoc cref="Train(string, string, BpeTrainerOptions?, IProgress{BpeTrainingProgress}?, CancellationToken)"/>
     public static TrainedBpe Train(
         IEnumerable<string> texts, BpeTrainerOptions? options = null,
@@ -152,7 +163,8 @@ public static class BpeTrainer
             if (options.SampleBytes is { } sample)
             {
                 // What the files before fell short of is taken from this one.
-                var texts = Sample(files[k], byPosition, options, (long)(sample * ((before + sizes[k]) / total)) - sampled, cancellationToken);
+                var texts = Sample(
+                    files[k], byPosition, options, (long)(sample * ((before + sizes[k]) / total)) - sampled, cancellationToken);
                 sampled += texts.Sum(t => (long)Encoding.UTF8.GetByteCount(t));
                 before += sizes[k];
                 yield return (() => texts, before / total);
@@ -188,7 +200,8 @@ public static class BpeTrainer
         : options.Split.Parts(document, byPosition).Where(p => p.Split == Split.Train).Select(p => p.Document.Text);
 
     /// <summary>The first texts of a file, of so many UTF-8 bytes in all at most.</summary>
-    private static List<string> Sample(DocumentFile file, bool byPosition, BpeTrainerOptions options, long bytes, CancellationToken cancellationToken)
+    private static List<string> Sample(
+        DocumentFile file, bool byPosition, BpeTrainerOptions options, long bytes, CancellationToken cancellationToken)
     {
         var texts = new List<string>();
         foreach (var text in file.ReadRaw(options.TextField, 1, cancellationToken).SelectMany(raw => TextsOf(raw, byPosition, options)))
@@ -255,7 +268,8 @@ public static class BpeTrainer
 
         return counts.TextBytes > 0
             ? counts
-            : throw new InvalidDataException("There is no text to learn a tokenizer from: all documents are empty or outside the training part.");
+            : throw new InvalidDataException(
+                "There is no text to learn a tokenizer from: all documents are empty or outside the training part.");
 
         void Add(Task<(Dictionary<string, long> Pieces, long Bytes, double Share)> task)
         {
@@ -354,7 +368,8 @@ public static class BpeTrainer
     private readonly record struct Rank(long Count, int Left, int Right) : IComparable<Rank>
     {
         public int CompareTo(Rank other) =>
-            Count != other.Count ? other.Count.CompareTo(Count) : Left != other.Left ? Left.CompareTo(other.Left) : Right.CompareTo(other.Right);
+            Count != other.Count ? other.Count.CompareTo(Count)
+                : Left != other.Left ? Left.CompareTo(other.Left) : Right.CompareTo(other.Right);
     }
 
     /// <summary>How often each piece occurs.</summary>

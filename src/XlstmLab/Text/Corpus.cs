@@ -8,7 +8,9 @@ public sealed record CorpusOptions
     /// <summary>The field of a JSON line, or the column of a Parquet file, that holds the text; dots lead into nested ones.</summary>
     public string TextField { get; init; } = "text";
 
-    /// <summary>Whether rows and lines whose text is null, or not there, are left out and counted; otherwise the first is an error.</summary>
+    /// <summary>
+    /// Whether rows and lines whose text is null, or not there, are left out and counted; otherwise the first is an error.
+    /// </summary>
     public bool SkipNull { get; init; }
 
     /// <summary>The bytes that a line may have, unpacked.</summary>
@@ -81,7 +83,9 @@ public sealed class Corpus
     /// A folder is read with all folders below it, in ordinal order of the paths. Of a path and a dataset of the same name the path is
     /// taken. All text is held in memory: what is too big for that is made into tokens by <see cref="TokenFolderWriter"/>.
     /// </remarks>
-    /// <exception cref="FileNotFoundException">There is neither a path nor a dataset of that name; the message lists the datasets.</exception>
+    /// <exception cref="FileNotFoundException">
+    /// There is neither a path nor a dataset of that name; the message lists the datasets.
+    /// </exception>
     /// <exception cref="InvalidDataException">The data are damaged, not UTF-8 or empty; the message says where.</exception>
     public static Corpus Open(string source, CorpusOptions? options = null, CancellationToken cancellationToken = default)
     {
@@ -123,7 +127,8 @@ public sealed class Corpus
             var json = content[range].Trim(" \t\r"u8);
             if (!json.IsEmpty)
             {
-                documents.Add(RawDocument.ParseJson(json, path, line, name is null ? null : $"{name}:{line}", textField, keepFields: true)!);
+                documents.Add(
+                    RawDocument.ParseJson(json, path, line, name is null ? null : $"{name}:{line}", textField, keepFields: true)!);
             }
         }
 

@@ -24,7 +24,8 @@ public static class DatasetArchive
     {
         if (Path.GetFileName(Path.TrimEndingDirectorySeparator(Path.GetFullPath(folder))) != card.Name)
         {
-            throw new ArgumentException($"The dataset '{card.Name}' must be written to a folder of that name, not to '{folder}'.", nameof(folder));
+            throw new ArgumentException(
+                $"The dataset '{card.Name}' must be written to a folder of that name, not to '{folder}'.", nameof(folder));
         }
 
         var all = documents.Select(d => d with { Text = d.Text.ReplaceLineEndings("\n") }).ToList();
@@ -118,7 +119,8 @@ public static class DatasetArchive
         try
         {
             var source = new MemoryStream(compressed);
-            using Stream stream = IsZstandard(card) ? new ZstdSharp.DecompressionStream(source) : new BrotliStream(source, CompressionMode.Decompress);
+            using Stream stream = IsZstandard(card) ? new ZstdSharp.DecompressionStream(source)
+                : new BrotliStream(source, CompressionMode.Decompress);
             var content = new MemoryStream();
             var buffer = new byte[1 << 16];
             for (int got; (got = stream.Read(buffer)) > 0;)
@@ -137,7 +139,8 @@ public static class DatasetArchive
         }
         catch (Exception e) when (e is InvalidDataException or InvalidOperationException or IOException or ZstdSharp.ZstdException)
         {
-            throw new InvalidDataException($"'{path}' cannot be read as a {(IsZstandard(card) ? "Zstandard" : "Brotli")} file: {e.Message}", e);
+            throw new InvalidDataException(
+                $"'{path}' cannot be read as a {(IsZstandard(card) ? "Zstandard" : "Brotli")} file: {e.Message}", e);
         }
     }
 

@@ -42,7 +42,9 @@ public sealed record DatasetCard
     [JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingNull)]
     public IReadOnlyList<SourcePackage>? Packages { get; init; }
 
-    /// <summary>The file of the documents: JSON lines with the fields name and text, compressed by Brotli or, if it ends in .zst, by Zstandard.</summary>
+    /// <summary>
+    /// The file of the documents: JSON lines with the fields name and text, compressed by Brotli or, if it ends in .zst, by Zstandard.
+    /// </summary>
     public string File { get; init; } = "text.jsonl.br";
 
     /// <summary>The SHA-256 of the file, in hexadecimal.</summary>

@@ -22,7 +22,8 @@ public static class Datasets
             {
                 return Directory.Exists(named)
                     ? named
-                    : throw new DirectoryNotFoundException($"The environment variable {FolderVariable} names '{named}', which is no folder.");
+                    : throw new DirectoryNotFoundException(
+                        $"The environment variable {FolderVariable} names '{named}', which is no folder.");
             }
 
             string[] starts = [Directory.GetCurrentDirectory(), AppContext.BaseDirectory];

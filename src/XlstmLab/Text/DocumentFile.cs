@@ -11,10 +11,13 @@ namespace XlstmLab.Text;
 /// <summary>A file of documents, read a document at a time whatever its size.</summary>
 /// <remarks>
 /// A .txt file is one document. A line of a .jsonl file is one, which .gz or .zst after it may compress, as DCLM and SlimPajama are
-/// published; so is a row of a .parquet file, as FineWeb-Edu is. What is held in memory is a line or, of Parquet, the text column of a row group.
+/// published; so is a row of a .parquet file, as FineWeb-Edu is. What is held in memory is a line or, of Parquet, the text column of a row
+/// group.
 /// </remarks>
 /// <param name="Path">Where the file is.</param>
-/// <param name="Name">What its documents are named after, with the number of their line or row: its path in the folder it was found in.</param>
+/// <param name="Name">
+/// What its documents are named after, with the number of their line or row: its path in the folder it was found in.
+/// </param>
 public sealed record DocumentFile(string Path, string Name)
 {
     private const string Kinds = ".txt, .jsonl, .jsonl.gz, .jsonl.zst and .parquet";
@@ -43,11 +46,13 @@ public sealed record DocumentFile(string Path, string Name)
     internal long? ContentBytes { get; init; }
 
     /// <summary>
-    /// The file of that path, or all files of documents in the folder of that path and those below it, in ordinal order of their names, or the
-    /// file of the dataset in the folder of that path or, where nothing has that path, of that name.
+    /// The file of that path, or all files of documents in the folder of that path and those below it, in ordinal order of their names, or
+    /// the file of the dataset in the folder of that path or, where nothing has that path, of that name.
     /// </summary>
     /// <exception cref="FileNotFoundException">There is no such file, folder or dataset.</exception>
-    /// <exception cref="InvalidDataException">There is no file of documents, or a dataset's file is not the one its card describes.</exception>
+    /// <exception cref="InvalidDataException">
+    /// There is no file of documents, or a dataset's file is not the one its card describes.
+    /// </exception>
     public static IReadOnlyList<DocumentFile> Find(string source)
     {
         if (File.Exists(source))
@@ -78,7 +83,9 @@ public sealed record DocumentFile(string Path, string Name)
         [.. Find(source).Select(file => file with { SkipNull = skipNull, MaxLineBytes = maxLineBytes })];
 
     /// <summary>The folder of the dataset that a path or name means; null for a folder of files.</summary>
-    /// <exception cref="FileNotFoundException">There is neither a path nor a dataset of that name; the message lists the datasets.</exception>
+    /// <exception cref="FileNotFoundException">
+    /// There is neither a path nor a dataset of that name; the message lists the datasets.
+    /// </exception>
     public static string? DatasetFolder(string source) =>
         File.Exists(source) ? null
         : !Directory.Exists(source) ? Datasets.FolderOf(source)
@@ -86,9 +93,13 @@ public sealed record DocumentFile(string Path, string Name)
         : null;
 
     /// <summary>The documents in their order; empty lines are left out, empty texts are not.</summary>
-    /// <param name="textField">The field of a JSON line, or the column of a Parquet file, that holds the text; dots lead into nested ones.</param>
+    /// <param name="textField">
+    /// The field of a JSON line, or the column of a Parquet file, that holds the text; dots lead into nested ones.
+    /// </param>
     /// <param name="cancellationToken">Stops between documents.</param>
-    /// <exception cref="InvalidDataException">The file is damaged or a document is not as expected; the message says where and what to do.</exception>
+    /// <exception cref="InvalidDataException">
+    /// The file is damaged or a document is not as expected; the message says where and what to do.
+    /// </exception>
     public IEnumerable<Document> Read(string textField = "text", CancellationToken cancellationToken = default) =>
         ReadRaw(textField, 1, cancellationToken).Select(raw => raw.ParseOrSkip(textField, keepFields: true)).OfType<Document>();
 
@@ -104,7 +115,8 @@ public sealed record DocumentFile(string Path, string Name)
     }
 
     /// <summary>The documents of JSON lines that have names.</summary>
-    internal IEnumerable<Document> ReadNamed(CancellationToken cancellationToken) => (this with { HasNames = true }).Read("text", cancellationToken);
+    internal IEnumerable<Document> ReadNamed(CancellationToken cancellationToken) =>
+        (this with { HasNames = true }).Read("text", cancellationToken);
 
     private static DocumentFile OfDataset(string folder)
     {
@@ -118,10 +130,12 @@ public sealed record DocumentFile(string Path, string Name)
         using var stream = File.OpenRead(file);
         return Convert.ToHexStringLower(SHA256.HashData(stream)) == card.Sha256
             ? new(file, $"{card.Name}/{card.File}") { HasNames = true, ContentBytes = card.ContentBytes }
-            : throw new InvalidDataException($"'{file}' is not the file that its card describes: its SHA-256 is not the card's. Restore both from their origin.");
+            : throw new InvalidDataException(
+                $"'{file}' is not the file that its card describes: its SHA-256 is not the card's. Restore both from their origin.");
     }
 
-    private static bool HasEnding(string path) => Array.Exists(Endings, ending => path.EndsWith(ending, StringComparison.OrdinalIgnoreCase));
+    private static bool HasEnding(string path) => Array.Exists(
+        Endings, ending => path.EndsWith(ending, StringComparison.OrdinalIgnoreCase));
 
     private bool Ends(string ending) => Path.EndsWith(ending, StringComparison.OrdinalIgnoreCase);
 
@@ -227,7 +241,8 @@ public sealed record DocumentFile(string Path, string Name)
 #pragma warning disable CA1031 // On damaged bytes the libraries fail in whatever way they lead them to.
         catch (Exception e)
         {
-            throw new InvalidDataException($"'{Path}' cannot be read at line {line}: {e.Message} The file is damaged or not whole: fetch it again.", e);
+            throw new InvalidDataException(
+                $"'{Path}' cannot be read at line {line}: {e.Message} The file is damaged or not whole: fetch it again.", e);
         }
 #pragma warning restore CA1031
     }
@@ -291,9 +306,11 @@ public sealed record DocumentFile(string Path, string Name)
         var field = Array.Find(fields, f => f.Path.ToString() == path || f.Path.ToString() == textField)
             ?? throw new InvalidDataException(
                 $"'{Path}' has no column '{textField}'; name one as the text field: {string.Join(", ", fields.Select(f => f.Path.ToString().Replace('/', '.')))}.");
-        return field.MaxRepetitionLevel > 0 ? throw new InvalidDataException($"'{Path}': the column '{textField}' is a list; the text has to be one string a row.")
+        return field.MaxRepetitionLevel > 0 ? throw new InvalidDataException(
+            $"'{Path}': the column '{textField}' is a list; the text has to be one string a row.")
             : field.ClrType == typeof(ReadOnlyMemory<char>) || field.ClrType == typeof(string) ? field
-            : throw new InvalidDataException($"'{Path}': the column '{textField}' is no string but of type {field.ClrType.Name}; name another as the text field.");
+            : throw new InvalidDataException(
+                $"'{Path}': the column '{textField}' is no string but of type {field.ClrType.Name}; name another as the text field.");
     }
 
     /// <remarks>Definition levels are read here, since the library's own unpacking loses nulls below a group.</remarks>
@@ -338,7 +355,8 @@ public sealed record DocumentFile(string Path, string Name)
 #pragma warning disable CA1031 // As of other damaged files; sizes that are damaged ask for more memory than there is.
         catch (Exception e)
         {
-            throw new InvalidDataException($"'{Path}' cannot be read {what}: {e.Message} The file is damaged or not whole: fetch it again.", e);
+            throw new InvalidDataException(
+                $"'{Path}' cannot be read {what}: {e.Message} The file is damaged or not whole: fetch it again.", e);
         }
 #pragma warning restore CA1031
     }

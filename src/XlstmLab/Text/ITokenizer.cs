@@ -38,8 +38,8 @@ public interface ITokenizer
     }
 
     /// <summary>
-    /// Whether tokens may spell other bytes than those of the text they were made of, as where it is normalized or a space is put before it:
-    /// bits per byte then cannot be told from tokens alone.
+    /// Whether tokens may spell other bytes than those of the text they were made of, as where it is normalized or a space is put before
+    /// it: bits per byte then cannot be told from tokens alone.
     /// </summary>
     bool ChangesText => false;
 

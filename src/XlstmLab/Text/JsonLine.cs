@@ -3,12 +3,16 @@ using System.Text.Json;
 
 namespace XlstmLab.Text;
 
-/// <summary>Mends what published JSON lines hold and JSON does not allow: NaN and infinities as numbers, and halves of surrogate pairs.</summary>
+/// <summary>
+/// Mends what published JSON lines hold and JSON does not allow: NaN and infinities as numbers, and halves of surrogate pairs.
+/// </summary>
 internal static class JsonLine
 {
     private static readonly string[] NoNumbers = ["-Infinity", "Infinity", "NaN"];
 
-    /// <summary>Reads a line, mended if need be: NaN and infinities are null, half of a surrogate pair is U+FFFD or another escape.</summary>
+    /// <summary>
+    /// Reads a line, mended if need be: NaN and infinities are null, half of a surrogate pair is U+FFFD or another escape.
+    /// </summary>
     /// <param name="json">The line.</param>
     /// <param name="half">The six characters that stand in place of each half; by them a caller can tell where halves were.</param>
     /// <exception cref="JsonException">It is no JSON, even so.</exception>
@@ -42,7 +46,8 @@ internal static class JsonLine
             else if (inText && json[at] == '\\')
             {
                 length = Surrogate(json[at..]) is not { } found ? Math.Min(2, json.Length - at)
-                    : char.IsHighSurrogate(found) && Surrogate(json[Math.Min(at + 6, json.Length)..]) is { } other && char.IsLowSurrogate(other) ? 12
+                    : char.IsHighSurrogate(found) && Surrogate(json[Math.Min(at + 6, json.Length)..]) is { } other
+                    && char.IsLowSurrogate(other) ? 12
                     : 6;
                 if (length == 6)
                 {

@@ -8,8 +8,8 @@ namespace XlstmLab.Text;
 /// An epoch's stream is all documents in an order drawn from seed and epoch. Its windows are S + 1 tokens at a stride of S: the
 /// last token of one is the first of the next, so that each token is read once and is a target once; what is left at the end, fewer
 /// than S + 1 tokens, is dropped. The windows are handed out in an order that is drawn too. A single document, which has no order, is read
-/// in a circle from a place that is drawn, lest its windows be the same in every epoch. The same documents, context length and seed give the
-/// same batches on every machine. No tensors are held. Not thread-safe.
+/// in a circle from a place that is drawn, lest its windows be the same in every epoch. The same documents, context length and seed give
+/// the same batches on every machine. No tensors are held. Not thread-safe.
 /// </remarks>
 public sealed class PackedTokens : BatchSource
 {
@@ -54,7 +54,8 @@ public sealed class PackedTokens : BatchSource
         if (windows > Array.MaxLength)
         {
             throw new ArgumentException(
-                $"{windows} windows are more than a loader can order; give a longer context or load the documents in parts.", nameof(contextLength));
+                $"{windows} windows are more than a loader can order; give a longer context or load the documents in parts.",
+                nameof(contextLength));
         }
 
         _documents = documents;
@@ -135,7 +136,8 @@ public sealed class PackedTokens : BatchSource
 
         IEnumerable<TokenBatch> Batches()
         {
-            using var counter = _documents is TokenDocuments known && known.WithTextBytes() is { } sized ? new TextByteCounter(known.Tokenizer, sized) : null;
+            using var counter = _documents is TokenDocuments known && known.WithTextBytes() is { } sized
+                ? new TextByteCounter(known.Tokenizer, sized) : null;
             counter?.Next(1);
             for (var first = 0; first < WindowsPerEpoch; first += rows)
             {

@@ -30,7 +30,8 @@ internal sealed class PreTokenizer
         {
             if (hasByteLevel)
             {
-                throw new InvalidDataException($"its pre_tokenizer has a step of type '{step?.Type}' after ByteLevel; ByteLevel must come last");
+                throw new InvalidDataException(
+                    $"its pre_tokenizer has a step of type '{step?.Type}' after ByteLevel; ByteLevel must come last");
             }
 
             switch (step?.Type)
@@ -48,7 +49,8 @@ internal sealed class PreTokenizer
                     _steps.Add(SplitStep(step));
                     break;
                 case "Digits":
-                    _steps.Add(new Step(OnigurumaPattern.Parse(step.IndividualDigits ? @"\p{N}" : @"\p{N}+"), KeepMatches: true, KeepGaps: true));
+                    _steps.Add(
+                        new Step(OnigurumaPattern.Parse(step.IndividualDigits ? @"\p{N}" : @"\p{N}+"), KeepMatches: true, KeepGaps: true));
                     break;
                 case "Sequence" when step.Pretokenizers is not null:
                     step.Pretokenizers.ForEach(Add);

@@ -16,7 +16,9 @@ internal readonly record struct RawDocument(DocumentFile File, long Line, ReadOn
     /// <summary>Whether it is a row without a text.</summary>
     public bool IsNull => Text is null && Json.IsEmpty;
 
-    /// <summary>The document, with the fields beside its text if they are to be kept; null for one without a text that is to be skipped.</summary>
+    /// <summary>
+    /// The document, with the fields beside its text if they are to be kept; null for one without a text that is to be skipped.
+    /// </summary>
     /// <exception cref="InvalidDataException">The line is not as expected; the message says where and what to do.</exception>
     public Document? ParseOrSkip(string textField, bool keepFields)
     {
@@ -27,11 +29,14 @@ internal readonly record struct RawDocument(DocumentFile File, long Line, ReadOn
 
         var isWholeFile = Text is not null && File.Path.EndsWith(".txt", StringComparison.OrdinalIgnoreCase);
         var name = isWholeFile ? File.Name : FormattableString.Invariant($"{File.Name}:{Line}");
-        return Text is not null ? new(name, Text) : ParseJson(Json, File.Path, Line, File.HasNames ? null : name, textField, keepFields, File.SkipNull);
+        return Text is not null ? new(name, Text) : ParseJson(
+            Json, File.Path, Line, File.HasNames ? null : name, textField, keepFields, File.SkipNull);
     }
 
     /// <summary>The document, which has a text.</summary>
-    /// <exception cref="InvalidDataException">The line is not as expected, or has no text; the message says where and what to do.</exception>
+    /// <exception cref="InvalidDataException">
+    /// The line is not as expected, or has no text; the message says where and what to do.
+    /// </exception>
     public Document Parse(string textField, bool keepFields) => ParseOrSkip(textField, keepFields)
         ?? throw new InvalidDataException(FormattableString.Invariant($"'{File.Path}', line {Line}: there is no text in '{textField}'."));
 
@@ -112,9 +117,11 @@ internal readonly record struct RawDocument(DocumentFile File, long Line, ReadOn
         {
             return name.IndexOf('.', StringComparison.Ordinal) is > 0 and var dot && element.TryGetProperty(name[..dot], out var inner)
                 ? Field(inner, name[(dot + 1)..])
-                : throw new JsonException($"There is no field '{name}'; there are: {string.Join(", ", element.EnumerateObject().Select(f => f.Name))}.");
+                : throw new JsonException(
+                    $"There is no field '{name}'; there are: {string.Join(", ", element.EnumerateObject().Select(f => f.Name))}.");
         }
 
-        return value.ValueKind == JsonValueKind.String ? value.GetString()! : throw new JsonException($"The field '{name}' is no string but a {value.ValueKind}.");
+        return value.ValueKind == JsonValueKind.String ? value.GetString()! : throw new JsonException(
+            $"The field '{name}' is no string but a {value.ValueKind}.");
     }
 }

@@ -1,6 +1,8 @@
 namespace XlstmLab.Text;
 
-/// <summary>Random numbers that no version of .NET will change (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").</summary>
+/// <summary>
+/// Random numbers that no version of .NET will change (Steele, Lea and Flood 2014, "Fast splittable pseudorandom number generators").
+/// </summary>
 /// <param name="seed">Each seed gives other numbers.</param>
 /// <param name="stream">So does each stream of a seed.</param>
 internal struct SplitMix64(long seed, long stream)

@@ -77,7 +77,8 @@ public sealed record SplitRule
         }
 
         return any && wanted.Except(cut).Select(s => (Split?)s).FirstOrDefault() is { } empty
-            ? throw new InvalidDataException($"'{name}' is too short to be split: nothing is left for {empty}. Give more text, or that part no share.")
+            ? throw new InvalidDataException(
+                $"'{name}' is too short to be split: nothing is left for {empty}. Give more text, or that part no share.")
             : any;
     }
 
@@ -109,7 +110,8 @@ public sealed record SplitRule
     {
         var newline = text.AsSpan(position, limit - position).IndexOf('\n');
         return newline >= 0 && position + newline + 1 < limit ? position + newline + 1
-            : position > 0 && position < text.Length && char.IsLowSurrogate(text[position]) && char.IsHighSurrogate(text[position - 1]) ? position + 1
+            : position > 0 && position < text.Length && char.IsLowSurrogate(text[position]) && char.IsHighSurrogate(text[position - 1])
+            ? position + 1
             : position;
     }
 
@@ -120,7 +122,8 @@ public sealed record SplitRule
         if (!(Validation >= 0 && Test >= 0 && Validation + Test < 1))
         {
             throw new InvalidDataException(
-                FormattableString.Invariant($"The shares of validation ({Validation}) and test ({Test}) must not be negative and must sum to less than 1."));
+                FormattableString.Invariant(
+                    $"The shares of validation ({Validation}) and test ({Test}) must not be negative and must sum to less than 1."));
         }
     }
 }

@@ -2,8 +2,8 @@ namespace XlstmLab.Text;
 
 /// <summary>Counts the bytes of text that the tokens of documents stand for, in their order.</summary>
 /// <remarks>
-/// The bytes of a text are shared out among its tokens in proportion to the bytes that each spells: exact where the tokenizer leaves texts as
-/// they are, and for whole documents always.
+/// The bytes of a text are shared out among its tokens in proportion to the bytes that each spells: exact where the tokenizer leaves texts
+/// as they are, and for whole documents always.
 /// </remarks>
 internal sealed class TextByteCounter(ITokenizer tokenizer, IEnumerable<(int[] Tokens, long TextBytes)> documents) : IDisposable
 {

@@ -76,7 +76,8 @@ public sealed class TextSource : IDisposable
     /// <summary>The same name with whole paths, so that it is found again from any working folder.</summary>
     /// <exception cref="ArgumentException">A mixture has a part that is none.</exception>
     public static string Absolute(string data) =>
-        Parse(data) is { } parts ? string.Join(',', parts.Select(p => string.Create(CultureInfo.InvariantCulture, $"{Path.GetFullPath(p.Path)}={p.Weight}")))
+        Parse(data) is { } parts ? string.Join(
+            ',', parts.Select(p => string.Create(CultureInfo.InvariantCulture, $"{Path.GetFullPath(p.Path)}={p.Weight}")))
         : Path.Exists(data) ? Path.GetFullPath(data)
         : data;
 
@@ -94,7 +95,9 @@ public sealed class TextSource : IDisposable
         }
     }
 
-    /// <summary>What a model is trained and validated on. Of a mixture, the first windows of each folder's validation part, in its shares.</summary>
+    /// <summary>
+    /// What a model is trained and validated on. Of a mixture, the first windows of each folder's validation part, in its shares.
+    /// </summary>
     /// <param name="tokenizer">The tokenizer.</param>
     /// <param name="contextLength">Tokens of a window.</param>
     /// <param name="rows">Windows of a validation batch.</param>
@@ -132,7 +135,8 @@ public sealed class TextSource : IDisposable
     /// <param name="cancellationToken">Stops the tokenizing.</param>
     internal IEnumerable<TokenBatch> Windows(
         Split part, ITokenizer tokenizer, int contextLength, int rows, CancellationToken cancellationToken = default) => IsTokens
-        ? _folders.Where(p => p.Folder[part].Sum(f => f.TokenCount) > contextLength).SelectMany(p => new TokenWindows(p.Folder, part, contextLength).Sequential(rows))
+        ? _folders.Where(p => p.Folder[part].Sum(f => f.TokenCount) > contextLength).SelectMany(
+            p => new TokenWindows(p.Folder, part, contextLength).Sequential(rows))
         : new PackedTokens(tokenizer.EncodeDocuments(Corpus[part], null, cancellationToken), tokenizer.EndOfDocument, contextLength).Sequential(rows);
 
     /// <summary>The number of documents of a part, of several folders of the first one's.</summary>
@@ -146,11 +150,13 @@ public sealed class TextSource : IDisposable
     /// <param name="cancellationToken">Stops the tokenizing.</param>
     /// <exception cref="InvalidOperationException">It is a mixture.</exception>
     /// <exception cref="InvalidDataException">The part is empty, or its tokens were made by another tokenizer.</exception>
-    public TokenDocuments Documents(Split part, ITokenizer tokenizer, int most = int.MaxValue, CancellationToken cancellationToken = default)
+    public TokenDocuments Documents(
+        Split part, ITokenizer tokenizer, int most = int.MaxValue, CancellationToken cancellationToken = default)
     {
         ArgumentNullException.ThrowIfNull(tokenizer);
         RequireDocuments(part);
-        return Folder is null ? tokenizer.EncodeDocuments([.. Corpus[part].Take(most)], null, cancellationToken) : Folder.Read(part, tokenizer, most);
+        return Folder is null ? tokenizer.EncodeDocuments([.. Corpus[part].Take(most)], null, cancellationToken)
+            : Folder.Read(part, tokenizer, most);
     }
 
     /// <summary>Refuses a mixture, and a part without documents.</summary>
@@ -220,7 +226,8 @@ public sealed class TextSource : IDisposable
                 || !double.TryParse(part[(equals + 1)..], NumberStyles.Float, CultureInfo.InvariantCulture, out var weight)
                 || !(weight > 0 && double.IsFinite(weight)))
             {
-                throw new ArgumentException($"'{part}' is no part of a mixture; expected a token folder and a weight, as in tokens/a=0.7,tokens/b=0.3.");
+                throw new ArgumentException(
+                    $"'{part}' is no part of a mixture; expected a token folder and a weight, as in tokens/a=0.7,tokens/b=0.3.");
             }
 
             parts.Add((part[..equals], weight));

@@ -21,7 +21,8 @@ public sealed class TokenDocuments : IReadOnlyList<int[]>
     {
         if (textBytes is not null && textBytes.Length != tokens.Length)
         {
-            throw new ArgumentException($"Expected a size for each of the {tokens.Length} documents, got {textBytes.Length}.", nameof(textBytes));
+            throw new ArgumentException(
+                $"Expected a size for each of the {tokens.Length} documents, got {textBytes.Length}.", nameof(textBytes));
         }
 
         (Tokenizer, _tokens, _textBytes) = (tokenizer, tokens, textBytes);

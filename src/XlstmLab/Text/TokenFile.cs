@@ -7,8 +7,8 @@ namespace XlstmLab.Text;
 /// <summary>A file of token ids with an index of documents, mapped into memory: opening reads the header only.</summary>
 /// <remarks>
 /// The file is a header, the tokens as uint16 or uint32, zeros up to a multiple of 8, and of each document the place of its first token
-/// as int64, with the number of tokens after them, and of each document the UTF-8 bytes of its text as int64, which files of version 1 do not
-/// have; all numbers are little-endian. Every document begins with the end of document.
+/// as int64, with the number of tokens after them, and of each document the UTF-8 bytes of its text as int64, which files of version 1 do
+/// not have; all numbers are little-endian. Every document begins with the end of document.
 /// The header is checked as a whole when the file is opened, all else when it is used. Reading is thread-safe. Files are written once
 /// and never changed: see <see cref="TokenFolderWriter"/>.
 /// </remarks>
@@ -123,7 +123,8 @@ public sealed unsafe class TokenFile : IDisposable
 
         var tokens = new int[end - start];
         Copy(start, tokens);
-        return tokens[0] == EndOfDocument ? tokens : throw Damaged($"document {index} does not begin with the end of document, {EndOfDocument}");
+        return tokens[0] == EndOfDocument ? tokens : throw Damaged(
+            $"document {index} does not begin with the end of document, {EndOfDocument}");
     }
 
     /// <summary>The UTF-8 bytes of a document's text; null where only their sum is known.</summary>
@@ -139,7 +140,8 @@ public sealed unsafe class TokenFile : IDisposable
         }
 
         var bytes = Offset(DocumentCount + 1 + index);
-        return bytes >= 0 && bytes <= TextBytes ? bytes : throw Damaged($"document {index} is said to have a text of {bytes} bytes, of {TextBytes}");
+        return bytes >= 0 && bytes <= TextBytes ? bytes : throw Damaged(
+            $"document {index} is said to have a text of {bytes} bytes, of {TextBytes}");
     }
 
     /// <summary>All documents with the bytes of their texts, which have to be known.</summary>

@@ -74,13 +74,15 @@ internal sealed record TokenFileHeader
     {
         if (bytes.Length < Size || !bytes.StartsWith(Magic))
         {
-            throw new InvalidDataException($"'{path}' is no token file: it does not begin with the header of one. Delete its folder and tokenize again.");
+            throw new InvalidDataException(
+                $"'{path}' is no token file: it does not begin with the header of one. Delete its folder and tokenize again.");
         }
 
         var version = BinaryPrimitives.ReadInt32LittleEndian(bytes[8..]);
         if (version is < 1 or > CurrentVersion)
         {
-            throw new InvalidDataException($"'{path}' is a token file of version {version}; this program reads versions 1 to {CurrentVersion}. Tokenize again.");
+            throw new InvalidDataException(
+                $"'{path}' is a token file of version {version}; this program reads versions 1 to {CurrentVersion}. Tokenize again.");
         }
 
         var header = new TokenFileHeader
@@ -99,7 +101,8 @@ internal sealed record TokenFileHeader
         // The bounds on the counts keep the products from overflowing.
         var isWhole = header.VocabularySize > 0 && header.TokenBytes == TokenBytesFor(header.VocabularySize)
             && header.EndOfDocument >= 0 && header.EndOfDocument < header.VocabularySize
-            && header.TokenCount >= 0 && header.TokenCount <= fileLength && header.DocumentCount >= 0 && header.DocumentCount <= header.TokenCount
+            && header.TokenCount >= 0 && header.TokenCount <= fileLength && header.DocumentCount >= 0
+            && header.DocumentCount <= header.TokenCount
             && header.TextBytes >= 0 && header.FileLength == fileLength && !bytes[96..Size].ContainsAnyExcept((byte)0);
         return isWhole ? header : throw new InvalidDataException(
             $"'{path}' is damaged: its header does not fit its size of {fileLength} bytes. Delete its folder and tokenize again.");

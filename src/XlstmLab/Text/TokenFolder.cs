@@ -88,7 +88,9 @@ public sealed record TokenFolderCard
     public long Skipped { get; init; }
 }
 
-/// <summary>A corpus as tokens in memory-mapped files: each shard a folder with a <see cref="TokenFile"/> a part, and a card beside them.</summary>
+/// <summary>
+/// A corpus as tokens in memory-mapped files: each shard a folder with a <see cref="TokenFile"/> a part, and a card beside them.
+/// </summary>
 public sealed class TokenFolder : IDisposable
 {
     /// <summary>The name of the card's file; it is there as soon as all shards are.</summary>
@@ -131,7 +133,9 @@ public sealed class TokenFolder : IDisposable
     public static bool IsOne(string path) =>
         File.Exists(System.IO.Path.Combine(path, CardName)) || File.Exists(System.IO.Path.Combine(path, PlanName));
 
-    /// <summary>Opens a folder, and checks that its files are those its card describes; what is in them is checked by <see cref="Verify"/>.</summary>
+    /// <summary>
+    /// Opens a folder, and checks that its files are those its card describes; what is in them is checked by <see cref="Verify"/>.
+    /// </summary>
     /// <exception cref="FileNotFoundException">It is no token folder.</exception>
     /// <exception cref="InvalidDataException">It is not finished, or damaged; the message says what to do.</exception>
     public static TokenFolder Open(string path)
@@ -142,7 +146,8 @@ public sealed class TokenFolder : IDisposable
         }
 
         var card = ReadCard(path)
-            ?? throw new InvalidDataException($"The tokens in '{path}' are not all written: run the same 'xlstm data tokenize' again, it goes on where it stopped.");
+            ?? throw new InvalidDataException(
+                $"The tokens in '{path}' are not all written: run the same 'xlstm data tokenize' again, it goes on where it stopped.");
         var opened = new List<TokenFile>();
         try
         {
@@ -157,7 +162,8 @@ public sealed class TokenFolder : IDisposable
                 var found = Sum(files[split]);
                 if (found != counts)
                 {
-                    throw new InvalidDataException($"'{path}' is damaged: of {split} its card says {counts}, its files hold {found}. Delete it and tokenize again.");
+                    throw new InvalidDataException(
+                        $"'{path}' is damaged: of {split} its card says {counts}, its files hold {found}. Delete it and tokenize again.");
                 }
             }
 
@@ -281,10 +287,12 @@ public sealed class TokenFolder : IDisposable
         }
 
         var file = TokenFile.Open(name);
-        if (file.TokenizerFingerprint != plan.Tokenizer || file.EndOfDocument != plan.EndOfDocument || file.VocabularySize != plan.VocabularySize)
+        if (file.TokenizerFingerprint != plan.Tokenizer || file.EndOfDocument != plan.EndOfDocument
+            || file.VocabularySize != plan.VocabularySize)
         {
             file.Dispose();
-            throw new InvalidDataException($"'{name}' was made by another tokenizer than the folder's card says: delete '{path}' and tokenize again.");
+            throw new InvalidDataException(
+                $"'{name}' was made by another tokenizer than the folder's card says: delete '{path}' and tokenize again.");
         }
 
         return file;

@@ -14,7 +14,9 @@ public sealed record TokenFolderOptions
     /// <summary>How documents are split.</summary>
     public SplitRule Split { get; init; } = new();
 
-    /// <summary>Whether rows and lines whose text is null, or not there, are left out and counted; otherwise the first is an error.</summary>
+    /// <summary>
+    /// Whether rows and lines whose text is null, or not there, are left out and counted; otherwise the first is an error.
+    /// </summary>
     public bool SkipNull { get; init; }
 
     /// <summary>The bytes that a line may have, unpacked.</summary>
@@ -50,9 +52,12 @@ public sealed record TokenFolderOptions
 /// <param name="Counts">What has been made so far, earlier shards included.</param>
 /// <param name="Shards">The shards that are finished.</param>
 /// <param name="BytesPerSecond">UTF-8 bytes of text a second, since this call began.</param>
-public readonly record struct TokenFolderProgress(long SourceBytes, long TotalSourceBytes, TokenCounts Counts, int Shards, double BytesPerSecond);
+public readonly record struct TokenFolderProgress(
+    long SourceBytes, long TotalSourceBytes, TokenCounts Counts, int Shards, double BytesPerSecond);
 
-/// <summary>Makes a corpus of any size into a <see cref="TokenFolder"/>, on all cores and in little memory, and goes on where it was stopped.</summary>
+/// <summary>
+/// Makes a corpus of any size into a <see cref="TokenFolder"/>, on all cores and in little memory, and goes on where it was stopped.
+/// </summary>
 /// <remarks>
 /// Documents keep the order of <see cref="DocumentFile.Find(string)"/> and are split by <see cref="SplitRule"/> into the parts that a
 /// <see cref="Corpus"/> has; empty ones are left out. A shard
@@ -74,8 +79,12 @@ public static class TokenFolderWriter
     /// <returns>The card.</returns>
     /// <exception cref="ArgumentException">The options make no sense, or a text holds what the vocabulary lacks.</exception>
     /// <exception cref="FileNotFoundException">There is no source.</exception>
-    /// <exception cref="InvalidDataException">A document is not as expected or there is none, or the folder is damaged; the message says what to do.</exception>
-    /// <exception cref="InvalidOperationException">The folder was begun in another way, holds other things, or is being written by another process.</exception>
+    /// <exception cref="InvalidDataException">
+    /// A document is not as expected or there is none, or the folder is damaged; the message says what to do.
+    /// </exception>
+    /// <exception cref="InvalidOperationException">
+    /// The folder was begun in another way, holds other things, or is being written by another process.
+    /// </exception>
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public static TokenFolderCard Write(
         string source, ITokenizer tokenizer, string folder, TokenFolderOptions? options = null,
@@ -103,7 +112,8 @@ public static class TokenFolderWriter
         Directory.CreateDirectory(folder);
         using var heldLock = Lock(folder);
         Begin(folder, plan, options.TokenizerFile);
-        var card = TokenFolder.ReadCard(folder) ?? WriteShards(files, tokenizer, folder, plan, options.Workers, progress, cancellationToken);
+        var card = TokenFolder.ReadCard(folder) ?? WriteShards(
+            files, tokenizer, folder, plan, options.Workers, progress, cancellationToken);
         File.Delete(Path.Combine(folder, TokenFolder.PlanName));
         return card;
     }
@@ -112,11 +122,13 @@ public static class TokenFolderWriter
     {
         try
         {
-            return new(Path.Combine(folder, ".lock"), FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
+            return new(
+                Path.Combine(folder, ".lock"), FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None, 1, FileOptions.DeleteOnClose);
         }
         catch (IOException e)
         {
-            throw new InvalidOperationException($"Another process writes tokens to '{folder}': {e.Message} Wait for it to end, or choose another folder.", e);
+            throw new InvalidOperationException(
+                $"Another process writes tokens to '{folder}': {e.Message} Wait for it to end, or choose another folder.", e);
         }
     }
 
@@ -130,7 +142,8 @@ public static class TokenFolderWriter
         {
             if (plan.DifferenceFrom(earlier) is { } difference)
             {
-                throw new InvalidOperationException($"The tokens in '{folder}' were begun with {difference}. Choose another folder, or delete this one.");
+                throw new InvalidOperationException(
+                    $"The tokens in '{folder}' were begun with {difference}. Choose another folder, or delete this one.");
             }
 
             return;
@@ -162,7 +175,8 @@ public static class TokenFolderWriter
         {
             if (shard.Plan != planHash || shard.First != position)
             {
-                throw new InvalidDataException($"'{TokenFolder.ShardPath(folder, shards)}' does not belong to the tokens in '{folder}': delete it and run again.");
+                throw new InvalidDataException(
+                    $"'{TokenFolder.ShardPath(folder, shards)}' does not belong to the tokens in '{folder}': delete it and run again.");
             }
 
             foreach (var split in parts.Keys)
@@ -230,7 +244,8 @@ public static class TokenFolderWriter
                             writer.Finish();
                         }
 
-                        File.WriteAllText(Path.Combine(aside, ShardName), TokenFolder.ToJson(new ShardCard(planHash, first, position, skippedHere)));
+                        File.WriteAllText(
+                            Path.Combine(aside, ShardName), TokenFolder.ToJson(new ShardCard(planHash, first, position, skippedHere)));
                         skipped += skippedHere;
                     }
                     finally
@@ -257,7 +272,8 @@ public static class TokenFolderWriter
 
     /// <summary>The documents in their order, in chunks that are encoded side by side; only a few chunks are held at a time.</summary>
     private static IEnumerable<EncodedDocument[]> Encode(
-        IReadOnlyList<DocumentFile> files, SourcePosition start, ITokenizer tokenizer, TokenPlan plan, int workers, CancellationToken cancellationToken)
+        IReadOnlyList<DocumentFile> files, SourcePosition start, ITokenizer tokenizer, TokenPlan plan, int workers,
+        CancellationToken cancellationToken)
     {
         var scheduler = new ConcurrentExclusiveSchedulerPair(TaskScheduler.Default, workers).ConcurrentScheduler;
         var pending = new Queue<Task<EncodedDocument[]>>();
@@ -312,14 +328,16 @@ public static class TokenFolderWriter
         }
     }
 
-    private static EncodedDocument Encode(int file, RawDocument raw, ITokenizer tokenizer, TokenPlan plan, CancellationToken cancellationToken)
+    private static EncodedDocument Encode(
+        int file, RawDocument raw, ITokenizer tokenizer, TokenPlan plan, CancellationToken cancellationToken)
     {
         cancellationToken.ThrowIfCancellationRequested();
         var document = raw.ParseOrSkip(plan.TextField, keepFields: false);
         EncodedPart[] parts;
         try
         {
-            parts = document is null or { Text.Length: 0 } ? [] : [.. plan.Split.Parts(document, plan.ByPosition).Select(p => new EncodedPart(
+            parts = document is null or { Text.Length: 0 } ? []
+                : [.. plan.Split.Parts(document, plan.ByPosition).Select(p => new EncodedPart(
                 p.Split, tokenizer.EncodeDocument(p.Document.Text), Encoding.UTF8.GetByteCount(p.Document.Text)))];
         }
         catch (ArgumentException e)
@@ -341,7 +359,8 @@ public static class TokenFolderWriter
     /// <param name="Next">Where the next one does.</param>
     /// <param name="Skipped">The rows and lines without a text that were left out.</param>
     private sealed record ShardCard(
-        string Plan, SourcePosition First, SourcePosition Next, [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)] long Skipped = 0);
+        string Plan, SourcePosition First, SourcePosition Next,
+        [property: JsonIgnore(Condition = JsonIgnoreCondition.WhenWritingDefault)] long Skipped = 0);
 
     private sealed record EncodedDocument(SourcePosition Next, EncodedPart[] Parts, bool IsSkipped, long FileBytes);
 

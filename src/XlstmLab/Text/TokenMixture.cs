@@ -9,10 +9,12 @@ namespace XlstmLab.Text;
 /// <param name="Weight">Its share of the rows, in proportion to the other weights; more than 0.</param>
 public sealed record MixturePart(TokenWindows Source, double Weight);
 
-/// <summary>Windows of several token folders in given shares, as in the second stage of the 7B's training (Beck et al. 2025, table 5).</summary>
+/// <summary>
+/// Windows of several token folders in given shares, as in the second stage of the 7B's training (Beck et al. 2025, table 5).
+/// </summary>
 /// <remarks>
-/// Of every <see cref="BlockRows"/> rows, each source gives its share, rounded to whole rows, in an order drawn from the seed. A source that
-/// comes to its end begins its next epoch. The same sources, weights and seed give the same batches on every machine. Not thread-safe.
+/// Of every <see cref="BlockRows"/> rows, each source gives its share, rounded to whole rows, in an order drawn from the seed. A source
+/// that comes to its end begins its next epoch. The same sources, weights and seed give the same batches on every machine. Not thread-safe.
 /// </remarks>
 public sealed class TokenMixture : BatchSource
 {
@@ -28,7 +30,9 @@ public sealed class TokenMixture : BatchSource
     /// <summary>Starts at the first batch.</summary>
     /// <param name="parts">The sources, of one context length and one tokenizer's end of document.</param>
     /// <param name="seed">The seed of the order in which they take turns.</param>
-    /// <exception cref="ArgumentException">There is no source, or they do not go together, or a weight is no positive number or too small.</exception>
+    /// <exception cref="ArgumentException">
+    /// There is no source, or they do not go together, or a weight is no positive number or too small.
+    /// </exception>
     public TokenMixture(IReadOnlyList<MixturePart> parts, long seed = 0)
     {
         if (parts.Count == 0)
@@ -38,7 +42,8 @@ public sealed class TokenMixture : BatchSource
 
         if (parts.FirstOrDefault(p => !(p.Weight > 0 && double.IsFinite(p.Weight))) is { } bad)
         {
-            throw new ArgumentException($"Expected weights that are positive numbers, got {bad.Weight.ToString(CultureInfo.InvariantCulture)}.", nameof(parts));
+            throw new ArgumentException(
+                $"Expected weights that are positive numbers, got {bad.Weight.ToString(CultureInfo.InvariantCulture)}.", nameof(parts));
         }
 
         var first = parts[0].Source;
@@ -66,7 +71,8 @@ public sealed class TokenMixture : BatchSource
         }
 
         Seed = seed;
-        var description = string.Join('\n', parts.Zip(_quotas, (p, quota) => FormattableString.Invariant($"{p.Source.Fingerprint} {p.Source.Seed} {quota}")));
+        var description = string.Join(
+            '\n', parts.Zip(_quotas, (p, quota) => FormattableString.Invariant($"{p.Source.Fingerprint} {p.Source.Seed} {quota}")));
         Fingerprint = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(description)).AsSpan(0, 8));
         GoTo(0);
     }

@@ -2,12 +2,14 @@ using System.Security.Cryptography;
 
 namespace XlstmLab.Text;
 
-/// <summary>Cuts token files into windows of one length and hands them out in batches, epoch after epoch, reading no more than it hands out.</summary>
+/// <summary>
+/// Cuts token files into windows of one length and hands them out in batches, epoch after epoch, reading no more than it hands out.
+/// </summary>
 /// <remarks>
 /// The files of a part, one after another, are one stream. Its windows are S + 1 tokens at a stride of S, as those of
 /// <see cref="PackedTokens"/>: each token is read once and is a target once; what is left at the end, fewer than S + 1 tokens, is
-/// dropped. Each epoch hands the windows out in an order drawn from seed and epoch, of which nothing is held in memory. The same files, context
-/// length and seed give the same batches on every machine. The files stay open as long as their folder is. Not thread-safe.
+/// dropped. Each epoch hands the windows out in an order drawn from seed and epoch, of which nothing is held in memory. The same files,
+/// context length and seed give the same batches on every machine. The files stay open as long as their folder is. Not thread-safe.
 /// </remarks>
 public sealed class TokenWindows : BatchSource
 {

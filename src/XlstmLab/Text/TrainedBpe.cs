@@ -57,7 +57,8 @@ public sealed class TrainedBpe
     /// <param name="vocabulary">Tokens, a character a byte, and their ids.</param>
     /// <param name="merges">The pairs that become one, the first merged first.</param>
     internal static string FileJson(
-        IEnumerable<(int Id, string Text)> specialTokens, JsonNode preTokenizer, IEnumerable<(string Token, int Id)> vocabulary, IEnumerable<string> merges)
+        IEnumerable<(int Id, string Text)> specialTokens, JsonNode preTokenizer, IEnumerable<(string Token, int Id)> vocabulary,
+        IEnumerable<string> merges)
     {
         var file = new JsonObject
         {
@@ -88,7 +89,8 @@ public sealed class TrainedBpe
                 ["fuse_unk"] = false,
                 ["byte_fallback"] = false,
                 ["ignore_merges"] = false,
-                ["vocab"] = new JsonObject(vocabulary.Select(entry => KeyValuePair.Create(entry.Token, (JsonNode?)JsonValue.Create(entry.Id)))),
+                ["vocab"] = new JsonObject(
+                    vocabulary.Select(entry => KeyValuePair.Create(entry.Token, (JsonNode?)JsonValue.Create(entry.Id)))),
                 ["merges"] = new JsonArray([.. merges.Select(merge => (JsonNode?)JsonValue.Create(merge))]),
             },
         };

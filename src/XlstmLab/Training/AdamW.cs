@@ -160,7 +160,8 @@ public sealed class AdamW : IDeviceOptimizer
     /// <summary>The kernel, made at the first call.</summary>
     /// <param name="copies">What it writes beside the weights; the same at each call.</param>
     /// <param name="all">
-    /// All parameters whose gradients count for the norm, in the order in which they are added up: its own, and those that another updates. Null for its own.
+    /// All parameters whose gradients count for the norm, in the order in which they are added up: its own, and those that another updates.
+    /// Null for its own.
     /// </param>
     internal AdamWKernel OnDevice(WeightCopies copies, IEnumerable<(string Name, Parameter Parameter)>? all = null)
     {

@@ -10,8 +10,8 @@ namespace XlstmLab.Training;
 /// Sums gradients over the ranks, those of the last blocks while the backward pass still computes those of the first.
 /// </summary>
 /// <remarks>
-/// A parameter belongs to the block whose index is the first number in its name, and is complete when the backward pass has left that block; a
-/// head of its own is so from the start, and all others, such as embeddings, when the pass has ended.
+/// A parameter belongs to the block whose index is the first number in its name, and is complete when the backward pass has left that
+/// block; a head of its own is so from the start, and all others, such as embeddings, when the pass has ended.
 /// </remarks>
 internal sealed class GradientReduction
 {
@@ -130,7 +130,8 @@ internal sealed class GradientReduction
                 gradient = whole;
             }
 
-            var sent = gradient.dtype == _parallelism.GradientType ? gradient : gradient.to(_parallelism.GradientType).DetachFromDisposeScope();
+            var sent = gradient.dtype == _parallelism.GradientType ? gradient
+                : gradient.to(_parallelism.GradientType).DetachFromDisposeScope();
             _underWay.Add((gradient, sent));
             together.Add(sent);
             _isSent[k] = true;

@@ -76,7 +76,8 @@ public sealed record LearningRateSchedule
 
         if (EndFactor is not (> 0 and <= 1))
         {
-            yield return FormattableString.Invariant($"the schedule's EndFactor must lie in (0, 1], it is {EndFactor}; use CooldownSteps to end at zero");
+            yield return FormattableString.Invariant(
+                $"the schedule's EndFactor must lie in (0, 1], it is {EndFactor}; use CooldownSteps to end at zero");
         }
 
         var decay = Kind == DecayKind.WarmupStableDecay ? DecaySteps ?? 0 : 0;

@@ -33,7 +33,8 @@ public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor
         }
 
         bool Updated(Parameter parameter) => updates?.Invoke(parameter) ?? true;
-        var others = parameters.Where(p => p.Role != ParameterRole.HiddenMatrix && Updated(p.Parameter)).Select(p => (p.Name, p.Parameter, p.Role.Decays()));
+        var others = parameters.Where(p => p.Role != ParameterRole.HiddenMatrix && Updated(p.Parameter)).Select(
+            p => (p.Name, p.Parameter, p.Role.Decays()));
         return new(
             new(hidden.Where(p => Updated(p.Parameter)), config.Muon, config.Muon.WeightDecay ?? config.WeightDecay),
             new(others, config.Beta1, config.Beta2, config.AdamEpsilon, config.WeightDecay),
@@ -85,7 +86,8 @@ public sealed class MuonWithAdamW(Muon matrices, AdamW others, double rateFactor
     }
 
     /// <inheritdoc/>
-    Func<AdamWRecord> IDeviceOptimizer.Start(AdamWSettings settings, IRecordedWork update) => ((IDeviceOptimizer)others).Start(settings, update);
+    Func<AdamWRecord> IDeviceOptimizer.Start(AdamWSettings settings, IRecordedWork update) =>
+        ((IDeviceOptimizer)others).Start(settings, update);
 
     /// <inheritdoc/>
     public IReadOnlyDictionary<string, Tensor> StateDict() =>

@@ -59,7 +59,8 @@ public static class NextTokenLoss
                 : null;
 
         /// <inheritdoc/>
-        public object Shape(LanguageModel model, TokenBatch batch) => (batch.Rows, batch.Length, batch.HasInnerStarts || !model.HasLossKernel);
+        public object Shape(LanguageModel model, TokenBatch batch) =>
+            (batch.Rows, batch.Length, batch.HasInnerStarts || !model.HasLossKernel);
 
         /// <inheritdoc/>
         public IKeptBatch<TokenBatch> Keep(LanguageModel model, TokenBatch batch, long? divisor) => new Kept(model, batch, divisor);

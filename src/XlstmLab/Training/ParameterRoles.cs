@@ -19,9 +19,9 @@ public static class ParameterRoles
 
     /// <summary>The role of each parameter of a model, by its name in the state dict.</summary>
     /// <remarks>
-    /// A block is an element of a <see cref="ModuleList{T}"/>. A field's <see cref="RoleAttribute"/> comes first. Without one a parameter of
-    /// fewer than two dimensions is a <see cref="ParameterRole.Vector"/>, those of torch's modules are what their module is, and for others, as in
-    /// a mixer of a user's own, the name decides whether it is a weight, by <see cref="AdamW.Decays"/>.
+    /// A block is an element of a <see cref="ModuleList{T}"/>. A field's <see cref="RoleAttribute"/> comes first. Without one a parameter
+    /// of fewer than two dimensions is a <see cref="ParameterRole.Vector"/>, those of torch's modules are what their module is, and for
+    /// others, as in a mixer of a user's own, the name decides whether it is a weight, by <see cref="AdamW.Decays"/>.
     /// </remarks>
     /// <param name="model">A model, or a part of one.</param>
     public static IReadOnlyDictionary<string, ParameterRole> Of(nn.Module model)

@@ -3,7 +3,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Training;
 
-/// <summary>A loss that can become part of a recorded graph, because all that it reads of a batch can be kept in memory that stays.</summary>
+/// <summary>
+/// A loss that can become part of a recorded graph, because all that it reads of a batch can be kept in memory that stays.
+/// </summary>
 /// <typeparam name="TBatch">The kind of batch.</typeparam>
 internal interface IRecordableLoss<TBatch>
 {

@@ -298,7 +298,8 @@ public sealed class RunFolder : IDisposable
     private static JsonObject ReadDescription(string path)
     {
         string[] parts = ["model", "training", "data"];
-        var description = StrictJson.Parse(File.ReadAllText(path)) as JsonObject ?? throw new JsonException("expected an object with model, training and data");
+        var description = StrictJson.Parse(File.ReadAllText(path)) as JsonObject ?? throw new JsonException(
+            "expected an object with model, training and data");
         return description.Select(part => part.Key).FirstOrDefault(name => !parts.Contains(name)) is { } unknown
             ? throw new JsonException($"there is no '{unknown}'.{NearestName.Hint(unknown, parts)} Known are {string.Join(", ", parts)}.")
             : parts[..2].FirstOrDefault(name => description[name] is not JsonObject) is { } missing

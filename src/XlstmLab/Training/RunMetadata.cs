@@ -29,7 +29,9 @@ public sealed record RunMetadata
     /// <summary>The version of the libtorch that was loaded.</summary>
     public string LibtorchVersion { get; init; } = "";
 
-    /// <summary>Which of its code paths MKL took for float32 matrix products on the CPU, and who chose it: results differ by rounding.</summary>
+    /// <summary>
+    /// Which of its code paths MKL took for float32 matrix products on the CPU, and who chose it: results differ by rounding.
+    /// </summary>
     public string Mkl { get; init; } = "";
 
     /// <summary>The operating system, the processor's architecture and the version of .NET.</summary>

@@ -31,7 +31,9 @@ public sealed record RunText
     /// <summary>The token that opens documents, where it is not the usual one.</summary>
     public string? EndOfDocument { get; init; }
 
-    /// <summary>The fingerprint of a tokenizer that no file describes, as one of the user's own; null where a file does, or tokens are bytes.</summary>
+    /// <summary>
+    /// The fingerprint of a tokenizer that no file describes, as one of the user's own; null where a file does, or tokens are bytes.
+    /// </summary>
     public string? OwnTokenizer { get; init; }
 
     /// <summary>The folder that the weights were taken from at the start; null for fresh ones.</summary>

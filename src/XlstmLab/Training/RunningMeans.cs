@@ -6,7 +6,9 @@ namespace XlstmLab.Training;
 internal static class RunningMeans
 {
     /// <summary>mean += share (value - mean), in place.</summary>
-    /// <remarks>TorchSharp's <c>lerp_</c> makes a tensor of the share, on the CPU: a device would wait for it, and a graph refuses it.</remarks>
+    /// <remarks>
+    /// TorchSharp's <c>lerp_</c> makes a tensor of the share, on the CPU: a device would wait for it, and a graph refuses it.
+    /// </remarks>
     /// <param name="mean">Any shape.</param>
     /// <param name="value">The same shape and place.</param>
     /// <param name="share">How far it goes, from 0 to 1.</param>

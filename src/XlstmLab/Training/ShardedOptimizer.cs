@@ -12,8 +12,8 @@ namespace XlstmLab.Training;
 /// first stage, Rajbhandari et al. 2020).
 /// </summary>
 /// <remarks>
-/// On a GPU AdamW makes its update there: every rank works out the norm of all gradients in the same order, as a rank alone would, updates its share,
-/// and all tell each other, inside a graph too.
+/// On a GPU AdamW makes its update there: every rank works out the norm of all gradients in the same order, as a rank alone would, updates
+/// its share, and all tell each other, inside a graph too.
 /// </remarks>
 internal sealed class ShardedOptimizer : IDeviceOptimizer
 {
@@ -28,7 +28,8 @@ internal sealed class ShardedOptimizer : IDeviceOptimizer
     /// <param name="parameters">All parameters that are trained, in the same order on all ranks.</param>
     /// <param name="make">Makes the optimiser of those for which it is true.</param>
     public ShardedOptimizer(
-        ICommunicator communicator, IReadOnlyList<(string Name, Parameter Parameter)> parameters, Func<Func<Parameter, bool>, IOptimizer> make)
+        ICommunicator communicator, IReadOnlyList<(string Name, Parameter Parameter)> parameters,
+        Func<Func<Parameter, bool>, IOptimizer> make)
     {
         _communicator = communicator;
         _parameters = [.. parameters];
@@ -70,7 +71,8 @@ internal sealed class ShardedOptimizer : IDeviceOptimizer
     }
 
     /// <inheritdoc/>
-    Func<AdamWRecord> IDeviceOptimizer.Start(AdamWSettings settings, IRecordedWork update) => ((IDeviceOptimizer)OnGpu).Start(settings, update);
+    Func<AdamWRecord> IDeviceOptimizer.Start(AdamWSettings settings, IRecordedWork update) =>
+        ((IDeviceOptimizer)OnGpu).Start(settings, update);
 
     /// <inheritdoc/>
     public IReadOnlyDictionary<string, Tensor> StateDict() => _own.StateDict();
@@ -78,7 +80,9 @@ internal sealed class ShardedOptimizer : IDeviceOptimizer
     /// <inheritdoc/>
     public void LoadStateDict(IReadOnlyDictionary<string, Tensor> state) => _own.LoadStateDict(state);
 
-    /// <summary>The state of all ranks together, in the host's memory, as an optimiser that is not shared has it; to be called by all ranks.</summary>
+    /// <summary>
+    /// The state of all ranks together, in the host's memory, as an optimiser that is not shared has it; to be called by all ranks.
+    /// </summary>
     /// <returns>The caller's, to be disposed.</returns>
     public Dictionary<string, Tensor> Whole()
     {
@@ -142,7 +146,8 @@ internal sealed class ShardedOptimizer : IDeviceOptimizer
     {
         var own = StateDict().Select(entry => new Entry(entry.Key, entry.Value.shape, (int)entry.Value.dtype)).ToArray();
         var all = _communicator.Gather(JsonSerializer.SerializeToUtf8Bytes(own, RunJson.Line));
-        return all.SelectMany((said, owner) => JsonSerializer.Deserialize<Entry[]>(said, RunJson.Line)!.Select(e => (owner, e.Name, e.Shape, (ScalarType)e.Type)));
+        return all.SelectMany((said, owner) => JsonSerializer.Deserialize<Entry[]>(said, RunJson.Line)!.Select(
+            e => (owner, e.Name, e.Shape, (ScalarType)e.Type)));
     }
 
     private sealed record Entry(string Name, long[] Shape, int Type);

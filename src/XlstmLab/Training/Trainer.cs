@@ -97,7 +97,9 @@ public class Trainer<TBatch>(
     /// <summary>Counts the bytes that validation targets spell, for bits per byte, and is kept with the run.</summary>
     public ITokenizer? Tokenizer { get; init; }
 
-    /// <summary>What the run can be opened again by; null for what <see cref="DataDescription"/> and <see cref="Tokenizer"/> tell.</summary>
+    /// <summary>
+    /// What the run can be opened again by; null for what <see cref="DataDescription"/> and <see cref="Tokenizer"/> tell.
+    /// </summary>
     public RunText? Text { get; init; }
 
     /// <summary>Whether a run that is in the folder already is deleted, instead of continued.</summary>

@@ -77,7 +77,9 @@ public sealed record TrainingConfig
     /// <summary>What updates the parameters. A run goes on by the optimiser that it was begun with.</summary>
     public OptimizerKind Optimizer { get; init; }
 
-    /// <summary>How hidden matrices are updated where <see cref="Optimizer"/> is Muon; all else is AdamW's, with the settings below.</summary>
+    /// <summary>
+    /// How hidden matrices are updated where <see cref="Optimizer"/> is Muon; all else is AdamW's, with the settings below.
+    /// </summary>
     public MuonSettings Muon { get; init; } = new();
 
     /// <summary>AdamW's decay of the mean of gradients, beta 1.</summary>
@@ -257,7 +259,8 @@ public sealed record TrainingConfig
                 + string.Join(", ", BatchRamp);
         }
 
-        if (Spikes is { } rule && !(rule.GradientNormFactor > 1 && rule.LossFactor > 1 && rule.Window >= 4 && double.IsFinite(rule.GradientNormFactor + rule.LossFactor)))
+        if (Spikes is { } rule && !(rule.GradientNormFactor > 1 && rule.LossFactor > 1 && rule.Window >= 4 && double.IsFinite(
+            rule.GradientNormFactor + rule.LossFactor)))
         {
             yield return FormattableString.Invariant(
                 $"{nameof(Spikes)} needs factors above 1 and a window of at least 4; they are {rule.GradientNormFactor}, {rule.LossFactor} and {rule.Window}");

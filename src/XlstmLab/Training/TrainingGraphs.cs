@@ -10,12 +10,12 @@ using static TorchSharp.torch;
 namespace XlstmLab.Training;
 
 /// <summary>
-/// The updates and validations of a training as graphs of a GPU: each shape of batch is computed by the host at first, which readies all that
-/// it needs, and is then recorded once and started as a whole.
+/// The updates and validations of a training as graphs of a GPU: each shape of batch is computed by the host at first, which readies all
+/// that it needs, and is then recorded once and started as a whole.
 /// </summary>
 /// <remarks>
-/// Losses and weights are those of the host's way bit for bit: the same kernels run on the same numbers. What cannot be recorded is left to the
-/// host, for good, and the log says why, once. While something observes the model, the host computes.
+/// Losses and weights are those of the host's way bit for bit: the same kernels run on the same numbers. What cannot be recorded is left to
+/// the host, for good, and the log says why, once. While something observes the model, the host computes.
 /// </remarks>
 internal sealed class TrainingGraphs<TBatch> : IDisposable
     where TBatch : IBatch<TBatch>
@@ -42,7 +42,8 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
         (_state, _loss, _log) = (state, loss, log);
         var weight = state.Parameters[0].Parameter;
         Absence = Kernel.RecorderAbsence(weight) is { } absence ? absence
-            : state.Optimizer is not IDeviceOptimizer { HasKernel: true } ? $"{state.Optimizer.GetType().Name} has no kernel for its updates"
+            : state.Optimizer is not IDeviceOptimizer { HasKernel: true }
+            ? $"{state.Optimizer.GetType().Name} has no kernel for its updates"
             : loss is null ? "the training has a loss of its own"
             : null;
         if (Absence is null)
@@ -237,8 +238,8 @@ internal sealed class TrainingGraphs<TBatch> : IDisposable
     }
 
     /// <summary>
-    /// A graph reads weights where they were, and writes those copies that there were: a hook may have given the model others, and a pass may
-    /// have made more.
+    /// A graph reads weights where they were, and writes those copies that there were: a hook may have given the model others, and a pass
+    /// may have made more.
     /// </summary>
     private void ForgetIfWeightsMoved()
     {

@@ -12,7 +12,9 @@ namespace XlstmLab.Training;
 public sealed record GroupMember(
     string Name, LanguageModelConfig Model, TrainingConfig Training, Func<CancellationToken, TrainingResult> Train);
 
-/// <summary>What became of a training of a group: a result, a failure, or neither if it was not begun before the group was stopped.</summary>
+/// <summary>
+/// What became of a training of a group: a result, a failure, or neither if it was not begun before the group was stopped.
+/// </summary>
 /// <param name="Name">The member's name.</param>
 /// <param name="Result">The result, or null.</param>
 /// <param name="Failure">What ended it, or null.</param>
@@ -30,7 +32,9 @@ public static class TrainingGroup
     /// <summary>The most trainings side by side: beyond it an H100 gains nothing.</summary>
     public const int Most = 8;
 
-    /// <summary>How many trainings fit beside each other, at least 1 and at most <see cref="Most"/>; 1 on a CPU, which one of them fills.</summary>
+    /// <summary>
+    /// How many trainings fit beside each other, at least 1 and at most <see cref="Most"/>; 1 on a CPU, which one of them fills.
+    /// </summary>
     /// <param name="members">The trainings.</param>
     /// <param name="device">Where they are to run.</param>
     public static int SideBySide(IReadOnlyCollection<GroupMember> members, torch.Device device)

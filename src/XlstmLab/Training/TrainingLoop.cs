@@ -18,7 +18,8 @@ namespace XlstmLab.Training;
 /// <param name="saves">Whether there are checkpoints, of this rank or another.</param>
 internal sealed class TrainingLoop<TBatch>(
     TrainingConfig config, TrainingState<TBatch> state, TrainingStep<TBatch> step, TrainingValidation<TBatch> validation, RunFolder? run,
-    TrainingLog log, TrainingHooks hooks, IProgress<TrainingMetrics>? progress, Action<string>? fileWritten, TrainingRanks ranks, bool saves)
+    TrainingLog log, TrainingHooks hooks, IProgress<TrainingMetrics>? progress, Action<string>? fileWritten, TrainingRanks ranks,
+    bool saves)
     where TBatch : IBatch<TBatch>
 {
     private readonly TrainingPosition _position = state.Position;
@@ -46,7 +47,8 @@ internal sealed class TrainingLoop<TBatch>(
     {
         ReadEarlier();
         _watch.Start();
-        while (NextStep <= config.Steps && !ranks.AnyStops(_isStopped || cancellationToken.IsCancellationRequested, state.Reduction?.Plan ?? 0))
+        while (NextStep <= config.Steps && !ranks.AnyStops(
+            _isStopped || cancellationToken.IsCancellationRequested, state.Reduction?.Plan ?? 0))
         {
             if (!step.IsLate)
             {
@@ -267,7 +269,8 @@ internal sealed class TrainingLoop<TBatch>(
 
     private TrainingDivergedException Diverged(string what)
     {
-        var kept = !saves ? "The run has no folder" : !ranks.Writes ? "Rank 0 knows the last checkpoint" : _checkpoint is null ? "No checkpoint was saved"
+        var kept = !saves ? "The run has no folder"
+            : !ranks.Writes ? "Rank 0 knows the last checkpoint" : _checkpoint is null ? "No checkpoint was saved"
             : $"The last checkpoint is {_checkpoint}, from before";
         return new($"{what}. {kept}. Start over with a lower learning rate, a longer warm-up or a smaller clipping norm.");
     }

@@ -46,8 +46,8 @@ internal static class TrainingMemory
 
     /// <summary>Roughly the bytes that a training takes of a GPU at its peak.</summary>
     /// <remarks>
-    /// Measured on an H100, a block keeps 20 numbers of the stream's width for each token (160M and 400M, bfloat16); a third is added for what
-    /// the host computes before graphs are recorded, and a gigabyte for products' workspaces.
+    /// Measured on an H100, a block keeps 20 numbers of the stream's width for each token (160M and 400M, bfloat16); a third is added for
+    /// what the host computes before graphs are recorded, and a gigabyte for products' workspaces.
     /// </remarks>
     /// <param name="model">The model.</param>
     /// <param name="training">The training.</param>
@@ -57,7 +57,8 @@ internal static class TrainingMemory
         const double perBlock = 26, workspace = 1e9;
         var batch = training.BatchRamp.Select(stage => stage.BatchSize).Append(training.BatchSize).Max();
         var tokens = (double)Math.Min(batch, training.MicroBatchSize ?? batch) * training.ContextLength;
-        var logits = Math.Min(tokens * model.VocabularySize * NumberBytes(training) * 2, 2 * Operations.HeadLossKernel.LargestLogits(deviceBytes));
+        var logits = Math.Min(
+            tokens * model.VocabularySize * NumberBytes(training) * 2, 2 * Operations.HeadLossKernel.LargestLogits(deviceBytes));
         var count = MemoryNeed.Parameters(model).Count;
         var copies = training.ComputeType == torch.ScalarType.BFloat16 ? count * NumberBytes(training) : 0;
         return OfParameters(count, training) + copies

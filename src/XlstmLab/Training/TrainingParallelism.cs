@@ -5,8 +5,8 @@ namespace XlstmLab.Training;
 
 /// <summary>How one training is shared by several ranks: each computes the gradients of its own rows of every batch.</summary>
 /// <remarks>
-/// Every rank runs a trainer of the same settings on the same data. What they learn from is what one process would: each update takes the next
-/// rows of the same order, of which a rank has those of its place, and losses and gradients are means over the targets of all ranks.
+/// Every rank runs a trainer of the same settings on the same data. What they learn from is what one process would: each update takes the
+/// next rows of the same order, of which a rank has those of its place, and losses and gradients are means over the targets of all ranks.
 /// Only rank 0 writes files, and the others take its weights, moments and place in the data over when they begin.
 /// </remarks>
 public sealed record TrainingParallelism
@@ -15,8 +15,8 @@ public sealed record TrainingParallelism
     public required ICommunicator Communicator { get; init; }
 
     /// <summary>
-    /// Whether each rank keeps the moments of a part of the weights only and updates those (Rajbhandari et al. 2020, ZeRO's first stage), which
-    /// every other then is told. Checkpoints are the same. On a GPU updates are then made by the host, without graphs.
+    /// Whether each rank keeps the moments of a part of the weights only and updates those (Rajbhandari et al. 2020, ZeRO's first stage),
+    /// which every other then is told. Checkpoints are the same. On a GPU updates are then made by the host, without graphs.
     /// </summary>
     public bool ShardsOptimizer { get; init; }
 

@@ -49,7 +49,8 @@ internal sealed class TrainingPosition
 
         var (usualLoss, usualNorm) = (Median(_losses), Median(_norms));
         return norm > rule.GradientNormFactor * usualNorm
-                ? FormattableString.Invariant($"the gradient norm {norm:G4} is more than {rule.GradientNormFactor} times the running median {usualNorm:G4}")
+                ? FormattableString.Invariant(
+                    $"the gradient norm {norm:G4} is more than {rule.GradientNormFactor} times the running median {usualNorm:G4}")
             : loss > rule.LossFactor * usualLoss
                 ? FormattableString.Invariant($"the loss {loss:G4} is more than {rule.LossFactor} times the running median {usualLoss:G4}")
             : null;
@@ -57,7 +58,8 @@ internal sealed class TrainingPosition
 
     /// <summary>The loss and the norm from which on <see cref="Spike"/> finds one; 0 where there is none yet.</summary>
     public (double Loss, double Norm) SpikeLimits(SpikeRule? rule) =>
-        rule is null || _losses.Count < rule.Window / 4 ? (0, 0) : (rule.LossFactor * Median(_losses), rule.GradientNormFactor * Median(_norms));
+        rule is null || _losses.Count < rule.Window / 4 ? (0, 0)
+            : (rule.LossFactor * Median(_losses), rule.GradientNormFactor * Median(_norms));
 
     public TrainerState ToState(BatchPosition loader, byte[] randomState, int threads) =>
         new()

@@ -28,8 +28,8 @@ internal sealed class TrainingRanks(TrainingParallelism? parallelism)
         where TBatch : IBatch<TBatch> => World == 1 ? batch : batch.Slice(batch.Rows / World * Rank, batch.Rows / World);
 
     /// <summary>
-    /// Whether any rank wants to stop, decided alike on all. It is the ranks' meeting at each update, at which one that is gone, hangs or has
-    /// sent other gradients than this one is found.
+    /// Whether any rank wants to stop, decided alike on all. It is the ranks' meeting at each update, at which one that is gone, hangs or
+    /// has sent other gradients than this one is found.
     /// </summary>
     /// <param name="stops">Whether this one does.</param>
     /// <param name="plan">A hash of which gradients were sent, in their order.</param>

@@ -24,12 +24,13 @@ internal sealed class TrainingState<TBatch> : IDisposable
     /// <param name="source">Where the batches come from.</param>
     /// <param name="config">The configuration.</param>
     /// <param name="keepsProducts">
-    /// Whether passes may keep what they need of the weights' products: a loss that asks for gradients by itself would find none, since passes
-    /// give them to the weights.
+    /// Whether passes may keep what they need of the weights' products: a loss that asks for gradients by itself would find none, since
+    /// passes give them to the weights.
     /// </param>
     /// <param name="ranks">Who trains.</param>
     public TrainingState(
-        LanguageModel model, nn.Module? lossModule, BatchSource<TBatch> source, TrainingConfig config, bool keepsProducts, TrainingRanks ranks)
+        LanguageModel model, nn.Module? lossModule, BatchSource<TBatch> source, TrainingConfig config, bool keepsProducts,
+        TrainingRanks ranks)
     {
         (Model, LossModule, _source, _ranks, _seed) = (model, lossModule, source, ranks, config.Seed);
         (string Name, Parameter Parameter, ParameterRole Role)[] all =
@@ -53,7 +54,8 @@ internal sealed class TrainingState<TBatch> : IDisposable
         Products = keepsProducts && Optimizer is IDeviceOptimizer { HasKernel: true } && TrainedProducts.IsPossible
             ? new(
                 all.Where(p => p.Parameter.requires_grad).Select(p => p.Parameter),
-                all.Where(p => p.Parameter.requires_grad && p.Role is ParameterRole.HiddenMatrix or ParameterRole.Head && p.Parameter.dim() == 2)
+                all.Where(
+                    p => p.Parameter.requires_grad && p.Role is ParameterRole.HiddenMatrix or ParameterRole.Head && p.Parameter.dim() == 2)
                     .Select(p => p.Parameter))
             : null;
         Reduction = ranks.Parallelism is { } parallelism ? new(parallelism, all, () => Products?.EndGradients()) : null;
@@ -131,7 +133,8 @@ internal sealed class TrainingState<TBatch> : IDisposable
     public string? Save(RunFolder? run, int keep, Action<string>? written)
     {
         var sharded = Optimizer as ShardedOptimizer;
-        _ranks.RequireEqual(Position.Step, Model.state_dict().Select(p => (p.Key, p.Value)).Concat(OwnTensors(sharded is null).Select(p => (p.Key, p.Value))));
+        _ranks.RequireEqual(Position.Step, Model.state_dict().Select(p => (p.Key, p.Value)).Concat(
+            OwnTensors(sharded is null).Select(p => (p.Key, p.Value))));
         var moments = sharded?.Whole();
         try
         {
@@ -156,7 +159,8 @@ internal sealed class TrainingState<TBatch> : IDisposable
         try
         {
             var own = OwnTensors(Optimizer is not ShardedOptimizer);
-            var state = _ranks.OfFirst(() => checkpoint is null ? null : TrainingCheckpoint.Read(checkpoint, Model.state_dict(), With(own, moments)));
+            var state = _ranks.OfFirst(
+                () => checkpoint is null ? null : TrainingCheckpoint.Read(checkpoint, Model.state_dict(), With(own, moments)));
             _ranks.Share(Model.state_dict().Values.Concat(own.Values));
             sharded?.Take(moments!);
             if (state is null)
@@ -176,8 +180,8 @@ internal sealed class TrainingState<TBatch> : IDisposable
     }
 
     /// <summary>
-    /// Has dropout draw what belongs to an update and a rank, where there are several: each drops other places, and a run that is gone on with
-    /// drops the same.
+    /// Has dropout draw what belongs to an update and a rank, where there are several: each drops other places, and a run that is gone on
+    /// with drops the same.
     /// </summary>
     public void SeedDropout(int step)
     {

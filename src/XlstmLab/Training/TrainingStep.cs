@@ -54,7 +54,8 @@ internal sealed class TrainingStep<TBatch>(
     /// </summary>
     private void Prepare(TBatch batch, long targets)
     {
-        if (_isPrepared || state.Products is null || state.Model.Observer is not null || KernelCoverage.Warning(state.Model, config.ComputeType) is not null)
+        if (_isPrepared || state.Products is null || state.Model.Observer is not null
+            || KernelCoverage.Warning(state.Model, config.ComputeType) is not null)
         {
             return;
         }
@@ -153,7 +154,8 @@ internal sealed class TrainingStep<TBatch>(
         var byHost = () => kernel.StepOnDevice(settings, gradients(), state.Copies);
         var later = measures ? graphs.ByHost(byHost)
             : graphs.Update(
-                batch, targets, settings, byHost, kept => Accumulate(batch.Rows, (first, rows) => kept.Loss(state.Model, first, rows), state.Reduction));
+                batch, targets, settings, byHost, kept => Accumulate(
+                    batch.Rows, (first, rows) => kept.Loss(state.Model, first, rows), state.Reduction));
         return () =>
         {
             var record = ranks.Await(later);

@@ -37,7 +37,9 @@ public interface ITrainingWatcher
     /// <summary>A training begins, or goes on.</summary>
     /// <param name="recipe">Its settings.</param>
     /// <param name="device">Where it computes.</param>
-    /// <returns>What is told the metrics of every update, by the training, which waits for it, and is disposed when the training has ended.</returns>
+    /// <returns>
+    /// What is told the metrics of every update, by the training, which waits for it, and is disposed when the training has ended.
+    /// </returns>
     IWatchedTraining Begin(TrainingConfig recipe, Device device);
 
     /// <summary>Trainings that belong together begin, or go on.</summary>

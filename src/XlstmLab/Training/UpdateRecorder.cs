@@ -30,7 +30,8 @@ internal sealed class UpdateRecorder : IDisposable
             using var noGrad = no_grad();
             var updates = group.Weights.Zip(group.Before, (after, before) => after.detach() - before).ToArray();
             return new ParameterStatistics(
-                group.Name, group.Before.Sum(w => w.NumberOfElements), group.GradientNorm, GlobalNorm.Of(group.Before), GlobalNorm.Of(updates));
+                group.Name, group.Before.Sum(w => w.NumberOfElements), group.GradientNorm, GlobalNorm.Of(group.Before),
+                GlobalNorm.Of(updates));
         })];
 
     public void Dispose()
@@ -44,5 +45,6 @@ internal sealed class UpdateRecorder : IDisposable
     /// <summary>The module that a parameter belongs to: its name without the last part.</summary>
     private static string Group(string name) => name.LastIndexOf('.') is > 0 and var end ? name[..end] : name;
 
-    private static double NormOfGradients(IEnumerable<Parameter> weights) => GlobalNorm.Of([.. weights.Select(w => w.grad).OfType<Tensor>()]);
+    private static double NormOfGradients(IEnumerable<Parameter> weights) => GlobalNorm.Of(
+        [.. weights.Select(w => w.grad).OfType<Tensor>()]);
 }

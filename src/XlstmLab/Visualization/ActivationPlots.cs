@@ -6,7 +6,9 @@ namespace XlstmLab.Visualization;
 
 public static partial class Plots
 {
-    /// <summary>What gates open for: the excess of each class of tokens in each head, red where the gate opens wider than for the others.</summary>
+    /// <summary>
+    /// What gates open for: the excess of each class of tokens in each head, red where the gate opens wider than for the others.
+    /// </summary>
     /// <param name="selectivities">The selectivities.</param>
     /// <param name="quantity">The quantity they were computed for, for the title.</param>
     /// <exception cref="ArgumentException">There is none.</exception>
@@ -67,7 +69,9 @@ public static partial class Plots
             Math.Max(240, 120 + 30 * blocks.Length));
     }
 
-    /// <summary>How heavy the tails of an activation are, block by block: greatest magnitude over root mean square above, kurtosis below.</summary>
+    /// <summary>
+    /// How heavy the tails of an activation are, block by block: greatest magnitude over root mean square above, kurtosis below.
+    /// </summary>
     /// <param name="report">The report. The dotted line is the kurtosis of normally distributed values, 3.</param>
     public static GenericChart OutliersByBlock(OutlierReport report)
     {

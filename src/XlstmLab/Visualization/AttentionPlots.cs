@@ -12,7 +12,9 @@ public static partial class Plots
     /// <param name="recording">The recording.</param>
     /// <param name="layer">The block, from 0.</param>
     /// <param name="head">The head, from 0.</param>
-    /// <param name="tokenTexts">The text of each token of the sequence, for the axes; null for positions. Beyond 60 tokens not shown.</param>
+    /// <param name="tokenTexts">
+    /// The text of each token of the sequence, for the axes; null for positions. Beyond 60 tokens not shown.
+    /// </param>
     /// <param name="sequence">The row of the batch.</param>
     /// <param name="start">The first token shown.</param>
     /// <param name="count">The number of tokens shown; null for all.</param>

@@ -113,7 +113,9 @@ public static partial class Plots
 
     /// <summary>Time against length, both logarithmic: a curve for each form of the computation.</summary>
     /// <param name="series">Curves over lengths in tokens; times in seconds.</param>
-    /// <param name="slopes">Growth rates drawn as pale lines for the eye, such as 1 and 2, from the lowest point of the first length.</param>
+    /// <param name="slopes">
+    /// Growth rates drawn as pale lines for the eye, such as 1 and 2, from the lowest point of the first length.
+    /// </param>
     /// <exception cref="ArgumentException">There is no curve, one has not as many lengths as times, or none is above 0.</exception>
     public static GenericChart Scaling(IReadOnlyList<PlotSeries> series, IReadOnlyList<double>? slopes = null)
     {
@@ -179,7 +181,8 @@ public static partial class Plots
         if (series.FirstOrDefault(s => s.X.Count != s.Y.Count) is { } uneven)
         {
             throw new ArgumentException(
-                $"Curve '{uneven.Name}' has {uneven.X.Count} positions and {uneven.Y.Count} values; expected as many of each.", nameof(series));
+                $"Curve '{uneven.Name}' has {uneven.X.Count} positions and {uneven.Y.Count} values; expected as many of each.",
+                nameof(series));
         }
 
         if (series.FirstOrDefault(s => s.X.Count == 0) is { } empty)
@@ -190,7 +193,8 @@ public static partial class Plots
         var several = series.Count > 1;
         return
         [
-            .. series.Select((s, at) => Line(s.Name, s.X, s.Y, PlotStyle.Color(at), dash: PlotStyle.Dash(at), markers: true, inLegend: several)),
+            .. series.Select(
+                (s, at) => Line(s.Name, s.X, s.Y, PlotStyle.Color(at), dash: PlotStyle.Dash(at), markers: true, inLegend: several)),
         ];
     }
 

@@ -15,7 +15,9 @@ public static partial class Plots
     /// <param name="recording">The recording.</param>
     /// <param name="quantity">What is shown; memory norms are shown as powers of ten.</param>
     /// <param name="layer">The block, from 0.</param>
-    /// <param name="tokenTexts">The text of each token of the sequence, for the axis; null for positions. Beyond 60 tokens, in pop-ups only.</param>
+    /// <param name="tokenTexts">
+    /// The text of each token of the sequence, for the axis; null for positions. Beyond 60 tokens, in pop-ups only.
+    /// </param>
     /// <param name="sequence">The row of the batch.</param>
     /// <param name="start">The first token shown.</param>
     /// <param name="count">The number of tokens shown; null for all.</param>
@@ -58,8 +60,8 @@ public static partial class Plots
     }
 
     /// <summary>
-    /// The heads' half-lives, <see cref="GateSummary.HalfLife"/>: blocks down, heads across, the number of tokens in each cell. Where less than
-    /// half of what was written halved within the text, only that is known.
+    /// The heads' half-lives, <see cref="GateSummary.HalfLife"/>: blocks down, heads across, the number of tokens in each cell. Where less
+    /// than half of what was written halved within the text, only that is known.
     /// </summary>
     /// <param name="recording">The recording.</param>
     public static GenericChart ForgetHalfLife(GateRecording recording)
@@ -177,8 +179,10 @@ public static partial class Plots
         var (least, greatest) = (heads.Min(d => d.Minimum) - 1, heads.Max(d => d.Maximum) + 1);
         return PlotStyle.Chart(
             [.. traces],
-            PlotStyle.Axis(gate == "igate_preact" ? "Input gate pre-activation" : "Forget gate pre-activation", ("range", new[] { least, greatest })),
-            PlotStyle.Axis($"Share of tokens (% per {GateMonitor.BinWidth.ToString(CultureInfo.InvariantCulture)})", ("rangemode", "tozero")));
+            PlotStyle.Axis(
+                gate == "igate_preact" ? "Input gate pre-activation" : "Forget gate pre-activation", ("range", new[] { least, greatest })),
+            PlotStyle.Axis(
+                $"Share of tokens (% per {GateMonitor.BinWidth.ToString(CultureInfo.InvariantCulture)})", ("rangemode", "tozero")));
     }
 
     /// <summary>The norm of the memory, exp(m) |C|, over the tokens: a curve for each head of one block.</summary>
@@ -229,7 +233,8 @@ public static partial class Plots
         quantity is GateQuantity.ForgetGate or GateQuantity.OutputGate ? (0, 1) : null;
 
     /// <summary>An axis with the tokens' texts where they are few enough, otherwise with positions.</summary>
-    private static LinearAxis TokenAxis(string title, string[]? texts, int start, params ReadOnlySpan<(string Name, object? Value)> attributes)
+    private static LinearAxis TokenAxis(
+        string title, string[]? texts, int start, params ReadOnlySpan<(string Name, object? Value)> attributes)
     {
         var labelled = texts is { Length: <= MostTokenLabels };
         return PlotStyle.Axis(

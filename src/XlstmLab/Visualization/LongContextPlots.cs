@@ -85,7 +85,8 @@ public static partial class Plots
     {
         RequireSome(results, "model");
         return PerplexityByPosition(
-            [.. results.Select(r => PlotSeries.PerplexityByPosition(r.Name, r.Result))], results[0].Result.TrainedLength, logY: logY, unit: unit);
+            [.. results.Select(r => PlotSeries.PerplexityByPosition(r.Name, r.Result))], results[0].Result.TrainedLength, logY: logY,
+            unit: unit);
     }
 
     private static GenericChart ScoreChart(IReadOnlyList<Trace> traces, IEnumerable<double> lengths) => PlotStyle.Chart(

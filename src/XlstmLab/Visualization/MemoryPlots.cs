@@ -9,8 +9,12 @@ public static partial class Plots
     /// <summary>The least lifetime that a logarithmic axis has a place for, in tokens.</summary>
     private const double ShortestLifetime = 0.01;
 
-    /// <summary>How long heads remember: for each head the median lifetime of its traces, a bar over half and a line over 90 % of them.</summary>
-    /// <param name="lifetimes">The heads, as <see cref="TraceLifetimes.HeadLifetimes"/> gives them. What is infinite ends at the plot's border.</param>
+    /// <summary>
+    /// How long heads remember: for each head the median lifetime of its traces, a bar over half and a line over 90 % of them.
+    /// </summary>
+    /// <param name="lifetimes">
+    /// The heads, as <see cref="TraceLifetimes.HeadLifetimes"/> gives them. What is infinite ends at the plot's border.
+    /// </param>
     /// <exception cref="ArgumentException">There is no head.</exception>
     public static GenericChart Lifetimes(IReadOnlyList<HeadLifetime> lifetimes)
     {
@@ -38,7 +42,8 @@ public static partial class Plots
         }
 
         var share = lifetimes[0].Share;
-        var axis = PlotStyle.LogAxis($"{LifetimeName(share)} (tokens): median, 50 % and 90 % of traces", finite.Append(least).Append(greatest));
+        var axis = PlotStyle.LogAxis(
+            $"{LifetimeName(share)} (tokens): median, 50 % and 90 % of traces", finite.Append(least).Append(greatest));
         axis.SetProperty("range", new[] { Math.Log10(least), Math.Log10(greatest) });
         return PlotStyle.Chart(
             traces,
@@ -53,7 +58,8 @@ public static partial class Plots
                 ("ticksuffix", " ")),
             Math.Max(220, 110 + 24 * lifetimes.Count));
 
-        Trace Span(IEnumerable<HeadLifetime> heads, string color, double width, Func<HeadLifetime, double> from, Func<HeadLifetime, double> to)
+        Trace Span(
+            IEnumerable<HeadLifetime> heads, string color, double width, Func<HeadLifetime, double> from, Func<HeadLifetime, double> to)
         {
             var (x, y) = (new List<double>(), new List<string>());
             foreach (var head in heads)
@@ -76,7 +82,9 @@ public static partial class Plots
         static string HeadName(HeadLifetime head) => HeadOfBlock(head.Layer, head.Head);
     }
 
-    /// <summary>What heads could read against what they do: the median lifetime of traces across, the mean age of what is read upwards.</summary>
+    /// <summary>
+    /// What heads could read against what they do: the median lifetime of traces across, the mean age of what is read upwards.
+    /// </summary>
     /// <param name="lifetimes">The heads' lifetimes; a head whose median is infinite is left out.</param>
     /// <param name="ranges">The same heads' reading ranges.</param>
     /// <exception cref="ArgumentException">No head has both.</exception>
@@ -137,7 +145,9 @@ public static partial class Plots
             LinearOrLog("Norm e<sup>m</sup>|C|", shown.Select(r => r.Norm), log: true));
     }
 
-    /// <summary>What a needle leaves in one block: the relative distance of the memories above, the change of the input gates below.</summary>
+    /// <summary>
+    /// What a needle leaves in one block: the relative distance of the memories above, the change of the input gates below.
+    /// </summary>
     /// <param name="response">The response.</param>
     /// <param name="layer">The block.</param>
     /// <param name="tokens">The tokens after the needle that are shown; null for all.</param>

@@ -61,7 +61,9 @@ public enum CurveMetric
 
 /// <summary>A training run, as plots need it.</summary>
 /// <param name="Name">Its name in the legend.</param>
-/// <param name="Metrics">Rows with <c>step</c> and what else a plot shows: <c>tokens, loss, validation_loss, learning_rate, gradient_norm</c>.</param>
+/// <param name="Metrics">
+/// Rows with <c>step</c> and what else a plot shows: <c>tokens, loss, validation_loss, learning_rate, gradient_norm</c>.
+/// </param>
 public sealed record PlotRun(string Name, MetricsTable Metrics)
 {
     /// <summary>The FLOPs of training on one token, forward and backward; needed to plot against compute.</summary>

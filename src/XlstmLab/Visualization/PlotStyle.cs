@@ -63,18 +63,21 @@ public static class PlotStyle
             With(
                 layout,
                 ("title", Obj(
-                    ("text", title), ("font", Font(16)), ("x", 0), ("xref", "paper"), ("xanchor", "left"), ("y", 1), ("yref", "container"), ("yanchor", "top"),
+                    ("text", title), ("font", Font(16)), ("x", 0), ("xref", "paper"), ("xanchor", "left"), ("y", 1), ("yref", "container"),
+                    ("yanchor", "top"),
                     ("pad", Obj(("t", 14))))),
                 ("margin", Margin(24 + line)),
                 ("height", height),
 
                 // A legend of several lines grows downward, away from the title.
                 ("legend", Obj(
-                    ("orientation", "h"), ("x", 0), ("xanchor", "left"), ("y", 1 - 34.0 / height), ("yref", "container"), ("yanchor", "top"), ("font", Font(12))))),
+                    ("orientation", "h"), ("x", 0), ("xanchor", "left"), ("y", 1 - 34.0 / height), ("yref", "container"),
+                    ("yanchor", "top"), ("font", Font(12))))),
             chart);
     }
 
-    internal static string Dash(int index) => ((index / Palette.Count) % 4) switch { 0 => "solid", 1 => "dash", 2 => "dot", _ => "dashdot" };
+    internal static string Dash(int index) =>
+        ((index / Palette.Count) % 4) switch { 0 => "solid", 1 => "dash", 2 => "dot", _ => "dashdot" };
 
     internal static string Translucent(string color, double opacity) => string.Create(
         CultureInfo.InvariantCulture,
@@ -83,7 +86,8 @@ public static class PlotStyle
     /// <summary>An object of plotly.js.</summary>
     internal static DynObj Obj(params ReadOnlySpan<(string Name, object? Value)> attributes) => With(new DynObj(), attributes);
 
-    internal static Trace Trace(string type, params ReadOnlySpan<(string Name, object? Value)> attributes) => With(new Trace(type), attributes);
+    internal static Trace Trace(string type, params ReadOnlySpan<(string Name, object? Value)> attributes) =>
+        With(new Trace(type), attributes);
 
     internal static LinearAxis Axis(string title, params ReadOnlySpan<(string Name, object? Value)> attributes)
     {
@@ -120,7 +124,8 @@ public static class PlotStyle
             .SelectMany(exponent => factors.Select(f => f * Math.Pow(10, exponent)))
             .ToArray();
         var inside = ticks.Where(t => t >= least * 0.9 && t <= greatest * 1.1).ToArray();
-        return inside.Length < 2 ? axis : With(axis, ("tickmode", "array"), ("tickvals", ticks), ("ticktext", Array.ConvertAll(ticks, Label)));
+        return inside.Length < 2 ? axis : With(
+            axis, ("tickmode", "array"), ("tickvals", ticks), ("ticktext", Array.ConvertAll(ticks, Label)));
     }
 
     /// <summary>A number as an axis writes it: 2M, 50k, 0.2, 10^-5.</summary>
@@ -145,7 +150,8 @@ public static class PlotStyle
 
     /// <summary>A chart of traces and axes in the common style: white, the legend above the data.</summary>
     internal static GenericChart Chart(
-        IReadOnlyList<Trace> traces, LinearAxis x, LinearAxis y, int height = Height, params ReadOnlySpan<(string Name, object? Value)> layout)
+        IReadOnlyList<Trace> traces, LinearAxis x, LinearAxis y, int height = Height,
+        params ReadOnlySpan<(string Name, object? Value)> layout)
     {
         var style = With(
             new Layout(),

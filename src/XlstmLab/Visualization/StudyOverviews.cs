@@ -9,8 +9,8 @@ public static partial class Plots
 
     /// <summary>
     /// The plot that a study's question asks for, of the runs there are: the loss by position where that is measured, the loss against
-    /// compute where that varies, of a synthetic task a heat map of accuracies by length, of two axes with many variants a heat map of the test's loss, else the
-    /// validation's curves. Without any run an empty frame says so.
+    /// compute where that varies, of a synthetic task a heat map of accuracies by length, of two axes with many variants a heat map of the
+    /// test's loss, else the validation's curves. Without any run an empty frame says so.
     /// </summary>
     /// <param name="result">What the study came to.</param>
     public static GenericChart StudyOverview(StudyResult result)
@@ -32,23 +32,28 @@ public static partial class Plots
     public static GenericChart StudyGradients(StudyResult result)
     {
         ArgumentNullException.ThrowIfNull(result);
-        return result.Rows.Any(row => row.Curve.Count > 0) ? StudyCurves(result, StudyCurve.GradientNorm) : Frame($"{result.Study.Name}: {result.Progress()}");
+        return result.Rows.Any(row => row.Curve.Count > 0) ? StudyCurves(result, StudyCurve.GradientNorm) : Frame(
+            $"{result.Study.Name}: {result.Progress()}");
     }
 
-    /// <summary>The loss by position in long documents: a line a variant, the mean over its seeds, and a dotted line at the trained length.</summary>
+    /// <summary>
+    /// The loss by position in long documents: a line a variant, the mean over its seeds, and a dotted line at the trained length.
+    /// </summary>
     /// <param name="result">What the study came to.</param>
     /// <exception cref="ArgumentException">No run has measured it.</exception>
     public static GenericChart StudyPositions(StudyResult result)
     {
         ArgumentNullException.ThrowIfNull(result);
-        var shown = result.Study.Variants.Select(v => (Name: v, Rows: result.Rows.Where(row => row.Variant == v && row.Positions.Count > 0).ToArray()))
+        var shown = result.Study.Variants.Select(
+            v => (Name: v, Rows: result.Rows.Where(row => row.Variant == v && row.Positions.Count > 0).ToArray()))
             .Where(v => v.Rows.Length > 0).ToArray();
         RequireSome(shown, "run with a loss by position");
         var lines = shown.Index().Select(v =>
         {
             var places = v.Item.Rows.SelectMany(row => row.Positions).GroupBy(p => (p.Start, p.End)).OrderBy(g => g.Key).ToArray();
             return Line(
-                v.Item.Name, [.. places.Select(g => Math.Sqrt(Math.Max(1, g.Key.Start) * (double)g.Key.End))], [.. places.Select(g => g.Average(p => p.Loss))],
+                v.Item.Name, [.. places.Select(g => Math.Sqrt(Math.Max(1, g.Key.Start) * (double)g.Key.End))],
+                [.. places.Select(g => g.Average(p => p.Loss))],
                 PlotStyle.Color(v.Index), dash: PlotStyle.Dash(v.Index), markers: true);
         }).ToArray();
         var all = shown.SelectMany(v => v.Rows).SelectMany(row => row.Positions).ToArray();
@@ -60,7 +65,8 @@ public static partial class Plots
                 ("line", PlotStyle.Obj(("color", PlotStyle.Ink), ("width", 1), ("dash", "dot")))),
         ];
         return PlotStyle.Chart(
-            lines, PlotStyle.LogAxis("Position (tokens; dotted: the trained length)", all.Select(p => Math.Sqrt(Math.Max(1, p.Start) * (double)p.End))),
+            lines, PlotStyle.LogAxis(
+                "Position (tokens; dotted: the trained length)", all.Select(p => Math.Sqrt(Math.Max(1, p.Start) * (double)p.End))),
             PlotStyle.Axis("Loss (nats a token)"), PlotStyle.Height, SideLegend, ("shapes", trained));
     }
 
@@ -80,7 +86,10 @@ public static partial class Plots
             (variant, column) => Mean(tested.Where(row => row.Variant == variant).SelectMany(row => row.Scores).Where(s => s.Lengths == columns[column]).Select(s => s.Scaled)));
     }
 
-    /// <summary>The scaled accuracy of the last tested range of lengths of several tasks, the mean over seeds: variants down, studies across. Without any run an empty frame says so.</summary>
+    /// <summary>
+    /// The scaled accuracy of the last tested range of lengths of several tasks, the mean over seeds: variants down, studies across.
+    /// Without any run an empty frame says so.
+    /// </summary>
     /// <param name="results">Studies with the same variants, one for each task.</param>
     public static GenericChart StudyTasks(IReadOnlyList<StudyResult> results)
     {
@@ -91,7 +100,8 @@ public static partial class Plots
             : ShareMap(
                 [.. tested.SelectMany(result => result.Study.Variants).Distinct()],
                 [.. tested.Select(result => result.Study.Name)],
-                (variant, column) => Mean(tested[column].Rows.Where(row => row.Variant == variant && row.Scores.Count > 0).Select(row => row.Scores[^1].Scaled)));
+                (variant, column) => Mean(
+                    tested[column].Rows.Where(row => row.Variant == variant && row.Scores.Count > 0).Select(row => row.Scores[^1].Scaled)));
     }
 
     /// <summary>An empty frame with a text in its middle, for what there is nothing of to draw.</summary>
@@ -102,11 +112,13 @@ public static partial class Plots
         object[] notes =
         [
             PlotStyle.Obj(
-                ("text", text), ("xref", "paper"), ("yref", "paper"), ("x", 0.5), ("y", 0.5), ("xanchor", "center"), ("yanchor", "middle"), ("showarrow", false),
+                ("text", text), ("xref", "paper"), ("yref", "paper"), ("x", 0.5), ("y", 0.5), ("xanchor", "center"), ("yanchor", "middle"),
+                ("showarrow", false),
                 ("font", PlotStyle.Font(15))),
         ];
         return PlotStyle.Chart(
-            [PlotStyle.Trace("scatter", ("mode", "lines"), ("x", new[] { 0, 1 }), ("y", new double?[] { null, null }), ("showlegend", false))],
+            [PlotStyle.Trace(
+                "scatter", ("mode", "lines"), ("x", new[] { 0, 1 }), ("y", new double?[] { null, null }), ("showlegend", false))],
             PlotStyle.Axis("", ("showticklabels", false), ("ticks", ""), ("range", new[] { 0, 1 })),
             PlotStyle.Axis("", ("showticklabels", false), ("ticks", ""), ("range", new[] { 0, 1 })),
             180, ("annotations", notes));
@@ -116,6 +128,7 @@ public static partial class Plots
 
     /// <summary>A heat map of shares from 0 to 1, each written in its cell.</summary>
     private static GenericChart ShareMap(string[] rows, string[] columns, Func<string, int, double> value) => HeatMap(
-        rows, columns, [.. rows.Select(row => columns.Index().Select(column => value(row, column.Index)).ToArray())], isShare: true, "0.00", "Scaled accuracy", "{z:.3f}",
+        rows, columns, [.. rows.Select(row => columns.Index().Select(column => value(row, column.Index)).ToArray())], isShare: true, "0.00",
+        "Scaled accuracy", "{z:.3f}",
         rowHeight: 28);
 }

@@ -27,7 +27,9 @@ public static partial class Plots
     /// <param name="result">What the study came to.</param>
     /// <param name="curve">What is shown.</param>
     /// <param name="variants">The variants; none given for all.</param>
-    /// <param name="from">The share of the training that the vertical axis leaves out, as losses fall from far above: 0 to show all.</param>
+    /// <param name="from">
+    /// The share of the training that the vertical axis leaves out, as losses fall from far above: 0 to show all.
+    /// </param>
     /// <exception cref="ArgumentException">No run has such a curve.</exception>
     public static GenericChart StudyCurves(
         StudyResult result, StudyCurve curve = StudyCurve.Validation, IReadOnlyCollection<string>? variants = null, double from = 0.2)
@@ -56,7 +58,8 @@ public static partial class Plots
             ("hoverinfo", "skip"),
             ("showlegend", false)));
         var lines = shown.Index().Select(v => Line(
-            v.Item.Name, [.. v.Item.Curve.Select(p => p.X)], [.. v.Item.Curve.Select(p => p.Mean)], PlotStyle.Color(v.Index), dash: PlotStyle.Dash(v.Index),
+            v.Item.Name, [.. v.Item.Curve.Select(p => p.X)], [.. v.Item.Curve.Select(p => p.Mean)], PlotStyle.Color(v.Index),
+            dash: PlotStyle.Dash(v.Index),
             inLegend: true));
         var last = shown.Max(v => v.Curve[^1].X);
         var judged = shown.SelectMany(v => v.Curve).Where(p => p.X >= from * last).SelectMany(p => new[] { p.Low, p.High }).Where(double.IsFinite).ToArray();
@@ -79,7 +82,9 @@ public static partial class Plots
             SideLegend);
     }
 
-    /// <summary>How variants differ from the base: a point each, with the interval that is corrected for their number, and a line at no difference.</summary>
+    /// <summary>
+    /// How variants differ from the base: a point each, with the interval that is corrected for their number, and a line at no difference.
+    /// </summary>
     /// <param name="comparison">The comparison.</param>
     /// <param name="unit">The measure with its unit, for the axis; null for its name.</param>
     /// <exception cref="ArgumentException">No variant has a difference.</exception>
@@ -120,7 +125,8 @@ public static partial class Plots
             traces,
             PlotStyle.Axis($"{unit ?? comparison.Metric}, less that of {Bases(comparison)}", ("range", new[] { ends.Min() - margin, ends.Max() + margin })),
             PlotStyle.Axis(
-                "", ("tickmode", "array"), ("tickvals", Enumerable.Range(0, shown.Length).ToArray()), ("ticktext", shown.Select(v => v.Variant).ToArray()),
+                "", ("tickmode", "array"), ("tickvals", Enumerable.Range(0, shown.Length).ToArray()),
+                ("ticktext", shown.Select(v => v.Variant).ToArray()),
                 ("range", new[] { shown.Length - 0.5, -0.5 }), ("ticks", "")),
             Math.Max(200, 110 + 34 * shown.Length),
             ("shapes", zero));
@@ -140,7 +146,8 @@ public static partial class Plots
     {
         RequireSome(results, "study");
         var cells = results.SelectMany(result => result.Rows.Select(row => (
-            Row: row.Differences.GetValueOrDefault(down, row.Variant), Column: across is null ? result.Study.Name : row.Differences.GetValueOrDefault(across, ""),
+            Row: row.Differences.GetValueOrDefault(down, row.Variant), Column: across is null ? result.Study.Name
+                : row.Differences.GetValueOrDefault(across, ""),
             Value: row.Measure(metric)))).Where(cell => cell.Value is not null).ToArray();
         RequireSome(cells, $"run with {metric}");
         string[] rows = [.. cells.Select(c => c.Row).Distinct()], columns = [.. cells.Select(c => c.Column).Distinct()];
@@ -190,13 +197,15 @@ public static partial class Plots
         var traces = new List<Trace>();
         foreach (var (at, (name, points)) in series.Index())
         {
-            traces.Add(Markers(name, points.Select(p => p.Flops), points.Select(p => p.Loss), PlotStyle.Translucent(PlotStyle.Color(at), 0.45), 6));
+            traces.Add(Markers(
+                name, points.Select(p => p.Flops), points.Select(p => p.Loss), PlotStyle.Translucent(PlotStyle.Color(at), 0.45), 6));
             var frontier = Frontier(points);
             traces.Add(Line($"{name}, frontier", [.. frontier.Select(p => p.Flops)], [.. frontier.Select(p => p.Loss)], PlotStyle.Color(at), inLegend: true));
         }
 
         return PlotStyle.Chart(
-            traces, PlotStyle.LogAxis("Training compute (FLOP)", runs.Select(r => r.Flops)), PlotStyle.LogAxis("Loss (nats a token)", runs.Select(r => r.Loss)),
+            traces, PlotStyle.LogAxis("Training compute (FLOP)", runs.Select(r => r.Flops)), PlotStyle.LogAxis(
+                "Loss (nats a token)", runs.Select(r => r.Loss)),
             PlotStyle.Height, SideLegend);
     }
 
@@ -217,13 +226,15 @@ public static partial class Plots
                 var law = PowerLaw.Of([.. profiles.Select(p => (p.Flops, p.Parameters))]);
                 double[] ends = [profiles.Min(p => p.Flops), profiles.Max(p => p.Flops)];
                 traces.Add(Line(
-                    string.Create(CultureInfo.InvariantCulture, $"{name}: N* ~ C<sup>{law.Exponent:0.00}</sup>"), ends, [.. ends.Select(law.Of)], PlotStyle.Color(at), inLegend: true));
+                    string.Create(CultureInfo.InvariantCulture, $"{name}: N* ~ C<sup>{law.Exponent:0.00}</sup>"), ends,
+                    [.. ends.Select(law.Of)], PlotStyle.Color(at), inLegend: true));
             }
         }
 
         var all = inside.SelectMany(s => s.Profiles).ToArray();
         return PlotStyle.Chart(
-            traces, PlotStyle.LogAxis("Training compute (FLOP)", all.Select(p => p.Flops)), PlotStyle.LogAxis("Best size (parameters)", all.Select(p => p.Parameters)),
+            traces, PlotStyle.LogAxis("Training compute (FLOP)", all.Select(p => p.Flops)), PlotStyle.LogAxis(
+                "Best size (parameters)", all.Select(p => p.Parameters)),
             PlotStyle.Height, SideLegend);
     }
 

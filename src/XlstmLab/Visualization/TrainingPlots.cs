@@ -5,7 +5,9 @@ using XlstmLab.Analysis;
 namespace XlstmLab.Visualization;
 
 /// <summary>The laboratory's plots: Plotly charts in the style of <see cref="PlotStyle"/>.</summary>
-/// <remarks>They have no titles, which belong to the text around them; <see cref="PlotStyle.Titled"/> gives one to a figure that stands alone.</remarks>
+/// <remarks>
+/// They have no titles, which belong to the text around them; <see cref="PlotStyle.Titled"/> gives one to a figure that stands alone.
+/// </remarks>
 public static partial class Plots
 {
     /// <summary>Training curves, and validation curves where the runs have any.</summary>
@@ -91,7 +93,9 @@ public static partial class Plots
     /// <summary>Learning rate and gradient norm of runs against the step, one above the other.</summary>
     /// <param name="runs">One or several runs.</param>
     /// <param name="logNorm">Whether the gradient norm's axis is logarithmic.</param>
-    /// <exception cref="ArgumentException">There is no run, a run has no rows, or lacks <c>learning_rate</c> or <c>gradient_norm</c>.</exception>
+    /// <exception cref="ArgumentException">
+    /// There is no run, a run has no rows, or lacks <c>learning_rate</c> or <c>gradient_norm</c>.
+    /// </exception>
     public static GenericChart Optimization(IReadOnlyList<PlotRun> runs, bool logNorm = true)
     {
         RequireSome(runs, "run");
@@ -116,7 +120,9 @@ public static partial class Plots
 
     /// <summary>Training loss and gradient norm of runs against the step, one above the other.</summary>
     /// <param name="runs">One or several runs.</param>
-    /// <param name="smoothing">The weight of the past, from 0 to below 1, for both, as in <see cref="LearningCurves"/>; raw curves are not drawn.</param>
+    /// <param name="smoothing">
+    /// The weight of the past, from 0 to below 1, for both, as in <see cref="LearningCurves"/>; raw curves are not drawn.
+    /// </param>
     /// <param name="logNorm">Whether the gradient norm's axis is logarithmic.</param>
     /// <exception cref="ArgumentException">There is no run, a run has no rows, or lacks <c>loss</c> or <c>gradient_norm</c>.</exception>
     public static GenericChart Stability(IReadOnlyList<PlotRun> runs, double smoothing = 0, bool logNorm = true)
@@ -135,7 +141,8 @@ public static partial class Plots
             var norm = Smoothed(runs[r].Metrics.Numbers("gradient_norm"), smoothing);
             norms.AddRange(norm);
             traces.Add(Line(
-                runs[r].Name, x, Smoothed(runs[r].Metrics.Numbers("loss"), smoothing), color, width: 1.6, dash: dash, inLegend: runs.Count > 1));
+                runs[r].Name, x, Smoothed(runs[r].Metrics.Numbers("loss"), smoothing), color, width: 1.6, dash: dash,
+                inLegend: runs.Count > 1));
             traces.Add(Lower(Line(runs[r].Name, x, norm, color, width: 1.3, dash: dash, inLegend: false)));
         }
 
@@ -177,7 +184,8 @@ public static partial class Plots
 
     /// <summary>Two panels, one above the other, over one axis.</summary>
     private static GenericChart TwoPanels(
-        IReadOnlyList<Trace> traces, LinearAxis x, LinearAxis top, LinearAxis bottom, params ReadOnlySpan<(string Name, object? Value)> layout)
+        IReadOnlyList<Trace> traces, LinearAxis x, LinearAxis top, LinearAxis bottom,
+        params ReadOnlySpan<(string Name, object? Value)> layout)
     {
         x.SetProperty("anchor", "y2");
         top.SetProperty("domain", new[] { 0.54, 1 });

@@ -24,8 +24,10 @@ internal sealed class Browser : IDisposable
         Browser browser = new(Process.Start(new ProcessStartInfo(
             FigureFiles.FindBrowser(),
             [
-                "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions", "--disable-background-networking", "--no-first-run",
-                "--window-size=1100,1300", "--remote-debugging-port=0", $"--user-data-dir={profile}", "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", page,
+                "--headless", "--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--disable-extensions",
+                "--disable-background-networking", "--no-first-run",
+                "--window-size=1100,1300", "--remote-debugging-port=0", $"--user-data-dir={profile}",
+                "--host-resolver-rules=MAP * ~NOTFOUND , EXCLUDE 127.0.0.1", page,
             ])
         {
             RedirectStandardOutput = true,
@@ -60,7 +62,8 @@ internal sealed class Browser : IDisposable
     /// <summary>What an expression of JavaScript comes to in the page.</summary>
     public async Task<JsonNode?> EvaluateAsync(string expression)
     {
-        var result = await CallAsync("Runtime.evaluate", new() { ["expression"] = expression, ["awaitPromise"] = true, ["returnByValue"] = true });
+        var result = await CallAsync(
+            "Runtime.evaluate", new() { ["expression"] = expression, ["awaitPromise"] = true, ["returnByValue"] = true });
         Assert.True(result["exceptionDetails"] is null, $"{expression}: {result["exceptionDetails"]?.ToJsonString()}");
         return result["result"]!["value"];
     }
@@ -106,7 +109,8 @@ internal sealed class Browser : IDisposable
         long start = Stopwatch.GetTimestamp();
         while (!await isSo())
         {
-            Assert.True(Stopwatch.GetElapsedTime(start).TotalSeconds < seconds, string.Create(CultureInfo.InvariantCulture, $"{what}: not within {seconds} s."));
+            Assert.True(Stopwatch.GetElapsedTime(start).TotalSeconds < seconds, string.Create(
+                CultureInfo.InvariantCulture, $"{what}: not within {seconds} s."));
             await Task.Delay(100, TestContext.Current.CancellationToken);
         }
     }

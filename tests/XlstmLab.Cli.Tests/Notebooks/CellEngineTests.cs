@@ -39,7 +39,8 @@ public sealed class CellEngineTests
 
         Assert.Equal(CellStatus.Succeeded, result.Status);
         Assert.Equal(
-            ["stream", "display_data", "stream", "stream", "display_data", "execute_result"], result.Outputs.Select(output => output.Type()));
+            ["stream", "display_data", "stream", "stream", "display_data", "execute_result"],
+            result.Outputs.Select(output => output.Type()));
         Assert.Equal("1a\n", result.Outputs[0].Text());
         Assert.Equal("stderr", (string)result.Outputs[2]!["name"]!);
         Assert.Equal("b\nc\n", result.Outputs[3].Text());
@@ -105,7 +106,8 @@ public sealed class CellEngineTests
     {
         CellEngine engine = new();
         await Succeed(engine, "\nvoid Fail() => throw new InvalidOperationException(\"broken\");");
-        var result = await engine.RunAsync("int kept = 5;\nawait Task.Yield();\nFail();", cancellationToken: TestContext.Current.CancellationToken);
+        var result = await engine.RunAsync(
+            "int kept = 5;\nawait Task.Yield();\nFail();", cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal(CellStatus.Failed, result.Status);
         Assert.Equal("cell 2, line 3: broken", result.Error!.ToString());
@@ -119,7 +121,8 @@ public sealed class CellEngineTests
     {
         CellEngine engine = new();
         await Succeed(engine, "#r \"../no/such/folder/XlstmLab.dll\"\n#r \"nuget: TorchSharp-cpu, 0.107.0\"\n#r \"nuget: Plotly.NET, 6.0.0\"\n#r \"System.Text.Json\"\nusing XlstmLab.Models;");
-        var result = await Succeed(engine, "typeof(XlstmConfig).Assembly == Type.GetType(\"XlstmLab.Models.XlstmConfig, XlstmLab\").Assembly");
+        var result = await Succeed(
+            engine, "typeof(XlstmConfig).Assembly == Type.GetType(\"XlstmLab.Models.XlstmConfig, XlstmLab\").Assembly");
 
         Assert.Equal("True", result.Outputs[0].Text("text/plain"));
     }
@@ -150,7 +153,8 @@ public sealed class CellEngineTests
         var library = Microsoft.CodeAnalysis.CSharp.CSharpCompilation.Create(
             "Lib",
             [Microsoft.CodeAnalysis.CSharp.CSharpSyntaxTree.ParseText(
-                "public static class Lib { public static int Count; public static int Next() => ++Count; }", cancellationToken: TestContext.Current.CancellationToken)],
+                "public static class Lib { public static int Count; public static int Next() => ++Count; }",
+                cancellationToken: TestContext.Current.CancellationToken)],
             [Microsoft.CodeAnalysis.MetadataReference.CreateFromFile(typeof(object).Assembly.Location)],
             new(Microsoft.CodeAnalysis.OutputKind.DynamicallyLinkedLibrary));
         using (var image = File.Create(folder["Lib.dll"]))
@@ -178,7 +182,8 @@ public sealed class CellEngineTests
         Assert.Equal("# m", result.Outputs[2].Text("text/markdown"));
         Assert.Equal("<script>f()</script>", result.Outputs[4].Text("text/html"));
         Assert.StartsWith("Wall time: ", result.Outputs[5].Text("text/plain"), StringComparison.Ordinal);
-        var failed = await engine.RunAsync("#!time\n\n#!csharp\nint ok = 1;\nthrow new Exception(\"late\");", cancellationToken: TestContext.Current.CancellationToken);
+        var failed = await engine.RunAsync(
+            "#!time\n\n#!csharp\nint ok = 1;\nthrow new Exception(\"late\");", cancellationToken: TestContext.Current.CancellationToken);
         Assert.Equal("cell 2, line 5: late", failed.Error!.ToString());
         failed = await engine.RunAsync("#!time\nmissing", cancellationToken: TestContext.Current.CancellationToken);
         Assert.Equal("cell 3, line 2: CS0103: The name 'missing' does not exist in the current context", failed.Error!.ToString());
@@ -219,7 +224,8 @@ public sealed class CellEngineTests
     [Fact]
     public async Task RunAsync_RunawayOutput_IsCut()
     {
-        var result = await Succeed(new CellEngine(), "var line = new string('x', 1_000_000);\nfor (int i = 0; i < 50; i++) Console.Write(line);");
+        var result = await Succeed(
+            new CellEngine(), "var line = new string('x', 1_000_000);\nfor (int i = 0; i < 50; i++) Console.Write(line);");
 
         Assert.InRange(result.Outputs[0].Text().Length, 1_000_000, 4_000_000);
         Assert.Contains("left out", result.Outputs[0].Text(), StringComparison.Ordinal);
@@ -246,7 +252,8 @@ public sealed class CellEngineTests
         Assert.InRange(Stopwatch.GetElapsedTime(start).TotalSeconds, 0, 20);
         Assert.Contains("does not stop", result.Error!.Message, StringComparison.Ordinal);
         Assert.Equal("x", result.Outputs[0].Text());
-        await Assert.ThrowsAsync<InvalidOperationException>(() => engine.RunAsync("1", cancellationToken: TestContext.Current.CancellationToken));
+        await Assert.ThrowsAsync<InvalidOperationException>(
+            () => engine.RunAsync("1", cancellationToken: TestContext.Current.CancellationToken));
         release.Set();
         await WaitAsync(engine);
 
@@ -255,7 +262,8 @@ public sealed class CellEngineTests
     }
 
     [Theory]
-    [InlineData("Console.Write(new string('x', 50_000_000)); Console.WriteLine(\"end\");", "48,000,010 characters of this cell's console output")]
+    [InlineData(
+        "Console.Write(new string('x', 50_000_000)); Console.WriteLine(\"end\");", "48,000,010 characters of this cell's console output")]
     [InlineData("Console.WriteLine(new string('x', 50_000_000).ToCharArray()); Console.Error.Write(\"e\");", "characters of this cell's console output")]
     [InlineData("for (int i = 0; i < 30; i++) { Console.Write('x'); Console.WriteLine(new string('y', 1_000_000)); }", "console output are left out")]
     public async Task RunAsync_WriteBeyondTheLimit_IsCutWithWhatIsLeftOut(string source, string note)
@@ -297,7 +305,8 @@ public sealed class CellEngineTests
     [Fact]
     public async Task RunAsync_ExceptionWithAnEndlessMessage_IsCut()
     {
-        var result = await new CellEngine().RunAsync("throw new Exception(new string('e', 10_000_000));", cancellationToken: TestContext.Current.CancellationToken);
+        var result = await new CellEngine().RunAsync(
+            "throw new Exception(new string('e', 10_000_000));", cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal(1, result.Error!.Line);
         Assert.InRange(result.Outputs.ToJsonString().Length, 20_000, 100_000);

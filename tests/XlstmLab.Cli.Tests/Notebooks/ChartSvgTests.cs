@@ -18,7 +18,8 @@ public sealed class ChartSvgTests
         string[] parts = path.Attribute("d")!.Value.Split('M', StringSplitOptions.RemoveEmptyEntries);
         Assert.Equal(2, parts.Length);
         Assert.Contains('L', parts[0]);
-        double[] heights = [.. parts.SelectMany(p => p.Split('L')).Select(p => double.Parse(p.Split(' ')[1], CultureInfo.InvariantCulture))];
+        double[] heights = [.. parts.SelectMany(p => p.Split('L')).Select(
+            p => double.Parse(p.Split(' ')[1], CultureInfo.InvariantCulture))];
         Assert.True(heights[0] > heights[1] && heights[1] > heights[2], "A greater value is drawn higher.");
         Assert.Equal((heights[0] + heights[2]) / 2, heights[1], 0.2);
         Assert.Superset(new HashSet<string> { "0", "10k", "20k", "30k", "40k", "30" }, Texts(svg).ToHashSet());
@@ -32,8 +33,10 @@ public sealed class ChartSvgTests
             "layout":{"title":{"text":"Title"},"xaxis":{"type":"log","title":{"text":"tokens"}},"yaxis":{"tickvals":[1,2],"ticktext":["10<sup>−4</sup>","two"]}}}
             """);
 
-        Assert.Superset(new HashSet<string> { "Title", "tokens", "a ", "b & c", "1", "1,000", "1M", "10−4", "two" }, Texts(svg).ToHashSet());
-        double[] circles = [.. svg.Descendants().Where(e => e.Name.LocalName == "circle").Select(e => double.Parse(e.Attribute("cx")!.Value, CultureInfo.InvariantCulture))];
+        Assert.Superset(
+            new HashSet<string> { "Title", "tokens", "a ", "b & c", "1", "1,000", "1M", "10−4", "two" }, Texts(svg).ToHashSet());
+        double[] circles = [.. svg.Descendants().Where(e => e.Name.LocalName == "circle").Select(
+            e => double.Parse(e.Attribute("cx")!.Value, CultureInfo.InvariantCulture))];
         Assert.Equal(2, circles.Length);
         Assert.True(circles[1] - circles[0] > 600);
     }
@@ -42,7 +45,8 @@ public sealed class ChartSvgTests
     public void Draw_Bars_AreAsLongAsTheirValues()
     {
         var svg = Draw("""{"data":[{"type":"bar","orientation":"h","y":["x","y"],"x":[1,3],"text":["one","three"],"marker":{"color":["#111111","#222222"]}}],"layout":{}}""");
-        double Length(string color) => double.Parse(svg.Descendants().Single(e => (string?)e.Attribute("fill") == color).Attribute("width")!.Value, CultureInfo.InvariantCulture);
+        double Length(string color) => double.Parse(
+            svg.Descendants().Single(e => (string?)e.Attribute("fill") == color).Attribute("width")!.Value, CultureInfo.InvariantCulture);
 
         Assert.Equal(3, Length("#222222") / Length("#111111"), 0.02);
         Assert.Superset(new HashSet<string> { "x", "y", "one", "three" }, Texts(svg).ToHashSet());
@@ -71,7 +75,8 @@ public sealed class ChartSvgTests
     [Fact]
     public void Draw_Violin_IsWidestWhereMostValuesAre()
     {
-        var svg = Draw("""{"data":[{"type":"violin","x":["a","a","a","a","a","a"],"y":[0,5,5,5,5,10],"fillcolor":"#abcdef"}],"layout":{}}""");
+        var svg = Draw(
+            """{"data":[{"type":"violin","x":["a","a","a","a","a","a"],"y":[0,5,5,5,5,10],"fillcolor":"#abcdef"}],"layout":{}}""");
         var points = svg.Descendants().Single(e => (string?)e.Attribute("fill") == "#abcdef").Attribute("d")!.Value.TrimStart('M').TrimEnd('Z').Split('L')
             .Select(p => p.Split(' ').Select(v => double.Parse(v, CultureInfo.InvariantCulture)).ToArray()).ToArray();
         var widest = points.MaxBy(p => p[0])!;

@@ -22,7 +22,8 @@ public sealed class FigureFilesTests : IDisposable
         var html = File.ReadAllText(_temp["f.html"]);
         Assert.Contains("a \\u003C b, gr", html, StringComparison.Ordinal);
         Assert.True(html.Length > 1_000_000);
-        Assert.Contains(".pdf", Assert.Throws<ArgumentException>(() => Figure.SaveFigure(_temp["f.gif"])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            ".pdf", Assert.Throws<ArgumentException>(() => Figure.SaveFigure(_temp["f.gif"])).Message, StringComparison.Ordinal);
     }
 
     [Fact]

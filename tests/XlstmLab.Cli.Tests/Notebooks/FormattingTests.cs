@@ -86,20 +86,23 @@ public sealed class FormattingTests
     public void Numbers_OfVeryDifferentSize_StayReadable()
     {
         DataFrame frame = new(
-            new DoubleDataFrameColumn("tiny", [1e-12, 2.5e-3]), new DoubleDataFrameColumn("whole", [1, 20]), new DoubleDataFrameColumn("huge", [3.5e12, double.NaN]));
+            new DoubleDataFrameColumn("tiny", [1e-12, 2.5e-3]), new DoubleDataFrameColumn("whole", [1, 20]),
+            new DoubleDataFrameColumn("huge", [3.5e12, double.NaN]));
         string html = frame.ToDisplayString(Html);
 
         Assert.Contains("<td class=\"n\">1e-12</td><td class=\"n\">1</td><td class=\"n\">3.5e+12</td>", html, StringComparison.Ordinal);
         Assert.Contains("<td class=\"n\">0.0025000</td><td class=\"n\">20</td><td class=\"n\">NaN</td>", html, StringComparison.Ordinal);
 
         string counts = new[] { new { Year = 2026, Tokens = 1_843_200L, Rate = 12345.67 } }.ToDataFrame().ToDisplayString(Html);
-        Assert.Contains("<td class=\"n\">2026</td><td class=\"n\">1,843,200</td><td class=\"n\">12,346</td>", counts, StringComparison.Ordinal);
+        Assert.Contains(
+            "<td class=\"n\">2026</td><td class=\"n\">1,843,200</td><td class=\"n\">12,346</td>", counts, StringComparison.Ordinal);
     }
 
     [Fact]
     public void Deedle_FrameSeriesAndRow_ShareTheTable()
     {
-        var frame = Frame.FromColumns(new Dictionary<string, Series<int, double>> { ["a"] = new([1, 2], [0.5, double.NaN]), ["b"] = new([1, 2], [1.25, 3]) });
+        var frame = Frame.FromColumns(
+            new Dictionary<string, Series<int, double>> { ["a"] = new([1, 2], [0.5, double.NaN]), ["b"] = new([1, 2], [1.25, 3]) });
 
         string html = frame.ToDisplayString(Html);
         Assert.Contains("<th class=\"n\">1</th><td class=\"n\">0.5</td><td class=\"n\">1.25</td>", html, StringComparison.Ordinal);

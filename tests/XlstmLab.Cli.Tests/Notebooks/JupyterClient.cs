@@ -92,7 +92,8 @@ internal sealed class JupyterClient : IDisposable
     /// <summary>Starts a kernel's process.</summary>
     public static Process Start(string connectionFile, string language, string? parent = null)
     {
-        ProcessStartInfo start = new("dotnet", [typeof(XlstmLab.Cli.Program).Assembly.Location, "notebook", "kernel", connectionFile, "--language", language])
+        ProcessStartInfo start = new(
+            "dotnet", [typeof(XlstmLab.Cli.Program).Assembly.Location, "notebook", "kernel", connectionFile, "--language", language])
         {
             RedirectStandardError = true,
             RedirectStandardInput = true,
@@ -150,7 +151,8 @@ internal sealed class JupyterClient : IDisposable
             ["version"] = "5.3",
         };
         byte[][] parts = [.. new[] { header, [], [], content }.Select(part => Encoding.UTF8.GetBytes(part.ToJsonString()))];
-        _sockets[channel].SendMultipartMessage(new NetMQMessage([.. new byte[][] { "<IDS|MSG>"u8.ToArray(), Sign(key ?? _key, parts) }, .. parts]));
+        _sockets[channel].SendMultipartMessage(
+            new NetMQMessage([.. new byte[][] { "<IDS|MSG>"u8.ToArray(), Sign(key ?? _key, parts) }, .. parts]));
         _published[id] = [];
         return id;
     }
@@ -262,7 +264,8 @@ internal sealed class JupyterClient : IDisposable
             return null;
         }
 
-        byte[][] frames = [.. message!.Select(frame => frame.ToByteArray()).SkipWhile(frame => !frame.AsSpan().SequenceEqual("<IDS|MSG>"u8))];
+        byte[][] frames = [.. message!.Select(frame => frame.ToByteArray()).SkipWhile(
+            frame => !frame.AsSpan().SequenceEqual("<IDS|MSG>"u8))];
         Assert.Equal(Sign(_key, frames[2..6]), frames[1]);
         JsonObject[] parts = [.. frames[2..6].Select(frame => JsonNode.Parse(frame)!.AsObject())];
         return ((string)parts[0]["msg_type"]!, (string?)parts[1]["msg_id"] ?? "", parts[3]);

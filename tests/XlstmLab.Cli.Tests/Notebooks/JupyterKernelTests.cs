@@ -39,7 +39,8 @@ public sealed class JupyterKernelTests(JupyterKernelTests.Shared shared) : IClas
 
         Assert.Equal(["execute_input", "stream", "stream", "display_data", "stream", "execute_result"], answer.Types);
         Assert.Equal("ok", Text(answer.Reply["status"]));
-        var streams = answer.Published.Where(message => message.Type == "stream").Select(message => $"{message.Content["name"]}:{message.Content["text"]}");
+        var streams = answer.Published.Where(message => message.Type == "stream").Select(
+            message => $"{message.Content["name"]}:{message.Content["text"]}");
         Assert.Equal(["stdout:ab\n", "stderr:e\n", "stdout:c\n"], streams);
         Assert.Equal("<b>\n</b>", Text(answer.Content("display_data")["data"]!["text/html"]));
         Assert.Equal("x\ny", Text(answer.Content("execute_result")["data"]!["text/plain"]));
@@ -79,7 +80,8 @@ public sealed class JupyterKernelTests(JupyterKernelTests.Shared shared) : IClas
     {
         string[] ids =
         [
-            Client.Execute("int kept = 5;\nawait Task.Delay(500);\nthrow new InvalidOperationException(\"boom\");"), Client.Execute("kept = 6;"), Client.Execute("kept = 7;"),
+            Client.Execute("int kept = 5;\nawait Task.Delay(500);\nthrow new InvalidOperationException(\"boom\");"),
+            Client.Execute("kept = 6;"), Client.Execute("kept = 7;"),
         ];
         JupyterAnswer[] answers = [.. ids.Select(Client.End)];
 
@@ -87,7 +89,8 @@ public sealed class JupyterKernelTests(JupyterKernelTests.Shared shared) : IClas
         var error = answers[0].Content("error");
         Assert.Equal(("System.InvalidOperationException", "boom"), (Text(error["ename"]), Text(error["evalue"])));
         Assert.Equal(("System.InvalidOperationException", "boom"), (Text(answers[0].Reply["ename"]), Text(answers[0].Reply["evalue"])));
-        Assert.Matches(@"^System\.InvalidOperationException: boom\n   at cell \d+, line 3$", string.Join('\n', error["traceback"]!.AsArray()));
+        Assert.Matches(
+            @"^System\.InvalidOperationException: boom\n   at cell \d+, line 3$", string.Join('\n', error["traceback"]!.AsArray()));
         Assert.Equal("5", Text(Client.Run("kept").Content("execute_result")["data"]!["text/plain"]));
 
         ids = [Client.Execute("await Task.Delay(300); missing", ("stop_on_error", false)), Client.Execute("kept = 6;")];
@@ -216,7 +219,8 @@ public sealed class JupyterKernelTests(JupyterKernelTests.Shared shared) : IClas
         JsonArray Ask(JsonObject content) => Client.Ask("history_request", content).Reply["history"]!.AsArray();
         var tail = Ask(new() { ["hist_access_type"] = "tail", ["n"] = 2, ["output"] = true, ["raw"] = true });
         Assert.Equal($$"""[[1,{{number + 1}},["\u0022history two\u0022","history two"]],[1,{{number + 2}},["\u0022history one\u0022","history one"]]]""", tail.ToJsonString());
-        var range = Ask(new() { ["hist_access_type"] = "range", ["session"] = 0, ["start"] = number, ["stop"] = number + 1, ["output"] = false });
+        var range = Ask(
+            new() { ["hist_access_type"] = "range", ["session"] = 0, ["start"] = number, ["stop"] = number + 1, ["output"] = false });
         Assert.Equal($$"""[[1,{{number}},"\u0022history one\u0022"]]""", range.ToJsonString());
         var search = Ask(new() { ["hist_access_type"] = "search", ["pattern"] = "*history o?e*", ["unique"] = true, ["n"] = 10 });
         Assert.Equal([number + 2], search.Select(cell => (int)cell![1]!));

@@ -20,7 +20,8 @@ internal sealed class JupyterPrograms : IDisposable
         Assert.SkipUnless(File.Exists(Python) && OperatingSystem.IsLinux(), $"There is no {Python}.");
         foreach (string module in modules)
         {
-            Assert.SkipUnless((await RunAsync(Python, "-c", $"import {module}")).Code == 0, $"Debian's {module.Replace('_', '-')} is not installed.");
+            Assert.SkipUnless(
+                (await RunAsync(Python, "-c", $"import {module}")).Code == 0, $"Debian's {module.Replace('_', '-')} is not installed.");
         }
     }
 
@@ -32,7 +33,8 @@ internal sealed class JupyterPrograms : IDisposable
     }
 
     /// <summary>Runs a program to its end.</summary>
-    public Task<CommandResult> RunAsync(string program, params string[] arguments) => CommandLine.RunAsync(Start(program, arguments), TimeSpan.FromMinutes(5));
+    public Task<CommandResult> RunAsync(string program, params string[] arguments) => CommandLine.RunAsync(
+        Start(program, arguments), TimeSpan.FromMinutes(5));
 
     /// <summary>How a program is started that finds the kernels.</summary>
     public ProcessStartInfo Start(string program, params string[] arguments)

@@ -12,7 +12,8 @@ public sealed class KernelSpecsTests
     {
         using TempFolder folder = new();
         folder.Write("xlstm-csharp/kernel.json", "older");
-        var result = await CommandLine.RunAsync("notebook", "install", "--path", folder.Path, "--plugin", typeof(KernelSpecsTests).Assembly.Location);
+        var result = await CommandLine.RunAsync(
+            "notebook", "install", "--path", folder.Path, "--plugin", typeof(KernelSpecsTests).Assembly.Location);
 
         Assert.True(result.Code == 0, result.Error);
         Assert.Equal([folder["xlstm-csharp"], folder["xlstm-fsharp"]], result.Out.Split('\n', StringSplitOptions.RemoveEmptyEntries));
@@ -22,7 +23,8 @@ public sealed class KernelSpecsTests
             string[] words = Words(kernel);
             Assert.All(words[..2], word => Assert.True(Path.IsPathRooted(word) && File.Exists(word), word));
             Assert.Equal(
-                ["notebook", "kernel", "{connection_file}", "--language", language, "--plugin", typeof(KernelSpecsTests).Assembly.Location], words[2..]);
+                ["notebook", "kernel", "{connection_file}", "--language", language, "--plugin", typeof(KernelSpecsTests).Assembly.Location],
+                words[2..]);
             Assert.Equal((name, $"XlstmLab ({name})", "message"), ((string?)kernel["language"], (string?)kernel["display_name"], (string?)kernel["interrupt_mode"]));
         }
     }
@@ -85,7 +87,8 @@ public sealed class KernelSpecsTests
 
         // The newer FSharp.Core replaces the tool's; what it has otherwise stays.
         var files = Read(libraries)["targets"]!.AsObject().Single().Value!.AsObject()
-            .SelectMany(library => library.Value!["runtime"]!.AsObject()).ToDictionary(file => Path.GetFileName(file.Key), file => (string)file.Value!["localPath"]!);
+            .SelectMany(library => library.Value!["runtime"]!.AsObject()).ToDictionary(
+                file => Path.GetFileName(file.Key), file => (string)file.Value!["localPath"]!);
         Assert.Contains("FSharp.Core.dll", files.Keys);
         Assert.Contains("XlstmLab.dll", files.Keys);
         Assert.DoesNotContain("Deedle.dll", files.Keys);

@@ -13,7 +13,8 @@ public sealed class MathHtmlTests
     [InlineData("\\sum_i", "<math><mrow><munder><mo>∑</mo><mi>i</mi></munder></mrow></math>")]
     [InlineData("\\unknown{<x}", "<code class=\"tex\">\\unknown{&lt;x}</code>")]
     [InlineData("x_1_2", "<code class=\"tex\">x_1_2</code>")]
-    public void Render_Formula_IsMathMlOrItsSource(string tex, string expected) => Assert.Equal(expected, MathHtml.Render(tex, display: false));
+    public void Render_Formula_IsMathMlOrItsSource(string tex, string expected) => Assert.Equal(
+        expected, MathHtml.Render(tex, display: false));
 
     [Fact]
     public void Render_AnyText_IsWellFormed()

@@ -20,7 +20,8 @@ public sealed class NotebookHtmlTests
 
         Assert.Equal(2, page.Split("<script data-xlstm=\"plotly\">").Length);
         Assert.Equal(3, page.Split("class=\"xlstm-chart\"").Length);
-        Assert.True(page.IndexOf("data-xlstm=\"plotly\"", StringComparison.Ordinal) < page.IndexOf("class=\"xlstm-chart\"", StringComparison.Ordinal));
+        Assert.True(page.IndexOf("data-xlstm=\"plotly\"", StringComparison.Ordinal) < page.IndexOf(
+            "class=\"xlstm-chart\"", StringComparison.Ordinal));
         Assert.Contains("&lt;i&gt;text&lt;/i&gt;", page, StringComparison.Ordinal);
         AssertSelfContained(ChartHtml.WithoutLibrary(page));
     }
@@ -45,7 +46,8 @@ public sealed class NotebookHtmlTests
         Assert.InRange(new FileInfo(folder["page.html"]).Length, 1_000_000, 5_000_000);
 
         using var browser = await Browser.OpenAsync(new Uri(folder["page.html"]).AbsoluteUri, folder["profile"]);
-        await browser.WaitAsync("[...document.querySelectorAll('.xlstm-chart')].filter(c => c.querySelector('.plot .js-line')).length == 10");
+        await browser.WaitAsync(
+            "[...document.querySelectorAll('.xlstm-chart')].filter(c => c.querySelector('.plot .js-line')).length == 10");
         Assert.Equal("Loss 10", (string?)await browser.EvaluateAsync("[...document.querySelectorAll('.gtitle')].at(-1).textContent"));
         Assert.Equal(0, (int?)await browser.EvaluateAsync("performance.getEntriesByType('resource').length"));
         await browser.SaveAsync("ten-charts");
@@ -164,7 +166,8 @@ public sealed class NotebookHtmlTests
     public void Render_PlotlyFigureWithoutHtml_IsDrawn()
     {
         JsonObject output = Data("text/plain", "Figure");
-        output["data"]!["application/vnd.plotly.v1+json"] = JsonNode.Parse("""{"data":[{"x":[1],"y":[2],"name":"</script>"}],"layout":{"height":300}}""");
+        output["data"]!["application/vnd.plotly.v1+json"] = JsonNode.Parse(
+            """{"data":[{"x":[1],"y":[2],"name":"</script>"}],"layout":{"height":300}}""");
         string page = Outputs(output);
 
         Assert.Contains("<script data-xlstm=\"plotly\">", page, StringComparison.Ordinal);

@@ -24,7 +24,8 @@ public sealed class NotebookRunnerTests
             Assert.Equal(report.Event == CellEvent.Finished ? report.Index : report.Index - 1, done);
             events.Add((report.Event, report.Index, report.Count));
         });
-        var result = await NotebookRunner.RunAsync(input, folder["out.ipynb"], progress: progress, cancellationToken: TestContext.Current.CancellationToken);
+        var result = await NotebookRunner.RunAsync(
+            input, folder["out.ipynb"], progress: progress, cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal((NotebookOutcome.Succeeded, 3, 3), (result.Outcome, result.CodeCells, result.Executed));
         Assert.Null(result.FirstError);
@@ -42,7 +43,8 @@ public sealed class NotebookRunnerTests
     public async Task RunAsync_FailingCell_StopsAndKeepsOutputs()
     {
         using TempFolder folder = new();
-        string input = folder.Notebook("1", "[raises-exception]throw new Exception(\"meant\");", "Console.Write(\"so far\");\nthrow new Exception(\"bad\");", "4");
+        string input = folder.Notebook(
+            "1", "[raises-exception]throw new Exception(\"meant\");", "Console.Write(\"so far\");\nthrow new Exception(\"bad\");", "4");
         var result = await NotebookRunner.RunAsync(input, folder["out.ipynb"], cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal((NotebookOutcome.Failed, 4, 3), (result.Outcome, result.CodeCells, result.Executed));
@@ -66,7 +68,8 @@ public sealed class NotebookRunnerTests
         Assert.Equal(["injected-parameters"], cells[1].Tags);
         Assert.Equal("20 -0.5 a \"b\"\\ c:\\d True 1.5", cells[2].Outputs.Single().Text("text/plain"));
 
-        await NotebookRunner.RunAsync(output, output, new Dictionary<string, object?> { ["steps"] = 7 }, cancellationToken: TestContext.Current.CancellationToken);
+        await NotebookRunner.RunAsync(
+            output, output, new Dictionary<string, object?> { ["steps"] = 7 }, cancellationToken: TestContext.Current.CancellationToken);
         cells = Notebook.Load(output).Cells;
         Assert.Equal(3, cells.Count);
         Assert.Equal("// Parameters\nsteps = 7;", cells[1].Source);
@@ -87,7 +90,8 @@ public sealed class NotebookRunnerTests
         using TempFolder folder = new();
         string input = folder.Notebook(Declarations);
         var error = await Assert.ThrowsAsync<NotebookException>(() => NotebookRunner.RunAsync(
-            input, folder["out.ipynb"], new Dictionary<string, object?> { [name] = value }, cancellationToken: TestContext.Current.CancellationToken));
+            input, folder["out.ipynb"], new Dictionary<string, object?> { [name] = value },
+            cancellationToken: TestContext.Current.CancellationToken));
 
         Assert.Contains(message, error.Message, StringComparison.Ordinal);
         Assert.False(File.Exists(folder["out.ipynb"]));
@@ -96,7 +100,8 @@ public sealed class NotebookRunnerTests
     [Fact]
     public void Inject_NoParametersCell_SaysSo()
     {
-        var error = Assert.Throws<NotebookException>(() => NotebookParameters.Inject(new Notebook(), new Dictionary<string, object?> { ["a"] = 1 }));
+        var error = Assert.Throws<NotebookException>(
+            () => NotebookParameters.Inject(new Notebook(), new Dictionary<string, object?> { ["a"] = 1 }));
 
         Assert.Contains("tagged 'parameters'", error.Message, StringComparison.Ordinal);
     }
@@ -115,7 +120,8 @@ public sealed class NotebookRunnerTests
             }
         });
         var result = await NotebookRunner.RunAsync(
-            input, folder["out.ipynb"], null, new RunLimits(TimeSpan.FromSeconds(2), null, clock), progress, TestContext.Current.CancellationToken);
+            input, folder["out.ipynb"], null, new RunLimits(TimeSpan.FromSeconds(2), null, clock), progress,
+            TestContext.Current.CancellationToken);
 
         Assert.Equal((NotebookOutcome.TimedOut, 2), (result.Outcome, result.Executed));
         Assert.Contains("time limit of 00:00:02", result.FirstError!.Message, StringComparison.Ordinal);
@@ -152,7 +158,8 @@ public sealed class NotebookRunnerTests
             }
         });
         var result = await NotebookRunner.RunAsync(
-            input, folder["out.ipynb"], null, new RunLimits(TimeSpan.FromSeconds(2), null, clock), progress, TestContext.Current.CancellationToken);
+            input, folder["out.ipynb"], null, new RunLimits(TimeSpan.FromSeconds(2), null, clock), progress,
+            TestContext.Current.CancellationToken);
 
         Assert.Equal(wait.Length > 0 ? NotebookOutcome.TimedOut : NotebookOutcome.Succeeded, result.Outcome);
         Assert.True(started > 0);
@@ -212,7 +219,8 @@ public sealed class NotebookRunnerTests
 
         notebook.Cells.Add(new NotebookCell(CellKind.Code, "#!share --from fsharp m\n2 * m"));
         notebook.Save(folder["in.ipynb"]);
-        var result = await NotebookRunner.RunAsync(folder["in.ipynb"], folder["out.ipynb"], cancellationToken: TestContext.Current.CancellationToken);
+        var result = await NotebookRunner.RunAsync(
+            folder["in.ipynb"], folder["out.ipynb"], cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal(NotebookOutcome.Succeeded, result.Outcome);
         var cells = Notebook.Load(folder["out.ipynb"]).Cells;
@@ -244,9 +252,11 @@ public sealed class NotebookRunnerTests
                 started.Add(report);
             }
         });
-        await NotebookRunner.RunAsync(input, folder["out.ipynb"], progress: progress, cancellationToken: TestContext.Current.CancellationToken);
+        await NotebookRunner.RunAsync(
+            input, folder["out.ipynb"], progress: progress, cancellationToken: TestContext.Current.CancellationToken);
 
-        Assert.Equal([(0, 0.1, 1.0), (0.1, 0.7, 7.0), (0.8, 0.2, 2.0)], started.Select(p => (Math.Round(p.Share, 6), Math.Round(p.Weight, 6), p.UsualSeconds!.Value)));
+        Assert.Equal([(0, 0.1, 1.0), (0.1, 0.7, 7.0), (0.8, 0.2, 2.0)], started.Select(
+            p => (Math.Round(p.Share, 6), Math.Round(p.Weight, 6), p.UsualSeconds!.Value)));
     }
 
     [Fact]
@@ -269,7 +279,8 @@ public sealed class NotebookRunnerTests
             """);
         List<string?> told = [];
         ImmediateProgress<CellProgress> progress = new(report => told.AddRange(report.Event == CellEvent.Status ? [report.Text] : []));
-        var result = await NotebookRunner.RunAsync(input, folder["out.ipynb"], progress: progress, cancellationToken: TestContext.Current.CancellationToken);
+        var result = await NotebookRunner.RunAsync(
+            input, folder["out.ipynb"], progress: progress, cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal("step 500 of 2,000, loss 2.500, 3,456 tokens/s, 5 min of training left", told[0]);
         Assert.Equal("step 1,000 of 1,000, loss 2.250, 3,456 tokens/s, 0 s of training left", told[^1]);
@@ -295,7 +306,8 @@ public sealed class NotebookRunnerTests
             }
         });
         var result = await NotebookRunner.RunAsync(
-            input, folder["out.ipynb"], null, new RunLimits(null, TimeSpan.FromSeconds(3), clock), progress, TestContext.Current.CancellationToken);
+            input, folder["out.ipynb"], null, new RunLimits(null, TimeSpan.FromSeconds(3), clock), progress,
+            TestContext.Current.CancellationToken);
 
         Assert.Equal((NotebookOutcome.TimedOut, 1), (result.Outcome, result.Executed));
         Assert.Contains("The cell reached its time limit of 00:00:03", result.FirstError!.Message, StringComparison.Ordinal);
@@ -351,7 +363,8 @@ public sealed class NotebookRunnerTests
             """;
         File.WriteAllText(folder["in.ipynb"], text);
         var error = await Assert.ThrowsAsync<NotebookException>(() => NotebookRunner.RunAsync(
-            folder["in.ipynb"], folder["in.ipynb"], new Dictionary<string, object?> { ["n"] = 1 }, cancellationToken: TestContext.Current.CancellationToken));
+            folder["in.ipynb"], folder["in.ipynb"], new Dictionary<string, object?> { ["n"] = 1 },
+            cancellationToken: TestContext.Current.CancellationToken));
 
         Assert.Contains(named, error.Message, StringComparison.Ordinal);
         Assert.Contains("C#", error.Message, StringComparison.Ordinal);
@@ -369,7 +382,8 @@ public sealed class NotebookRunnerTests
         File.WriteAllText(
             folder["in.ipynb"],
             $$"""{"cells":[{"cell_type":"code","metadata":{{cell}},"source":"1 + 1"}],"metadata":{{metadata}},"nbformat":4,"nbformat_minor":4}""");
-        var result = await NotebookRunner.RunAsync(folder["in.ipynb"], folder["in.ipynb"], cancellationToken: TestContext.Current.CancellationToken);
+        var result = await NotebookRunner.RunAsync(
+            folder["in.ipynb"], folder["in.ipynb"], cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal(NotebookOutcome.Succeeded, result.Outcome);
     }

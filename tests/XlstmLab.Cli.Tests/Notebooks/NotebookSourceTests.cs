@@ -15,10 +15,12 @@ public sealed class NotebookSourceTests
     {
         using TempFolder folder = new();
         var notebook = NotebookSource.Create("A question", isFSharp, folder.Path);
-        notebook.Cells.Last().Source = isFSharp ? "steps + seed + XlstmPresets.Bytes1M.BlockCount" : "steps + seed + XlstmPresets.Bytes1M.BlockCount";
+        notebook.Cells.Last().Source = isFSharp ? "steps + seed + XlstmPresets.Bytes1M.BlockCount"
+            : "steps + seed + XlstmPresets.Bytes1M.BlockCount";
         notebook.Save(folder["new.ipynb"]);
         var result = await NotebookRunner.RunAsync(
-            folder["new.ipynb"], folder["out.ipynb"], new Dictionary<string, object?> { ["steps"] = 7 }, cancellationToken: TestContext.Current.CancellationToken);
+            folder["new.ipynb"], folder["out.ipynb"], new Dictionary<string, object?> { ["steps"] = 7 },
+            cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.True(result.Outcome == NotebookOutcome.Succeeded, result.FirstError?.ToString());
         int expected = 8 + XlstmLab.Models.XlstmPresets.Bytes1M.BlockCount;
@@ -62,7 +64,8 @@ public sealed class NotebookSourceTests
     public void Convert_Dib_KeepsLanguages()
     {
         using TempFolder folder = new();
-        string path = folder.Write("a.dib", "#!markdown\n\n# Title\n\n#!csharp\n\nvar a = 1;\n\n#!fsharp\n\nlet b = 2\n\n#!mermaid\n\ngraph LR\n");
+        string path = folder.Write(
+            "a.dib", "#!markdown\n\n# Title\n\n#!csharp\n\nvar a = 1;\n\n#!fsharp\n\nlet b = 2\n\n#!mermaid\n\ngraph LR\n");
         var cells = NotebookSource.Convert(path, folder.Path).Cells;
 
         Assert.Equal(["# Title", "var a = 1;", "let b = 2", "graph LR"], cells.Select(cell => cell.Source));
@@ -108,13 +111,15 @@ public sealed class NotebookSourceTests
         using TempFolder folder = new();
         string readme = File.ReadAllText(Path.Combine(TestSetup.RepositoryRoot, "README.md")).ReplaceLineEndings("\n");
         string sample = Regex.Match(readme, "```csharp\n(?<code>.*?)```", RegexOptions.Singleline).Groups["code"].Value;
-        string small = sample.Replace("steps: 600)", "steps: 2) with { BatchSize = 2, ContextLength = 32, ValidationTokens = 64 }", StringComparison.Ordinal)
+        string small = sample.Replace(
+            "steps: 600)", "steps: 2) with { BatchSize = 2, ContextLength = 32, ValidationTokens = 64 }", StringComparison.Ordinal)
             .Replace("runs/sigmoid", folder["sigmoid"], StringComparison.Ordinal)
             .Replace("Evaluate(Split.Test)", "Evaluate(Split.Test, documents: 1)", StringComparison.Ordinal)
             .Replace("Temperature = 0.8", "MaxNewTokens = 5, Temperature = 0.8", StringComparison.Ordinal);
         Assert.Contains("documents: 1", small, StringComparison.Ordinal);
         using CellEngine engine = new();
-        var result = await engine.RunAsync(small + "\ngates.Length + again.Metrics.Count", cancellationToken: TestContext.Current.CancellationToken);
+        var result = await engine.RunAsync(
+            small + "\ngates.Length + again.Metrics.Count", cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.True(result.Status == CellStatus.Succeeded, result.Error?.ToString());
         Assert.NotEmpty(result.Outputs);

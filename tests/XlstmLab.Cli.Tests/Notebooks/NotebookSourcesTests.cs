@@ -18,16 +18,19 @@ public sealed class NotebookSourcesTests
             OutputKind.DynamicallyLinkedLibrary,
             usings: ["System", "System.Text", "System.Collections", "System.Collections.Generic", "System.Threading.Tasks", "System.Linq", typeof(NotebookApi).FullName!]);
         var framework = Directory.GetFiles(Path.GetDirectoryName(typeof(object).Assembly.Location)!, "*.dll").Where(IsManaged);
-        MetadataReference[] references = [.. framework.Concat(HostPackages.References()).Select(path => MetadataReference.CreateFromFile(path))];
+        MetadataReference[] references = [.. framework.Concat(HostPackages.References()).Select(
+            path => MetadataReference.CreateFromFile(path))];
         foreach (string file in LongTests.Cases(all: files, few: files[..1]))
         {
             CSharpCompilation? previous = null;
             foreach (var (index, cell) in Notebook.Load(file).CodeCells.Index())
             {
                 var code = HostPackages.Prepare(cell.Source, CellLanguage.CSharp, folder);
-                var tree = CSharpSyntaxTree.ParseText(code, CellEngine.Script, $"cell {index + 1}", cancellationToken: TestContext.Current.CancellationToken);
+                var tree = CSharpSyntaxTree.ParseText(
+                    code, CellEngine.Script, $"cell {index + 1}", cancellationToken: TestContext.Current.CancellationToken);
                 previous = CSharpCompilation.CreateScriptCompilation($"Cell{index + 1}", tree, references, options, previous);
-                var errors = previous.GetDiagnostics(TestContext.Current.CancellationToken).Where(d => d.Severity == DiagnosticSeverity.Error);
+                var errors = previous.GetDiagnostics(TestContext.Current.CancellationToken).Where(
+                    d => d.Severity == DiagnosticSeverity.Error);
                 Assert.True(!errors.Any(), $"{Path.GetFileName(file)}: {string.Join("\n", errors)}");
             }
         }
@@ -39,7 +42,8 @@ public sealed class NotebookSourcesTests
         LongTests.Skip();
         using TempFolder folder = new();
         string tour = Path.Combine(TestSetup.RepositoryRoot, "notebooks", "00-tour.ipynb");
-        var result = await CommandLine.RunAsync("notebook", "run", tour, "-o", folder["tour.ipynb"], "--html", folder["tour.html"], "-p", "steps=3");
+        var result = await CommandLine.RunAsync(
+            "notebook", "run", tour, "-o", folder["tour.ipynb"], "--html", folder["tour.html"], "-p", "steps=3");
 
         Assert.True(result.Code == 0, result.Error);
         var cells = Notebook.Load(folder["tour.ipynb"]).CodeCells.ToArray();
@@ -63,7 +67,8 @@ public sealed class NotebookSourcesTests
         }
     }
 
-    private static bool IsCSharp(string file) => !Notebook.Load(file).CodeCells.Any(cell => cell.Source.StartsWith("#!fsharp", StringComparison.Ordinal));
+    private static bool IsCSharp(string file) => !Notebook.Load(file).CodeCells.Any(
+        cell => cell.Source.StartsWith("#!fsharp", StringComparison.Ordinal));
 
     private static bool IsManaged(string path)
     {

@@ -81,7 +81,8 @@ public sealed class NotebookTests
     [Fact]
     public void Parse_Before45_AddsIds()
     {
-        var notebook = Notebook.Parse("""{"cells":[{"cell_type":"raw","metadata":{},"source":""}],"metadata":{},"nbformat":4,"nbformat_minor":2}""");
+        var notebook = Notebook.Parse(
+            """{"cells":[{"cell_type":"raw","metadata":{},"source":""}],"metadata":{},"nbformat":4,"nbformat_minor":2}""");
 
         Assert.Equal("cell-1", notebook.Cells[0].Id);
         Assert.Contains("\"nbformat_minor\": 5", notebook.ToJson());
@@ -176,7 +177,8 @@ public sealed class NotebookTests
 
     [Fact]
     public void Load_MissingFile_SaysSo() =>
-        Assert.Contains("cannot be read", Assert.Throws<NotebookException>(() => Notebook.Load("/nowhere/x.ipynb")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "cannot be read", Assert.Throws<NotebookException>(() => Notebook.Load("/nowhere/x.ipynb")).Message, StringComparison.Ordinal);
 
     [Fact]
     public void Save_ToUnusableFolder_ThrowsAndLeavesNothing()

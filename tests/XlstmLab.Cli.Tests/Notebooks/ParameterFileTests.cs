@@ -19,7 +19,8 @@ public sealed class ParameterFileTests : IDisposable
         var values = ParameterFile.Read(_temp[file]);
 
         Assert.Equal(
-            new Dictionary<string, string?> { ["steps"] = "20", ["rate"] = "1e-3", ["name"] = "a: b", ["fast"] = "true", ["path"] = null }, values);
+            new Dictionary<string, string?> { ["steps"] = "20", ["rate"] = "1e-3", ["name"] = "a: b", ["fast"] = "true", ["path"] = null },
+            values);
     }
 
     [Theory]

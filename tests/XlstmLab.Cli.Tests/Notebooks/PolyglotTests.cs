@@ -6,7 +6,9 @@ using Xunit;
 
 namespace XlstmLab.Tests.Notebooks;
 
-/// <summary>F# beside C#, and what editors ask. F# Interactive takes seconds to start: the tests share one engine, whose names they do not share.</summary>
+/// <summary>
+/// F# beside C#, and what editors ask. F# Interactive takes seconds to start: the tests share one engine, whose names they do not share.
+/// </summary>
 [Collection(NotebookTestSetup.Name)]
 public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<PolyglotTests.Shared>
 {
@@ -39,7 +41,8 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
     [Fact]
     public async Task Share_ValueThatIsNotThere_FailsByName()
     {
-        var result = await shared.Engine.RunAsync("#!share --from fsharp nowhere\n1", cancellationToken: TestContext.Current.CancellationToken);
+        var result = await shared.Engine.RunAsync(
+            "#!share --from fsharp nowhere\n1", cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal(CellStatus.Failed, result.Status);
         Assert.Equal("There is no value 'nowhere' in the F# cells.", result.Error!.Message);
@@ -48,18 +51,21 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
     [Fact]
     public async Task FSharp_OutputsAndErrors_AreAsThoseOfCSharp()
     {
-        var shown = await Succeed("#!fsharp\nprintfn \"hello %d\" 3\neprintf \"err\"\nlet handle = display(1)\nhandle.Update(\"two\")\n[ \"a\"; \"b\" ]");
+        var shown = await Succeed(
+            "#!fsharp\nprintfn \"hello %d\" 3\neprintf \"err\"\nlet handle = display(1)\nhandle.Update(\"two\")\n[ \"a\"; \"b\" ]");
         Assert.Equal(["stream", "stream", "display_data", "execute_result"], shown.Outputs.Select(output => output.Type()));
         Assert.Equal("hello 3\n", shown.Outputs[0].Text());
         Assert.Equal("two", shown.Outputs[2].Text("text/plain"));
         Assert.Contains("[ a, b ]", shown.Outputs[3].Text("text/html"), StringComparison.Ordinal);
 
-        var compile = await shared.Engine.RunAsync("#!fsharp\n\nlet x : int = \"a\"", cancellationToken: TestContext.Current.CancellationToken);
+        var compile = await shared.Engine.RunAsync(
+            "#!fsharp\n\nlet x : int = \"a\"", cancellationToken: TestContext.Current.CancellationToken);
         Assert.Equal((3, "CompilationError"), (compile.Error!.Line, compile.Error.Kind));
         Assert.StartsWith("FS0001: ", compile.Error.Message, StringComparison.Ordinal);
         Assert.Equal(["    let x : int = \"a\"", "                  ^^^"], compile.Error.Traceback.TakeLast(2));
 
-        var thrown = await shared.Engine.RunAsync("#!fsharp\nlet before = 1\nfailwith \"broken\"\n()", cancellationToken: TestContext.Current.CancellationToken);
+        var thrown = await shared.Engine.RunAsync(
+            "#!fsharp\nlet before = 1\nfailwith \"broken\"\n()", cancellationToken: TestContext.Current.CancellationToken);
         Assert.Equal(["System.Exception: broken"], thrown.Error!.Traceback);
     }
 
@@ -71,7 +77,8 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
         using CancellationTokenSource cancellation = new();
         await engine.RunAsync("let kept = 5\nlet mutable goes = true", cancellationToken: TestContext.Current.CancellationToken);
         var result = await engine.RunAsync(
-            "printf \"x\"\nwhile goes do System.Threading.Thread.Sleep 1", (_, _) => cancellation.CancelAfter(50), cancellationToken: cancellation.Token);
+            "printf \"x\"\nwhile goes do System.Threading.Thread.Sleep 1", (_, _) => cancellation.CancelAfter(50),
+            cancellationToken: cancellation.Token);
 
         Assert.Equal(CellStatus.Interrupted, result.Status);
         Assert.Contains("F# cannot be stopped from outside", result.Error!.Message, StringComparison.Ordinal);
@@ -125,7 +132,8 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
 
         Assert.Equal("mine, model", who.Outputs[0].Text("text/plain"));
         Assert.Equal("mine: System.Int32 = 3\nmodel: System.Object = System.Object", whos.Outputs[0].Text("text/plain"));
-        Assert.Contains("<tr><td>mine</td><td>System.Int32</td><td>3</td></tr>", whos.Outputs[0].Text("text/html"), StringComparison.Ordinal);
+        Assert.Contains(
+            "<tr><td>mine</td><td>System.Int32</td><td>3</td></tr>", whos.Outputs[0].Text("text/html"), StringComparison.Ordinal);
         string text = list.Outputs[0].Text("text/plain");
         Assert.All(["#!csharp", "#!fsharp", "#!share", "#!set", "#!who", "#!whos", "#!time", "#!import", "#r", "#!lsmagic"], magic => Assert.Contains(magic, text, StringComparison.Ordinal));
     }
@@ -135,7 +143,8 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
     {
         using CellEngine engine = new();
         await engine.RunAsync("#!value --name stored\nsome text", cancellationToken: TestContext.Current.CancellationToken);
-        var result = await engine.RunAsync("#!set --name back --value @value:stored\nback.Trim()", cancellationToken: TestContext.Current.CancellationToken);
+        var result = await engine.RunAsync(
+            "#!set --name back --value @value:stored\nback.Trim()", cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal("some text", result.Outputs[0].Text("text/plain"));
     }
@@ -159,11 +168,15 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
     {
         await Succeed("/// <summary>Doubles.</summary>\nint Twice(int x) => 2 * x;\nvar numbers = new[] { 1 };");
         var root = shared.Engine.Root;
-        var completed = await root.SendAsync(new RequestCompletions("numbers.Su", new LinePosition(0, 10)), TestContext.Current.CancellationToken);
+        var completed = await root.SendAsync(
+            new RequestCompletions("numbers.Su", new LinePosition(0, 10)), TestContext.Current.CancellationToken);
         Assert.Contains(completed.Events.OfType<CompletionsProduced>().Single().Completions, item => item.DisplayText.StartsWith("Sum", StringComparison.Ordinal));
-        var hover = await root.SendAsync(new RequestHoverText("XlstmLab.Models.XlstmPresets.Bytes1M", new LinePosition(0, 32)), TestContext.Current.CancellationToken);
-        Assert.Contains("million parameters", hover.Events.OfType<HoverTextProduced>().Single().Content.Single().Value, StringComparison.Ordinal);
-        var help = await root.SendAsync(new RequestSignatureHelp("Math.Max(", new LinePosition(0, 9)), TestContext.Current.CancellationToken);
+        var hover = await root.SendAsync(
+            new RequestHoverText("XlstmLab.Models.XlstmPresets.Bytes1M", new LinePosition(0, 32)), TestContext.Current.CancellationToken);
+        Assert.Contains(
+            "million parameters", hover.Events.OfType<HoverTextProduced>().Single().Content.Single().Value, StringComparison.Ordinal);
+        var help = await root.SendAsync(
+            new RequestSignatureHelp("Math.Max(", new LinePosition(0, 9)), TestContext.Current.CancellationToken);
         Assert.NotEmpty(help.Events.OfType<SignatureHelpProduced>().Single().Signatures);
         var wrong = await root.SendAsync(new RequestDiagnostics("int x = \"a\";"), TestContext.Current.CancellationToken);
         Assert.Contains(wrong.Events.OfType<DiagnosticsProduced>().Single().Diagnostics, d => d.Code == "CS0029");
@@ -171,7 +184,8 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
         await Succeed("#!fsharp\nlet square (x: int) = x * x");
         completed = await root.SendAsync(new RequestCompletions("[ 1 ] |> List.ma", new LinePosition(0, 16), targetKernelName: "fsharp"), TestContext.Current.CancellationToken);
         Assert.Contains(completed.Events.OfType<CompletionsProduced>().Single().Completions, item => item.DisplayText == "map");
-        hover = await root.SendAsync(new RequestHoverText("square 3", new LinePosition(0, 2), targetKernelName: "fsharp"), TestContext.Current.CancellationToken);
+        hover = await root.SendAsync(
+            new RequestHoverText("square 3", new LinePosition(0, 2), targetKernelName: "fsharp"), TestContext.Current.CancellationToken);
         Assert.Contains("square", hover.Events.OfType<HoverTextProduced>().Single().Content.Single().Value, StringComparison.Ordinal);
     }
 
@@ -189,7 +203,8 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
     {
         using CellEngine engine = new();
         await engine.RunAsync(source, cancellationToken: TestContext.Current.CancellationToken);
-        var result = await engine.RunAsync("#!fsharp\n#!share --from csharp x\n1", cancellationToken: TestContext.Current.CancellationToken);
+        var result = await engine.RunAsync(
+            "#!fsharp\n#!share --from csharp x\n1", cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal(CellStatus.Failed, result.Status);
         Assert.Contains("F# cells cannot take 'x'", result.Error!.Message, StringComparison.Ordinal);

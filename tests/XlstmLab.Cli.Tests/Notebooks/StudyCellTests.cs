@@ -17,7 +17,8 @@ public sealed class StudyCellTests
     public async Task Sample_OfTheDocumentation_ShowsOnePanelAPlotAndATable()
     {
         using TempFolder folder = new();
-        var page = await File.ReadAllTextAsync(Path.Combine(TestSetup.RepositoryRoot, "docs", "studies.md"), TestContext.Current.CancellationToken);
+        var page = await File.ReadAllTextAsync(
+            Path.Combine(TestSetup.RepositoryRoot, "docs", "studies.md"), TestContext.Current.CancellationToken);
         string sample = page.Split("```csharp\n")[1].Split("```")[0].Trim();
         Assert.InRange(sample.Split('\n').Length, 1, 15);
         string tiny = $"Tokens = 256, Settings = {Settings}, Folder = \"{folder["study"].Replace('\\', '/')}\", Measure = new() {{ TestTokens = 64 }}";

@@ -130,7 +130,8 @@ public sealed class AttentionCaptureTests
     [Fact]
     public void ReadingRanges_PaddingAndDeafTokens_AreLeftOut()
     {
-        var recording = new AttentionRecording(1, 3, [false, false, true], [new(0, 1, [0, 0, 0, -1, 3, 0, float.NaN, float.NaN, float.NaN])]);
+        var recording = new AttentionRecording(
+            1, 3, [false, false, true], [new(0, 1, [0, 0, 0, -1, 3, 0, float.NaN, float.NaN, float.NaN])]);
 
         var range = Assert.Single(recording.ReadingRanges());
 

@@ -8,7 +8,9 @@ namespace XlstmLab.Tests.Analysis;
 
 public sealed class CsvTextTests
 {
-    /// <summary>The tables in folders of experiments hold what they held when a data frame wrote them, with no more digits than a number needs.</summary>
+    /// <summary>
+    /// The tables in folders of experiments hold what they held when a data frame wrote them, with no more digits than a number needs.
+    /// </summary>
     [Fact]
     public void Of_NumbersAndTexts_IsWhatADataFrameWritesButForDigits()
     {
@@ -20,7 +22,8 @@ public sealed class CsvTextTests
         DataFrame.SaveCsv(rows.ToDataFrame(), stream, cultureInfo: CultureInfo.InvariantCulture);
         var written = CsvText.Of(MetricsTable.FromAll(rows, []));
         Assert.Equal(Short(System.Text.Encoding.UTF8.GetString(stream.ToArray()).ReplaceLineEndings("\n")), written);
-        Assert.StartsWith("Seed,Tokens,Loss,Lengths,Accuracy\n1,5000000000,0.1,3-40,0.3333333333333333\n", written, StringComparison.Ordinal);
+        Assert.StartsWith(
+            "Seed,Tokens,Loss,Lengths,Accuracy\n1,5000000000,0.1,3-40,0.3333333333333333\n", written, StringComparison.Ordinal);
     }
 
     private static string Short(string text) => Regex.Replace(

@@ -68,7 +68,8 @@ public sealed class FrameTests
         Assert.Equal(["Step"], nested.ToDataFrame("Items").Columns.Select(c => c.Name));
         Assert.Equal(["step"], MetricsTable.From(nested).Columns.Select(c => c.Name));
         Assert.Contains("'Item'", Assert.Throws<ArgumentException>(() => nested.ToFrame("Item")).Message, StringComparison.Ordinal);
-        Assert.Contains("Select", Assert.Throws<ArgumentException>(() => new[] { new object() }.ToFrame()).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "Select", Assert.Throws<ArgumentException>(() => new[] { new object() }.ToFrame()).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -128,7 +129,8 @@ public sealed class FrameTests
             Assert.Equal([-9.5, -8], gates.Numbers("mean"));
             Assert.Equal([0, 1], gates.ToFrame().RowKeys);
 
-            Assert.Contains("Columns: step, loss", Assert.Throws<ArgumentException>(() => table.Numbers("los")).Message, StringComparison.Ordinal);
+            Assert.Contains(
+                "Columns: step, loss", Assert.Throws<ArgumentException>(() => table.Numbers("los")).Message, StringComparison.Ordinal);
             Assert.Throws<ArgumentException>(() => gates.Numbers("name"));
             Assert.Throws<InvalidDataException>(() => MetricsTable.ReadNested(folder, "loss"));
         }
@@ -158,7 +160,8 @@ public sealed class FrameTests
 
     [Fact]
     public void Read_NoSuchRun_NamesThePath() =>
-        Assert.Contains("metrics.jsonl", Assert.Throws<FileNotFoundException>(() => MetricsTable.Read("/nowhere")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "metrics.jsonl", Assert.Throws<FileNotFoundException>(() => MetricsTable.Read("/nowhere")).Message, StringComparison.Ordinal);
 
     private sealed record Row(
         int Step, long Tokens, double Loss, float Share, bool Done, string? Name, Kind Kind, DateTime At, double? Validation, byte? Count);

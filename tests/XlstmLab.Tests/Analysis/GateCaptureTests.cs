@@ -58,7 +58,8 @@ public sealed class GateCaptureTests
                     {
                         if (packed && b == 1 && t == 6)
                         {
-                            Assert.All(Enum.GetValues<GateQuantity>(), x => Assert.True(float.IsNaN(recording.Values(x, layer, head, b)[t])));
+                            Assert.All(
+                                Enum.GetValues<GateQuantity>(), x => Assert.True(float.IsNaN(recording.Values(x, layer, head, b)[t])));
                             continue;
                         }
 

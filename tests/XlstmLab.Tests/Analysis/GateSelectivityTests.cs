@@ -42,7 +42,8 @@ public sealed class GateSelectivityTests
         using var model = new GateModel();
         var padding = tensor(new[] { false, false, true, false }, [2, 2]);
 
-        var row = Assert.Single(GateCapture.Run(model, tensor(new long[] { 1, 1, 2, 1 }, [2, 2]), new(Padding: padding)).Selectivity((_, _) => 0));
+        var row = Assert.Single(
+            GateCapture.Run(model, tensor(new long[] { 1, 1, 2, 1 }, [2, 2]), new(Padding: padding)).Selectivity((_, _) => 0));
 
         Assert.Equal((3, 1.0), (row.Count, row.Mean));
     }

@@ -29,7 +29,8 @@ public sealed class NeedleResponseTests
     {
         using var model = GateCaptureTests.Lively(Small with { InputGate = gate });
 
-        // In float32 a product's rows are rounded by their place among the others, and the same tokens thus a little differently in a longer text.
+        // In float32 a product's rows are rounded by their place among the others, and the same tokens thus a little differently in a
+        // longer text.
         model.to(torch.float64);
         var forget = GateCapture.Run(model, [.. Before, .. After]);
 
@@ -87,7 +88,8 @@ public sealed class NeedleResponseTests
     [Fact]
     public void Measure_ConstantGate_LifetimeOfDistanceIsItsMemoryLength()
     {
-        // Tokens with equal gates and one key and value keep the memory's direction: its norm is in balance, the needle's trace decays by f.
+        // Tokens with equal gates and one key and value keep the memory's direction: its norm is in balance, the needle's trace decays by
+        // f.
         using var model = TraceLifetimeTests.ConstantModel(0.8);
         int[] same = [.. Enumerable.Repeat(1, 80)];
 

@@ -51,6 +51,7 @@ public sealed class ResultTablesTests
     public void Of_ColumnsThatDoNotFit_AreRefused()
     {
         Assert.Contains("has 2", Assert.Throws<ArgumentException>(() => MetricsTable.Of(new TableColumn("a", typeof(int), [1]), new TableColumn("b", typeof(int), [1, 2]))).Message, StringComparison.Ordinal);
-        Assert.Throws<ArgumentException>(() => MetricsTable.Of(new TableColumn("a", typeof(int), [1]), new TableColumn("a", typeof(int), [1])));
+        Assert.Throws<ArgumentException>(
+            () => MetricsTable.Of(new TableColumn("a", typeof(int), [1]), new TableColumn("a", typeof(int), [1])));
     }
 }

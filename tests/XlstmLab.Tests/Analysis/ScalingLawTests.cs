@@ -48,7 +48,8 @@ public sealed class ScalingLawTests(ITestOutputHelper output)
     public void Predict_NoisyLosses_HasAnIntervalAroundTheTruth()
     {
         var random = new Random(5);
-        ScalingPoint[] points = [.. Grid(Truth).Select(p => p with { Loss = p.Loss * Math.Exp(0.003 * (random.NextDouble() + random.NextDouble() - 1)) })];
+        ScalingPoint[] points = [.. Grid(Truth).Select(
+            p => p with { Loss = p.Loss * Math.Exp(0.003 * (random.NextDouble() + random.NextDouble() - 1)) })];
         var law = ScalingLaw.Of(points, new() { Samples = 40, Starts = 16 });
         Assert.Equal(40, law.Samples.Count);
         var prediction = law.Predict(2e9, 8e10);
@@ -67,8 +68,8 @@ public sealed class ScalingLawTests(ITestOutputHelper output)
     }
 
     /// <summary>
-    /// On the published losses of the token/parameter runs: the published fits predict them about as well, and the fitter comes to the published
-    /// predictions; coefficients by themselves are strongly correlated, and the paper's own differ from subset to subset.
+    /// On the published losses of the token/parameter runs: the published fits predict them about as well, and the fitter comes to the
+    /// published predictions; coefficients by themselves are strongly correlated, and the paper's own differ from subset to subset.
     /// </summary>
     [Theory]
     [InlineData("xlstm")]
@@ -81,10 +82,12 @@ public sealed class ScalingLawTests(ITestOutputHelper output)
         var (ours, theirs) = (points.Average(p => Error(fit, p)), points.Average(p => Error(published, p)));
         output.WriteLine(FormattableString.Invariant($"{model}, {points.Count} losses: ours {fit}"));
         output.WriteLine(FormattableString.Invariant($"mean relative error {ours:P3} ours, {theirs:P3} of the published coefficients"));
-        output.WriteLine(FormattableString.Invariant($"size exponent {law.Interval(f => f.SizeExponent)}, published coefficients {published.SizeExponent:F3}"));
+        output.WriteLine(FormattableString.Invariant(
+            $"size exponent {law.Interval(f => f.SizeExponent)}, published coefficients {published.SizeExponent:F3}"));
         foreach (var (n, d) in new[] { (7e9, 2e12), (7e9, 15e12), (30e9, 2e12) })
         {
-            output.WriteLine(FormattableString.Invariant($"L({n:E1}, {d:E1}): {law.Predict(n, d)}, published coefficients {published.Loss(n, d):F4}"));
+            output.WriteLine(
+                FormattableString.Invariant($"L({n:E1}, {d:E1}): {law.Predict(n, d)}, published coefficients {published.Loss(n, d):F4}"));
         }
 
         Assert.InRange(ours, 0, 0.004);
@@ -103,7 +106,8 @@ public sealed class ScalingLawTests(ITestOutputHelper output)
     public void IsoFlops_ParabolaInLogN_HasItsLowestPoint()
     {
         // 2.5 + 0.04 (ln N - ln 3e8)^2, at C = 6 N D.
-        ScalingPoint[] points = [.. new[] { 1e8, 2e8, 4e8, 8e8, 1.6e9 }.Select(n => new ScalingPoint(n, 1e19 / 6 / n, 2.5 + 0.04 * Math.Pow(Math.Log(n / 3e8), 2)))];
+        ScalingPoint[] points = [.. new[] { 1e8, 2e8, 4e8, 8e8, 1.6e9 }.Select(
+            n => new ScalingPoint(n, 1e19 / 6 / n, 2.5 + 0.04 * Math.Pow(Math.Log(n / 3e8), 2)))];
         var profile = IsoFlopProfile.Of(1e19, points);
         Assert.Equal(3e8, profile.Parameters, 3e2);
         Assert.Equal(1e19 / 6 / 3e8, profile.Tokens, 1e5);
@@ -128,7 +132,9 @@ public sealed class ScalingLawTests(ITestOutputHelper output)
         Assert.Equal(best.Loss, profile.Loss, 0.01);
     }
 
-    /// <summary>The published optima of xLSTM at context 8192 are said to follow N* = .01205 C^.547; through the five as printed goes .523 ± .032.</summary>
+    /// <summary>
+    /// The published optima of xLSTM at context 8192 are said to follow N* = .01205 C^.547; through the five as printed goes .523 ± .032.
+    /// </summary>
     [Fact]
     public void PowerLaw_PublishedOptima_HaveThePublishedExponent()
     {

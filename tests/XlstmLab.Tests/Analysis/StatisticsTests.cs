@@ -77,7 +77,8 @@ public sealed class StatisticsTests
         // Twenty are expected, with a standard deviation of four and a half.
         Assert.InRange(called, 5, 38);
 
-        Dictionary<int, double> Noise() => BySeed(Enumerable.Range(0, 4).Select(_ => random.NextDouble() + random.NextDouble() + random.NextDouble()));
+        Dictionary<int, double> Noise() => BySeed(
+            Enumerable.Range(0, 4).Select(_ => random.NextDouble() + random.NextDouble() + random.NextDouble()));
     }
 
     /// <summary>Three pairs whose paired t test has a given p-value.</summary>

@@ -16,7 +16,8 @@ public sealed class TokenClassTests
 
         Assert.Equal(
             [
-                DocumentStart, Letter, Digit, Whitespace, Whitespace, Punctuation, Digit, Punctuation, Digit, SentenceEnd, Punctuation, Whitespace,
+                DocumentStart, Letter, Digit, Whitespace, Whitespace, Punctuation, Digit, Punctuation, Digit, SentenceEnd, Punctuation,
+                Whitespace,
                 Letter, Letter, SentenceEnd, DocumentStart,
             ],
             TokenClasses.Classify(tokenizer, tokens));

@@ -74,5 +74,6 @@ public sealed class UpdateTraceTests
     public void Names_OfModules_GiveRoleAndBlock(string module, string role, string block) =>
         Assert.Equal((role, block), (UpdateTraces.Role(module), UpdateTraces.Block(module)));
 
-    private static double Norm(IEnumerable<Tensor> tensors) => Math.Sqrt(tensors.Sum(t => t.to(ScalarType.Float64).square().sum().item<double>()));
+    private static double Norm(IEnumerable<Tensor> tensors) => Math.Sqrt(
+        tensors.Sum(t => t.to(ScalarType.Float64).square().sum().item<double>()));
 }

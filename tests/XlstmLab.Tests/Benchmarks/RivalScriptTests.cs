@@ -74,5 +74,6 @@ public sealed class RivalScriptTests
     }
 
     private static Task<IReadOnlyList<Measurement>> Run(RivalScript script) =>
-        script.RunAsync([new DecodeWork("bytes-1m", 1), new TrainingWork("llama-bytes-1m", 1, 8)], "cpu", "float32", _ => { }, CancellationToken.None);
+        script.RunAsync(
+            [new DecodeWork("bytes-1m", 1), new TrainingWork("llama-bytes-1m", 1, 8)], "cpu", "float32", _ => { }, CancellationToken.None);
 }

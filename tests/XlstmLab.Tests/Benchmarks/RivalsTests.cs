@@ -13,7 +13,8 @@ public sealed class RivalsTests
         Assert.All(Rivals.Measured, rival => Assert.True(
             cells.Contains(rival.Work) || BenchModels.ByName(((dynamic)rival.Work).Preset) is LanguageModelConfig, rival.ToString()));
         Assert.Equal(3, Rivals.Of(new MLstmWork("exponential", 8, 4, 2048, 128, 256)).Count(r => !r.IsOtherWork));
-        Assert.All(Rivals.Measured, rival => Assert.Matches(@"^older, results/h100/\w+\.rivals\.jsonl: .*H100 80GB HBM3.*, (before )?20\d\d-\d\d-\d\d", rival.Source));
+        Assert.All(Rivals.Measured, rival => Assert.Matches(
+            @"^older, results/h100/\w+\.rivals\.jsonl: .*H100 80GB HBM3.*, (before )?20\d\d-\d\d-\d\d", rival.Source));
         Assert.All(Rivals.Measured, rival => Assert.Single(Rivals.Measured, rival.Replaces));
         Assert.Equal(162_303_840, BenchModels.ByName("xlstm-162m").CountParameters());
     }

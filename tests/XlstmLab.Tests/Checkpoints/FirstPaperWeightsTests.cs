@@ -19,7 +19,8 @@ public sealed class FirstPaperWeightsTests
     [InlineData("backbone.blocks.3.xlstm.igate.weight", "xlstm_block_stack.blocks.3.xlstm.fgate.weight")]
     [InlineData("backbone.blocks.3.xlstm.fgate.weight", "xlstm_block_stack.blocks.3.xlstm.igate.weight")]
     [InlineData("lm_head.weight", "lm_head.weight")]
-    public void PublishedName_IsThatOfThePackage(string name, string expected) => Assert.Equal(expected, FirstPaperWeights.PublishedName(name));
+    public void PublishedName_IsThatOfThePackage(string name, string expected) => Assert.Equal(
+        expected, FirstPaperWeights.PublishedName(name));
 
     [Fact]
     public void Load_PublishedWeights_AddsOneToNormScalesOnly()

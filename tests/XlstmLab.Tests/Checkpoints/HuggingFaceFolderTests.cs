@@ -78,7 +78,8 @@ public sealed class HuggingFaceFolderTests : IDisposable
     [Fact]
     public void Load_NamesAndShapesDiffer_NamesAllAndLoadsNone()
     {
-        HuggingFaceFolder.Save(_temp["m"], Tiny, new Dictionary<string, Tensor> { ["a"] = ones(1), ["b"] = ones(2), ["c"] = ones(3), ["d"] = ones(4) });
+        HuggingFaceFolder.Save(
+            _temp["m"], Tiny, new Dictionary<string, Tensor> { ["a"] = ones(1), ["b"] = ones(2), ["c"] = ones(3), ["d"] = ones(4) });
         using var folder = HuggingFaceFolder.Open(_temp["m"]);
         var target = new Dictionary<string, Tensor> { ["a"] = zeros(1), ["b"] = zeros(3), ["e"] = zeros(5), ["f"] = zeros(6) };
         var e = Assert.Throws<CheckpointException>(() => folder.Load(target));
@@ -129,7 +130,8 @@ public sealed class HuggingFaceFolderTests : IDisposable
     public void Open_NoFolderOrNoConfig_SaysSo()
     {
         Assert.Contains("no such folder", Assert.Throws<CheckpointException>(() => HuggingFaceFolder.Open(_temp["none"])).Message, StringComparison.Ordinal);
-        Assert.Contains("config.json", Assert.Throws<CheckpointException>(() => HuggingFaceFolder.Open(_temp["."])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "config.json", Assert.Throws<CheckpointException>(() => HuggingFaceFolder.Open(_temp["."])).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -138,11 +140,13 @@ public sealed class HuggingFaceFolderTests : IDisposable
         var state = new Dictionary<string, Tensor> { ["a"] = ones(1), ["b"] = ones(2) };
         using var source = new CancellationTokenSource();
         var progress = new ImmediateProgress<ByteProgress>(_ => source.Cancel());
-        Assert.Throws<OperationCanceledException>(() => HuggingFaceFolder.Save(_temp["m"], Tiny, state, progress: progress, cancellationToken: source.Token));
+        Assert.Throws<OperationCanceledException>(
+            () => HuggingFaceFolder.Save(_temp["m"], Tiny, state, progress: progress, cancellationToken: source.Token));
         Assert.Empty(_temp.Entries);
 
         HuggingFaceFolder.Save(_temp["m"], Tiny, state);
-        Assert.Throws<OperationCanceledException>(() => HuggingFaceFolder.Save(_temp["m"], Tiny with { VocabularySize = 5 }, state, progress: progress, cancellationToken: source.Token));
+        Assert.Throws<OperationCanceledException>(() => HuggingFaceFolder.Save(
+            _temp["m"], Tiny with { VocabularySize = 5 }, state, progress: progress, cancellationToken: source.Token));
         Assert.Equal(["m"], _temp.Entries);
         using var folder = HuggingFaceFolder.Open(_temp["m"]);
         Assert.Equal(11, folder.Config.VocabularySize);
@@ -152,7 +156,8 @@ public sealed class HuggingFaceFolderTests : IDisposable
     public void Save_FolderWithOtherFiles_IsRefused()
     {
         File.WriteAllText(_temp["thesis.tex"], "years of work");
-        var e = Assert.Throws<CheckpointException>(() => HuggingFaceFolder.Save(_temp["."], Tiny, new Dictionary<string, Tensor> { ["a"] = ones(1) }));
+        var e = Assert.Throws<CheckpointException>(
+            () => HuggingFaceFolder.Save(_temp["."], Tiny, new Dictionary<string, Tensor> { ["a"] = ones(1) }));
         Assert.Contains("thesis.tex", e.Message, StringComparison.Ordinal);
         Assert.Equal(["thesis.tex"], _temp.Entries);
     }
@@ -160,7 +165,8 @@ public sealed class HuggingFaceFolderTests : IDisposable
     [Fact]
     public void Save_ImpossibleConfig_IsRefused()
     {
-        Assert.Throws<ConfigException>(() => HuggingFaceFolder.Save(_temp["m"], Tiny with { HeadCount = 3 }, new Dictionary<string, Tensor>()));
+        Assert.Throws<ConfigException>(
+            () => HuggingFaceFolder.Save(_temp["m"], Tiny with { HeadCount = 3 }, new Dictionary<string, Tensor>()));
         Assert.Empty(_temp.Entries);
     }
 
@@ -188,7 +194,8 @@ public sealed class HuggingFaceFolderTests : IDisposable
             {
                 case "inv_freq":
                     var frequencies = tensor([1.0f, 0.1f, 0.01f, 0.001f]);
-                    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = spelling.EndsWith("bf16", StringComparison.Ordinal) ? frequencies.bfloat16() : frequencies;
+                    state["model.layers.0.self_attn.rotary_emb.inv_freq"] = spelling.EndsWith("bf16", StringComparison.Ordinal)
+                        ? frequencies.bfloat16() : frequencies;
                     state["model.rotary_emb.inv_freq"] = frequencies;
                     break;
                 case "caches":
@@ -207,7 +214,8 @@ public sealed class HuggingFaceFolderTests : IDisposable
                 case "head" or "only" or "bf16":
                     break;
                 case "bare":
-                    state = state.ToDictionary(p => p.Key.StartsWith(body, StringComparison.Ordinal) ? p.Key[body.Length..] : p.Key, p => p.Value);
+                    state = state.ToDictionary(
+                        p => p.Key.StartsWith(body, StringComparison.Ordinal) ? p.Key[body.Length..] : p.Key, p => p.Value);
                     break;
                 case "wrapped":
                     state = state.ToDictionary(p => $"module._orig_mod.{p.Key}", p => p.Value);

@@ -7,7 +7,10 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Checkpoints;
 
-/// <summary>Runs that commit 24a5e85 stopped after three of six steps, with the logits it then had in float32 and float64, and the losses of its uninterrupted run.</summary>
+/// <summary>
+/// Runs that commit 24a5e85 stopped after three of six steps, with the logits it then had in float32 and float64, and the losses of its
+/// uninterrupted run.
+/// </summary>
 public sealed class KeptRunTests
 {
     public static TheoryData<string> Kept => ["xlstm", "xlstm-pre-up", "llama", "gla", "mamba"];
@@ -28,7 +31,8 @@ public sealed class KeptRunTests
         model.to(float64);
         Assert.Equal(0, (model.Forward(expected["tokens"]).Logits - expected["logits_float64"]).abs().max().item<double>(), 1e-12);
 
-        // In float32 they differ by what another processor's or another path of MKL's order of sums makes of them, as those of then do by 1.6e-6.
+        // In float32 they differ by what another processor's or another path of MKL's order of sums makes of them, as those of then do by
+        // 1.6e-6.
         Assert.Equal(0, (expected["logits"] - expected["logits_float64"]).abs().max().item<double>(), 2e-6);
         Assert.Equal(0, (logits - expected["logits_float64"]).abs().max().item<double>(), 4e-6);
     }

@@ -142,7 +142,8 @@ public sealed class ModelConfigJsonTests
     [Fact]
     public void Text_OwnFields_AreWrittenIfTheyDiffer()
     {
-        var text = ModelConfigJson.Text(new XlstmConfig { InputGate = InputGate.Sigmoid, WeightMode = WeightMode.Fused }, ScalarType.BFloat16);
+        var text = ModelConfigJson.Text(
+            new XlstmConfig { InputGate = InputGate.Sigmoid, WeightMode = WeightMode.Fused }, ScalarType.BFloat16);
         Assert.Contains("\"input_gate\": \"sigmoid\"", text, StringComparison.Ordinal);
         Assert.Contains("\"weight_mode\": \"fused\"", text, StringComparison.Ordinal);
         Assert.Contains("\"dtype\": \"bfloat16\"", text, StringComparison.Ordinal);
@@ -295,7 +296,8 @@ public sealed class ModelConfigJsonTests
     [Fact]
     public void Validate_SeveralFaults_AreNamedAtOnce()
     {
-        var e = Assert.Throws<ConfigException>(new XlstmConfig { HeadCount = 0, ChunkSize = -1, Epsilon = double.NaN, WeightMode = (WeightMode)7 }.Validate);
+        var e = Assert.Throws<ConfigException>(
+            new XlstmConfig { HeadCount = 0, ChunkSize = -1, Epsilon = double.NaN, WeightMode = (WeightMode)7 }.Validate);
         foreach (var name in new[] { "num_heads is 0", "chunk_size is -1", "eps is NaN", "weight_mode is 7" })
         {
             Assert.Contains(name, e.Message, StringComparison.Ordinal);

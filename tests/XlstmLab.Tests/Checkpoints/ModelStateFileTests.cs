@@ -16,7 +16,8 @@ public sealed class ModelStateFileTests : IDisposable
     public void Load_SavedState_IsTheSameAndOwned()
     {
         var before = DisposeScopeManager.Statistics.TensorStatistics.ThreadTotalLiveCount;
-        using (var state = new ModelState([KeyValuePair.Create("blocks.0.c", randn(2, 4, 3, 5)), KeyValuePair.Create("blocks.0.m", randn(2, 4, 1, dtype: ScalarType.Float64))]))
+        using (var state = new ModelState([KeyValuePair.Create("blocks.0.c", randn(2, 4, 3, 5)), KeyValuePair.Create(
+            "blocks.0.m", randn(2, 4, 1, dtype: ScalarType.Float64))]))
         {
             ModelStateFile.Save(state, _temp["s"], 123);
             ModelState loaded;
@@ -70,8 +71,10 @@ public sealed class ModelStateFileTests : IDisposable
         Assert.Equal(notes with { TokensSeen = [], OpenBytes = [] }, read with { TokensSeen = [], OpenBytes = [] });
         Assert.Equal((IReadOnlyList<int>)[1, 3, 256], read.TokensSeen);
         Assert.Equal((IReadOnlyList<byte>)[0xE2, 0x98], read.OpenBytes);
-        Safetensors.Write(_temp["s"], [], [KeyValuePair.Create("format", "xlstm-lab-state"), KeyValuePair.Create("next_token", "99999999999")]);
-        Assert.Contains("damaged", Assert.Throws<CheckpointException>(() => ModelStateFile.ReadNotes(_temp["s"])).Message, StringComparison.Ordinal);
+        Safetensors.Write(
+            _temp["s"], [], [KeyValuePair.Create("format", "xlstm-lab-state"), KeyValuePair.Create("next_token", "99999999999")]);
+        Assert.Contains(
+            "damaged", Assert.Throws<CheckpointException>(() => ModelStateFile.ReadNotes(_temp["s"])).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -108,7 +111,8 @@ public sealed class ModelStateFileTests : IDisposable
         using var scope = NewDisposeScope();
         KeyValuePair<string, string>[] format = [KeyValuePair.Create("format", "xlstm-lab-state"), KeyValuePair.Create("tokens", "-1")];
         Safetensors.Write(_temp["s"], new Dictionary<string, Tensor> { ["a"] = ones(2, 1), ["b"] = ones(3, 1) }, format);
-        Assert.Contains("first dimension", Assert.Throws<CheckpointException>(() => ModelStateFile.Load(_temp["s"])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "first dimension", Assert.Throws<CheckpointException>(() => ModelStateFile.Load(_temp["s"])).Message, StringComparison.Ordinal);
         Safetensors.Write(_temp["s"], new Dictionary<string, Tensor> { ["a"] = ones(2, 1) }, format);
         Assert.Contains("number of tokens", Assert.Throws<CheckpointException>(() => ModelStateFile.ReadTokenCount(_temp["s"])).Message, StringComparison.Ordinal);
     }

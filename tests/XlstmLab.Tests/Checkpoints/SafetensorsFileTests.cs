@@ -75,7 +75,8 @@ public sealed class SafetensorsFileTests : IDisposable
             RandomAccess.SetLength(other, 20_000);
         }
 
-        Assert.Contains("has become shorter", Assert.Throws<CheckpointException>(() => file.Read("x", dtype: dtype)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "has become shorter", Assert.Throws<CheckpointException>(() => file.Read("x", dtype: dtype)).Message, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -173,7 +173,8 @@ public sealed class SafetensorsTests : IDisposable
     {
         using var source = new CancellationTokenSource();
         var progress = new ImmediateProgress<ByteProgress>(p => source.Cancel());
-        Assert.Throws<OperationCanceledException>(() => Safetensors.WriteSharded(_temp["m"], Two(), 800, progress: progress, cancellationToken: source.Token));
+        Assert.Throws<OperationCanceledException>(
+            () => Safetensors.WriteSharded(_temp["m"], Two(), 800, progress: progress, cancellationToken: source.Token));
         Assert.Empty(Directory.EnumerateFileSystemEntries(_temp["m"]));
     }
 

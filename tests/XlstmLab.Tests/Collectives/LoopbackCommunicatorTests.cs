@@ -84,7 +84,8 @@ public sealed class LoopbackCommunicatorTests
             communicator.Gather([]);
         });
         Assert.IsType<IOException>(failures[2]);
-        Assert.All(failures[..2], failure => Assert.Equal("Rank 2 of 3 has ended: the disk is full", Assert.IsType<CollectiveException>(failure).Message));
+        Assert.All(failures[..2], failure => Assert.Equal(
+            "Rank 2 of 3 has ended: the disk is full", Assert.IsType<CollectiveException>(failure).Message));
     }
 
     [Fact]
@@ -113,7 +114,8 @@ public sealed class LoopbackCommunicatorTests
                 }
             },
             timeoutSeconds: 0.3);
-        Assert.Contains("Rank 1 of 2 has said nothing for 0.3 s", Assert.IsType<CollectiveException>(failures[0]).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "Rank 1 of 2 has said nothing for 0.3 s", Assert.IsType<CollectiveException>(failures[0]).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -158,7 +160,8 @@ public sealed class LoopbackCommunicatorTests
         }
 
         var refused = Assert.Throws<CollectiveException>(
-            () => LoopbackCommunicator.Open(Ranks.Place(1, 2, port) with { Token = "another secret of that length" }, TestContext.Current.CancellationToken));
+            () => LoopbackCommunicator.Open(
+                Ranks.Place(1, 2, port) with { Token = "another secret of that length" }, TestContext.Current.CancellationToken));
         Assert.Contains("has not taken rank 1 of 2 in", refused.Message, StringComparison.Ordinal);
         using var second = LoopbackCommunicator.Open(Ranks.Place(1, 2, port), TestContext.Current.CancellationToken);
         using var root = await first;

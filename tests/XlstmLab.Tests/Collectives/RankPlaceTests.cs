@@ -9,7 +9,8 @@ public sealed class RankPlaceTests
     [InlineData("node", "node")]
     [InlineData("gpu[01-03,7],login,x[9]", "gpu01 gpu02 gpu03 gpu7 login x9")]
     [InlineData("a[099-101]", "a099 a100 a101")]
-    public void Hosts_ListsAsSlurmWritesThem_AreAllNamed(string list, string expected) => Assert.Equal(expected.Split(' '), RankPlace.Hosts(list));
+    public void Hosts_ListsAsSlurmWritesThem_AreAllNamed(string list, string expected) => Assert.Equal(
+        expected.Split(' '), RankPlace.Hosts(list));
 
     [Theory]
     [InlineData("a[1-")]

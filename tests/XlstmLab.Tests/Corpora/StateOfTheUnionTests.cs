@@ -23,7 +23,8 @@ public sealed class StateOfTheUnionTests
         Assert.Contains("1.2.3", card.Origin, StringComparison.Ordinal);
         Assert.Equal("Text of 1800.", DatasetArchive.Read(folder).Documents[0].Text);
         temporary.Write("package/data/1900_a.json", """{"year":1900}""");
-        Assert.Contains("1900_a", Assert.Throws<InvalidDataException>(() => StateOfTheUnion.Build(package, folder)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "1900_a", Assert.Throws<InvalidDataException>(() => StateOfTheUnion.Build(package, folder)).Message, StringComparison.Ordinal);
         Assert.Throws<InvalidDataException>(() => StateOfTheUnion.Build(temporary.Path, folder));
     }
 }

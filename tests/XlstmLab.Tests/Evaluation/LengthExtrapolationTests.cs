@@ -19,14 +19,16 @@ public sealed class LengthExtrapolationTests : IDisposable
         [End, .. Enumerable.Range(0, 63).Select(k => k * 5 % 256)],
     ];
 
-    private readonly XlstmLanguageModel _model = new(new() { VocabularySize = 257, EmbeddingDim = 16, HeadCount = 2, BlockCount = 1, ChunkSize = 4 }, seed: 9);
+    private readonly XlstmLanguageModel _model = new(
+        new() { VocabularySize = 257, EmbeddingDim = 16, HeadCount = 2, BlockCount = 1, ChunkSize = 4 }, seed: 9);
 
     public void Dispose() => _model.Dispose();
 
     [Fact]
     public void Measure_LongDocuments_EqualsTheLossAtEachPosition()
     {
-        var result = LengthExtrapolation.Measure(_model, Documents, Bytes, new() { TrainedLength = 16, Longest = 64, ChunkLength = 10, BatchSize = 2 });
+        var result = LengthExtrapolation.Measure(
+            _model, Documents, Bytes, new() { TrainedLength = 16, Longest = 64, ChunkLength = 10, BatchSize = 2 });
 
         Assert.Equal(2, result.Documents);
         Assert.Equal([(0, 2), (2, 4), (4, 8), (8, 16), (16, 32), (32, 64)], result.Ranges.Select(r => (r.Start, r.End)));
@@ -49,7 +51,8 @@ public sealed class LengthExtrapolationTests : IDisposable
     public void Measure_OwnEdges_KeepTheTrainedLength()
     {
         var result = LengthExtrapolation.Measure(_model, Documents, Bytes, new() { TrainedLength = 10, Longest = 40, Edges = [0, 20, 30] });
-        Assert.Equal([(0, 10, false), (10, 20, true), (20, 30, true), (30, 40, true)], result.Ranges.Select(r => (r.Start, r.End, r.BeyondTraining)));
+        Assert.Equal([(0, 10, false), (10, 20, true), (20, 30, true), (30, 40, true)], result.Ranges.Select(
+            r => (r.Start, r.End, r.BeyondTraining)));
         Assert.Equal(3, result.Documents);
 
         var within = LengthExtrapolation.Measure(_model, Documents, Bytes, new() { TrainedLength = 40, Longest = 20 });
@@ -67,7 +70,8 @@ public sealed class LengthExtrapolationTests : IDisposable
         })
         {
             Assert.Contains(
-                part, Assert.Throws<ArgumentException>(() => LengthExtrapolation.Measure(_model, Documents, Bytes, options)).Message, StringComparison.Ordinal);
+                part, Assert.Throws<ArgumentException>(() => LengthExtrapolation.Measure(_model, Documents, Bytes, options)).Message,
+                StringComparison.Ordinal);
         }
     }
 

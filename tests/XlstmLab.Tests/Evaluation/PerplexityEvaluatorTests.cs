@@ -105,9 +105,11 @@ public sealed class PerplexityEvaluatorTests : IDisposable
     {
         var options = new EvaluationOptions { ContextLength = 8, BucketEdges = EvaluationOptions.FixedWidth(8, 3) };
         var context = PerplexityEvaluator.Evaluate(_model, [Documents[3]], Bytes, options);
-        var document = PerplexityEvaluator.Evaluate(_model, [Documents[3]], Bytes, options with { PositionOrigin = PositionOrigin.Document });
+        var document = PerplexityEvaluator.Evaluate(
+            _model, [Documents[3]], Bytes, options with { PositionOrigin = PositionOrigin.Document });
         Assert.Equal([(0, 8, Documents[3].Length)], context.Buckets.Select(b => (b.Start, b.End, b.Tokens)));
-        Assert.Equal([(0, 8, 8), (8, 16, 8), (16, null, Documents[3].Length - 16)], document.Buckets.Select(b => (b.Start, b.End, b.Tokens)));
+        Assert.Equal(
+            [(0, 8, 8), (8, 16, 8), (16, null, Documents[3].Length - 16)], document.Buckets.Select(b => (b.Start, b.End, b.Tokens)));
         Assert.Equal(context.Loss, document.Loss, 1e-12);
     }
 
@@ -154,7 +156,8 @@ public sealed class PerplexityEvaluatorTests : IDisposable
         var live = Live();
         var stop = new ImmediateProgress<EvaluationProgress>(_ => source.Cancel());
         var options = new EvaluationOptions { Policy = ContextPolicy.Carried, ContextLength = 4 };
-        Assert.Throws<OperationCanceledException>(() => PerplexityEvaluator.Evaluate(_model, Documents, Bytes, options, stop, source.Token));
+        Assert.Throws<OperationCanceledException>(
+            () => PerplexityEvaluator.Evaluate(_model, Documents, Bytes, options, stop, source.Token));
         Assert.Equal(live, Live());
     }
 
@@ -170,7 +173,8 @@ public sealed class PerplexityEvaluatorTests : IDisposable
         })
         {
             Assert.Contains(
-                part, Assert.Throws<ArgumentException>(() => PerplexityEvaluator.Evaluate(_model, documents, Bytes, options)).Message, StringComparison.Ordinal);
+                part, Assert.Throws<ArgumentException>(() => PerplexityEvaluator.Evaluate(_model, documents, Bytes, options)).Message,
+                StringComparison.Ordinal);
         }
     }
 
@@ -178,7 +182,8 @@ public sealed class PerplexityEvaluatorTests : IDisposable
 
     private static XlstmLanguageModel Model(ScalarType type)
     {
-        var model = new XlstmLanguageModel(new() { VocabularySize = 257, EmbeddingDim = 16, HeadCount = 2, BlockCount = 1, ChunkSize = 4 }, seed: 9);
+        var model = new XlstmLanguageModel(
+            new() { VocabularySize = 257, EmbeddingDim = 16, HeadCount = 2, BlockCount = 1, ChunkSize = 4 }, seed: 9);
         using (no_grad())
         {
             // Open input gates, so that the context matters.

@@ -108,7 +108,8 @@ public sealed class RulerEvaluatorTests : IDisposable
             (new() { Tasks = [RulerTask.Vt, RulerTask.Cwe], Lengths = [700] }, "cwe takes"),
         })
         {
-            var error = Assert.Throws<ArgumentException>(() => RulerEvaluator.Evaluate(_oracle, _generator, options, new ImmediateProgress<RulerProgress>(_ => Assert.Fail("It ran."))));
+            var error = Assert.Throws<ArgumentException>(() => RulerEvaluator.Evaluate(
+                _oracle, _generator, options, new ImmediateProgress<RulerProgress>(_ => Assert.Fail("It ran."))));
             Assert.Contains(part, error.Message, StringComparison.Ordinal);
         }
     }
@@ -116,7 +117,8 @@ public sealed class RulerEvaluatorTests : IDisposable
     [Fact]
     public void ToFrames_Result_HasARowATaskAndLength()
     {
-        var result = RulerEvaluator.Evaluate(_oracle, _generator, new() { Tasks = [RulerTask.Vt, RulerTask.Fwe], Lengths = [900, 1000], Samples = 1 });
+        var result = RulerEvaluator.Evaluate(
+            _oracle, _generator, new() { Tasks = [RulerTask.Vt, RulerTask.Fwe], Lengths = [900, 1000], Samples = 1 });
         var frame = result.ToFrame();
         var data = result.ToDataFrame();
         Assert.Equal((4, 4L), (frame.RowCount, data.Rows.Count));

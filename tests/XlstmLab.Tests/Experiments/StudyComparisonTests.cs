@@ -12,7 +12,8 @@ public sealed class StudyComparisonTests
     public void Judge_Claims_SaysWhatTheIntervalsSay()
     {
         var verdicts = StudyComparison.Judge(Result(
-            Claim("b", "a"), Claim("a", "b"), Claim("a", "c"), Claim("a", "c") with { Within = 0.01 }, Claim("a", "b") with { Within = 0.01 }, Claim("a", "c") with { Within = 1e-5 }));
+            Claim("b", "a"), Claim("a", "b"), Claim("a", "c"), Claim("a", "c") with { Within = 0.01 },
+            Claim("a", "b") with { Within = 0.01 }, Claim("a", "c") with { Within = 1e-5 }));
         Assert.Equal(
             [ClaimVerdict.Holds, ClaimVerdict.DoesNotHold, ClaimVerdict.NotDecided, ClaimVerdict.Holds, ClaimVerdict.DoesNotHold, ClaimVerdict.NotDecided],
             verdicts.Select(v => v.Verdict));
@@ -49,17 +50,21 @@ public sealed class StudyComparisonTests
     {
         var study = new Study { Name = "two", Axes = [new("beta1", 0.8, 0.9), new("weight_decay", 0, 1)], Seeds = [1, 2, 3], Base = "beta1=0.9, weight_decay=0" };
         var result = new StudyResult(study, [.. study.Expand().Select(run => StudyTableTests.Row(
-            run.Id, run.Training.WeightDecay + (run.Training.Beta1 == 0.8 ? 0.5 : 0) + 0.001 * run.Training.Seed, run.Training.Seed, run.Variant) with { Differences = run.Differences })]);
+            run.Id, run.Training.WeightDecay + (run.Training.Beta1 == 0.8 ? 0.5 : 0) + 0.001 * run.Training.Seed, run.Training.Seed,
+            run.Variant) with { Differences = run.Differences })]);
         var comparison = StudyComparison.Of(result, axis: "beta1");
         Assert.Equal([null, null], comparison.Variants.Where(v => v.Differences["beta1"] == "beta1=0.9").Select(v => v.Difference));
-        Assert.Equal([0.5, 0.5], comparison.Variants.Where(v => v.Differences["beta1"] == "beta1=0.8").Select(v => Math.Round(v.Difference!.Mean, 9)));
+        Assert.Equal([0.5, 0.5], comparison.Variants.Where(v => v.Differences["beta1"] == "beta1=0.8").Select(
+            v => Math.Round(v.Difference!.Mean, 9)));
         Assert.Equal("beta1=0.9, weight_decay=1", comparison.Variants[1].BaseVariant);
-        Assert.Equal([0.5, 1.5, 1.0], StudyComparison.Of(result).Variants.Where(v => v.Difference is not null).Select(v => Math.Round(v.Difference!.Mean, 9)));
+        Assert.Equal([0.5, 1.5, 1.0], StudyComparison.Of(result).Variants.Where(v => v.Difference is not null).Select(
+            v => Math.Round(v.Difference!.Mean, 9)));
         Assert.Contains("'beta1'", Assert.Throws<ArgumentException>(() => StudyComparison.Of(result, axis: "beta_1")).Message, StringComparison.Ordinal);
         Assert.Equal(["base", "base", "higher", "higher"], comparison.ToTable().Columns.Single(c => c.Name == "called").Values.Order());
     }
 
-    private static StudyClaim Claim(string better, string worse) => new() { Text = $"{better} beats {worse}", Source = "nowhere", Better = better, Worse = worse };
+    private static StudyClaim Claim(string better, string worse) =>
+        new() { Text = $"{better} beats {worse}", Source = "nowhere", Better = better, Worse = worse };
 
     private static StudyResult Result(params StudyClaim[] claims)
     {

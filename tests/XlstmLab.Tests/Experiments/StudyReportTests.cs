@@ -44,7 +44,8 @@ public sealed class StudyReportTests
     {
         var study = new ReportedStudy(Result(3), "42-tried.ipynb");
         Assert.Equal(0.2, study.GpuMinutes, 1e-9);
-        var text = StudyReport.Claims([study, new(Result(3) with { Rows = [] }, null)], new Dictionary<string, string> { ["tried"] = "pictures/tried.svg" });
+        var text = StudyReport.Claims(
+            [study, new(Result(3) with { Rows = [] }, null)], new Dictionary<string, string> { ["tried"] = "pictures/tried.svg" });
         Assert.StartsWith("2 claims: 1 holds, 1 is not run yet. 6 of 12 runs, 0.2 minutes of a GPU.\n", text, StringComparison.Ordinal);
         Assert.Contains("| b beats a (after a look) | nowhere | 1.5 against 2 (ppl) |", text, StringComparison.Ordinal);
         Assert.Contains("| **holds** | [42](../notebooks/42-tried.ipynb) [tried](studies/tried/study.json) | 6 of 6 | 0.2 |", text, StringComparison.Ordinal);
@@ -60,7 +61,8 @@ public sealed class StudyReportTests
         rows[0] = rows[0] with { Status = StudyStatus.Failed, Error = "no memory\nat all" };
         rows[5] = rows[5] with { EndedAt = rows[5].EndedAt.AddDays(1) };
         var log = StudyReport.Log([new(result with { Rows = rows }, null)]);
-        Assert.Contains("| 2026-01-02 | tried | 5 | 0 | 1 | 10.0 | GPU X, driver 1 | kernels on | 012345678 |", log, StringComparison.Ordinal);
+        Assert.Contains(
+            "| 2026-01-02 | tried | 5 | 0 | 1 | 10.0 | GPU X, driver 1 | kernels on | 012345678 |", log, StringComparison.Ordinal);
         Assert.Contains("| 2026-01-03 | tried | 1 | 0 | 0 | 2.0 |", log, StringComparison.Ordinal);
         Assert.Contains($"- tried, `{rows[0].Id}`: failed: no memory\n", log, StringComparison.Ordinal);
     }

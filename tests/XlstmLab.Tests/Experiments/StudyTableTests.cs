@@ -45,7 +45,8 @@ public sealed class StudyTableTests
         using var folder = new TempFolder();
         StudyTable.Append(folder.Path, Row("a", 1));
         File.AppendAllText(folder[StudyTable.FileName], "{\"id\": 3}\n");
-        Assert.Contains("line 2", Assert.Throws<InvalidDataException>(() => StudyTable.Read(folder.Path)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "line 2", Assert.Throws<InvalidDataException>(() => StudyTable.Read(folder.Path)).Message, StringComparison.Ordinal);
         var damaged = new List<string>();
         Assert.Single(StudyTable.Read(folder.Path, damaged));
         Assert.Single(damaged);
@@ -97,7 +98,8 @@ public sealed class StudyTableTests
 
     [Fact]
     public void Measure_UnknownName_OffersTheNearest() =>
-        Assert.Contains("'test_loss'", Assert.Throws<ArgumentException>(() => Row("a", 1).Measure("tes_loss")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "'test_loss'", Assert.Throws<ArgumentException>(() => Row("a", 1).Measure("tes_loss")).Message, StringComparison.Ordinal);
 
     [Fact]
     public void Measure_LossByPosition_IsWeightedByTokens()

@@ -32,7 +32,8 @@ public sealed class StudyTests : IDisposable
             ["igate_bias_init=0, slow", "igate_bias_init=0, fast", "igate_bias_init=-10, slow", "igate_bias_init=-10, fast"],
             runs.Take(4).Select(run => run.Variant));
         Assert.All(runs.Take(4), run => Assert.Equal(1, run.Training.Seed));
-        Assert.Equal((-10.0, 1e-4, 0.8), (((XlstmConfig)runs[2].Model).InputGateBias, runs[2].Training.PeakLearningRate, runs[2].Training.Beta1));
+        Assert.Equal(
+            (-10.0, 1e-4, 0.8), (((XlstmConfig)runs[2].Model).InputGateBias, runs[2].Training.PeakLearningRate, runs[2].Training.Beta1));
         Assert.Equal("slow", runs[2].Differences["rate"]);
     }
 
@@ -98,7 +99,8 @@ public sealed class StudyTests : IDisposable
         var study = new Study { Name = "x", Axes = [new("embedding_dim", 32, 64, 128), new("tokens", 8 * 256 * 10, 8 * 256 * 100)], Seeds = [1, 2] };
         Assert.Equal(6, study.Variants.Count);
         var few = study with { LeastUpdates = 11 };
-        Assert.Equal(["embedding_dim=32, tokens=204800", "embedding_dim=64, tokens=204800", "embedding_dim=128, tokens=204800"], few.Variants);
+        Assert.Equal(
+            ["embedding_dim=32, tokens=204800", "embedding_dim=64, tokens=204800", "embedding_dim=128, tokens=204800"], few.Variants);
         Assert.Equal(6, few.Expand().Count);
         Assert.Equal(study.Expand().Where(r => r.Training.Steps == 100).Select(r => r.Id), few.Expand().Select(r => r.Id));
         Assert.All((study with { MostUpdates = 99 }).Expand(), run => Assert.Equal(10, run.Training.Steps));
@@ -272,7 +274,8 @@ public sealed class StudyTests : IDisposable
         using (new FileStream(folder["runs", $"{id}.lock"], FileMode.OpenOrCreate, FileAccess.ReadWrite, FileShare.None))
         {
             waiting = Task.Run(
-                () => study.Run(progress: new ImmediateProgress<StudyProgress>(_ => Assert.Fail("It was trained twice."))), TestContext.Current.CancellationToken);
+                () => study.Run(progress: new ImmediateProgress<StudyProgress>(_ => Assert.Fail("It was trained twice."))),
+                TestContext.Current.CancellationToken);
             Assert.NotSame(waiting, await Task.WhenAny(waiting, Task.Delay(1500, TestContext.Current.CancellationToken)));
             StudyTable.Append(folder["tasks/a.jsonl"], new() { Id = id, Variant = "", Differences = new Dictionary<string, string>(), Seed = 1, Status = StudyStatus.Completed, TestLoss = 7 });
         }
@@ -348,7 +351,8 @@ public sealed class StudyTests : IDisposable
         Assert.Single(StudyTable.Read(folder.Path, damaged));
         Assert.Single(damaged);
         var seen = new List<(string Run, int Step)>();
-        var result = study.Run(progress: new ImmediateProgress<StudyProgress>(p => seen.AddRange(p.Metrics is { } m ? [(p.Run.Variant, m.Step)] : [])));
+        var result = study.Run(
+            progress: new ImmediateProgress<StudyProgress>(p => seen.AddRange(p.Metrics is { } m ? [(p.Run.Variant, m.Step)] : [])));
         Assert.Equal([("igate_bias_init=-10", 5), ("igate_bias_init=-10", 6)], seen);
         Assert.Equal(2, result.Rows.Count);
         Assert.Empty(result.Missing);
@@ -443,7 +447,8 @@ public sealed class StudyTests : IDisposable
         folder.Write("asked/study.json", json);
         if (fault is not null)
         {
-            Assert.Contains(fault, Assert.Throws<InvalidDataException>(() => Study.ReadFile(folder["asked"])).Message, StringComparison.Ordinal);
+            Assert.Contains(
+                fault, Assert.Throws<InvalidDataException>(() => Study.ReadFile(folder["asked"])).Message, StringComparison.Ordinal);
             return;
         }
 
@@ -454,7 +459,9 @@ public sealed class StudyTests : IDisposable
         Assert.Equal(2, study.Expand()[0].Training.Steps);
     }
 
-    /// <summary>The studies of the repository can be run: every setting exists, every model is one, every claim is about variants.</summary>
+    /// <summary>
+    /// The studies of the repository can be run: every setting exists, every model is one, every claim is about variants.
+    /// </summary>
     [Fact]
     public void Studies_OfTheRepository_Expand()
     {
@@ -498,7 +505,8 @@ public sealed class StudyTests : IDisposable
             return this;
         }
 
-        public IWatchedTraining Begin(TrainingConfig recipe, torch.Device device) => throw new InvalidOperationException("A training of the study is told as one of its own.");
+        public IWatchedTraining Begin(TrainingConfig recipe, torch.Device device) => throw new InvalidOperationException(
+            "A training of the study is told as one of its own.");
 
         public IWatchedTraining Begin(string name, TrainingConfig recipe, torch.Device device)
         {

@@ -141,7 +141,8 @@ public sealed partial class ExportTests : IDisposable
     }
 
     private static EqualityComparer<(string, string, T[])> Same<T>() =>
-        EqualityComparer<(string, string, T[])>.Create((a, b) => a.Item1 == b.Item1 && a.Item2 == b.Item2 && a.Item3.SequenceEqual(b.Item3), _ => 0);
+        EqualityComparer<(string, string, T[])>.Create(
+            (a, b) => a.Item1 == b.Item1 && a.Item2 == b.Item2 && a.Item3.SequenceEqual(b.Item3), _ => 0);
 
     [GeneratedRegex(@"^\{'descr': '([^']+)', 'fortran_order': False, 'shape': \(([^)]*)\), \} *\n$")]
     private static partial Regex Header();

@@ -39,8 +39,10 @@ public sealed class BatchedGeneratorTests : IDisposable
         Assert.Null(generator.TryStart(([1], endless), ([2], endless), ([3], endless)));
         var streams = generator.TryStart(([1], endless), ([2], Options))!;
         Assert.Null(generator.TryStart(([3], Options)));
-        Assert.Contains("full", Assert.Throws<InvalidOperationException>(() => generator.StreamAsync([3])).Message, StringComparison.Ordinal);
-        Assert.Contains("got 257", Assert.Throws<ArgumentException>(() => generator.TryStart(([257], Options))).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "full", Assert.Throws<InvalidOperationException>(() => generator.StreamAsync([3])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "got 257", Assert.Throws<ArgumentException>(() => generator.TryStart(([257], Options))).Message, StringComparison.Ordinal);
 
         // Whoever leaves makes room for who waits.
         await foreach (var _ in streams[0].ReadAllAsync(TestContext.Current.CancellationToken))

@@ -32,9 +32,11 @@ public sealed class ChatTests : IDisposable
             ChatTemplate.ByName("chatml").Render(Turns));
         Assert.Equal(ChatTemplate.Plain.Render(Turns), ChatTemplate.Plain.Render([Turns[0] with { Role = "developer" }, .. Turns[1..]]));
         Assert.Contains("'tool'", Assert.Throws<ArgumentException>(() => ChatTemplate.Plain.Render([new("tool", "x")])).Message, StringComparison.Ordinal);
-        Assert.Contains("at least one", Assert.Throws<ArgumentException>(() => ChatTemplate.Plain.Render([])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "at least one", Assert.Throws<ArgumentException>(() => ChatTemplate.Plain.Render([])).Message, StringComparison.Ordinal);
         Assert.Contains("<|im_end|>", Assert.Throws<ArgumentException>(() => ChatTemplate.ChatMl.Render([new("user", "x<|im_end|>")])).Message, StringComparison.Ordinal);
-        Assert.Contains("plain and chatml", Assert.Throws<ArgumentException>(() => ChatTemplate.ByName("jinja")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "plain and chatml", Assert.Throws<ArgumentException>(() => ChatTemplate.ByName("jinja")).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -51,7 +53,8 @@ public sealed class ChatTests : IDisposable
         Assert.Contains("tokenizer_config.json is a Jinja program", Assert.Throws<NotSupportedException>(() => ChatTemplate.OfFolder(temp.Path)).Message, StringComparison.Ordinal);
         File.WriteAllText(config, "{");
         Assert.Contains("is not the JSON", Assert.Throws<InvalidDataException>(() => ChatTemplate.OfFolder(temp.Path)).Message, StringComparison.Ordinal);
-        File.WriteAllText(temp["chat_template.jinja"], "{%- for message in messages -%}" + ChatMl["{% for message in messages %}".Length..]);
+        File.WriteAllText(
+            temp["chat_template.jinja"], "{%- for message in messages -%}" + ChatMl["{% for message in messages %}".Length..]);
         Assert.Same(ChatTemplate.ChatMl, ChatTemplate.OfFolder(temp.Path));
     }
 
@@ -76,7 +79,8 @@ public sealed class ChatTests : IDisposable
         });
         var response = await client.GetResponseAsync(messages, options, TestContext.Current.CancellationToken);
         Assert.Equal(expected.Text.TrimStart(), response.Text);
-        Assert.Equal((ChatFinishReason.Length, "tiny", 12L), (response.FinishReason!.Value, response.ModelId, response.Usage!.OutputTokenCount));
+        Assert.Equal(
+            (ChatFinishReason.Length, "tiny", 12L), (response.FinishReason!.Value, response.ModelId, response.Usage!.OutputTokenCount));
         Assert.Equal(ChatRole.Assistant, response.Messages.Single().Role);
 
         // The next turn reads only what is new.
@@ -98,9 +102,11 @@ public sealed class ChatTests : IDisposable
         var image = new ChatMessage(ChatRole.User, [new UriContent("http://localhost/a.png", "image/png")]);
         Assert.Contains("UriContent", (await Assert.ThrowsAsync<NotSupportedException>(() => client.GetResponseAsync([image], null, cancel))).Message, StringComparison.Ordinal);
         Assert.Contains("tools", (await Assert.ThrowsAsync<NotSupportedException>(
-            () => client.GetResponseAsync("Hi", new() { Tools = [AIFunctionFactory.Create(() => 1, "one")] }, cancel))).Message, StringComparison.Ordinal);
+            () => client.GetResponseAsync("Hi", new() { Tools = [AIFunctionFactory.Create(() => 1, "one")] }, cancel))).Message,
+            StringComparison.Ordinal);
         Assert.Contains("format", (await Assert.ThrowsAsync<NotSupportedException>(
-            () => client.GetResponseAsync("Hi", new() { ResponseFormat = ChatResponseFormat.Json }, cancel))).Message, StringComparison.Ordinal);
+            () => client.GetResponseAsync("Hi", new() { ResponseFormat = ChatResponseFormat.Json }, cancel))).Message,
+            StringComparison.Ordinal);
         Assert.Contains("'tool'", (await Assert.ThrowsAsync<ArgumentException>(() => client.GetResponseAsync([new(ChatRole.Tool, "x")], null, cancel))).Message, StringComparison.Ordinal);
     }
 }

@@ -187,6 +187,7 @@ public sealed class NarrowGpuStepTests
 
         using var batch = new RunningBatch(many, new ByteTokenizer(), new() { Slots = 64, Weights = WeightFormat.Float8 });
         Assert.True(batch.IsShared);
-        Assert.Throws<ArgumentException>(() => new RunningBatch(many, new ByteTokenizer(), new() { Slots = 65, Weights = WeightFormat.Float8 }));
+        Assert.Throws<ArgumentException>(
+            () => new RunningBatch(many, new ByteTokenizer(), new() { Slots = 65, Weights = WeightFormat.Float8 }));
     }
 }

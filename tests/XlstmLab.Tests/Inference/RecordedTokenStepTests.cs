@@ -84,7 +84,9 @@ public sealed class RecordedTokenStepTests
         }
     }
 
-    /// <summary>Where nobody wants the state tokens are read ahead of those that end texts, and what is read too much touches nobody.</summary>
+    /// <summary>
+    /// Where nobody wants the state tokens are read ahead of those that end texts, and what is read too much touches nobody.
+    /// </summary>
     [Theory]
     [InlineData(0)]
     [InlineData(2)]
@@ -131,7 +133,8 @@ public sealed class RecordedTokenStepTests
         var counts = run.Record();
         List<int> started = [];
         var progress = new ImmediateProgress<long>(_ => started.Add(counts.Started));
-        _ = new TextGenerator(model, Tokenizer).Generate([[1]], new() { MaxNewTokens = 22, StopAtEndOfDocument = false }, progress: progress);
+        _ = new TextGenerator(model, Tokenizer).Generate(
+            [[1]], new() { MaxNewTokens = 22, StopAtEndOfDocument = false }, progress: progress);
         Assert.Equal([0, 0, 0, .. Enumerable.Range(0, 19).Select(taken => Math.Min(8 + taken, 19))], started);
     }
 
@@ -208,7 +211,8 @@ public sealed class RecordedTokenStepTests
             using var model = KernelRun.Model(config);
             var counts = records ? run.Record() : new();
             List<int> ids = [];
-            await foreach (var token in new TextGenerator(model, Tokenizer).StreamAsync([1, 2], options, cancellationToken: TestContext.Current.CancellationToken))
+            await foreach (var token in new TextGenerator(model, Tokenizer).StreamAsync(
+                [1, 2], options, cancellationToken: TestContext.Current.CancellationToken))
             {
                 ids.Add(token.Id);
                 using var grad = no_grad();
@@ -248,7 +252,8 @@ public sealed class RecordedTokenStepTests
             }
         });
         var failure = Assert.Throws<InvalidOperationException>(
-            () => new TextGenerator(model, Tokenizer).Generate(Prompts, new() { Temperature = 0, MaxNewTokens = 40, StopAtEndOfDocument = false }, progress: progress));
+            () => new TextGenerator(model, Tokenizer).Generate(
+                Prompts, new() { Temperature = 0, MaxNewTokens = 40, StopAtEndOfDocument = false }, progress: progress));
         Assert.Contains("not all numbers", failure.Message, StringComparison.Ordinal);
     }
 

@@ -104,7 +104,8 @@ public sealed class RoundedWeightsTests
         var options = new GenerationOptions { MaxNewTokens = 2, Weights = WeightFormat.Int8 };
         foreach (var (of, texts) in new (LanguageModel, int)[] { (llama, 1), (model, XlstmTokenStep.MostRows + 1) })
         {
-            var error = Assert.Throws<ArgumentException>(() => new TextGenerator(of, new ByteTokenizer()).Generate([.. Enumerable.Repeat<int[]>([1], texts)], options));
+            var error = Assert.Throws<ArgumentException>(
+                () => new TextGenerator(of, new ByteTokenizer()).Generate([.. Enumerable.Repeat<int[]>([1], texts)], options));
             Assert.Contains("Int8 serve up to 8 texts", error.Message, StringComparison.Ordinal);
         }
 

@@ -110,7 +110,8 @@ public sealed class RunningBatchTests
         Assert.True(alone.IsBitwise && many.IsBitwise);
         (int[], GenerationOptions)[] texts = [.. Texts, .. Texts, .. Texts];
         var expected = Run(alone, texts);
-        Assert.All(expected.Zip(Run(many, texts)), pair => Assert.Equal(pair.First.ToSequence().Steps.Select(Bits), pair.Second.ToSequence().Steps.Select(Bits)));
+        Assert.All(expected.Zip(Run(many, texts)), pair => Assert.Equal(
+            pair.First.ToSequence().Steps.Select(Bits), pair.Second.ToSequence().Steps.Select(Bits)));
 
         static (int, long) Bits(GeneratedToken token) => (token.Id, BitConverter.DoubleToInt64Bits(token.LogProbability));
     }
@@ -420,7 +421,8 @@ public sealed class RunningBatchTests
         {
             if (generated >= told)
             {
-                TestContext.Current.TestOutputHelper!.WriteLine(FormattableString.Invariant($"{generated} tokens, {Environment.WorkingSet >> 10} KiB, {Live()} tensors"));
+                TestContext.Current.TestOutputHelper!.WriteLine(
+                    FormattableString.Invariant($"{generated} tokens, {Environment.WorkingSet >> 10} KiB, {Live()} tensors"));
                 told += tokens / 20;
             }
 

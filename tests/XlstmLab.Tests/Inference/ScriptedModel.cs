@@ -5,7 +5,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Inference;
 
-/// <summary>Says a script of ids, whatever it reads: after n tokens in all, the likeliest id is the n-th of the script, and the last from there on.</summary>
+/// <summary>
+/// Says a script of ids, whatever it reads: after n tokens in all, the likeliest id is the n-th of the script, and the last from there on.
+/// </summary>
 internal sealed class ScriptedModel : LanguageModel
 {
     private readonly Parameter _weight = new(zeros(1));

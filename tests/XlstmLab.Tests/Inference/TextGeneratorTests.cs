@@ -17,7 +17,8 @@ public sealed class TextGeneratorTests : IDisposable
     private static readonly GenerationOptions Greedy = new() { Temperature = 0, MaxNewTokens = 20, StopAtEndOfDocument = false };
     private static readonly GenerationOptions Random = Greedy with { Temperature = 0.8, TopP = 0.95, Seed = 5 };
 
-    private readonly XlstmLanguageModel _model = Sharp(new() { VocabularySize = 257, EmbeddingDim = 32, HeadCount = 2, BlockCount = 2, ChunkSize = 4 });
+    private readonly XlstmLanguageModel _model = Sharp(
+        new() { VocabularySize = 257, EmbeddingDim = 32, HeadCount = 2, BlockCount = 2, ChunkSize = 4 });
 
     private TextGenerator Generator => new(_model, Bytes);
 
@@ -254,7 +255,8 @@ public sealed class TextGeneratorTests : IDisposable
         var seen = 0;
         await Assert.ThrowsAnyAsync<OperationCanceledException>(async () =>
         {
-            await foreach (var token in Generator.StreamAsync([1], Greedy with { MaxNewTokens = 1000 }, takeState: _ => Assert.Fail("cancelled"), cancellationToken: source.Token))
+            await foreach (var token in Generator.StreamAsync(
+                [1], Greedy with { MaxNewTokens = 1000 }, takeState: _ => Assert.Fail("cancelled"), cancellationToken: source.Token))
             {
                 if (++seen == 3)
                 {
@@ -299,12 +301,14 @@ public sealed class TextGeneratorTests : IDisposable
     {
         using var state = Generator.Read([1]);
         Assert.Contains("got 257", Assert.Throws<ArgumentException>(() => Generator.Generate([[257]])).Message, StringComparison.Ordinal);
-        Assert.Contains("at least one prompt", Assert.Throws<ArgumentException>(() => Generator.Generate([])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "at least one prompt", Assert.Throws<ArgumentException>(() => Generator.Generate([])).Message, StringComparison.Ordinal);
         Assert.Contains("2 sequences", Assert.Throws<ArgumentException>(() => Generator.Generate([[1], [2]], state: state)).Message, StringComparison.Ordinal);
         Assert.Contains("Prompt 0 is empty", Assert.Throws<ArgumentException>(() => Generator.Generate([[]], state: state)).Message, StringComparison.Ordinal);
         Assert.Contains("TopK", Assert.Throws<ArgumentException>(() => Generator.Generate([[1]], new() { TopK = 0 })).Message, StringComparison.Ordinal);
         using var small = new ScriptedModel(100, 1);
-        Assert.Contains("257 ids", Assert.Throws<ArgumentException>(() => new TextGenerator(small, Bytes)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "257 ids", Assert.Throws<ArgumentException>(() => new TextGenerator(small, Bytes)).Message, StringComparison.Ordinal);
     }
 
     private static long Live() => DisposeScopeManager.Statistics.TensorStatistics.ThreadTotalLiveCount;

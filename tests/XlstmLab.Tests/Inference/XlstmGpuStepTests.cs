@@ -193,7 +193,8 @@ public sealed class XlstmGpuStepTests
         using var generator = new Generator(11, CPU);
         foreach (var (name, weight) in model.named_parameters())
         {
-            var scale = name.Contains("igate_preact.bias", StringComparison.Ordinal) || name.Contains("ifgate_preact.bias", StringComparison.Ordinal) ? 3 : 0.1;
+            var scale = name.Contains("igate_preact.bias", StringComparison.Ordinal)
+                || name.Contains("ifgate_preact.bias", StringComparison.Ordinal) ? 3 : 0.1;
             weight.add_(randn(weight.shape, generator: generator, device: CPU).to(weight.device) * scale);
         }
     }

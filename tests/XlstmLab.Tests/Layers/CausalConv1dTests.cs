@@ -21,7 +21,8 @@ public sealed class CausalConv1dTests
         using var scope = NewDisposeScope();
         using var conv = Conv(taps);
         var x = Random(2, 7);
-        var expected = nn.functional.conv1d(x.transpose(1, 2), conv.get_parameter("conv.weight")!, conv.get_parameter("conv.bias")!, padding: taps - 1, groups: Channels)
+        var expected = nn.functional.conv1d(
+            x.transpose(1, 2), conv.get_parameter("conv.weight")!, conv.get_parameter("conv.bias")!, padding: taps - 1, groups: Channels)
             .narrow(2, 0, 7).transpose(1, 2);
         var (y, state) = conv.Forward(x, null, null, returnState: true);
         MLstmTests.Near(expected, y, 1e-14, "y");

@@ -29,7 +29,8 @@ public sealed class FeedForwardTests
         Tensor Project(string name, Tensor input) => input.matmul(weights[name + ".weight"].t()) + weights[name + ".bias"];
         var x = randn(2, 3, 5);
         var gated = kind is FeedForwardKind.SwiGlu or FeedForwardKind.GeGlu;
-        var first = !gated ? Project("proj_up", x) : mode == WeightMode.Fused ? Project("proj_up_gate_z", x).narrow(2, 0, 7) : Project("proj_up_gate", x);
+        var first = !gated ? Project("proj_up", x)
+            : mode == WeightMode.Fused ? Project("proj_up_gate_z", x).narrow(2, 0, 7) : Project("proj_up_gate", x);
         var activated = kind switch
         {
             FeedForwardKind.SwiGlu => first / (1 + exp(-first)),

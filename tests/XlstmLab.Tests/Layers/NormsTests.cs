@@ -120,7 +120,8 @@ public sealed class NormsTests
             for (var c = 0; c < width; c++)
             {
                 var channel = n % groups * width + c;
-                var expected = (values[c] - mean) / deviation * parameters["weight"][channel] + (parameters.TryGetValue("bias", out var bias) ? bias[channel] : 0);
+                var expected = (values[c] - mean) / deviation * parameters["weight"][channel]
+                    + (parameters.TryGetValue("bias", out var bias) ? bias[channel] : 0);
                 Assert.Equal(expected, ys[n * width + c], 1e-5);
             }
         }

@@ -39,7 +39,8 @@ public sealed class DisposedTests
         using var tokens = zeros(1, 2, dtype: ScalarType.Int64);
         Action[] uses =
         [
-            () => model.Forward(tokens), () => generator.Generate("a"), () => generator.Read([1]), () => PerplexityEvaluator.Evaluate(model, [[256, 1]], new ByteTokenizer()),
+            () => model.Forward(tokens), () => generator.Generate("a"), () => generator.Read([1]), () => PerplexityEvaluator.Evaluate(
+                model, [[256, 1]], new ByteTokenizer()),
             () => XlstmLab.Analysis.GateCapture.Run(model, [1, 2]), () => ModelIdentity.Of(model),
             () => new Trainer(model, new() { Steps = 1, ContextLength = 8, BatchSize = 1 }, TinyText.Packed(1), [], temp["run"]).Run(TestContext.Current.CancellationToken),
         ];

@@ -37,12 +37,16 @@ public sealed class EvaluationModeTests : IDisposable
     private static readonly (string Name, Func<LanguageModel, string> Result)[] Entries =
     [
         ("PerplexityEvaluator.Evaluate", m => Text(PerplexityEvaluator.Evaluate(m, Documents, Bytes).Loss)),
-        ("PerplexityEvaluator.Evaluate", m => Text(PerplexityEvaluator.Evaluate(m, Documents, Bytes, new() { Policy = ContextPolicy.Fresh, ContextLength = 4 }).Loss)),
-        ("LengthExtrapolation.Measure", m => Text(LengthExtrapolation.Measure(m, Documents, Bytes, new() { TrainedLength = 4, Longest = 8 }).BeyondLoss)),
+        ("PerplexityEvaluator.Evaluate", m => Text(
+            PerplexityEvaluator.Evaluate(m, Documents, Bytes, new() { Policy = ContextPolicy.Fresh, ContextLength = 4 }).Loss)),
+        ("LengthExtrapolation.Measure", m => Text(
+            LengthExtrapolation.Measure(m, Documents, Bytes, new() { TrainedLength = 4, Longest = 8 }).BeyondLoss)),
         ("SyntheticEvaluator.Evaluate", m => Text(SyntheticEvaluator.Evaluate(m, new EvenPairs(), [new(3, 9)], rows: 8)[0].Loss)),
         ("RulerEvaluator.Evaluate", m => RulerEvaluator.Evaluate(
-            m, new(Bytes, new() { Haystack = RulerTexts.Haystack, Example = false }), new() { Tasks = [RulerTask.NiahSingle1], Lengths = [800], Samples = 1 }).Answers[0].Output),
-        ("LogLikelihoodScorer.Score", m => Text(LogLikelihoodScorer.Score(m, Bytes, [new("the", " cat"), new("the", " dog")]).Sum(s => s.LogLikelihood))),
+            m, new(Bytes, new() { Haystack = RulerTexts.Haystack, Example = false }),
+            new() { Tasks = [RulerTask.NiahSingle1], Lengths = [800], Samples = 1 }).Answers[0].Output),
+        ("LogLikelihoodScorer.Score", m => Text(
+            LogLikelihoodScorer.Score(m, Bytes, [new("the", " cat"), new("the", " dog")]).Sum(s => s.LogLikelihood))),
         ("TaskEvaluator.Evaluate", m => Text(TaskEvaluator.Evaluate(m, Bytes, new PiqaTask(), [new([new("q", "yes"), new("q", "no")], 0)]).Samples[0].Answers[1].LogLikelihood)),
         ("StateRanks.Measure", m => Text(StateRanks.Measure(m, Tokens)[0].Norm)),
         ("OutlierReport.Measure", m => Text(OutlierReport.Measure(m, Tokens).Blocks[1].Rms)),
@@ -179,7 +183,8 @@ public sealed class EvaluationModeTests : IDisposable
         return string.Join(' ', items);
     }
 
-    private static IEnumerable<T> Stream<T>(IAsyncEnumerable<T> stream) => stream.ToBlockingEnumerable(TestContext.Current.CancellationToken);
+    private static IEnumerable<T> Stream<T>(IAsyncEnumerable<T> stream) =>
+        stream.ToBlockingEnumerable(TestContext.Current.CancellationToken);
 
     private static string Text(double value) => value.ToString("R", CultureInfo.InvariantCulture);
 }

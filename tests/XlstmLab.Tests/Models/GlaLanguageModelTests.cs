@@ -139,7 +139,8 @@ public sealed class GlaLanguageModelTests : LanguageModelContract
     /// <summary>The model token by token, as its equations are written, for automatic differentiation.</summary>
     private static Tensor ByHand(GlaConfig config, Dictionary<string, Tensor> weights, Tensor tokens)
     {
-        Tensor Norm(Tensor x, string name) => x / (x.square().mean([-1L], keepdim: true) + config.NormEpsilon).sqrt() * weights[name + ".weight"];
+        Tensor Norm(Tensor x, string name) =>
+            x / (x.square().mean([-1L], keepdim: true) + config.NormEpsilon).sqrt() * weights[name + ".weight"];
         Tensor Project(Tensor x, string name) => x.matmul(weights[name + ".weight"].t());
         Tensor Silu(Tensor x) => x * sigmoid(x);
         var x = weights["model.embeddings.weight"][tokens]; // (B, S, d)

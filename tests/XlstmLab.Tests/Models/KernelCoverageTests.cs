@@ -56,9 +56,11 @@ public sealed class KernelCoverageTests
     {
         Assert.Empty(KernelCoverage.Gaps(LlamaPresets.Bytes1M));
         Assert.Empty(KernelCoverage.Gaps(MambaPresets.Bytes1M));
-        Assert.Contains(KernelCoverage.Gaps(MambaPresets.Bytes1M with { StateSize = 8 }), gap => gap.Contains("8 states a channel", StringComparison.Ordinal));
+        Assert.Contains(KernelCoverage.Gaps(MambaPresets.Bytes1M with { StateSize = 8 }), gap => gap.Contains(
+            "8 states a channel", StringComparison.Ordinal));
         Assert.Empty(KernelCoverage.Gaps(Mamba2Presets.Bytes1M));
-        Assert.Contains(KernelCoverage.Gaps(Mamba2Presets.Bytes1M with { StateSize = 20 }), gap => gap.Contains("states of 20 a head", StringComparison.Ordinal));
+        Assert.Contains(KernelCoverage.Gaps(Mamba2Presets.Bytes1M with { StateSize = 20 }), gap => gap.Contains(
+            "states of 20 a head", StringComparison.Ordinal));
     }
 
     [Theory]
@@ -74,7 +76,8 @@ public sealed class KernelCoverageTests
         var lines = File.ReadAllLines(Path.Combine(folder.Path, "log.txt")).Where(line => line.Contains("no kernel", StringComparison.Ordinal)).ToArray();
         Assert.Equal(expected ? 1 : 0, lines.Length);
         Assert.All(lines, line => Assert.EndsWith(
-            "some operations have no kernel: block 0: queries of 20 a head: the mLSTM kernels serve multiples of 8.", line, StringComparison.Ordinal));
+            "some operations have no kernel: block 0: queries of 20 a head: the mLSTM kernels serve multiples of 8.", line,
+            StringComparison.Ordinal));
     }
 
     /// <summary>Norms and gates have kernels that read float32: bfloat16 in its place would be half as many bytes as they take.</summary>

@@ -39,7 +39,8 @@ public sealed class MambaLanguageModelTests : LanguageModelContract
     {
         using var scope = NewDisposeScope();
         using var model = (Small with { EmbeddingDim = 128, BlockCount = 4 }).CreateModel(seed: 3);
-        var weights = model.named_parameters().ToDictionary(p => p.name["backbone.".Length..].Replace("layers.1.mixer.", "", StringComparison.Ordinal), p => p.parameter);
+        var weights = model.named_parameters().ToDictionary(
+            p => p.name["backbone.".Length..].Replace("layers.1.mixer.", "", StringComparison.Ordinal), p => p.parameter);
         Assert.Equal(0.02, weights["embeddings.weight"].std().item<float>(), 1e-3);
         var steps = nn.functional.softplus(weights["dt_proj.bias"]);
         Assert.InRange(steps.min().item<float>(), 0.00099, 0.002);

@@ -26,14 +26,16 @@ public sealed class MixerPatternTests
     [InlineData("delta", "delta delta delta delta")]
     [InlineData("moving_average", "moving_average moving_average moving_average moving_average")]
     public void Parse_Text_GivesTheMixerOfEachBlock(string text, string expected) =>
-        Assert.Equal(expected, string.Join(' ', Enumerable.Range(0, 4).Select(block => (Small with { Mixers = text }).MixerAt(block).Kind)));
+        Assert.Equal(
+            expected, string.Join(' ', Enumerable.Range(0, 4).Select(block => (Small with { Mixers = text }).MixerAt(block).Kind)));
 
     [Fact]
     public void SLstmAt_IsAPatternOfMixers()
     {
         Assert.Equal("[3]", (Small with { Mixers = "[3:1]" }).SLstmAt.ToString());
         Assert.Equal(MixerPattern.WithSLstmAt([1]), (Small with { SLstmAt = [1] }).Mixers);
-        Assert.Equal("mlstm slstm mlstm mlstm", string.Join(' ', Enumerable.Range(0, 4).Select(block => (Small with { SLstmAt = [1] }).MixerAt(block).Kind)));
+        Assert.Equal("mlstm slstm mlstm mlstm", string.Join(
+            ' ', Enumerable.Range(0, 4).Select(block => (Small with { SLstmAt = [1] }).MixerAt(block).Kind)));
         Assert.Equal(BlockList.None, (Small with { Mixers = "attention" }).SLstmAt);
     }
 
@@ -114,7 +116,8 @@ public sealed class MixerPatternTests
 
     [Fact]
     public void Know_AKindOfTheLibrary_IsRefused() =>
-        Assert.Contains("which is the library's own", Assert.Throws<ArgumentException>(MixerConfig.Know<False>).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "which is the library's own", Assert.Throws<ArgumentException>(MixerConfig.Know<False>).Message, StringComparison.Ordinal);
 
     private sealed record False : MixerConfig
     {

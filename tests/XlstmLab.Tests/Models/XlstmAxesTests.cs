@@ -71,12 +71,16 @@ public sealed class XlstmAxesTests
         ["widths"] = (
             Small with { HeadCount = 4, QkDimFactor = 1, VDimFactor = 2 },
             [
-                "fgate_preact.bias [2]", "fgate_preact.weight [2, 16]", "igate_preact.bias [2]", "igate_preact.weight [2, 16]", "k.weight [8, 16]",
-                "multihead_norm.weight [16]", "ogate_preact.weight [16, 16]", "out_proj.weight [16, 16]", "q.weight [8, 16]", "v.weight [16, 16]",
+                "fgate_preact.bias [2]", "fgate_preact.weight [2, 16]", "igate_preact.bias [2]", "igate_preact.weight [2, 16]",
+                "k.weight [8, 16]",
+                "multihead_norm.weight [16]", "ogate_preact.weight [16, 16]", "out_proj.weight [16, 16]", "q.weight [8, 16]",
+                "v.weight [16, 16]",
             ],
             [
-                "fgate_preact.bias [4]", "fgate_preact.weight [4, 16]", "igate_preact.bias [4]", "igate_preact.weight [4, 16]", "k.weight [16, 16]",
-                "multihead_norm.weight [32]", "ogate_preact.weight [32, 16]", "out_proj.weight [16, 32]", "q.weight [16, 16]", "v.weight [32, 16]",
+                "fgate_preact.bias [4]", "fgate_preact.weight [4, 16]", "igate_preact.bias [4]", "igate_preact.weight [4, 16]",
+                "k.weight [16, 16]",
+                "multihead_norm.weight [32]", "ogate_preact.weight [32, 16]", "out_proj.weight [16, 32]", "q.weight [16, 16]",
+                "v.weight [32, 16]",
             ]),
     };
 
@@ -147,7 +151,8 @@ public sealed class XlstmAxesTests
     public void FixedGate_Backward_HasNoGradientButIsSaved(string name)
     {
         using var scope = NewDisposeScope();
-        using var model = new XlstmLanguageModel(Small with { InputGatePreactivation = GatePreactivation.Fixed, ForgetGatePreactivation = GatePreactivation.Fixed });
+        using var model = new XlstmLanguageModel(
+            Small with { InputGatePreactivation = GatePreactivation.Fixed, ForgetGatePreactivation = GatePreactivation.Fixed });
         name = "backbone.blocks.0.mlstm_layer." + name;
         model.Forward(zeros(1, 5, dtype: ScalarType.Int64)).Logits.square().sum().backward();
 
@@ -180,7 +185,8 @@ public sealed class XlstmAxesTests
         var tokens = randint(0, 11, [2, 9], dtype: ScalarType.Int64, generator: new Generator(5, CPU));
         var logits = Enum.GetValues<GatePreactivation>().Select(kind =>
         {
-            using var model = new XlstmLanguageModel(Small with { InputGatePreactivation = kind, ForgetGatePreactivation = kind, InputGateBiasStd = 0.5 }, seed: 4);
+            using var model = new XlstmLanguageModel(
+                Small with { InputGatePreactivation = kind, ForgetGatePreactivation = kind, InputGateBiasStd = 0.5 }, seed: 4);
             return model.Forward(tokens).Logits;
         }).ToArray();
 
@@ -210,7 +216,8 @@ public sealed class XlstmAxesTests
 
     [Fact]
     public void SoftCaps_VeryWide_EqualNone() =>
-        AssertSameLogits(Small with { GateSoftCap = 1e4, OutputLogitSoftCap = 1e4 }, Small with { GateSoftCap = null, OutputLogitSoftCap = null }, 1e-5);
+        AssertSameLogits(
+            Small with { GateSoftCap = 1e4, OutputLogitSoftCap = 1e4 }, Small with { GateSoftCap = null, OutputLogitSoftCap = null }, 1e-5);
 
     [Fact]
     public void HeadNorm_OneGroupAHead_EqualsLayer()
@@ -332,7 +339,8 @@ public sealed class XlstmAxesTests
             using var scope = NewDisposeScope();
             using var grad = no_grad();
             using var model = new XlstmLanguageModel(config);
-            foreach (var (name, value) in model.named_parameters().Where(p => p.parameter.dim() == 2 && !p.name.Contains("gate_preact", StringComparison.Ordinal)))
+            foreach (var (name, value) in model.named_parameters().Where(
+                p => p.parameter.dim() == 2 && !p.name.Contains("gate_preact", StringComparison.Ordinal)))
             {
                 var writes = name.Contains("out_proj", StringComparison.Ordinal) || name.Contains("proj_down", StringComparison.Ordinal);
                 var expected = writes ? output : input;
@@ -398,7 +406,8 @@ public sealed class XlstmAxesTests
         var narrow = model.Forward(tokens).Logits;
 
         MLstmTests.Near(wide, narrow, 5e-2, axis);
-        Assert.Equal((ScalarType.Float32, ScalarType.Float32, ScalarType.BFloat16), (types["igate_preact"], types["fgate_preact"], types["q"]));
+        Assert.Equal(
+            (ScalarType.Float32, ScalarType.Float32, ScalarType.BFloat16), (types["igate_preact"], types["fgate_preact"], types["q"]));
     }
 
     private static void AssertSameLogits(XlstmConfig one, XlstmConfig other, double tolerance)
@@ -479,7 +488,8 @@ public sealed class XlstmAxesTests
             Form = MLstmForm.Recurrent,
         };
         var (h, _) = MLstmCell.Forward(
-            Heads(q, config.HeadCount).transpose(1, 2), Heads(k, config.HeadCount).transpose(1, 2), Heads(v, config.HeadCount).transpose(1, 2), i, f, options: options);
+            Heads(q, config.HeadCount).transpose(1, 2), Heads(k, config.HeadCount).transpose(1, 2),
+            Heads(v, config.HeadCount).transpose(1, 2), i, f, options: options);
         h = h.transpose(1, 2).reshape(v.shape);
         var epsilon = config.HeadNormEpsilon ?? config.NormEpsilon;
         h = config.HeadNorm switch

@@ -33,7 +33,8 @@ public sealed class XlstmConfigTests
     {
         var (ofModel, ofMixer) = (typeof(XlstmConfig).GetProperty(name), typeof(MLstmMixerConfig).GetProperty(name)!);
         Assert.NotNull(ofModel);
-        Assert.Equal(ofMixer.GetCustomAttribute<JsonPropertyNameAttribute>()!.Name, ofModel.GetCustomAttribute<JsonPropertyNameAttribute>()!.Name);
+        Assert.Equal(
+            ofMixer.GetCustomAttribute<JsonPropertyNameAttribute>()!.Name, ofModel.GetCustomAttribute<JsonPropertyNameAttribute>()!.Name);
         var config = Small;
         var other = Other(ofMixer.GetValue(config.MLstm), TypeOf(ofMixer));
         ofModel.SetValue(config, other);
@@ -58,7 +59,8 @@ public sealed class XlstmConfigTests
         var mixer = new MLstmMixerConfig { HeadCount = 2, InputGate = InputGate.None, InputGatePreactivation = GatePreactivation.Fixed };
         Assert.Contains(
             "mixers[0], mlstm: igate_preactivation is given and input_gate is none",
-            Assert.Throws<ConfigException>((Small with { Mixers = MixerPattern.Create([mixer]) }).Validate).Message, StringComparison.Ordinal);
+            Assert.Throws<ConfigException>((Small with { Mixers = MixerPattern.Create([mixer]) }).Validate).Message,
+            StringComparison.Ordinal);
     }
 
     private static IEnumerable<PropertyInfo> Named(Type type) =>

@@ -78,7 +78,8 @@ public sealed class XlstmLanguageModelTests
         using var scope = NewDisposeScope();
         using var model = new XlstmLanguageModel(XlstmPresets.Bytes1M, seed: 1);
         var tokens = randint(0, 257, [2, 65], dtype: ScalarType.Int64, generator: new Generator(1, CPU));
-        var loss = nn.functional.cross_entropy(model.Forward(tokens.narrow(1, 0, 64)).Logits.flatten(0, 1), tokens.narrow(1, 1, 64).flatten());
+        var loss = nn.functional.cross_entropy(
+            model.Forward(tokens.narrow(1, 0, 64)).Logits.flatten(0, 1), tokens.narrow(1, 1, 64).flatten());
         Assert.Equal(Math.Log(257), loss.item<float>(), 0.3);
     }
 

@@ -59,7 +59,8 @@ public sealed class XlstmPresetsTests
     [Fact]
     public void ScalingLaw_TokenParamWidths_HaveTheirFeedForwardWidths()
     {
-        Assert.Equal([2112, 2752, 4160, 5504, 6848, 10944], new[] { 768, 1024, 1536, 2048, 2560, 4096 }.Select(d => XlstmPresets.ScalingLaw(d, 24).FeedForwardDim));
+        Assert.Equal([2112, 2752, 4160, 5504, 6848, 10944], new[] { 768, 1024, 1536, 2048, 2560, 4096 }.Select(
+            d => XlstmPresets.ScalingLaw(d, 24).FeedForwardDim));
         Assert.Throws<ConfigException>(() => XlstmPresets.ScalingLaw(1000, 24));
     }
 
@@ -70,10 +71,12 @@ public sealed class XlstmPresetsTests
         Assert.Equal(seven with { HeadCount = 16 }, XlstmPresets.ByName("xlstm-7b-16-heads"));
         Assert.Equal((128, 64), (XlstmPresets.ByName("xlstm-7b-32-heads").VHeadDim, XlstmPresets.ByName("xlstm-7b-32-heads").QkHeadDim));
         Assert.Equal(
-            XlstmPresets.First350M with { SLstmAt = [3, 5, 7, 40, 42, 44], SLstmGradientClip = 10 }, XlstmPresets.ByName("xlstm1-350m-7-1"));
+            XlstmPresets.First350M with { SLstmAt = [3, 5, 7, 40, 42, 44], SLstmGradientClip = 10 },
+            XlstmPresets.ByName("xlstm1-350m-7-1"));
         Assert.Equal("[1]", XlstmPresets.ByName("parity-1-1").SLstmAt.ToString());
         Assert.Equal("[0, 1]", XlstmPresets.ByName("parity-0-1").SLstmAt.ToString());
-        Assert.Equal(seven with { InputGatePreactivation = GatePreactivation.Fixed, InputGateBias = 0 }, XlstmPresets.ByName("xlstm-7b-igate-0"));
+        Assert.Equal(
+            seven with { InputGatePreactivation = GatePreactivation.Fixed, InputGateBias = 0 }, XlstmPresets.ByName("xlstm-7b-igate-0"));
     }
 
     [Fact]

@@ -17,8 +17,8 @@ public sealed class CollectionStormTests
 {
     private const string SecondsVariable = "XLSTM_TEST_STORM_SECONDS";
 
-    /// <summary>A minute, or in a short run of the tests a few seconds, of a user's program under the runtime's defaults, with allocation and
-    /// forced collections in another thread.</summary>
+    /// <summary>A minute, or in a short run of the tests a few seconds, of a user's program under the runtime's defaults, with allocation
+    /// and forced collections in another thread.</summary>
     [Fact]
     public void Training_UnderCollectionsOfAnotherThread_LivesAndLearnsTheSame()
     {
@@ -82,7 +82,9 @@ public sealed class CollectionStormTests
         Assert.Equal(inStorm, Learn(_ => true).Take(inStorm.Count));
     }
 
-    /// <summary>The loss of each step, and after every twentieth a text; half of the steps leave their temporaries to the collector.</summary>
+    /// <summary>
+    /// The loss of each step, and after every twentieth a text; half of the steps leave their temporaries to the collector.
+    /// </summary>
     private static IEnumerable<string> Learn(Func<int, bool> goesOn)
     {
         var tokenizer = new ByteTokenizer();

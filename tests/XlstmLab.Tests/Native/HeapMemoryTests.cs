@@ -28,7 +28,9 @@ public sealed class HeapMemoryTests
         Assert.False(HeapMemory.IsKept);
     }
 
-    /// <summary>Each token's keys and values are a little larger than the last's: what was freed must not stay where they do not fit.</summary>
+    /// <summary>
+    /// Each token's keys and values are a little larger than the last's: what was freed must not stay where they do not fit.
+    /// </summary>
     [Fact]
     public void Generate_CacheThatGrows_LeavesNoHoles()
     {

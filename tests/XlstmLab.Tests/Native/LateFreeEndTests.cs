@@ -21,7 +21,9 @@ public sealed class LateFreeEndTests
         Assert.True(exitCode == 0, $"The program ended with {exitCode}: {output}");
     }
 
-    /// <summary>Not a test but the program: libtorch's memory of a GPU is not to be freed any more when the handlers of the end have begun.</summary>
+    /// <summary>
+    /// Not a test but the program: libtorch's memory of a GPU is not to be freed any more when the handlers of the end have begun.
+    /// </summary>
     [Fact(Explicit = true)]
     public void Child_LeavesTensorsBehindAtItsEnd()
     {

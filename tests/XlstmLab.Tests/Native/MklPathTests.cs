@@ -42,7 +42,8 @@ public sealed class MklPathTests
     {
         Assert.SkipUnless(MklPath.IsChosen, $"Nothing is chosen here: {MklPath.Description}.");
         var (exitCode, output) = ChildTest.Run(
-            typeof(MklPathTests), nameof(Child_WithTheVariable_IsLeftAlone), new Dictionary<string, string> { [ChildVariable] = "1", [MklPath.Variable] = "off" },
+            typeof(MklPathTests), nameof(Child_WithTheVariable_IsLeftAlone),
+            new Dictionary<string, string> { [ChildVariable] = "1", [MklPath.Variable] = "off" },
             TimeSpan.FromMinutes(2));
         Assert.True(exitCode == 0, output);
     }

@@ -42,5 +42,6 @@ public sealed class NativeTorchTests
 
     [Fact]
     public void Weaken_NoElfLibrary_IsRefused() =>
-        Assert.Throws<BadImageFormatException>(() => ElfSymbolVersions.Weaken(Encoding.ASCII.GetBytes(new string('x', 100)), "GLIBCXX_3.4.32"));
+        Assert.Throws<BadImageFormatException>(
+            () => ElfSymbolVersions.Weaken(Encoding.ASCII.GetBytes(new string('x', 100)), "GLIBCXX_3.4.32"));
 }

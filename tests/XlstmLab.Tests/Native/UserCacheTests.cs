@@ -43,7 +43,8 @@ public sealed class UserCacheTests
         var shared = Directory.CreateDirectory(temp[$"xlstmlab-{Environment.UserName}"]).FullName;
         if (!OperatingSystem.IsWindows())
         {
-            File.SetUnixFileMode(shared, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute | UnixFileMode.OtherWrite);
+            File.SetUnixFileMode(
+                shared, UnixFileMode.UserRead | UnixFileMode.UserWrite | UnixFileMode.UserExecute | UnixFileMode.OtherWrite);
         }
 
         Assert.Contains("XDG_CACHE_HOME", Assert.Throws<IOException>(() => UserCache.Folder("native")).Message, StringComparison.Ordinal);

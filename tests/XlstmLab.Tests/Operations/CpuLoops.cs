@@ -65,7 +65,8 @@ internal static class CpuLoops
         return randn(shape, ScalarType.Float64, generator: generator);
     }
 
-    private static Tensor[] Leaves(Tensor[] inputs, ScalarType type) => [.. inputs.Select(t => t.detach().to(type, copy: true).requires_grad_())];
+    private static Tensor[] Leaves(Tensor[] inputs, ScalarType type) => [.. inputs.Select(
+        t => t.detach().to(type, copy: true).requires_grad_())];
 
     private static Tensor[] Run(Tensor[] inputs, Func<Tensor[], Tensor[]> operation, ScalarType type)
     {

@@ -11,9 +11,10 @@ using XlstmLab.Native.Cuda;
 namespace XlstmLab.Tests.Operations;
 
 /// <summary>
-/// Compiles kernels' sources for the emulator. What was made is kept in the user's cache by source, emulator, compiler and options, so that a
-/// second run of the tests compiles nothing; a first one compiles <c>Emulator/variants.txt</c>, and for the long tests
-/// <c>Emulator/variants-long.txt</c>, on all cores while other tests run. <see cref="EmulatorVariants"/> holds those lists to what tests use.
+/// Compiles kernels' sources for the emulator. What was made is kept in the user's cache by source, emulator, compiler and options, so that
+/// a second run of the tests compiles nothing; a first one compiles <c>Emulator/variants.txt</c>, and for the long tests
+/// <c>Emulator/variants-long.txt</c>, on all cores while other tests run. <see cref="EmulatorVariants"/> holds those lists to what tests
+/// use.
 /// </summary>
 internal static partial class EmulatorBuild
 {
@@ -31,7 +32,8 @@ internal static partial class EmulatorBuild
 
     /// <summary>The variants that this run compiles beforehand: source and macros of each.</summary>
     public static IEnumerable<string> Listed =>
-        LongTests.Cases<string[]>(all: ["variants.txt", "variants-long.txt"], few: ["variants.txt"]).SelectMany(name => File.ReadLines(Path.Combine(Folder, name)));
+        LongTests.Cases<string[]>(all: ["variants.txt", "variants-long.txt"], few: ["variants.txt"]).SelectMany(
+            name => File.ReadLines(Path.Combine(Folder, name)));
 
     /// <summary>Whether this run is one of all tests, and so compiles what is listed.</summary>
     public static bool IsOfAllTests { get; } =
@@ -88,7 +90,8 @@ internal static partial class EmulatorBuild
     {
         var source = KernelSources.Read(file, without: "Ptx.cuh");
         source = "#include \"Ptx.cuh\"\n" + source + "\n"
-            + string.Join('\n', EntryPoint().Matches(source).Select(m => $"REGISTER({m.Groups[2].Value}{(m.Groups[1].Success ? ", " + m.Groups[1].Value : "")})"));
+            + string.Join('\n', EntryPoint().Matches(source).Select(
+                m => $"REGISTER({m.Groups[2].Value}{(m.Groups[1].Success ? ", " + m.Groups[1].Value : "")})"));
         var emulator = Emulator.Value;
         string[] arguments = [.. Options, "-shared", "-I", Folder, .. defines.Select(d => "-D" + d)];
         return Made($"{Path.GetFileNameWithoutExtension(file)}-", ".so", [source, Headers.Value, Path.GetFileName(emulator), .. arguments], aside =>
@@ -97,7 +100,8 @@ internal static partial class EmulatorBuild
             File.WriteAllText(code, source);
             try
             {
-                return Run(background, [.. arguments, code, emulator, "-o", aside]).Fault is { } fault ? $"{file} with {string.Join(' ', defines)}: {fault}" : null;
+                return Run(background, [.. arguments, code, emulator, "-o", aside]).Fault is { } fault
+                    ? $"{file} with {string.Join(' ', defines)}: {fault}" : null;
             }
             finally
             {

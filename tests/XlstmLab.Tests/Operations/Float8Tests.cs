@@ -22,7 +22,8 @@ public sealed class Float8Tests
         {
             var middle = (below + above) / 2;
             var even = low % 2 == 0 ? low : high;
-            Assert.Equal([low, low, even, high], new[] { below, MathF.BitDecrement(middle), middle, MathF.BitIncrement(middle) }.Select(Float8.Of));
+            Assert.Equal(
+                [low, low, even, high], new[] { below, MathF.BitDecrement(middle), middle, MathF.BitIncrement(middle) }.Select(Float8.Of));
             Assert.Equal([low | 0x80, even | 0x80, high | 0x80], new[] { -below, -middle, -above }.Select(x => (int)Float8.Of(x)));
         }
 

@@ -129,7 +129,8 @@ public sealed class GatedDeltaRuleTests
             {
                 for (var j = 0; j < Dv; j++)
                 {
-                    var kept = Enumerable.Range(0, Dk).Sum(d => ((i == d ? 1 : 0) - betas[t] * ks[t * Dk + i] * ks[t * Dk + d]) * before[d, j]);
+                    var kept = Enumerable.Range(0, Dk).Sum(
+                        d => ((i == d ? 1 : 0) - betas[t] * ks[t * Dk + i] * ks[t * Dk + d]) * before[d, j]);
                     state[i, j] = Math.Exp(logs[t]) * kept + betas[t] * ks[t * Dk + i] * vs[t * Dv + j];
                 }
             }
@@ -211,7 +212,8 @@ public sealed class GatedDeltaRuleTests
 
         MLstmTests.Near(expected, o.index_select(2, kept), 1e-12, "o");
         MLstmTests.Near(last, state, 1e-12, "state");
-        var (_, same) = Forward([.. x.Select(input => input.narrow(2, 0, 5))], last, new(Padding: ones(1, 5, dtype: ScalarType.Bool)), form, 3);
+        var (_, same) = Forward(
+            [.. x.Select(input => input.narrow(2, 0, 5))], last, new(Padding: ones(1, 5, dtype: ScalarType.Bool)), form, 3);
         Assert.True(last.equal(same).all().item<bool>(), "padding alone changes the state");
     }
 
@@ -341,7 +343,8 @@ public sealed class GatedDeltaRuleTests
         Assert.Contains("logDecay", Refused(() => GatedDeltaRule.Forward(q, q, v, beta, v)), StringComparison.Ordinal);
         Assert.Contains("[2, 3, 4, 6]", Refused(() => GatedDeltaRule.Forward(q, q, v, beta, initial: v)), StringComparison.Ordinal);
         Assert.Contains("bool", Refused(() => GatedDeltaRule.Forward(q, q, v, beta, layout: new(zeros(2, 5)))), StringComparison.Ordinal);
-        Assert.Contains("Chunkwise", Refused(() => GatedDeltaRule.Forward(q, q, v, beta, form: (DeltaRuleForm)7)), StringComparison.Ordinal);
+        Assert.Contains(
+            "Chunkwise", Refused(() => GatedDeltaRule.Forward(q, q, v, beta, form: (DeltaRuleForm)7)), StringComparison.Ordinal);
     }
 
     /// <summary>Not a test: times both forms, forward and backward, in float32.</summary>
@@ -380,7 +383,8 @@ public sealed class GatedDeltaRuleTests
     private static (Tensor Output, Tensor Last) Forward(
         Tensor[] x, Tensor? initial = null, SequenceLayout? layout = null, DeltaRuleForm form = Chunkwise, int chunkSize = 64)
     {
-        var (output, last) = GatedDeltaRule.Forward(x[0], x[1], x[2], x[3], x[4], initial, layout, returnState: true, form: form, chunkSize: chunkSize);
+        var (output, last) = GatedDeltaRule.Forward(
+            x[0], x[1], x[2], x[3], x[4], initial, layout, returnState: true, form: form, chunkSize: chunkSize);
         return (output, last!);
     }
 

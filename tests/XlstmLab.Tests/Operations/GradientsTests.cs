@@ -73,7 +73,8 @@ public sealed class GradientsTests
         {
             Disturb = (pass, logits) => Refusing.apply(logits, null!, fails && pass > 2)[0], // a third update of a shape is the one that is recorded
         });
-        TrainingResult Train() => new Trainer(model, TinyText.Training, TinyText.Packed(1), [], null).Run(TestContext.Current.CancellationToken);
+        TrainingResult Train() =>
+            new Trainer(model, TinyText.Training, TinyText.Packed(1), [], null).Run(TestContext.Current.CancellationToken);
         Assert.Equal("Nobody knows this gradient.", Assert.Throws<TimeZoneNotFoundException>(Train).Message);
         fails = false;
         Assert.Equal(TrainingStatus.Completed, Train().Status);
@@ -89,6 +90,7 @@ public sealed class GradientsTests
         }
 
         protected override List<Tensor?> Backward(autograd.AutogradContext ctx, List<Tensor> gradients) =>
-            (bool)ctx.get_data("fails") ? throw new TimeZoneNotFoundException("Nobody knows this gradient.") : [gradients[0] * 2, null, null];
+            (bool)ctx.get_data("fails") ? throw new TimeZoneNotFoundException("Nobody knows this gradient.")
+                : [gradients[0] * 2, null, null];
     }
 }

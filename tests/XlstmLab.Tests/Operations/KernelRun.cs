@@ -9,7 +9,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Operations;
 
-/// <summary>While it lives, tensors are made where kernels run: on the GPU if there is one, else on the CPU, with the kernels emulated.</summary>
+/// <summary>
+/// While it lives, tensors are made where kernels run: on the GPU if there is one, else on the CPU, with the kernels emulated.
+/// </summary>
 internal sealed class KernelRun : IDisposable
 {
     private static readonly EmulatedDevice Emulator = new();

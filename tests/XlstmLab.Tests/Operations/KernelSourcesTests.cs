@@ -6,7 +6,9 @@ namespace XlstmLab.Tests.Operations;
 
 public sealed partial class KernelSourcesTests
 {
-    /// <summary>A kernel is started before those in front of it have ended: one that touches memory first would read what is not there yet.</summary>
+    /// <summary>
+    /// A kernel is started before those in front of it have ended: one that touches memory first would read what is not there yet.
+    /// </summary>
     [Fact]
     public void EveryKernel_WaitsForItsPredecessorsFirst()
     {
@@ -16,7 +18,8 @@ public sealed partial class KernelSourcesTests
             foreach (Match kernel in Kernels().Matches(KernelSources.Read(file)))
             {
                 count++;
-                var waitsLater = kernel.Groups["first"].Value == "start_dependents();" && kernel.Groups["rest"].Value.Contains("\n    wait_for_results();\n", StringComparison.Ordinal);
+                var waitsLater = kernel.Groups["first"].Value == "start_dependents();" && kernel.Groups["rest"].Value.Contains(
+                    "\n    wait_for_results();\n", StringComparison.Ordinal);
                 Assert.True(
                     kernel.Groups["first"].Value == "wait_for_predecessors();" || waitsLater,
                     $"{file}: {kernel.Groups["signature"].Value.Split('\n')[0]} begins with '{kernel.Groups["first"].Value}'.");
@@ -26,6 +29,7 @@ public sealed partial class KernelSourcesTests
         Assert.InRange(count, 41, 200);
     }
 
-    [GeneratedRegex(@"^KERNEL void (?<signature>.*?)\n\{\n\s*(?<first>[^\n]*)(?<rest>.*?)\n\}", RegexOptions.Multiline | RegexOptions.Singleline)]
+    [GeneratedRegex(
+        @"^KERNEL void (?<signature>.*?)\n\{\n\s*(?<first>[^\n]*)(?<rest>.*?)\n\}", RegexOptions.Multiline | RegexOptions.Singleline)]
     private static partial Regex Kernels();
 }

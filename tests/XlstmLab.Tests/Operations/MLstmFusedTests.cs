@@ -59,7 +59,8 @@ public sealed class MLstmFusedTests
         padding[1, TensorIndex.Slice(3, 20)] = true;
         CpuLoops.Check(Inputs(40, 8, 8, options, hasState: false), x =>
         {
-            var (h, last) = MLstmCell.Forward(Heads(x[0]), Heads(x[1]), Heads(x[2]), x[3], x[4], layout: new(Padding: padding), options: options);
+            var (h, last) = MLstmCell.Forward(
+                Heads(x[0]), Heads(x[1]), Heads(x[2]), x[3], x[4], layout: new(Padding: padding), options: options);
             return [h.masked_fill(padding.view(2, 1, 40, 1), 0), last.C, last.N];
         });
     }
@@ -100,7 +101,8 @@ public sealed class MLstmFusedTests
         var state = x.Length > 5 ? new MLstmState(x[5], x[6], x[7]) : null;
         var (h, last) = MLstmCell.Forward(
             Heads(x[0]), Heads(x[1]), Heads(x[2]), x[3], x[4], state, starts is null ? null : new SequenceLayout(starts), options);
-        return options.Stabilizes && options is { Normalize: true, NormalizerGradient: NormalizerGradient.Exact } ? [h, last.C, last.N, last.M] : [h, last.C, last.N];
+        return options.Stabilizes && options is { Normalize: true, NormalizerGradient: NormalizerGradient.Exact }
+            ? [h, last.C, last.N, last.M] : [h, last.C, last.N];
     }
 
     private static Tensor[] Inputs(int length, int dk, int dv, MLstmOptions options, bool hasState)
@@ -109,7 +111,8 @@ public sealed class MLstmFusedTests
         var forget = CpuLoops.Draw(5, batch, heads, length) * 2 + 2;
         Tensor[] x =
         [
-            CpuLoops.Draw(1, batch, length, heads, dk), CpuLoops.Draw(2, batch, length, heads, dk), CpuLoops.Draw(3, batch, length, heads, dv),
+            CpuLoops.Draw(1, batch, length, heads, dk), CpuLoops.Draw(2, batch, length, heads, dk),
+            CpuLoops.Draw(3, batch, length, heads, dv),
             CpuLoops.Draw(4, batch, heads, length) * 2, options.ForgetGate == ForgetGate.Exponential ? -forget.abs() : forget,
         ];
         return !hasState ? x :

@@ -52,7 +52,9 @@ public sealed class MLstmSequenceKernelTests
         Assert.Superset(Training.ToHashSet(), run.Launched.ToHashSet());
     }
 
-    /// <summary>The heads are pieces of wider rows, whose other columns hold NaN: what a kernel reads or writes beside its own is seen.</summary>
+    /// <summary>
+    /// The heads are pieces of wider rows, whose other columns hold NaN: what a kernel reads or writes beside its own is seen.
+    /// </summary>
     [Theory]
     [InlineData(16, 32)]
     [InlineData(24, 40)]

@@ -140,7 +140,9 @@ public sealed class MLstmTests
         return data;
     }
 
-    /// <summary>h_t = sum_j i_j f_(j+1) ... f_t (k_j q_t) v_j over max(|the same of 1 for v|, 1), in numbers without stabiliser or state.</summary>
+    /// <summary>
+    /// h_t = sum_j i_j f_(j+1) ... f_t (k_j q_t) v_j over max(|the same of 1 for v|, 1), in numbers without stabiliser or state.
+    /// </summary>
     [Theory]
     [MemberData(nameof(Gates))]
     public void Forward_EveryGate_EqualsTheDefinition(InputGate input, ForgetGate forget, bool normalize)
@@ -238,7 +240,8 @@ public sealed class MLstmTests
             Assert.All([h, last.C, last.N, x.grad!], value => Assert.True(value.isfinite().all().item<bool>()));
             Assert.True(input == InputGate.None || gates.grad!.isfinite().all().item<bool>());
             var (expected, _) = MLstmCell.Forward(
-                x[0].to(ScalarType.Float64), x[1].to(ScalarType.Float64), x[2].to(ScalarType.Float64), gates.to(ScalarType.Float64), zeros_like(gates).to(ScalarType.Float64) + 15,
+                x[0].to(ScalarType.Float64), x[1].to(ScalarType.Float64), x[2].to(ScalarType.Float64), gates.to(ScalarType.Float64),
+                zeros_like(gates).to(ScalarType.Float64) + 15,
                 layout: new(starts), options: options with { Form = MLstmForm.Recurrent });
             Near(expected, h, 1e-3, $"{input}");
         }
@@ -308,7 +311,8 @@ public sealed class MLstmTests
         {
             var leaf = x.detach().clone().requires_grad_();
             var (h, _) = MLstmCell.Forward(
-                leaf[0], leaf[1], leaf[2], leaf[3].select(3, 0), leaf[4].select(3, 0), options: new() { Form = form, ChunkSize = 6, NormalizerGradient = rule });
+                leaf[0], leaf[1], leaf[2], leaf[3].select(3, 0), leaf[4].select(3, 0),
+                options: new() { Form = form, ChunkSize = 6, NormalizerGradient = rule });
             h.pow(2).sum().backward();
             return leaf.grad!;
         }
@@ -349,7 +353,8 @@ public sealed class MLstmTests
             {
                 var x = Random(generator, 5, 2, 2, 30, 8).requires_grad_();
                 var h = MLstmCell.ForwardOutput(
-                    x[0], x[1], x[2], x[3].select(3, 0), x[4].select(3, 0), layout: new(rand(2, 30).lt(0.1)), options: new() { ChunkSize = 8 });
+                    x[0], x[1], x[2], x[3].select(3, 0), x[4].select(3, 0), layout: new(rand(2, 30).lt(0.1)),
+                    options: new() { ChunkSize = 8 });
                 h.pow(2).sum().backward();
             }
 

@@ -31,7 +31,8 @@ public sealed class MambaKernelTests
 
         var halves = product.chunk(2, -1);
         var (y, last) = SelectiveScanSequenceKernel.Forward(
-            halves[0], delta, bias, a, selected.narrow(2, 3, 16), selected.narrow(2, 19, 16), skip, halves[1], initial, starts, real, returnLast: true);
+            halves[0], delta, bias, a, selected.narrow(2, 3, 16), selected.narrow(2, 19, 16), skip, halves[1], initial, starts, real,
+            returnLast: true);
         ((y * dy).sum().to(float32) + (last! * dLast).sum()).backward();
 
         Tensor[] inputs = [product, delta, bias, a, selected, skip, .. initial is null ? [] : new[] { initial }];
@@ -64,7 +65,8 @@ public sealed class MambaKernelTests
         (Tensor Y, Tensor? Last) Read(int from, int count, Tensor? state)
         {
             Tensor Cut(Tensor t) => t.narrow(1, from, count);
-            return SelectiveScanSequenceKernel.Forward(Cut(x), Cut(delta), bias, a, Cut(b), Cut(c), skip, Cut(z), state, null, null, returnLast: true);
+            return SelectiveScanSequenceKernel.Forward(
+                Cut(x), Cut(delta), bias, a, Cut(b), Cut(c), skip, Cut(z), state, null, null, returnLast: true);
         }
 
         var whole = Read(0, 21, null);
@@ -79,7 +81,8 @@ public sealed class MambaKernelTests
     [InlineData(2, 50, 136, 4, true, true, false)]
     [InlineData(1, 300, 20, 3, false, true, true)]
     [InlineData(2, 9, 8, 8, true, true, true)]
-    public void The_convolution_agrees_with_float64(int batch, int length, int channels, int taps, bool activate, bool hasStarts, bool hasBefore)
+    public void The_convolution_agrees_with_float64(
+        int batch, int length, int channels, int taps, bool activate, bool hasStarts, bool hasBefore)
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();

@@ -18,7 +18,8 @@ public sealed class MatrixLoopsTests
         var across = a.t().contiguous();
         var (expected, result) = (a.matmul(b), empty(rows, columns));
         MatrixLoops.Multiply(
-            CpuMemory.Floats(a), depth, 1, rows, depth, CpuMemory.Floats(b), columns, columns, CpuMemory.Floats(result), columns, add: false);
+            CpuMemory.Floats(a), depth, 1, rows, depth, CpuMemory.Floats(b), columns, columns, CpuMemory.Floats(result), columns,
+            add: false);
         MLstmTests.Near(expected, result, 1e-6, "product", floor: 1e-6);
         MatrixLoops.Multiply(
             CpuMemory.Floats(across), 1, rows, rows, depth, CpuMemory.Floats(b), columns, columns, CpuMemory.Floats(c), columns, add: true);

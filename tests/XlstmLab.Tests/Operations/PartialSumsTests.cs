@@ -19,7 +19,9 @@ public sealed class PartialSumsTests
         Assert.InRange(KernelRun.Error(PartialSums.Of(partials), partials.to(float64).sum([0L])), 0, 1e-6);
     }
 
-    /// <summary>More than a launch takes, of all shapes; some have a gradient already, one in rows that are apart, and one weight is used twice.</summary>
+    /// <summary>
+    /// More than a launch takes, of all shapes; some have a gradient already, one in rows that are apart, and one weight is used twice.
+    /// </summary>
     [Fact]
     public void Give_ManyWeights_HaveTheirSumsAndWhatTheyHad()
     {
@@ -117,7 +119,8 @@ public sealed class PartialSumsTests
         products.EndGradients();
         Assert.InRange(KernelRun.Error(weight.grad!, partials.narrow(1, 0, 4).to(float64).sum([0L]).view(2, 2)), 0, 1e-6);
 
-        left = LeafGradients.GiveSums(products.Serve(() => LeafGradients.Of(weight, other)), partials, new SumPart(0, 2, 2), new SumPart(4, 3));
+        left = LeafGradients.GiveSums(
+            products.Serve(() => LeafGradients.Of(weight, other)), partials, new SumPart(0, 2, 2), new SumPart(4, 3));
         Assert.Null(left[0]);
         Assert.InRange(KernelRun.Error(left[1]!, partials.narrow(1, 4, 3).to(float64).sum([0L])), 0, 1e-6);
         Assert.InRange(KernelRun.Error(weight.grad!, 2 * partials.narrow(1, 0, 4).to(float64).sum([0L]).view(2, 2)), 0, 1e-6);

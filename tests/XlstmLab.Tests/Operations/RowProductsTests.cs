@@ -34,7 +34,8 @@ public sealed unsafe class RowProductsTests
         }
 
         void Multiply(float* from, int count, float* to, int distance) => RowProducts.Multiply(
-            packed is null ? At(w) : packed.Data, format, packed is null ? null : packed.Scales, outputs, inputs, At(bias), from, inputs + 3, count, to, distance);
+            packed is null ? At(w) : packed.Data, format, packed is null ? null : packed.Scales, outputs, inputs, At(bias), from,
+            inputs + 3, count, to, distance);
     }
 
     [Theory]
@@ -63,7 +64,8 @@ public sealed unsafe class RowProductsTests
 
         MLstmTests.Near(narrow, wide, 1e-6, "product", floor: 1e-6);
         MLstmTests.Near(
-            x.matmul((format == WeightFormat.Int8 ? bytes : format == WeightFormat.BFloat16 ? halves : w).to(ScalarType.Float32).t()), wide, 1e-6, "wide product",
+            x.matmul((format == WeightFormat.Int8 ? bytes : format == WeightFormat.BFloat16 ? halves : w).to(ScalarType.Float32).t()), wide,
+            1e-6, "wide product",
             floor: 1e-6);
 
         void Both<T>(T* elements)

@@ -18,7 +18,8 @@ public sealed class SLstmCellTests : IDisposable
     public void Dispose() => set_num_threads(_threads);
 
     private delegate (Tensor H, SLstmState Last) Implementation(
-        Tensor gatePreacts, Tensor recurrentKernel, Tensor bias, SLstmState? initial = null, SequenceLayout? layout = null, SLstmOptions? options = null);
+        Tensor gatePreacts, Tensor recurrentKernel, Tensor bias, SLstmState? initial = null, SequenceLayout? layout = null,
+        SLstmOptions? options = null);
 
     [Theory]
     [InlineData(false)]
@@ -170,7 +171,8 @@ public sealed class SLstmCellTests : IDisposable
         x = x.detach() * 1e-4;
         x[.., .., 1] += 8; // forget gates near one, where log(1 + e) rounds away
         var (expected, _) = SLstmRecurrent.Forward(x, kernel.detach(), zeros_like(bias).detach());
-        var (h, _) = Select(fused)(x.to(ScalarType.Float32), kernel.detach().to(ScalarType.Float32), zeros_like(bias).detach().to(ScalarType.Float32));
+        var (h, _) = Select(fused)(
+            x.to(ScalarType.Float32), kernel.detach().to(ScalarType.Float32), zeros_like(bias).detach().to(ScalarType.Float32));
         AssertClose(expected, h, 1e-6);
     }
 
@@ -306,18 +308,23 @@ public sealed class SLstmCellTests : IDisposable
         Throws("float32, float64 or bfloat16, but are Int64", () => SLstmCell.Forward(x.to(ScalarType.Int64), kernel, bias));
         Throws("recurrent kernel must be [NH, 4, D, D] = [3, 4, 6, 6]", () => SLstmCell.Forward(x, kernel.reshape(3, 24, 6), bias));
         Throws("bias must be [4, NH, D] = [4, 3, 6]", () => SLstmCell.Forward(x, kernel, bias.transpose(0, 1)));
-        Throws("initial state's M must be [B, NH, D] = [2, 3, 6]", () => SLstmCell.Forward(x, kernel, bias, initial with { M = initial.M[0] }));
-        Throws("document starts must be [B, S] = [2, 5]", () => SLstmCell.Forward(x, kernel, bias, layout: new(zeros(2, 4, dtype: ScalarType.Bool))));
+        Throws("initial state's M must be [B, NH, D] = [2, 3, 6]", () => SLstmCell.Forward(
+            x, kernel, bias, initial with { M = initial.M[0] }));
+        Throws("document starts must be [B, S] = [2, 5]", () => SLstmCell.Forward(
+            x, kernel, bias, layout: new(zeros(2, 4, dtype: ScalarType.Bool))));
         Throws("padding must be bool, but are Float32", () => SLstmCell.Forward(x, kernel, bias, layout: new(Padding: zeros(2, 5))));
-        Throws("must be sigmoid or exponential, but is None", () => SLstmCell.Forward(x, kernel, bias, options: new() { ForgetGate = ForgetGate.None }));
+        Throws("must be sigmoid or exponential, but is None", () => SLstmCell.Forward(
+            x, kernel, bias, options: new() { ForgetGate = ForgetGate.None }));
         Throws("must be positive", () => SLstmCell.Forward(x, kernel, bias, options: new() { RecurrentGradientClip = 0 }));
 
-        static void Throws(string part, Action action) => Assert.Contains(part, Assert.Throws<ArgumentException>(action).Message, StringComparison.Ordinal);
+        static void Throws(string part, Action action) => Assert.Contains(
+            part, Assert.Throws<ArgumentException>(action).Message, StringComparison.Ordinal);
     }
 
     private static readonly Gen<Case> Cases =
         Gen.Select(Gen.Int[1, 9], Gen.Int[1, 40], Gen.Int[1, 3], Gen.Int[1, 20], Gen.Int[0, 1 << 20], Gen.Bool, Gen.Bool, Gen.Bool)
-            .Select((batch, length, heads, size, seed, hasInitial, starts, padding) => new Case(batch, length, heads, size, seed, hasInitial, starts, padding));
+            .Select((batch, length, heads, size, seed, hasInitial, starts, padding) => new Case(
+                batch, length, heads, size, seed, hasInitial, starts, padding));
 
     private sealed record Case(
         int Batch, int Length, int Heads, int Size, int Seed, bool HasInitial = false, bool Starts = false, bool Padding = false);
@@ -350,7 +357,8 @@ public sealed class SLstmCellTests : IDisposable
         Tensor Weigh(Tensor t) => (t.to(ScalarType.Float64) * randn(t.shape, ScalarType.Float64)).sum();
 
         var (h, last) = run(
-            x.to(type), kernel.to(type), bias.to(type), c.HasInitial ? new(initial.H.to(type), initial.C.to(type), initial.N.to(type), initial.M.to(type)) : null,
+            x.to(type), kernel.to(type), bias.to(type), c.HasInitial
+                ? new(initial.H.to(type), initial.C.to(type), initial.N.to(type), initial.M.to(type)) : null,
             layout, options);
         (Weigh(h) + Weigh(last.H) + Weigh(last.C) + Weigh(last.N) + Weigh(last.M)).backward();
 

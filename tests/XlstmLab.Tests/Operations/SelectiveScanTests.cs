@@ -97,7 +97,8 @@ public sealed class SelectiveScanTests
     {
         using var scope = NewDisposeScope();
         var inputs = Inputs(2, 4, 16, 3, ScalarType.Float32);
-        var error = Assert.Throws<ArgumentException>(() => SelectiveScan.Forward(inputs[0], inputs[1], inputs[2], inputs[3], inputs[3].narrow(1, 0, 3)));
+        var error = Assert.Throws<ArgumentException>(
+            () => SelectiveScan.Forward(inputs[0], inputs[1], inputs[2], inputs[3], inputs[3].narrow(1, 0, 3)));
         Assert.Contains("c must be [B, S, N]", error.Message, StringComparison.Ordinal);
     }
 

@@ -10,7 +10,9 @@ namespace XlstmLab.Tests.Operations;
 /// <summary>The kernel's choices against those of the host, which computes in double precision.</summary>
 public sealed class TokenChoiceTests
 {
-    /// <summary>How far off a border u, p, or a score at min-p's bound may be and fall on its other side: what float32 rounds of the weights.</summary>
+    /// <summary>
+    /// How far off a border u, p, or a score at min-p's bound may be and fall on its other side: what float32 rounds of the weights.
+    /// </summary>
     private const double Rounding = 1e-5;
 
     private const int Rows = 24;
@@ -67,7 +69,8 @@ public sealed class TokenChoiceTests
         const int ids = 9001;
         using var run = KernelRun.Begin();
         var options = new GenerationOptions { TopP = 0.5 };
-        Row[] rows = [.. Enumerable.Range(0, 12).Select(seed => new Row(ids, options with { Seed = seed, TopK = seed % 2 == 0 ? 3 : null }, []))];
+        Row[] rows = [.. Enumerable.Range(0, 12).Select(
+            seed => new Row(ids, options with { Seed = seed, TopK = seed % 2 == 0 ? 3 : null }, []))];
         using var choice = new Device(ids, rows);
         var logits = Enumerable.Repeat(-1.5f, ids).ToArray();
         var chosen = choice.Choose([.. rows.Select(_ => logits)]);
@@ -82,7 +85,8 @@ public sealed class TokenChoiceTests
         float[][] logits =
         [
             [1, float.NaN, 2, 3], [float.NaN, float.NaN, float.NaN, float.NaN], [1, float.PositiveInfinity, 2, 3],
-            [.. Enumerable.Repeat(float.NegativeInfinity, 4)], [float.NegativeInfinity, float.NaN, float.NegativeInfinity, float.NegativeInfinity],
+            [.. Enumerable.Repeat(float.NegativeInfinity, 4)],
+            [float.NegativeInfinity, float.NaN, float.NegativeInfinity, float.NegativeInfinity],
             [1, 2, float.NegativeInfinity, 3],
         ];
         foreach (var options in new GenerationOptions[] { new() { Temperature = 0 }, new() { TopK = 2, TopP = 0.5, MinP = 0.1, RepetitionPenalty = 2 } })
@@ -102,7 +106,8 @@ public sealed class TokenChoiceTests
         int[] Ids()
         {
             var random = new Random(3);
-            Row[] rows = [.. Enumerable.Range(0, Rows).Select(r => new Row(257, new() { Seed = r, TopP = 0.95, FrequencyPenalty = 0.2 }, []))];
+            Row[] rows = [.. Enumerable.Range(0, Rows).Select(
+                r => new Row(257, new() { Seed = r, TopP = 0.95, FrequencyPenalty = 0.2 }, []))];
             using var choice = new Device(257, rows);
             return [.. Enumerable.Range(0, 6).SelectMany(_ => choice.Choose([.. rows.Select(_ => Logits(random, 0, 257))])).Select(c => c.Id)];
         }
@@ -280,7 +285,8 @@ public sealed class TokenChoiceTests
         public TokenSampler Sampler { get; } = new(options, options.Seed, prompt);
 
         /// <summary>
-        /// Whether it is the host's choice, or else one that rounding accounts for; null where such a choice has made another text of the row before.
+        /// Whether it is the host's choice, or else one that rounding accounts for; null where such a choice has made another text of the
+        /// row before.
         /// </summary>
         public bool? Check(float[] logits, int id, double logProbability)
         {
@@ -292,7 +298,8 @@ public sealed class TokenChoiceTests
             double[] exact = [.. logits.Select(x => (double)x)];
             var expected = Sampling.LogProbability(exact, id);
             Assert.True(
-                double.Abs(expected - logProbability) <= 1e-6 + (1e-12 * double.Abs(expected)), $"log-probability {logProbability} instead of {expected}");
+                double.Abs(expected - logProbability) <= 1e-6 + (1e-12 * double.Abs(expected)),
+                $"log-probability {logProbability} instead of {expected}");
             var byHost = Sampler.Next(exact).Id;
             if (byHost != id)
             {

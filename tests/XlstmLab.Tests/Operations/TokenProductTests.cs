@@ -21,7 +21,8 @@ public sealed class TokenProductTests
 
     [Theory]
     [MemberData(nameof(Cases))]
-    public void Multiply_WeightsOfOneByte_IsTheProductWithTheirRoundedValues(WeightFormat format, string result, int inputs, int sequences, int rows)
+    public void Multiply_WeightsOfOneByte_IsTheProductWithTheirRoundedValues(
+        WeightFormat format, string result, int inputs, int sequences, int rows)
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
@@ -45,7 +46,8 @@ public sealed class TokenProductTests
                 // Beside them the gates', of bfloat16.
                 var gates = Draw(8, inputs).to(ScalarType.BFloat16);
                 var all = full(sequences, rows + 8, double.NaN, ScalarType.Float32);
-                TokenStepKernels.Multiply(kind, [numbers.to(device), gates.to(device)], xThere, normed, all, epsilon: Epsilon, units: unitsThere);
+                TokenStepKernels.Multiply(
+                    kind, [numbers.to(device), gates.to(device)], xThere, normed, all, epsilon: Epsilon, units: unitsThere);
                 var beside = x.to(ScalarType.Float64).matmul(gates.to(ScalarType.Float64).T);
                 AssertNear(all, cat([expected, beside], 1) * r, 1e-6);
                 break;
@@ -54,7 +56,8 @@ public sealed class TokenProductTests
                 using (var stream = TokenStream.Empty(sequences, rows, device))
                 {
                     stream.Values.copy_(before);
-                    TokenStepKernels.Multiply(kind, [numbers.to(device)], xThere, null, stream: stream, scale: scale.to(device), units: unitsThere);
+                    TokenStepKernels.Multiply(
+                        kind, [numbers.to(device)], xThere, null, stream: stream, scale: scale.to(device), units: unitsThere);
                     var after = before.to(ScalarType.Float64) + expected;
                     AssertNear(stream.Values, after, 2e-6);
                     AssertNear(stream.Scaled, after * scale, 4e-3);
@@ -79,7 +82,8 @@ public sealed class TokenProductTests
 
         Assert.Equal(["token_product"], run.Launched);
 
-        static void AssertNear(Tensor actual, Tensor expected, double bound) => Assert.InRange(KernelRun.Error(actual, expected.to(actual.device)), 0, bound);
+        static void AssertNear(Tensor actual, Tensor expected, double bound) => Assert.InRange(
+            KernelRun.Error(actual, expected.to(actual.device)), 0, bound);
     }
 
     /// <summary>All of int8, and of e4m3 all but its NaN.</summary>
@@ -92,7 +96,8 @@ public sealed class TokenProductTests
         using var scope = NewDisposeScope();
         var device = get_default_device();
         byte[] codes = [.. Enumerable.Range(0, 4 * 64).Select(code => (byte)code)];
-        float[] values = [.. codes.Select(code => format == WeightFormat.Int8 ? (sbyte)code : float.IsNaN(Float8.Widen(code)) ? 0 : Float8.Widen(code))];
+        float[] values = [.. codes.Select(
+            code => format == WeightFormat.Int8 ? (sbyte)code : float.IsNaN(Float8.Widen(code)) ? 0 : Float8.Widen(code))];
         codes = [.. codes.Select((code, k) => values[k] == 0 && format == WeightFormat.Float8 ? (byte)(code & 0x80) : code)];
         var bytes = tensor(codes, [4, 64], ScalarType.Byte);
         var numbers = (format == WeightFormat.Int8 ? bytes.to(ScalarType.Int8) : bytes.clone()).to(device);
@@ -115,7 +120,8 @@ public sealed class TokenProductTests
         var (numbers, units, _) = Packed(WeightFormat.Float8, weights);
         var y = zeros(64, 4, ScalarType.Float32);
         var device = get_default_device();
-        TokenStepKernels.Multiply(TokenStepKernels.Result.Plain, [numbers.to(device)], eye(64, 64, ScalarType.BFloat16), null, y, units: units.to(device));
+        TokenStepKernels.Multiply(
+            TokenStepKernels.Result.Plain, [numbers.to(device)], eye(64, 64, ScalarType.BFloat16), null, y, units: units.to(device));
         Assert.Equal([false, false, true, false], y.isnan().sum([0]).gt(0).cpu().data<bool>().ToArray());
     }
 

@@ -27,7 +27,8 @@ public sealed class TrainingKernelTests
         Assert.True(through.equal(x).all().item<bool>());
         var elsewhere = forgets ? randn(2, length, dim).to(bfloat16) : null;
         autograd.backward(
-            elsewhere is null ? [input, forget] : [input, forget, through], elsewhere is null ? [gradient[0], gradient[1]] : [gradient[0], gradient[1], elsewhere]);
+            elsewhere is null ? [input, forget] : [input, forget, through],
+            elsewhere is null ? [gradient[0], gradient[1]] : [gradient[0], gradient[1], elsewhere]);
 
         var (x64, w64, b64) = (Wide(x), Wide(weights), Wide(biases));
         var both = Enumerable.Range(0, 2)
@@ -149,7 +150,8 @@ public sealed class TrainingKernelTests
         var (byKernel, byPlain) = (Parameters(), Parameters());
         TorchSharp.Modules.Parameter[] Parameters() => [.. first.Select(p => new TorchSharp.Modules.Parameter(p.Item2.clone()))];
         MuonWithAdamW Optimizer(TorchSharp.Modules.Parameter[] p) => new(
-            new([(first[0].Item1, p[0]), (first[1].Item1, p[1])], new() { Nesterov = nesterov }, 0.2), new([(first[2].Item1, p[2])]), rateFactor: 3);
+            new([(first[0].Item1, p[0]), (first[1].Item1, p[1])], new() { Nesterov = nesterov }, 0.2), new([(first[2].Item1, p[2])]),
+            rateFactor: 3);
         using var kernel = Optimizer(byKernel);
         using var plain = Optimizer(byPlain);
         using var products = new TrainedProducts(byKernel);

@@ -12,7 +12,8 @@ public sealed class ConfigSettingsTests
     [Fact]
     public void With_NamesOfJsonAndCSharp_SetTheSame()
     {
-        var config = new XlstmConfig().With("igate_bias_init=-2", "input_gate=sigmoid", "slstm_at=1,3", "GateSoftCap=null", "block-style=pre_up", "use_bias=true");
+        var config = new XlstmConfig().With(
+            "igate_bias_init=-2", "input_gate=sigmoid", "slstm_at=1,3", "GateSoftCap=null", "block-style=pre_up", "use_bias=true");
         Assert.Equal(new XlstmConfig { InputGateBias = -2, InputGate = InputGate.Sigmoid, SLstmAt = [1, 3], GateSoftCap = null, BlockStyle = BlockStyle.PreUp, UseBias = true }, config);
         Assert.Equal(new XlstmConfig { InputGateBias = -2, SLstmAt = [2] }, new XlstmConfig().With("input_gate_bias=-2", "SLstmAt=[2]"));
         Assert.Equal(384, new LlamaConfig().With("embedding_dim=384").EmbeddingDim);
@@ -25,11 +26,13 @@ public sealed class ConfigSettingsTests
     public void With_Training_ReachesIntoItsRecords()
     {
         var config = new TrainingConfig().With(
-            "peak_learning_rate=1e-4", "schedule.kind=warmup_stable_decay", "warmup_steps=7", "spikes.window=64", "compute_type=bf16", "micro_batch_size=2");
+            "peak_learning_rate=1e-4", "schedule.kind=warmup_stable_decay", "warmup_steps=7", "spikes.window=64", "compute_type=bf16",
+            "micro_batch_size=2");
         Assert.Equal((1e-4, 64, torch.ScalarType.BFloat16, 2), (config.PeakLearningRate, config.Spikes!.Window, config.ComputeType, config.MicroBatchSize));
         Assert.Equal((DecayKind.WarmupStableDecay, 7), (config.Schedule.Kind, config.Schedule.WarmupSteps));
         Assert.Null(new TrainingConfig().With("spikes=null").Spikes);
-        Assert.Equal(new BatchRampStage(0, 4), Assert.Single(new TrainingConfig().With("batch_ramp=[{\"after_step\":0,\"batch_size\":4}]").BatchRamp));
+        Assert.Equal(new BatchRampStage(0, 4), Assert.Single(
+            new TrainingConfig().With("batch_ramp=[{\"after_step\":0,\"batch_size\":4}]").BatchRamp));
     }
 
     [Theory]
@@ -43,7 +46,8 @@ public sealed class ConfigSettingsTests
     [InlineData("qk_head_dim=3", "no setting")]
     [InlineData("embedding_dim", "NAME=VALUE")]
     public void With_WhatCannotBe_IsRefusedByName(string setting, string expected) =>
-        Assert.Contains(expected, Assert.Throws<ArgumentException>(() => new XlstmConfig().With(setting)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            expected, Assert.Throws<ArgumentException>(() => new XlstmConfig().With(setting)).Message, StringComparison.Ordinal);
 
     [Fact]
     public void Changed_EveryKind_TakesEverySettingsOwnValue()

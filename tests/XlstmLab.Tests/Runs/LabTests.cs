@@ -17,7 +17,8 @@ public sealed class LabTests : IDisposable
     {
         var steps = new List<int>();
         using var run = Lab.Train(
-            Tiny.Config, Tiny.Corpus(), Tiny.Recipe, new() { Folder = _temp["run"] }, new ImmediateProgress<TrainingMetrics>(m => steps.Add(m.Step)),
+            Tiny.Config, Tiny.Corpus(), Tiny.Recipe, new() { Folder = _temp["run"] },
+            new ImmediateProgress<TrainingMetrics>(m => steps.Add(m.Step)),
             TestContext.Current.CancellationToken);
         Assert.Equal([1, 2, 3], steps);
         Assert.Equal(TrainingStatus.Completed, run.Result!.Status);
@@ -28,7 +29,8 @@ public sealed class LabTests : IDisposable
         // The same call again has nothing to do.
         steps.Clear();
         using var again = Lab.Train(
-            Tiny.Config, Tiny.Corpus(), Tiny.Recipe, new() { Folder = _temp["run"] }, new ImmediateProgress<TrainingMetrics>(m => steps.Add(m.Step)),
+            Tiny.Config, Tiny.Corpus(), Tiny.Recipe, new() { Folder = _temp["run"] },
+            new ImmediateProgress<TrainingMetrics>(m => steps.Add(m.Step)),
             TestContext.Current.CancellationToken);
         Assert.Empty(steps);
         Assert.Equal(ModelIdentity.Of(run.Model), ModelIdentity.Of(again.Model));
@@ -51,7 +53,8 @@ public sealed class LabTests : IDisposable
             AfterCheckpoint = at => checkpoints.Add(at.Checkpoint),
         };
         using var run = Lab.Train(
-            Tiny.Config, Tiny.Corpus(), Tiny.Recipe, new() { Folder = _temp["run"], Hooks = hooks }, cancellationToken: TestContext.Current.CancellationToken);
+            Tiny.Config, Tiny.Corpus(), Tiny.Recipe, new() { Folder = _temp["run"], Hooks = hooks },
+            cancellationToken: TestContext.Current.CancellationToken);
         Assert.Equal([1, 2], seen);
         Assert.Equal(TrainingStatus.Stopped, run.Result!.Status);
         Assert.Equal(RunFolder.LatestCheckpoint(_temp["run"]), checkpoints.Single());
@@ -62,10 +65,12 @@ public sealed class LabTests : IDisposable
     {
         var text = _temp.Write("text.txt", string.Join('\n', Enumerable.Range(0, 400).Select(k => $"line {k} of {k * 37 % 101} and more")));
         var config = _temp.Write("model.json", ModelConfigJson.Text(Tiny.Config));
-        var told = await CommandLine.RunAsync("train", "--out", _temp["cli"], "--model", config, "--data", text, "--steps", "2", "--context", "16", "--threads", "1");
+        var told = await CommandLine.RunAsync(
+            "train", "--out", _temp["cli"], "--model", config, "--data", text, "--steps", "2", "--context", "16", "--threads", "1");
         Assert.True(told.Code == 0, told.Error);
         using var run = Lab.Train(
-            Tiny.Config, text, LabDefaults.Training(2) with { ContextLength = 16 }, new() { Folder = _temp["lab"] }, cancellationToken: TestContext.Current.CancellationToken);
+            Tiny.Config, text, LabDefaults.Training(2) with { ContextLength = 16 }, new() { Folder = _temp["lab"] },
+            cancellationToken: TestContext.Current.CancellationToken);
         using var other = TrainedRun.Open(_temp["cli"]);
         Assert.Equal(ModelIdentity.Of(other.Model), ModelIdentity.Of(run.Model));
         Assert.Equal(File.ReadAllText(_temp["cli", "text.json"]), File.ReadAllText(_temp["lab", "text.json"]));
@@ -84,7 +89,8 @@ public sealed class LabTests : IDisposable
 
         using var wider = new XlstmLanguageModel(Tiny.Config with { EmbeddingDim = 32 }, 1);
         var before = ModelIdentity.Of(wider);
-        var error = Assert.Throws<CheckpointException>(() => Lab.LoadWeights(wider, _temp["hf"], cancellationToken: TestContext.Current.CancellationToken));
+        var error = Assert.Throws<CheckpointException>(
+            () => Lab.LoadWeights(wider, _temp["hf"], cancellationToken: TestContext.Current.CancellationToken));
         Assert.Contains("Shapes differ: 'backbone.blocks.0.", error.Message, StringComparison.Ordinal);
         Assert.Equal(before, ModelIdentity.Of(wider));
     }
@@ -93,10 +99,12 @@ public sealed class LabTests : IDisposable
     public void Train_InitialWeights_AreWhereItStarts()
     {
         var corpus = Tiny.Corpus();
-        using var first = Lab.Train(Tiny.Config, corpus, Tiny.Recipe, new() { Folder = _temp["a"] }, cancellationToken: TestContext.Current.CancellationToken);
+        using var first = Lab.Train(
+            Tiny.Config, corpus, Tiny.Recipe, new() { Folder = _temp["a"] }, cancellationToken: TestContext.Current.CancellationToken);
         var still = Tiny.Recipe with { Steps = 1, PeakLearningRate = 1e-30 };
         using var branch = Lab.Train(
-            Tiny.Config, corpus, still, new() { Folder = _temp["b"], InitialWeights = _temp["a"] }, cancellationToken: TestContext.Current.CancellationToken);
+            Tiny.Config, corpus, still, new() { Folder = _temp["b"], InitialWeights = _temp["a"] },
+            cancellationToken: TestContext.Current.CancellationToken);
         Assert.Equal(ModelIdentity.Of(first.Model), ModelIdentity.Of(branch.Model));
         Assert.Equal(_temp["a"], branch.Text!.InitialWeights);
     }

@@ -21,5 +21,6 @@ internal static class Tiny
     };
 
     public static Corpus Corpus() =>
-        new("tiny", Enumerable.Range(0, 60).Select(k => new Document($"d{k}", string.Join('\n', Enumerable.Range(0, 6).Select(i => $"line {i} of {k * 37 % 101}")))));
+        new("tiny", Enumerable.Range(0, 60).Select(
+            k => new Document($"d{k}", string.Join('\n', Enumerable.Range(0, 6).Select(i => $"line {i} of {k * 37 % 101}")))));
 }

@@ -52,9 +52,11 @@ public sealed class TrainedRunTests : IDisposable
     public void EvaluateGatesGenerate_AreTheLibrarysOwn()
     {
         var corpus = Tiny.Corpus();
-        using var run = Lab.Train(Tiny.Config, corpus, Tiny.Recipe, new() { Folder = _temp["run"] }, cancellationToken: TestContext.Current.CancellationToken);
+        using var run = Lab.Train(
+            Tiny.Config, corpus, Tiny.Recipe, new() { Folder = _temp["run"] }, cancellationToken: TestContext.Current.CancellationToken);
         var documents = run.Tokenizer.EncodeDocuments(corpus[Split.Test]);
-        var expected = PerplexityEvaluator.Evaluate(run.Model, documents, run.Tokenizer, LabDefaults.Evaluation(), cancellationToken: TestContext.Current.CancellationToken);
+        var expected = PerplexityEvaluator.Evaluate(
+            run.Model, documents, run.Tokenizer, LabDefaults.Evaluation(), cancellationToken: TestContext.Current.CancellationToken);
         Assert.Equal(expected.Nats, run.Evaluate(Split.Test, cancellationToken: TestContext.Current.CancellationToken).Nats);
         Assert.Equal(GateCapture.Run(run.Model, run.Tokens("line 1")).Layers[0][GateQuantity.InputGate], run.Gates("line 1").Layers[0][GateQuantity.InputGate]);
         Assert.Equal(["¶", "a", "␣"], run.Letters(run.Tokens("a ")));
@@ -75,7 +77,8 @@ public sealed class TrainedRunTests : IDisposable
         var config = Tiny.Config with { VocabularySize = 300 };
         using (var model = new XlstmLanguageModel(config, 1))
         {
-            new Trainer(model, Tiny.Recipe, new PackedTokens([[256, .. Enumerable.Range(1, 60)]], 256, Tiny.Recipe.ContextLength), [], _temp["run"])
+            new Trainer(
+                model, Tiny.Recipe, new PackedTokens([[256, .. Enumerable.Range(1, 60)]], 256, Tiny.Recipe.ContextLength), [], _temp["run"])
                 .Run(TestContext.Current.CancellationToken);
         }
 
@@ -103,7 +106,8 @@ public sealed class TrainedRunTests : IDisposable
 
         using (var run = TrainedRun.Open(_temp["run"]))
         {
-            Assert.Contains("a tokenizer of its own", Assert.Throws<InvalidOperationException>(() => run.Tokenizer).Message, StringComparison.Ordinal);
+            Assert.Contains(
+                "a tokenizer of its own", Assert.Throws<InvalidOperationException>(() => run.Tokenizer).Message, StringComparison.Ordinal);
         }
 
         Assert.Contains("another tokenizer", Assert.Throws<ArgumentException>(() => TrainedRun.Open(_temp["run"], options: new() { Tokenizer = new ByteTokenizer() })).Message, StringComparison.Ordinal);
@@ -189,7 +193,8 @@ public sealed class TrainedRunTests : IDisposable
         trained.Save(_temp["t.json"]);
         var tokenizer = BpeTokenizer.Load(_temp["t.json"], "<end>");
         using var run = Lab.Train(
-            Tiny.Config with { VocabularySize = tokenizer.VocabularySize }, corpus, Tiny.Recipe, new() { Folder = _temp["run"], Tokenizer = tokenizer },
+            Tiny.Config with { VocabularySize = tokenizer.VocabularySize }, corpus, Tiny.Recipe,
+            new() { Folder = _temp["run"], Tokenizer = tokenizer },
             cancellationToken: TestContext.Current.CancellationToken);
         run.Export(_temp["hf"], cancellationToken: TestContext.Current.CancellationToken);
         using TrainedRun opened = TrainedRun.Open(_temp["hf"]), again = TrainedRun.Open(_temp["run"]);
@@ -210,7 +215,8 @@ public sealed class TrainedRunTests : IDisposable
         Assert.False(File.Exists(_temp["run", "text.json"]) || File.Exists(_temp["run", "tokenizer.json"]));
 
         void Train(ITokenizer? tokenizer, bool startOver) =>
-            new Trainer(model, Tiny.Recipe, new PackedTokens([[256, .. Enumerable.Range(1, 60)]], 256, Tiny.Recipe.ContextLength), [], _temp["run"])
+            new Trainer(
+                model, Tiny.Recipe, new PackedTokens([[256, .. Enumerable.Range(1, 60)]], 256, Tiny.Recipe.ContextLength), [], _temp["run"])
             {
                 Tokenizer = tokenizer,
                 StartOver = startOver,

@@ -19,7 +19,8 @@ public sealed class ApiServerTests
     public async Task Completions_TextsAndIds_AreWhatTheModelWrites()
     {
         await using var served = await ServedModel.StartAsync();
-        var expected = served.Alone("To be", new() { MaxNewTokens = 12, Seed = 7, Temperature = 0.9, TopP = 0.9, TopK = 50, StopAtEndOfDocument = false });
+        var expected = served.Alone(
+            "To be", new() { MaxNewTokens = 12, Seed = 7, Temperature = 0.9, TopP = 0.9, TopK = 50, StopAtEndOfDocument = false });
         const string Options = "\"max_tokens\":12,\"seed\":7,\"temperature\":0.9,\"top_p\":0.9,\"top_k\":50,\"ignore_eos\":true,\"user\":\"me\"";
         var (status, body, _) = await served.PostAsync(Completions, $$"""{"model":"xlstm","prompt":"To be",{{Options}}}""");
         Assert.Equal(HttpStatusCode.OK, status);
@@ -153,10 +154,12 @@ public sealed class ApiServerTests
     [InlineData("""{"messages":[{"role":"user","content":"x","age":3}]}""", "messages[0].age", "Unrecognized")]
     [InlineData("""{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]}""", "messages[0].content[0].type", "reads text only")]
     [InlineData("""{"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function"}]}""", "tools", "calls no tools")]
-    [InlineData("""{"messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_object"}}""", "response_format", "only the format")]
+    [InlineData(
+        """{"messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_object"}}""", "response_format", "only the format")]
     [InlineData("""{"messages":[{"role":"user","content":"x"}],"top_logprobs":3}""", "top_logprobs", "goes with 'logprobs'")]
     [InlineData("""{"messages":[{"role":"user","content":"x"}],"model":"gpt-9"}""", "model", "does not exist", HttpStatusCode.NotFound)]
-    public async Task Chat_WrongRequest_IsRefusedByName(string json, string parameter, string message, HttpStatusCode status = HttpStatusCode.BadRequest)
+    public async Task Chat_WrongRequest_IsRefusedByName(
+        string json, string parameter, string message, HttpStatusCode status = HttpStatusCode.BadRequest)
     {
         await using var served = await ServedModel.StartAsync();
         AssertError(await served.PostAsync(Chat, json), status, parameter, message);
@@ -165,7 +168,8 @@ public sealed class ApiServerTests
     [Fact]
     public async Task Server_LimitsAndWrongPaths_AreTold()
     {
-        await using var served = await ServedModel.StartAsync(new() { MaxBodyBytes = 2000, MaxPromptTokens = 20, Chat = null, ChatFault = "its template is unknown." });
+        await using var served = await ServedModel.StartAsync(
+            new() { MaxBodyBytes = 2000, MaxPromptTokens = 20, Chat = null, ChatFault = "its template is unknown." });
         AssertError(await served.PostAsync(Completions, $$"""{"prompt":"{{new string('a', 2000)}}"}"""), HttpStatusCode.RequestEntityTooLarge, null, "2000 bytes");
         AssertError(await served.PostAsync(Completions, $$"""{"prompt":"{{new string('a', 20)}}"}"""), HttpStatusCode.BadRequest, "prompt", "21 tokens; this server takes at most 20");
         AssertError(await served.PostAsync(Chat, """{"messages":[{"role":"user","content":"x"}]}"""), HttpStatusCode.BadRequest, "messages", "its template is unknown.");
@@ -188,7 +192,8 @@ public sealed class ApiServerTests
     public async Task Server_ApiKey_IsAskedForEverywhereButHealth()
     {
         await using var served = await ServedModel.StartAsync(new() { ApiKey = "sk-Secret" });
-        AssertError(await served.PostAsync(Completions, """{"prompt":"a"}"""), HttpStatusCode.Unauthorized, null, "No API key was provided");
+        AssertError(
+            await served.PostAsync(Completions, """{"prompt":"a"}"""), HttpStatusCode.Unauthorized, null, "No API key was provided");
         served.Client.DefaultRequestHeaders.Authorization = new("Bearer", "sk-secret");
         AssertError(await served.PostAsync(Completions, """{"prompt":"a"}"""), HttpStatusCode.Unauthorized, null, "Incorrect API key");
         using var metrics = await served.Client.GetAsync(new Uri("/metrics", UriKind.Relative), TestContext.Current.CancellationToken);
@@ -227,7 +232,8 @@ public sealed class ApiServerTests
     [Fact]
     public async Task Server_TimeLimit_EndsARequestAndSaysSo()
     {
-        await using var served = await ServedModel.StartAsync(new() { MaxTokens = int.MaxValue, RequestTime = TimeSpan.FromMilliseconds(200) });
+        await using var served = await ServedModel.StartAsync(
+            new() { MaxTokens = int.MaxValue, RequestTime = TimeSpan.FromMilliseconds(200) });
         const string Endless = """{"prompt":"a","max_tokens":2000000000,"ignore_eos":true""";
         AssertError(await served.PostAsync(Completions, Endless + "}"), HttpStatusCode.GatewayTimeout, null, "longer than the 0.2 s");
         var events = await served.EventsAsync(Completions, Endless + ",\"stream\":true}");
@@ -250,10 +256,14 @@ public sealed class ApiServerTests
         Assert.Equal("[DONE]", (await finite)[^1]);
         Assert.Equal("stopping", (string?)JsonNode.Parse((await endless)[^1])!["error"]!["code"]);
         await stop;
-        await Assert.ThrowsAsync<HttpRequestException>(() => served.Client.GetStringAsync(new Uri("/health", UriKind.Relative), TestContext.Current.CancellationToken));
+        await Assert.ThrowsAsync<HttpRequestException>(
+            () => served.Client.GetStringAsync(new Uri("/health", UriKind.Relative), TestContext.Current.CancellationToken));
     }
 
-    /// <summary>64 streams at once, with clients beside them that vanish, read nothing, or send what is no request: each stream is what the model writes.</summary>
+    /// <summary>
+    /// 64 streams at once, with clients beside them that vanish, read nothing, or send what is no request: each stream is what the model
+    /// writes.
+    /// </summary>
     [Fact]
     public async Task Server_SixtyFourStreamsAmongBadClients_AreUntouched()
     {
@@ -269,7 +279,8 @@ public sealed class ApiServerTests
             var raw = (k % 8) switch
             {
                 0 => ServedModel.Raw(Completions, """{"prompt":"gone","max_tokens":100000,"ignore_eos":true,"stream":true}"""),
-                1 => ServedModel.Raw(Completions, """{"prompt":"never reads","max_tokens":3000,"ignore_eos":true,"stream":true,"logprobs":5}"""),
+                1 => ServedModel.Raw(
+                    Completions, """{"prompt":"never reads","max_tokens":3000,"ignore_eos":true,"stream":true,"logprobs":5}"""),
                 2 => "NONSENSE\r\n\r\n",
                 3 => ServedModel.Raw(Completions, "{\"prompt\":[[[[[[[[[[[[[[[[[[[["),
                 4 => $"POST {Completions} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2000000\r\n\r\n{{",
@@ -307,7 +318,8 @@ public sealed class ApiServerTests
 
         static string Prompt(int k) => string.Concat(Enumerable.Range(0, k % 9 * 5).Select(i => (char)('a' + (i * k) % 26)));
 
-        static GenerationOptions Options(int k) => new() { MaxNewTokens = 10 + k % 7 * 5, Seed = k, Temperature = k % 3 * 0.5, StopAtEndOfDocument = k % 2 == 0 };
+        static GenerationOptions Options(int k) =>
+            new() { MaxNewTokens = 10 + k % 7 * 5, Seed = k, Temperature = k % 3 * 0.5, StopAtEndOfDocument = k % 2 == 0 };
 
         static async Task<(string, string)> StreamAsync(ServedModel served, int k)
         {
@@ -337,13 +349,15 @@ public sealed class ApiServerTests
         var port = served.Url.Port.ToString("X4", CultureInfo.InvariantCulture);
         var own = Directory.EnumerateFileSystemEntries("/proc/self/fd").Select(fd => new FileInfo(fd).LinkTarget)
             .OfType<string>().Where(target => target.StartsWith("socket:[", StringComparison.Ordinal)).Select(target => target["socket:[".Length..^1]).ToHashSet();
-        var listening = new[] { "/proc/self/net/tcp", "/proc/self/net/tcp6" }.Where(File.Exists).SelectMany(file => File.ReadAllLines(file).Skip(1))
+        var listening = new[] { "/proc/self/net/tcp", "/proc/self/net/tcp6" }.Where(File.Exists).SelectMany(
+            file => File.ReadAllLines(file).Skip(1))
             .Select(line => line.Split(' ', StringSplitOptions.RemoveEmptyEntries))
             .Where(parts => parts[3] == "0A" && own.Contains(parts[9]))
             .Select(parts => parts[1]).ToArray();
         Assert.Contains($"0100007F:{port}", listening);
         Assert.All(listening, address => Assert.True(
-            address.StartsWith("0100007F:", StringComparison.Ordinal) || address.StartsWith("00000000000000000000000001000000:", StringComparison.Ordinal), address));
+            address.StartsWith("0100007F:", StringComparison.Ordinal)
+                || address.StartsWith("00000000000000000000000001000000:", StringComparison.Ordinal), address));
     }
 
     [Fact]
@@ -355,7 +369,8 @@ public sealed class ApiServerTests
     }
 
     private static void AssertError(
-        (HttpStatusCode Status, JsonNode Body, System.Net.Http.Headers.HttpResponseHeaders Headers) answer, HttpStatusCode status, string? parameter, string message)
+        (HttpStatusCode Status, JsonNode Body, System.Net.Http.Headers.HttpResponseHeaders Headers) answer, HttpStatusCode status,
+        string? parameter, string message)
     {
         Assert.Equal(status, answer.Status);
         var error = answer.Body["error"]!;

@@ -74,7 +74,8 @@ public sealed class OpenAiClientTests
     {
         try
         {
-            var result = await CommandLine.RunAsync(new ProcessStartInfo(program, arguments) { WorkingDirectory = folder }, TimeSpan.FromMinutes(2));
+            var result = await CommandLine.RunAsync(
+                new ProcessStartInfo(program, arguments) { WorkingDirectory = folder }, TimeSpan.FromMinutes(2));
             return (result.Code, (result.Code == 0 ? result.Out : result.Out + result.Error).Trim());
         }
         catch (Win32Exception e)

@@ -53,7 +53,8 @@ internal sealed class ServedModel : IAsyncDisposable
     /// <summary>What the model writes by itself.</summary>
     public GeneratedSequence Alone(string prompt, GenerationOptions options) => new TextGenerator(_model, Bytes).Generate(prompt, options);
 
-    public async Task<(HttpStatusCode Status, JsonNode Body, HttpResponseHeaders Headers)> PostAsync(string path, string json, string contentType = "application/json")
+    public async Task<(HttpStatusCode Status, JsonNode Body, HttpResponseHeaders Headers)> PostAsync(
+        string path, string json, string contentType = "application/json")
     {
         using var content = new StringContent(json, Encoding.UTF8, contentType);
         using var response = await Client.PostAsync(new Uri(path, UriKind.Relative), content);

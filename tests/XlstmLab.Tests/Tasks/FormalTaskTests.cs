@@ -12,7 +12,8 @@ public sealed class FormalTaskTests
     private static readonly Dictionary<string, Func<string[], string[]>> Solvers = new()
     {
         ["parity"] = q => [q.Count(t => t == "b") % 2 == 0 ? "a" : "b"],
-        ["s3"] = q => [q.Aggregate("abc", (things, places) => string.Concat(places.Select(place => things["abc".IndexOf(place, StringComparison.Ordinal)])))],
+        ["s3"] = q => [q.Aggregate(
+            "abc", (things, places) => string.Concat(places.Select(place => things["abc".IndexOf(place, StringComparison.Ordinal)])))],
         ["even-pairs"] = q => [q.Zip(q.Skip(1)).Count(p => p.First != p.Second) % 2 == 0 ? "a" : "b"],
         ["cycle-navigation"] = q => [$"P{((q.Count(t => t == "+1") - q.Count(t => t == "-1")) % 5 + 5) % 5}"],
         ["modular-arithmetic"] = q => [Number(ExpressionSolver.Modulo(q[..^1], 5))],

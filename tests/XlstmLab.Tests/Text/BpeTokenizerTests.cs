@@ -117,7 +117,8 @@ public sealed class BpeTokenizerTests
     [InlineData("cafe\u0301", true)]
     [InlineData("\u212b", true)]
     [InlineData("\u1100\u1161", true)]
-    public void MayChangeInFormC_Text_IsCautious(string text, bool expected) => Assert.Equal(expected, UnicodeNormalizer.MayChangeInFormC(text));
+    public void MayChangeInFormC_Text_IsCautious(string text, bool expected) => Assert.Equal(
+        expected, UnicodeNormalizer.MayChangeInFormC(text));
 
     private static void CheckCases(BpeTokenizer tokenizer, JsonArray cases)
     {
@@ -146,7 +147,8 @@ public sealed class BpeTokenizerTests
         }
     }
 
-    private static JsonArray Golden(string name) => JsonNode.Parse(System.IO.File.ReadAllText(TestSetup.Golden("tokenizer", name)))!.AsArray();
+    private static JsonArray Golden(string name) =>
+        JsonNode.Parse(System.IO.File.ReadAllText(TestSetup.Golden("tokenizer", name)))!.AsArray();
 
     private static JsonNode Parse() => JsonNode.Parse(System.IO.File.ReadAllText(File))!;
 

@@ -74,7 +74,8 @@ public class BpeTrainerTests
     [Fact]
     public void Train_SpecialTokens_ComeFirstAndSpellNothing()
     {
-        var trained = BpeTrainer.Train(["some text of words, some text"], new() { VocabularySize = 264, SpecialTokens = ["<end>", "<pad>"] });
+        var trained = BpeTrainer.Train(
+            ["some text of words, some text"], new() { VocabularySize = 264, SpecialTokens = ["<end>", "<pad>"] });
         var tokenizer = trained.ToTokenizer();
 
         Assert.Equal(0, tokenizer.EndOfDocument);
@@ -111,7 +112,8 @@ public class BpeTrainerTests
         CorpusFiles.WriteParquet(folder["b.parquet"], texts[20..], 7);
         var path = folder["out", "tokenizer.json"];
         var reports = new List<BpeTrainingProgress>();
-        var trained = BpeTrainer.Train(folder.Path, path, new() { VocabularySize = 300 }, new ImmediateProgress<BpeTrainingProgress>(reports.Add));
+        var trained = BpeTrainer.Train(
+            folder.Path, path, new() { VocabularySize = 300 }, new ImmediateProgress<BpeTrainingProgress>(reports.Add));
 
         Assert.Equal(BpeTrainer.Train(texts, new() { VocabularySize = 300 }).ToJson(), File.ReadAllText(path));
         Assert.Equal(texts.Sum(Encoding.UTF8.GetByteCount), trained.TextBytes);
@@ -189,15 +191,18 @@ public class BpeTrainerTests
         using var source = new CancellationTokenSource();
         source.Cancel();
 
-        Assert.ThrowsAny<OperationCanceledException>(() => BpeTrainer.Train(folder["a.txt"], folder["tokenizer.json"], null, null, source.Token));
+        Assert.ThrowsAny<OperationCanceledException>(
+            () => BpeTrainer.Train(folder["a.txt"], folder["tokenizer.json"], null, null, source.Token));
         Assert.Equal(["a.txt"], folder.Entries);
     }
 
     [Fact]
     public void Train_SenselessOptions_SaysWhatIsExpected()
     {
-        Assert.Contains("at least 257", Assert.Throws<ArgumentException>(() => BpeTrainer.Train(["a"], new() { VocabularySize = 256 })).Message);
-        Assert.Contains("special tokens", Assert.Throws<ArgumentException>(() => BpeTrainer.Train(["a"], new() { SpecialTokens = [] })).Message);
+        Assert.Contains(
+            "at least 257", Assert.Throws<ArgumentException>(() => BpeTrainer.Train(["a"], new() { VocabularySize = 256 })).Message);
+        Assert.Contains(
+            "special tokens", Assert.Throws<ArgumentException>(() => BpeTrainer.Train(["a"], new() { SpecialTokens = [] })).Message);
         Assert.Contains("no text", Assert.Throws<InvalidDataException>(() => BpeTrainer.Train([""], new())).Message);
     }
 }

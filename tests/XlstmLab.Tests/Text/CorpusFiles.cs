@@ -14,7 +14,8 @@ internal static class CorpusFiles
     {
         var random = new Random(seed);
         string[] words = ["the", "state", "of", "é", "🚀", "union", "12", "\n", "a", "Zürich", "constitutional", "数"];
-        return [.. Enumerable.Range(0, count).Select(k => $"{k}:" + string.Concat(Enumerable.Range(0, random.Next(60)).Select(_ => " " + words[random.Next(words.Length)])))];
+        return [.. Enumerable.Range(0, count).Select(
+            k => $"{k}:" + string.Concat(Enumerable.Range(0, random.Next(60)).Select(_ => " " + words[random.Next(words.Length)])))];
     }
 
     /// <summary>JSON lines as those of SlimPajama: a text, and an object beside it.</summary>
@@ -36,7 +37,8 @@ internal static class CorpusFiles
     }
 
     /// <summary>Writes rows as those of FineWeb-Edu, with a struct and a list beside the text.</summary>
-    public static void WriteParquet(string path, IEnumerable<string?> texts, int rowGroup, CompressionMethod compression = CompressionMethod.Snappy)
+    public static void WriteParquet(
+        string path, IEnumerable<string?> texts, int rowGroup, CompressionMethod compression = CompressionMethod.Snappy)
     {
         using var file = File.Create(path);
         var rows = texts.Select((text, k) => new Row

@@ -105,7 +105,8 @@ public sealed class CorpusTests
 
     [Fact]
     public void Open_UnknownName_ListsDatasets() =>
-        Assert.Contains(Datasets.Default, Assert.Throws<FileNotFoundException>(() => Corpus.Open("no-such-dataset")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            Datasets.Default, Assert.Throws<FileNotFoundException>(() => Corpus.Open("no-such-dataset")).Message, StringComparison.Ordinal);
 
     [Fact]
     public void Open_OtherTextField_IsRead()

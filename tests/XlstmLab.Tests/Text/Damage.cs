@@ -5,7 +5,9 @@ namespace XlstmLab.Tests.Text;
 /// <summary>Damages files in ways that disks and networks do.</summary>
 internal static class Damage
 {
-    /// <summary>Reads cut, flipped, overwritten, repeated and odd copies: each must read, or fail with InvalidDataException and a message.</summary>
+    /// <summary>
+    /// Reads cut, flipped, overwritten, repeated and odd copies: each must read, or fail with InvalidDataException and a message.
+    /// </summary>
     /// <returns>The part of the copies that was refused.</returns>
     public static double Check(byte[] content, Action<byte[]> read, int copies = 400)
     {

@@ -41,7 +41,8 @@ public sealed class DatasetTests
         Assert.Equal("7", documents[7].Fields["year"]);
         Assert.Equal(written.Sha256, DatasetArchive.Write(folder, Card, documents).Sha256);
         Assert.Equal(2, Directory.EnumerateFiles(folder).Count());
-        Assert.Equal(Corpus.Open(folder)[Split.Test].Select(d => d.Name), documents.Select(d => d.Name).Where(n => Card.Split.Of(n) == Split.Test));
+        Assert.Equal(
+            Corpus.Open(folder)[Split.Test].Select(d => d.Name), documents.Select(d => d.Name).Where(n => Card.Split.Of(n) == Split.Test));
     }
 
     [Fact]
@@ -82,7 +83,8 @@ public sealed class DatasetTests
         File.WriteAllText(Path.Combine(folder, "card.json"), card.ToJsonString());
 
         var before = GC.GetAllocatedBytesForCurrentThread();
-        Assert.Contains("content_bytes", Assert.Throws<InvalidDataException>(() => DatasetArchive.Read(folder)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "content_bytes", Assert.Throws<InvalidDataException>(() => DatasetArchive.Read(folder)).Message, StringComparison.Ordinal);
         Assert.Contains("content_bytes", Assert.Throws<InvalidDataException>(() => DocumentFile.Find(folder)[0].Read().ToList()).Message, StringComparison.Ordinal);
         Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 32 << 20);
     }

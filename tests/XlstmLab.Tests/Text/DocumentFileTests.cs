@@ -182,7 +182,8 @@ public sealed class DocumentFileTests
         }
 
         var before = GC.GetAllocatedBytesForCurrentThread();
-        Assert.Throws<InvalidDataException>(() => new DocumentFile(folder["bomb.jsonl.zst"], "a") { MaxLineBytes = 8 << 20 }.Read().ToList());
+        Assert.Throws<InvalidDataException>(
+            () => new DocumentFile(folder["bomb.jsonl.zst"], "a") { MaxLineBytes = 8 << 20 }.Read().ToList());
         Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 64 << 20);
     }
 

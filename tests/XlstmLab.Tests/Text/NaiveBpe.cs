@@ -12,11 +12,14 @@ internal static class NaiveBpe
     private const string Gpt4 =
         @"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
 
-    /// <summary>The pieces as UTF-8. Letters and numbers beyond U+FFFF are told from a copy of the text in which 'x' and '1' stand for them.</summary>
+    /// <summary>
+    /// The pieces as UTF-8. Letters and numbers beyond U+FFFF are told from a copy of the text in which 'x' and '1' stand for them.
+    /// </summary>
     public static IEnumerable<byte[]> Pieces(string text, BpePattern pattern)
     {
         var runes = text.EnumerateRunes().ToArray();
-        var shape = string.Concat(runes.Select(r => r.IsBmp ? (char)r.Value : Rune.IsLetter(r) ? 'x' : Rune.IsNumber(r) ? '1' : Rune.IsWhiteSpace(r) ? ' ' : '#'));
+        var shape = string.Concat(runes.Select(
+            r => r.IsBmp ? (char)r.Value : Rune.IsLetter(r) ? 'x' : Rune.IsNumber(r) ? '1' : Rune.IsWhiteSpace(r) ? ' ' : '#'));
         return Regex.Matches(shape, pattern == BpePattern.Gpt2 ? Gpt2 : Gpt4)
             .Select(m => Encoding.UTF8.GetBytes(string.Concat(runes[m.Index..(m.Index + m.Length)])));
     }

@@ -38,7 +38,8 @@ public sealed class PackedTokensTests
                 var one = batch.Slice(row, 1);
                 Assert.Equal(one.Inputs[1..], one.Targets[..^1]);
                 int[] tokens = [.. one.Inputs, one.Targets[^1]];
-                Assert.All(tokens.Zip(tokens.Skip(1)), p => Assert.True(p.First == End ? p.Second == End || firsts.Contains(p.Second) : follower[p.First] == p.Second));
+                Assert.All(tokens.Zip(tokens.Skip(1)), p => Assert.True(
+                    p.First == End ? p.Second == End || firsts.Contains(p.Second) : follower[p.First] == p.Second));
             }
         });
 
@@ -71,7 +72,8 @@ public sealed class PackedTokensTests
         int[][] documents = [[End, 1, 2, 3, 4, 5, 6], [End, 7, 8, 9], [End, 10, 11, 12, 13]];
         var byOne = new PackedTokens(documents, End, 2, 5);
         var byFive = new PackedTokens(documents, End, 2, 5);
-        Assert.Equal(Enumerable.Range(0, 20).SelectMany(_ => byOne.Next(1).Inputs), Enumerable.Range(0, 4).SelectMany(_ => byFive.Next(5).Inputs));
+        Assert.Equal(
+            Enumerable.Range(0, 20).SelectMany(_ => byOne.Next(1).Inputs), Enumerable.Range(0, 4).SelectMany(_ => byFive.Next(5).Inputs));
     }
 
     [Fact]

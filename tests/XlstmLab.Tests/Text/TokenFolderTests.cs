@@ -15,7 +15,8 @@ public sealed class TokenFolderTests
         using var folder = new TempFolder();
         var texts = WriteSource(folder);
         var tokenizer = BpeTokenizer.Load(TestSetup.Golden("tokenizer"));
-        var card = TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder), Options() with { TokenizerFile = TestSetup.Golden("tokenizer", "tokenizer.json") });
+        var card = TokenFolderWriter.Write(
+            Source(folder), tokenizer, Out(folder), Options() with { TokenizerFile = TestSetup.Golden("tokenizer", "tokenizer.json") });
         using var tokens = TokenFolder.Open(Out(folder));
         Assert.True(card.Shards > 3);
         foreach (var split in Enum.GetValues<Split>())
@@ -55,7 +56,8 @@ public sealed class TokenFolderTests
         }
 
         // Made again it is done; as another slice it is refused.
-        Assert.Equal(card.Parts, TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder) + "-2", options with { MostShards = 2 }).Parts);
+        Assert.Equal(
+            card.Parts, TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder) + "-2", options with { MostShards = 2 }).Parts);
         Assert.Contains("the first 2 shards, not all", Assert.Throws<InvalidOperationException>(() => TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder) + "-2", options)).Message, StringComparison.Ordinal);
     }
 
@@ -108,8 +110,10 @@ public sealed class TokenFolderTests
             }
             catch (OperationCanceledException)
             {
-                Assert.Contains("goes on", Assert.Throws<InvalidDataException>(() => TokenFolder.Open(Out(folder))).Message, StringComparison.Ordinal);
-                Assert.DoesNotContain(Directory.EnumerateFileSystemEntries(Out(folder)), e => e.Contains(".tmp-", StringComparison.Ordinal));
+                Assert.Contains(
+                    "goes on", Assert.Throws<InvalidDataException>(() => TokenFolder.Open(Out(folder))).Message, StringComparison.Ordinal);
+                Assert.DoesNotContain(
+                    Directory.EnumerateFileSystemEntries(Out(folder)), e => e.Contains(".tmp-", StringComparison.Ordinal));
             }
 
             Assert.True(run == 0 || tokenizer.Count < documents, "a run that goes on encodes all documents again");
@@ -175,15 +179,19 @@ public sealed class TokenFolderTests
     {
         using var folder = new TempFolder();
         folder.Write("in/a.jsonl", "{\"text\":\"fine\"}\n{\"text\":3}\n");
-        var bad = Assert.Throws<InvalidDataException>(() => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder), Options()));
+        var bad = Assert.Throws<InvalidDataException>(
+            () => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder), Options()));
         Assert.Contains("line 2", bad.Message, StringComparison.Ordinal);
         folder.Write("in/a.jsonl", "{\"text\":\"\"}\n");
         Assert.Contains("no text", Assert.Throws<InvalidDataException>(() => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder) + 2, Options())).Message, StringComparison.Ordinal);
         folder.Write("other/thing", "x");
-        Assert.Throws<InvalidOperationException>(() => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Path.Combine(folder.Path, "other"), Options()));
-        Assert.Throws<FileNotFoundException>(() => TokenFolderWriter.Write(Path.Combine(folder.Path, "none"), new ByteTokenizer(), Out(folder) + 3));
+        Assert.Throws<InvalidOperationException>(
+            () => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Path.Combine(folder.Path, "other"), Options()));
+        Assert.Throws<FileNotFoundException>(
+            () => TokenFolderWriter.Write(Path.Combine(folder.Path, "none"), new ByteTokenizer(), Out(folder) + 3));
         Assert.Throws<FileNotFoundException>(() => TokenFolder.Open(Source(folder)));
-        Assert.Throws<ArgumentOutOfRangeException>(() => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder) + 3, new() { Workers = 0 }));
+        Assert.Throws<ArgumentOutOfRangeException>(
+            () => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder) + 3, new() { Workers = 0 }));
     }
 
     [Fact]
@@ -198,7 +206,8 @@ public sealed class TokenFolderTests
         using var narrow = TokenFolder.Open(Out(folder) + "narrow");
         Assert.All(tokens[Split.Train], f => Assert.Equal(4, f.TokenBytes));
         Assert.Equal(narrow.Documents(Split.Train).Select(d => d.Skip(1).Select(t => t + 69_000)), tokens.Documents(Split.Train).Select(d => d.Skip(1)));
-        Assert.Contains("name the tokenizer", Assert.Throws<InvalidDataException>(() => tokens.OpenTokenizer()).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "name the tokenizer", Assert.Throws<InvalidDataException>(() => tokens.OpenTokenizer()).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -221,7 +230,8 @@ public sealed class TokenFolderTests
         });
         Assert.InRange(refused, 0.975, 1);
         File.Delete(path);
-        Assert.Contains("missing", Assert.Throws<InvalidDataException>(() => TokenFolder.Open(Out(folder))).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "missing", Assert.Throws<InvalidDataException>(() => TokenFolder.Open(Out(folder))).Message, StringComparison.Ordinal);
     }
 
     [Theory]
@@ -309,7 +319,8 @@ public sealed class TokenFolderTests
 
     private static Dictionary<string, string> Content(string folder) =>
         Directory.EnumerateFiles(folder, "*", SearchOption.AllDirectories)
-            .ToDictionary(f => Path.GetRelativePath(folder, f), f => Convert.ToHexString(System.Security.Cryptography.SHA256.HashData(File.ReadAllBytes(f))));
+            .ToDictionary(f => Path.GetRelativePath(folder, f), f => Convert.ToHexString(
+                System.Security.Cryptography.SHA256.HashData(File.ReadAllBytes(f))));
 
     /// <summary>Bytes, each with an offset, and how many texts were encoded.</summary>
     private sealed class CountingTokenizer : ITokenizer

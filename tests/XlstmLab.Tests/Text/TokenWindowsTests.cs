@@ -80,7 +80,8 @@ public sealed class TokenWindowsTests
     {
         using var folder = new Tokens();
         double[] weights = [0.4, 0.15, 0.25, 0.2];
-        var mixture = new TokenMixture([.. weights.Select(w => new MixturePart(new TokenWindows(folder.Open(), Split.Train, 64), 10 * w))], seed: 9);
+        var mixture = new TokenMixture(
+            [.. weights.Select(w => new MixturePart(new TokenWindows(folder.Open(), Split.Train, 64), 10 * w))], seed: 9);
         var counts = new int[weights.Length];
         for (var row = 1; row <= 5 * TokenMixture.BlockRows; row++)
         {
@@ -88,7 +89,8 @@ public sealed class TokenWindowsTests
             if (row % TokenMixture.BlockRows == 0)
             {
                 // Exact to less than a row a block.
-                Assert.All(counts.Zip(weights), p => Assert.InRange(Math.Abs(p.First - p.Second * row), 0, (double)row / TokenMixture.BlockRows));
+                Assert.All(
+                    counts.Zip(weights), p => Assert.InRange(Math.Abs(p.First - p.Second * row), 0, (double)row / TokenMixture.BlockRows));
             }
             else if (row % 256 == 0)
             {
@@ -123,7 +125,8 @@ public sealed class TokenWindowsTests
         Assert.Equal(Rows(mixture.Next(40)), Rows(resumed.Next(40)));
         Assert.Equal(mixture.Position, resumed.Position);
         var other = new TokenMixture([new(Sources()[0], 2), new(Sources()[1], 1)], seed: 4);
-        Assert.Contains("other data", Assert.Throws<ArgumentException>(() => other.Resume(mixture.Position)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "other data", Assert.Throws<ArgumentException>(() => other.Resume(mixture.Position)).Message, StringComparison.Ordinal);
     }
 
     [Fact]

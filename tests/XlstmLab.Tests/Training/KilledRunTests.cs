@@ -11,7 +11,9 @@ public sealed class KilledRunTests : IDisposable
 {
     private readonly int _threads = torch.get_num_threads();
 
-    /// <summary>Sums depend on the number of threads, and other tests leave threads with other numbers: parent and child take one.</summary>
+    /// <summary>
+    /// Sums depend on the number of threads, and other tests leave threads with other numbers: parent and child take one.
+    /// </summary>
     public KilledRunTests() => torch.set_num_threads(1);
 
     public void Dispose() => torch.set_num_threads(_threads);

@@ -141,7 +141,8 @@ public sealed class MuonTests
     public void Constructor_NoMatrix_IsRefused()
     {
         using var scope = NewDisposeScope();
-        Assert.Contains("AdamW", Assert.Throws<ArgumentException>(() => new Muon([("b", new Parameter(zeros(3)))])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "AdamW", Assert.Throws<ArgumentException>(() => new Muon([("b", new Parameter(zeros(3)))])).Message, StringComparison.Ordinal);
         Assert.Contains("[2, 2, 3]", Assert.Throws<ArgumentException>(() => new Muon([("c", new Parameter(zeros(2, 2, 3)))])).Message, StringComparison.Ordinal);
     }
 
@@ -174,7 +175,8 @@ public sealed class MuonTests
 
         var expected = model.named_parameters()
             .Where(p => p.name.Contains(".blocks.", StringComparison.Ordinal) || p.name.Contains(".layers.", StringComparison.Ordinal))
-            .Where(p => !p.name.Contains("mlstm_layer.igate_preact", StringComparison.Ordinal) && !p.name.Contains("mlstm_layer.fgate_preact", StringComparison.Ordinal))
+            .Where(p => !p.name.Contains("mlstm_layer.igate_preact", StringComparison.Ordinal) && !p.name.Contains(
+                "mlstm_layer.fgate_preact", StringComparison.Ordinal))
             .Where(p => p.parameter.dim() == 2 && !p.name.EndsWith("A_log", StringComparison.Ordinal) && !p.name.Contains("norm", StringComparison.Ordinal))
             .Select(p => p.name);
         Assert.NotEmpty(hidden);
@@ -211,7 +213,8 @@ public sealed class MuonTests
             RunFolder.ReadMetrics(broken).Select(m => (m.Step, m.Loss, m.GradientNorm)));
         foreach (var file in new[] { "model.safetensors", "optimizer.safetensors" })
         {
-            Assert.Equal(File.ReadAllBytes(Path.Combine(result.Checkpoint!, file)), File.ReadAllBytes(Path.Combine(resumed.Checkpoint!, file)));
+            Assert.Equal(
+                File.ReadAllBytes(Path.Combine(result.Checkpoint!, file)), File.ReadAllBytes(Path.Combine(resumed.Checkpoint!, file)));
         }
 
         using var state = SafetensorsFile.Open(Path.Combine(result.Checkpoint!, "optimizer.safetensors"));
@@ -281,7 +284,8 @@ public sealed class MuonTests
         Assert.Contains("optimizer", Refused("""{"optimizer": "moun"}"""), StringComparison.Ordinal);
         Assert.Contains("muon", Refused("""{"muon": null}"""), StringComparison.Ordinal);
         Assert.Contains("momentums", Refused("""{"muon": {"momentums": 0.9}}"""), StringComparison.Ordinal);
-        var faults = Assert.Throws<ArgumentException>((Config with { Muon = new() { Momentum = 1, NewtonSchulzSteps = 0, PeakLearningRate = 0, WeightDecay = -1 } }).Validate);
+        var faults = Assert.Throws<ArgumentException>(
+            (Config with { Muon = new() { Momentum = 1, NewtonSchulzSteps = 0, PeakLearningRate = 0, WeightDecay = -1 } }).Validate);
         Assert.All(
             ["Muon.Momentum", "Muon.NewtonSchulzSteps", "Muon.PeakLearningRate", "Muon.WeightDecay"],
             name => Assert.Contains(name, faults.Message, StringComparison.Ordinal));

@@ -106,7 +106,8 @@ public sealed class OwnGeneratorTests
         using (var model = Train(4, folder["run"], () => { }))
         {
             model.eval();
-            new TextGenerator(model, new ByteTokenizer()).Generate("ab", new() { MaxNewTokens = 5, Temperature = 1, Seed = 3 }, TestContext.Current.CancellationToken);
+            new TextGenerator(model, new ByteTokenizer()).Generate(
+                "ab", new() { MaxNewTokens = 5, Temperature = 1, Seed = 3 }, TestContext.Current.CancellationToken);
         }
 
         var recipe = SyntheticRecipes.For(SyntheticRecipes.Task("parity"));

@@ -87,7 +87,8 @@ public sealed class ParallelTrainingTests
         var config = Config with { ComputeType = ScalarType.BFloat16, Steps = 6, BatchSize = 4, ValidateEvery = 3, CheckpointEvery = 6, StatisticsEvery = 0 };
         var architecture = XlstmPresets.ByName("bytes-1m") with { EmbeddingDim = 128, HeadCount = 2, BlockCount = 1, VocabularySize = 32 };
         void Both(string name, bool shards) => TrainOn(
-            2, config, Path.Combine(folder.Path, name), p => p with { ShardsOptimizer = shards, BucketBytes = 512 }, architecture: architecture);
+            2, config, Path.Combine(folder.Path, name), p => p with { ShardsOptimizer = shards, BucketBytes = 512 },
+            architecture: architecture);
         Both("plain", shards: false);
         Assert.DoesNotContain("adamw_adopt", run.Launched);
         Both("sharded", shards: true);
@@ -245,7 +246,8 @@ public sealed class ParallelTrainingTests
         int world, TrainingConfig config, string? run, Func<TrainingParallelism, TrainingParallelism>? change = null,
         Action<LanguageModel, TrainingMoment>? hooks = null, double dropout = 0, Func<BatchSource<TokenBatch>>? source = null,
         XlstmConfig? architecture = null) =>
-        Ranks.Run(world, communicator => Train(config, run, communicator, change, hooks, dropout, seed: 1, source: source?.Invoke(), architecture));
+        Ranks.Run(world, communicator => Train(
+            config, run, communicator, change, hooks, dropout, seed: 1, source: source?.Invoke(), architecture));
 
     private static TrainingResult Train(
         TrainingConfig config, string? run, ICommunicator? communicator, Func<TrainingParallelism, TrainingParallelism>? change = null,
@@ -255,7 +257,8 @@ public sealed class ParallelTrainingTests
         set_num_threads(1);
 
         // A rank that begins with other weights takes over rank 0's.
-        using var model = new XlstmLanguageModel((architecture ?? Architecture) with { Dropout = dropout }, seed + (communicator?.Rank ?? 0));
+        using var model = new XlstmLanguageModel(
+            (architecture ?? Architecture) with { Dropout = dropout }, seed + (communicator?.Rank ?? 0));
         var parallelism = communicator is null ? null : new TrainingParallelism { Communicator = communicator };
         return new Trainer(model, config, source ?? TinyText.Packed(1, contextLength: Context), Validation, run)
         {
@@ -268,7 +271,8 @@ public sealed class ParallelTrainingTests
         [.. RunFolder.ReadMetrics(Path.Combine(folder.Path, run)).Select(m => m.Loss)];
 
     private static double[] Validations(TempFolder folder, string run) =>
-        [.. RunFolder.ReadMetrics(Path.Combine(folder.Path, run)).Where(m => m.IsValidated).SelectMany(m => new[] { m.ValidationLoss!.Value, m.EmaValidationLoss!.Value })];
+        [.. RunFolder.ReadMetrics(Path.Combine(folder.Path, run)).Where(m => m.IsValidated).SelectMany(
+            m => new[] { m.ValidationLoss!.Value, m.EmaValidationLoss!.Value })];
 
     private static double Difference(double[] expected, double[] actual)
     {
@@ -287,7 +291,8 @@ public sealed class ParallelTrainingTests
             Dictionary<string, byte[]> Tensors(string run)
             {
                 using var scope = NewDisposeScope();
-                using var read = XlstmLab.Checkpoints.SafetensorsFile.Open(Path.Combine(folder.Path, run, "checkpoints", string.Create(CultureInfo.InvariantCulture, $"step-{step:D6}"), file));
+                using var read = XlstmLab.Checkpoints.SafetensorsFile.Open(
+                    Path.Combine(folder.Path, run, "checkpoints", string.Create(CultureInfo.InvariantCulture, $"step-{step:D6}"), file));
                 return read.Names.ToDictionary(name => name, name => read.Read(name).bytes.ToArray());
             }
         }

@@ -20,7 +20,8 @@ public sealed class ParameterRolesTests
 
     public static TheoryData<string> EveryMixer =>
     [
-        "mlstm", "slstm", "attention", "sliding_window", "mlstm_window", "gla", "delta", "gated_delta", "mamba", "mamba2", "mamba3", "lstm", "gru",
+        "mlstm", "slstm", "attention", "sliding_window", "mlstm_window", "gla", "delta", "gated_delta", "mamba", "mamba2", "mamba3", "lstm",
+        "gru",
     ];
 
     [Theory]
@@ -128,7 +129,8 @@ public sealed class ParameterRolesTests
         shape.Length < 2 ? ParameterRole.Vector : holder switch
         {
             Embedding => ParameterRole.Embedding,
-            Dense or Linear or LSTM or GRU => name.Contains(".blocks.") || name.Contains(".layers.") ? ParameterRole.HiddenMatrix : ParameterRole.Head,
+            Dense or Linear or LSTM or GRU => name.Contains(".blocks.") || name.Contains(".layers.") ? ParameterRole.HiddenMatrix
+                : ParameterRole.Head,
             HeadwiseDense or CausalConvolution => ParameterRole.Weight,
             _ when holder.GetType().Name == "GateProjection" => ParameterRole.Weight,
             _ => AdamW.Decays(name, shape) ? ParameterRole.Weight : ParameterRole.Vector,

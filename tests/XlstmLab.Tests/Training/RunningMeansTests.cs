@@ -24,7 +24,8 @@ public sealed class RunningMeansTests
     }
 
     /// <summary>
-    /// A number that TorchSharp takes for a tensor is one on the CPU: a GPU that computes with it waits for its copy, and a graph cannot be recorded.
+    /// A number that TorchSharp takes for a tensor is one on the CPU: a GPU that computes with it waits for its copy, and a graph cannot be
+    /// recorded.
     /// </summary>
     [Fact]
     public void Library_NoOperation_MakesATensorOfANumberUnseen()

@@ -161,7 +161,8 @@ public sealed class TrainerTests
         using var folder = new TempFolder();
         using var model = new TinyModel();
         var error = Assert.Throws<TrainingDivergedException>(() => Train(
-            model, Config with { StatisticsEvery = 0, ValidateEvery = 100, Steps = 12 }, folder.Path, progress: new ImmediateProgress<TrainingMetrics>(m =>
+            model, Config with { StatisticsEvery = 0, ValidateEvery = 100, Steps = 12 }, folder.Path,
+            progress: new ImmediateProgress<TrainingMetrics>(m =>
             {
                 if (m.Step == 12)
                 {
@@ -208,7 +209,8 @@ public sealed class TrainerTests
         var lines = File.ReadAllLines(path);
         lines[6] = lines[6][..20];
         File.WriteAllLines(path, lines);
-        Assert.Contains("Line 7", Assert.Throws<InvalidDataException>(() => RunFolder.ReadMetrics(folder.Path)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "Line 7", Assert.Throws<InvalidDataException>(() => RunFolder.ReadMetrics(folder.Path)).Message, StringComparison.Ordinal);
         Assert.Contains("line 7", Assert.Throws<InvalidDataException>(() => XlstmLab.Analysis.MetricsTable.Read(folder.Path)).Message, StringComparison.Ordinal);
         var damaged = new List<string>();
         Assert.Equal(19, RunFolder.ReadMetrics(folder.Path, damaged).Count);
@@ -217,7 +219,8 @@ public sealed class TrainerTests
 
         Assert.Equal(30, Train(model, Config with { Schedule = new() { Kind = DecayKind.Constant } }, folder.Path).Step);
         Assert.Equal(29, RunFolder.ReadMetrics(folder.Path).Count);
-        Assert.Matches("Warning: Line 7 of .* is not a line of metrics.*; it is left out", File.ReadAllText(Path.Combine(folder.Path, "log.txt")));
+        Assert.Matches(
+            "Warning: Line 7 of .* is not a line of metrics.*; it is left out", File.ReadAllText(Path.Combine(folder.Path, "log.txt")));
     }
 
     [Theory]
@@ -419,7 +422,8 @@ public sealed class TrainerTests
         void Run(LanguageModel given) =>
             new Trainer(given, Config with { Steps = 4 }, TinyText.Packed(1), [], folder.Path).Run(TestContext.Current.CancellationToken);
         Run(model);
-        using var other = new XlstmLanguageModel(Xlstm with { Form = MLstmForm.Parallel, NormalizerGradient = NormalizerGradient.Constant });
+        using var other = new XlstmLanguageModel(
+            Xlstm with { Form = MLstmForm.Parallel, NormalizerGradient = NormalizerGradient.Constant });
         var error = Assert.Throws<InvalidOperationException>(() => Run(other));
         Assert.Contains("model.mlstm_form", error.Message, StringComparison.Ordinal);
         Assert.Contains("model.normalizer_gradient", error.Message, StringComparison.Ordinal);

@@ -95,7 +95,8 @@ public sealed class TrainingGraphsTests
         using var folder = new TempFolder();
         var recorded = Train(() => new TinyModel(dropout: 0.2), Config, folder.Path);
         AssertEqual(byHost, recorded);
-        var remarks = File.ReadLines(Path.Combine(folder.Path, "log.txt")).Where(line => line.Contains("a synchronisation", StringComparison.Ordinal));
+        var remarks = File.ReadLines(Path.Combine(folder.Path, "log.txt")).Where(
+            line => line.Contains("a synchronisation", StringComparison.Ordinal));
         Assert.Single(remarks);
         Assert.Equal("off: The work cannot be recorded: a synchronisation", GraphsIn(folder));
         Assert.Equal(1, counts.Interrupted);
@@ -240,7 +241,8 @@ public sealed class TrainingGraphsTests
         using var scope = NewDisposeScope();
         var weights = cat([.. model.parameters().Select(p => p.detach().flatten())]).to(CPU).data<float>().ToArray();
         return new(
-            [.. metrics.Select(m => m.Loss)], [.. metrics.Select(m => m.ValidationLoss)], [.. metrics.Select(m => m.EmaValidationLoss)], weights);
+            [.. metrics.Select(m => m.Loss)], [.. metrics.Select(m => m.ValidationLoss)], [.. metrics.Select(m => m.EmaValidationLoss)],
+            weights);
     }
 
     private static void AssertEqual(Outcome expected, Outcome actual)

@@ -38,7 +38,8 @@ public sealed class LongContextPlotsTests
         Assert.Equal("RULER by length", titled.GetProperty("title").GetProperty("text").GetString());
         var added = titled.GetProperty("height").GetInt32() - plain.GetProperty("height").GetInt32();
         Assert.Equal(40, added);
-        Assert.Equal(added, titled.GetProperty("margin").GetProperty("t").GetInt32() - plain.GetProperty("margin").GetProperty("t").GetInt32());
+        Assert.Equal(
+            added, titled.GetProperty("margin").GetProperty("t").GetInt32() - plain.GetProperty("margin").GetProperty("t").GetInt32());
     }
 
     [Fact]
@@ -83,7 +84,9 @@ public sealed class LongContextPlotsTests
 
     private static double?[] Numbers(JsonElement trace, string name) => Row(trace.GetProperty(name));
 
-    private static double?[] Row(JsonElement list) => [.. list.EnumerateArray().Select(e => e.ValueKind == JsonValueKind.Null ? (double?)null : e.GetDouble())];
+    private static double?[] Row(JsonElement list) => [.. list.EnumerateArray().Select(
+        e => e.ValueKind == JsonValueKind.Null ? (double?)null : e.GetDouble())];
 
-    private static string? Title(JsonElement layout, string axis) => layout.GetProperty(axis).GetProperty("title").GetProperty("text").GetString();
+    private static string? Title(JsonElement layout, string axis) =>
+        layout.GetProperty(axis).GetProperty("title").GetProperty("text").GetString();
 }

@@ -97,7 +97,8 @@ public sealed class PlotsTests : IDisposable
     [Fact]
     public void Lines_LogarithmicInOneDirection_HasTitlesAndCurves()
     {
-        var (traces, layout) = Figure(Plots.Lines([new("a", [1, 10], [3, 4]), new("b", [1, 10], [5, double.NaN])], "length", "bytes", logX: true));
+        var (traces, layout) = Figure(
+            Plots.Lines([new("a", [1, 10], [3, 4]), new("b", [1, 10], [5, double.NaN])], "length", "bytes", logX: true));
 
         Assert.Equal(["a", "b"], traces.Select(Name));
         Assert.Equal([5, null], Numbers(traces[1], "y"));
@@ -112,7 +113,8 @@ public sealed class PlotsTests : IDisposable
     {
         var recording = Recording();
 
-        var (traces, layout) = Figure(Plots.GateHeatMap(recording, GateQuantity.ForgetGate, 1, ["<s>", " a", "\n", ""], start: 1, count: 3));
+        var (traces, layout) = Figure(
+            Plots.GateHeatMap(recording, GateQuantity.ForgetGate, 1, ["<s>", " a", "\n", ""], start: 1, count: 3));
 
         var z = traces[0].GetProperty("z");
         Assert.Equal((2, 3), (z.GetArrayLength(), z[0].GetArrayLength()));
@@ -138,7 +140,8 @@ public sealed class PlotsTests : IDisposable
 
         var (violins, violinLayout) = Figure(Plots.GateViolins(recording, GateQuantity.ForgetPreactivation));
         Assert.Equal(["head 0", "head 1"], violins.Select(Name));
-        var ofBlocks = new[] { 0, 1 }.Select(l => recording.Values(GateQuantity.ForgetPreactivation, l, 0).ToArray().Order().Select(v => (double)v));
+        var ofBlocks = new[] { 0, 1 }.Select(
+            l => recording.Values(GateQuantity.ForgetPreactivation, l, 0).ToArray().Order().Select(v => (double)v));
         Assert.All(ofBlocks.SelectMany(v => v).Zip(Numbers(violins[0], "y")), pair => Assert.Equal(pair.First, pair.Second!.Value, 1e-5));
         Assert.Equal(("Block", "Forget gate pre-activation"), Titles(violinLayout));
 
@@ -232,7 +235,8 @@ public sealed class PlotsTests : IDisposable
     [Fact]
     public void Comparison_Bars_HighlightTheModel()
     {
-        var (traces, layout) = Figure(Plots.Comparison([new("3-gram", 2.861), new("model", 2, true), new("none", double.NaN)], "Loss (bits per byte)"));
+        var (traces, layout) = Figure(
+            Plots.Comparison([new("3-gram", 2.861), new("model", 2, true), new("none", double.NaN)], "Loss (bits per byte)"));
 
         Assert.Equal([2.861, 2, null], Numbers(traces[0], "x"));
         Assert.Equal(["2.86", "2.00", ""], traces[0].GetProperty("text").EnumerateArray().Select(t => t.GetString()));
@@ -260,7 +264,8 @@ public sealed class PlotsTests : IDisposable
     public void Lifetimes_HeadsOfTwoBlocks_ShowMediansAndEndInfiniteOnesAtTheBorder()
     {
         var (traces, layout) = Figure(Plots.Lifetimes(
-            [new(0, 0, 0.5, 9, 0, 1, 2, 4, 8, 16), new(1, 0, 0.5, 9, 1, 0, 3, double.PositiveInfinity, double.PositiveInfinity, double.PositiveInfinity)]));
+            [new(0, 0, 0.5, 9, 0, 1, 2, 4, 8, 16), new(
+                1, 0, 0.5, 9, 1, 0, 3, double.PositiveInfinity, double.PositiveInfinity, double.PositiveInfinity)]));
 
         Assert.Equal([1, 16, null], Numbers(traces[0], "x"));
         Assert.Equal([2, 8, null], Numbers(traces[1], "x"));
@@ -277,7 +282,8 @@ public sealed class PlotsTests : IDisposable
     public void ReadingAge_Heads_LieAtMemoryAndAge()
     {
         var (traces, layout) = Figure(Plots.ReadingAge(
-            [new(0, 0, TraceLifetimes.OneOverE, 9, 0, 1, 2, 4, 8, 16), new(0, 1, TraceLifetimes.OneOverE, 9, 0, 1, 2, double.PositiveInfinity, 8, 16)],
+            [new(0, 0, TraceLifetimes.OneOverE, 9, 0, 1, 2, 4, 8, 16), new(
+                0, 1, TraceLifetimes.OneOverE, 9, 0, 1, 2, double.PositiveInfinity, 8, 16)],
             [new(0, 0, 3, 0.1, 5, 0), new(0, 1, 3, 0.1, 5, 0)]));
 
         Assert.Equal((4, 3), (Numbers(traces[1], "x").Single(), Numbers(traces[1], "y").Single()));
@@ -313,7 +319,8 @@ public sealed class PlotsTests : IDisposable
     public void NeedleResponse_OfBlock_ShowsDistanceAndGates()
     {
         var response = new NeedleResponse(
-            [new(0, 0, 0, 2, 1, double.NaN, double.NaN), new(0, 0, 1, 1, 0.5, 0.1, -0.2), new(0, 0, 2, 1, 0.25, 0.2, 0)], [new(0, 0, 1, 0, 1, 1.4)]);
+            [new(0, 0, 0, 2, 1, double.NaN, double.NaN), new(0, 0, 1, 1, 0.5, 0.1, -0.2), new(0, 0, 2, 1, 0.25, 0.2, 0)],
+            [new(0, 0, 1, 0, 1, 1.4)]);
 
         var (traces, layout) = Figure(Plots.NeedleResponse(response, 0, tokens: 1));
 
@@ -417,7 +424,8 @@ public sealed class PlotsTests : IDisposable
 
     private static (string? X, string? Y) Titles(JsonElement layout) => (Title(layout, "xaxis"), Title(layout, "yaxis"));
 
-    private static string? Title(JsonElement layout, string axis) => layout.GetProperty(axis).GetProperty("title").GetProperty("text").GetString();
+    private static string? Title(JsonElement layout, string axis) =>
+        layout.GetProperty(axis).GetProperty("title").GetProperty("text").GetString();
 
     private (JsonElement[] Traces, JsonElement Layout) Figure(GenericChart chart)
     {

@@ -35,7 +35,8 @@ public sealed class StudyPlotsTests
         var difference = comparison.Variants[1].Difference!;
         Assert.Equal([difference.Low, difference.High], Numbers(traces[0], "x").Select(v => v), (a, b) => Math.Abs(a - b) < 1e-5);
         Assert.Equal(1.0, Numbers(traces[1], "x").Single(), 1e-6);
-        Assert.Equal("Test loss (nats), less that of 'beta1=0.8'", layout.GetProperty("xaxis").GetProperty("title").GetProperty("text").GetString());
+        Assert.Equal(
+            "Test loss (nats), less that of 'beta1=0.8'", layout.GetProperty("xaxis").GetProperty("title").GetProperty("text").GetString());
         Assert.Equal("beta1=0.9", layout.GetProperty("yaxis").GetProperty("ticktext")[0].GetString());
     }
 
@@ -47,12 +48,14 @@ public sealed class StudyPlotsTests
         var none = whole with { Rows = [] };
         foreach (var frame in new[] { Plots.StudyOverview(none), Plots.StudyGradients(none), Plots.StudyTasks([none]) })
         {
-            Assert.Equal("drawn: not run yet: 0 of 6 runs", Figure(frame).Layout.GetProperty("annotations")[0].GetProperty("text").GetString());
+            Assert.Equal(
+                "drawn: not run yet: 0 of 6 runs", Figure(frame).Layout.GetProperty("annotations")[0].GetProperty("text").GetString());
         }
 
         var scores = Figure(Plots.StudyOverview(whole)).Traces.Single();
         Assert.Equal(("heatmap", "0.50"), (scores.GetProperty("type").GetString(), scores.GetProperty("text")[0][0].GetString()));
-        Assert.Equal(["drawn"], Figure(Plots.StudyTasks([whole])).Traces.Single().GetProperty("x").EnumerateArray().Select(x => x.GetString()));
+        Assert.Equal(
+            ["drawn"], Figure(Plots.StudyTasks([whole])).Traces.Single().GetProperty("x").EnumerateArray().Select(x => x.GetString()));
 
         var text = whole with { Rows = [.. whole.Rows.Select(row => row with { Scores = [] })] };
         Assert.Contains("beta1=0.9", Figure(Plots.StudyOverview(text)).Traces.Select(Name));
@@ -69,7 +72,8 @@ public sealed class StudyPlotsTests
     public void StudyHeatMap_Results_HaveTheirMeans()
     {
         var (traces, _) = Figure(Plots.StudyHeatMap([Result()], "beta1", null, "scaled@8", "Scaled accuracy"));
-        Assert.Equal([0.5, 0.5], traces.Single().GetProperty("z").EnumerateArray().SelectMany(row => row.EnumerateArray().Select(v => v.GetDouble())));
+        Assert.Equal([0.5, 0.5], traces.Single().GetProperty("z").EnumerateArray().SelectMany(
+            row => row.EnumerateArray().Select(v => v.GetDouble())));
         Assert.Equal("0.50", traces.Single().GetProperty("text")[0][0].GetString());
         Assert.Throws<ArgumentException>(() => Plots.StudyHeatMap([Result()], "beta1", null, "scaled@9", "t"));
     }
@@ -97,7 +101,8 @@ public sealed class StudyPlotsTests
     }
 
     private static IsoFlopProfile Profile(double flops, double best) => IsoFlopProfile.Of(
-        flops, [.. new[] { 0.25, 0.5, 1, 2, 4 }.Select(by => new ScalingPoint(best * by, flops / 6 / best / by, 3 + 0.1 * Math.Pow(Math.Log(by), 2)))]);
+        flops, [.. new[] { 0.25, 0.5, 1, 2, 4 }.Select(
+            by => new ScalingPoint(best * by, flops / 6 / best / by, 3 + 0.1 * Math.Pow(Math.Log(by), 2)))]);
 
     private static StudyResult Result()
     {
@@ -109,9 +114,11 @@ public sealed class StudyPlotsTests
             Differences = run.Differences,
             Seed = run.Training.Seed,
             Status = StudyStatus.Completed,
-            TestLoss = (run.Training.Beta1 == 0.9 ? 2 : 1) + 0.01 * run.Training.Seed + (run.Variant == "beta1=0.9" && run.Training.Seed == 2 ? 0.003 : run.Variant == "beta1=0.9" && run.Training.Seed == 3 ? -0.003 : 0),
+            TestLoss = (run.Training.Beta1 == 0.9 ? 2 : 1) + 0.01 * run.Training.Seed
+                + (run.Variant == "beta1=0.9" && run.Training.Seed == 2 ? 0.003 : run.Variant == "beta1=0.9" && run.Training.Seed == 3 ? -0.003 : 0),
             Scores = [new("8", 0.75, 0.5, 0.1)],
-            Curve = [new(1, 100, 5, (run.Training.Beta1 == 0.9 ? 3.2 : 2.2) + 0.1 * run.Training.Seed, null, 1), new(10, 1000, 2, (run.Training.Beta1 == 0.9 ? 2 : 1.2) + (run.Training.Beta1 == 0.9 ? 0 : 0.1 * run.Training.Seed), null, 1)],
+            Curve = [new(1, 100, 5, (run.Training.Beta1 == 0.9 ? 3.2 : 2.2) + 0.1 * run.Training.Seed, null, 1), new(
+                10, 1000, 2, (run.Training.Beta1 == 0.9 ? 2 : 1.2) + (run.Training.Beta1 == 0.9 ? 0 : 0.1 * run.Training.Seed), null, 1)],
         })]);
     }
 
@@ -121,7 +128,8 @@ public sealed class StudyPlotsTests
         return ([.. figure.RootElement.GetProperty("data").EnumerateArray().Select(t => t.Clone())], figure.RootElement.GetProperty("layout").Clone());
     }
 
-    private static double[] Numbers(JsonElement trace, string name) => [.. trace.GetProperty(name).EnumerateArray().Select(v => v.GetDouble())];
+    private static double[] Numbers(JsonElement trace, string name) =>
+        [.. trace.GetProperty(name).EnumerateArray().Select(v => v.GetDouble())];
 
     private static string? Name(JsonElement trace) => trace.TryGetProperty("name", out var name) ? name.GetString() : null;
 }

@@ -37,7 +37,9 @@ public abstract record LikelihoodTask(string Name)
     /// <summary>What of it counts.</summary>
     public virtual TaskMetrics Metrics => TaskMetrics.NormalizedAccuracy;
 
-    /// <summary>Whether a metric of the whole is the mean over groups, as in the harness's BLiMP, and not over questions, as in its MMLU.</summary>
+    /// <summary>
+    /// Whether a metric of the whole is the mean over groups, as in the harness's BLiMP, and not over questions, as in its MMLU.
+    /// </summary>
     public virtual bool GroupsCountAlike => false;
 
     /// <summary>How its few-shot examples are chosen, unless asked otherwise.</summary>
@@ -50,7 +52,9 @@ public abstract record LikelihoodTask(string Name)
 
     /// <summary>The questions of a file, a pattern or a folder (see <see cref="TaskFiles.ReadAsync"/>).</summary>
     /// <exception cref="FileNotFoundException">There is no such file.</exception>
-    /// <exception cref="InvalidDataException">A file is damaged or has another schema; the message says where and what was expected.</exception>
+    /// <exception cref="InvalidDataException">
+    /// A file is damaged or has another schema; the message says where and what was expected.
+    /// </exception>
     public async Task<IReadOnlyList<TaskItem>> ReadAsync(string path, CancellationToken cancellationToken = default) =>
         [.. (await TaskFiles.ReadAsync(path, cancellationToken).ConfigureAwait(false)).Select(Item)];
 

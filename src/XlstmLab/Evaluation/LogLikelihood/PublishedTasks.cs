@@ -38,7 +38,8 @@ public sealed partial record HellaSwagTask() : LikelihoodTask("hellaswag")
         }
 
         return Question(
-            Clean($"{row.Text("activity_label")}: {row.Text("ctx_a")} {second}"), endings.Select(Clean), row.Answer("label", 0, endings.Count));
+            Clean($"{row.Text("activity_label")}: {row.Text("ctx_a")} {second}"), endings.Select(Clean),
+            row.Answer("label", 0, endings.Count));
     }
 
     private static string Clean(string text) => Brackets().Replace(text.Trim().Replace(" [title]", ". ", StringComparison.Ordinal), "")
@@ -131,10 +132,10 @@ public sealed record LambadaTask(string Name) : LikelihoodTask(Name)
 
 /// <summary>MMLU, exam questions of 57 subjects (Hendrycks et al. 2021, arXiv:2009.03300).</summary>
 /// <remarks>
-/// Dataset cais/mmlu: question, subject, choices (4), answer. Harness task mmlu: "The following are multiple choice questions (with answers)
-/// about {subject}." and an empty line, then examples, then the question, the choices after "A. " to "D. " on lines of their own, "Answer:",
-/// and then each letter. Examples are the first of the same subject's dev part, five as published. acc over all questions, of each subject,
-/// and its mean over subjects.
+/// Dataset cais/mmlu: question, subject, choices (4), answer. Harness task mmlu: "The following are multiple choice questions (with
+/// answers) about {subject}." and an empty line, then examples, then the question, the choices after "A. " to "D. " on lines of their own,
+/// "Answer:", and then each letter. Examples are the first of the same subject's dev part, five as published. acc over all questions, of
+/// each subject, and its mean over subjects.
 /// </remarks>
 public sealed record MmluTask() : LikelihoodTask("mmlu")
 {

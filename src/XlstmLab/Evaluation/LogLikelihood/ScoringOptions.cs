@@ -28,7 +28,9 @@ public sealed record ScoringOptions
     /// <summary>Which requests begin with the end of document.</summary>
     public DocumentPrefix Prefix { get; init; }
 
-    /// <summary>Whether a context of several continuations is read once, and its state forked, where that saves more than it costs.</summary>
+    /// <summary>
+    /// Whether a context of several continuations is read once, and its state forked, where that saves more than it costs.
+    /// </summary>
     public bool ShareContexts { get; init; } = true;
 
     /// <summary>Looks at every option.</summary>

@@ -30,7 +30,8 @@ public static class TaskEvaluator
     /// <exception cref="OperationCanceledException">It was cancelled.</exception>
     public static TaskScore Evaluate(
         LanguageModel model, ITokenizer tokenizer, LikelihoodTask task, IReadOnlyList<TaskItem> items, TaskOptions? options = null,
-        IReadOnlyList<TaskItem>? examples = null, IProgress<ScoringProgress>? progress = null, CancellationToken cancellationToken = default)
+        IReadOnlyList<TaskItem>? examples = null, IProgress<ScoringProgress>? progress = null,
+        CancellationToken cancellationToken = default)
     {
         options ??= new();
         options.Validate();
@@ -85,13 +86,13 @@ public static class TaskEvaluator
     /// <remarks>
     /// Names are those of lm-evaluation-harness, and so are their meanings; acc_norm_tokens it does not have.
     /// acc: the share of questions whose right answer has the highest log-likelihood. acc_norm: after dividing by the answer's characters
-    /// (code points). acc_bytes: by its UTF-8 bytes. acc_norm_tokens: by its tokens. acc_mutual_info: after subtracting the log-likelihood without the query (Brown et al. 2020, section
-    /// 2.4; Holtzman et al. 2021, arXiv:2104.08315), where it was computed. Of equals the first is chosen; an empty answer is never
-    /// chosen where lengths count. For cloze tasks, acc: the share that greedy decoding finds; perplexity: exp(-mean log-likelihood) over questions.
-    /// Standard errors are s / sqrt(N) with the sample's standard deviation s over N questions; that of the perplexity is the perplexity
-    /// times that of the mean log-likelihood (delta method). Where a task has groups, each metric is also given for each group and, as
-    /// <c>METRIC_group_mean</c>, as the mean of the groups' values, its standard error sqrt(sum of squared errors) / groups; where
-    /// <see cref="LikelihoodTask.GroupsCountAlike"/>, that is the metric of the whole too.
+    /// (code points). acc_bytes: by its UTF-8 bytes. acc_norm_tokens: by its tokens. acc_mutual_info: after subtracting the log-likelihood
+    /// without the query (Brown et al. 2020, section 2.4; Holtzman et al. 2021, arXiv:2104.08315), where it was computed. Of equals the
+    /// first is chosen; an empty answer is never chosen where lengths count. For cloze tasks, acc: the share that greedy decoding finds;
+    /// perplexity: exp(-mean log-likelihood) over questions. Standard errors are s / sqrt(N) with the sample's standard deviation s over N
+    /// questions; that of the perplexity is the perplexity times that of the mean log-likelihood (delta method). Where a task has groups,
+    /// each metric is also given for each group and, as <c>METRIC_group_mean</c>, as the mean of the groups' values, its standard error
+    /// sqrt(sum of squared errors) / groups; where <see cref="LikelihoodTask.GroupsCountAlike"/>, that is the metric of the whole too.
     /// </remarks>
     /// <param name="task">The task.</param>
     /// <param name="samples">Its questions, at least one.</param>
@@ -137,7 +138,8 @@ public static class TaskEvaluator
             yield return Best("acc_mutual_info", a => a.LogLikelihood - a.Unconditional!.Value);
         }
 
-        TaskMetric Best(string metric, Func<AnswerScore, double> score) => Accuracy(metric, s => TaskEvaluator.Best(s.Answers, score) == s.Gold);
+        TaskMetric Best(string metric, Func<AnswerScore, double> score) => Accuracy(
+            metric, s => TaskEvaluator.Best(s.Answers, score) == s.Gold);
 
         TaskMetric Accuracy(string metric, Func<SampleScore, bool> isRight)
         {

@@ -48,7 +48,8 @@ public static class TaskFiles
             : [];
         return files.Count > 0
             ? files
-            : throw new FileNotFoundException($"There is no .jsonl or .parquet file '{path}', nor a folder of that name that holds one.", path);
+            : throw new FileNotFoundException(
+                $"There is no .jsonl or .parquet file '{path}', nor a folder of that name that holds one.", path);
     }
 
     private static bool IsParquet(string path) => Path.GetExtension(path).Equals(".parquet", StringComparison.OrdinalIgnoreCase);
@@ -124,7 +125,8 @@ public static class TaskFiles
         }
     }
 
-    private static JsonObject ToObject(IDictionary<string, object> row) => new(row.Select(e => KeyValuePair.Create(e.Key, ToNode(e.Value))));
+    private static JsonObject ToObject(IDictionary<string, object> row) => new(
+        row.Select(e => KeyValuePair.Create(e.Key, ToNode(e.Value))));
 
     private static JsonNode? ToNode(object? value) => value switch
     {

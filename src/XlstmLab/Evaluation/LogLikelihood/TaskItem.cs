@@ -13,7 +13,9 @@ public sealed record TaskItem(IReadOnlyList<TaskChoice> Choices, int Gold)
     /// <summary>What opens the prompt, before any examples.</summary>
     public string Description { get; init; } = "";
 
-    /// <summary>The part of the task it belongs to, such as the subject; null where there are none. Examples are of the same part.</summary>
+    /// <summary>
+    /// The part of the task it belongs to, such as the subject; null where there are none. Examples are of the same part.
+    /// </summary>
     public string? Group { get; init; }
 
     /// <summary>The question with its right answer, as a few-shot example.</summary>

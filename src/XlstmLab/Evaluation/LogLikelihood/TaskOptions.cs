@@ -16,8 +16,8 @@ public sealed record TaskOptions
     public bool MutualInformation { get; init; }
 
     /// <summary>
-    /// Whether questions are left out and counted that have an answer without a token of its own, for the tokenizer merges it into the question;
-    /// otherwise the first such question is an error.
+    /// Whether questions are left out and counted that have an answer without a token of its own, for the tokenizer merges it into the
+    /// question; otherwise the first such question is an error.
     /// </summary>
     public bool SkipJoined { get; init; }
 

@@ -93,11 +93,13 @@ public sealed class TaskRow(string file, long number, JsonObject fields)
         var found = fields[field] is { } node
             ? Short(node.ToJsonString().Replace(Half, "half of a surrogate pair", StringComparison.OrdinalIgnoreCase))
             : $"no such field; the row has {string.Join(", ", fields.Select(f => f.Key))}";
-        return new(string.Create(CultureInfo.InvariantCulture, $"'{file}', row {number}: expected '{field}' to be {expected}, got {found}."));
+        return new(
+            string.Create(CultureInfo.InvariantCulture, $"'{file}', row {number}: expected '{field}' to be {expected}, got {found}."));
     }
 
     private static string? TextOf(JsonNode? node) =>
-        node is JsonValue value && value.GetValueKind() == JsonValueKind.String && value.GetValue<string>() is var text && !text.Contains('\uFDD0', StringComparison.Ordinal)
+        node is JsonValue value && value.GetValueKind() == JsonValueKind.String && value.GetValue<string>() is var text
+            && !text.Contains('\uFDD0', StringComparison.Ordinal)
             ? text
             : null;
 

@@ -77,7 +77,9 @@ public sealed record TaskScore(string Task, TaskOptions Options, IReadOnlyList<T
             Task, sample.Sample, sample.Group, answer.Index, score.Answer, answer.Index == sample.Gold, answer.Index == sample.Predicted,
             score.LogLikelihood, score.Unconditional, score.Bytes, score.Tokens, score.IsGreedy);
 
-    /// <summary>Writes <c>TASK.json</c>, the options and metrics, and <c>TASK.samples.jsonl</c>, a line a question, into a folder.</summary>
+    /// <summary>
+    /// Writes <c>TASK.json</c>, the options and metrics, and <c>TASK.samples.jsonl</c>, a line a question, into a folder.
+    /// </summary>
     /// <param name="folder">The folder; it is made if there is none, and files of those names are replaced.</param>
     /// <exception cref="IOException">A file cannot be written.</exception>
     public void Write(string folder)

@@ -6,7 +6,9 @@ using static TorchSharp.torch;
 namespace XlstmLab.Models.Blocks;
 
 /// <summary>x + mixer(norm(x)), then x + FFN(norm(x)): the post-up-projection block of the 7B model (xLSTM 7B, figure 8).</summary>
-/// <remarks>A convolution with SiLU, where there is one, stands before q and k, before i and f of an sLSTM, or before all of a mixer without either.</remarks>
+/// <remarks>
+/// A convolution with SiLU, where there is one, stands before q and k, before i and f of an sLSTM, or before all of a mixer without either.
+/// </remarks>
 internal sealed class PostUpBlock : XlstmBlock
 {
     private readonly StreamNorm _norm;

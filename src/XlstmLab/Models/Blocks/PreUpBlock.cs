@@ -28,7 +28,8 @@ internal sealed class PreUpBlock : XlstmBlock
         return (stream, Drop(_postNorm.Forward(_layer.Forward(normed, pass)))); // (B, S, d)
     }
 
-    public override void Initialize(double inputStd, double outputStd, Generator generator) => _layer.Initialize(inputStd, outputStd, generator);
+    public override void Initialize(double inputStd, double outputStd, Generator generator) =>
+        _layer.Initialize(inputStd, outputStd, generator);
 }
 
 /// <summary>

@@ -37,7 +37,8 @@ internal abstract class XlstmBlock(string name, XlstmConfig config, Mixer mixer,
     protected Tensor Drop(Tensor written) => training ? dropout.Apply(written, _dropout) : written;
 
     /// <summary>A norm of the stream as the configuration has them.</summary>
-    protected static StreamNorm Norm(XlstmConfig config, NormKind kind) => new(kind, config.EmbeddingDim, config.NormEpsilon, config.UseBias);
+    protected static StreamNorm Norm(XlstmConfig config, NormKind kind) => new(
+        kind, config.EmbeddingDim, config.NormEpsilon, config.UseBias);
 
     /// <summary>Nothing is registered by its field's name.</summary>
     protected override void RegisterComponents()

@@ -7,7 +7,9 @@ using TorchSharp;
 namespace XlstmLab.Native.Cuda;
 
 /// <summary>GPUs of NVIDIA, through NVRTC and the driver.</summary>
-/// <remarks>Machine code is kept in the user's cache folder by source, options, compiler and kind of device: only the first run compiles.</remarks>
+/// <remarks>
+/// Machine code is kept in the user's cache folder by source, options, compiler and kind of device: only the first run compiles.
+/// </remarks>
 internal sealed unsafe class CudaDevice : IKernelDevice
 {
     private readonly ConcurrentDictionary<(string File, string Options, int Device), nint> _modules = new();
@@ -119,7 +121,8 @@ internal sealed unsafe class CudaDevice : IKernelDevice
         var code = CudaDriver.cuLaunchKernelEx(&config, function, arguments, null);
         if (code != 0)
         {
-            CudaDriver.Check(code, $"launch a kernel of {shape.Blocks} x {shape.BlocksY} x {shape.BlocksZ} blocks with {shape.Threads} threads");
+            CudaDriver.Check(
+                code, $"launch a kernel of {shape.Blocks} x {shape.BlocksY} x {shape.BlocksZ} blocks with {shape.Threads} threads");
         }
     }
 
@@ -165,7 +168,8 @@ internal sealed unsafe class CudaDevice : IKernelDevice
     private static int Attribute(int attribute, int device)
     {
         CudaDriver.UseDevice(device);
-        CudaDriver.Check(CudaDriver.cuDeviceGetAttribute(out var value, attribute, device), $"tell attribute {attribute} of device {device}");
+        CudaDriver.Check(
+            CudaDriver.cuDeviceGetAttribute(out var value, attribute, device), $"tell attribute {attribute} of device {device}");
         return value;
     }
 

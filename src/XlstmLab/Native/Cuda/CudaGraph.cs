@@ -3,7 +3,9 @@ using TorchSharp;
 
 namespace XlstmLab.Native.Cuda;
 
-/// <summary>Records graphs of one thread, on a stream of its own. They have their memory in common, because no two of them run at once.</summary>
+/// <summary>
+/// Records graphs of one thread, on a stream of its own. They have their memory in common, because no two of them run at once.
+/// </summary>
 /// <param name="device">The device's index.</param>
 internal sealed class CudaGraphRecorder(int device) : IWorkRecorder
 {
@@ -36,8 +38,8 @@ internal sealed class CudaGraphRecorder(int device) : IWorkRecorder
     /// before needed as much as the graph will.
     /// </summary>
     /// <remarks>
-    /// libtorch does so before it says that there is no memory left: it is asked for more than any GPU has. It takes half a second to say that,
-    /// and so is left alone where a twentieth of the memory at most was taken since the last recording, and half of it is free.
+    /// libtorch does so before it says that there is no memory left: it is asked for more than any GPU has. It takes half a second to say
+    /// that, and so is left alone where a twentieth of the memory at most was taken since the last recording, and half of it is free.
     /// </remarks>
     private void FreeUnused()
     {
@@ -66,7 +68,9 @@ internal sealed class CudaGraphRecorder(int device) : IWorkRecorder
     }
 }
 
-/// <summary>Work of a GPU that was recorded once and is started again as a whole, without the host's time for each of its kernels.</summary>
+/// <summary>
+/// Work of a GPU that was recorded once and is started again as a whole, without the host's time for each of its kernels.
+/// </summary>
 /// <remarks>
 /// The driver records and starts it, since it tells of failures where libtorch would end the process; libtorch's <c>at::cuda::CUDAGraph</c>
 /// lends its part, a pool for what is allocated meanwhile, and random numbers that differ at each start. Nothing that is recorded may wait
@@ -201,7 +205,8 @@ internal sealed unsafe class CudaGraph : IRecordedWork
             CudaDriver.Check(ended, Capturing);
             if (status != Active || recorded == 0)
             {
-                throw new CudaException("CUDA could not record a graph: something waited for the GPU, read from it or copied from the host.");
+                throw new CudaException(
+                    "CUDA could not record a graph: something waited for the GPU, read from it or copied from the host.");
             }
 
             nuint count = 0;
@@ -219,8 +224,8 @@ internal sealed unsafe class CudaGraph : IRecordedWork
     }
 
     /// <summary>
-    /// Lets libtorch end its part, which it only does with a capture of its own that succeeds, whatever became of the one before: it is given
-    /// one that fills four bytes.
+    /// Lets libtorch end its part, which it only does with a capture of its own that succeeds, whatever became of the one before: it is
+    /// given one that fills four bytes.
     /// </summary>
     private void EndForTorch(nint stream)
     {

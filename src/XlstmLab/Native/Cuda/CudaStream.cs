@@ -1,6 +1,8 @@
 namespace XlstmLab.Native.Cuda;
 
-/// <summary>An order of work on a GPU: libtorch's operations and the library's kernels both go to the calling thread's current one.</summary>
+/// <summary>
+/// An order of work on a GPU: libtorch's operations and the library's kernels both go to the calling thread's current one.
+/// </summary>
 /// <remarks>
 /// A thread begins on the default stream. Work of two streams may run at once and in any order: whoever changes streams waits for what was
 /// given to the one before (<see cref="Enter"/> does).
@@ -33,7 +35,9 @@ internal sealed class CudaStream
     /// <param name="goesFirst">Whether its kernels take places that become free before those of other streams do.</param>
     public static CudaStream FromPool(int device, bool goesFirst = false) => new(TorchCuda.StreamFromPool(device, goesFirst), device);
 
-    /// <summary>Makes this the calling thread's stream until the result is disposed, by the same thread. Both times it waits for what is under way.</summary>
+    /// <summary>
+    /// Makes this the calling thread's stream until the result is disposed, by the same thread. Both times it waits for what is under way.
+    /// </summary>
     /// <exception cref="CudaException">A kernel failed before.</exception>
     public Scope Enter()
     {

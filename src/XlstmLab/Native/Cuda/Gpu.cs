@@ -18,7 +18,9 @@ public static unsafe class Gpu
         return Marshal.PtrToStringUTF8((nint)name)!;
     }
 
-    /// <summary>The driver's version where the system tells it, and the CUDA version it is for: <c>driver 580.65.06, CUDA 13.0</c>.</summary>
+    /// <summary>
+    /// The driver's version where the system tells it, and the CUDA version it is for: <c>driver 580.65.06, CUDA 13.0</c>.
+    /// </summary>
     /// <exception cref="CudaException">There is no driver.</exception>
     public static string Driver()
     {
@@ -26,7 +28,8 @@ public static unsafe class Gpu
         CudaDriver.Check(CudaDriver.cuDriverGetVersion(out var version), "tell its version");
         var words = File.Exists(file) ? File.ReadLines(file).First().Split(' ', StringSplitOptions.RemoveEmptyEntries) : [];
         var number = words.FirstOrDefault(w => w.Contains('.', StringComparison.Ordinal) && w.All(c => char.IsDigit(c) || c == '.'));
-        return string.Create(CultureInfo.InvariantCulture, $"{(number is null ? "" : $"driver {number}, ")}CUDA {version / 1000}.{version % 1000 / 10}");
+        return string.Create(
+            CultureInfo.InvariantCulture, $"{(number is null ? "" : $"driver {number}, ")}CUDA {version / 1000}.{version % 1000 / 10}");
     }
 
     /// <summary>The bytes of the GPU's memory that no process holds, and all of them.</summary>

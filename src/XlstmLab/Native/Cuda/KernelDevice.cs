@@ -35,7 +35,9 @@ internal interface IKernelDevice
     /// <param name="function">The kernel.</param>
     nint Load(string file, IReadOnlyList<string> defines, int device, string function);
 
-    /// <summary>Begins to compile a source, if nobody has, beside what else the program does; what becomes of it <see cref="Load"/> tells.</summary>
+    /// <summary>
+    /// Begins to compile a source, if nobody has, beside what else the program does; what becomes of it <see cref="Load"/> tells.
+    /// </summary>
     /// <param name="file">The source's name.</param>
     /// <param name="defines">Macros, <c>NAME=VALUE</c>, in a fixed order.</param>
     /// <param name="device">The index of the device.</param>

@@ -8,7 +8,8 @@ internal static class LinearAlgebra
     private static readonly Lazy<bool> Loading = new(Load);
 
     /// <summary>
-    /// Loads it, where there is a GPU. libtorch fails ("lazy wrapper should be called at most once") where several threads are the first to need it at once.
+    /// Loads it, where there is a GPU. libtorch fails ("lazy wrapper should be called at most once") where several threads are the first to
+    /// need it at once.
     /// </summary>
     public static void EnsureLoaded() => _ = Loading.Value;
 

@@ -21,11 +21,13 @@ internal sealed unsafe class Nccl
 
     private static readonly string[] Names =
     [
-        "ncclGetVersion", "ncclGetErrorString", "ncclGetUniqueId", "ncclCommInitRank", "ncclCommAbort", "ncclCommDestroy", "ncclCommGetAsyncError",
+        "ncclGetVersion", "ncclGetErrorString", "ncclGetUniqueId", "ncclCommInitRank", "ncclCommAbort", "ncclCommDestroy",
+        "ncclCommGetAsyncError",
         "ncclAllReduce", "ncclBroadcast", "ncclGroupStart", "ncclGroupEnd",
     ];
 
-    private static readonly Lazy<(Nccl? Found, string? Absence)> Loaded = new(() => Load(Candidates(Environment.GetEnvironmentVariable(Variable), NativeTorch.Folder)));
+    private static readonly Lazy<(Nccl? Found, string? Absence)> Loaded = new(
+        () => Load(Candidates(Environment.GetEnvironmentVariable(Variable), NativeTorch.Folder)));
 
     private readonly Dictionary<string, nint> _functions;
 

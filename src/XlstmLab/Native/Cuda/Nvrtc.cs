@@ -115,7 +115,10 @@ public static unsafe partial class Nvrtc
         return Folders().Where(Directory.Exists).SelectMany(Compilers).Concat(Enumerable.Range(12, 3).Reverse().Select(SystemName));
     }
 
-    /// <summary>Where libraries of CUDA may lie that the system's loader does not know of, best first: with libtorch, in PyTorch's packages, in a toolkit.</summary>
+    /// <summary>
+    /// Where libraries of CUDA may lie that the system's loader does not know of, best first: with libtorch, in PyTorch's packages, in a
+    /// toolkit.
+    /// </summary>
     internal static IEnumerable<string> Folders()
     {
         var torch = NativeTorch.Folder;
@@ -173,7 +176,8 @@ public static unsafe partial class Nvrtc
     private static partial int nvrtcVersion(out int major, out int minor);
 
     [LibraryImport(Library, StringMarshalling = StringMarshalling.Utf8)]
-    private static partial int nvrtcCreateProgram(out nint program, string source, string name, int headers, nint headerTexts, nint headerNames);
+    private static partial int nvrtcCreateProgram(
+        out nint program, string source, string name, int headers, nint headerTexts, nint headerNames);
 
     [LibraryImport(Library, StringMarshalling = StringMarshalling.Utf8)]
     private static partial int nvrtcCompileProgram(nint program, int count, string[] options);

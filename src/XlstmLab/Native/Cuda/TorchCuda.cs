@@ -2,7 +2,9 @@ using System.Runtime.InteropServices;
 
 namespace XlstmLab.Native.Cuda;
 
-/// <summary>libtorch's own functions for streams and graphs, which TorchSharp does not offer, by the names that its compiler gave them.</summary>
+/// <summary>
+/// libtorch's own functions for streams and graphs, which TorchSharp does not offer, by the names that its compiler gave them.
+/// </summary>
 /// <remarks>
 /// Every one is looked up before anything is called. Two structures of 16 bytes, <c>c10::cuda::CUDAStream</c> and <c>MempoolId_t</c>, go by
 /// value in two registers, as C++ on Linux passes them, on x64 and arm64; other systems have other names, which are not found.
@@ -42,7 +44,8 @@ internal static unsafe class TorchCuda
         ((delegate* unmanaged<sbyte, Pair>)Streams.Value.Found[nameof(CurrentStream)])((sbyte)device);
 
     /// <summary>Makes a stream the calling thread's.</summary>
-    public static void SetCurrentStream(Pair stream) => ((delegate* unmanaged<Pair, void>)Streams.Value.Found[nameof(SetCurrentStream)])(stream);
+    public static void SetCurrentStream(Pair stream) =>
+        ((delegate* unmanaged<Pair, void>)Streams.Value.Found[nameof(SetCurrentStream)])(stream);
 
     /// <summary>One of the device's streams beside its default one, another at each call.</summary>
     public static Pair StreamFromPool(int device, bool goesFirst) =>

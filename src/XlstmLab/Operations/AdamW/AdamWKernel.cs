@@ -7,8 +7,8 @@ using static TorchSharp.torch;
 namespace XlstmLab.Operations;
 
 /// <summary>
-/// One parameter as <see cref="AdamWKernel"/> updates it: float32 tensors of one shape, contiguous. Without moments it counts for the norm, and
-/// another optimiser updates it.
+/// One parameter as <see cref="AdamWKernel"/> updates it: float32 tensors of one shape, contiguous. Without moments it counts for the norm,
+/// and another optimiser updates it.
 /// </summary>
 internal sealed record AdamWParameter(Tensor Weight, Tensor? Mean, Tensor? Square, bool Decays, Tensor? Average = null);
 
@@ -57,8 +57,8 @@ internal readonly record struct AdamWRecord
 }
 
 /// <summary>
-/// AdamW in three launches for all parameters together: the gradients' norm, its clipping, and the update unless loss or norm forbid it, without
-/// a word to the host.
+/// AdamW in three launches for all parameters together: the gradients' norm, its clipping, and the update unless loss or norm forbid it,
+/// without a word to the host.
 /// </summary>
 internal sealed class AdamWKernel : IDisposable
 {
@@ -123,7 +123,8 @@ internal sealed class AdamWKernel : IDisposable
 
     /// <summary>Has the kernels compiled (<see cref="Kernel.Prepare"/>).</summary>
     /// <param name="on">A tensor on the device.</param>
-    public static void Prepare(Tensor on) => Kernel.Prepare(true, () => Kernel.Launch(Source, "adamw_update", Defines, new(1, Threads), on));
+    public static void Prepare(Tensor on) => Kernel.Prepare(
+        true, () => Kernel.Launch(Source, "adamw_update", Defines, new(1, Threads), on));
 
     /// <summary>The numbers of the update that was prepared last, as <c>UpdateRule.cuh</c> has them.</summary>
     public Tensor Rule => _rule;
@@ -185,7 +186,9 @@ internal sealed class AdamWKernel : IDisposable
     public DeviceInput<long> NewTable() => new(ScalarType.Int64, _device, _table.Length);
 
     /// <summary>The step of a graph that is being recorded. Before each start <see cref="Tell"/> tells its numbers.</summary>
-    /// <param name="table">The graph's own, filled here, to be sent when the recording is over: in a graph, gradients lie where they lie now.</param>
+    /// <param name="table">
+    /// The graph's own, filled here, to be sent when the recording is over: in a graph, gradients lie where they lie now.
+    /// </param>
     /// <param name="loss">[] float64, the step's loss.</param>
     public void Record(DeviceInput<long> table, Tensor loss)
     {

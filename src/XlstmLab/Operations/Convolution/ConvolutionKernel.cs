@@ -28,13 +28,15 @@ internal static class ConvolutionKernel
     {
         using var scope = NewDisposeScope();
         return Function.apply(
-            TokenRows.Of(x, Vector), before?.to(x.dtype).contiguous()!, weight.to(ScalarType.Float32).contiguous(), bias?.to(ScalarType.Float32)!,
+            TokenRows.Of(x, Vector), before?.to(x.dtype).contiguous()!, weight.to(ScalarType.Float32).contiguous(),
+            bias?.to(ScalarType.Float32)!,
             starts?.contiguous()!, new Call(activate, room))[0].MoveToOuterDisposeScope();
     }
 
     private static string[] Defines(long taps, Call call, Tensor? starts) =>
     [
-        $"TAPS={taps}", $"SILU={(call.Activates ? 1 : 0)}", $"LAYOUT={(starts is null ? 0 : 1)}", $"VECTOR={Vector}", $"RUN={Run}", $"WARPS={Warps}",
+        $"TAPS={taps}", $"SILU={(call.Activates ? 1 : 0)}", $"LAYOUT={(starts is null ? 0 : 1)}", $"VECTOR={Vector}", $"RUN={Run}",
+        $"WARPS={Warps}",
     ];
 
     private static LaunchShape Shape(Tensor x, int shared) => new((x.shape[2] + 32 * Vector - 1) / (32 * Vector), 32 * Warps, shared)

@@ -4,7 +4,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
 
-/// <summary>The cross-entropy of bfloat16 logits under a soft cap, whose gradient takes the logits' place; <see cref="HeadLossKernel"/> is its user.</summary>
+/// <summary>
+/// The cross-entropy of bfloat16 logits under a soft cap, whose gradient takes the logits' place; <see cref="HeadLossKernel"/> is its user.
+/// </summary>
 internal static class CrossEntropyKernel
 {
     private const string Source = "CrossEntropy.cu";
@@ -29,7 +31,9 @@ internal static class CrossEntropyKernel
 
     /// <summary>Each row's cross-entropy, undivided; with a divisor, the gradient of the divided sum takes the logits' place.</summary>
     /// <param name="logits">[N, V] bfloat16, before the cap; their rows may be longer than V, a multiple of 8.</param>
-    /// <param name="targets">[N] int64, <see cref="Ignored"/> for rows that do not count. Another that is no column makes the loss NaN.</param>
+    /// <param name="targets">
+    /// [N] int64, <see cref="Ignored"/> for rows that do not count. Another that is no column makes the loss NaN.
+    /// </param>
     /// <param name="losses">[N] float32, written; 0 where a row does not count.</param>
     /// <param name="divisor">What the sum is divided by, if gradients are wanted.</param>
     /// <param name="cap">The soft cap, or null.</param>
@@ -45,7 +49,8 @@ internal static class CrossEntropyKernel
         }
         else
         {
-            Kernel.Launch(Source, "cross_entropy_forward", Defines(vocabulary, cap), shape, logits, logits, targets, losses, logits.stride(0), rows);
+            Kernel.Launch(
+                Source, "cross_entropy_forward", Defines(vocabulary, cap), shape, logits, logits, targets, losses, logits.stride(0), rows);
         }
     }
 

@@ -9,7 +9,9 @@ namespace XlstmLab.Operations;
 /// </remarks>
 internal static class HeadLossKernel
 {
-    /// <summary>Bytes of logits at a time, a twentieth of a device's memory: of each part after the first a gradient is added to the head's.</summary>
+    /// <summary>
+    /// Bytes of logits at a time, a twentieth of a device's memory: of each part after the first a gradient is added to the head's.
+    /// </summary>
     public static long LargestLogits(double deviceBytes) => (long)(deviceBytes / 20);
 
     /// <summary>Whether there are kernels for this head behind activations of this type.</summary>
@@ -35,7 +37,8 @@ internal static class HeadLossKernel
 
     private sealed record Call(LossDivisor Divisor, double? Cap, LeafGradients? Leaves);
 
-    private static (Tensor Loss, Tensor? DHidden, Tensor? DWeight) Run(Tensor hidden, Tensor weight, Tensor targets, Call call, bool gradient)
+    private static (Tensor Loss, Tensor? DHidden, Tensor? DWeight) Run(
+        Tensor hidden, Tensor weight, Tensor targets, Call call, bool gradient)
     {
         using var scope = NewDisposeScope();
         using var noGrad = no_grad();
@@ -56,7 +59,8 @@ internal static class HeadLossKernel
             var x = hidden.narrow(0, first, count);
             var logits = x.matmul(narrow.t()); // (n, V)
             CrossEntropyKernel.Run(
-                logits.narrow(1, 0, vocabulary), targets.narrow(0, first, count), losses.narrow(0, first, count), gradient ? call.Divisor : null, call.Cap);
+                logits.narrow(1, 0, vocabulary), targets.narrow(0, first, count), losses.narrow(0, first, count),
+                gradient ? call.Divisor : null, call.Cap);
             if (gradient)
             {
                 dHidden!.narrow(0, first, count).addmm_(logits, narrow, 0, 1);

@@ -1,7 +1,8 @@
 // Dropout: y = x scale where the element is kept, else 0. Which elements are kept follows from a key and their places alone, so that the
 // backward pass, y = dy scale over the same places, needs nothing kept, and a resumed run nothing but its keys. Element i is kept if
 // the upper half of the i-th number of SplitMix64 (Steele, Lea and Flood 2014) from the key on is at least the threshold, share 2^32.
-// Bytes an element: 4 in bfloat16, 8 in float32. Operations: about 20 of 32 bits, which take longer than the memory: 16384 x 384: 8 and 9 us.
+// Bytes an element: 4 in bfloat16, 8 in float32. Operations: about 20 of 32 bits, which take longer than the memory: 16384 x 384: 8 and 9
+// us.
 #include "Ptx.cuh"
 
 // DropoutKernel.cs tells WIDE, whether elements are float32 and not bfloat16, and THREADS.

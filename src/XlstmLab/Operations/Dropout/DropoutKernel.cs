@@ -46,7 +46,8 @@ internal static class DropoutKernel
 
     /// <summary>The shift of unsigned numbers: libtorch's keeps the sign.</summary>
     private static Tensor Right(Tensor z, int shift) =>
-        z.bitwise_right_shift(tensor((long)shift, ScalarType.Int64, z.device)).bitwise_and(tensor((1L << (64 - shift)) - 1, ScalarType.Int64, z.device));
+        z.bitwise_right_shift(tensor((long)shift, ScalarType.Int64, z.device)).bitwise_and(
+            tensor((1L << (64 - shift)) - 1, ScalarType.Int64, z.device));
 
     private sealed class Function : GradientFunction<Function>
     {

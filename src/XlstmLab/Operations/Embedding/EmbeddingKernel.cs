@@ -14,7 +14,8 @@ internal static class EmbeddingKernel
 
     /// <summary>Whether there is a kernel for this table.</summary>
     public static bool Serves(Tensor table) =>
-        table.dtype == ScalarType.Float32 && Kernel.Reaches(table) && table.is_contiguous() && table.size(1) % 8 == 0 && table.size(0) < 1 << 22;
+        table.dtype == ScalarType.Float32 && Kernel.Reaches(table) && table.is_contiguous() && table.size(1) % 8 == 0
+            && table.size(0) < 1 << 22;
 
     /// <summary>The rows of the table; NaN for an id that has none.</summary>
     /// <param name="table">[V, d] float32.</param>
@@ -69,7 +70,8 @@ internal static class EmbeddingKernel
             var dtable = empty(shape, ScalarType.Float32, dy.device);
             var sorting = new LaunchShape(chunks * (Chunk / SortThreads), SortThreads, 4 * Chunk);
             Kernel.Launch(Source, "embedding_sort_chunks", defines, sorting, dy, ids, keys, positions, vocabulary);
-            Kernel.Launch(Source, "embedding_merge", defines, sorting with { SharedBytes = 0 }, dy, keys, order, sorted, positions, vocabulary);
+            Kernel.Launch(
+                Source, "embedding_merge", defines, sorting with { SharedBytes = 0 }, dy, keys, order, sorted, positions, vocabulary);
             Kernel.Launch(
                 Source, "embedding_sum_tiles", defines, new(Up(tiles, Warps), 32 * Warps) { BlocksY = Slices(dim) }, dy,
                 dy, order, sorted, dtable, partials, positions, vocabulary);
@@ -77,7 +79,8 @@ internal static class EmbeddingKernel
                 Source, "embedding_join_tiles", defines, new(tiles, 32 * Warps) { BlocksY = (int)Up(dim / 4, 32 * Warps) }, dy,
                 partials, sorted, dtable, positions, vocabulary);
             Kernel.Launch(
-                Source, "embedding_zero_absent", defines, new(Up(vocabulary, 32 * Warps), 32 * Warps), dy, sorted, dtable, positions, vocabulary);
+                Source, "embedding_zero_absent", defines, new(Up(vocabulary, 32 * Warps), 32 * Warps), dy, sorted, dtable, positions,
+                vocabulary);
             return [LeafGradients.Give((LeafGradients?)ctx.get_data("leaves"), 0, dtable), null, null];
         }
 

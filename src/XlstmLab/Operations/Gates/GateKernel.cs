@@ -18,13 +18,15 @@ internal static class GateKernel
 
     /// <summary>Both gates' pre-activations.</summary>
     /// <param name="x">[B, S, d] bfloat16, contiguous.</param>
-    /// <param name="input">The input gate's [NH, d] weight, null for zeros, and [NH] bias, null where there is no such gate; float32 or bfloat16.</param>
+    /// <param name="input">
+    /// The input gate's [NH, d] weight, null for zeros, and [NH] bias, null where there is no such gate; float32 or bfloat16.
+    /// </param>
     /// <param name="forget">The same of the forget gate.</param>
     /// <param name="heads">NH.</param>
     /// <param name="cap">The soft cap, or null.</param>
     /// <returns>
-    /// i~ and f~, [B, NH, S] float32; zeros for a gate that does not exist. And x for all else that reads it: its gradient and the gates' are
-    /// added where theirs is made.
+    /// i~ and f~, [B, NH, S] float32; zeros for a gate that does not exist. And x for all else that reads it: its gradient and the gates'
+    /// are added where theirs is made.
     /// </returns>
     public static (Tensor Input, Tensor Forget, Tensor X) Forward(
         Tensor x, (Tensor? Weight, Tensor? Bias) input, (Tensor? Weight, Tensor? Bias) forget, int heads, double? cap)
@@ -39,7 +41,8 @@ internal static class GateKernel
         return (outputs[0].MoveToOuterDisposeScope(), outputs[1].MoveToOuterDisposeScope(), outputs[2].MoveToOuterDisposeScope());
     }
 
-    private static (Tensor? Weight, Tensor? Bias) Widened((Tensor? Weight, Tensor? Bias) gate) => (gate.Weight?.Widened(), gate.Bias?.Widened());
+    private static (Tensor? Weight, Tensor? Bias) Widened((Tensor? Weight, Tensor? Bias) gate) =>
+        (gate.Weight?.Widened(), gate.Bias?.Widened());
 
     /// <summary>What one call computes, beside its tensors; a gate without a bias does not exist.</summary>
     private sealed record Call(int Heads, float Cap, bool[] Exists, LeafGradients? Leaves);
@@ -52,7 +55,8 @@ internal static class GateKernel
         public string[] Defines =>
         [
             $"DIM={Dim}", $"HEADS={Heads}", $"TILES={Tiles}", $"WARPS={Warps}",
-            $"FORWARD_CHANNELS={ForwardChannels}", $"FORWARD_BYTES={ForwardShared}", $"INPUT_CHANNELS={InputChannels}", $"INPUT_BYTES={InputShared}",
+            $"FORWARD_CHANNELS={ForwardChannels}", $"FORWARD_BYTES={ForwardShared}", $"INPUT_CHANNELS={InputChannels}",
+            $"INPUT_BYTES={InputShared}",
             $"WEIGHT_WARPS={WeightWarps}", $"WEIGHT_BLOCKS={WeightBlocks}", $"WEIGHT_TOKENS={Step}",
         ];
 
@@ -81,7 +85,8 @@ internal static class GateKernel
                 : empty(batch, call.Heads, length, dtype: ScalarType.Float32, device: x.device)).ToList();
             Kernel.Launch(
                 Source, "gate_forward", sizes.Defines, new(Blocks(x, tokens), 32 * Warps, sizes.ForwardShared), x,
-                x, weights[0], weights[1], biases[0], biases[1], biases[0] is null ? null : outputs[0], biases[1] is null ? null : outputs[1],
+                x, weights[0], weights[1], biases[0], biases[1], biases[0] is null ? null : outputs[0],
+                biases[1] is null ? null : outputs[1],
                 tokens, (int)length, call.Cap);
             ctx.Save(null, x, outputs[0].detach(), outputs[1].detach(), weights[0], weights[1]);
             ctx.save_data("call", call);
@@ -128,6 +133,7 @@ internal static class GateKernel
             return [dx, .. sums, null];
         }
 
-        private static long Blocks(Tensor x, int tokens) => Math.Min((tokens + 16 * Warps - 1) / (16 * Warps), 2 * Kernel.Multiprocessors(x));
+        private static long Blocks(Tensor x, int tokens) => Math.Min(
+            (tokens + 16 * Warps - 1) / (16 * Warps), 2 * Kernel.Multiprocessors(x));
     }
 }

@@ -7,8 +7,8 @@
 // The order of the k (or n) indices of a tensor-core product is free as long as both operands agree: it is chosen such that a lane's
 // operands, or results, are 8 neighbouring channels of a row, 16 bytes of memory.
 //
-// Bytes, N tokens of d: forward 2 N d; dx 2 N d written, and as many read of past; dW 2 N d read: 32768 x 768: 50 MB each and 17 us at 3 TB/s.
-// Operations of the tensor cores with 8 outputs: 1.2, 1.6, 0.8 GFLOP: 2 us each.
+// Bytes, N tokens of d: forward 2 N d; dx 2 N d written, and as many read of past; dW 2 N d read: 32768 x 768: 50 MB each and 17 us at 3
+// TB/s. Operations of the tensor cores with 8 outputs: 1.2, 1.6, 0.8 GFLOP: 2 us each.
 #include "Ptx.cuh"
 
 // GateKernel.cs tells DIM, the channels, and HEADS; TILES, of eight outputs; FORWARD_CHANNELS and INPUT_CHANNELS, those of W that are in
@@ -191,9 +191,9 @@ struct GateGradients
     }
 };
 
-// dx = past + W^T dz, with x's gradient from elsewhere, if it is given. The gradients dp lie as the pre-activations p do; a gate's may be null.
-// A warp has 16 tokens, a block INPUT_CHANNELS channels: few, so that there are blocks enough and all of a lane's loads are on their way at once.
-// Grid: (any number, (DIM + INPUT_CHANNELS - 1) / INPUT_CHANNELS); WARPS warps; shared: INPUT_BYTES.
+// dx = past + W^T dz, with x's gradient from elsewhere, if it is given. The gradients dp lie as the pre-activations p do; a gate's may be
+// null. A warp has 16 tokens, a block INPUT_CHANNELS channels: few, so that there are blocks enough and all of a lane's loads are on their
+// way at once. Grid: (any number, (DIM + INPUT_CHANNELS - 1) / INPUT_CHANNELS); WARPS warps; shared: INPUT_BYTES.
 KERNEL void __launch_bounds__(32 * WARPS, TILES > 4 ? 1 : 2) gate_backward_input(
     const float* RESTRICT d_input, const float* RESTRICT d_forget, const float* RESTRICT input, const float* RESTRICT forget,
     const float* RESTRICT input_weight, const float* RESTRICT forget_weight, const bf16* RESTRICT past, bf16* RESTRICT dx,

@@ -32,7 +32,8 @@ public static class StateSpaceDual
     /// <param name="returnLast">Whether the last state is wanted, which may be null if it is not.</param>
     /// <returns>y [B, S, H, P] and the state after the last token [B, H, P, N], in the caller's dispose scope.</returns>
     public static (Tensor Y, Tensor? Last) Forward(
-        Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c, int chunkSize, Tensor? initial = null, Tensor? starts = null, bool returnLast = true)
+        Tensor x, Tensor dt, Tensor a, Tensor b, Tensor c, int chunkSize, Tensor? initial = null, Tensor? starts = null,
+        bool returnLast = true)
     {
         using var scope = NewDisposeScope();
         var (batch, length, heads, width) = (x.shape[0], x.shape[1], x.shape[2], x.shape[3]);
@@ -95,7 +96,8 @@ public static class StateSpaceDual
         var scale = Math.Sqrt(b.shape[3]); // by which queries are divided there
         var values = x * (dt * scale).to(x.dtype).unsqueeze(3);
         var (y, last) = GatedLinearAttention.Forward(
-            PerHead(c), PerHead(b), values.transpose(1, 2), (dt * a).transpose(1, 2), initial is null ? null : initial.transpose(2, 3) * scale,
+            PerHead(c), PerHead(b), values.transpose(1, 2), (dt * a).transpose(1, 2),
+            initial is null ? null : initial.transpose(2, 3) * scale,
             starts is null ? null : new SequenceLayout(starts), returnLast);
         return (y.transpose(1, 2), last is null ? null : last.transpose(2, 3) / scale);
 

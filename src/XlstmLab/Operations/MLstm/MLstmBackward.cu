@@ -1,5 +1,5 @@
-// The mLSTM's gradients, chunk by chunk. With W, E, read, write and D as in MLstmForward.cu, C, n the memory and normaliser before the chunk,
-// dC', dn' their gradients behind it, and s = DQK^-1/2:
+// The mLSTM's gradients, chunk by chunk. With W, E, read, write and D as in MLstmForward.cu, C, n the memory and normaliser before the
+// chunk, dC', dn' their gradients behind it, and s = DQK^-1/2:
 //     y_i  = C dh_i,   dh_i . h_i = (sum_j W_ij (dh_i . v_j) + read_i q_i . y_i) / D_i
 //     dz_i = -(dh_i . h_i) / D_i sign(z_i) where |z_i| > e^-M_i, else 0
 //     dM_i = -(dh_i . h_i) / D_i eps, as M scales all that h is made of but eps
@@ -16,8 +16,8 @@
 
 static_assert(TILE_ROWS == CHUNK, "a block has a chunk");
 
-// Arguments as in MLstmBackwardScores.cu; n: [B NH, NC, DQK] before each chunk, null if dz counts for nothing; d_states, dn: behind each chunk, dn or null.
-// dq, dk, dv: bf16 with strides; k_writes: [B NH, NC CHUNK], the memory's share of k . dk.
+// Arguments as in MLstmBackwardScores.cu; n: [B NH, NC, DQK] before each chunk, null if dz counts for nothing; d_states, dn: behind each
+// chunk, dn or null. dq, dk, dv: bf16 with strides; k_writes: [B NH, NC CHUNK], the memory's share of k . dk.
 // Of the two blocks of a chunk the first makes dq and dk, the second dv.
 // grid 2 B NH NC, block TILE_THREADS, shared STAGES STAGE_BYTES + TRIANGLE_BYTES.
 KERNEL void __launch_bounds__(TILE_THREADS, 1) mlstm_backward(

@@ -45,7 +45,8 @@ public static class MLstmCell
         var type = q.dtype == ScalarType.Float64 ? ScalarType.Float64 : ScalarType.Float32;
         var (input, forget) = (igatePreact.to(type), fgatePreact.to(type));
         var (h, last) = options.Form == MLstmForm.Chunkwise && MLstmSequenceKernel.Serves(q, v)
-            ? MLstmSequenceKernel.Forward(q, k, v, input, forget, options.InputGate, options.ForgetGate, initial, layout, options, returnState)
+            ? MLstmSequenceKernel.Forward(
+                q, k, v, input, forget, options.InputGate, options.ForgetGate, initial, layout, options, returnState)
             : options.Form == MLstmForm.Chunkwise && q.size(2) > 1 && layout?.Padding is null && MLstmFused.Serves(q, k, v, input)
             ? MLstmFused.Forward(
                 q, k, v, input, forget, options.InputGate, options.ForgetGate, initial, layout?.StartsIfAny(), options, returnState)
@@ -89,7 +90,8 @@ public static class MLstmCell
         {
             MLstmForm.Recurrent => MLstmRecurrent.Forward(q.to(type), k.to(type), v.to(type), logI, logF, initial, starts, options),
             MLstmForm.Parallel => MLstmParallel.Forward(q.to(type), k.to(type), v.to(type), logI, logF, initial, starts, options),
-            MLstmForm.Chunkwise => MLstmChunkwise.Forward(q.to(type), k.to(type), v.to(type), logI, logF, initial, starts, options, returnState),
+            MLstmForm.Chunkwise => MLstmChunkwise.Forward(
+                q.to(type), k.to(type), v.to(type), logI, logF, initial, starts, options, returnState),
             _ => throw UnknownValue.Of(form),
         };
         h = h.to(v.dtype).MoveToOuterDisposeScope();

@@ -16,9 +16,12 @@ namespace XlstmLab.Operations;
 /// </remarks>
 public static class MLstmChunkwise
 {
-    /// <summary>Reads a sequence in chunks; arguments and results as <see cref="MLstmRecurrent.Forward"/>, the state if it is asked for.</summary>
+    /// <summary>
+    /// Reads a sequence in chunks; arguments and results as <see cref="MLstmRecurrent.Forward"/>, the state if it is asked for.
+    /// </summary>
     internal static (Tensor H, MLstmState? Last) Forward(
-        Tensor q, Tensor k, Tensor v, Tensor logI, Tensor logF, MLstmState initial, Tensor? documentStarts, MLstmOptions options, bool returnState)
+        Tensor q, Tensor k, Tensor v, Tensor logI, Tensor logF, MLstmState initial, Tensor? documentStarts, MLstmOptions options,
+        bool returnState)
     {
         var outputs = Function.apply(q, k, v, logI, logF, initial.C, initial.N, initial.M, documentStarts!, new Call(options, returnState));
         if (!returnState)

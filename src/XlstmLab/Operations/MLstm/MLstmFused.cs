@@ -3,7 +3,10 @@ using static XlstmLab.Operations.CpuMemory;
 
 namespace XlstmLab.Operations;
 
-/// <summary>The chunkwise mLSTM as one operation on the CPU, gates included, with a backward of its own; gradients are those of <see cref="MLstmChunkwise"/>.</summary>
+/// <summary>
+/// The chunkwise mLSTM as one operation on the CPU, gates included, with a backward of its own; gradients are those of
+/// <see cref="MLstmChunkwise"/>.
+/// </summary>
 internal static class MLstmFused
 {
     /// <summary>Whether there are loops for these tensors.</summary>
@@ -30,7 +33,8 @@ internal static class MLstmFused
         var (dk, dv) = (q.shape[3], v.shape[3]);
         var call = new Call(inputGate, forgetGate, options, returnState);
         var outputs = Function.apply(
-            q, k, v, input, forget, initial?.C.to(ScalarType.Float32)!, initial?.N.to(ScalarType.Float32)!, initial?.M.to(ScalarType.Float64)!, starts!, call);
+            q, k, v, input, forget, initial?.C.to(ScalarType.Float32)!, initial?.N.to(ScalarType.Float32)!,
+            initial?.M.to(ScalarType.Float64)!, starts!, call);
         var h = outputs[0].MoveToOuterDisposeScope();
         if (!returnState)
         {
@@ -91,7 +95,8 @@ internal static class MLstmFused
             using (var loops = Loops(inputs, call))
             {
                 loops.Backward(
-                    Where(h), Floats(sums), Where(dH), Addresses(dLast), Where(dQ), Where(dK), Where(dV), Floats(dInput), Floats(dForget), Addresses(dFirst));
+                    Where(h), Floats(sums), Where(dH), Addresses(dLast), Where(dQ), Where(dK), Where(dV), Floats(dInput), Floats(dForget),
+                    Addresses(dFirst));
             }
 
             return [dQ, dK, dV, dInput, dForget, dFirst?[0], dFirst?[1], dFirst?[2], null, null];
@@ -110,7 +115,8 @@ internal static class MLstmFused
         {
             var (q, v) = (inputs[0]!, inputs[2]!);
             return new(
-                (int)q.shape[0], (int)q.shape[1], (int)q.shape[2], (int)q.shape[3], (int)v.shape[3], call.InputGate, call.ForgetGate, call.Options)
+                (int)q.shape[0], (int)q.shape[1], (int)q.shape[2], (int)q.shape[3], (int)v.shape[3], call.InputGate, call.ForgetGate,
+                call.Options)
             {
                 Q = Where(q),
                 K = Where(inputs[1]!),
@@ -128,7 +134,8 @@ internal static class MLstmFused
 
         private static HeadRows Where(Tensor x) => new(Kernel.Address(x), (nint)x.stride(0), (nint)x.stride(1), (nint)x.stride(2));
 
-        private static Tensor HeadsSideBySide(long batch, long heads, long length, long dim) => empty([batch, length, heads, dim]).transpose(1, 2);
+        private static Tensor HeadsSideBySide(long batch, long heads, long length, long dim) =>
+            empty([batch, length, heads, dim]).transpose(1, 2);
 
         private static Tensor[] StateParts(long batch, long heads, long dk, long dv) =>
             [empty([batch, heads, dk, dv]), empty([batch, heads, dk]), empty([batch, heads, 1])];

@@ -42,7 +42,8 @@ struct Tokens
     float total;              // b_L
 };
 
-// A lane's numbers of an array, and of one with a stride that ends at `length`: read without a branch, so that all are on their way at once.
+// A lane's numbers of an array, and of one with a stride that ends at `length`: read without a branch, so that all are on their way at
+// once.
 DEVICE void load_lane(float (&x)[PER_LANE], const float* from)
 {
     const float4 all = *(const float4*)from;
@@ -143,8 +144,8 @@ DEVICE float next_scale(float m, float total, float top, int start)
 // A lane's tokens to an array.
 DEVICE void store_lane(float* to, const float (&x)[PER_LANE]) { *(float4*)to = make_float4(x[0], x[1], x[2], x[3]); }
 
-// input, forget: float32 pre-activations, strides in elements (batch, head, token); starts, padding: [B, S] bytes or null; m0: [B, NH] or null.
-// rows: [6, B NH, NC CHUNK] as MLstmShapes.cuh names them; keep: [B NH, NC]; m_last: [B NH] or null.
+// input, forget: float32 pre-activations, strides in elements (batch, head, token); starts, padding: [B, S] bytes or null; m0: [B, NH] or
+// null. rows: [6, B NH, NC CHUNK] as MLstmShapes.cuh names them; keep: [B NH, NC]; m_last: [B NH] or null.
 // Blocks of a head, any number, share the chunks; what they need of the others each finds for itself.
 // grid (NH, B, any number), block any number of warps, shared 12 NC bytes.
 KERNEL void __launch_bounds__(1024) mlstm_gates(
@@ -245,9 +246,9 @@ KERNEL void __launch_bounds__(1024) mlstm_gates(
 //     in the chunk, by suffix sums of rows less columns of the triangle, which share every rounding,
 //     of the memory before the chunk by queries from t on, of keys before t by what comes behind the chunk,
 //     and carried = keep <C, dC'>, which passes through the whole chunk.
-// With Q the memory's reads and K its writes in a chunk, <C, dC> = Q + carried and <C', dC'> = K + carried: a walk over the chunks, from the
-// end, where the last state has no gradient, or from the start, where <C, dC> is `first` ([B NH], null for an empty state). Where less than
-// FORGOTTEN of the memory passes through, carried is smaller than the rounding of that difference and taken as 0.
+// With Q the memory's reads and K its writes in a chunk, <C, dC> = Q + carried and <C', dC'> = K + carried: a walk over the chunks, from
+// the end, where the last state has no gradient, or from the start, where <C, dC> is `first` ([B NH], null for an empty state). Where less
+// than FORGOTTEN of the memory passes through, carried is smaller than the rounding of that difference and taken as 0.
 //
 // A document's first forget gate acts on nothing but M.
 //

@@ -189,7 +189,10 @@ internal sealed unsafe class MLstmLoops(
         CpuMemory.Share(Heads, tokens * 64, WalkGates);
     }
 
-    /// <summary>Running sums b of log f within a chunk and the running maximum m: what a reader and a writer count, and what is seen of the state before.</summary>
+    /// <summary>
+    /// Running sums b of log f within a chunk and the running maximum m: what a reader and a writer count, and what is seen of the state
+    /// before.
+    /// </summary>
     private void WalkGates(int head)
     {
         var at = (nint)head * length;
@@ -293,7 +296,9 @@ internal sealed unsafe class MLstmLoops(
         }
     }
 
-    /// <summary>Exponents reader + writer_j of the tokens that a reader sees, up to <paramref name="count"/>, and negative infinity for all others.</summary>
+    /// <summary>
+    /// Exponents reader + writer_j of the tokens that a reader sees, up to <paramref name="count"/>, and negative infinity for all others.
+    /// </summary>
     private static void Decays(double reader, double* writers, int from, int count, float* exponents)
     {
         var r = new Vector<double>(reader);
@@ -318,7 +323,8 @@ internal sealed unsafe class MLstmLoops(
     }
 
     /// <summary>Rows of a head, each times its factor if there are any, zero behind the last channel.</summary>
-    private static void CopyRows(HeadRows rows, float* source, int count, int width, float* target, int distance, float* factors, float factor)
+    private static void CopyRows(
+        HeadRows rows, float* source, int count, int width, float* target, int distance, float* factors, float factor)
     {
         for (var t = 0; t < count; t++, source += rows.Token, target += distance)
         {
@@ -592,7 +598,8 @@ internal sealed unsafe class MLstmLoops(
         for (var row = 0; row < count;)
         {
             var rows = RowsAt(row, count);
-            Multiply(dScores + (nint)row * width, width, 1, rows, row + rows, keys, _keys, _keys, dQueries + row * _keys, _keys, add: reads);
+            Multiply(
+                dScores + (nint)row * width, width, 1, rows, row + rows, keys, _keys, _keys, dQueries + row * _keys, _keys, add: reads);
             row += rows;
         }
 
@@ -684,7 +691,9 @@ internal sealed unsafe class MLstmLoops(
         }
     }
 
-    /// <summary>The gradient of every m handed to what made it: m_t = max(log f_t + m_(t-1), log i_t), where m_(t-1) is 0 at a document's start.</summary>
+    /// <summary>
+    /// The gradient of every m handed to what made it: m_t = max(log f_t + m_(t-1), log i_t), where m_(t-1) is 0 at a document's start.
+    /// </summary>
     /// <returns>The share of the m before the first token.</returns>
     private double ThroughScale(int head, double* dM, double* dLogI, double* dLogF)
     {

@@ -12,8 +12,8 @@ static_assert(TILE_THREADS == 2 * CHUNK, "a warp for 16 tokens");
 #define MEMORY_BYTES (QK_WHOLE * PITCH(HV_WHOLE))
 #define STAGED_BYTES (16 * PITCH(LARGER(QK_WHOLE, HV_WHOLE))) // a warp's
 
-// Starts the copy of arrays of a number a token to shared memory, one after the other, with the tiles: read where they are needed, each would
-// be waited for. A warp has one.
+// Starts the copy of arrays of a number a token to shared memory, one after the other, with the tiles: read where they are needed, each
+// would be waited for. A warp has one.
 template <int N>
 DEVICE void load_numbers(float* to, const float* const (&from)[N])
 {
@@ -64,7 +64,8 @@ struct Left
     }
 };
 
-// sums += left right. The right tile, of rows of COLUMNS, has a row for an inner index or, transposed, for a column; they begin with row `first`.
+// sums += left right. The right tile, of rows of COLUMNS, has a row for an inner index or, transposed, for a column; they begin with row
+// `first`.
 template <int COLUMNS, bool TRANSPOSED, int N, int INNER>
 DEVICE void multiply(Sums<16, N>& sums, const Left<INNER>& left, u32 right, int first)
 {

@@ -1,7 +1,7 @@
 // The mLSTM's gradients, as MLstmBackward.cu has them, for heads so narrow that all of a chunk lies in shared memory: at 32 x 64 the wide
-// kernels spend their time on writing and reading two triangles a chunk (128 KB, where q, k, v and dh are 48 KB) and on waiting, one block a
-// multiprocessor. Here the triangles are made again wherever they are needed, 32 columns at a time, and never leave the registers; a warp has
-// 16 tokens, first as queries, then as keys, so that no warp waits for another.
+// kernels spend their time on writing and reading two triangles a chunk (128 KB, where q, k, v and dh are 48 KB) and on waiting, one block
+// a multiprocessor. Here the triangles are made again wherever they are needed, 32 columns at a time, and never leave the registers; a warp
+// has 16 tokens, first as queries, then as keys, so that no warp waits for another.
 //
 // A block makes a chunk of a head. Operations a token and head: L (DQK + DHV) + 2 DQK DHV, then 2 L (2 DQK + 2 DHV) + 6 DQK DHV, as a half
 // of each triangle is left out. Bytes: 4 DQK + 4 DHV, and 2 DQK DHV a chunk; then 8 DQK + 6 DHV, and 4 DQK DHV a chunk.

@@ -1,6 +1,6 @@
-// The mLSTM's products of wide heads: tiles of a chunk's 128 rows by two groups of four warps, a warp having 16 rows; tiles of 64 rows by one
-// group. Pieces of K_STEP of the inner dimension come through shared memory while the tensor cores work on the ones before; the sums stay in
-// registers.
+// The mLSTM's products of wide heads: tiles of a chunk's 128 rows by two groups of four warps, a warp having 16 rows; tiles of 64 rows by
+// one group. Pieces of K_STEP of the inner dimension come through shared memory while the tensor cores work on the ones before; the sums
+// stay in registers.
 //
 // Tiles in shared memory are panels of 64 columns, rows of 128 bytes whose 16-byte pieces are exchanged so that eight rows lie in different
 // banks: as products of warpgroups read them (sm_90a), and elsewhere matrix loads.

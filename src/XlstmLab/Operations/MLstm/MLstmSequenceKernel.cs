@@ -3,7 +3,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
 
-/// <summary>The mLSTM in chunks on tensor cores: memory at the chunks' borders, a triangle of weights a chunk, and the products of both.</summary>
+/// <summary>
+/// The mLSTM in chunks on tensor cores: memory at the chunks' borders, a triangle of weights a chunk, and the products of both.
+/// </summary>
 /// <remarks>
 /// The kernels' sources have the equations. Kept for the backward pass are the inputs, ten numbers a token and head, and memory and
 /// normalisers at the chunks' borders. Gradients are those of <see cref="MLstmChunkwise"/>, through m too. All sums have a fixed order.
@@ -45,7 +47,8 @@ internal static class MLstmSequenceKernel
     }
 
     /// <summary>
-    /// Arguments and results as <see cref="MLstmCell.Forward"/>; the gates are float32, and one that is a logarithm already counts as exponential.
+    /// Arguments and results as <see cref="MLstmCell.Forward"/>; the gates are float32, and one that is a logarithm already counts as
+    /// exponential.
     /// </summary>
     public static (Tensor H, MLstmState? Last) Forward(
         Tensor q, Tensor k, Tensor v, Tensor input, Tensor forget, InputGate inputGate, ForgetGate forgetGate,
@@ -56,7 +59,8 @@ internal static class MLstmSequenceKernel
         Tensor?[] inputs =
         [
             Aligned(q), Aligned(k), Aligned(v), input, forget,
-            initial?.C.to(ScalarType.Float32).contiguous(), initial?.N.to(ScalarType.Float32).contiguous(), initial?.M.to(ScalarType.Float32).contiguous(),
+            initial?.C.to(ScalarType.Float32).contiguous(), initial?.N.to(ScalarType.Float32).contiguous(),
+            initial?.M.to(ScalarType.Float32).contiguous(),
             layout?.DocumentStarts?.contiguous(), layout?.Padding?.contiguous(),
         ];
         var outputs = is_grad_enabled() && inputs.Any(t => t is not null && t.requires_grad)
@@ -74,7 +78,8 @@ internal static class MLstmSequenceKernel
 
     /// <summary>The tensor, or a copy of it if its rows do not lie as the kernels load them, 16 bytes at a time.</summary>
     private static Tensor Aligned(Tensor x) =>
-        x.stride(3) == 1 && x.stride(0) % 8 == 0 && x.stride(1) % 8 == 0 && x.stride(2) % 8 == 0 && Kernel.Address(x) % 16 == 0 ? x : x.contiguous();
+        x.stride(3) == 1 && x.stride(0) % 8 == 0 && x.stride(1) % 8 == 0 && x.stride(2) % 8 == 0 && Kernel.Address(x) % 16 == 0 ? x
+            : x.contiguous();
 
     private static (List<Tensor> Outputs, Tensor Rows, Tensor Keep, Tensor Sums, Tensor States, Tensor? N) Run(Pass pass)
     {
@@ -93,7 +98,8 @@ internal static class MLstmSequenceKernel
         if (pass.IsNarrow)
         {
             pass.Launch(
-                "MLstmNarrowForward.cu", "mlstm_forward", pass.Blocks(pass.NarrowBytes(values: 1, memories: 1) + pass.StagedBytes + pass.NumberBytes(5, normalizers: 1)),
+                "MLstmNarrowForward.cu", "mlstm_forward", pass.Blocks(
+                    pass.NarrowBytes(values: 1, memories: 1) + pass.StagedBytes + pass.NumberBytes(5, normalizers: 1)),
                 [.. arguments, pass.Length, pass.Scale, (float)pass.Options.Epsilon]);
         }
         else
@@ -163,7 +169,10 @@ internal static class MLstmSequenceKernel
         /// <summary>Whether a chunk of a head lies in shared memory whole, at least twice a multiprocessor.</summary>
         public bool IsNarrow => WholeDk == 32 && WholeDv <= 64;
 
-        /// <summary>Whether the backward pass has a chunk of a head in shared memory whole: larger triangles than inputs are not worth their way to memory.</summary>
+        /// <summary>
+        /// Whether the backward pass has a chunk of a head in shared memory whole: larger triangles than inputs are not worth their way to
+        /// memory.
+        /// </summary>
         public bool HasNarrowBackward => WholeDk <= 64 && WholeDv <= 128;
 
         /// <summary>The bytes of a chunk's q and k, of v, or v and dh, and of memories in shared memory.</summary>
@@ -173,7 +182,10 @@ internal static class MLstmSequenceKernel
         /// <summary>The bytes of what each warp of a narrow head's block writes at a time.</summary>
         public int StagedBytes => TileThreads / 32 * 16 * Pitch(Math.Max(WholeDk, WholeDv));
 
-        /// <summary>Threads that own a head's memory, half as many rows at a time: few for few queries, as a warp without rows takes as long as another.</summary>
+        /// <summary>
+        /// Threads that own a head's memory, half as many rows at a time: few for few queries, as a warp without rows takes as long as
+        /// another.
+        /// </summary>
         private int StateThreads => Dk <= TileThreads / 4 ? TileThreads / 2 : TileThreads;
 
         private int StateRows => StateThreads / 2;
@@ -219,7 +231,9 @@ internal static class MLstmSequenceKernel
         public void Launch(string file, string function, LaunchShape shape, KernelArgument[] arguments) =>
             Kernel.Launch(file, function, Defines(file), shape, Q, arguments);
 
-        /// <summary>Has the backward pass's kernels, which take longest, compiled while the forward pass goes on (<see cref="Kernel.Prepare"/>).</summary>
+        /// <summary>
+        /// Has the backward pass's kernels, which take longest, compiled while the forward pass goes on (<see cref="Kernel.Prepare"/>).
+        /// </summary>
         public void PrepareBackward()
         {
             foreach (var file in HasNarrowBackward ? new[] { "MLstmNarrowBackward.cu" } : ["MLstmBackwardScores.cu", "MLstmBackward.cu"])
@@ -261,8 +275,8 @@ internal static class MLstmSequenceKernel
         public Tensor Borders() => empty(Batch * Heads, Chunks, Dk, dtype: ScalarType.Float32, device: Device);
 
         /// <summary>
-        /// The memory before each chunk, or its gradient behind it, [B NH, NC, DK, DV], and into <paramref name="n"/> the normalisers, whose weights
-        /// are multiplied by <paramref name="factor"/>.
+        /// The memory before each chunk, or its gradient behind it, [B NH, NC, DK, DV], and into <paramref name="n"/> the normalisers,
+        /// whose weights are multiplied by <paramref name="factor"/>.
         /// </summary>
         public Tensor States(Tensor x, Tensor y, Tensor keep, Walk memory, Walk normalizer, Tensor? factor, Tensor? n, bool reverse)
         {
@@ -303,7 +317,8 @@ internal static class MLstmSequenceKernel
             "MLstmGates.cu" =>
             [
                 $"CHUNK={Chunk}", $"STABILIZE={(Options.Stabilizes ? 1 : 0)}",
-                $"INPUT_GATE=GATE_{call.InputGate.ToString().ToUpperInvariant()}", $"FORGET_GATE=GATE_{call.ForgetGate.ToString().ToUpperInvariant()}",
+                $"INPUT_GATE=GATE_{call.InputGate.ToString().ToUpperInvariant()}",
+                $"FORGET_GATE=GATE_{call.ForgetGate.ToString().ToUpperInvariant()}",
             ],
             "MLstmStates.cu" => [.. Products(StateStages, StateStageBytes, StateThreads), $"STATE_N={StateN}"],
             "MLstmForward.cu" => [.. Products(ForwardStages), Normalizes],
@@ -360,12 +375,14 @@ internal static class MLstmSequenceKernel
             {
                 const string source = "MLstmNarrowBackward.cu";
                 pass.Launch(
-                    source, "mlstm_backward_scores", pass.Blocks(pass.NarrowBytes(values: 2, memories: 1) + pass.NumberBytes(7, normalizers: 0)),
+                    source, "mlstm_backward_scores", pass.Blocks(
+                        pass.NarrowBytes(values: 2, memories: 1) + pass.NumberBytes(7, normalizers: 0)),
                     [.. activations, rows, sums, states, exact ? 1 : 0, dz, dots, pass.Length, pass.Scale, epsilon]);
                 var dStates = DStates();
                 pass.Launch(
                     source, "mlstm_backward",
-                    pass.Blocks(pass.NarrowBytes(values: 2, memories: 2) + 16 * Chunk + pass.StagedBytes + pass.NumberBytes(5, normalizers: 2)),
+                    pass.Blocks(
+                        pass.NarrowBytes(values: 2, memories: 2) + 16 * Chunk + pass.StagedBytes + pass.NumberBytes(5, normalizers: 2)),
                     [.. activations, rows, sums, states, exact ? n : null, dz, dStates, dn, .. results, dots, writes, pass.Length, pass.Scale]);
             }
             else
@@ -377,7 +394,8 @@ internal static class MLstmSequenceKernel
                     [.. activations, rows, sums, states, exact ? 1 : 0, reads, weights, scores, dz, dots, .. pass.Sizes, pass.Scale, epsilon]);
                 var dStates = DStates();
                 pass.Launch(
-                    "MLstmBackward.cu", "mlstm_backward", new(2 * pass.Batch * pass.Heads * pass.Chunks, TileThreads, (BackwardStages * StageBytes) + TriangleBytes),
+                    "MLstmBackward.cu", "mlstm_backward", new(
+                        2 * pass.Batch * pass.Heads * pass.Chunks, TileThreads, (BackwardStages * StageBytes) + TriangleBytes),
                     [.. activations, rows, sums, reads, weights, scores, exact ? n : null, dz, dStates, dn, .. results, writes, .. pass.Sizes]);
             }
 

@@ -2,10 +2,10 @@
 //     forward   C' = keep C + sum_j write_j k_j v_j^T,      backward   dC = keep dC' + sum_i (read_i / D_i) q_i dh_i^T,
 //               n' = keep n + sum_j write_j k_j,                       dn = keep dn' + sum_i read_i dz_i q_i.
 //
-// A block owns TILE_ROWS x STATE_N of a head's memory, keeps it in registers in float32 and walks the chunks; the tokens of the next steps come
-// into shared memory meanwhile. Before every chunk it writes the memory as bfloat16, for the products that read it. The blocks of a head's
-// first columns have its normaliser as well. With weights w, x and y: memory += (w x)^T y; w x is rounded to bfloat16, w is not: a key's
-// weight would be wrong for all that read it. The normaliser's products are float32.
+// A block owns TILE_ROWS x STATE_N of a head's memory, keeps it in registers in float32 and walks the chunks; the tokens of the next steps
+// come into shared memory meanwhile. Before every chunk it writes the memory as bfloat16, for the products that read it. The blocks of a
+// head's first columns have its normaliser as well. With weights w, x and y: memory += (w x)^T y; w x is rounded to bfloat16, w is not: a
+// key's weight would be wrong for all that read it. The normaliser's products are float32.
 //
 // Operations: 2 DQK DHV a token and head. Bytes: x once a tile of columns, y once a tile of rows, 2 DQK DHV a chunk written:
 // at 8,4,2048,128,256 34 MB of memory and 50 MB of reads, 4 GFLOP: 0.03 ms. Always in the same order. A step of 64 tokens is some 350

@@ -24,7 +24,8 @@ struct Rows
 template <int WIDTH, int COLUMNS>
 DEVICE bool has_column(int column) { return WIDTH % COLUMNS == 0 || column < WIDTH; }
 
-// Starts the copy of COUNT rows, from `row` on, of COLUMNS elements from `column` on; the rows have WIDTH. address(r, piece) is where 16 bytes go.
+// Starts the copy of COUNT rows, from `row` on, of COLUMNS elements from `column` on; the rows have WIDTH. address(r, piece) is where 16
+// bytes go.
 template <int COUNT, int COLUMNS, int THREADS, int WIDTH, class Address>
 DEVICE void load_rows(Rows rows, int row, int column, Address address)
 {

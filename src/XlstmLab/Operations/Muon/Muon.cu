@@ -1,4 +1,5 @@
-// Muon (Jordan et al. 2024) around its orthogonal matrix O, as Training/Muon.cs has it: with the clipped gradient g' = g min(1, clip / norm),
+// Muon (Jordan et al. 2024) around its orthogonal matrix O, as Training/Muon.cs has it: with the clipped gradient g' = g min(1, clip /
+// norm),
 //     M += (g' - M) (1 - m),  U = m M + (1 - m) g' or M,  and when O has been made of U,  p = p (1 - rate decay) - rate scale O.
 // Where adamw_prepare decided against the update, M and p stay, and U is 0. All that changes from step to step lies in device memory.
 // Bytes an element: 14 and 10, 2 for the copy, 8 for the average.
@@ -30,8 +31,8 @@ KERNEL void __launch_bounds__(THREADS) muon_momentum(
     }
 }
 
-// copy and average, of p, may be null. o: [rows, columns], transposed in memory if tall. factor: the matrices' rate in units of the others', times the shape's scale; rate_factor:
-// without that. Grid and threads as above.
+// copy and average, of p, may be null. o: [rows, columns], transposed in memory if tall. factor: the matrices' rate in units of the
+// others', times the shape's scale; rate_factor: without that. Grid and threads as above.
 KERNEL void __launch_bounds__(THREADS) muon_update(
     float* RESTRICT p, const bf16* RESTRICT o, bf16* RESTRICT copy, float* RESTRICT average, const Rule* RESTRICT rules, const Settings* RESTRICT settings,
     float factor, float decay, i64 rows, i64 columns, int tall)

@@ -4,7 +4,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
 
-/// <summary>What of Muon is one pass over memory, by the numbers of an update that <see cref="AdamWKernel"/> prepared on the device.</summary>
+/// <summary>
+/// What of Muon is one pass over memory, by the numbers of an update that <see cref="AdamWKernel"/> prepared on the device.
+/// </summary>
 internal static class MuonKernel
 {
     private const string Source = "Muon.cu";

@@ -175,8 +175,8 @@ DEVICE void store_partial(float* partial, float (&sums)[PIECES][8], float* gathe
     }
 }
 
-// dy, dh and d_o are [B S, NH HEAD_DIM]. Row blockIdx.x of the partial sums has dw in its first NH HEAD_DIM floats and, with BIAS, db in the
-// next.
+// dy, dh and d_o are [B S, NH HEAD_DIM]. Row blockIdx.x of the partial sums has dw in its first NH HEAD_DIM floats and, with BIAS, db in
+// the next.
 // Grid: (any number, NH), together BLOCKS blocks a multiprocessor at best; WARPS warps; shared: 4 WARPS HEAD_DIM bytes.
 KERNEL void __launch_bounds__(32 * WARPS, BLOCKS) head_norm_gate_backward(
     const bf16* RESTRICT dy, const bf16* RESTRICT h, const bf16* RESTRICT o, const float* RESTRICT weight, const float* RESTRICT bias,

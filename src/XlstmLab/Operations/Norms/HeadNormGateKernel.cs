@@ -15,7 +15,9 @@ internal static class HeadNormGateKernel
 
     /// <summary>The gated, normed heads.</summary>
     /// <param name="h">[B, S, NH, DV] bfloat16, each head's channels in one piece.</param>
-    /// <param name="o">[B, S, NH DV] bfloat16 pre-activation of the output gate: contiguous, or a slice of the last dimension of what is; null for no gate.</param>
+    /// <param name="o">
+    /// [B, S, NH DV] bfloat16 pre-activation of the output gate: contiguous, or a slice of the last dimension of what is; null for no gate.
+    /// </param>
     /// <param name="weight">[NH DV] float32 or bfloat16.</param>
     /// <param name="bias">[NH DV] of either, or null.</param>
     /// <param name="kind">The norm.</param>
@@ -49,7 +51,8 @@ internal static class HeadNormGateKernel
             var y = empty(batch, length, heads * dim, dtype: h.dtype, device: h.device);
             Kernel.Launch(
                 Source, "head_norm_gate_forward", Defines(dim, call, o, bias), Shape(h, shared: 0), h,
-                h, o, weight, bias, y, h.stride(0), h.stride(2), h.stride(1), o?.stride(1) ?? 0, (int)(batch * length), (int)length, call.Epsilon);
+                h, o, weight, bias, y, h.stride(0), h.stride(2), h.stride(1), o?.stride(1) ?? 0, (int)(batch * length), (int)length,
+                call.Epsilon);
             ctx.Save(null, h, o, weight, bias);
             ctx.save_data("call", call);
             ctx.set_materialize_grads(false);
@@ -71,7 +74,8 @@ internal static class HeadNormGateKernel
                 Source, "head_norm_gate_backward", Defines(dim, call, o, bias), shape, h,
                 dy, h, o, weight, bias, dh, dO, partials, h.stride(0), h.stride(2), h.stride(1), o?.stride(1) ?? 0,
                 (int)(batch * length), (int)length, call.Epsilon);
-            var sums = LeafGradients.GiveSums(call.Leaves, partials, new SumPart(0, channels), bias is null ? null : new SumPart(channels, channels));
+            var sums = LeafGradients.GiveSums(
+                call.Leaves, partials, new SumPart(0, channels), bias is null ? null : new SumPart(channels, channels));
             return [dh, dO, .. sums, null];
         }
 

@@ -3,7 +3,9 @@ using static XlstmLab.Operations.CpuMemory;
 
 namespace XlstmLab.Operations;
 
-/// <summary>Norms on the CPU in one pass over memory: of the residual stream with the addition before them, and of heads under their output gate.</summary>
+/// <summary>
+/// Norms on the CPU in one pass over memory: of the residual stream with the addition before them, and of heads under their output gate.
+/// </summary>
 internal static class NormFused
 {
     /// <summary>y = sigmoid(o) (weight norm(x) + bias), the norm over groups of neighbouring channels.</summary>

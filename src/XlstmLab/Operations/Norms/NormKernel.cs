@@ -69,11 +69,15 @@ internal static class NormKernel
         /// <inheritdoc cref="ForwardBlocks"/>
         public int BackwardBlocks => Math.Max(1, 12 / Backward);
 
-        /// <summary>Whether rows are so short that it takes more warps to have enough of them on their way, and a warp's numbers leave room for that.</summary>
+        /// <summary>
+        /// Whether rows are so short that it takes more warps to have enough of them on their way, and a warp's numbers leave room for
+        /// that.
+        /// </summary>
         private bool IsNarrow => X.shape[^1] <= (IsWide(X) ? 256 : 512);
 
         /// <summary>The blocks that share so many rows.</summary>
-        public long Blocks(int rows, int warps, int atATime) => Math.Min(Up((long)rows * PerRow, warps), Kernel.Multiprocessors(X) * atATime);
+        public long Blocks(int rows, int warps, int atATime) => Math.Min(
+            Up((long)rows * PerRow, warps), Kernel.Multiprocessors(X) * atATime);
 
         private static long Up(long count, long size) => (count + size - 1) / size;
     }

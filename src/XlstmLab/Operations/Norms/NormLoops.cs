@@ -23,7 +23,9 @@ internal sealed unsafe class NormLoops(int rows, int channels, int group, bool c
     /// <param name="delta">[rows, channels], or null.</param>
     /// <param name="weight">[channels].</param>
     /// <param name="bias">[channels], or null.</param>
-    /// <param name="o">[rows, channels], a row beginning <paramref name="oRow"/> elements behind the one before; or null for no gate.</param>
+    /// <param name="o">
+    /// [rows, channels], a row beginning <paramref name="oRow"/> elements behind the one before; or null for no gate.
+    /// </param>
     /// <param name="oRow">The distance of its rows.</param>
     /// <param name="sum">Is given x + delta; null without delta.</param>
     /// <param name="y">Is given y.</param>
@@ -57,7 +59,8 @@ internal sealed unsafe class NormLoops(int rows, int channels, int group, bool c
     /// <param name="dWeight">Is given that of the weight in parts, [pieces, channels].</param>
     /// <param name="dBias">The same of the bias; or null.</param>
     public void Backward(
-        float* x, float* weight, float* bias, float* o, nint oRow, float* dY, float* past, float* dX, float* dO, float* dWeight, float* dBias) =>
+        float* x, float* weight, float* bias, float* o, nint oRow, float* dY, float* past, float* dX, float* dO, float* dWeight,
+        float* dBias) =>
         CpuMemory.Share(Pieces.Count, 2 * Work, piece =>
         {
             var ofWeight = dWeight + (nint)piece * channels;

@@ -16,7 +16,9 @@ internal static class JointProjection
     private const int Most = 8;
     private const int Threads = 256;
 
-    /// <summary>Whether these projections can be joined: of bfloat16 activations on a GPU, by float32 weights in rows of whole 16 bytes.</summary>
+    /// <summary>
+    /// Whether these projections can be joined: of bfloat16 activations on a GPU, by float32 weights in rows of whole 16 bytes.
+    /// </summary>
     /// <param name="x">[..., d].</param>
     /// <param name="weights">Each [output, d].</param>
     public static bool Serves(Tensor x, params ReadOnlySpan<Tensor> weights)
@@ -52,7 +54,9 @@ internal static class JointProjection
         return results;
     }
 
-    /// <summary>Memory for the gradients of tensors that lie beside each other as slices of one product, likewise; otherwise each its own.</summary>
+    /// <summary>
+    /// Memory for the gradients of tensors that lie beside each other as slices of one product, likewise; otherwise each its own.
+    /// </summary>
     /// <param name="slices">[..., width] each, of one type.</param>
     public static IReadOnlyList<Tensor> EmptyLike(params IReadOnlyList<Tensor> slices)
     {
@@ -81,7 +85,8 @@ internal static class JointProjection
 
         arguments[^1] = joined;
         Kernel.Launch(
-            Source, "join_weights", [$"MOST={Most}", $"THREADS={Threads}"], new((end / 8 + Threads - 1) / Threads, Threads), joined, arguments);
+            Source, "join_weights", [$"MOST={Most}", $"THREADS={Threads}"], new((end / 8 + Threads - 1) / Threads, Threads), joined,
+            arguments);
     }
 
     private static Tensor Joined(IReadOnlyList<Tensor> weights)
@@ -198,7 +203,8 @@ internal static class JointProjection
                     width += widths[k];
                 }
 
-                var rows = width == first.size(-1) ? first : first.as_strided([.. first.shape[..^1], width], first.stride(), first.storage_offset());
+                var rows = width == first.size(-1) ? first : first.as_strided(
+                    [.. first.shape[..^1], width], first.stride(), first.storage_offset());
                 groups.Add(new((rows.stride(-1) == 1 ? rows : rows.contiguous()).reshape(-1, width), begin, width)); // of a sum, all are one number
             }
 

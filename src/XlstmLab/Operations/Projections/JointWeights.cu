@@ -5,8 +5,8 @@
 // JointProjection.cs tells MOST, the most weights, and THREADS.
 static_assert(MOST == 8, "as the kernel has arguments");
 
-// w0 ...: float32, each in whole rows of a multiple of 8 numbers; end0 ...: where each ends among all numbers, the last one for those that are
-// none. Grid: a thread for 8 numbers; THREADS threads; no shared memory.
+// w0 ...: float32, each in whole rows of a multiple of 8 numbers; end0 ...: where each ends among all numbers, the last one for those that
+// are none. Grid: a thread for 8 numbers; THREADS threads; no shared memory.
 KERNEL void __launch_bounds__(THREADS) join_weights(
     const float* w0, const float* w1, const float* w2, const float* w3, const float* w4, const float* w5, const float* w6, const float* w7,
     i64 end0, i64 end1, i64 end2, i64 end3, i64 end4, i64 end5, i64 end6, i64 end7, bf16* joined)

@@ -4,7 +4,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
 
-/// <summary>Products of bfloat16 matrices in float32, as the GPU's units have them, where libtorch offers that; TorchSharp does not.</summary>
+/// <summary>
+/// Products of bfloat16 matrices in float32, as the GPU's units have them, where libtorch offers that; TorchSharp does not.
+/// </summary>
 internal static unsafe class MixedProduct
 {
     private const string OutName = "_ZN2at4_ops12mm_dtype_out4callERKNS_6TensorES4_N3c1010ScalarTypeERS2_";
@@ -20,7 +22,8 @@ internal static unsafe class MixedProduct
     public static void Write(Tensor a, Tensor b, Tensor target, bool adds)
     {
         using var scope = NewDisposeScope();
-        if (a.dtype != ScalarType.BFloat16 || b.dtype != ScalarType.BFloat16 || target.dtype != ScalarType.Float32 || !target.is_contiguous()
+        if (a.dtype != ScalarType.BFloat16 || b.dtype != ScalarType.BFloat16 || target.dtype != ScalarType.Float32
+            || !target.is_contiguous()
             || a.dim() != 2 || b.dim() != 2 || a.size(1) != b.size(0) || target.size(0) != a.size(0) || target.size(1) != b.size(1))
         {
             // libtorch would say so by an exception, which no frame of this language may be in the way of.

@@ -4,12 +4,12 @@ using static TorchSharp.torch;
 namespace XlstmLab.Operations;
 
 /// <summary>
-/// What a training keeps of the weights of its products: their bfloat16 copies, which the optimiser's kernel writes with every update, and their
-/// float32 gradients, which products write where they stay. Passes neither cast the ones nor the others.
+/// What a training keeps of the weights of its products: their bfloat16 copies, which the optimiser's kernel writes with every update, and
+/// their float32 gradients, which products write where they stay. Passes neither cast the ones nor the others.
 /// </summary>
 /// <remarks>
-/// A copy is what a pass would make of the weights. Who changes them by libtorch's operations, as a hook, a checkpoint and an average put in
-/// their place do, is noticed by <see cref="Refresh"/>, which makes the copies anew.
+/// A copy is what a pass would make of the weights. Who changes them by libtorch's operations, as a hook, a checkpoint and an average put
+/// in their place do, is noticed by <see cref="Refresh"/>, which makes the copies anew.
 /// </remarks>
 internal sealed unsafe class TrainedProducts : IDisposable
 {
@@ -156,7 +156,8 @@ internal sealed unsafe class TrainedProducts : IDisposable
             return product.Addresses.AsSpan().SequenceEqual(addresses) ? product : null;
         }
 
-        if (!is_grad_enabled() || weights.Any(w => Weight(w) is null) || addresses.Any(_copies.ContainsKey) || addresses.Distinct().Count() < addresses.Length)
+        if (!is_grad_enabled() || weights.Any(w => Weight(w) is null) || addresses.Any(_copies.ContainsKey)
+            || addresses.Distinct().Count() < addresses.Length)
         {
             return null;
         }
@@ -185,8 +186,8 @@ internal sealed unsafe class TrainedProducts : IDisposable
 }
 
 /// <summary>
-/// Where the copies and gradients of a training's products lie, taken before its first pass: what a pass leaves behind for good keeps libtorch's
-/// allocator from giving the whole large block that it was cut out of to anything else.
+/// Where the copies and gradients of a training's products lie, taken before its first pass: what a pass leaves behind for good keeps
+/// libtorch's allocator from giving the whole large block that it was cut out of to anything else.
 /// </summary>
 internal sealed class ProductMemory : IDisposable
 {

@@ -1,5 +1,5 @@
-// Rotary position embedding of queries and keys, and values beside them as they are: channel j of a head's first half and j of its second are
-// turned, (a, b) to (a c - b s, b c + a s); back, which is what a gradient goes through, with -s (Su et al. 2021, eq. 34).
+// Rotary position embedding of queries and keys, and values beside them as they are: channel j of a head's first half and j of its second
+// are turned, (a, b) to (a c - b s, b c + a s); back, which is what a gradient goes through, with -s (Su et al. 2021, eq. 34).
 //
 // One thread has 8 channels of a half and their partners. Bytes a channel: 4, and angles from the cache.
 // 16384 tokens of 3 x 16 heads of 64: 201 MB: 67 us at 3 TB/s.
@@ -11,8 +11,8 @@ static_assert(HEAD_DIM % 16 == 0, "a thread has 8 channels of each half");
 // Where a head of a token begins: each of q, k and v in strides of its own, all channels of a head in one piece.
 struct Place { i64 batch, token, head; };
 
-// q: turned heads 0 to queries; k: turned ones to keys; v: the rest to heads; out: [B, S, heads, D]. cosines, sines: [S, D/2] float32, or with
-// angles_batch = S D/2 [B, S, D/2].
+// q: turned heads 0 to queries; k: turned ones to keys; v: the rest to heads; out: [B, S, heads, D]. cosines, sines: [S, D/2] float32, or
+// with angles_batch = S D/2 [B, S, D/2].
 // Grid: B S heads D / 16 / THREADS, rounded up; THREADS threads; no shared memory.
 KERNEL void __launch_bounds__(THREADS) rotate_heads(
     const bf16* RESTRICT q, const bf16* RESTRICT k, const bf16* RESTRICT v,

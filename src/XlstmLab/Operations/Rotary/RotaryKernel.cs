@@ -4,8 +4,8 @@ namespace XlstmLab.Operations;
 
 /// <summary>Rotary positions of queries and keys in one pass over memory, values beside them.</summary>
 /// <remarks>
-/// Values are copied so that gradients of all three come back beside each other: the projections that made them then go through one product,
-/// which costs less than the copy.
+/// Values are copied so that gradients of all three come back beside each other: the projections that made them then go through one
+/// product, which costs less than the copy.
 /// </remarks>
 internal static class RotaryKernel
 {

@@ -3,7 +3,10 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
 
-/// <summary>The sLSTM with block-diagonal recurrence (Beck et al. 2024, eqs. 8 to 18): one memory cell for each unit, heads that mix within themselves.</summary>
+/// <summary>
+/// The sLSTM with block-diagonal recurrence (Beck et al. 2024, eqs. 8 to 18): one memory cell for each unit, heads that mix within
+/// themselves.
+/// </summary>
 /// <remarks>
 /// <para>For each token, with g one of the gates i, f, z, o and all products but the recurrent one elementwise:</para>
 /// <code>
@@ -22,8 +25,8 @@ namespace XlstmLab.Operations;
 public static class SLstmCell
 {
     /// <summary>
-    /// Reads the tokens: bfloat16 on a GPU by a CUDA kernel, on the CPU by <see cref="SLstmFused"/>, and what is left, a single token on the CPU
-    /// among it, by <see cref="SLstmRecurrent"/>.
+    /// Reads the tokens: bfloat16 on a GPU by a CUDA kernel, on the CPU by <see cref="SLstmFused"/>, and what is left, a single token on
+    /// the CPU among it, by <see cref="SLstmRecurrent"/>.
     /// </summary>
     /// <param name="gatePreacts">
     /// x, [B, S, 4, NH, D] in the gates' order i, f, z, o; float32, float64 or bfloat16; S at least 1. A projection's output
@@ -73,13 +76,15 @@ public static class SLstmCell
         if (gatePreacts.dim() != 5 || gatePreacts.shape[2] != 4 || gatePreacts.shape.Contains(0))
         {
             throw new ArgumentException(
-                $"The gate pre-activations must be [B, S, 4 (i, f, z, o), NH, D] with no size zero, but are {Show(gatePreacts)}.", nameof(gatePreacts));
+                $"The gate pre-activations must be [B, S, 4 (i, f, z, o), NH, D] with no size zero, but are {Show(gatePreacts)}.",
+                nameof(gatePreacts));
         }
 
         if (gatePreacts.dtype is not (ScalarType.Float32 or ScalarType.Float64 or ScalarType.BFloat16))
         {
             throw new ArgumentException(
-                $"The gate pre-activations must be float32, float64 or bfloat16, but are {gatePreacts.dtype}. Convert them first.", nameof(gatePreacts));
+                $"The gate pre-activations must be float32, float64 or bfloat16, but are {gatePreacts.dtype}. Convert them first.",
+                nameof(gatePreacts));
         }
 
         var (batch, length, heads, size) = (gatePreacts.shape[0], gatePreacts.shape[1], gatePreacts.shape[3], gatePreacts.shape[4]);
@@ -101,12 +106,14 @@ public static class SLstmCell
 
         if (options is { ForgetGate: not (ForgetGate.Sigmoid or ForgetGate.Exponential) })
         {
-            throw new ArgumentException($"The sLSTM's forget gate must be sigmoid or exponential, but is {options.ForgetGate}.", nameof(options));
+            throw new ArgumentException(
+                $"The sLSTM's forget gate must be sigmoid or exponential, but is {options.ForgetGate}.", nameof(options));
         }
 
         if (options?.RecurrentGradientClip is { } clip && !(clip > 0))
         {
-            throw new ArgumentException(FormattableString.Invariant($"RecurrentGradientClip must be positive, or null for none, but is {clip}."), nameof(options));
+            throw new ArgumentException(
+                FormattableString.Invariant($"RecurrentGradientClip must be positive, or null for none, but is {clip}."), nameof(options));
         }
 
         void CheckTensor(string name, string form, Tensor? tensor, long[] shape, string parameter)
@@ -125,7 +132,8 @@ public static class SLstmCell
             if (tensor.device_type != gatePreacts.device_type || tensor.device_index != gatePreacts.device_index)
             {
                 throw new ArgumentException(
-                    $"The {name} lies on {tensor.device} and the gate pre-activations on {gatePreacts.device}. Move one to the other.", parameter);
+                    $"The {name} lies on {tensor.device} and the gate pre-activations on {gatePreacts.device}. Move one to the other.",
+                    parameter);
             }
         }
     }

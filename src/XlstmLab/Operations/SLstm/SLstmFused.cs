@@ -26,7 +26,8 @@ public static class SLstmFused
         if (gatePreacts.device_type != DeviceType.CPU)
         {
             throw new ArgumentException(
-                $"The fused sLSTM runs on the CPU, but the tensors lie on {gatePreacts.device}. Use SLstmCell or SLstmRecurrent there.", nameof(gatePreacts));
+                $"The fused sLSTM runs on the CPU, but the tensors lie on {gatePreacts.device}. Use SLstmCell or SLstmRecurrent there.",
+                nameof(gatePreacts));
         }
 
         using var scope = NewDisposeScope();
@@ -100,7 +101,8 @@ public static class SLstmFused
     }
 
     /// <summary>What one call computes, beside its tensors.</summary>
-    private sealed record Call(int Batch, int Length, int Heads, int Size, int[] Predecessors, bool HasExponentialForgetGate, double Clip, bool KeepsActivations);
+    private sealed record Call(
+        int Batch, int Length, int Heads, int Size, int[] Predecessors, bool HasExponentialForgetGate, double Clip, bool KeepsActivations);
 
     /// <remarks>
     /// The results are one tensor: of several, those that a loss does not use would come back as tensors without a handle,
@@ -129,7 +131,9 @@ public static class SLstmFused
                 : Backward<float>(call, saved, gradients[0].contiguous());
         }
 
-        /// <summary>h [B, NH, S, D] and the last H, C, N, M [B, NH, D] one after the other; and what backward needs, if the call says so.</summary>
+        /// <summary>
+        /// h [B, NH, S, D] and the last H, C, N, M [B, NH, D] one after the other; and what backward needs, if the call says so.
+        /// </summary>
         public static (Tensor Results, Tensor? Activations) Run(Call call, List<Tensor?> inputs) =>
             inputs[0]!.dtype == ScalarType.Float64 ? Run<double>(call, inputs) : Run<float>(call, inputs);
 

@@ -38,7 +38,8 @@ internal static class Predecessor
 /// <param name="hasExponentialForgetGate">Whether log f is f~, and not logsig(f~).</param>
 /// <param name="clip">The bound of the recurrent gradient's elements.</param>
 /// <param name="threads">How many threads may work.</param>
-internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, int size, int[] predecessors, bool hasExponentialForgetGate, T clip, int threads)
+internal sealed unsafe class SLstmKernel<T>(
+    int batch, int length, int heads, int size, int[] predecessors, bool hasExponentialForgetGate, T clip, int threads)
     where T : unmanaged, IBinaryFloatingPointIeee754<T>
 {
     /// <summary>The values kept of each unit and token for backward: i', f', z, o, the derivative of log f by f~, c, n.</summary>
@@ -134,7 +135,9 @@ internal sealed unsafe class SLstmKernel<T>(int batch, int length, int heads, in
     /// <param name="raw">Room for [NH, B, 4*D].</param>
     /// <param name="blocks">Room for [<see cref="Pieces"/>, NH, 5, TokenBlock, D].</param>
     /// <param name="gradX">Is given the gradient of x, [B, S, 4, NH, D].</param>
-    /// <param name="gradKernel">Zeros; is given the recurrent kernel's gradient in parts to be added up, [<see cref="Pieces"/>, NH, 4, D, D].</param>
+    /// <param name="gradKernel">
+    /// Zeros; is given the recurrent kernel's gradient in parts to be added up, [<see cref="Pieces"/>, NH, 4, D, D].
+    /// </param>
     /// <param name="gradBias">The same of the bias, [<see cref="Pieces"/>, 4, NH, D].</param>
     /// <param name="h">The gradient of the last, then of the initial state's h: [B, NH, D], as for the following three.</param>
     /// <param name="c">That of c.</param>

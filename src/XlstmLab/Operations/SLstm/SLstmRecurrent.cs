@@ -2,7 +2,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
 
-/// <summary>The sLSTM token by token, written like its equations, with automatic gradients: the reference for <see cref="SLstmFused"/>.</summary>
+/// <summary>
+/// The sLSTM token by token, written like its equations, with automatic gradients: the reference for <see cref="SLstmFused"/>.
+/// </summary>
 public static class SLstmRecurrent
 {
     /// <summary>Reads the tokens, on any device. Arguments, results and exceptions are those of <see cref="SLstmCell.Forward"/>.</summary>

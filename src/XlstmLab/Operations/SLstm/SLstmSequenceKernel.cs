@@ -25,7 +25,8 @@ internal static class SLstmSequenceKernel
         Tensor gatePreacts, Tensor recurrentKernel, Tensor bias, SLstmState? initial, SequenceLayout? layout, SLstmOptions? options)
     {
         using var scope = NewDisposeScope();
-        var call = new Call(options?.ForgetGate == ForgetGate.Exponential, (float)(options?.RecurrentGradientClip ?? double.PositiveInfinity));
+        var call = new Call(
+            options?.ForgetGate == ForgetGate.Exponential, (float)(options?.RecurrentGradientClip ?? double.PositiveInfinity));
         Tensor?[] inputs =
         [
             gatePreacts.contiguous(), recurrentKernel.to(ScalarType.Float32).contiguous(), bias.to(ScalarType.Float32).contiguous(),
@@ -59,7 +60,8 @@ internal static class SLstmSequenceKernel
     private static string[] Defines(Inputs inputs, Call call, int cluster) =>
     [
         $"DIM={inputs.X.shape[4]}", $"CLUSTER={cluster}", $"ROWS={Rows}", $"THREADS={Shape(inputs.X, cluster, forward: true).Threads}",
-        $"EXPONENTIAL_FORGET={(call.HasExponentialForgetGate ? 1 : 0)}", $"LAYOUT={(inputs.Starts is null && inputs.Padding is null ? 0 : 1)}",
+        $"EXPONENTIAL_FORGET={(call.HasExponentialForgetGate ? 1 : 0)}",
+        $"LAYOUT={(inputs.Starts is null && inputs.Padding is null ? 0 : 1)}",
         $"FORWARD_STAGES={ForwardStages}", $"FORWARD_BYTES={Shape(inputs.X, cluster, forward: true).SharedBytes}",
         $"BACKWARD_STAGES={BackwardStages}", $"BACKWARD_BYTES={Shape(inputs.X, cluster, forward: false).SharedBytes}",
     ];
@@ -134,7 +136,8 @@ internal static class SLstmSequenceKernel
             var (x, before, records) = (inputs.X, saved[6]!, saved[7]!);
             var (batch, length, heads, size) = (x.shape[0], x.shape[1], x.shape[3], x.shape[4]);
             var cluster = Cluster(x);
-            var dh = gradients[0].IsInvalid ? zeros(batch, length, heads, size, dtype: x.dtype, device: x.device) : gradients[0].contiguous();
+            var dh = gradients[0].IsInvalid ? zeros(batch, length, heads, size, dtype: x.dtype, device: x.device)
+                : gradients[0].contiguous();
             var dLast = gradients[1].IsInvalid ? null : gradients[1].contiguous();
             var dx = empty([batch, length, heads, 4, size], x.dtype, x.device); // a head's gates side by side: one product makes dR
             var dBias = empty((batch + Rows - 1) / Rows, 4, heads, size, dtype: ScalarType.Float32, device: x.device);

@@ -19,7 +19,8 @@ public static class SelectiveScanFused
         SelectiveScan.Check(x, dt, a, b, c, initial, starts);
         if (x.device_type != DeviceType.CPU)
         {
-            throw new ArgumentException($"The fused scan runs on the CPU, but the tensors lie on {x.device}. Use SelectiveScan there.", nameof(x));
+            throw new ArgumentException(
+                $"The fused scan runs on the CPU, but the tensors lie on {x.device}. Use SelectiveScan there.", nameof(x));
         }
 
         using var scope = NewDisposeScope();

@@ -121,7 +121,8 @@ internal sealed unsafe class SelectiveScanKernel<T>(int batch, int length, int d
                     var token = (nint)row * _length + first + i;
                     var keeps = starts is not null && starts[token] ? Vector<T>.Zero : Vector<T>.One;
                     Advance(
-                        x + token * _dim + channel, dt + token * _dim + channel, a + channel, b + token * _states, keeps, before + i * size, decays + i * size);
+                        x + token * _dim + channel, dt + token * _dim + channel, a + channel, b + token * _states, keeps, before + i * size,
+                        decays + i * size);
                 }
 
                 for (var i = count - 1; i >= 0; i--)
@@ -130,7 +131,8 @@ internal sealed unsafe class SelectiveScanKernel<T>(int batch, int length, int d
                     var at = token * _dim + channel;
                     var ofToken = ((nint)group * batch * _length + token) * _states;
                     Retreat(
-                        x + at, dt + at, a + channel, b + token * _states, c + token * _states, before + i * size, decays + i * size, dY + at,
+                        x + at, dt + at, a + channel, b + token * _states, c + token * _states, before + i * size, decays + i * size,
+                        dY + at,
                         dX + at, dDt + at, dRates, dB + ofToken, dC + ofToken, dState);
                 }
             }

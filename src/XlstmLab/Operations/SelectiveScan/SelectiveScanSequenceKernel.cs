@@ -37,14 +37,16 @@ internal static class SelectiveScanSequenceKernel
     /// <param name="room">Where the gradient of z should be written; null is a tensor of its own.</param>
     /// <returns>[B, S, D] bfloat16, and the state [B, D, N], float32.</returns>
     public static (Tensor Y, Tensor? Last) Forward(
-        Tensor x, Tensor delta, Tensor bias, Tensor a, Tensor b, Tensor c, Tensor skip, Tensor z, Tensor? initial, Tensor? starts, Tensor? real,
+        Tensor x, Tensor delta, Tensor bias, Tensor a, Tensor b, Tensor c, Tensor skip, Tensor z, Tensor? initial, Tensor? starts,
+        Tensor? real,
         bool returnLast, Func<Tensor>? room = null)
     {
         using var scope = NewDisposeScope();
         Tensor Wide(Tensor t) => t.to(ScalarType.Float32).contiguous();
         Tensor?[] inputs =
         [
-            TokenRows.Of(x, 2), TokenRows.Of(delta, 2), Wide(bias), Wide(a), TokenRows.Of(b, 4), TokenRows.Of(c, 4), Wide(skip), TokenRows.Of(z, 2),
+            TokenRows.Of(x, 2), TokenRows.Of(delta, 2), Wide(bias), Wide(a), TokenRows.Of(b, 4), TokenRows.Of(c, 4), Wide(skip),
+            TokenRows.Of(z, 2),
             initial is null ? null : Wide(initial), starts?.contiguous(), real?.contiguous(),
         ];
         if (TokenRows.Distance(inputs[4]!) != TokenRows.Distance(inputs[5]!))
@@ -74,7 +76,8 @@ internal static class SelectiveScanSequenceKernel
 
     private static long Blocks(Tensor x, int warps) => (x.shape[2] + Warp * warps - 1) / (Warp * warps);
 
-    private static LaunchShape Shape(Tensor x, int warps, int shared) => new(Blocks(x, warps), 32 * warps, shared) { BlocksY = (int)x.shape[0] };
+    private static LaunchShape Shape(Tensor x, int warps, int shared) =>
+        new(Blocks(x, warps), 32 * warps, shared) { BlocksY = (int)x.shape[0] };
 
     private static (List<Tensor> Results, Tensor? Kept) Run(Tensor?[] inputs, Call call, bool keeps)
     {
@@ -83,7 +86,8 @@ internal static class SelectiveScanSequenceKernel
         var warps = Warps(x);
         var y = empty(x.shape, x.dtype, x.device);
         var last = call.ReturnsLast ? empty(batch, dim, States, dtype: ScalarType.Float32, device: x.device) : null;
-        var kept = keeps ? empty(batch, (length + ChunkSize - 1) / ChunkSize, dim, States, dtype: ScalarType.Float32, device: x.device) : null;
+        var kept = keeps ? empty(batch, (length + ChunkSize - 1) / ChunkSize, dim, States, dtype: ScalarType.Float32, device: x.device)
+            : null;
         Kernel.Launch(
             Source, "selective_scan_forward", Defines(inputs[9], inputs[10], warps), Shape(x, warps, 0), x,
             x, delta, inputs[2], inputs[3], b, inputs[5], inputs[6], z, inputs[9], inputs[10], inputs[8], y, kept, last,
@@ -126,7 +130,8 @@ internal static class SelectiveScanSequenceKernel
                 Source, "selective_scan_backward", Defines(starts, real, warps), Shape(x, warps, warps * WarpBytes), x,
                 x, delta, inputs[2], inputs[3], b, inputs[5], inputs[6], z, starts, real, dy, kept, dLast,
                 dx, dDelta, dz, dInitial, tokenSums, channelSums,
-                TokenRows.Distance(x), TokenRows.Distance(delta), TokenRows.Distance(b), TokenRows.Distance(z), TokenRows.Distance(dz), (int)length, (int)dim);
+                TokenRows.Distance(x), TokenRows.Distance(delta), TokenRows.Distance(b), TokenRows.Distance(z), TokenRows.Distance(dz),
+                (int)length, (int)dim);
             var dBC = empty(batch, length, 2 * States, dtype: x.dtype, device: x.device);
             Kernel.Launch(
                 Source, "selective_scan_sums", Defines(starts, real, warps),

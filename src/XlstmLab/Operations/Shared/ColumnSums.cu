@@ -6,8 +6,8 @@
 // PartialSums.cs tells WARPS, and MOST, the gradients of a launch.
 static_assert(WARPS == 32, "a lane takes over from each warp, and a warp from each column");
 
-// partials: `rows` rows of `columns` numbers, `stride` apart; start: the first of its blocks, (columns + 31) / 32; adds: whether out has a part
-// of the sum already.
+// partials: `rows` rows of `columns` numbers, `stride` apart; start: the first of its blocks, (columns + 31) / 32; adds: whether out has a
+// part of the sum already.
 struct Part
 {
     const float* partials;

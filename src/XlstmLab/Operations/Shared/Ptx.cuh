@@ -99,8 +99,8 @@ DEVICE float tanh_fast(float x) // to 2^-11 relative
 
 // Kernels of one stream
 
-// The first that every kernel does. It may be there before the one in front of it has ended, as CudaDevice asks for, and may touch memory only
-// after this; the next may come as soon as all blocks of this one are here.
+// The first that every kernel does. It may be there before the one in front of it has ended, as CudaDevice asks for, and may touch memory
+// only after this; the next may come as soon as all blocks of this one are here.
 DEVICE void wait_for_predecessors()
 {
 #if __CUDA_ARCH__ >= 900
@@ -109,8 +109,8 @@ DEVICE void wait_for_predecessors()
 #endif
 }
 
-// The same in two halves, for kernels that read what nobody in front of them writes before they wait. A kernel behind may then be there before
-// those in front have ended, and waits for this one, which has waited for them.
+// The same in two halves, for kernels that read what nobody in front of them writes before they wait. A kernel behind may then be there
+// before those in front have ended, and waits for this one, which has waited for them.
 DEVICE void start_dependents()
 {
 #if __CUDA_ARCH__ >= 900
@@ -196,7 +196,8 @@ DEVICE void mma_bf16(float (&c)[4], const u32 (&a)[4], u32 b0, u32 b1)
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3]) : "r"(a[0]), "r"(a[1]), "r"(a[2]), "r"(a[3]), "r"(b0), "r"(b1));
 }
 
-// The same with half the inner dimension: a is 16 x 8, its registers rows g and g + 8 at columns 2t, 2t + 1; b is rows 2t, 2t + 1 of column g.
+// The same with half the inner dimension: a is 16 x 8, its registers rows g and g + 8 at columns 2t, 2t + 1; b is rows 2t, 2t + 1 of column
+// g.
 DEVICE void mma_bf16_k8(float (&c)[4], const u32 (&a)[2], u32 b)
 {
     asm volatile("mma.sync.aligned.m16n8k8.row.col.f32.bf16.bf16.f32 {%0,%1,%2,%3},{%4,%5},{%6},{%0,%1,%2,%3};"
@@ -217,9 +218,9 @@ DEVICE void group_wait() { asm volatile("wgmma.wait_group.sync.aligned 0;" ::: "
 // Makes what the thread's stores and copies put into shared memory visible to these products; then comes the block's barrier.
 DEVICE void shared_fence_products() { asm volatile("fence.proxy.async.shared::cta;" ::: "memory"); }
 
-// An operand: rows of 128 bytes, their 16-byte pieces exchanged, piece p of a row lying at p ^ row % 8. Either the operand's 64 rows (N columns)
-// are rows, of which 16 elements from `address` on are multiplied, or it lies the other way: 16 rows of 64, from `address` on, and the next
-// 64 in a panel that begins `panel` bytes further. Panels are aligned to 1024 bytes.
+// An operand: rows of 128 bytes, their 16-byte pieces exchanged, piece p of a row lying at p ^ row % 8. Either the operand's 64 rows (N
+// columns) are rows, of which 16 elements from `address` on are multiplied, or it lies the other way: 16 rows of 64, from `address` on, and
+// the next 64 in a panel that begins `panel` bytes further. Panels are aligned to 1024 bytes.
 DEVICE u64 group_operand(u32 address, u32 panel)
 {
     return (u64)(address >> 4 & 0x3fff) | (u64)(panel >> 4 & 0x3fff) << 16 | (u64)(1024 >> 4) << 32 | (u64)1 << 62;
@@ -236,8 +237,8 @@ DEVICE u64 group_operand(u32 address, u32 panel)
 #define GROUP_NAMES_96 GROUP_NAMES_64 ",%32,%33,%34,%35,%36,%37,%38,%39,%40,%41,%42,%43,%44,%45,%46,%47"
 #define GROUP_NAMES_128 GROUP_NAMES_96 ",%48,%49,%50,%51,%52,%53,%54,%55,%56,%57,%58,%59,%60,%61,%62,%63"
 
-// c += a b, 64 x N: the warp's 16 rows as mma_bf16 has them, c[j] being columns 8 j to 8 j + 7. With A_TRANSPOSED the left operand has a row for
-// an inner index, without B_TRANSPOSED the right one has. N is 32, 64, 96 or 128.
+// c += a b, 64 x N: the warp's 16 rows as mma_bf16 has them, c[j] being columns 8 j to 8 j + 7. With A_TRANSPOSED the left operand has a
+// row for an inner index, without B_TRANSPOSED the right one has. N is 32, 64, 96 or 128.
 #define GROUP_MULTIPLY(n, a, b, one, b_transposed, a_transposed)                                                                   \
     asm volatile("{ .reg .pred p; setp.ne.b32 p, %" #one ", 0; wgmma.mma_async.sync.aligned.m64n" #n "k16.f32.bf16.bf16 {" GROUP_NAMES_##n \
                  "}, %" #a ", %" #b ", p, 1, 1, %" #a_transposed ", %" #b_transposed "; }"                                           \
@@ -339,8 +340,9 @@ DEVICE void mbarrier_arrive_expect(u32 barrier, u32 bytes)
     asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" :: "r"(barrier), "r"(bytes) : "memory");
 }
 
-// Waits for the end of the phase of this parity: 0 is the first, 1 the next, 0 the third. What was counted came to shared memory, which no cache
-// is in front of: so the wait acquires within the block alone, as one in the cluster would empty the first-level cache, for 300 cycles.
+// Waits for the end of the phase of this parity: 0 is the first, 1 the next, 0 the third. What was counted came to shared memory, which no
+// cache is in front of: so the wait acquires within the block alone, as one in the cluster would empty the first-level cache, for 300
+// cycles.
 DEVICE void mbarrier_wait(u32 barrier, u32 parity)
 {
     u32 is_over;

@@ -1,14 +1,15 @@
-// The next token of each row, chosen from its logits as TokenSampler does, in its order: penalties; then the largest score, or temperature, top-k,
-// top-p, min-p and a draw. A score s is the logit, or float32 of what penalties make of it in double precision. A cluster of SLICES blocks has a row:
-// each looks for the largest score of a part of the ids, then the first goes on alone.
+// The next token of each row, chosen from its logits as TokenSampler does, in its order: penalties; then the largest score, or temperature,
+// top-k, top-p, min-p and a draw. A score s is the logit, or float32 of what penalties make of it in double precision. A cluster of SLICES
+// blocks has a row: each looks for the largest score of a part of the ids, then the first goes on alone.
 //
-// Weights exp((s - max) / T) are whole numbers of 2^-40 of the largest's: whatever their order, sums are the same, and so are a seed's texts. Nothing
-// is sorted: a threshold is that bin of a histogram, and then that key among the bin's, at which the sum from the top passes what is wanted. What is
-// left after the first histogram is listed in shared memory, if it is not more than 4096 ids, and looked at there from then on.
+// Weights exp((s - max) / T) are whole numbers of 2^-40 of the largest's: whatever their order, sums are the same, and so are a seed's
+// texts. Nothing is sorted: a threshold is that bin of a histogram, and then that key among the bin's, at which the sum from the top passes
+// what is wanted. What is left after the first histogram is listed in shared memory, if it is not more than 4096 ids, and looked at there
+// from then on.
 //
-// Bytes: 4 V of logits a pass, and 4 V of counts where a row has penalties; of V = 50304 201 KB, which a multiprocessor takes 1.8 us for at 64 bytes
-// a cycle and 1.75 GHz, a cluster of 8 an eighth. Passes: 1 for a greedy row, 2 for one that is drawn from all, 4 with top-k, top-p or both; where
-// these leave more than are listed 2 more for each, and one for each 11 bits in which keys of a bin differ.
+// Bytes: 4 V of logits a pass, and 4 V of counts where a row has penalties; of V = 50304 201 KB, which a multiprocessor takes 1.8 us for at
+// 64 bytes a cycle and 1.75 GHz, a cluster of 8 an eighth. Passes: 1 for a greedy row, 2 for one that is drawn from all, 4 with top-k,
+// top-p or both; where these leave more than are listed 2 more for each, and one for each 11 bits in which keys of a bin differ.
 #include "Ptx.cuh"
 
 // TokenChoice.cs tells THREADS, a multiple of 32 from 256 to 1024, and SLICES.
@@ -224,8 +225,8 @@ DEVICE void keep(Scores& scores, Room& room, u32 floor, int bin)
     scores.keys = room.keys, scores.items = (int)total;
 }
 
-// The key at which the sum of keys from the largest down passes `rest`: of ones, or of weights with p for the share of all that is wanted. Keys below
-// `floor` do not count. `rest` becomes what is left of it at that key. Items that are certainly below it may be none any more.
+// The key at which the sum of keys from the largest down passes `rest`: of ones, or of weights with p for the share of all that is wanted.
+// Keys below `floor` do not count. `rest` becomes what is left of it at that key. Items that are certainly below it may be none any more.
 template <bool WEIGHTS>
 DEVICE u32 threshold(Scores& scores, Room& room, u32 floor, double p, u64& rest)
 {
@@ -289,8 +290,8 @@ DEVICE u32 threshold(Scores& scores, Room& room, u32 floor, double p, u64& rest)
     return prefix;
 }
 
-// The item at which the sum in their order passes `rest`. TIES: of ones for scores of the key; otherwise of the weights of larger ones, and of those of
-// the key up to the item `last`, and `rest` is 2^64 times u.
+// The item at which the sum in their order passes `rest`. TIES: of ones for scores of the key; otherwise of the weights of larger ones, and
+// of those of the key up to the item `last`, and `rest` is 2^64 times u.
 template <bool TIES>
 DEVICE int passed(const Scores& scores, Room& room, u32 key, int last, u64 rest)
 {
@@ -337,8 +338,8 @@ DEVICE int passed(const Scores& scores, Room& room, u32 key, int last, u64 rest)
     return item;
 }
 
-// logits [rows, stride], of which `ids` count; options [rows]; counts [rows, ids]; tokens [rows]; choices [rows, 2]: the id and log softmax(logits)[id], no
-// number where logits are none.
+// logits [rows, stride], of which `ids` count; options [rows]; counts [rows, ids]; tokens [rows]; choices [rows, 2]: the id and log
+// softmax(logits)[id], no number where logits are none.
 // Grid: (SLICES, rows) in clusters of SLICES; THREADS threads; a Room of shared memory.
 KERNEL void __launch_bounds__(THREADS) token_choice(const float* logits, i64 stride, int ids, Row* options, int* counts, i64* tokens, double* choices)
 {

@@ -1,13 +1,15 @@
 // The mLSTM's step for one token of each of a few sequences (xLSTM 7B, eqs. 2-9), with the head norm and the output gate behind it:
 //     m' = max(log f + m, log i),  C' = f C + i k v^T,  n' = f n + i k with f = exp(log f + m - m'), i = exp(log i - m'),
 //     h = C'^T q / max(|n'.q|, exp(-m')),  y = sigmoid(o) (w norm(h)).
-// The memory C is read and written once, in place. A cluster of SLICES blocks has a head, each block DV / SLICES of its columns; what the norm needs of
-// the others' comes through the cluster's shared memory. The memory is asked for before the kernel in front has ended: nobody in between writes it.
+// The memory C is read and written once, in place. A cluster of SLICES blocks has a head, each block DV / SLICES of its columns; what the
+// norm needs of the others' comes through the cluster's shared memory. The memory is asked for before the kernel in front has ended: nobody
+// in between writes it.
 //
 // Bytes a head: 8 DK DV. 24 blocks of 4 heads of 128 x 256: 25 MB a token, 8 us at 3 TB/s; 32 of 8 of 256 x 512: 268 MB, 90 us.
 #include "Ptx.cuh"
 
-// TokenStepKernels.cs tells DK, DV; SLICES; HEADS; EXPONENTIAL, the input gate, else a sigmoid; NORMALIZE; CENTER, whether the norm is a LayerNorm, else RMS.
+// TokenStepKernels.cs tells DK, DV; SLICES; HEADS; EXPONENTIAL, the input gate, else a sigmoid; NORMALIZE; CENTER, whether the norm is a
+// LayerNorm, else RMS.
 #define THREADS 256
 #define WIDTH (DV / SLICES)
 #define QUADS (WIDTH / 4)
@@ -30,8 +32,8 @@ DEVICE float block_sum(float x, float* room)
     return sum;
 }
 
-// qkvo [B, row]: q, k [NH DK], v, o [NH DV], and of each gate the products with the upper and the lower halves of its weights, [i, f, i, f] of NH.
-// biases [2, NH]: i, f; c [B, NH, DK, DV], n [B, NH, DK], m [B, NH], weight [NH DV]; y [B, NH DV].
+// qkvo [B, row]: q, k [NH DK], v, o [NH DV], and of each gate the products with the upper and the lower halves of its weights, [i, f, i, f]
+// of NH. biases [2, NH]: i, f; c [B, NH, DK, DV], n [B, NH, DK], m [B, NH], weight [NH DV]; y [B, NH DV].
 // Grid: (SLICES, NH, B) in clusters of SLICES; THREADS threads; a Room of shared memory.
 struct Room
 {

@@ -1,25 +1,25 @@
-// One token of each of a few sequences through a matrix: y[b] = W x[b]. A token reads every weight once and does next to nothing with it, so all
-// there is to do is to keep memory busy. A block has 16 rows of W, its warps take turns at pieces of 32 columns, and every thread asks for the
-// first of its weights before it waits for the kernel in front of it, whose result it does not need for that: while one kernel ends, the next
-// one's weights are on their way.
+// One token of each of a few sequences through a matrix: y[b] = W x[b]. A token reads every weight once and does next to nothing with it,
+// so all there is to do is to keep memory busy. A block has 16 rows of W, its warps take turns at pieces of 32 columns, and every thread
+// asks for the first of its weights before it waits for the kernel in front of it, whose result it does not need for that: while one kernel
+// ends, the next one's weights are on their way.
 //
 // W's rows are the left operand of mma_bf16, the sequences its columns. Which of 16 inner indices is which does not matter as long as both
 // operands agree: a thread takes 8 neighbouring columns of a row in one load, and the same 8 of x.
 //
-// A norm in front of a matrix, y = W (w x r) with r = (mean(x^2) + epsilon)^-1/2, is divided between kernels: who writes the stream leaves w x and,
-// of every 16 channels, the sum of x^2; who reads it multiplies y by r.
+// A norm in front of a matrix, y = W (w x r) with r = (mean(x^2) + epsilon)^-1/2, is divided between kernels: who writes the stream leaves
+// w x and, of every 16 channels, the sum of x^2; who reads it multiplies y by r.
 //
-// Weights of one byte, int8 or fp8 (e4m3), have a unit a row, by which its sum is multiplied at the end; they become bfloat16 in registers, where
-// all of either are exact. A load is 16 bytes all the same, of 16 columns then, a piece 64: as many bytes are on their way by as many loads as of
-// bfloat16, and half the turns are left, so that of 1024 columns every weight is asked for before the wait. What is beside them in bfloat16 (the
-// gates) has blocks of its own.
+// Weights of one byte, int8 or fp8 (e4m3), have a unit a row, by which its sum is multiplied at the end; they become bfloat16 in registers,
+// where all of either are exact. A load is 16 bytes all the same, of 16 columns then, a piece 64: as many bytes are on their way by as many
+// loads as of bfloat16, and half the turns are left, so that of 1024 columns every weight is asked for before the wait. What is beside them
+// in bfloat16 (the gates) has blocks of its own.
 //
-// Bytes: 2 a weight. 407 M parameters: 0.81 GB a token, 0.27 ms at 3 TB/s; 6.87 G: 4.6 ms. Of one byte, counted without the embedding, of which a
-// token reads a row: 355 M of projections and head, 1.2 MB of units, 0.8 MB of gates, so 0.36 GB and 0.12 ms; 6.67 GB and 2.2 ms.
+// Bytes: 2 a weight. 407 M parameters: 0.81 GB a token, 0.27 ms at 3 TB/s; 6.87 G: 4.6 ms. Of one byte, counted without the embedding, of
+// which a token reads a row: 355 M of projections and head, 1.2 MB of units, 0.8 MB of gates, so 0.36 GB and 0.12 ms; 6.67 GB and 2.2 ms.
 #include "Ptx.cuh"
 
-// TokenStepKernels.cs tells INPUTS, a multiple of 32; GROUPS, of 8 sequences; WARPS; RESULT, one of those below; NORMED, whether r is applied; and
-// WEIGHTS, one of those below, where they are not bfloat16.
+// TokenStepKernels.cs tells INPUTS, a multiple of 32; GROUPS, of 8 sequences; WARPS; RESULT, one of those below; NORMED, whether r is
+// applied; and WEIGHTS, one of those below, where they are not bfloat16.
 #define RESULT_PLAIN 0  // y
 #define RESULT_STREAM 1 // the stream with y added, and what the next norm needs of it
 #define RESULT_GATED 2  // silu(g) u, where the rows of g and of u are two parts
@@ -65,9 +65,9 @@ template <int Format> DEVICE void load_weights(Weights& w, const char* low, cons
     }
 }
 
-// Two neighbouring weights of the four in a word. A whole number is 0x4300 with its lower 7 bits, 128 + bits, less 128, or 256 where its highest bit
-// is set. Of e4m3 exponent and fraction take their places in bfloat16, and times 2^120 is the difference of what exponents begin at; its NaN, 0x7f,
-// is none here.
+// Two neighbouring weights of the four in a word. A whole number is 0x4300 with its lower 7 bits, 128 + bits, less 128, or 256 where its
+// highest bit is set. Of e4m3 exponent and fraction take their places in bfloat16, and times 2^120 is the difference of what exponents
+// begin at; its NaN, 0x7f, is none here.
 template <int Format> DEVICE u32 widen(u32 word, bool upper)
 {
     if constexpr (Format == WEIGHTS_INT8)
@@ -156,10 +156,10 @@ DEVICE const char* row_of(int row, int end, const void* const (&weights)[PARTS],
     return 0;
 }
 
-// x [sequences, INPUTS]; squares [sequences, INPUTS / 16]; weights parts [rows, INPUTS], `ends` the sums of their rows. RESULT_PLAIN and CAPPED:
-// y [sequences, rows]. RESULT_GATED: gated [sequences, rows / 2]. RESULT_STREAM, d rows: stream [sequences, d], scaled [sequences, d] by
-// `scale` [d], sums [sequences, d / 16]. Of weights of one byte the first part (of RESULT_GATED the first two) has them, with `units`, a row each.
-// Grid: a block for 16 rows, none with rows of one byte and of two; WARPS warps; a Room of shared memory.
+// x [sequences, INPUTS]; squares [sequences, INPUTS / 16]; weights parts [rows, INPUTS], `ends` the sums of their rows. RESULT_PLAIN and
+// CAPPED: y [sequences, rows]. RESULT_GATED: gated [sequences, rows / 2]. RESULT_STREAM, d rows: stream [sequences, d], scaled [sequences,
+// d] by `scale` [d], sums [sequences, d / 16]. Of weights of one byte the first part (of RESULT_GATED the first two) has them, with
+// `units`, a row each. Grid: a block for 16 rows, none with rows of one byte and of two; WARPS warps; a Room of shared memory.
 struct Room
 {
     float partial[WARPS][8 * GROUPS][ROWS + 1], r[8 * GROUPS];

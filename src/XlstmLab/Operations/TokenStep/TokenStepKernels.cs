@@ -2,7 +2,9 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
 
-/// <summary>The kernels that take one token of each of a few sequences through an mLSTM block's parts: nothing of it has a gradient.</summary>
+/// <summary>
+/// The kernels that take one token of each of a few sequences through an mLSTM block's parts: nothing of it has a gradient.
+/// </summary>
 internal static class TokenStepKernels
 {
     /// <summary>Sequences side by side at most.</summary>
@@ -37,7 +39,8 @@ internal static class TokenStepKernels
     /// <summary>The cluster that has a head's memory; 0 where there is none for these sizes.</summary>
     public static int Slices(int keyDim, int valueDim) =>
         Clusters.FirstOrDefault(slices =>
-            valueDim % (4 * slices) == 0 && valueDim / slices <= 4 * MemoryThreads && (long)keyDim * valueDim / slices <= 32 * 4 * MemoryThreads);
+            valueDim % (4 * slices) == 0 && valueDim / slices <= 4 * MemoryThreads
+                && (long)keyDim * valueDim / slices <= 32 * 4 * MemoryThreads);
 
     /// <summary>The rows of a table as the stream.</summary>
     /// <param name="tokens">[B, 1] int64.</param>
@@ -57,8 +60,8 @@ internal static class TokenStepKernels
     /// <summary>A product of each sequence's x with matrices one below the other.</summary>
     /// <param name="result">What becomes of it.</param>
     /// <param name="weights">
-    /// Each [rows, d] bfloat16, contiguous, at most six; of a gated result g's and u's. The first, of a gated result both, may be int8, or uint8 that
-    /// hold e4m3.
+    /// Each [rows, d] bfloat16, contiguous, at most six; of a gated result g's and u's. The first, of a gated result both, may be int8, or
+    /// uint8 that hold e4m3.
     /// </param>
     /// <param name="x">[B, d] bfloat16; for a normed product what the stream has.</param>
     /// <param name="normed">The stream whose norm x is, or null.</param>
@@ -67,9 +70,12 @@ internal static class TokenStepKernels
     /// <param name="scale">[d] float32 the weights of the norm behind that addition, or null.</param>
     /// <param name="epsilon">The norm's.</param>
     /// <param name="cap">The soft cap; 0 for none.</param>
-    /// <param name="units">[rows] float32, by which sums of the rows of int8 or e4m3 are multiplied; null where all weights are bfloat16.</param>
+    /// <param name="units">
+    /// [rows] float32, by which sums of the rows of int8 or e4m3 are multiplied; null where all weights are bfloat16.
+    /// </param>
     public static void Multiply(
-        Result result, IReadOnlyList<Tensor> weights, Tensor x, TokenStream? normed, Tensor? y = null, TokenStream? stream = null, Tensor? scale = null,
+        Result result, IReadOnlyList<Tensor> weights, Tensor x, TokenStream? normed, Tensor? y = null, TokenStream? stream = null,
+        Tensor? scale = null,
         double epsilon = 0, double cap = 0, Tensor? units = null)
     {
         var (inputs, sequences) = (x.shape[1], x.shape[0]);
@@ -101,7 +107,9 @@ internal static class TokenStepKernels
     }
 
     /// <summary>The mLSTM's step with head norm and output gate.</summary>
-    /// <param name="projections">[B, NH (2 DK + 2 DV + 4)] float32: q, k, v, o, and i, f by the upper and by the lower halves of their weights.</param>
+    /// <param name="projections">
+    /// [B, NH (2 DK + 2 DV + 4)] float32: q, k, v, o, and i, f by the upper and by the lower halves of their weights.
+    /// </param>
     /// <param name="biases">[2 NH] float32: of i, of f.</param>
     /// <param name="c">[B, NH, DK, DV] float32, contiguous, changed in place; so are n [B, NH, DK] and m [B, NH, 1].</param>
     /// <param name="n">See c.</param>
@@ -113,7 +121,8 @@ internal static class TokenStepKernels
     /// <param name="centers">Whether the head norm is a LayerNorm, else an RMSNorm.</param>
     /// <param name="normEpsilon">The head norm's.</param>
     public static void Remember(
-        Tensor projections, Tensor biases, Tensor c, Tensor n, Tensor m, Tensor normWeight, Tensor y, MLstmOptions options, double gateCap, bool centers,
+        Tensor projections, Tensor biases, Tensor c, Tensor n, Tensor m, Tensor normWeight, Tensor y, MLstmOptions options, double gateCap,
+        bool centers,
         double normEpsilon)
     {
         var (batch, heads, dk, dv) = (c.shape[0], c.shape[1], (int)c.shape[2], (int)c.shape[3]);

@@ -6,8 +6,8 @@ namespace XlstmLab.Text.Patterns;
 /// <summary>Reads patterns in the dialect of Oniguruma, which those of a tokenizer.json are written in.</summary>
 /// <remarks>
 /// Read are: alternatives, groups of all kinds but absent ones, greedy, reluctant and possessive quantifiers, look-around, the options i, m
-/// and x, classes with ranges, POSIX brackets, nested classes and intersections, properties, escapes, and anchors. What is not known to mean
-/// the same here, such as back-references, calls, \R and \X, is refused by its place.
+/// and x, classes with ranges, POSIX brackets, nested classes and intersections, properties, escapes, and anchors. What is not known to
+/// mean the same here, such as back-references, calls, \R and \X, is refused by its place.
 /// </remarks>
 internal sealed class OnigurumaPattern
 {
@@ -84,7 +84,8 @@ internal sealed class OnigurumaPattern
             literal = _parts.Count == first + 1 ? LiteralOf(_parts[first].Set, flags) : null;
             if (before is { } one && literal is { } two && CodePointClasses.MayFoldToOne(one, two))
             {
-                throw Refuse(start, "is, with what is before it and without regard to case, a single character too, which is not supported");
+                throw Refuse(
+                    start, "is, with what is before it and without regard to case, a single character too, which is not supported");
             }
 
             if (Quantifiers(first, repeatable, flags))
@@ -264,7 +265,8 @@ internal sealed class OnigurumaPattern
             SkipExtended(flags);
             var start = _at;
             var interval = !AtEnd && _pattern[_at] == '{' ? Interval() : null;
-            var quantifier = interval is { } bounds ? bounds.Text : !AtEnd && _pattern[_at] is '*' or '+' or '?' ? $"{_pattern[_at++]}" : null;
+            var quantifier = interval is { } bounds ? bounds.Text
+                : !AtEnd && _pattern[_at] is '*' or '+' or '?' ? $"{_pattern[_at++]}" : null;
             if (quantifier is null)
             {
                 return any;
@@ -312,7 +314,8 @@ internal sealed class OnigurumaPattern
     {
         var close = _pattern.IndexOf('}', _at);
         var bounds = close < 0 ? [] : _pattern[(_at + 1)..close].Split(',');
-        if (bounds.Length is not (1 or 2) || bounds.All(b => b.Length == 0) || bounds.Any(b => b.Any(c => !char.IsAsciiDigit(c))) || (bounds.Length == 1 && bounds[0].Length == 0))
+        if (bounds.Length is not (1 or 2) || bounds.All(b => b.Length == 0) || bounds.Any(b => b.Any(c => !char.IsAsciiDigit(c)))
+            || (bounds.Length == 1 && bounds[0].Length == 0))
         {
             return null;
         }
@@ -323,9 +326,11 @@ internal sealed class OnigurumaPattern
         _at = close + 1;
         return high < low
             ? throw Refuse(start, "has a lower bound above the upper one")
-            : (bounds.Length == 1 ? FormattableString.Invariant($"{{{low}}}") : FormattableString.Invariant($"{{{low},{high}}}"), bounds.Length == 1);
+            : (bounds.Length == 1 ? FormattableString.Invariant($"{{{low}}}")
+            : FormattableString.Invariant($"{{{low},{high}}}"), bounds.Length == 1);
 
-        int Bound(string digits) => int.TryParse(digits, NumberStyles.None, CultureInfo.InvariantCulture, out var bound) && bound <= MaxRepeat
+        int Bound(string digits) =>
+            int.TryParse(digits, NumberStyles.None, CultureInfo.InvariantCulture, out var bound) && bound <= MaxRepeat
             ? bound
             : throw Refuse(_at, $"repeats more than {MaxRepeat} times");
     }
@@ -460,10 +465,12 @@ internal sealed class OnigurumaPattern
                 var code = Number(1, 8, 16);
                 return Take('}') ? code : throw Refuse(start, "is no code point", _at - start);
             case 'x':
-                return Number(1, 2, 16) is < 0x80 and var ascii ? ascii : throw Refuse(start, "is a byte of UTF-8, which is not supported: write the code point as \\x{...}");
+                return Number(1, 2, 16) is < 0x80 and var ascii ? ascii : throw Refuse(
+                    start, "is a byte of UTF-8, which is not supported: write the code point as \\x{...}");
             case '0':
                 _at--;
-                return Number(1, 3, 8) is < 0x80 and var octal ? octal : throw Refuse(start, "is a byte of UTF-8, which is not supported: write the code point as \\x{...}");
+                return Number(1, 3, 8) is < 0x80 and var octal ? octal : throw Refuse(
+                    start, "is a byte of UTF-8, which is not supported: write the code point as \\x{...}");
             default:
                 return c > 0x7F || !char.IsAsciiLetterOrDigit((char)c) ? c : throw Refuse(start, "is not supported");
         }
@@ -471,14 +478,16 @@ internal sealed class OnigurumaPattern
         int Number(int least, int most, int numberBase)
         {
             var end = _at;
-            while (end < _pattern.Length && end - _at < most && char.IsAsciiHexDigit(_pattern[end]) && (numberBase == 16 || _pattern[end] is >= '0' and <= '7'))
+            while (end < _pattern.Length && end - _at < most && char.IsAsciiHexDigit(_pattern[end])
+                && (numberBase == 16 || _pattern[end] is >= '0' and <= '7'))
             {
                 end++;
             }
 
             var value = end - _at < least ? -1 : Convert.ToInt64(_pattern[_at..end], numberBase);
             _at = end;
-            return value is >= 0 and < CodePointSet.Limit and not (>= 0xD800 and <= 0xDFFF) ? (int)value : throw Refuse(start, "is no code point", _at - start);
+            return value is >= 0 and < CodePointSet.Limit and not (>= 0xD800 and <= 0xDFFF) ? (int)value : throw Refuse(
+                start, "is no code point", _at - start);
         }
     }
 
@@ -659,7 +668,8 @@ internal sealed class OnigurumaPattern
     private InvalidDataException Refuse(int at, string why, int length = 0)
     {
         var shown = _pattern[at..Math.Min(_pattern.Length, at + Math.Clamp(length == 0 ? 6 : length, 1, 40))];
-        return new($"the pattern '{_pattern}' cannot be used: '{shown}' at its character {(at + 1).ToString(CultureInfo.InvariantCulture)} {why}");
+        return new(
+            $"the pattern '{_pattern}' cannot be used: '{shown}' at its character {(at + 1).ToString(CultureInfo.InvariantCulture)} {why}");
     }
 
     /// <summary>What options hold at a place.</summary>

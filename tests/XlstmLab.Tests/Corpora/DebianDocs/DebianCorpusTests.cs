@@ -32,7 +32,8 @@ public class DebianCorpusTests
         // Of 40 pages, the copy and the page in French are left out; the shared paragraph is there once.
         Assert.Equal(40, documents.Count);
         Assert.Equal(1, documents.Count(d => d.Text.Contains(Shared, StringComparison.Ordinal)));
-        Assert.DoesNotContain(documents, d => d.Text.Contains("Home", StringComparison.Ordinal) || d.Text.Contains("fichier", StringComparison.Ordinal));
+        Assert.DoesNotContain(
+            documents, d => d.Text.Contains("Home", StringComparison.Ordinal) || d.Text.Contains("fichier", StringComparison.Ordinal));
         Assert.All(documents, d => Assert.StartsWith(d.Fields["package"] + "/usr/share/", d.Name, StringComparison.Ordinal));
         Assert.Equal(1.0, reports[^1].Bytes / (double)reports[^1].TotalBytes);
     }
@@ -60,7 +61,8 @@ public class DebianCorpusTests
         var written = File.GetLastWriteTimeUtc(kept[0]);
         DebianCorpus.Build(
             folder["two", "docs"], Options(folder) with { Workers = 3 },
-            new ImmediateProgress<DebianCorpusProgress>(p => Assert.Equal(written, File.GetLastWriteTimeUtc(kept[0]))), TestContext.Current.CancellationToken);
+            new ImmediateProgress<DebianCorpusProgress>(p => Assert.Equal(written, File.GetLastWriteTimeUtc(kept[0]))),
+            TestContext.Current.CancellationToken);
 
         foreach (var file in (string[])["card.json", "text.jsonl.zst"])
         {
@@ -73,11 +75,14 @@ public class DebianCorpusTests
     {
         using var folder = new TempFolder();
         folder.Write("full/x.txt", "x");
-        Assert.Contains("not empty", Assert.Throws<InvalidOperationException>(() => DebianCorpus.Build(folder["full"], Options(folder))).Message);
-        Assert.Contains("no .deb", Assert.Throws<InvalidOperationException>(() => DebianCorpus.Build(folder["docs"], Options(folder))).Message);
+        Assert.Contains(
+            "not empty", Assert.Throws<InvalidOperationException>(() => DebianCorpus.Build(folder["full"], Options(folder))).Message);
+        Assert.Contains(
+            "no .deb", Assert.Throws<InvalidOperationException>(() => DebianCorpus.Build(folder["docs"], Options(folder))).Message);
 
         folder.Write("debs/x-doc_1_all.deb", "no archive at all");
-        Assert.Contains("no Debian package", Assert.Throws<InvalidDataException>(() => DebianCorpus.Build(folder["docs"], Options(folder))).Message);
+        Assert.Contains(
+            "no Debian package", Assert.Throws<InvalidDataException>(() => DebianCorpus.Build(folder["docs"], Options(folder))).Message);
         Assert.False(Directory.Exists(folder["docs"]));
     }
 
@@ -89,16 +94,19 @@ public class DebianCorpusTests
         var card = DebianCorpus.Build(folder["docs"], Options(folder), null, TestContext.Current.CancellationToken);
 
         var trained = await CommandLine.RunAsync(
-            TestContext.Current.CancellationToken, "data", "train-tokenizer", folder["docs"], "--vocab", "300", "--out", folder["tokenizer.json"], "--json");
+            TestContext.Current.CancellationToken, "data", "train-tokenizer", folder["docs"], "--vocab", "300", "--out",
+            folder["tokenizer.json"], "--json");
         Assert.Equal(0, trained.Code);
         Assert.Equal(300, (int?)trained.Json["vocabulary_size"]);
         Assert.Equal(card.Parts[Split.Train].Bytes, (long?)trained.Json["text_bytes"]);
 
         var tokenized = await CommandLine.RunAsync(
-            TestContext.Current.CancellationToken, "data", "tokenize", folder["docs"], "--tokenizer", folder["tokenizer.json"], "--out", folder["tokens"]);
+            TestContext.Current.CancellationToken, "data", "tokenize", folder["docs"], "--tokenizer", folder["tokenizer.json"], "--out",
+            folder["tokens"]);
         Assert.Equal((0, ""), (tokenized.Code, tokenized.Code == 0 ? "" : tokenized.Error));
         using var tokens = TokenFolder.Open(folder["tokens"]);
-        Assert.All(card.Parts, p => Assert.Equal((p.Value.Documents, p.Value.Bytes), (tokens.Card.Parts[p.Key].Documents, tokens.Card.Parts[p.Key].Bytes)));
+        Assert.All(card.Parts, p => Assert.Equal(
+            (p.Value.Documents, p.Value.Bytes), (tokens.Card.Parts[p.Key].Documents, tokens.Card.Parts[p.Key].Bytes)));
         Assert.Equal(card.Split, tokens.Card.Plan.Split);
     }
 
@@ -107,7 +115,8 @@ public class DebianCorpusTests
     {
         using var folder = new TempFolder();
         WritePackages(folder);
-        var built = await CommandLine.RunAsync(TestContext.Current.CancellationToken, "data", "debian-docs", "--out", folder["docs"], "--debs", folder["debs"], "--json");
+        var built = await CommandLine.RunAsync(
+            TestContext.Current.CancellationToken, "data", "debian-docs", "--out", folder["docs"], "--debs", folder["debs"], "--json");
 
         Assert.Equal((0, ""), (built.Code, built.Code == 0 ? "" : built.Error));
         Assert.Equal(DatasetCard.Read(folder["docs"]).Sha256, (string?)built.Json["sha256"]);
@@ -135,7 +144,8 @@ public class DebianCorpusTests
         using (var tokens = TokenFolder.Open(folder["tokens"]))
         {
             var card = DatasetCard.Read(folder["docs"]);
-            Assert.All(card.Parts, p => Assert.Equal((p.Value.Documents, p.Value.Bytes), (tokens.Card.Parts[p.Key].Documents, tokens.Card.Parts[p.Key].Bytes)));
+            Assert.All(card.Parts, p => Assert.Equal(
+                (p.Value.Documents, p.Value.Bytes), (tokens.Card.Parts[p.Key].Documents, tokens.Card.Parts[p.Key].Bytes)));
             Assert.True(tokens.OpenTokenizer().VocabularySize <= 16384);
             Assert.Equal(1, tokens.Card.Shards);
         }
@@ -187,7 +197,8 @@ public class DebianCorpusTests
         Directory.CreateDirectory(folder["debs"]);
         var pages = Enumerable.Range(0, 40).Select(k => ($"usr/share/doc/p/page{k}.html", Page(k))).ToArray();
         WriteDeb(folder["debs", "alpha-doc_1%3a2.0-1_all.deb"], [.. pages[..30], ("usr/share/doc/p/copy.html", Page(3)), ("usr/share/doc/p/fr/page.html", Page(77))]);
-        WriteDeb(folder["debs", "beta-doc_3_all.deb"], [.. pages[30..], ("usr/share/doc/q/french.html", string.Concat(Enumerable.Repeat("<p>Le fichier est lu par le programme dans cet ordre.</p>", 20)))]);
+        WriteDeb(folder["debs", "beta-doc_3_all.deb"], [.. pages[30..], ("usr/share/doc/q/french.html", string.Concat(
+            Enumerable.Repeat("<p>Le fichier est lu par le programme dans cet ordre.</p>", 20)))]);
     }
 
     private static string Page(int k) =>
@@ -208,14 +219,16 @@ public class DebianCorpusTests
             {
                 writer.WriteEntry(new System.Formats.Tar.UstarTarEntry(System.Formats.Tar.TarEntryType.RegularFile, $"./usr/{k}.html")
                 {
-                    DataStream = new MemoryStream(Encoding.UTF8.GetBytes(string.Concat(Enumerable.Range(0, 200).Select(n => $"<p>{n * 7919 % 1000}</p>")))),
+                    DataStream = new MemoryStream(
+                        Encoding.UTF8.GetBytes(string.Concat(Enumerable.Range(0, 200).Select(n => $"<p>{n * 7919 % 1000}</p>")))),
                 });
             }
         }
 
         var content = member switch
         {
-            "data.tar.gz" => Packed(tar, to => new System.IO.Compression.GZipStream(to, System.IO.Compression.CompressionLevel.Fastest, leaveOpen: true)),
+            "data.tar.gz" => Packed(
+                tar, to => new System.IO.Compression.GZipStream(to, System.IO.Compression.CompressionLevel.Fastest, leaveOpen: true)),
             "data.tar.zst" => Packed(tar, to => new ZstdSharp.CompressionStream(to)),
             _ => tar.ToArray(),
         };

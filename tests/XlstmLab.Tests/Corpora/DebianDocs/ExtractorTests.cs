@@ -53,7 +53,8 @@ public class ExtractorTests
 
     [Fact]
     public void Html_Latin1Declared_IsReadAsSuch() =>
-        Assert.Equal(["caf\u00E9"], HtmlText.Paragraphs(Encoding.Latin1.GetBytes("<html><head><meta charset=\"iso-8859-1\"></head><body><p>caf\u00E9</p></body></html>")));
+        Assert.Equal(["caf\u00E9"], HtmlText.Paragraphs(
+            Encoding.Latin1.GetBytes("<html><head><meta charset=\"iso-8859-1\"></head><body><p>caf\u00E9</p></body></html>")));
 
     [Fact]
     public void Man_Page_LosesRoffAndCode()
@@ -102,7 +103,8 @@ public class ExtractorTests
     [Fact]
     public void Info_Manual_LosesNodeLinesMenusAndIndices()
     {
-        var info = "This is x.info.\n\n\x1F\nFile: x.info,  Node: Top,  Up: (dir)\n\nXY\n**\n\n" + Sentence[..60] + "\n" + Sentence[60..].Trim()
+        var info = "This is x.info.\n\n\x1F\nFile: x.info,  Node: Top,  Up: (dir)\n\nXY\n**\n\n" + Sentence[..60] + "\n"
+            + Sentence[60..].Trim()
             + "\n\n* Menu:\n\n* Intro::   The beginning.\n\n\x1F\nFile: x.info,  Node: Intro\n\nSee *note Next part: Next, for more of it.\n\n\x1F\nFile: x.info,  Node: Concept Index\n\nabc 12\n";
 
         Assert.Equal(["XY", Sentence, "See Next part, for more of it."], PlainText.OfInfo(info).Select(p => p.Replace('\n', ' ')));
@@ -129,7 +131,8 @@ public class ExtractorTests
     public void Keep_Paragraphs_DropsLinkListsCodeAndShortDocuments()
     {
         string[] body = [.. Enumerable.Range(0, 8).Select(k => $"{Sentence} Number {k} of them.")];
-        var kept = Prose.Keep(["Home", "Index", "Contents", "Chapter", "Section  1\u00B6", body[0], "x = f(y);", .. body[1..], "Related links"]);
+        var kept = Prose.Keep(
+            ["Home", "Index", "Contents", "Chapter", "Section  1\u00B6", body[0], "x = f(y);", .. body[1..], "Related links"]);
 
         Assert.Equal(["Chapter", "Section 1", .. body], kept);
         Assert.Null(Prose.Keep(body[..2]));
@@ -142,6 +145,7 @@ public class ExtractorTests
         using var folder = new TempFolder();
         CorpusFiles.WriteGzip(folder["x"], Encoding.UTF8.GetBytes(".SH NAME\n" + string.Join("\n.PP\n", Enumerable.Repeat(Sentence, 6))));
 
-        Assert.Equal(["NAME", .. Enumerable.Repeat(Sentence, 6)], DocumentationFile.Paragraphs("usr/share/man/man1/x.1.gz", File.ReadAllBytes(folder["x"])));
+        Assert.Equal(["NAME", .. Enumerable.Repeat(Sentence, 6)], DocumentationFile.Paragraphs(
+            "usr/share/man/man1/x.1.gz", File.ReadAllBytes(folder["x"])));
     }
 }

@@ -11,7 +11,8 @@ internal static class BruteForce
     /// <summary>A tiny xLSTM in float64 whose predictions depend on all of the context.</summary>
     public static XlstmLanguageModel Model(int vocabulary, int seed = 9)
     {
-        var model = new XlstmLanguageModel(new() { VocabularySize = vocabulary, EmbeddingDim = 16, HeadCount = 2, BlockCount = 2, ChunkSize = 4 }, seed);
+        var model = new XlstmLanguageModel(
+            new() { VocabularySize = vocabulary, EmbeddingDim = 16, HeadCount = 2, BlockCount = 2, ChunkSize = 4 }, seed);
         using (no_grad())
         {
             foreach (var (_, bias) in model.named_parameters().Where(p => p.name.EndsWith("igate_preact.bias", StringComparison.Ordinal)))

@@ -30,7 +30,8 @@ internal sealed class LetterTokenizer : ITokenizer
         return [.. ids];
     }
 
-    public string Decode(IEnumerable<int> ids) => string.Concat(ids.Select(id => id switch { 0 => "", 28 => "ab", _ => Letters[(id - 1)..id] }));
+    public string Decode(IEnumerable<int> ids) => string.Concat(
+        ids.Select(id => id switch { 0 => "", 28 => "ab", _ => Letters[(id - 1)..id] }));
 
     public ReadOnlySpan<byte> Bytes(int id) => System.Text.Encoding.ASCII.GetBytes(Decode([id]));
 }

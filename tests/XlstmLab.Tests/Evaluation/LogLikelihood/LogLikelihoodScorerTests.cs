@@ -16,9 +16,12 @@ public sealed class LogLikelihoodScorerTests : IDisposable
 
     private static readonly ScoreRequest[] Requests =
     [
-        new("The cat sat on the", " mat"), new("The cat sat on the", " m"), new("The cat sat on the", " roof of a house"), new("The cat sat on the", " mat"),
-        new("One letter", "a"), new("One letter", "b"), new("One letter", "c"), new("", " mat"), new("", "x"), new("", "yz"), new("  ", "yz"),
-        new("Ends with spaces \n ", "and goes on"), new("naïve ☃", " é"), new("Alone, and much longer than all of the others here are.", " It ends."), new("a", "b"),
+        new("The cat sat on the", " mat"), new("The cat sat on the", " m"), new("The cat sat on the", " roof of a house"),
+        new("The cat sat on the", " mat"),
+        new("One letter", "a"), new("One letter", "b"), new("One letter", "c"), new("", " mat"), new("", "x"), new("", "yz"),
+        new("  ", "yz"),
+        new("Ends with spaces \n ", "and goes on"), new("naïve ☃", " é"),
+        new("Alone, and much longer than all of the others here are.", " It ends."), new("a", "b"),
         new("Short context", " go"), new("Short context", " stay"),
     ];
 
@@ -157,7 +160,8 @@ public sealed class LogLikelihoodScorerTests : IDisposable
 
         using var source = new CancellationTokenSource();
         var stop = new ImmediateProgress<ScoringProgress>(_ => source.Cancel());
-        Assert.Throws<OperationCanceledException>(() => LogLikelihoodScorer.Score(_model, Bytes, Requests, new() { MaxRows = 1 }, stop, source.Token));
+        Assert.Throws<OperationCanceledException>(
+            () => LogLikelihoodScorer.Score(_model, Bytes, Requests, new() { MaxRows = 1 }, stop, source.Token));
         Assert.Equal(live, Live());
     }
 
@@ -172,12 +176,14 @@ public sealed class LogLikelihoodScorerTests : IDisposable
         })
         {
             Assert.Contains(
-                part, Assert.Throws<ArgumentException>(() => LogLikelihoodScorer.Score(_model, Bytes, [request], options)).Message, StringComparison.Ordinal);
+                part, Assert.Throws<ArgumentException>(() => LogLikelihoodScorer.Score(_model, Bytes, [request], options)).Message,
+                StringComparison.Ordinal);
         }
 
         using var small = BruteForce.Model(Letters.VocabularySize);
         Assert.Contains(
-            "vocabulary size 29", Assert.Throws<ArgumentException>(() => LogLikelihoodScorer.Score(small, Bytes, Requests)).Message, StringComparison.Ordinal);
+            "vocabulary size 29", Assert.Throws<ArgumentException>(() => LogLikelihoodScorer.Score(small, Bytes, Requests)).Message,
+            StringComparison.Ordinal);
         Assert.Empty(LogLikelihoodScorer.Score(_model, Bytes, []));
     }
 

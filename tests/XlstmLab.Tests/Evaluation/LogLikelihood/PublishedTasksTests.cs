@@ -54,7 +54,8 @@ public sealed class PublishedTasksTests : IDisposable
         var item = Item(
             new WinoGrandeTask(), """{"sentence":"The cup missed the box because the _ was too far.","option1":"cup","option2":"box","answer":"2"}""");
         Assert.Equal(1, item.Gold);
-        Assert.Equal(["The cup missed the box because the cup", "The cup missed the box because the box"], item.Choices.Select(c => c.Query));
+        Assert.Equal(
+            ["The cup missed the box because the cup", "The cup missed the box because the box"], item.Choices.Select(c => c.Query));
         Assert.All(item.Choices, c => Assert.Equal("was too far.", c.Answer));
         Assert.Equal("The cup missed the box because the box was too far.", item.Example);
     }
@@ -78,7 +79,8 @@ public sealed class PublishedTasksTests : IDisposable
     [Fact]
     public void Mmlu_Row_GivesLettersAndSubject()
     {
-        var item = Item(new MmluTask(), """{"question":" What is 2+2?\n","subject":"school_maths","choices":["1","2","3","4"],"answer":3}""");
+        var item = Item(
+            new MmluTask(), """{"question":" What is 2+2?\n","subject":"school_maths","choices":["1","2","3","4"],"answer":3}""");
         Assert.Equal("What is 2+2?\nA. 1\nB. 2\nC. 3\nD. 4\nAnswer:", item.Choices[0].Query);
         Assert.Equal(["A", "B", "C", "D"], item.Choices.Select(c => c.Answer));
         Assert.Equal(("school_maths", 3), (item.Group, item.Gold));
@@ -121,7 +123,8 @@ public sealed class PublishedTasksTests : IDisposable
     public async Task ReadAsync_ParquetOfSeveralRowGroups_HasAllRowsInOrder()
     {
         await ParquetSerializer.SerializeAsync(
-            Enumerable.Range(0, 7).Select(k => new MmluParquet { question = $"{k}", subject = "s", choices = ["p", "q", "r", "s"], answer = k % 4 }),
+            Enumerable.Range(0, 7).Select(
+                k => new MmluParquet { question = $"{k}", subject = "s", choices = ["p", "q", "r", "s"], answer = k % 4 }),
             _folder["mmlu.parquet"], new() { RowGroupSize = 3 }, cancellationToken: TestContext.Current.CancellationToken);
         var rows = await TaskFiles.ReadAsync(_folder["mmlu.parquet"], TestContext.Current.CancellationToken);
         Assert.Equal(["0", "1", "2", "3", "4", "5", "6"], rows.Select(r => r.Text("question")));
@@ -134,7 +137,8 @@ public sealed class PublishedTasksTests : IDisposable
         Directory.CreateDirectory(_folder["mmlu/b"]);
         foreach (var (file, question) in new[] { ("a-test.jsonl", "first"), ("b/test.jsonl", "second"), ("dev.jsonl", "third") })
         {
-            File.WriteAllText(_folder[$"mmlu/{file}"], $$"""{"question":"{{question}}","subject":"s","choices":["p","q","r","s"],"answer":2}""");
+            File.WriteAllText(
+                _folder[$"mmlu/{file}"], $$"""{"question":"{{question}}","subject":"s","choices":["p","q","r","s"],"answer":2}""");
         }
 
         File.WriteAllText(_folder["mmlu/notes.txt"], "no rows");
@@ -143,18 +147,21 @@ public sealed class PublishedTasksTests : IDisposable
         await Assert.ThrowsAsync<FileNotFoundException>(() => QuestionsAsync("mmlu/*validation*"));
 
         async Task<IEnumerable<string>> QuestionsAsync(string path) =>
-            (await new MmluTask().ReadAsync(_folder[path], TestContext.Current.CancellationToken)).Select(i => i.Choices[0].Query.Split('\n')[0]);
+            (await new MmluTask().ReadAsync(_folder[path], TestContext.Current.CancellationToken)).Select(
+                i => i.Choices[0].Query.Split('\n')[0]);
     }
 
     [Theory]
     [InlineData("arc_easy", """{"question":"What?","answerKey":"A"}""", "'choices' to be as many texts 'text' as labels 'label', got no such field; the row has question, answerKey")]
     [InlineData("arc_easy", """{"question":"What?","choices":{"text":["a","b"],"label":["A"]},"answerKey":"A"}""", "as many texts")]
-    [InlineData("arc_easy", """{"question":"What?","choices":{"text":["a","b"],"label":["A","B"]},"answerKey":""}""", "one of the labels A, B")]
+    [InlineData(
+        "arc_easy", """{"question":"What?","choices":{"text":["a","b"],"label":["A","B"]},"answerKey":""}""", "one of the labels A, B")]
     [InlineData("openbookqa", """{"question":"What?"}""", "'question_stem' to be a text, got no such field")]
     [InlineData("hellaswag", """{"activity_label":"x","ctx_a":"x","ctx_b":"","endings":["a","b"],"label":""}""", "'label' to be a whole number from 0 to 1 (test parts")]
     [InlineData("hellaswag", """{"activity_label":"x","ctx_a":"x","ctx_b":"","endings":["a",2],"label":"0"}""", "'endings' to be a list of texts, got [\"a\",2]")]
     [InlineData("piqa", """{"goal":"x","sol1":"x","sol2":"y","label":-1}""", "'label' to be a whole number from 0 to 1 (test parts without answers cannot be scored), got -1")]
-    [InlineData("winogrande", """{"sentence":"No gap.","option1":"a","option2":"b","answer":"1"}""", "'sentence' to be a text with a blank '_'")]
+    [InlineData(
+        "winogrande", """{"sentence":"No gap.","option1":"a","option2":"b","answer":"1"}""", "'sentence' to be a text with a blank '_'")]
     [InlineData("winogrande", """{"sentence":"A _.","option1":"a","option2":"b","answer":"3"}""", "from 1 to 2")]
     [InlineData("lambada_standard", """{"text":"word"}""", "last word stands after a space")]
     [InlineData("mmlu", """{"question":"x","subject":"y","choices":["1","2","3"],"answer":0}""", "'choices' to be a list of 4 texts")]
@@ -163,7 +170,8 @@ public sealed class PublishedTasksTests : IDisposable
     {
         File.WriteAllText(_folder["rows.jsonl"], $"\n{line}\n");
         var named = LikelihoodTask.All.Single(t => t.Name == task);
-        var error = await Assert.ThrowsAsync<InvalidDataException>(() => named.ReadAsync(_folder["rows.jsonl"], TestContext.Current.CancellationToken));
+        var error = await Assert.ThrowsAsync<InvalidDataException>(
+            () => named.ReadAsync(_folder["rows.jsonl"], TestContext.Current.CancellationToken));
         Assert.Contains(expected, error.Message, StringComparison.Ordinal);
         Assert.StartsWith($"'{_folder["rows.jsonl"]}', row 2: expected '", error.Message, StringComparison.Ordinal);
     }
@@ -177,7 +185,8 @@ public sealed class PublishedTasksTests : IDisposable
     public async Task ReadAsync_DamagedFile_SaysWhere(string file, string text, string expected)
     {
         File.WriteAllText(_folder[file], text);
-        var error = await Assert.ThrowsAsync<InvalidDataException>(() => TaskFiles.ReadAsync(_folder[file], TestContext.Current.CancellationToken));
+        var error = await Assert.ThrowsAsync<InvalidDataException>(
+            () => TaskFiles.ReadAsync(_folder[file], TestContext.Current.CancellationToken));
         Assert.Contains(expected, error.Message, StringComparison.Ordinal);
         Assert.Contains(_folder[file], error.Message, StringComparison.Ordinal);
     }

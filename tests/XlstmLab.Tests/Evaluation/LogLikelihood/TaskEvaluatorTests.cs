@@ -16,7 +16,8 @@ public sealed class TaskEvaluatorTests : IDisposable
 
     private static readonly TaskItem[] Items =
     [
-        Item("Q1:", 0, "yes", "no"), Item("Q2, longer:", 1, "a blue one", "red"), Item("Q3:", 1, "é", "ok", "neither"), Item("Q4:", 0, "1", "22"),
+        Item("Q1:", 0, "yes", "no"), Item("Q2, longer:", 1, "a blue one", "red"), Item("Q3:", 1, "é", "ok", "neither"),
+        Item("Q4:", 0, "1", "22"),
     ];
 
     private static readonly TaskItem[] Pool = [Item("E1:", 0, "one", "x"), Item("E2:", 1, "x", "two"), Item("E3:", 0, "three", "x"), Items[2]];
@@ -33,7 +34,8 @@ public sealed class TaskEvaluatorTests : IDisposable
 
         string[] prompts =
         [
-            "E1: one\n\nE2: two\n\nE3: three\n\nQ1:", "E1: one\n\nE2: two\n\nE3: three\n\nQ2, longer:", "E1: one\n\nE2: two\n\nE3: three\n\nQ3:",
+            "E1: one\n\nE2: two\n\nE3: three\n\nQ1:", "E1: one\n\nE2: two\n\nE3: three\n\nQ2, longer:",
+            "E1: one\n\nE2: two\n\nE3: three\n\nQ3:",
             "E1: one\n\nE2: two\n\nE3: three\n\nQ4:",
         ];
         var right = new int[5];
@@ -41,12 +43,15 @@ public sealed class TaskEvaluatorTests : IDisposable
         {
             var expected = item.Choices.Select(c => BruteForce.Score(_model, [End, .. Bytes.Encode(prompt)], Bytes.Encode(" " + c.Answer))).ToArray();
             var alone = item.Choices.Select(c => BruteForce.Score(_model, [End], Bytes.Encode(" " + c.Answer))).ToArray();
-            Assert.Equal(expected.Select(e => e.LogLikelihood), sample.Answers.Select(a => a.LogLikelihood), (a, b) => Math.Abs(a - b) < 1e-9);
-            Assert.Equal(alone.Select(e => e.LogLikelihood), sample.Answers.Select(a => a.Unconditional!.Value), (a, b) => Math.Abs(a - b) < 1e-9);
+            Assert.Equal(
+                expected.Select(e => e.LogLikelihood), sample.Answers.Select(a => a.LogLikelihood), (a, b) => Math.Abs(a - b) < 1e-9);
+            Assert.Equal(
+                alone.Select(e => e.LogLikelihood), sample.Answers.Select(a => a.Unconditional!.Value), (a, b) => Math.Abs(a - b) < 1e-9);
             var lls = expected.Select(e => e.LogLikelihood).ToArray();
             double[][] scores =
             [
-                lls, [.. lls.Zip(item.Choices, (l, c) => l / c.Answer.Length)], [.. lls.Zip(item.Choices, (l, c) => l / System.Text.Encoding.UTF8.GetByteCount(c.Answer))],
+                lls, [.. lls.Zip(item.Choices, (l, c) => l / c.Answer.Length)], [.. lls.Zip(
+                    item.Choices, (l, c) => l / System.Text.Encoding.UTF8.GetByteCount(c.Answer))],
                 [.. lls.Zip(expected, (l, e) => l / e.Tokens)], [.. lls.Zip(alone, (l, u) => l - u.LogLikelihood)],
             ];
             for (var m = 0; m < right.Length; m++)
@@ -71,7 +76,8 @@ public sealed class TaskEvaluatorTests : IDisposable
         var backward = TaskEvaluator.Evaluate(_model, Bytes, Piqa, [.. Items.Reverse()], options, Pool);
         foreach (var (one, other) in forward.Samples.Zip(backward.Samples.Reverse()))
         {
-            Assert.Equal(one.Answers.Select(a => a.LogLikelihood), other.Answers.Select(a => a.LogLikelihood), (a, b) => Math.Abs(a - b) < 1e-10);
+            Assert.Equal(
+                one.Answers.Select(a => a.LogLikelihood), other.Answers.Select(a => a.LogLikelihood), (a, b) => Math.Abs(a - b) < 1e-10);
         }
     }
 
@@ -84,7 +90,8 @@ public sealed class TaskEvaluatorTests : IDisposable
         var total = Items.Sum(i => i.Example.Length + 2);
         foreach (var (item, sample) in Items.Zip(all.Samples))
         {
-            var prompt = 1 + total - (item.Example.Length + 2) + item.Choices[0].Query.Length + Bytes.Encode(" " + item.Choices[0].Answer).Length - 1;
+            var prompt = 1 + total - (item.Example.Length + 2) + item.Choices[0].Query.Length
+                + Bytes.Encode(" " + item.Choices[0].Answer).Length - 1;
             Assert.Equal(prompt - 12, sample.Answers[0].TokensCut);
         }
 
@@ -94,7 +101,8 @@ public sealed class TaskEvaluatorTests : IDisposable
         Assert.Contains(Enumerable.Range(2, 5), seed => !Evaluate(seed, Items).SequenceEqual(first));
 
         double[] Evaluate(long seed, TaskItem[] items) =>
-            [.. TaskEvaluator.Evaluate(_model, Bytes, Piqa, items, new() { Shots = 2, Seed = seed }, Pool).Samples.Select(s => Math.Round(s.Answers[0].LogLikelihood, 9))];
+            [.. TaskEvaluator.Evaluate(_model, Bytes, Piqa, items, new() { Shots = 2, Seed = seed }, Pool).Samples.Select(
+                s => Math.Round(s.Answers[0].LogLikelihood, 9))];
     }
 
     [Fact]
@@ -111,7 +119,8 @@ public sealed class TaskEvaluatorTests : IDisposable
         Assert.Equal(expected.LogLikelihood, score.Samples[0].Answers[3].LogLikelihood, 1e-9);
         Assert.Equal(FewShotSelection.First, score.Options.Selection);
 
-        var error = Assert.Throws<ArgumentException>(() => TaskEvaluator.Evaluate(_model, Bytes, task, [Mmlu("q", "law", 1)], new() { Shots = 2 }, dev));
+        var error = Assert.Throws<ArgumentException>(
+            () => TaskEvaluator.Evaluate(_model, Bytes, task, [Mmlu("q", "law", 1)], new() { Shots = 2 }, dev));
         Assert.Contains("at least 2 examples for mmlu, law", error.Message, StringComparison.Ordinal);
         Assert.Contains("got 1", error.Message, StringComparison.Ordinal);
     }
@@ -153,7 +162,8 @@ public sealed class TaskEvaluatorTests : IDisposable
     {
         var items = new[]
         {
-            Sample(1, null, new AnswerScore("aa", -4, null, 2, 2, 2, false, 0), new AnswerScore("\u00E9\u00E9", -6, null, 4, 2, 4, false, 0)),
+            Sample(
+                1, null, new AnswerScore("aa", -4, null, 2, 2, 2, false, 0), new AnswerScore("\u00E9\u00E9", -6, null, 4, 2, 4, false, 0)),
         };
         var metrics = TaskEvaluator.Measure(Piqa, items, 0).ToDictionary(m => m.Metric, m => m.Value);
         Assert.Equal((0.0, 0.0, 1.0), (metrics["acc"], metrics["acc_norm"], metrics["acc_bytes"]));
@@ -194,7 +204,8 @@ public sealed class TaskEvaluatorTests : IDisposable
     {
         SampleScore[] samples =
         [
-            Sample(0, null, new AnswerScore("a", -1, null, 1, 1, 1, true, 0)), Sample(0, null, new AnswerScore("b", -2, null, 1, 1, 5, false, 0)),
+            Sample(0, null, new AnswerScore("a", -1, null, 1, 1, 1, true, 0)), Sample(
+                0, null, new AnswerScore("b", -2, null, 1, 1, 5, false, 0)),
             Sample(0, null, new AnswerScore("c", -6, null, 1, 1, 2, true, 0)),
         ];
 
@@ -228,9 +239,11 @@ public sealed class TaskEvaluatorTests : IDisposable
         // Without the subject of one question the error of the mean is sqrt(0 + 1/12) / 2.
         Assert.Equal(Math.Sqrt(1.0 / 12) / 2, TaskEvaluator.Measure(new MmluTask(), samples[..6], 5)[1].StandardError, 1e-12);
 
-        static SampleScore Right(string group) => Sample(0, group, new("A", -1, null, 1, 1, 1, true, 0), new("B", -2, null, 1, 1, 1, false, 0));
+        static SampleScore Right(string group) => Sample(
+            0, group, new("A", -1, null, 1, 1, 1, true, 0), new("B", -2, null, 1, 1, 1, false, 0));
 
-        static SampleScore Wrong(string group) => Sample(1, group, new("A", -1, null, 1, 1, 1, true, 0), new("B", -2, null, 1, 1, 1, false, 0));
+        static SampleScore Wrong(string group) => Sample(
+            1, group, new("A", -1, null, 1, 1, 1, true, 0), new("B", -2, null, 1, 1, 1, false, 0));
     }
 
     [Fact]
@@ -246,14 +259,16 @@ public sealed class TaskEvaluatorTests : IDisposable
         Assert.Equal(4, answers.RowCount);
         Assert.Equal(score.Samples[1].Answers[0].LogLikelihood, answers.GetColumn<double>("LogLikelihood")[2]);
         Assert.Equal([true, false, false, true], answers.GetColumn<bool>("IsGold").Values);
-        Assert.Contains("it has acc, acc_norm", Assert.Throws<KeyNotFoundException>(() => score["perplexity"]).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "it has acc, acc_norm", Assert.Throws<KeyNotFoundException>(() => score["perplexity"]).Message, StringComparison.Ordinal);
 
         score.Write(folder["scores"]);
         var written = JsonNode.Parse(File.ReadAllText(folder["scores/piqa.json"]))!;
         Assert.Equal(score["acc"].Value, written["metrics"]![0]!["value"]!.GetValue<double>());
         var lines = File.ReadAllLines(folder["scores/piqa.samples.jsonl"]);
         Assert.Equal(2, lines.Length);
-        Assert.Equal(score.Samples[1].Answers[1].LogLikelihood, JsonNode.Parse(lines[1])!["answers"]![1]!["log_likelihood"]!.GetValue<double>());
+        Assert.Equal(
+            score.Samples[1].Answers[1].LogLikelihood, JsonNode.Parse(lines[1])!["answers"]![1]!["log_likelihood"]!.GetValue<double>());
     }
 
     [Fact]
@@ -266,11 +281,13 @@ public sealed class TaskEvaluatorTests : IDisposable
         })
         {
             Assert.Contains(
-                part, Assert.Throws<ArgumentException>(() => TaskEvaluator.Evaluate(_model, Bytes, Piqa, items, options)).Message, StringComparison.Ordinal);
+                part, Assert.Throws<ArgumentException>(() => TaskEvaluator.Evaluate(_model, Bytes, Piqa, items, options)).Message,
+                StringComparison.Ordinal);
         }
     }
 
-    private static TaskItem Item(string query, int gold, params string[] answers) => new([.. answers.Select(a => new TaskChoice(query, a))], gold);
+    private static TaskItem Item(string query, int gold, params string[] answers) => new(
+        [.. answers.Select(a => new TaskChoice(query, a))], gold);
 
     private static TaskItem Mmlu(string question, string subject, int answer) => new MmluTask().Item(
         new("x", 1, new() { ["question"] = question, ["subject"] = subject, ["choices"] = new JsonArray("1", "2", "3", "4"), ["answer"] = answer }));

@@ -24,7 +24,8 @@ public sealed class BlockAxesTests
     [InlineData("slstm conv", "blocks.1.xlstm.conv1d.conv.bias: 16 -> none; blocks.1.xlstm.conv1d.conv.weight: 16x1x4 -> none")]
     [InlineData("skip", "blocks.0.xlstm.learnable_skip: 64 -> none")]
     [InlineData("qkv", "blocks.0.xlstm.k_proj.weight: 16x4x4 -> 4x16x16; blocks.0.xlstm.q_proj.weight: 16x4x4 -> 4x16x16; blocks.0.xlstm.v_proj.weight: 16x4x4 -> 4x16x16")]
-    [InlineData("gate source", "blocks.0.xlstm.mlstm_cell.fgate.weight: 2x192 -> 2x16; blocks.0.xlstm.mlstm_cell.igate.weight: 2x192 -> 2x16")]
+    [InlineData(
+        "gate source", "blocks.0.xlstm.mlstm_cell.fgate.weight: 2x192 -> 2x16; blocks.0.xlstm.mlstm_cell.igate.weight: 2x192 -> 2x16")]
     [InlineData("output gate", "blocks.0.xlstm.proj_up.weight: 128x16 -> 64x16")]
     [InlineData("slstm heads", "blocks.1.xlstm.fgate.weight: 2x8x8 -> 4x4x4; blocks.1.xlstm.igate.weight: 2x8x8 -> 4x4x4; blocks.1.xlstm.ogate.weight: 2x8x8 -> 4x4x4; "
         + "blocks.1.xlstm.slstm_cell._recurrent_kernel_: 2x32x8 -> 4x16x4; blocks.1.xlstm.zgate.weight: 2x8x8 -> 4x4x4")]
@@ -114,7 +115,8 @@ public sealed class BlockAxesTests
         CopyShared(few, many);
         using (no_grad())
         {
-            foreach (var (name, parameter) in many.named_parameters().Where(p => p.name.EndsWith("conv1d.conv.weight", StringComparison.Ordinal)))
+            foreach (var (name, parameter) in many.named_parameters().Where(
+                p => p.name.EndsWith("conv1d.conv.weight", StringComparison.Ordinal)))
             {
                 parameter.zero_().narrow(2, 4, 2).copy_(few.get_parameter(name)!);
             }

@@ -42,7 +42,8 @@ public sealed class BlockFormsTests
             var first = 0;
             foreach (var length in pieces)
             {
-                var (part, state) = model.Forward(tokens.narrow(1, first, length), states[^1], layout.Narrow(first, length), returnState: true);
+                var (part, state) = model.Forward(
+                    tokens.narrow(1, first, length), states[^1], layout.Narrow(first, length), returnState: true);
                 parts.Add(part);
                 states.Add(state);
                 first += length;
@@ -67,7 +68,8 @@ public sealed class BlockFormsTests
         using var outer = NewDisposeScope();
         using var model = new XlstmLanguageModel(BlockVariants.All[variant], seed: 1);
         var tokens = zeros(2, 6, ScalarType.Int64);
-        var layout = new SequenceLayout(tensor(new[,] { { true, false, false, true, false, false }, { true, false, false, false, false, false } }));
+        var layout = new SequenceLayout(
+            tensor(new[,] { { true, false, false, true, false, false }, { true, false, false, false, false, false } }));
         void Step()
         {
             using var scope = NewDisposeScope();

@@ -34,7 +34,8 @@ public sealed class RulerGeneratorTests
 
             // The list of common words ends where the haystack has no more words.
             Assert.True(
-                length - sample.TokenCount <= slack || (task == RulerTask.Cwe && Distinct(sample) >= RulerTexts.Haystack.Vocabulary.Count - 40),
+                length - sample.TokenCount <= slack
+                    || (task == RulerTask.Cwe && Distinct(sample) >= RulerTexts.Haystack.Vocabulary.Count - 40),
                 $"{length - sample.TokenCount} tokens of {length} are left.");
             Assert.True(sample.AnswerTokens >= task.PublishedAnswerTokens());
             Assert.True(sample.AnswerTokens >= tokenizer.Encode(" " + string.Join(", ", sample.Answers)).Length || task.IsQuestion());
@@ -70,7 +71,8 @@ public sealed class RulerGeneratorTests
         {
             Assert.Equal(sample.Answers.Count, sample.Needles.Count);
             var end = sample.Text.LastIndexOf("\nQuestion: ", StringComparison.Ordinal);
-            var start = sample.Text.LastIndexOf('\n', task == RulerTask.Vt ? end - 1 : sample.Text.IndexOf('\n', StringComparison.Ordinal)) + 1;
+            var start = sample.Text.LastIndexOf('\n', task == RulerTask.Vt ? end - 1 : sample.Text.IndexOf('\n', StringComparison.Ordinal))
+                + 1;
             foreach (var (needle, answer) in sample.Needles.Zip(sample.Answers))
             {
                 var piece = sample.Text.Substring(needle.Start, needle.Length);
@@ -188,7 +190,8 @@ public sealed class RulerGeneratorTests
     [Fact]
     public void Sample_SameSeed_IsTheSameOnEveryMachine()
     {
-        var text = string.Concat(RulerTasks.All.SelectMany(task => new RulerGenerator(Bytes, Options).Samples(task, 3000, 3)).Select(s => s.Text));
+        var text = string.Concat(
+            RulerTasks.All.SelectMany(task => new RulerGenerator(Bytes, Options).Samples(task, 3000, 3)).Select(s => s.Text));
         Assert.Equal("58782B1DED559B39", Convert.ToHexString(SHA256.HashData(Encoding.UTF8.GetBytes(text)))[..16]);
 
         // A sample is the same whichever were made before, and others have other seeds, numbers and lengths.
@@ -209,7 +212,8 @@ public sealed class RulerGeneratorTests
         var sample = new RulerGenerator(Bytes).Sample(RulerTask.NiahSingle2, 2000, 0);
         var needle = sample.Needles[0];
         var before = sample.Text[(sample.Text.IndexOf('\n', StringComparison.Ordinal) + 1)..Math.Max(needle.Start - 1, 0)];
-        var test = string.Join(' ', string.Join('\n', Corpus.Open(Datasets.Default)[Split.Test].Select(d => d.Text)).Split((char[]?)null, StringSplitOptions.RemoveEmptyEntries));
+        var test = string.Join(' ', string.Join('\n', Corpus.Open(Datasets.Default)[Split.Test].Select(d => d.Text)).Split(
+            (char[]?)null, StringSplitOptions.RemoveEmptyEntries));
         Assert.Contains(before, test, StringComparison.Ordinal);
         Assert.Equal(1, sample.Score(RulerOracle.Solve(sample.Text)));
     }
@@ -260,7 +264,8 @@ public sealed class RulerGeneratorTests
         Assert.Equal(13, RulerTasks.All.Count);
         Assert.Equal(11, RulerTasks.Synthetic.Count);
         Assert.All(RulerTasks.All, t => Assert.Equal(t, RulerTasks.Parse(t.Name())));
-        Assert.Contains("niah_multikey_3", Assert.Throws<ArgumentException>(() => RulerTasks.Parse("niah")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "niah_multikey_3", Assert.Throws<ArgumentException>(() => RulerTasks.Parse("niah")).Message, StringComparison.Ordinal);
     }
 
     [Fact]

@@ -13,8 +13,10 @@ internal static partial class RulerOracle
         var context = text[..^question.Length];
         return AskedKeys().Match(question) is { Success: true } keys ? Needles(context, keys.Groups[1].Value)
             : AskedValue().Match(question) is { Success: true } value ? string.Join(", ", Variables(context, value.Groups[1].Value))
-            : question.Contains("10 words", StringComparison.Ordinal) ? string.Join(", ", List(context).CountBy(w => w).OrderByDescending(w => w.Value).Take(10).Select(w => w.Key))
-            : question.Contains("coded words", StringComparison.Ordinal) ? string.Join(", ", Coded(context).CountBy(w => w).OrderByDescending(w => w.Value).Take(3).Select(w => w.Key))
+            : question.Contains("10 words", StringComparison.Ordinal) ? string.Join(
+                ", ", List(context).CountBy(w => w).OrderByDescending(w => w.Value).Take(10).Select(w => w.Key))
+            : question.Contains("coded words", StringComparison.Ordinal) ? string.Join(
+                ", ", Coded(context).CountBy(w => w).OrderByDescending(w => w.Value).Take(3).Select(w => w.Key))
             : Colour().Match(context + question) is { Success: true } colour ? colour.Groups[2].Value
             : "";
     }
@@ -48,7 +50,8 @@ internal static partial class RulerOracle
     public static IEnumerable<string> List(string context) =>
         Entry().Matches(context[context.LastIndexOf("\n1. ", StringComparison.Ordinal)..]).Select(m => m.Groups[1].Value);
 
-    public static IEnumerable<string> Coded(string context) => CodedWord().Matches(context[context.IndexOf('\n', StringComparison.Ordinal)..]).Select(m => m.Value);
+    public static IEnumerable<string> Coded(string context) =>
+        CodedWord().Matches(context[context.IndexOf('\n', StringComparison.Ordinal)..]).Select(m => m.Value);
 
     private static string Needles(string context, string asked)
     {
@@ -98,7 +101,8 @@ internal static class RulerTexts
 
     public static RulerQuestions Questions { get; } = Read();
 
-    private static string Paragraph(int k) => $"{string.Concat(Enumerable.Repeat($"This is about {Names[k]}. ", 2 + k % 4))}The colour of {Names[k]} is {Colours[k]}.";
+    private static string Paragraph(int k) =>
+        $"{string.Concat(Enumerable.Repeat($"This is about {Names[k]}. ", 2 + k % 4))}The colour of {Names[k]} is {Colours[k]}.";
 
     private static RulerQuestions Read()
     {

@@ -65,5 +65,6 @@ public sealed class RulerQuestionsTests : IDisposable
 
     [Fact]
     public void Read_NoSuchFile_NamesIt() =>
-        Assert.Contains("nowhere", Assert.Throws<FileNotFoundException>(() => RulerQuestions.Read("nowhere.json")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "nowhere", Assert.Throws<FileNotFoundException>(() => RulerQuestions.Read("nowhere.json")).Message, StringComparison.Ordinal);
 }
