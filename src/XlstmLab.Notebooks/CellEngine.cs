@@ -177,7 +177,7 @@ public sealed partial class CellEngine : IDisposable
             Task<CellError?> run;
             using (ExecutionContext.SuppressFlow())
             {
-                run = Task.Run(() => SubmitAsync(source, language, number, cell.Token), CancellationToken.None);
+                run = Task.Run(() => SubmitAsync(source, language, number, cancellationToken), CancellationToken.None);
             }
 
             if (!await EndsAsync(run, cancellationToken).ConfigureAwait(false))
@@ -269,7 +269,8 @@ public sealed partial class CellEngine : IDisposable
                 await _threads.EndAsync().ConfigureAwait(false);
             }
 
-            // The interruption ends a cell's processes too: what went on because they had ended did not end by itself.
+            // The interruption ends a cell's processes too: what went on because they had ended did not end by itself. The cell's own token is
+            // cancelled a moment later than its code.
             if (cancellation.IsCancellationRequested)
             {
                 string message = _threads.HasAbandoned
