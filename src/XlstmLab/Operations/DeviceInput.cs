@@ -16,8 +16,7 @@ internal sealed unsafe class DeviceInput<T> : IDisposable
 
     private readonly int _count;
     private readonly int _device;
-    private readonly nint[] _locked = new nint[Turns];
-    private readonly nint[] _arrivals = new nint[Turns];
+    private readonly PageLockedTurns? _locked;
     private int _turn;
 
     /// <summary>A tensor of zeros.</summary>
@@ -30,17 +29,7 @@ internal sealed unsafe class DeviceInput<T> : IDisposable
         Values = zeros(shape, type, device).DetachFromDisposeScope();
         _count = checked((int)Values.NumberOfElements);
         _device = Math.Max(0, device.index);
-        if (device.type != DeviceType.CUDA)
-        {
-            return;
-        }
-
-        CudaDriver.UseDevice(_device);
-        for (var turn = 0; turn < Turns; turn++)
-        {
-            CudaDriver.Check(CudaDriver.cuMemHostAlloc(out _locked[turn], Bytes, 0), $"lock {Bytes} bytes of the host's memory");
-            CudaDriver.Check(CudaDriver.cuEventCreate(out _arrivals[turn], CudaDriver.EventWithoutTiming), "make an event");
-        }
+        _locked = device.type == DeviceType.CUDA ? new(Turns, Bytes, _device) : null;
     }
 
     /// <summary>The tensor.</summary>
@@ -52,12 +41,12 @@ internal sealed unsafe class DeviceInput<T> : IDisposable
     /// <exception cref="CudaException">A kernel failed.</exception>
     public Span<T> Next()
     {
-        if (_locked[_turn] == 0)
+        if (_locked is null)
         {
             return new((void*)Kernel.Address(Values), _count);
         }
 
-        CudaDriver.Check(CudaDriver.cuEventSynchronize(_arrivals[_turn]), "copy from the host: a kernel failed");
+        _locked.Wait(_turn, "copy from the host: a kernel failed");
         return new((void*)_locked[_turn], _count);
     }
 
@@ -65,14 +54,14 @@ internal sealed unsafe class DeviceInput<T> : IDisposable
     /// <exception cref="CudaException">A kernel failed before.</exception>
     public void Send()
     {
-        if (_locked[_turn] == 0)
+        if (_locked is null)
         {
             return;
         }
 
         var stream = CudaStream.CurrentHandle(_device);
         CudaDriver.Check(CudaDriver.cuMemcpyHtoDAsync(Kernel.Address(Values), _locked[_turn], Bytes, stream), "copy from the host");
-        CudaDriver.Check(CudaDriver.cuEventRecord(_arrivals[_turn], stream), "record an event");
+        _locked.Record(_turn, stream);
         _turn = (_turn + 1) % Turns;
     }
 
@@ -88,22 +77,7 @@ internal sealed unsafe class DeviceInput<T> : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        for (var turn = 0; turn < Turns; turn++)
-        {
-            if (_arrivals[turn] != 0)
-            {
-                _ = CudaDriver.cuEventSynchronize(_arrivals[turn]);
-                _ = CudaDriver.cuEventDestroy(_arrivals[turn]);
-            }
-
-            if (_locked[turn] != 0)
-            {
-                _ = CudaDriver.cuMemFreeHost(_locked[turn]);
-            }
-
-            (_arrivals[turn], _locked[turn]) = (0, 0);
-        }
-
+        _locked?.Dispose();
         Values.Dispose();
     }
 }

@@ -12,13 +12,12 @@ namespace XlstmLab.Operations;
 internal sealed unsafe class DeviceOutput<T> : IDisposable
     where T : unmanaged
 {
+    private readonly int _turns;
     private readonly int _count;
     private readonly int _device;
-    private readonly bool _isRemote;
     private readonly T[] _taken;
     private readonly T[][] _kept;
-    private readonly nint[] _locked;
-    private readonly nint[] _arrivals;
+    private readonly PageLockedTurns? _locked;
     private int _next;
 
     /// <summary>A tensor of zeros.</summary>
@@ -30,23 +29,11 @@ internal sealed unsafe class DeviceOutput<T> : IDisposable
     public DeviceOutput(int turns, ScalarType type, Device device, params long[] shape)
     {
         Values = zeros(shape, type, device).DetachFromDisposeScope();
-        _count = checked((int)Values.NumberOfElements);
+        (_turns, _count) = (turns, checked((int)Values.NumberOfElements));
         _taken = new T[_count];
-        (_locked, _arrivals) = (new nint[turns], new nint[turns]);
-        _isRemote = device.type == DeviceType.CUDA;
-        _kept = _isRemote ? [] : [.. Enumerable.Range(0, turns).Select(_ => new T[_count])];
         _device = Math.Max(0, device.index);
-        if (!_isRemote)
-        {
-            return;
-        }
-
-        CudaDriver.UseDevice(_device);
-        for (var turn = 0; turn < turns; turn++)
-        {
-            CudaDriver.Check(CudaDriver.cuMemHostAlloc(out _locked[turn], Bytes, 0), $"lock {Bytes} bytes of the host's memory");
-            CudaDriver.Check(CudaDriver.cuEventCreate(out _arrivals[turn], CudaDriver.EventWithoutTiming), "make an event");
-        }
+        _locked = device.type == DeviceType.CUDA ? new(turns, Bytes, _device) : null;
+        _kept = _locked is null ? [.. Enumerable.Range(0, turns).Select(_ => new T[_count])] : [];
     }
 
     /// <summary>The tensor.</summary>
@@ -62,17 +49,17 @@ internal sealed unsafe class DeviceOutput<T> : IDisposable
     /// <exception cref="CudaException">A kernel failed before.</exception>
     public void Send()
     {
-        if (Pending == _locked.Length)
+        if (Pending == _turns)
         {
-            throw new InvalidOperationException($"Expected at most {_locked.Length} values on their way.");
+            throw new InvalidOperationException($"Expected at most {_turns} values on their way.");
         }
 
-        var turn = (_next + Pending) % _locked.Length;
-        if (_isRemote)
+        var turn = (_next + Pending) % _turns;
+        if (_locked is not null)
         {
             var stream = CudaStream.CurrentHandle(_device);
             CudaDriver.Check(CudaDriver.cuMemcpyDtoHAsync(_locked[turn], Kernel.Address(Values), Bytes, stream), "copy to the host");
-            CudaDriver.Check(CudaDriver.cuEventRecord(_arrivals[turn], stream), "record an event");
+            _locked.Record(turn, stream);
         }
         else
         {
@@ -93,10 +80,9 @@ internal sealed unsafe class DeviceOutput<T> : IDisposable
             throw new InvalidOperationException("Nothing was sent that could be taken.");
         }
 
-        if (_isRemote)
+        if (_locked is not null)
         {
-            CudaDriver.Check(
-                CudaDriver.cuEventSynchronize(_arrivals[_next]), "finish its work: a kernel failed, or the device ran out of memory");
+            _locked.Wait(_next, "finish its work: a kernel failed, or the device ran out of memory");
             new ReadOnlySpan<T>((void*)_locked[_next], _count).CopyTo(_taken);
         }
         else
@@ -104,7 +90,7 @@ internal sealed unsafe class DeviceOutput<T> : IDisposable
             _kept[_next].CopyTo(_taken, 0);
         }
 
-        _next = (_next + 1) % _locked.Length;
+        _next = (_next + 1) % _turns;
         Pending--;
         return _taken;
     }
@@ -112,22 +98,7 @@ internal sealed unsafe class DeviceOutput<T> : IDisposable
     /// <inheritdoc/>
     public void Dispose()
     {
-        for (var turn = 0; turn < _locked.Length; turn++)
-        {
-            if (_arrivals[turn] != 0)
-            {
-                _ = CudaDriver.cuEventSynchronize(_arrivals[turn]);
-                _ = CudaDriver.cuEventDestroy(_arrivals[turn]);
-            }
-
-            if (_locked[turn] != 0)
-            {
-                _ = CudaDriver.cuMemFreeHost(_locked[turn]);
-            }
-
-            (_arrivals[turn], _locked[turn]) = (0, 0);
-        }
-
+        _locked?.Dispose();
         Values.Dispose();
     }
 }

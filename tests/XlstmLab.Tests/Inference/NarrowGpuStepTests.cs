@@ -48,36 +48,10 @@ public sealed class NarrowGpuStepTests
         model.ComputeType = rounded.ComputeType = ScalarType.BFloat16;
         var expected = exact.Forward(XlstmGpuStepTests.Tokens(config, 2, 5), returnState: true).State!;
         using var state = expected.Map(t => t.to(ScalarType.Float32).contiguous());
-        var own = state.Clone();
         using var step = XlstmGpuStep.Of(model, state, format)!;
         using var wide = XlstmGpuStep.Of(model, state)!;
         Assert.InRange(step.WeightBytes, 0.5 * wide.WeightBytes, 0.7 * wide.WeightBytes);
-        for (var t = 0; t < 3; t++)
-        {
-            var tokens = XlstmGpuStepTests.Tokens(config, 2, 1, seed: 2 + t);
-            step.Read(tokens, state);
-            var (logits, after) = exact.Forward(tokens, expected, returnState: true);
-            var (ownLogits, ownAfter) = rounded.Forward(tokens, own, returnState: true);
-            AssertNear("logits", step.Logits, ownLogits.squeeze(1), logits.squeeze(1));
-            foreach (var (key, value) in after!.Tensors)
-            {
-                AssertNear(key, state[key], ownAfter![key], value);
-            }
-
-            expected.Dispose();
-            own.Dispose();
-            (expected, own) = (after, ownAfter!);
-
-            void AssertNear(string what, Tensor actual, Tensor byModel, Tensor value)
-            {
-                var (error, allowed) = (KernelRun.Error(actual, value), KernelRun.Error(byModel, value));
-                Assert.True(error <= 1.5 * allowed + 1e-3, $"{what} of token {t} is {error} off, the rounded model's own {allowed}");
-                Assert.True(error < 0.03, $"{what} of token {t} is {error} off");
-            }
-        }
-
-        expected.Dispose();
-        own.Dispose();
+        XlstmGpuStepTests.AssertReadsAsNear($"{format}, {mode}", step, state, rounded, exact, expected, tokens: 3);
         Assert.Contains("token_product", run.Launched);
         Assert.Contains("token_memory", run.Launched);
     }

@@ -56,14 +56,30 @@ public sealed class XlstmGpuStepTests
         model.ComputeType = ScalarType.BFloat16;
         var expected = exact.Forward(Tokens(config, sequences, 5), returnState: true).State!;
         using var state = expected.Map(t => t.to(ScalarType.Float32).contiguous());
-        var own = state.Clone();
         using var step = XlstmGpuStep.Of(model, state)!;
-        for (var t = 0; t < 4; t++)
+        AssertReadsAsNear(name, step, state, model, exact, expected, tokens: 4);
+        Assert.Contains("token_product", run.Launched);
+        Assert.Contains("token_memory", run.Launched);
+    }
+
+    /// <summary>Holds a step's logits and states against a model in double precision, no further off than a model's own pass in bfloat16.</summary>
+    /// <param name="name">The case, for messages.</param>
+    /// <param name="step">The step.</param>
+    /// <param name="state">Its state, which it changes.</param>
+    /// <param name="model">What makes the pass in bfloat16.</param>
+    /// <param name="exact">The same weights in float64.</param>
+    /// <param name="expected">The state of both to begin with, in float64; it is disposed of.</param>
+    /// <param name="tokens">How many tokens.</param>
+    internal static void AssertReadsAsNear(
+        string name, XlstmGpuStep step, ModelState state, LanguageModel model, LanguageModel exact, ModelState expected, int tokens)
+    {
+        var own = state.Clone();
+        for (var t = 0; t < tokens; t++)
         {
-            var tokens = Tokens(config, sequences, 1, seed: 2 + t);
-            step.Read(tokens, state);
-            var (logits, after) = exact.Forward(tokens, expected, returnState: true);
-            var (ownLogits, ownAfter) = model.Forward(tokens, own, returnState: true);
+            var read = Tokens((XlstmConfig)model.Config, (int)state.BatchSize, 1, seed: 2 + t);
+            step.Read(read, state);
+            var (logits, after) = exact.Forward(read, expected, returnState: true);
+            var (ownLogits, ownAfter) = model.Forward(read, own, returnState: true);
             AssertNear("logits", step.Logits, ownLogits.squeeze(1), logits.squeeze(1));
             foreach (var (key, value) in after!.Tensors)
             {
@@ -84,8 +100,6 @@ public sealed class XlstmGpuStepTests
 
         expected.Dispose();
         own.Dispose();
-        Assert.Contains("token_product", run.Launched);
-        Assert.Contains("token_memory", run.Launched);
     }
 
     [Fact]
