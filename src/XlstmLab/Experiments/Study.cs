@@ -254,6 +254,11 @@ public sealed partial record Study
         foreach (var claim in Claims)
         {
             StudyRow.RequireMeasure(claim.Metric);
+            if (claim.Metric == StudyRow.Speed && SideBySide != 1)
+            {
+                throw new ArgumentException(
+                    $"A claim of the study {Name} compares {StudyRow.Speed}, which runs side by side share: expected side_by_side 1 in such a study.");
+            }
         }
 
         var variants = Variants;

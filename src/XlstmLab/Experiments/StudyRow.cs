@@ -42,6 +42,9 @@ public sealed record StudyPosition(int Start, int End, double Loss, bool Beyond)
 /// <summary>What one run of a study came to: a line of <c>runs.jsonl</c>.</summary>
 public sealed record StudyRow
 {
+    /// <summary>The measure of speed: a run has one only where it had the device for itself.</summary>
+    public const string Speed = "tokens_per_second";
+
     private static readonly Dictionary<string, Func<StudyRow, double?>> Measures = new()
     {
         ["train_loss"] = row => row.TrainLoss,
@@ -51,7 +54,7 @@ public sealed record StudyRow
         ["test_loss"] = row => row.TestLoss,
         ["test_perplexity"] = row => row.TestPerplexity,
         ["test_bits_per_byte"] = row => row.TestBitsPerByte,
-        ["tokens_per_second"] = row => row.TokensPerSecond,
+        [Speed] = row => row.SideBySide == 1 ? row.TokensPerSecond : null,
         ["gradient_norm_mean"] = row => row.GradientNormMean,
         ["gradient_norm_max"] = row => row.GradientNormMax,
         ["spikes"] = row => row.Spikes,
@@ -171,7 +174,7 @@ public sealed record StudyRow
     {
         ArgumentNullException.ThrowIfNull(metric);
         return metric.StartsWith("accuracy@", StringComparison.Ordinal) || metric.StartsWith("scaled@", StringComparison.Ordinal)
-            || metric == "tokens_per_second";
+            || metric == Speed;
     }
 
     /// <summary>A measure by its name; null where the run has none.</summary>

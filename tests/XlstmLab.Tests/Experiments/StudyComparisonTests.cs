@@ -24,9 +24,19 @@ public sealed class StudyComparisonTests
     [Fact]
     public void Judge_MeasureOfWhichMoreIsBetter_TurnsTheSign()
     {
-        var judged = StudyComparison.Judge(Result(Claim("a", "b") with { Metric = "tokens_per_second", PublishedBetter = 3, PublishedWorse = 2 })).Single();
+        var judged = StudyComparison.Judge(Result(Claim("a", "b") with { Metric = StudyRow.Speed, PublishedBetter = 3, PublishedWorse = 2 })).Single();
         Assert.Equal((ClaimVerdict.Holds, "> / >"), (judged.Verdict, judged.Orders));
         Assert.True(judged.Difference.Mean > 0);
+    }
+
+    [Fact]
+    public void Judge_SpeedsOfRunsSideBySide_DecidesNothing()
+    {
+        var result = Result(Claim("a", "b") with { Metric = StudyRow.Speed });
+        var judged = StudyComparison.Judge(result with { Rows = [.. result.Rows.Select(row => row with { SideBySide = 8 })] }).Single();
+        Assert.Equal(ClaimVerdict.NotDecided, judged.Verdict);
+        var refusal = Assert.Throws<ArgumentException>(() => (result.Study with { SideBySide = null }).Expand());
+        Assert.Contains("side_by_side 1", refusal.Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -74,6 +84,7 @@ public sealed class StudyComparisonTests
             Axes = [new("kind", [new("a", []), new("b", ["beta1=0.8"]), new("c", ["beta1=0.7"])])],
             Seeds = [1, 2, 3],
             Claims = claims,
+            SideBySide = 1,
         };
         return new(study, [.. study.Expand().Select(run =>
         {

@@ -9,10 +9,12 @@ namespace XlstmLab.Native.Cuda;
 /// <param name="device">The device's index.</param>
 internal sealed class CudaGraphRecorder(int device) : IWorkRecorder
 {
+    /// <summary>The bytes that were taken after the last recording of any thread.</summary>
+    private static long _used;
+
     private readonly CudaStream.Scope _stream = CudaStream.FromPool(device).Enter();
     private TorchCuda.Pair _pool;
     private int _graphs;
-    private long _used;
 
     /// <inheritdoc/>
     public IRecordedWork Record(Action work)
@@ -26,7 +28,7 @@ internal sealed class CudaGraphRecorder(int device) : IWorkRecorder
 
         _graphs++;
         var graph = CudaGraph.Record(device, _pool, work, () => _graphs--);
-        _used = Used();
+        Interlocked.Exchange(ref _used, Used());
         return graph;
     }
 
@@ -44,7 +46,7 @@ internal sealed class CudaGraphRecorder(int device) : IWorkRecorder
     private void FreeUnused()
     {
         var (free, total) = Gpu.Memory(device);
-        if (total - free - _used < total / 20 && free > total / 2)
+        if (total - free - Interlocked.Read(ref _used) < total / 20 && free > total / 2)
         {
             return;
         }
