@@ -170,8 +170,7 @@ internal sealed class XlstmGpuStep : IDisposable
     }
 
     /// <summary>
-    /// The same of weights that are read together: of one byte they become one matrix, each below the other. They are rounded on the CPU,
-    /// as those that it reads itself.
+    /// The same of weights that are read together: of one byte they become one matrix, each below the other.
     /// </summary>
     private (Tensor[] Parts, Tensor? Units) PackTogether(Tensor[] weights)
     {
@@ -187,22 +186,12 @@ internal sealed class XlstmGpuStep : IDisposable
             var first = 0L;
             foreach (var weight in weights)
             {
-                PackInto(copy.narrow(0, first, weight.shape[0]), units.narrow(0, first, weight.shape[0]), weight);
-                first += weight.shape[0];
+                var count = weight.shape[0];
+                PackedRows.Pack(Format, weight, copy.narrow(0, first, count), units.narrow(0, first, count));
+                first += count;
             }
         }, weights);
         return ([numbers], units);
-    }
-
-    private unsafe void PackInto(Tensor numbers, Tensor units, Tensor weight)
-    {
-        using var scope = NewDisposeScope();
-        var (rows, columns) = ((int)weight.shape[0], (int)weight.shape[1]);
-        var source = weight.detach().cpu().to(ScalarType.Float32);
-        var (packed, scales) = (empty(rows, columns, numbers.dtype, CPU), empty(rows, ScalarType.Float32, CPU));
-        PackedRows.Pack(Format, CpuMemory.Floats(source), rows, columns, CpuMemory.Data<byte>(packed), CpuMemory.Floats(scales));
-        numbers.copy_(packed);
-        units.copy_(scales);
     }
 
     /// <summary>A weight in float32, likewise.</summary>

@@ -36,4 +36,17 @@ internal static class Float8
             : BitConverter.Int32BitsToSingle((size << DroppedBits) + (120 << 23));
         return code < 0x80 ? x : -x;
     }
+
+    /// <summary>
+    /// Where codes begin: a number's is how many of these it reaches, without its sign. Halfway between two numbers, or just beyond it, so
+    /// that the even one of both has the middle.
+    /// </summary>
+    public static float[] Boundaries() =>
+    [
+        .. Enumerable.Range(0, Of(Largest)).Select(code =>
+        {
+            var middle = (Widen((byte)code) + Widen((byte)(code + 1))) / 2;
+            return code % 2 == 0 ? MathF.BitIncrement(middle) : middle;
+        }),
+    ];
 }

@@ -1,11 +1,17 @@
-using System.Numerics.Tensors;
 using System.Runtime.InteropServices;
+using static TorchSharp.torch;
+using TensorPrimitives = System.Numerics.Tensors.TensorPrimitives;
 
 namespace XlstmLab.Operations;
 
 /// <summary>A copy of a float32 matrix in fewer bits, which follows it.</summary>
 internal sealed unsafe class PackedRows : IDisposable
 {
+    /// <summary>What a piece of a matrix takes in float32, where it is rounded piece by piece.</summary>
+    private const long PieceBytes = 64 << 20;
+
+    private const float LargestWhole = 127;
+
     private readonly float* _source;
     private readonly int _rows;
     private readonly int _columns;
@@ -85,6 +91,48 @@ internal sealed unsafe class PackedRows : IDisposable
         }
     }
 
+    /// <summary>
+    /// Writes a copy of a matrix where it lies, by libtorch's operations: the same numbers and units, bit for bit, as the loops make. No
+    /// more of the matrix than a piece is in float32 at once.
+    /// </summary>
+    /// <param name="format">One whose rows have units.</param>
+    /// <param name="weight">[rows, columns], float32 or narrower.</param>
+    /// <param name="numbers">[rows, columns], int8, or bytes for e4m3.</param>
+    /// <param name="units">[rows] float32.</param>
+    /// <param name="pieceBytes">What a piece takes in float32; a row at least is one.</param>
+    public static void Pack(WeightFormat format, Tensor weight, Tensor numbers, Tensor units, long pieceBytes = PieceBytes)
+    {
+        using var scope = NewDisposeScope();
+        using var grad = no_grad();
+        var (rows, columns) = (weight.shape[0], weight.shape[1]);
+        var most = Math.Max(1, pieceBytes / (sizeof(float) * columns));
+        var largest = empty(rows, ScalarType.Float32, weight.device);
+        Share((first, count) => largest.narrow(0, first, count).copy_(weight.narrow(0, first, count).abs().amax([1])));
+        float[] each = [.. largest.cpu().data<float>().Select(x => Unit(x, format == WeightFormat.Int8 ? LargestWhole : Float8.Largest))];
+        units.copy_(tensor(each));
+        var boundaries = format == WeightFormat.Float8 ? tensor(Float8.Boundaries(), device: weight.device) : null;
+        Share((first, count) =>
+        {
+            var unit = units.narrow(0, first, count).unsqueeze(1); // (rows, 1)
+            var multiples = (weight.narrow(0, first, count).to(ScalarType.Float32) / unit).masked_fill_(unit.gt(0).logical_not(), 0);
+            numbers.narrow(0, first, count).copy_(format switch
+            {
+                WeightFormat.Int8 => multiples.round_().clamp_(-LargestWhole, LargestWhole),
+                WeightFormat.Float8 => bucketize(multiples.abs(), boundaries!, outInt32: true, right: true).add_(multiples.signbit(), 0x80),
+                _ => throw UnknownValue.Of(format),
+            });
+        });
+
+        void Share(Action<long, long> read)
+        {
+            for (var first = 0L; first < rows; first += most)
+            {
+                using var piece = NewDisposeScope();
+                read(first, Math.Min(most, rows - first));
+            }
+        }
+    }
+
     /// <summary>Gives float32 rows the values that their copy in fewer bits has.</summary>
     /// <param name="format">The copy's.</param>
     /// <param name="rows">[rows, columns].</param>
@@ -142,10 +190,10 @@ internal sealed unsafe class PackedRows : IDisposable
     /// <summary>Rounds a row to multiples of its unit, 127 of which are its largest number; the unit.</summary>
     private static float ToWholeNumbers(ReadOnlySpan<float> row, Span<sbyte> numbers)
     {
-        var unit = Unit(row, 127);
+        var unit = Unit(Largest(row), LargestWhole);
         for (var k = 0; k < row.Length; k++)
         {
-            numbers[k] = unit > 0 ? (sbyte)Math.Clamp(MathF.Round(row[k] / unit), -127, 127) : (sbyte)0;
+            numbers[k] = unit > 0 ? (sbyte)Math.Clamp(MathF.Round(row[k] / unit), -LargestWhole, LargestWhole) : (sbyte)0;
         }
 
         return unit;
@@ -154,7 +202,7 @@ internal sealed unsafe class PackedRows : IDisposable
     /// <summary>Rounds a row to e4m3 times its unit, 448 of which are its largest number; the unit.</summary>
     private static float ToFloat8(ReadOnlySpan<float> row, Span<byte> numbers)
     {
-        var unit = Unit(row, Float8.Largest);
+        var unit = Unit(Largest(row), Float8.Largest);
         for (var k = 0; k < row.Length; k++)
         {
             numbers[k] = unit > 0 ? Float8.Of(row[k] / unit) : (byte)0;
@@ -163,15 +211,16 @@ internal sealed unsafe class PackedRows : IDisposable
         return unit;
     }
 
+    private static float Largest(ReadOnlySpan<float> row) => MathF.Abs(TensorPrimitives.MaxMagnitude(row));
+
     /// <summary>What a row's largest number has so many of.</summary>
     /// <remarks>
     /// A unit has 16 bits of fraction, so that its multiples are floats and rounding what is rounded changes nothing. A row that is not
     /// finite keeps a unit that is not, which its products show.
     /// </remarks>
-    private static float Unit(ReadOnlySpan<float> row, float count)
+    private static float Unit(float largest, float count)
     {
         const int droppedBits = 7;
-        var largest = MathF.Abs(TensorPrimitives.MaxMagnitude(row));
         var up = BitConverter.SingleToInt32Bits(largest / count) + (1 << droppedBits) - 1;
         return float.IsFinite(largest) ? BitConverter.Int32BitsToSingle(up >> droppedBits << droppedBits) : float.NaN;
     }
