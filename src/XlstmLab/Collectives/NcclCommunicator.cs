@@ -21,7 +21,7 @@ public sealed class NcclCommunicator : ICommunicator
     private readonly RankLinks _links;
     private readonly Nccl _nccl;
     private readonly int _device;
-    private readonly nint _stream;
+    private readonly CudaStream? _stream;
     private readonly Timer _look;
     private readonly Lock _gate = new();
     private nint _group;
@@ -40,7 +40,7 @@ public sealed class NcclCommunicator : ICommunicator
 
         // A block of NCCL's needs most of a multiprocessor: the backward pass, whose next kernels wait for every place, would never leave
         // it one.
-        _stream = TorchCuda.StreamAbsence is null ? CudaStream.FromPool(device, goesFirst: true).Handle : 0;
+        _stream = TorchCuda.StreamAbsence is null ? CudaStream.FromPool(device, goesFirst: true) : null;
         links.Lost = () => GiveUp("another rank is gone");
         _look = new(_ => Look(), null, LookEvery, LookEvery);
     }
@@ -118,10 +118,10 @@ public sealed class NcclCommunicator : ICommunicator
     /// <inheritdoc/>
     public void Finish()
     {
-        if (_isUnderWay && _stream != 0)
+        if (_isUnderWay && _stream is not null)
         {
             CudaDriver.UseDevice(_device);
-            CudaDriver.Check(CudaDriver.cuEventRecord(_done, _stream), "record an event");
+            CudaDriver.Check(CudaDriver.cuEventRecord(_done, _stream.Handle), "record an event");
             CudaDriver.Check(CudaDriver.cuStreamWaitEvent(CudaStream.CurrentHandle(_device), _done, 0), "wait for an event");
         }
 
@@ -219,6 +219,7 @@ public sealed class NcclCommunicator : ICommunicator
         }
 
         (_ready, _done) = (0, 0);
+        _stream?.Dispose();
         _links.Dispose();
     }
 
@@ -252,13 +253,13 @@ public sealed class NcclCommunicator : ICommunicator
         var current = CudaStream.CurrentHandle(_device);
         try
         {
-            if (_stream != 0)
+            if (_stream is not null)
             {
                 CudaDriver.Check(CudaDriver.cuEventRecord(_ready, current), "record an event");
-                CudaDriver.Check(CudaDriver.cuStreamWaitEvent(_stream, _ready, 0), "wait for an event");
+                CudaDriver.Check(CudaDriver.cuStreamWaitEvent(_stream.Handle, _ready, 0), "wait for an event");
             }
 
-            work(_stream != 0 ? _stream : current);
+            work(_stream?.Handle ?? current);
             _isUnderWay = true;
         }
         catch (CudaException e)

@@ -6,15 +6,33 @@ namespace XlstmLab.Native.Cuda;
 /// <summary>
 /// Records graphs of one thread, on a stream of its own. They have their memory in common, because no two of them run at once.
 /// </summary>
-/// <param name="device">The device's index.</param>
-internal sealed class CudaGraphRecorder(int device) : IWorkRecorder
+internal sealed class CudaGraphRecorder : IWorkRecorder
 {
     /// <summary>The bytes that were taken after the last recording of any thread.</summary>
     private static long _used;
 
-    private readonly CudaStream.Scope _stream = CudaStream.FromPool(device).Enter();
+    private readonly int _device;
+    private readonly CudaStream _stream;
+    private readonly CudaStream.Scope _scope;
     private TorchCuda.Pair _pool;
     private int _graphs;
+
+    /// <summary>Makes a stream the calling thread's, until this is disposed.</summary>
+    /// <param name="device">The device's index.</param>
+    /// <exception cref="CudaException">There is no stream left, or a kernel failed before.</exception>
+    public CudaGraphRecorder(int device)
+    {
+        (_device, _stream) = (device, CudaStream.FromPool(device));
+        try
+        {
+            _scope = _stream.Enter();
+        }
+        catch
+        {
+            _stream.Dispose();
+            throw;
+        }
+    }
 
     /// <inheritdoc/>
     public IRecordedWork Record(Action work)
@@ -27,13 +45,17 @@ internal sealed class CudaGraphRecorder(int device) : IWorkRecorder
         }
 
         _graphs++;
-        var graph = CudaGraph.Record(device, _pool, work, () => _graphs--);
+        var graph = CudaGraph.Record(_device, _pool, work, () => _graphs--);
         Interlocked.Exchange(ref _used, Used());
         return graph;
     }
 
     /// <summary>Goes back to the thread's stream before.</summary>
-    public void Dispose() => _stream.Dispose();
+    public void Dispose()
+    {
+        _scope.Dispose();
+        _stream.Dispose();
+    }
 
     /// <summary>
     /// Gives back to the GPU what libtorch keeps of memory that no tensor has: a graph's pool cannot have it, and what the host computed
@@ -45,7 +67,7 @@ internal sealed class CudaGraphRecorder(int device) : IWorkRecorder
     /// </remarks>
     private void FreeUnused()
     {
-        var (free, total) = Gpu.Memory(device);
+        var (free, total) = Gpu.Memory(_device);
         if (total - free - Interlocked.Read(ref _used) < total / 20 && free > total / 2)
         {
             return;
@@ -54,7 +76,7 @@ internal sealed class CudaGraphRecorder(int device) : IWorkRecorder
         const long bytes = 1L << 46;
         try
         {
-            torch.empty(bytes, torch.ScalarType.Byte, new torch.Device(DeviceType.CUDA, device)).Dispose();
+            torch.empty(bytes, torch.ScalarType.Byte, new torch.Device(DeviceType.CUDA, _device)).Dispose();
         }
         catch (ExternalException)
         {
@@ -65,7 +87,7 @@ internal sealed class CudaGraphRecorder(int device) : IWorkRecorder
     /// <summary>The bytes of the GPU's memory that are taken, by whomever.</summary>
     private long Used()
     {
-        var (free, total) = Gpu.Memory(device);
+        var (free, total) = Gpu.Memory(_device);
         return total - free;
     }
 }

@@ -7,10 +7,13 @@ namespace XlstmLab.Native.Cuda;
 /// A thread begins on the default stream. Work of two streams may run at once and in any order: whoever changes streams waits for what was
 /// given to the one before (<see cref="Enter"/> does).
 /// </remarks>
-internal sealed class CudaStream
+internal sealed class CudaStream : IDisposable
 {
+    private static readonly StreamPool Pool = new();
+
     private readonly TorchCuda.Pair _stream;
     private readonly int _device;
+    private bool _isTaken;
 
     private CudaStream(TorchCuda.Pair stream, int device)
     {
@@ -30,10 +33,16 @@ internal sealed class CudaStream
     /// <param name="device">The device's index.</param>
     public static CudaStream Current(int device) => new(TorchCuda.CurrentStream(device), device);
 
-    /// <summary>One of libtorch's 32 streams beside the default one.</summary>
+    /// <summary>One of libtorch's 32 streams beside the default one, which nobody else is given until it is disposed.</summary>
     /// <param name="device">The device's index.</param>
     /// <param name="goesFirst">Whether its kernels take places that become free before those of other streams do.</param>
-    public static CudaStream FromPool(int device, bool goesFirst = false) => new(TorchCuda.StreamFromPool(device, goesFirst), device);
+    /// <exception cref="CudaException">All are taken.</exception>
+    public static CudaStream FromPool(int device, bool goesFirst = false)
+    {
+        var stream = Pool.Take(() => new CudaStream(TorchCuda.StreamFromPool(device, goesFirst), device), stream => stream.Handle);
+        stream._isTaken = true;
+        return stream;
+    }
 
     /// <summary>
     /// Makes this the calling thread's stream until the result is disposed, by the same thread. Both times it waits for what is under way.
@@ -55,6 +64,15 @@ internal sealed class CudaStream
         CudaDriver.Check(CudaDriver.cuStreamSynchronize(Handle), "finish its work: a kernel failed, or the device ran out of memory");
     }
 
+    /// <summary>Gives it back to the pool, if it was taken from there.</summary>
+    public void Dispose()
+    {
+        if (Interlocked.Exchange(ref _isTaken, false))
+        {
+            Pool.Return(Handle);
+        }
+    }
+
     /// <summary>The time that a thread spends on another stream than before.</summary>
     public readonly struct Scope(CudaStream during, CudaStream before) : IDisposable
     {
@@ -64,6 +82,49 @@ internal sealed class CudaStream
             // What failed there was told by whoever asked for its result: here it must not hide that.
             _ = CudaDriver.cuStreamSynchronize(during.Handle);
             TorchCuda.SetCurrentStream(before._stream);
+        }
+    }
+}
+
+/// <summary>
+/// Which of libtorch's streams are taken: it gives each again after 32 others, whether or not it is in use, and what two trainings give to
+/// one stream would be recorded together.
+/// </summary>
+internal sealed class StreamPool
+{
+    /// <summary>How many there are of a device and priority.</summary>
+    public const int Count = 32;
+
+    private readonly Lock _gate = new();
+    private readonly HashSet<nint> _taken = [];
+
+    /// <summary>The first drawn that is not taken.</summary>
+    /// <param name="draw">Gives each of the streams in turn.</param>
+    /// <param name="handle">A stream's handle.</param>
+    /// <exception cref="CudaException">All are taken.</exception>
+    public T Take<T>(Func<T> draw, Func<T, nint> handle)
+    {
+        lock (_gate)
+        {
+            for (var k = 0; k < Count; k++)
+            {
+                var stream = draw();
+                if (_taken.Add(handle(stream)))
+                {
+                    return stream;
+                }
+            }
+        }
+
+        throw new CudaException($"All {Count} streams of the GPU are in use: fewer trainings and generations can go on at once in one process.");
+    }
+
+    /// <summary>Lets others take it.</summary>
+    public void Return(nint handle)
+    {
+        lock (_gate)
+        {
+            _taken.Remove(handle);
         }
     }
 }
