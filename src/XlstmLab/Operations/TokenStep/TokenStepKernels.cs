@@ -1,3 +1,4 @@
+using XlstmLab.Native.Cuda;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
@@ -15,6 +16,9 @@ internal static class TokenStepKernels
 
     /// <summary>What widths that a matrix reads are multiples of.</summary>
     public const int InputStep = 32;
+
+    /// <summary>Sequences from which on a product copies x before it multiplies (<c>TokenBatchProduct.cu</c>).</summary>
+    private const int FewestInBatch = 17;
 
     private const int Parts = 6;
     private static readonly int[] Clusters = [8, 4, 2, 1];
@@ -78,9 +82,8 @@ internal static class TokenStepKernels
         Tensor? scale = null,
         double epsilon = 0, double cap = 0, Tensor? units = null)
     {
-        var (inputs, sequences) = (x.shape[1], x.shape[0]);
+        var (inputs, sequences) = ((int)x.shape[1], x.shape[0]);
         var groups = (int)(sequences + 7) / 8;
-        var warps = inputs >= 4096 && groups <= 2 ? 16 : 8;
         var arguments = new KernelArgument[2 * Parts + 12];
         var rows = 0L;
         for (var k = 0; k < Parts; k++)
@@ -96,14 +99,25 @@ internal static class TokenStepKernels
         (arguments[20], arguments[21], arguments[22]) = ((int)sequences, (float)epsilon, (float)cap);
         arguments[23] = units;
 
-        // Rows of one byte and of two never share a block; of a gated result both parts are whole blocks.
+        // Rows of one byte and of two never share a tile; of a gated result both parts are whole tiles.
         var beside = units is null || gated ? 0 : weights.Skip(1).Sum(part => part.shape[0]);
-        string[] macros = [$"INPUTS={inputs}", $"GROUPS={groups}", $"WARPS={warps}", $"RESULT={(int)result}", $"NORMED={(normed is null ? 0 : 1)}"];
+        var tiles = (rows - beside + Rows - 1) / Rows + (beside + Rows - 1) / Rows;
+        var batch = sequences >= FewestInBatch ? BatchLayout.Of(inputs, groups, tiles, isNarrow: units is not null) : null;
+        var warps = inputs >= 4096 && groups <= 2 ? 16 : 8;
+        string[] macros =
+        [
+            $"INPUTS={inputs}", $"GROUPS={groups}", .. batch?.Macros ?? [$"WARPS={warps}"], $"RESULT={(int)result}",
+            $"NORMED={(normed is null ? 0 : 1)}", .. units is null ? Array.Empty<string>() : [$"WEIGHTS={(weights[0].dtype == ScalarType.Int8 ? 1 : 2)}"],
+        ];
+        if (batch is not null)
+        {
+            Kernel.Launch("TokenBatchProduct.cu", "token_batch_product", macros, batch.Launch, x, arguments);
+            return;
+        }
+
         Kernel.Launch(
-            "TokenProduct.cu", "token_product",
-            units is null ? macros : [.. macros, $"WEIGHTS={(weights[0].dtype == ScalarType.Int8 ? 1 : 2)}"],
-            new((rows - beside + Rows - 1) / Rows + (beside + Rows - 1) / Rows, 32 * warps, sizeof(float) * 8 * groups * (warps * (Rows + 1) + 1)), x,
-            arguments);
+            "TokenProduct.cu", "token_product", macros,
+            new(tiles, 32 * warps, sizeof(float) * 8 * groups * (warps * (Rows + 1) + 1)), x, arguments);
     }
 
     /// <summary>The mLSTM's step with head norm and output gate.</summary>
@@ -137,6 +151,58 @@ internal static class TokenStepKernels
             ],
             new(slices, MemoryThreads, 8 + 8 * slices + (4 * floats + 7) / 8 * 8) { BlocksY = (int)heads, BlocksZ = (int)batch, Cluster = slices }, c,
             projections, biases, c, n, m, normWeight, y, (float)gateCap, (float)options.Epsilon, (float)normEpsilon);
+    }
+
+    /// <summary>How a cluster of blocks divides a product for many sequences.</summary>
+    /// <param name="Split">Blocks that divide the columns.</param>
+    /// <param name="Tiles">Tiles of rows that each of them has.</param>
+    /// <param name="Columns">A block's columns, whole loads of a warp.</param>
+    /// <param name="Stride">Numbers from a sequence to the next in shared memory.</param>
+    /// <param name="Groups">Of 8 sequences.</param>
+    /// <param name="Clusters">How many of them there are.</param>
+    private sealed record BatchLayout(int Split, int Tiles, int Columns, int Stride, int Groups, long Clusters)
+    {
+        private const int Threads = 256;
+        private const int MostSharedBytes = 227 << 10;
+
+        public string[] Macros =>
+            [$"SPLIT={Split}", $"TILES={Tiles}", $"BLOCK_COLUMNS={Columns}", $"STRIDE={Stride}", $"ROOM_BYTES={SharedBytes}"];
+
+        public LaunchShape Launch => new(Split * Clusters, Threads, SharedBytes) { Cluster = Split };
+
+        /// <summary>A Room of the kernel's.</summary>
+        private int SharedBytes
+        {
+            get
+            {
+                var (sequences, pairs, height) = (8 * Groups, ((4 * Groups) + Split - 1) / Split, Rows * Tiles);
+                var inputs = Math.Max(2 * sequences * Stride, Tiles == Threads / 32 ? 512 * Groups : 512 * Groups * Tiles);
+                return (inputs + (8 * Split * pairs * (height + 8)) + (8 * pairs) + 8 + 15) / 16 * 16;
+            }
+        }
+
+        /// <summary>
+        /// The layout by which a product has about as many blocks as a large GPU has multiprocessors, or more, and as few as that of them to
+        /// a cluster; null where a block's columns are too many for its memory.
+        /// </summary>
+        public static BatchLayout? Of(int inputs, int groups, long tiles, bool isNarrow)
+        {
+            const int blocks = 128;
+            (int Split, int Tiles)[] candidates = [(4, 8), (4, 4), (8, 4)];
+            var layouts = candidates.Select(c => Of(inputs, groups, tiles, isNarrow, c.Split, c.Tiles)).ToArray();
+            var layout = layouts.FirstOrDefault(l => l.Split * l.Clusters >= blocks && l.SharedBytes <= MostSharedBytes / 2) ?? layouts[^1];
+            return layout.SharedBytes <= MostSharedBytes ? layout : null;
+        }
+
+        private static BatchLayout Of(int inputs, int groups, long tiles, bool isNarrow, int split, int tilesOfBlock)
+        {
+            var width = isNarrow ? 64 : 32;
+            var columns = ((inputs + width - 1) / width + split - 1) / split * width;
+
+            // Lanes of a load lie 16 bytes apart and 64 from a sequence to the next; of weights of one byte 32 and 16.
+            var stride = isNarrow ? columns + 8 : columns % 64 == 0 ? columns + 32 : columns;
+            return new(split, tilesOfBlock, columns, stride, groups, (tiles + tilesOfBlock - 1) / tilesOfBlock);
+        }
     }
 }
 
