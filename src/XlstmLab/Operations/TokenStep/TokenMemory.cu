@@ -3,18 +3,20 @@
 //     h = C'^T q / max(|n'.q|, exp(-m')),  y = sigmoid(o) (w norm(h)).
 // The memory C is read and written once, in place. A cluster of SLICES blocks has a head, each block DV / SLICES of its columns; what the
 // norm needs of the others' comes through the cluster's shared memory. The memory is asked for before the kernel in front has ended: nobody
-// in between writes it.
+// in between writes it. It comes by way of shared memory, where a thread finds what it has asked for itself, so that of many sequences as
+// much is on its way all the time as a multiprocessor has room for: of those a block has a whole head, and nothing to wait for in the end.
 //
 // Bytes a head: 8 DK DV. 24 blocks of 4 heads of 128 x 256: 25 MB a token, 8 us at 3 TB/s; 32 of 8 of 256 x 512: 268 MB, 90 us.
 #include "Ptx.cuh"
 
 // TokenStepKernels.cs tells DK, DV; SLICES; HEADS; EXPONENTIAL, the input gate, else a sigmoid; NORMALIZE; CENTER, whether the norm is a
-// LayerNorm, else RMS.
+// LayerNorm, else RMS; STAGE, turns that are asked for together, and HELD, how many times that is on its way; ROOM_BYTES.
 #define THREADS 256
 #define WIDTH (DV / SLICES)
 #define QUADS (WIDTH / 4)
 #define GROUPS (THREADS / QUADS)
 #define TURNS ((DK + GROUPS - 1) / GROUPS)
+#define STAGES ((TURNS + STAGE - 1) / STAGE)
 #define WARPS (THREADS / 32)
 static_assert(DV % (4 * SLICES) == 0 && QUADS <= THREADS, "a thread has four columns");
 
@@ -37,10 +39,25 @@ DEVICE float block_sum(float x, float* room)
 // Grid: (SLICES, NH, B) in clusters of SLICES; THREADS threads; a Room of shared memory.
 struct Room
 {
+    float4 cells[HELD][STAGE][THREADS];
     u64 arrivals;
     float2 moments[SLICES];
     float q[DK], k[DK], sums[GROUPS][WIDTH], h[WIDTH], warps[WARPS];
 };
+static_assert(sizeof(Room) == ROOM_BYTES, "as the host counts it");
+
+// A thread's cells of a stage's turns, `mine` being those of row 0.
+DEVICE void ask(Room& room, const float* mine, int stage, int group)
+{
+#pragma unroll
+    for (int t = 0; t < STAGE; t++)
+    {
+        int d = (stage * STAGE + t) * GROUPS + group;
+        if (group < GROUPS && d < DK) copy_async(shared_address(&room.cells[stage % HELD][t][threadIdx.x]), mine + (i64)d * DV);
+    }
+
+    copy_async_commit();
+}
 
 KERNEL void __launch_bounds__(THREADS) token_memory(
     const float* qkvo, const float* biases, float* c, float* n, float* m, const float* weight, bf16* y, float gate_cap, float epsilon, float norm_epsilon)
@@ -51,21 +68,20 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
     float *q = room.q, *k = room.k, *h = room.h;
     int slice = blockIdx.x, head = blockIdx.y, thread = threadIdx.x, column = thread % QUADS * 4, group = thread / QUADS;
     i64 place = (i64)blockIdx.z * HEADS + head;
-    if (thread == 0)
-    {
-        mbarrier_init(shared_address(&room.arrivals), 1);
-        mbarrier_arrive_expect(shared_address(&room.arrivals), SLICES * 8);
-    }
-
-    cluster_sync();
-    float4 cell[TURNS];
     float* mine = c + place * DK * DV + slice * WIDTH + column;
     bool takes_part = group < GROUPS;
 #pragma unroll
-    for (int t = 0; t < TURNS; t++)
+    for (int stage = 0; stage < HELD; stage++) ask(room, mine, stage, group);
+    if (SLICES > 1)
     {
-        int d = t * GROUPS + group;
-        cell[t] = takes_part && d < DK ? *(const float4*)(mine + (i64)d * DV) : make_float4(0, 0, 0, 0);
+        if (thread == 0)
+        {
+            mbarrier_init(shared_address(&room.arrivals), 1);
+            mbarrier_arrive_expect(shared_address(&room.arrivals), SLICES * 8);
+        }
+
+        __syncwarp();
+        cluster_arrive();
     }
 
     wait_for_results();
@@ -94,17 +110,25 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
 
     product = block_sum(product, room.warps); // q and k are there after it
     float4 value = takes_part ? *(const float4*)(values + column) : make_float4(0, 0, 0, 0), sum = make_float4(0, 0, 0, 0);
-#pragma unroll
-    for (int t = 0; t < TURNS; t++)
+    for (int stage = 0; stage < STAGES; stage++)
     {
-        int d = t * GROUPS + group;
-        if (takes_part && d < DK)
+        copy_async_wait<HELD - 1>();
+#pragma unroll
+        for (int t = 0; t < STAGE; t++)
         {
-            cell[t].x = cell[t].x * keep + value.x * k[d], cell[t].y = cell[t].y * keep + value.y * k[d];
-            cell[t].z = cell[t].z * keep + value.z * k[d], cell[t].w = cell[t].w * keep + value.w * k[d];
-            *(float4*)(mine + (i64)d * DV) = cell[t];
-            sum.x += q[d] * cell[t].x, sum.y += q[d] * cell[t].y, sum.z += q[d] * cell[t].z, sum.w += q[d] * cell[t].w;
+            int d = (stage * STAGE + t) * GROUPS + group;
+            if (takes_part && d < DK)
+            {
+                float4 cell = room.cells[stage % HELD][t][thread];
+                cell.x = cell.x * keep + value.x * k[d], cell.y = cell.y * keep + value.y * k[d];
+                cell.z = cell.z * keep + value.z * k[d], cell.w = cell.w * keep + value.w * k[d];
+                *(float4*)(mine + (i64)d * DV) = cell;
+                sum.x += q[d] * cell.x, sum.y += q[d] * cell.y, sum.z += q[d] * cell.z, sum.w += q[d] * cell.w;
+            }
         }
+
+        if (stage + HELD < STAGES) ask(room, mine, stage + HELD, group);
+        else copy_async_commit();
     }
 
     if (takes_part) room.sums[group][column] = sum.x, room.sums[group][column + 1] = sum.y, room.sums[group][column + 2] = sum.z, room.sums[group][column + 3] = sum.w;
@@ -125,10 +149,15 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
     mean = CENTER ? block_sum(mean, room.warps) / WIDTH : 0.f;
     for (int e = thread; e < WIDTH; e += THREADS) squares += (h[e] - mean) * (h[e] - mean);
     squares = block_sum(squares, room.warps);
-    if (thread < SLICES)
-        cluster_store_async(
-            cluster_address(shared_address(&room.moments[slice]), thread), make_float2(mean, squares), cluster_address(shared_address(&room.arrivals), thread));
-    mbarrier_wait(shared_address(&room.arrivals), 0);
+    if (SLICES > 1)
+    {
+        cluster_wait(); // all its blocks run, and count arrivals
+        if (thread < SLICES)
+            cluster_store_async(
+                cluster_address(shared_address(&room.moments[slice]), thread), make_float2(mean, squares), cluster_address(shared_address(&room.arrivals), thread));
+        mbarrier_wait(shared_address(&room.arrivals), 0);
+    }
+    else room.moments[0] = make_float2(mean, squares); // of all threads the same
 
     // All blocks of the head have read n and m.
     if (slice == 0)

@@ -23,6 +23,9 @@ internal static class TokenStepKernels
     private const int Parts = 6;
     private static readonly int[] Clusters = [8, 4, 2, 1];
     private const int MemoryThreads = 256;
+    private const int MemoryStage = 4; // turns, of 4 KB
+    private const int MostMemoryStages = 5; // so that two blocks leave a multiprocessor's memory to one of the next kernel's
+    private const int MostKeyDim = 4096; // of which q and k lie beside them
 
     /// <summary>What a token's matrix makes of its product.</summary>
     public enum Result
@@ -40,11 +43,20 @@ internal static class TokenStepKernels
         Capped,
     }
 
-    /// <summary>The cluster that has a head's memory; 0 where there is none for these sizes.</summary>
-    public static int Slices(int keyDim, int valueDim) =>
-        Clusters.FirstOrDefault(slices =>
-            valueDim % (4 * slices) == 0 && valueDim / slices <= 4 * MemoryThreads
-                && (long)keyDim * valueDim / slices <= 32 * 4 * MemoryThreads);
+    /// <summary>
+    /// The cluster that has a head's memory: for few heads as many blocks as share a head's columns, for more as fill a large GPU twice; 0
+    /// where there is none for these sizes.
+    /// </summary>
+    /// <param name="keyDim">Rows of a head's memory.</param>
+    /// <param name="valueDim">Its columns.</param>
+    /// <param name="heads">Those of all sequences.</param>
+    public static int Slices(int keyDim, int valueDim, long heads)
+    {
+        const int blocks = 256;
+        var possible = Clusters.Where(slices =>
+            valueDim % (4 * slices) == 0 && valueDim / slices <= 4 * MemoryThreads && keyDim <= MostKeyDim);
+        return possible.Where(slices => slices * heads >= blocks).DefaultIfEmpty(possible.FirstOrDefault()).Last();
+    }
 
     /// <summary>The rows of a table as the stream.</summary>
     /// <param name="tokens">[B, 1] int64.</param>
@@ -140,16 +152,21 @@ internal static class TokenStepKernels
         double normEpsilon)
     {
         var (batch, heads, dk, dv) = (c.shape[0], c.shape[1], (int)c.shape[2], (int)c.shape[3]);
-        var slices = Slices(dk, dv);
+        var slices = Slices(dk, dv, heads * batch);
         var width = dv / slices;
-        var floats = 2 * dk + MemoryThreads / (width / 4) * width + width + MemoryThreads / 32;
+        var groups = MemoryThreads / (width / 4);
+        var turns = (dk + groups - 1) / groups;
+        var held = Math.Min((turns + MemoryStage - 1) / MemoryStage, MostMemoryStages);
+        var floats = 2 * dk + groups * width + width + MemoryThreads / 32;
+        var bytes = (held * MemoryStage * MemoryThreads * 16 + 8 + 8 * slices + 4 * floats + 15) / 16 * 16;
         Kernel.Launch(
             "TokenMemory.cu", "token_memory",
             [
                 $"DK={dk}", $"DV={dv}", $"SLICES={slices}", $"HEADS={heads}", $"EXPONENTIAL={(options.Stabilizes ? 1 : 0)}",
-                $"NORMALIZE={(options.Normalize ? 1 : 0)}", $"CENTER={(centers ? 1 : 0)}",
+                $"NORMALIZE={(options.Normalize ? 1 : 0)}", $"CENTER={(centers ? 1 : 0)}", $"STAGE={MemoryStage}", $"HELD={held}",
+                $"ROOM_BYTES={bytes}",
             ],
-            new(slices, MemoryThreads, 8 + 8 * slices + (4 * floats + 7) / 8 * 8) { BlocksY = (int)heads, BlocksZ = (int)batch, Cluster = slices }, c,
+            new(slices, MemoryThreads, bytes) { BlocksY = (int)heads, BlocksZ = (int)batch, Cluster = slices }, c,
             projections, biases, c, n, m, normWeight, y, (float)gateCap, (float)options.Epsilon, (float)normEpsilon);
     }
 
