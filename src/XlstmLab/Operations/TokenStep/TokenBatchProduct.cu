@@ -135,7 +135,7 @@ KERNEL void __launch_bounds__(THREADS, 2) token_batch_product(
     // The pairs that the block ends with, and the row that the thread does.
     const int first_pair = rank * PAIRS, pairs = min(PAIRS, SEQUENCES / 2 - first_pair), k = thread % HEIGHT;
     Tile last = tile_of(matrix, top + k / ROWS);
-    float unit = unit_of(matrix, last, k % ROWS);
+    float unit = unit_of(matrix, last, k % ROWS), scale_here = scale_after(to, last, k % ROWS);
     if (thread == 0)
     {
         mbarrier_init(shared_address(&room.arrivals), 1);
@@ -152,7 +152,7 @@ KERNEL void __launch_bounds__(THREADS, 2) token_batch_product(
         for (int i = warp; i < 2 * PAIRS; i += WARPS)
         {
             int b = 2 * first_pair + i;
-            float r = b < sequences ? scale_of(squares, b, epsilon) : 0.f;
+            float r = norm_of(b < sequences ? squares_of(squares, b) : 0.f, epsilon);
             if (lane == 0) room.r[i] = r;
         }
     }
@@ -220,7 +220,7 @@ KERNEL void __launch_bounds__(THREADS, 2) token_batch_product(
             int b = 2 * (first_pair + pair) + h;
             float product = (h == 0 ? sum.x : sum.y) * unit;
             if (NORMED) product *= room.r[2 * pair + h];
-            finish(to, last, k % ROWS, b, b < sequences, product, before[i][h]);
+            finish(to, last, k % ROWS, b, b < sequences, product, before[i][h], scale_here);
         }
     }
 }

@@ -18,6 +18,8 @@
 #define TURNS ((DK + GROUPS - 1) / GROUPS)
 #define STAGES ((TURNS + STAGE - 1) / STAGE)
 #define WARPS (THREADS / 32)
+#define KEYS ((DK + THREADS - 1) / THREADS) // that a thread has
+#define VALUES ((WIDTH + THREADS - 1) / THREADS)
 static_assert(DV % (4 * SLICES) == 0 && QUADS <= THREADS, "a thread has four columns");
 
 DEVICE float log_sigmoid(float x) { return fminf(x, 0.f) - log1pf(expf(-fabsf(x))); }
@@ -84,32 +86,51 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
         cluster_arrive();
     }
 
+    // What nobody in front writes, and then all that somebody does, each asked for at once.
+    const float input_bias = biases[head], forget_bias = biases[HEADS + head], m_before = m[place];
+    float kept[KEYS], q_here[KEYS], k_here[KEYS], norm[VALUES], gate[VALUES];
+#pragma unroll
+    for (int t = 0; t < KEYS; t++)
+        if (t * THREADS + thread < DK) kept[t] = n[place * DK + t * THREADS + thread];
+#pragma unroll
+    for (int t = 0; t < VALUES; t++)
+        if (t * THREADS + thread < WIDTH) norm[t] = weight[head * DV + slice * WIDTH + t * THREADS + thread];
     wait_for_results();
     const float* row = qkvo + (i64)blockIdx.z * (HEADS * (2 * DK + 2 * DV + 4));
     const float *values = row + HEADS * 2 * DK + head * DV + slice * WIDTH, *gates = row + HEADS * (2 * DK + 2 * DV) + head;
-    float input = gates[0] + gates[2 * HEADS] + biases[head], forget = gates[HEADS] + gates[3 * HEADS] + biases[HEADS + head];
+    float input = gates[0] + gates[2 * HEADS] + input_bias, forget = gates[HEADS] + gates[3 * HEADS] + forget_bias;
+    float4 value = takes_part ? *(const float4*)(values + column) : make_float4(0, 0, 0, 0), sum = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int t = 0; t < KEYS; t++)
+    {
+        int d = t * THREADS + thread;
+        if (d < DK) q_here[t] = row[head * DK + d], k_here[t] = row[HEADS * DK + head * DK + d];
+    }
+
+#pragma unroll
+    for (int t = 0; t < VALUES; t++)
+        if (t * THREADS + thread < WIDTH) gate[t] = values[HEADS * DV + t * THREADS + thread];
     if (gate_cap > 0) input = gate_cap * tanhf(input / gate_cap), forget = gate_cap * tanhf(forget / gate_cap);
-    float log_i = EXPONENTIAL ? input : log_sigmoid(input), past = log_sigmoid(forget) + m[place];
+    float log_i = EXPONENTIAL ? input : log_sigmoid(input), past = log_sigmoid(forget) + m_before;
     float now = !EXPONENTIAL ? 0.f : past <= log_i ? log_i : past;
     float keep = expf(past - now), write = expf(log_i - now);
 
     // Everyone needs the sum, the first block keeps n.
-    float product = 0, kept[(DK + THREADS - 1) / THREADS];
+    float product = 0;
 #pragma unroll
-    for (int t = 0; t < (DK + THREADS - 1) / THREADS; t++)
+    for (int t = 0; t < KEYS; t++)
     {
         int d = t * THREADS + thread;
         if (d < DK)
         {
-            q[d] = row[head * DK + d] * (1.f / sqrtf((float)DK));
-            k[d] = row[HEADS * DK + head * DK + d] * write;
-            kept[t] = n[place * DK + d] * keep + k[d];
+            q[d] = q_here[t] * (1.f / sqrtf((float)DK));
+            k[d] = k_here[t] * write;
+            kept[t] = kept[t] * keep + k[d];
             product += q[d] * kept[t];
         }
     }
 
     product = block_sum(product, room.warps); // q and k are there after it
-    float4 value = takes_part ? *(const float4*)(values + column) : make_float4(0, 0, 0, 0), sum = make_float4(0, 0, 0, 0);
     for (int stage = 0; stage < STAGES; stage++)
     {
         copy_async_wait<HELD - 1>();
@@ -141,6 +162,7 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
     for (int e = thread; e < WIDTH; e += THREADS)
     {
         float x = 0;
+#pragma unroll
         for (int g = 0; g < GROUPS; g++) x += room.sums[g][e];
         h[e] = x * factor;
         mean += h[e];
@@ -163,7 +185,7 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
     if (slice == 0)
     {
 #pragma unroll
-        for (int t = 0; t < (DK + THREADS - 1) / THREADS; t++)
+        for (int t = 0; t < KEYS; t++)
             if (t * THREADS + thread < DK) n[place * DK + t * THREADS + thread] = kept[t];
         if (thread == 0) m[place] = now;
     }
@@ -172,10 +194,11 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
     for (int s = 0; s < SLICES; s++) center += room.moments[s].x * (1.f / SLICES);
     for (int s = 0; s < SLICES; s++) variance += room.moments[s].y + WIDTH * (room.moments[s].x - center) * (room.moments[s].x - center);
     float r = 1.f / sqrtf(variance * (1.f / DV) + norm_epsilon);
-    const float* gate = row + HEADS * (2 * DK + DV) + head * DV + slice * WIDTH;
-    for (int e = thread; e < WIDTH; e += THREADS)
+#pragma unroll
+    for (int t = 0; t < VALUES; t++)
     {
-        i64 channel = (i64)head * DV + slice * WIDTH + e;
-        y[(i64)blockIdx.z * HEADS * DV + channel] = to_bf16((h[e] - center) * r * weight[channel] / (1.f + expf(-gate[e])));
+        int e = t * THREADS + thread;
+        if (e < WIDTH)
+            y[((i64)blockIdx.z * HEADS + head) * DV + slice * WIDTH + e] = to_bf16((h[e] - center) * r * norm[t] / (1.f + expf(-gate[t])));
     }
 }

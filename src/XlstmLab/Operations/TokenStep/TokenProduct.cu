@@ -9,6 +9,8 @@
 
 // TokenStepKernels.cs tells WARPS, beside what TokenProduct.cuh is told.
 #define STAGE 4 // turns of which the weights are on their way, twice
+#define KEPT CEIL(ROWS * 8 * GROUPS, 32 * WARPS) // sums that a thread ends with
+#define NORMS CEIL(8 * GROUPS, WARPS)            // sequences of which a warp finds r
 
 template <int Format> struct Turns
 {
@@ -73,7 +75,7 @@ DEVICE void sum_rows(float (&c)[GROUPS][4], Weights& one, Weights& other, const 
 // Grid: a block a tile; WARPS warps; a Room of shared memory.
 struct Room
 {
-    float partial[WARPS][8 * GROUPS][ROWS + 1], r[8 * GROUPS];
+    float partial[WARPS][8 * GROUPS][ROWS + 1], r[NORMS * WARPS];
 };
 
 KERNEL void __launch_bounds__(32 * WARPS) token_product(
@@ -89,12 +91,29 @@ KERNEL void __launch_bounds__(32 * WARPS) token_product(
     int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, k = threadIdx.x % ROWS;
     Tile tile = tile_of(matrix, blockIdx.x);
     const char *low = row_of(matrix, tile, row), *high = row_of(matrix, tile, row + 8);
-    float unit = unit_of(matrix, tile, k);
+    float unit = unit_of(matrix, tile, k), scale_here = scale_after(to, tile, k);
 
     Weights one, other;
     if (NARROW && tile.beside) ask<WEIGHTS_BF16>(one, other, low, high);
     else ask<WEIGHTS>(one, other, low, high);
     wait_for_results();
+
+    // All that comes from the kernels in front is asked for at once.
+    float before[KEPT];
+#pragma unroll
+    for (int i = 0; i < KEPT; i++)
+    {
+        int b = (i * 32 * WARPS + threadIdx.x) / ROWS;
+        before[i] = stream_before(to, tile, k, b, b < sequences);
+    }
+
+    float squares_here[NORMS];
+#pragma unroll
+    for (int i = 0; i < NORMS; i++)
+    {
+        int b = i * WARPS + warp;
+        squares_here[i] = NORMED && b < sequences ? squares_of(squares, b) : 0.f;
+    }
 
     float c[GROUPS][4] = {};
     if (NARROW && tile.beside) sum_rows<WEIGHTS_BF16>(c, one, other, low, high, x, sequences);
@@ -102,10 +121,11 @@ KERNEL void __launch_bounds__(32 * WARPS) token_product(
 
     if (NORMED)
     {
-        for (int b = warp; b < sequences; b += WARPS)
+#pragma unroll
+        for (int i = 0; i < NORMS; i++)
         {
-            float r = scale_of(squares, b, epsilon);
-            if (lane == 0) room.r[b] = r;
+            float r = norm_of(squares_here[i], epsilon);
+            if (lane == 0) room.r[i * WARPS + warp] = r;
         }
     }
 
@@ -119,16 +139,17 @@ KERNEL void __launch_bounds__(32 * WARPS) token_product(
 
     __syncthreads();
 
-    // Whole warps take part to the end.
-    for (int i = threadIdx.x; i < (ROWS * sequences + 31) / 32 * 32; i += 32 * WARPS)
+#pragma unroll
+    for (int i = 0; i < KEPT; i++)
     {
-        int b = i / ROWS;
+        int b = (i * 32 * WARPS + threadIdx.x) / ROWS;
+        if (b - b % 2 >= sequences) break; // of whole warps
         bool exists = b < sequences;
         float sum = 0;
 #pragma unroll
         for (int w = 0; w < WARPS; w++) sum += exists ? room.partial[w][b][k] : 0.f;
         if (NARROW) sum *= unit;
         if (NORMED && exists) sum *= room.r[b];
-        finish(to, tile, k, b, exists, sum, stream_before(to, tile, k, b, exists));
+        finish(to, tile, k, b, exists, sum, before[i], scale_here);
     }
 }

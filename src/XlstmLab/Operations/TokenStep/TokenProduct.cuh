@@ -144,13 +144,21 @@ DEVICE float unit_of(const Matrix& matrix, const Tile& tile, int k)
     return NARROW && !tile.beside && row < tile.end ? matrix.units[IN_PAIRS && k >= 8 ? tile.end + row : row] : 1.f;
 }
 
-// r of a sequence, by a warp.
-DEVICE float scale_of(const float* squares, int b, float epsilon)
+// A lane's part of the sum of a sequence's squares, and r of the sum over the warp.
+DEVICE float squares_of(const float* squares, int b)
 {
     float sum = 0;
-    for (int i = threadIdx.x % 32; i < SQUARES; i += 32) sum += squares[(i64)b * SQUARES + i];
-    return 1.f / sqrtf(warp_sum(sum) * (1.f / INPUTS) + epsilon);
+#pragma unroll
+    for (int t = 0; t < CEIL(SQUARES, 32); t++)
+    {
+        int i = t * 32 + threadIdx.x % 32;
+        if (i < SQUARES) sum += squares[(i64)b * SQUARES + i];
+    }
+
+    return sum;
 }
+
+DEVICE float norm_of(float squares, float epsilon) { return 1.f / sqrtf(warp_sum(squares) * (1.f / INPUTS) + epsilon); }
 
 // RESULT_PLAIN and CAPPED: y [sequences, rows]. RESULT_GATED: gated [sequences, rows / 2]. RESULT_STREAM, d rows: stream [sequences, d],
 // scaled [sequences, d] by `scale` [d], sums [sequences, d / 16].
@@ -166,14 +174,20 @@ struct Results
     float cap;
 };
 
-// What is in the stream that row k of a tile is added to; nothing of other results.
+// What row k of a tile is multiplied by for the next norm; nothing of other results than the stream. Nobody writes it.
+DEVICE float scale_after(const Results& to, const Tile& tile, int k)
+{
+    return RESULT == RESULT_STREAM && tile.begin + k < tile.end ? to.scale[tile.begin + k] : 0.f;
+}
+
+// What is in the stream that it is added to; nothing of other results.
 DEVICE float stream_before(const Results& to, const Tile& tile, int k, int b, bool exists)
 {
     return RESULT == RESULT_STREAM && exists && tile.begin + k < tile.end ? to.stream[(i64)b * to.rows + tile.begin + k] : 0.f;
 }
 
-// Keeps the product of row k and sequence b; by whole warps, of which 16 lanes have a tile's rows.
-DEVICE void finish(const Results& to, const Tile& tile, int k, int b, bool exists, float product, float before)
+// Keeps the product of row k and sequence b, with what the two above have told; by whole warps, of which 16 lanes have a tile's rows.
+DEVICE void finish(const Results& to, const Tile& tile, int k, int b, bool exists, float product, float before, float scale)
 {
     int channel = tile.begin + k;
     if (IN_PAIRS)
@@ -190,7 +204,7 @@ DEVICE void finish(const Results& to, const Tile& tile, int k, int b, bool exist
         if (exists)
         {
             to.stream[(i64)b * to.rows + channel] = now;
-            to.scaled[(i64)b * to.rows + channel] = to_bf16(now * to.scale[channel]);
+            to.scaled[(i64)b * to.rows + channel] = to_bf16(now * scale);
         }
 
         now *= now;

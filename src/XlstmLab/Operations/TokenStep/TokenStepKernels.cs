@@ -129,7 +129,7 @@ internal static class TokenStepKernels
 
         Kernel.Launch(
             "TokenProduct.cu", "token_product", macros,
-            new(tiles, 32 * warps, sizeof(float) * 8 * groups * (warps * (Rows + 1) + 1)), x, arguments);
+            new(tiles, 32 * warps, sizeof(float) * (8 * groups * warps * (Rows + 1) + Math.Max(8 * groups, warps))), x, arguments);
     }
 
     /// <summary>The mLSTM's step with head norm and output gate.</summary>
