@@ -151,7 +151,7 @@ internal sealed class XlstmGpuStep : IDisposable
         && (mixer.HeadNorm is HeadNormKind.Rms or HeadNormKind.Layer
             || (mixer.HeadNorm == HeadNormKind.Group && (mixer.HeadNormGroups ?? mixer.HeadCount) == mixer.HeadCount))
         && mixer.VDim(dim) % TokenStepKernels.InputStep == 0
-        && TokenStepKernels.Slices(mixer.QkDim(dim) / mixer.HeadCount, mixer.VDim(dim) / mixer.HeadCount) > 0;
+        && TokenStepKernels.Slices(mixer.QkDim(dim) / mixer.HeadCount, mixer.VDim(dim) / mixer.HeadCount, mixer.HeadCount) > 0;
 
     private Tensor Own(Tensor tensor)
     {

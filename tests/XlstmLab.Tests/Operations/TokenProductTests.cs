@@ -4,7 +4,7 @@ using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Operations;
 
-/// <summary>A token's products with weights of one byte; those with bfloat16 are in the step's tests.</summary>
+/// <summary>A token's products with weights of one byte, and with bfloat16 where those are not in the step's tests.</summary>
 public sealed class TokenProductTests
 {
     private const double Epsilon = 1e-6;
@@ -19,10 +19,36 @@ public sealed class TokenProductTests
         }
         select (format, shape.Item1.ToString(), shape.Item2, shape.Item3, shape.Item4));
 
+    /// <summary>
+    /// Clusters of 8 blocks and of 4, by 4 tiles and by 8; blocks without columns, with a part of their pieces, and with more turns than are
+    /// asked for at once; sequences, and pairs of them, that not every block has; rows that fill neither a tile nor a block.
+    /// </summary>
+    public static TheoryData<WeightFormat, string, int, int, int> BatchCases => new(
+        from format in new[] { WeightFormat.BFloat16, WeightFormat.Int8, WeightFormat.Float8 }
+        from shape in new (TokenStepKernels.Result, int, int, int)[]
+        {
+            (TokenStepKernels.Result.Plain, 96, 17, 24), (TokenStepKernels.Result.Stream, 2752, 64, 48), (TokenStepKernels.Result.Gated, 1056, 33, 112),
+            (TokenStepKernels.Result.Capped, 160, 63, 2052), (TokenStepKernels.Result.Gated, 1024, 64, 4096),
+            (TokenStepKernels.Result.Plain, 64, 41, 2056), (TokenStepKernels.Result.Stream, 10944, 18, 16),
+        }
+        select (format, shape.Item1.ToString(), shape.Item2, shape.Item3, shape.Item4));
+
     [Theory]
     [MemberData(nameof(Cases))]
     public void Multiply_WeightsOfOneByte_IsTheProductWithTheirRoundedValues(
+        WeightFormat format, string result, int inputs, int sequences, int rows) =>
+        AssertMultiplies(sequences > 16 ? "token_batch_product" : "token_product", format, result, inputs, sequences, rows);
+
+    [Theory]
+    [MemberData(nameof(BatchCases))]
+    public void Multiply_ManySequences_IsTheProductWithTheWeightsRoundedValues(
         WeightFormat format, string result, int inputs, int sequences, int rows)
+    {
+        LongTests.SkipUnless(format == WeightFormat.BFloat16 ? rows < 4096 : rows < 64);
+        AssertMultiplies("token_batch_product", format, result, inputs, sequences, rows);
+    }
+
+    private static void AssertMultiplies(string kernel, WeightFormat format, string result, int inputs, int sequences, int rows)
     {
         using var run = KernelRun.Begin();
         using var scope = NewDisposeScope();
@@ -38,7 +64,7 @@ public sealed class TokenProductTests
         var squares = Draw(sequences, inputs / TokenStepKernels.Rows).square();
         var expected = x.to(ScalarType.Float64).matmul(rounded.to(ScalarType.Float64).T); // (B, rows)
         var r = (squares.to(ScalarType.Float64).sum(1, keepdim: true) / inputs + Epsilon).rsqrt();
-        var (xThere, unitsThere) = (x.to(device), units.to(device));
+        var (xThere, unitsThere) = (x.to(device), units?.to(device));
         using TokenStream normed = new(empty(0), xThere, squares.to(device));
         switch (kind)
         {
@@ -80,7 +106,7 @@ public sealed class TokenProductTests
                 throw UnknownValue.Of(kind);
         }
 
-        Assert.Equal(["token_product"], run.Launched);
+        Assert.Equal([kernel], run.Launched);
 
         static void AssertNear(Tensor actual, Tensor expected, double bound) => Assert.InRange(
             KernelRun.Error(actual, expected.to(actual.device)), 0, bound);
@@ -121,12 +147,18 @@ public sealed class TokenProductTests
         var y = zeros(64, 4, ScalarType.Float32);
         var device = get_default_device();
         TokenStepKernels.Multiply(
-            TokenStepKernels.Result.Plain, [numbers.to(device)], eye(64, 64, ScalarType.BFloat16), null, y, units: units.to(device));
+            TokenStepKernels.Result.Plain, [numbers.to(device)], eye(64, 64, ScalarType.BFloat16), null, y, units: units!.to(device));
         Assert.Equal([false, false, true, false], y.isnan().sum([0]).gt(0).cpu().data<bool>().ToArray());
     }
 
-    private static unsafe (Tensor Numbers, Tensor Units, Tensor Rounded) Packed(WeightFormat format, Tensor weights)
+    private static unsafe (Tensor Numbers, Tensor? Units, Tensor Rounded) Packed(WeightFormat format, Tensor weights)
     {
+        if (!PackedRows.HasUnits(format))
+        {
+            var halves = weights.to(ScalarType.BFloat16);
+            return (halves, null, halves);
+        }
+
         var (rows, columns) = ((int)weights.shape[0], (int)weights.shape[1]);
         var source = weights.contiguous();
         var numbers = empty(rows, columns, format == WeightFormat.Int8 ? ScalarType.Int8 : ScalarType.Byte, CPU);

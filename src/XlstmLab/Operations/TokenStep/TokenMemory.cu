@@ -3,19 +3,23 @@
 //     h = C'^T q / max(|n'.q|, exp(-m')),  y = sigmoid(o) (w norm(h)).
 // The memory C is read and written once, in place. A cluster of SLICES blocks has a head, each block DV / SLICES of its columns; what the
 // norm needs of the others' comes through the cluster's shared memory. The memory is asked for before the kernel in front has ended: nobody
-// in between writes it.
+// in between writes it. It comes by way of shared memory, where a thread finds what it has asked for itself, so that of many sequences as
+// much is on its way all the time as a multiprocessor has room for: of those a block has a whole head, and nothing to wait for in the end.
 //
 // Bytes a head: 8 DK DV. 24 blocks of 4 heads of 128 x 256: 25 MB a token, 8 us at 3 TB/s; 32 of 8 of 256 x 512: 268 MB, 90 us.
 #include "Ptx.cuh"
 
 // TokenStepKernels.cs tells DK, DV; SLICES; HEADS; EXPONENTIAL, the input gate, else a sigmoid; NORMALIZE; CENTER, whether the norm is a
-// LayerNorm, else RMS.
+// LayerNorm, else RMS; STAGE, turns that are asked for together, and HELD, how many times that is on its way; ROOM_BYTES.
 #define THREADS 256
 #define WIDTH (DV / SLICES)
 #define QUADS (WIDTH / 4)
 #define GROUPS (THREADS / QUADS)
 #define TURNS ((DK + GROUPS - 1) / GROUPS)
+#define STAGES ((TURNS + STAGE - 1) / STAGE)
 #define WARPS (THREADS / 32)
+#define KEYS ((DK + THREADS - 1) / THREADS) // that a thread has
+#define VALUES ((WIDTH + THREADS - 1) / THREADS)
 static_assert(DV % (4 * SLICES) == 0 && QUADS <= THREADS, "a thread has four columns");
 
 DEVICE float log_sigmoid(float x) { return fminf(x, 0.f) - log1pf(expf(-fabsf(x))); }
@@ -37,10 +41,25 @@ DEVICE float block_sum(float x, float* room)
 // Grid: (SLICES, NH, B) in clusters of SLICES; THREADS threads; a Room of shared memory.
 struct Room
 {
+    float4 cells[HELD][STAGE][THREADS];
     u64 arrivals;
     float2 moments[SLICES];
     float q[DK], k[DK], sums[GROUPS][WIDTH], h[WIDTH], warps[WARPS];
 };
+static_assert(sizeof(Room) == ROOM_BYTES, "as the host counts it");
+
+// A thread's cells of a stage's turns, `mine` being those of row 0.
+DEVICE void ask(Room& room, const float* mine, int stage, int group)
+{
+#pragma unroll
+    for (int t = 0; t < STAGE; t++)
+    {
+        int d = (stage * STAGE + t) * GROUPS + group;
+        if (group < GROUPS && d < DK) copy_async(shared_address(&room.cells[stage % HELD][t][threadIdx.x]), mine + (i64)d * DV);
+    }
+
+    copy_async_commit();
+}
 
 KERNEL void __launch_bounds__(THREADS) token_memory(
     const float* qkvo, const float* biases, float* c, float* n, float* m, const float* weight, bf16* y, float gate_cap, float epsilon, float norm_epsilon)
@@ -51,60 +70,86 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
     float *q = room.q, *k = room.k, *h = room.h;
     int slice = blockIdx.x, head = blockIdx.y, thread = threadIdx.x, column = thread % QUADS * 4, group = thread / QUADS;
     i64 place = (i64)blockIdx.z * HEADS + head;
-    if (thread == 0)
-    {
-        mbarrier_init(shared_address(&room.arrivals), 1);
-        mbarrier_arrive_expect(shared_address(&room.arrivals), SLICES * 8);
-    }
-
-    cluster_sync();
-    float4 cell[TURNS];
     float* mine = c + place * DK * DV + slice * WIDTH + column;
     bool takes_part = group < GROUPS;
 #pragma unroll
-    for (int t = 0; t < TURNS; t++)
+    for (int stage = 0; stage < HELD; stage++) ask(room, mine, stage, group);
+    if (SLICES > 1)
     {
-        int d = t * GROUPS + group;
-        cell[t] = takes_part && d < DK ? *(const float4*)(mine + (i64)d * DV) : make_float4(0, 0, 0, 0);
+        if (thread == 0)
+        {
+            mbarrier_init(shared_address(&room.arrivals), 1);
+            mbarrier_arrive_expect(shared_address(&room.arrivals), SLICES * 8);
+        }
+
+        __syncwarp();
+        cluster_arrive();
     }
 
+    // What nobody in front writes, and then all that somebody does, each asked for at once.
+    const float input_bias = biases[head], forget_bias = biases[HEADS + head], m_before = m[place];
+    float kept[KEYS], q_here[KEYS], k_here[KEYS], norm[VALUES], gate[VALUES];
+#pragma unroll
+    for (int t = 0; t < KEYS; t++)
+        if (t * THREADS + thread < DK) kept[t] = n[place * DK + t * THREADS + thread];
+#pragma unroll
+    for (int t = 0; t < VALUES; t++)
+        if (t * THREADS + thread < WIDTH) norm[t] = weight[head * DV + slice * WIDTH + t * THREADS + thread];
     wait_for_results();
     const float* row = qkvo + (i64)blockIdx.z * (HEADS * (2 * DK + 2 * DV + 4));
     const float *values = row + HEADS * 2 * DK + head * DV + slice * WIDTH, *gates = row + HEADS * (2 * DK + 2 * DV) + head;
-    float input = gates[0] + gates[2 * HEADS] + biases[head], forget = gates[HEADS] + gates[3 * HEADS] + biases[HEADS + head];
+    float input = gates[0] + gates[2 * HEADS] + input_bias, forget = gates[HEADS] + gates[3 * HEADS] + forget_bias;
+    float4 value = takes_part ? *(const float4*)(values + column) : make_float4(0, 0, 0, 0), sum = make_float4(0, 0, 0, 0);
+#pragma unroll
+    for (int t = 0; t < KEYS; t++)
+    {
+        int d = t * THREADS + thread;
+        if (d < DK) q_here[t] = row[head * DK + d], k_here[t] = row[HEADS * DK + head * DK + d];
+    }
+
+#pragma unroll
+    for (int t = 0; t < VALUES; t++)
+        if (t * THREADS + thread < WIDTH) gate[t] = values[HEADS * DV + t * THREADS + thread];
     if (gate_cap > 0) input = gate_cap * tanhf(input / gate_cap), forget = gate_cap * tanhf(forget / gate_cap);
-    float log_i = EXPONENTIAL ? input : log_sigmoid(input), past = log_sigmoid(forget) + m[place];
+    float log_i = EXPONENTIAL ? input : log_sigmoid(input), past = log_sigmoid(forget) + m_before;
     float now = !EXPONENTIAL ? 0.f : past <= log_i ? log_i : past;
     float keep = expf(past - now), write = expf(log_i - now);
 
     // Everyone needs the sum, the first block keeps n.
-    float product = 0, kept[(DK + THREADS - 1) / THREADS];
+    float product = 0;
 #pragma unroll
-    for (int t = 0; t < (DK + THREADS - 1) / THREADS; t++)
+    for (int t = 0; t < KEYS; t++)
     {
         int d = t * THREADS + thread;
         if (d < DK)
         {
-            q[d] = row[head * DK + d] * (1.f / sqrtf((float)DK));
-            k[d] = row[HEADS * DK + head * DK + d] * write;
-            kept[t] = n[place * DK + d] * keep + k[d];
+            q[d] = q_here[t] * (1.f / sqrtf((float)DK));
+            k[d] = k_here[t] * write;
+            kept[t] = kept[t] * keep + k[d];
             product += q[d] * kept[t];
         }
     }
 
     product = block_sum(product, room.warps); // q and k are there after it
-    float4 value = takes_part ? *(const float4*)(values + column) : make_float4(0, 0, 0, 0), sum = make_float4(0, 0, 0, 0);
-#pragma unroll
-    for (int t = 0; t < TURNS; t++)
+    for (int stage = 0; stage < STAGES; stage++)
     {
-        int d = t * GROUPS + group;
-        if (takes_part && d < DK)
+        copy_async_wait<HELD - 1>();
+#pragma unroll
+        for (int t = 0; t < STAGE; t++)
         {
-            cell[t].x = cell[t].x * keep + value.x * k[d], cell[t].y = cell[t].y * keep + value.y * k[d];
-            cell[t].z = cell[t].z * keep + value.z * k[d], cell[t].w = cell[t].w * keep + value.w * k[d];
-            *(float4*)(mine + (i64)d * DV) = cell[t];
-            sum.x += q[d] * cell[t].x, sum.y += q[d] * cell[t].y, sum.z += q[d] * cell[t].z, sum.w += q[d] * cell[t].w;
+            int d = (stage * STAGE + t) * GROUPS + group;
+            if (takes_part && d < DK)
+            {
+                float4 cell = room.cells[stage % HELD][t][thread];
+                cell.x = cell.x * keep + value.x * k[d], cell.y = cell.y * keep + value.y * k[d];
+                cell.z = cell.z * keep + value.z * k[d], cell.w = cell.w * keep + value.w * k[d];
+                *(float4*)(mine + (i64)d * DV) = cell;
+                sum.x += q[d] * cell.x, sum.y += q[d] * cell.y, sum.z += q[d] * cell.z, sum.w += q[d] * cell.w;
+            }
         }
+
+        if (stage + HELD < STAGES) ask(room, mine, stage + HELD, group);
+        else copy_async_commit();
     }
 
     if (takes_part) room.sums[group][column] = sum.x, room.sums[group][column + 1] = sum.y, room.sums[group][column + 2] = sum.z, room.sums[group][column + 3] = sum.w;
@@ -117,6 +162,7 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
     for (int e = thread; e < WIDTH; e += THREADS)
     {
         float x = 0;
+#pragma unroll
         for (int g = 0; g < GROUPS; g++) x += room.sums[g][e];
         h[e] = x * factor;
         mean += h[e];
@@ -125,16 +171,21 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
     mean = CENTER ? block_sum(mean, room.warps) / WIDTH : 0.f;
     for (int e = thread; e < WIDTH; e += THREADS) squares += (h[e] - mean) * (h[e] - mean);
     squares = block_sum(squares, room.warps);
-    if (thread < SLICES)
-        cluster_store_async(
-            cluster_address(shared_address(&room.moments[slice]), thread), make_float2(mean, squares), cluster_address(shared_address(&room.arrivals), thread));
-    mbarrier_wait(shared_address(&room.arrivals), 0);
+    if (SLICES > 1)
+    {
+        cluster_wait(); // all its blocks run, and count arrivals
+        if (thread < SLICES)
+            cluster_store_async(
+                cluster_address(shared_address(&room.moments[slice]), thread), make_float2(mean, squares), cluster_address(shared_address(&room.arrivals), thread));
+        mbarrier_wait(shared_address(&room.arrivals), 0);
+    }
+    else room.moments[0] = make_float2(mean, squares); // of all threads the same
 
     // All blocks of the head have read n and m.
     if (slice == 0)
     {
 #pragma unroll
-        for (int t = 0; t < (DK + THREADS - 1) / THREADS; t++)
+        for (int t = 0; t < KEYS; t++)
             if (t * THREADS + thread < DK) n[place * DK + t * THREADS + thread] = kept[t];
         if (thread == 0) m[place] = now;
     }
@@ -143,10 +194,11 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
     for (int s = 0; s < SLICES; s++) center += room.moments[s].x * (1.f / SLICES);
     for (int s = 0; s < SLICES; s++) variance += room.moments[s].y + WIDTH * (room.moments[s].x - center) * (room.moments[s].x - center);
     float r = 1.f / sqrtf(variance * (1.f / DV) + norm_epsilon);
-    const float* gate = row + HEADS * (2 * DK + DV) + head * DV + slice * WIDTH;
-    for (int e = thread; e < WIDTH; e += THREADS)
+#pragma unroll
+    for (int t = 0; t < VALUES; t++)
     {
-        i64 channel = (i64)head * DV + slice * WIDTH + e;
-        y[(i64)blockIdx.z * HEADS * DV + channel] = to_bf16((h[e] - center) * r * weight[channel] / (1.f + expf(-gate[e])));
+        int e = t * THREADS + thread;
+        if (e < WIDTH)
+            y[((i64)blockIdx.z * HEADS + head) * DV + slice * WIDTH + e] = to_bf16((h[e] - center) * r * norm[t] / (1.f + expf(-gate[t])));
     }
 }

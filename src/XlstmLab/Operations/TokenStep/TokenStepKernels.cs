@@ -1,3 +1,4 @@
+using XlstmLab.Native.Cuda;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Operations;
@@ -16,9 +17,15 @@ internal static class TokenStepKernels
     /// <summary>What widths that a matrix reads are multiples of.</summary>
     public const int InputStep = 32;
 
+    /// <summary>Sequences from which on a product copies x before it multiplies (<c>TokenBatchProduct.cu</c>).</summary>
+    private const int FewestInBatch = 17;
+
     private const int Parts = 6;
     private static readonly int[] Clusters = [8, 4, 2, 1];
     private const int MemoryThreads = 256;
+    private const int MemoryStage = 4; // turns, of 4 KB
+    private const int MostMemoryStages = 5; // so that two blocks leave a multiprocessor's memory to one of the next kernel's
+    private const int MostKeyDim = 4096; // of which q and k lie beside them
 
     /// <summary>What a token's matrix makes of its product.</summary>
     public enum Result
@@ -36,11 +43,20 @@ internal static class TokenStepKernels
         Capped,
     }
 
-    /// <summary>The cluster that has a head's memory; 0 where there is none for these sizes.</summary>
-    public static int Slices(int keyDim, int valueDim) =>
-        Clusters.FirstOrDefault(slices =>
-            valueDim % (4 * slices) == 0 && valueDim / slices <= 4 * MemoryThreads
-                && (long)keyDim * valueDim / slices <= 32 * 4 * MemoryThreads);
+    /// <summary>
+    /// The cluster that has a head's memory: for few heads as many blocks as share a head's columns, for more as fill a large GPU twice; 0
+    /// where there is none for these sizes.
+    /// </summary>
+    /// <param name="keyDim">Rows of a head's memory.</param>
+    /// <param name="valueDim">Its columns.</param>
+    /// <param name="heads">Those of all sequences.</param>
+    public static int Slices(int keyDim, int valueDim, long heads)
+    {
+        const int blocks = 256;
+        var possible = Clusters.Where(slices =>
+            valueDim % (4 * slices) == 0 && valueDim / slices <= 4 * MemoryThreads && keyDim <= MostKeyDim);
+        return possible.Where(slices => slices * heads >= blocks).DefaultIfEmpty(possible.FirstOrDefault()).Last();
+    }
 
     /// <summary>The rows of a table as the stream.</summary>
     /// <param name="tokens">[B, 1] int64.</param>
@@ -78,9 +94,8 @@ internal static class TokenStepKernels
         Tensor? scale = null,
         double epsilon = 0, double cap = 0, Tensor? units = null)
     {
-        var (inputs, sequences) = (x.shape[1], x.shape[0]);
+        var (inputs, sequences) = ((int)x.shape[1], x.shape[0]);
         var groups = (int)(sequences + 7) / 8;
-        var warps = inputs >= 4096 && groups <= 2 ? 16 : 8;
         var arguments = new KernelArgument[2 * Parts + 12];
         var rows = 0L;
         for (var k = 0; k < Parts; k++)
@@ -96,14 +111,25 @@ internal static class TokenStepKernels
         (arguments[20], arguments[21], arguments[22]) = ((int)sequences, (float)epsilon, (float)cap);
         arguments[23] = units;
 
-        // Rows of one byte and of two never share a block; of a gated result both parts are whole blocks.
+        // Rows of one byte and of two never share a tile; of a gated result both parts are whole tiles.
         var beside = units is null || gated ? 0 : weights.Skip(1).Sum(part => part.shape[0]);
-        string[] macros = [$"INPUTS={inputs}", $"GROUPS={groups}", $"WARPS={warps}", $"RESULT={(int)result}", $"NORMED={(normed is null ? 0 : 1)}"];
+        var tiles = (rows - beside + Rows - 1) / Rows + (beside + Rows - 1) / Rows;
+        var batch = sequences >= FewestInBatch ? BatchLayout.Of(inputs, groups, tiles, isNarrow: units is not null) : null;
+        var warps = inputs >= 4096 && groups <= 2 ? 16 : 8;
+        string[] macros =
+        [
+            $"INPUTS={inputs}", $"GROUPS={groups}", .. batch?.Macros ?? [$"WARPS={warps}"], $"RESULT={(int)result}",
+            $"NORMED={(normed is null ? 0 : 1)}", .. units is null ? Array.Empty<string>() : [$"WEIGHTS={(weights[0].dtype == ScalarType.Int8 ? 1 : 2)}"],
+        ];
+        if (batch is not null)
+        {
+            Kernel.Launch("TokenBatchProduct.cu", "token_batch_product", macros, batch.Launch, x, arguments);
+            return;
+        }
+
         Kernel.Launch(
-            "TokenProduct.cu", "token_product",
-            units is null ? macros : [.. macros, $"WEIGHTS={(weights[0].dtype == ScalarType.Int8 ? 1 : 2)}"],
-            new((rows - beside + Rows - 1) / Rows + (beside + Rows - 1) / Rows, 32 * warps, sizeof(float) * 8 * groups * (warps * (Rows + 1) + 1)), x,
-            arguments);
+            "TokenProduct.cu", "token_product", macros,
+            new(tiles, 32 * warps, sizeof(float) * (8 * groups * warps * (Rows + 1) + Math.Max(8 * groups, warps))), x, arguments);
     }
 
     /// <summary>The mLSTM's step with head norm and output gate.</summary>
@@ -126,17 +152,74 @@ internal static class TokenStepKernels
         double normEpsilon)
     {
         var (batch, heads, dk, dv) = (c.shape[0], c.shape[1], (int)c.shape[2], (int)c.shape[3]);
-        var slices = Slices(dk, dv);
+        var slices = Slices(dk, dv, heads * batch);
         var width = dv / slices;
-        var floats = 2 * dk + MemoryThreads / (width / 4) * width + width + MemoryThreads / 32;
+        var groups = MemoryThreads / (width / 4);
+        var turns = (dk + groups - 1) / groups;
+        var held = Math.Min((turns + MemoryStage - 1) / MemoryStage, MostMemoryStages);
+        var floats = 2 * dk + groups * width + width + MemoryThreads / 32;
+        var bytes = (held * MemoryStage * MemoryThreads * 16 + 8 + 8 * slices + 4 * floats + 15) / 16 * 16;
         Kernel.Launch(
             "TokenMemory.cu", "token_memory",
             [
                 $"DK={dk}", $"DV={dv}", $"SLICES={slices}", $"HEADS={heads}", $"EXPONENTIAL={(options.Stabilizes ? 1 : 0)}",
-                $"NORMALIZE={(options.Normalize ? 1 : 0)}", $"CENTER={(centers ? 1 : 0)}",
+                $"NORMALIZE={(options.Normalize ? 1 : 0)}", $"CENTER={(centers ? 1 : 0)}", $"STAGE={MemoryStage}", $"HELD={held}",
+                $"ROOM_BYTES={bytes}",
             ],
-            new(slices, MemoryThreads, 8 + 8 * slices + (4 * floats + 7) / 8 * 8) { BlocksY = (int)heads, BlocksZ = (int)batch, Cluster = slices }, c,
+            new(slices, MemoryThreads, bytes) { BlocksY = (int)heads, BlocksZ = (int)batch, Cluster = slices }, c,
             projections, biases, c, n, m, normWeight, y, (float)gateCap, (float)options.Epsilon, (float)normEpsilon);
+    }
+
+    /// <summary>How a cluster of blocks divides a product for many sequences.</summary>
+    /// <param name="Split">Blocks that divide the columns.</param>
+    /// <param name="Tiles">Tiles of rows that each of them has.</param>
+    /// <param name="Columns">A block's columns, whole loads of a warp.</param>
+    /// <param name="Stride">Numbers from a sequence to the next in shared memory.</param>
+    /// <param name="Groups">Of 8 sequences.</param>
+    /// <param name="Clusters">How many of them there are.</param>
+    private sealed record BatchLayout(int Split, int Tiles, int Columns, int Stride, int Groups, long Clusters)
+    {
+        private const int Threads = 256;
+        private const int MostSharedBytes = 227 << 10;
+
+        public string[] Macros =>
+            [$"SPLIT={Split}", $"TILES={Tiles}", $"BLOCK_COLUMNS={Columns}", $"STRIDE={Stride}", $"ROOM_BYTES={SharedBytes}"];
+
+        public LaunchShape Launch => new(Split * Clusters, Threads, SharedBytes) { Cluster = Split };
+
+        /// <summary>A Room of the kernel's.</summary>
+        private int SharedBytes
+        {
+            get
+            {
+                var (sequences, pairs, height) = (8 * Groups, ((4 * Groups) + Split - 1) / Split, Rows * Tiles);
+                var inputs = Math.Max(2 * sequences * Stride, Tiles == Threads / 32 ? 512 * Groups : 512 * Groups * Tiles);
+                return (inputs + (8 * Split * pairs * (height + 8)) + (8 * pairs) + 8 + 15) / 16 * 16;
+            }
+        }
+
+        /// <summary>
+        /// The layout by which a product has about as many blocks as a large GPU has multiprocessors, or more, and as few as that of them to
+        /// a cluster; null where a block's columns are too many for its memory.
+        /// </summary>
+        public static BatchLayout? Of(int inputs, int groups, long tiles, bool isNarrow)
+        {
+            const int blocks = 128;
+            (int Split, int Tiles)[] candidates = [(4, 8), (4, 4), (8, 4)];
+            var layouts = candidates.Select(c => Of(inputs, groups, tiles, isNarrow, c.Split, c.Tiles)).ToArray();
+            var layout = layouts.FirstOrDefault(l => l.Split * l.Clusters >= blocks && l.SharedBytes <= MostSharedBytes / 2) ?? layouts[^1];
+            return layout.SharedBytes <= MostSharedBytes ? layout : null;
+        }
+
+        private static BatchLayout Of(int inputs, int groups, long tiles, bool isNarrow, int split, int tilesOfBlock)
+        {
+            var width = isNarrow ? 64 : 32;
+            var columns = ((inputs + width - 1) / width + split - 1) / split * width;
+
+            // Lanes of a load lie 16 bytes apart and 64 from a sequence to the next; of weights of one byte 32 and 16.
+            var stride = isNarrow ? columns + 8 : columns % 64 == 0 ? columns + 32 : columns;
+            return new(split, tilesOfBlock, columns, stride, groups, (tiles + tilesOfBlock - 1) / tilesOfBlock);
+        }
     }
 }
 
