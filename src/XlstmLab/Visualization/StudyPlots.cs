@@ -11,6 +11,9 @@ public enum StudyCurve
     /// <summary>The validation's loss, in nats a token.</summary>
     Validation,
 
+    /// <summary>The exponential of the validation's loss.</summary>
+    Perplexity,
+
     /// <summary>The mean training loss since the validation before, in nats a token.</summary>
     Training,
 
@@ -38,6 +41,7 @@ public static partial class Plots
         Func<StudyPoint, double?> value = curve switch
         {
             StudyCurve.Validation => point => point.Validation,
+            StudyCurve.Perplexity => point => Math.Exp(point.Validation ?? double.NaN) is var perplexity && double.IsFinite(perplexity) ? perplexity : null,
             StudyCurve.Training => point => point.Loss,
             StudyCurve.GradientNorm => point => point.GradientNorm,
             StudyCurve.Accuracy => point => point.Accuracy,
@@ -72,6 +76,7 @@ public static partial class Plots
                 curve switch
                 {
                     StudyCurve.Validation => "Validation loss (nats a token)",
+                    StudyCurve.Perplexity => "Validation perplexity",
                     StudyCurve.Training => "Training loss (nats a token)",
                     StudyCurve.GradientNorm => "Greatest gradient norm between validations",
                     StudyCurve.Accuracy => "Scaled accuracy (chance is 0)",
@@ -284,13 +289,18 @@ public static partial class Plots
         ("showlegend", false),
         ("marker", PlotStyle.Obj(("color", color), ("size", size))));
 
-    /// <summary>The runs that no other undercuts with as little compute, by compute.</summary>
+    /// <summary>The runs that no other undercuts with as little compute, by compute: of a budget, which whole updates meet nearly, one.</summary>
     private static List<(double Flops, double Loss)> Frontier(IReadOnlyList<(double Flops, double Loss)> runs)
     {
+        const double oneBudget = 1.05;
         var frontier = new List<(double Flops, double Loss)>();
         foreach (var run in runs.OrderBy(r => r.Flops).ThenBy(r => r.Loss))
         {
-            if (frontier.Count == 0 || run.Loss < frontier[^1].Loss)
+            if (frontier.Count > 0 && run.Loss < frontier[^1].Loss && run.Flops < oneBudget * frontier[^1].Flops)
+            {
+                frontier[^1] = run;
+            }
+            else if (frontier.Count == 0 || run.Loss < frontier[^1].Loss)
             {
                 frontier.Add(run);
             }

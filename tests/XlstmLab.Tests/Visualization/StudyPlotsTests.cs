@@ -25,6 +25,8 @@ public sealed class StudyPlotsTests
         var all = Figure(Plots.StudyCurves(Result(), from: 0)).Layout;
         Assert.True(all.GetProperty("yaxis").GetProperty("range")[1].GetDouble() > 3.4);
         Assert.Throws<ArgumentException>(() => Plots.StudyCurves(Result(), StudyCurve.Accuracy));
+        var (perplexities, _) = Figure(Plots.StudyCurves(Result(), StudyCurve.Perplexity));
+        Assert.Equal(new[] { 2.3, 2.4, 2.5 }.Average(Math.Exp), Numbers(perplexities[2], "y")[0], 1e-6);
     }
 
     [Fact]
@@ -95,9 +97,9 @@ public sealed class StudyPlotsTests
     [Fact]
     public void LossAgainstCompute_Runs_HaveTheirFrontier()
     {
-        var (traces, _) = Figure(Plots.LossAgainstCompute([("a", [(1e18, 3), (2e18, 3.5), (4e18, 2)])]));
-        Assert.Equal([1e18, 4e18], Numbers(traces[1], "x"));
-        Assert.Equal(3, Numbers(traces[0], "x").Length);
+        var (traces, _) = Figure(Plots.LossAgainstCompute([("a", [(1e18, 3), (2e18, 3.5), (4e18, 2), (4.1e18, 1.9), (4.1e18, 1.95)])]));
+        Assert.Equal([1e18, 4.1e18], Numbers(traces[1], "x"));
+        Assert.Equal(5, Numbers(traces[0], "x").Length);
     }
 
     private static IsoFlopProfile Profile(double flops, double best) => IsoFlopProfile.Of(
