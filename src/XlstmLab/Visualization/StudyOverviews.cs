@@ -6,6 +6,7 @@ namespace XlstmLab.Visualization;
 public static partial class Plots
 {
     private const string FlopsAxis = "flops";
+    private const string TaskAxis = "task";
 
     /// <summary>
     /// The plot that a study's question asks for, of the runs there are: the loss by position where that is measured, the loss against
@@ -70,7 +71,10 @@ public static partial class Plots
             PlotStyle.Axis("Loss (nats a token)"), PlotStyle.Height, SideLegend, ("shapes", trained));
     }
 
-    /// <summary>Of a synthetic task the scaled accuracy, chance at 0, the mean over seeds: variants down, tested lengths across.</summary>
+    /// <summary>
+    /// The scaled accuracy of a synthetic task, chance at 0, the mean over seeds: variants down, tested lengths across; where the task
+    /// varies, tasks across, each at the last of its lengths.
+    /// </summary>
     /// <param name="result">What the study came to.</param>
     /// <exception cref="ArgumentException">No run has been tested.</exception>
     public static GenericChart StudyScores(StudyResult result)
@@ -78,12 +82,23 @@ public static partial class Plots
         ArgumentNullException.ThrowIfNull(result);
         var tested = result.Rows.Where(row => row.Scores.Count > 0).ToArray();
         RequireSome(tested, "run with tests");
-        string[] columns = [.. tested.SelectMany(row => row.Scores).Select(score => score.Lengths).Distinct()];
-        var name = result.Study.Task ?? "task";
+        if (tested.All(row => row.Differences.ContainsKey(TaskAxis)) && result.Study.Axes.Count > 1)
+        {
+            string Others(StudyRow row) => string.Join(", ", row.Differences.Where(d => d.Key != TaskAxis).Select(d => d.Value));
+            string[] tasks = [.. tested.Select(row => row.Differences[TaskAxis]).Distinct()];
+            return ShareMap(
+                [.. tested.Select(Others).Distinct()], tasks,
+                (others, column) => Mean(tested.Where(row => Others(row) == others && row.Differences[TaskAxis] == tasks[column])
+                    .Select(row => row.Scores[^1].Scaled)));
+        }
+
+        string[] lengths = [.. tested.SelectMany(row => row.Scores).Select(score => score.Lengths).Distinct()];
         return ShareMap(
             [.. result.Study.Variants.Where(v => tested.Any(row => row.Variant == v))],
-            [.. columns.Select(lengths => $"{name}, {lengths}")],
-            (variant, column) => Mean(tested.Where(row => row.Variant == variant).SelectMany(row => row.Scores).Where(s => s.Lengths == columns[column]).Select(s => s.Scaled)));
+            lengths,
+            (variant, column) => Mean(tested.Where(row => row.Variant == variant).SelectMany(row => row.Scores)
+                .Where(s => s.Lengths == lengths[column]).Select(s => s.Scaled)),
+            $"Length (tokens), {result.Study.Task ?? result.Study.Name}");
     }
 
     /// <summary>
@@ -127,8 +142,7 @@ public static partial class Plots
     private static double Mean(IEnumerable<double> values) => values.DefaultIfEmpty(double.NaN).Average();
 
     /// <summary>A heat map of shares from 0 to 1, each written in its cell.</summary>
-    private static GenericChart ShareMap(string[] rows, string[] columns, Func<string, int, double> value) => HeatMap(
+    private static GenericChart ShareMap(string[] rows, string[] columns, Func<string, int, double> value, string across = "") => HeatMap(
         rows, columns, [.. rows.Select(row => columns.Index().Select(column => value(row, column.Index)).ToArray())], isShare: true, "0.00",
-        "Scaled accuracy", "{z:.3f}",
-        rowHeight: 28);
+        "Scaled accuracy", "{z:.3f}", rowHeight: 28, across);
 }

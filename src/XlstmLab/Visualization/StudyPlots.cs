@@ -253,8 +253,10 @@ public static partial class Plots
     /// <param name="title">What the colour means, with its unit.</param>
     /// <param name="hover">How plotly writes them under the mouse, behind a per cent sign.</param>
     /// <param name="rowHeight">In pixels.</param>
+    /// <param name="across">What the columns are.</param>
     private static GenericChart HeatMap(
-        string[] rows, string[] columns, double[][] cells, bool isShare, string format, string title, string hover, int rowHeight)
+        string[] rows, string[] columns, double[][] cells, bool isShare, string format, string title, string hover, int rowHeight,
+        string across = "")
     {
         var trace = PlotStyle.Trace(
             "heatmap",
@@ -263,7 +265,7 @@ public static partial class Plots
             ("z", cells.Select(row => PlotStyle.Gaps(row)).ToArray()),
             ("zmin", isShare ? 0 : null),
             ("zmax", isShare ? 1 : null),
-            ("text", cells.Select(row => row.Select(v => double.IsFinite(v) ? v.ToString(format, CultureInfo.InvariantCulture) : "").ToArray()).ToArray()),
+            ("text", cells.Select(row => row.Select(v => double.IsFinite(v) ? Unsigned(v).ToString(format, CultureInfo.InvariantCulture) : "").ToArray()).ToArray()),
             ("texttemplate", "%{text}"),
             ("textfont", PlotStyle.Obj(("size", 11))),
             ("colorscale", PlotStyle.ColorScale),
@@ -271,9 +273,12 @@ public static partial class Plots
             ("hovertemplate", "%{y}<br>%{x}: %" + hover + "<extra></extra>"));
         return PlotStyle.Chart(
             [trace],
-            PlotStyle.Axis("", ("type", "category"), ("showgrid", false), ("ticks", "")),
+            PlotStyle.Axis(across, ("type", "category"), ("showgrid", false), ("ticks", "")),
             PlotStyle.Axis("", ("type", "category"), ("autorange", "reversed"), ("showgrid", false), ("ticks", "")),
             Math.Max(240, 130 + rowHeight * rows.Length));
+
+        // What is rounded to nothing has no sign.
+        double Unsigned(double v) => isShare && Math.Abs(v) < 0.005 ? 0 : v;
     }
 
     private static (string Name, object? Value) SideLegend => (

@@ -71,6 +71,27 @@ public sealed class StudyPlotsTests
     }
 
     [Fact]
+    public void StudyScores_OfATaskAxis_HasTasksAcross()
+    {
+        var whole = Result();
+        Assert.Equal(["8"], Labels(Figure(Plots.StudyScores(whole)).Traces.Single(), "x"));
+        var varied = new StudyResult(
+            whole.Study with { Axes = [.. whole.Study.Axes, new("task", "a", "b")] },
+            [.. whole.Rows.SelectMany(row => new[] { "a", "b" }.Select(task => row with
+            {
+                Differences = new Dictionary<string, string>(row.Differences) { ["task"] = task },
+                Scores = [new(task, 0.75, task == "a" ? 0.5 : -0.001, 0.1)],
+            }))]);
+        var map = Figure(Plots.StudyScores(varied)).Traces.Single();
+        Assert.Equal(["a", "b"], Labels(map, "x"));
+        Assert.Equal(["beta1=0.8", "beta1=0.9"], Labels(map, "y"));
+        Assert.Equal(["0.50", "0.00"], map.GetProperty("text")[0].EnumerateArray().Select(text => text.GetString()));
+
+        static IEnumerable<string?> Labels(System.Text.Json.JsonElement trace, string axis) =>
+            trace.GetProperty(axis).EnumerateArray().Select(label => label.GetString());
+    }
+
+    [Fact]
     public void StudyHeatMap_Results_HaveTheirMeans()
     {
         var (traces, _) = Figure(Plots.StudyHeatMap([Result()], "beta1", null, "scaled@8", "Scaled accuracy"));
