@@ -17,8 +17,13 @@ internal sealed class StateRoom
     /// <summary>Room is made of so many places, which suits the kernels of attention.</summary>
     private const long Step = 64;
 
-    /// <summary>The least room: to record a step takes as long as some tokens.</summary>
+    /// <summary>The least room: to record a step takes as long as some dozens of tokens.</summary>
     private const long Least = 256;
+
+    private const long Most = 4096; // where it is not half of what is filled
+
+    /// <summary>What the room may add to the bytes that a token reads of weights: what is masked is read too.</summary>
+    private const double ShareOfWeights = 0.125;
 
     private static readonly string[] Names = [AttentionMixer.Visible, AttentionMixer.Position, AttentionMixer.End];
 
@@ -53,7 +58,9 @@ internal sealed class StateRoom
         using var scope = NewDisposeScope();
         var keys = state[growing.First()];
         var (batch, filled, device) = (keys.shape[0], keys.shape[2], keys.device);
-        var length = (filled + Math.Min(wanted, Math.Max(Least, filled / 2)) + Step - 1) / Step * Step;
+        var bytes = growing.Sum(name => Bytes(state[name])) / filled;
+        var cheap = Math.Clamp((long)(ShareOfWeights * model.parameters().Sum(Bytes) / bytes), Least, Most);
+        var length = (filled + Math.Min(wanted, Math.Max(cheap, filled / 2)) + Step - 1) / Step * Step;
         var visible = state.Tensors.GetValueOrDefault(AttentionMixer.Visible);
         Dictionary<string, Tensor> own = new()
         {
@@ -94,6 +101,8 @@ internal sealed class StateRoom
     /// <summary>A copy to be written in place by a graph, but for what has room, which is written in place already.</summary>
     public ModelState Own(ModelState state) => new(state.Tensors.Select(pair => KeyValuePair.Create(
         pair.Key, _growing.Contains(pair.Key) ? pair.Value.alias() : pair.Value.clone())));
+
+    private static long Bytes(Tensor tensor) => tensor.NumberOfElements * tensor.ElementSize;
 
     /// <summary>Zeros behind what is filled: what nobody sees is multiplied by 0.</summary>
     private static Tensor WithRoom(Tensor x, long length)
