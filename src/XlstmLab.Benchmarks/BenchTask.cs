@@ -106,6 +106,9 @@ public sealed record GenerationTask : BenchTask
     /// <summary>The type of the activations: bf16 or float32.</summary>
     public required string ComputeType { get; init; }
 
+    /// <summary>The seconds after which it ends wherever it is, with what it has told until then; null for no end.</summary>
+    public double? Seconds { get; init; }
+
     /// <summary>The tokens of a warm-up, at most.</summary>
     internal const int WarmUpTokens = 100;
 }
@@ -168,8 +171,11 @@ public sealed record BenchResult
     /// <summary>Where a step's time goes, if that was asked for.</summary>
     public StepProfile? Profile { get; init; }
 
-    /// <summary>How a generation went; null where none was asked for.</summary>
+    /// <summary>How a generation went, as far as it got; null where none was asked for.</summary>
     public IReadOnlyList<GenerationMark>? Marks { get; init; }
+
+    /// <summary>Why it got no further; null where it came to its end.</summary>
+    public string? Remark { get; init; }
 
     /// <summary>What a generated token reads, where it was counted.</summary>
     public TokenBytes? TokenBytes { get; init; }

@@ -41,9 +41,11 @@ public sealed record Comparison
     /// <summary>Measures all rows; a row that fails says why and ends nothing.</summary>
     /// <param name="process">Measures a row.</param>
     /// <param name="progress">Told before each row.</param>
+    /// <param name="soFar">Given the rows of this library after each.</param>
     /// <param name="cancellationToken">Ends the measurement.</param>
     public async Task<IReadOnlyList<Measurement>> RunAsync(
-        BenchProcess process, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
+        BenchProcess process, IProgress<BenchProgress> progress, Action<IReadOnlyList<Measurement>>? soFar,
+        CancellationToken cancellationToken)
     {
         var own = new List<Measurement>();
         var watch = Stopwatch.StartNew();
@@ -54,6 +56,7 @@ public sealed record Comparison
             {
                 progress.Report(new(own.Count / total, Describe(work)));
                 own.Add(await MeasureAsync(process, work, threads, watch, cancellationToken));
+                soFar?.Invoke(own);
             }
         }
 

@@ -1,4 +1,6 @@
 using System.Diagnostics;
+using System.Globalization;
+using System.Runtime.InteropServices;
 using XlstmLab.Inference;
 using XlstmLab.Native;
 using XlstmLab.Text;
@@ -12,6 +14,8 @@ internal static class GenerationBench
     /// <summary>Measures.</summary>
     public static BenchResult Run(GenerationTask task, CancellationToken cancellationToken)
     {
+        using var limit = CancellationTokenSource.CreateLinkedTokenSource(cancellationToken);
+        limit.CancelAfter(task.Seconds is { } end ? TimeSpan.FromSeconds(end) : Timeout.InfiniteTimeSpan);
         var device = Compute.Device(task.Device);
         random.manual_seed(1).Dispose();
         WorkBench.Require(task.Preset, 1, task.Prompt, device);
@@ -24,7 +28,9 @@ internal static class GenerationBench
         var marks = task.Marks.Index().ToDictionary(mark => (long)mark.Item, mark => mark.Index);
         var seconds = new double[task.Marks.Count];
         var peaks = new long[task.Marks.Count];
-        for (var round = -task.WarmUps; round < task.Repetitions; round++)
+        var counts = new int[task.Marks.Count];
+        string? remark = null;
+        for (var round = -task.WarmUps; round < task.Repetitions && remark is null; round++)
         {
             var isMeasured = round >= 0;
             var watch = Stopwatch.StartNew();
@@ -33,20 +39,38 @@ internal static class GenerationBench
                 // What was told is chosen: its id is on the host.
                 if (isMeasured && marks.TryGetValue(done, out var mark))
                 {
-                    seconds[mark] += watch.Elapsed.TotalSeconds / task.Repetitions;
+                    seconds[mark] += watch.Elapsed.TotalSeconds;
                     peaks[mark] = memory.Bytes;
+                    counts[mark]++;
                 }
             });
             var tokens = isMeasured ? task.Marks[^1] : Math.Min(GenerationTask.WarmUpTokens, task.Marks[^1]);
-            generator.Generate(
-                prompt, new() { MaxNewTokens = tokens, Temperature = 0, StopAtEndOfDocument = false }, progress: told,
-                cancellationToken: cancellationToken);
+            try
+            {
+                generator.Generate(
+                    prompt, new() { MaxNewTokens = tokens, Temperature = 0, StopAtEndOfDocument = false }, progress: told,
+                    cancellationToken: limit.Token);
+            }
+            catch (OperationCanceledException) when (!cancellationToken.IsCancellationRequested)
+            {
+                remark = string.Create(CultureInfo.InvariantCulture, $"it took more than {task.Seconds:0} s");
+            }
+            catch (Exception e) when (e is ExternalException or OutOfMemoryException)
+            {
+                // Memory ran out on the way: what was told before stays.
+                remark = e.Message.Split('\n')[0];
+            }
         }
 
         return new()
         {
-            Repetitions = task.Repetitions,
-            Marks = [.. task.Marks.Select((tokens, mark) => new GenerationMark(tokens, seconds[mark], peaks[mark]))],
+            Repetitions = counts.Max(),
+            Marks =
+            [
+                .. task.Marks.Index().Where(m => counts[m.Index] > 0)
+                    .Select(m => new GenerationMark(m.Item, seconds[m.Index] / counts[m.Index], peaks[m.Index])),
+            ],
+            Remark = remark,
         };
     }
 }

@@ -65,8 +65,12 @@ public sealed record InferenceBench
     /// <summary>libtorch's threads.</summary>
     public required int Threads { get; init; }
 
-    /// <summary>The seconds after which nothing more is begun; null for no end.</summary>
+    /// <summary>
+    /// The seconds after which nothing more is begun; null for no end. A generation that is begun may take a quarter of them, or a minute.
+    /// </summary>
     public double? Seconds { get; init; }
+
+    private double? GenerationSeconds => Seconds is { } seconds ? Math.Max(60, seconds / 4) : null;
 
     /// <summary>The columns.</summary>
     public static IReadOnlyList<BenchColumn<InferenceRow>> Columns { get; } =
@@ -91,42 +95,59 @@ public sealed record InferenceBench
         + $"{FirstTokens}: one sequence, from before the prompt is read to the first and the hundredth token, four times after as many warm-ups. {Prefill}: forward only, as many prompts as make "
         + string.Create(
             CultureInfo.InvariantCulture, $"{PrefillTokens:N0} tokens, the median. {Batch}: a token of each sequence from a state. ")
-        + "Every row of a figure and model in a process of its own.";
+        + "Every row of a figure and model in a process of its own, the models in turn.";
 
-    /// <summary>Measures all; a model that fails says why and ends nothing.</summary>
+    /// <summary>Measures all, the models in turn; one that fails says why and ends nothing.</summary>
     /// <param name="process">Measures in a process of its own.</param>
     /// <param name="progress">Told before each measurement.</param>
+    /// <param name="soFar">Given all rows, model by model, after each measurement; those to come are without numbers.</param>
     /// <param name="cancellationToken">Ends the measurement.</param>
     public async Task<IReadOnlyList<InferenceRow>> RunAsync(
-        BenchProcess process, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
+        BenchProcess process, IProgress<BenchProgress> progress, Action<IReadOnlyList<InferenceRow>>? soFar,
+        CancellationToken cancellationToken)
     {
         var watch = Stopwatch.StartNew();
-        (InferenceRow[] Rows, BenchTask Task)[] plan = [.. Presets.SelectMany(Plan)];
-        var rows = new List<InferenceRow>();
-        foreach (var (number, (points, task)) in plan.Index())
+        (int Place, InferenceRow[] Rows, BenchTask Task)[] plan =
+            [.. Presets.SelectMany(Plan).Index().Select(step => (step.Index, step.Item.Rows, step.Item.Task))];
+        var rows = plan.Select(step => step.Rows.Select(row => row with { Remark = "not measured yet" }).ToArray()).ToArray();
+
+        // Where the time ends before all is measured, every model has the same figures.
+        var inTurn = plan.OrderBy(step => step.Place % (plan.Length / Presets.Count));
+        foreach (var (number, (place, points, task)) in inTurn.Index())
         {
             progress.Report(new(number / (double)plan.Length, $"{points[0].Preset}, {points[0].Figure}"));
             if (Seconds is { } end && watch.Elapsed.TotalSeconds > end)
             {
-                rows.AddRange(points.Select(p => p with { Remark = string.Create(CultureInfo.InvariantCulture, $"left out: the {end:0} s of --seconds were over") }));
+                rows[place] = Failed(string.Create(CultureInfo.InvariantCulture, $"left out: the {end:0} s of --seconds were over"));
                 continue;
             }
 
             try
             {
-                var result = await process.RunAsync(task, cancellationToken);
-                rows.AddRange(points.Select(p => result.Marks?.Single(m => m.Tokens == p.Tokens) is { } mark
-                    ? p with { Seconds = mark.Seconds, PeakBytes = mark.PeakBytes }
-                    : p with { Seconds = result.ForwardSeconds, PeakBytes = result.TrainingPeak }));
+                // Beside what a generation may take its model has to be made.
+                const double patience = 120;
+                var limit = task is GenerationTask { Seconds: { } seconds } ? seconds + patience / 2 : patience;
+                var result = await process.RunAsync(task, cancellationToken, Seconds is null ? null : TimeSpan.FromSeconds(limit));
+                rows[place] = [.. points.Select(p => Measured(p, result))];
             }
             catch (InvalidOperationException e)
             {
-                rows.AddRange(points.Select(p => p with { Remark = e.Message }));
+                rows[place] = Failed(e.Message);
             }
+
+            soFar?.Invoke([.. rows.SelectMany(row => row)]);
+
+            InferenceRow[] Failed(string remark) => [.. points.Select(p => p with { Remark = remark })];
         }
 
-        return rows;
+        return [.. rows.SelectMany(row => row)];
     }
+
+    private static InferenceRow Measured(InferenceRow row, BenchResult result) =>
+        result.Marks is null ? row with { Seconds = result.ForwardSeconds, PeakBytes = result.TrainingPeak }
+        : result.Marks.FirstOrDefault(mark => mark.Tokens == row.Tokens) is { } mark
+        ? row with { Seconds = mark.Seconds, PeakBytes = mark.PeakBytes }
+        : row with { Remark = result.Remark };
 
     private IEnumerable<(InferenceRow[] Rows, BenchTask Task)> Plan(string preset)
     {
@@ -161,6 +182,7 @@ public sealed record InferenceBench
         WarmUps = warmUps,
         Repetitions = repetitions,
         MinSeconds = 0,
+        Seconds = GenerationSeconds,
         Threads = Threads,
         Device = Device,
         ComputeType = ComputeType,

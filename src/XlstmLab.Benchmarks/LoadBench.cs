@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using XlstmLab.Checkpoints;
 using XlstmLab.Native;
 using XlstmLab.Runs;
@@ -13,10 +14,13 @@ namespace XlstmLab.Benchmarks;
 /// <param name="Seconds">Seconds.</param>
 /// <param name="HostBytes">What it added to the process's memory at its peak.</param>
 /// <param name="DeviceBytes">The GPU's memory that it took; null on the CPU.</param>
-public sealed record LoadRow(string Preset, string What, long Bytes, double Seconds, long HostBytes, long? DeviceBytes = null)
+/// <param name="Remark">Why there are no numbers.</param>
+public sealed record LoadRow(
+    string Preset, string What, long? Bytes = null, double? Seconds = null, long? HostBytes = null, long? DeviceBytes = null,
+    string? Remark = null)
 {
     /// <summary>Bytes of files a second.</summary>
-    public double Rate => Bytes / Seconds;
+    public double? Rate => Bytes / Seconds;
 }
 
 /// <summary>What reading or opening a folder took.</summary>
@@ -26,17 +30,23 @@ public sealed record LoadRow(string Preset, string What, long Bytes, double Seco
 public sealed record LoadResult(double Seconds, long HostBytes, long? DeviceBytes);
 
 /// <summary>
-/// Writes a model of random weights in bfloat16 in the form of the published ones, and measures how long it takes to open.
+/// Writes models of random weights in bfloat16 in the form of the published ones, and measures how long each takes to open.
 /// </summary>
 public sealed record LoadBench
 {
     private const int BlockBytes = 16 << 20;
     private const int Readers = 4;
 
-    /// <summary>The model, by <see cref="BenchModels"/>' names.</summary>
-    public required string Preset { get; init; }
+    private static readonly (string What, LoadWork Work, bool FromDisk)[] Plan =
+    [
+        ("read from the disk", LoadWork.Read, true), ("opened from the disk", LoadWork.Open, true),
+        ("read from memory", LoadWork.Read, false), ("opened from memory", LoadWork.Open, false),
+    ];
 
-    /// <summary>Where the model shall be: cpu, cuda or cuda:1.</summary>
+    /// <summary>The models, by <see cref="BenchModels"/>' names.</summary>
+    public required IReadOnlyList<string> Presets { get; init; }
+
+    /// <summary>Where the models shall be: cpu, cuda or cuda:1.</summary>
     public required string Device { get; init; }
 
     /// <summary>The folder that the files are written into and deleted from again.</summary>
@@ -44,6 +54,9 @@ public sealed record LoadBench
 
     /// <summary>libtorch's threads.</summary>
     public required int Threads { get; init; }
+
+    /// <summary>The seconds after which nothing more is begun; null for no end.</summary>
+    public double? Seconds { get; init; }
 
     /// <summary>How it is measured.</summary>
     public static string Method =>
@@ -61,47 +74,73 @@ public sealed record LoadBench
         new("GB/s", r => r.Rate / 1e9, 2),
         new("host GB", r => r.HostBytes / 1e9, 2),
         new("device GB", r => r.DeviceBytes / 1e9, 2),
+        new("remark", r => r.Remark),
     ];
 
-    /// <summary>Writes and measures.</summary>
+    /// <summary>Writes and measures; a measurement that fails says why and ends nothing.</summary>
     /// <param name="process">Measures in a process of its own.</param>
     /// <param name="progress">Told before each measurement.</param>
+    /// <param name="soFar">Given the rows after each.</param>
     /// <param name="cancellationToken">Ends the measurement.</param>
-    /// <exception cref="InvalidOperationException">A measurement failed; the message says why.</exception>
     public async Task<IReadOnlyList<LoadRow>> RunAsync(
-        BenchProcess process, IProgress<BenchProgress> progress, CancellationToken cancellationToken)
+        BenchProcess process, IProgress<BenchProgress> progress, Action<IReadOnlyList<LoadRow>>? soFar, CancellationToken cancellationToken)
     {
-        var folder = Path.Combine(Folder, "xlstm-bench-load-" + Guid.NewGuid().ToString("n"));
-        try
+        var watch = Stopwatch.StartNew();
+        var rows = new List<LoadRow>();
+        foreach (var (number, preset) in Presets.Index())
         {
-            progress.Report(new(0, "writing the files"));
-            _ = await process.RunAsync(Task(LoadWork.Write, folder), cancellationToken);
-            var bytes = Weights(folder).Sum(file => new FileInfo(file).Length);
-            var rows = new List<LoadRow>();
-            (string What, LoadWork Work, bool FromDisk)[] plan =
-            [
-                ("read from the disk", LoadWork.Read, true), ("opened from the disk", LoadWork.Open, true),
-                ("read from memory", LoadWork.Read, false), ("opened from memory", LoadWork.Open, false),
-            ];
-            foreach (var (number, (what, work, fromDisk)) in plan.Index())
+            var folder = Path.Combine(Folder, "xlstm-bench-load-" + Guid.NewGuid().ToString("n"));
+            try
             {
-                progress.Report(new((number + 1.0) / (plan.Length + 1), what));
-                if (fromDisk && !Weights(folder).All(FileCache.Drop))
+                await MeasureAsync(preset, folder, number / (double)Presets.Count);
+            }
+            finally
+            {
+                if (Directory.Exists(folder))
+                {
+                    Directory.Delete(folder, recursive: true);
+                }
+            }
+        }
+
+        return rows;
+
+        async Task MeasureAsync(string preset, string folder, double done)
+        {
+            progress.Report(new(done, $"{preset}, writing the files"));
+            var (_, failure) = await TryAsync(preset, LoadWork.Write, folder);
+            var bytes = failure is null ? Weights(folder).Sum(file => new FileInfo(file).Length) : (long?)null;
+            foreach (var (number, (what, work, fromDisk)) in Plan.Index())
+            {
+                progress.Report(new(done + ((number + 1.0) / (Plan.Length + 1) / Presets.Count), $"{preset}, {what}"));
+                if (fromDisk && failure is null && !Weights(folder).All(FileCache.Drop))
                 {
                     continue;
                 }
 
-                var result = (await process.RunAsync(Task(work, folder), cancellationToken)).Load!;
-                rows.Add(new(Preset, what, bytes, result.Seconds, result.HostBytes, result.DeviceBytes));
+                var (result, remark) = failure is null ? await TryAsync(preset, work, folder) : (null, failure);
+                rows.Add(new(preset, what, bytes, result?.Seconds, result?.HostBytes, result?.DeviceBytes, remark));
+                soFar?.Invoke(rows);
+            }
+        }
+
+        async Task<(LoadResult? Result, string? Failure)> TryAsync(string preset, LoadWork work, string folder)
+        {
+            // What is begun may take what a model takes to be written, and no more.
+            const double patience = 120;
+            if (Seconds is { } end && watch.Elapsed.TotalSeconds > end)
+            {
+                return (null, string.Create(CultureInfo.InvariantCulture, $"left out: the {end:0} s of --seconds were over"));
             }
 
-            return rows;
-        }
-        finally
-        {
-            if (Directory.Exists(folder))
+            try
             {
-                Directory.Delete(folder, recursive: true);
+                var limit = Seconds is null ? (TimeSpan?)null : TimeSpan.FromSeconds(patience);
+                return ((await process.RunAsync(TaskOf(preset, work, folder), cancellationToken, limit)).Load, null);
+            }
+            catch (InvalidOperationException e)
+            {
+                return (null, work == LoadWork.Write ? $"the files were not written: {e.Message}" : e.Message);
             }
         }
     }
@@ -166,6 +205,6 @@ public sealed record LoadBench
         return new() { Load = new(watch.Elapsed.TotalSeconds, onHost.Bytes, onDevice?.Bytes) };
     }
 
-    private LoadTask Task(LoadWork work, string folder) =>
-        new() { Work = work, Preset = Preset, Folder = folder, Device = Device, Threads = Threads, MinSeconds = 0, Repetitions = 1 };
+    private LoadTask TaskOf(string preset, LoadWork work, string folder) =>
+        new() { Work = work, Preset = preset, Folder = folder, Device = Device, Threads = Threads, MinSeconds = 0, Repetitions = 1 };
 }

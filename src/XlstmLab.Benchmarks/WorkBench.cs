@@ -428,52 +428,97 @@ internal static class WorkBench
     /// <summary>
     /// The same by a graph of the GPU, which chooses the tokens too; the host reads their ids a few tokens later, as in a generation.
     /// </summary>
-    private sealed class RecordedSteps(RecordedTokenStep step, ModelState state) : ITokenSteps
+    private sealed class RecordedSteps : ITokenSteps
     {
+        /// <summary>The tokens that a state which grows with them has room for; behind those it begins anew.</summary>
+        private const long Room = 256;
+
+        private readonly RecordedTokenStep _step;
+        private readonly ModelState _state;
+        private readonly StateRoom? _room;
+
+        /// <summary>Where keys and values go, and what is seen of them, before the first token.</summary>
+        private readonly ModelState? _begin;
+        private readonly long _filled;
+
+        private RecordedSteps(RecordedTokenStep step, ModelState state, StateRoom? room, ModelState? begin)
+        {
+            (_step, _state, _room, _begin, _filled) = (step, state, room, begin, room?.Filled ?? 0);
+        }
+
         /// <summary>The bytes of weights that a token reads; null where they are the model's own.</summary>
-        public long? WeightBytes => step.WeightBytes;
+        public long? WeightBytes => _step.WeightBytes;
 
         /// <summary>Begins with tokens [B, 1] behind a state, which stays as it is; null where the host starts every kernel.</summary>
         public static RecordedSteps? Of(LanguageModel model, Tensor tokens, ModelState state, WeightFormat weights)
         {
-            var (next, after) = WorkBench.Next(model, tokens, state);
+            var own = state.Clone();
+            var room = StateRoom.Enter(model, own, Room);
+            own = room?.State ?? own;
+            var begin = room is null ? null : new ModelState(
+                StateRoom.EndOf(own).Select(pair => KeyValuePair.Create(pair.Key, pair.Value.clone())));
+            var (next, after) = WorkBench.Next(model, tokens, own);
             next.Dispose();
+            bool keepsForm;
             using (after)
             {
-                if (!RecordedTokenStep.KeepsForm(state, after))
-                {
-                    return null;
-                }
+                keepsForm = RecordedTokenStep.KeepsForm(own, after);
             }
 
-            var own = state.Clone();
-            if (RecordedTokenStep.Of(model, new(model), own, model.VocabularySize, weights) is { } step)
+            if (keepsForm && RecordedTokenStep.Of(model, new(model), own, model.VocabularySize, weights) is { } step)
             {
                 var greedy = new TokenChoiceRow { Mode = TokenChoiceMode.Greedy, Repetition = 1 };
                 step.Choice.Set([.. Enumerable.Repeat(greedy, (int)tokens.shape[0])]);
                 step.Write(tokens.cpu().data<long>().ToArray());
-                return new(step, own);
+                return new(step, own, room?.Room, begin);
             }
 
             own.Dispose();
+            begin?.Dispose();
             return null;
         }
 
         /// <inheritdoc/>
         public void Next()
         {
-            step.Start();
-            if (step.Choice.Choices.Pending == RecordedTokenStep.MostAhead)
+            if (_room is { Left: 0 })
             {
-                _ = step.Choice.Choices.Take();
+                Rewind();
+            }
+
+            _step.Start();
+            if (_room is not null)
+            {
+                _room.Filled++;
+            }
+
+            if (_step.Choice.Choices.Pending == RecordedTokenStep.MostAhead)
+            {
+                _ = _step.Choice.Choices.Take();
             }
         }
 
         /// <inheritdoc/>
         public void Dispose()
         {
-            step.Dispose();
-            state.Dispose();
+            _step.Dispose();
+            _state.Dispose();
+            _begin?.Dispose();
+        }
+
+        /// <summary>Forgets the tokens that were read here: what nobody sees is as good as not there.</summary>
+        private void Rewind()
+        {
+            while (_step.Choice.Choices.Pending > 0)
+            {
+                _ = _step.Choice.Choices.Take();
+            }
+
+            _room!.Filled = _filled;
+            foreach (var (name, tensor) in _begin!.Tensors)
+            {
+                _state[name].copy_(tensor);
+            }
         }
     }
 }

@@ -67,6 +67,22 @@ public sealed class BenchTests
     }
 
     [Fact]
+    public async Task Load_WhatCannotBeWritten_SaysSoInEveryRow_AndTheOthersGoOn()
+    {
+        using var folder = CommandLine.Folder();
+        var tooLarge = new XlstmConfig { VocabularySize = 1 << 30, EmbeddingDim = 1 << 20, HeadCount = 4 };
+        File.WriteAllText(folder["config.json"], ModelConfigJson.Text(tooLarge));
+        var result = await CommandLine.RunAsync(
+            "bench", "load", "--preset", folder["config.json"] + ",bytes-1m", "--folder", folder["made"], "--output", folder["out"],
+            "--threads", "1", "--seconds", "100");
+        Assert.True(result.Code == 0, result.Error);
+        var lines = File.ReadAllLines(folder["out/load.csv"])[7..];
+        Assert.All(lines[..4], line => Assert.Contains("the files were not written", line, StringComparison.Ordinal));
+        Assert.All(lines[4..], line => Assert.StartsWith("bytes-1m,", line, StringComparison.Ordinal));
+        Assert.Equal(4, lines[4..].Count(line => line.EndsWith(',')));
+    }
+
+    [Fact]
     public async Task Memory_SequencesSideBySide_AreCountedTogether()
     {
         var result = await CommandLine.RunAsync(
@@ -151,6 +167,21 @@ public sealed class BenchTests
             var row = result.Json["rows"]!.AsArray().Single()!;
             Assert.True(((double?)row["forward_seconds"] ?? (double?)row["training_seconds"]) > 0, row.ToJsonString());
         }
+    }
+
+    [Theory]
+    [InlineData("inference", 17)]
+    [InlineData("load", 4)]
+    [InlineData("prefill --lengths 8", 1)]
+    public async Task Seconds_Over_EveryRowStandsInTheFile(string command, int rows)
+    {
+        using var folder = CommandLine.Folder();
+        var result = await CommandLine.RunAsync(
+            ["bench", .. command.Split(' '), "--preset", "bytes-1m", "--seconds", "1e-9", "--threads", "1", "--output", folder["made"]]);
+        Assert.Equal(1, result.Code); // nothing was measured
+        var lines = File.ReadAllLines(folder[$"made/{command.Split(' ')[0]}.csv"])[7..];
+        Assert.Equal(rows, lines.Length);
+        Assert.All(lines, line => Assert.Contains("left out", line, StringComparison.Ordinal));
     }
 
     [Fact]

@@ -459,16 +459,18 @@ internal static class BenchCommand
 
             IReadOnlyList<InferenceRow> rows = [];
             await terminal.TrackAsync(
-                "Inference", async tracker => rows = await plan.RunAsync(Process(parsed), Progress(tracker), cancellationToken));
-            common.Write(
-                new BenchReport<InferenceRow>(
-                    $"Inference, {type}", CommandLine(parsed), $"{plan.Method} {(onGpu ? GpuMemory : CpuMemory)}", InferenceBench.Columns,
-                    rows, [])
-                {
-                    Gpu = onGpu ? GpuOf(device) : null,
-                },
-                terminal, parsed);
+                "Inference",
+                async tracker => rows = await plan.RunAsync(
+                    Process(parsed), Progress(tracker), soFar => common.WriteFiles(Report(soFar), parsed), cancellationToken));
+            common.Write(Report(rows), terminal, parsed);
             return Outcome(terminal, rows.Count(r => r.Seconds is not null), rows.Count(r => r.Seconds is null));
+
+            BenchReport<InferenceRow> Report(IReadOnlyList<InferenceRow> measured) => new(
+                $"Inference, {type}", CommandLine(parsed), $"{plan.Method} {(onGpu ? GpuMemory : CpuMemory)}", InferenceBench.Columns,
+                measured, [])
+            {
+                Gpu = onGpu ? GpuOf(device) : null,
+            };
         });
         return command;
     }
@@ -516,39 +518,35 @@ internal static class BenchCommand
             "load",
             "Writes a model of random weights in the layout of the published ones, and measures how long it takes to open from the disk, beside the disk's own speed.",
             "xlstm bench load",
-            "xlstm bench load --device cuda --output results/gpu")
+            "xlstm bench load --device cuda --seconds 120 --output results/gpu")
         {
             presets, folder,
         };
-        AddTo(command, common.Outputs);
+        AddTo(command, common.Measured);
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
             var device = ComputeOptions.Find(common.Device(parsed));
             var onGpu = device.type == DeviceType.CUDA;
-            var rows = new List<LoadRow>();
-            await terminal.TrackAsync("Load", async tracker =>
+            LoadBench plan = new()
             {
-                foreach (var preset in PresetsOf(parsed.GetValue(presets) ?? (onGpu ? "xlstm-7b" : "bytes-10m")))
-                {
-                    var bench = new LoadBench
-                    {
-                        Preset = preset.Name,
-                        Device = common.Device(parsed),
-                        Folder = parsed.GetValue(folder) ?? Path.GetTempPath(),
-                        Threads = common.ThreadCounts(parsed)[0],
-                    };
-                    rows.AddRange(await bench.RunAsync(Process(parsed), Progress(tracker), cancellationToken));
-                }
-            });
-            common.Write(
-                new BenchReport<LoadRow>(
-                    "A model's folder, opened in bf16", CommandLine(parsed), LoadBench.Method, LoadBench.Columns, rows, [])
-                {
-                    Gpu = onGpu ? GpuOf(device) : null,
-                },
-                terminal, parsed);
-            return ExitCode.Success;
+                Presets = [.. PresetsOf(parsed.GetValue(presets) ?? (onGpu ? "xlstm-7b" : "bytes-10m")).Select(preset => preset.Name)],
+                Device = common.Device(parsed),
+                Folder = parsed.GetValue(folder) ?? Path.GetTempPath(),
+                Threads = common.ThreadCounts(parsed)[0],
+                Seconds = common.Seconds(parsed),
+            };
+            IReadOnlyList<LoadRow> rows = [];
+            await terminal.TrackAsync("Load", async tracker => rows = await plan.RunAsync(
+                Process(parsed), Progress(tracker), soFar => common.WriteFiles(Report(soFar), parsed), cancellationToken));
+            common.Write(Report(rows), terminal, parsed);
+            return Outcome(terminal, rows.Count(r => r.Seconds is not null), rows.Count(r => r.Seconds is null));
+
+            BenchReport<LoadRow> Report(IReadOnlyList<LoadRow> measured) => new(
+                "A model's folder, opened in bf16", CommandLine(parsed), LoadBench.Method, LoadBench.Columns, measured, [])
+            {
+                Gpu = onGpu ? GpuOf(device) : null,
+            };
         });
         return command;
     }
@@ -624,11 +622,22 @@ internal static class BenchCommand
             Script = common.Rival(parsed),
             Profiles = plan.Profiles,
         };
+        var limit = comparison.DeviceName is { } name ? DeviceLimit.Of(name) : null;
         IReadOnlyList<Measurement> rows = [];
         await terminal.TrackAsync(parsed.CommandResult.Command.Name, async tracker => rows = await comparison.RunAsync(
-            Process(parsed), Progress(tracker), cancellationToken));
-        var limit = comparison.DeviceName is { } name ? DeviceLimit.Of(name) : null;
-        var report = new BenchReport<Measurement>(
+            Process(parsed), Progress(tracker), soFar => common.WriteFiles(Report(soFar), parsed), cancellationToken));
+        var report = Report(rows);
+        var rivals = comparison.Script is { Raw.Count: > 0 } script ? report.RivalLines(comparison.Works, script.Raw) : null;
+        common.Write(report, terminal, parsed, rivals);
+        if (plan.Profiles)
+        {
+            common.WriteMore(Profile(report, type, parsed), terminal, parsed, "-profile");
+        }
+
+        return Outcome(
+            terminal, rows.Count(r => r.IsOwn && (r.ForwardSeconds ?? r.TrainingSeconds) is not null), rows.Count(r => r.Failed));
+
+        BenchReport<Measurement> Report(IReadOnlyList<Measurement> measured) => new(
             $"{plan.Title}, {type}",
             CommandLine(parsed),
             string.Create(
@@ -637,19 +646,14 @@ internal static class BenchCommand
             + $"a warm-up. {plan.Method} "
             + (onGpu ? GpuMemory : CpuMemory) + (limit is null ? "" : $" The limit is {limit}, measured."),
             plan.Columns(type, limit),
-            rows,
-            [.. comparison.Findings(rows), .. onGpu && Kernel.Absence is { } absence ? [$"The library's kernels were NOT used: {absence}"] : (string[])[]])
+            measured,
+            [
+                .. comparison.Findings(measured),
+                .. onGpu && Kernel.Absence is { } absence ? [$"The library's kernels were NOT used: {absence}"] : (string[])[],
+            ])
         {
             Gpu = onGpu ? GpuOf(device) : null,
         };
-        common.Write(report, terminal, parsed, comparison.Script is { Raw.Count: > 0 } script ? report.RivalLines(comparison.Works, script.Raw) : null);
-        if (plan.Profiles)
-        {
-            common.WriteMore(Profile(report, type, parsed), terminal, parsed, "-profile");
-        }
-
-        return Outcome(
-            terminal, rows.Count(r => r.IsOwn && (r.ForwardSeconds ?? r.TrainingSeconds) is not null), rows.Count(r => r.Failed));
     }
 
     /// <summary>The GPU, its driver, and whether kernels and graphs serve.</summary>

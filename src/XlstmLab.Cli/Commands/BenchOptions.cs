@@ -107,12 +107,16 @@ internal sealed class BenchOptions
     public void Write<T>(BenchReport<T> report, Terminal terminal, ParseResult parsed, IEnumerable<string>? rivals = null)
     {
         Show(report, terminal, parsed.GetValue(_json));
-        WriteFiles(report, parsed, [parsed.GetValue(_csv)], [parsed.GetValue(_markdown)], "");
+        WriteFiles(report, parsed);
         if (rivals is not null && Beside(parsed, ".rivals.jsonl") is { } raw)
         {
             AtomicFile.WriteText(raw, string.Concat(rivals.Select(line => line + '\n')));
         }
     }
+
+    /// <summary>Writes the report into the files that were asked for: also what is measured so far, so that no end takes it.</summary>
+    public void WriteFiles<T>(BenchReport<T> report, ParseResult parsed) =>
+        WriteFiles(report, parsed, [parsed.GetValue(_csv)], [parsed.GetValue(_markdown)], "");
 
     /// <summary>Writes what belongs to a report: into the folder under another name, and for reading where that is not JSON.</summary>
     public void WriteMore<T>(BenchReport<T> report, Terminal terminal, ParseResult parsed, string suffix)

@@ -163,7 +163,7 @@ internal sealed class Decoding : IDisposable
         {
             if (_active[index] is { } row && finished.Contains(row))
             {
-                row.State = _keepStates ? _reader.State!.SelectRows(index) : null;
+                row.State = _keepStates ? _reader.SelectRows(index) : null;
                 _active[index] = null;
             }
         }
@@ -177,7 +177,7 @@ internal sealed class Decoding : IDisposable
 
         // The others' states are those after what was read ahead.
         _reader.TakePending();
-        _reader.SetState(rest.Count == 0 ? null : _reader.State!.SelectRows([.. rest.Select(r => (long)r)]));
+        _reader.SetState(rest.Count == 0 ? null : _reader.SelectRows([.. rest.Select(r => (long)r)]));
         _active = [.. rest.Select(r => _active[r])];
     }
 }

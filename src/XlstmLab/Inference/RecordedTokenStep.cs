@@ -93,7 +93,8 @@ internal sealed class RecordedTokenStep : IDisposable
         model.Observer is null && model.parameters().FirstOrDefault() is { } weight && Kernel.RecorderAbsence(weight) is null;
 
     /// <summary>
-    /// Whether a step leaves a state of the form that it began with; one that grows with the tokens cannot be written in place.
+    /// Whether a step leaves a state of the form that it began with; one that grows with the tokens cannot be written in place, unless it
+    /// has a <see cref="StateRoom"/>.
     /// </summary>
     public static bool KeepsForm(ModelState before, ModelState after) =>
         before.Tensors.Count == after.Tensors.Count && before.Tensors.Zip(after.Tensors).All(pair =>
@@ -157,7 +158,11 @@ internal sealed class RecordedTokenStep : IDisposable
         {
             foreach (var (name, tensor) in after!.Tensors)
             {
-                state[name].copy_(tensor);
+                // Keys and values with room behind them were written where they are.
+                if (Kernel.Address(state[name]) != Kernel.Address(tensor))
+                {
+                    state[name].copy_(tensor);
+                }
             }
         }
 

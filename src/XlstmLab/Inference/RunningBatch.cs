@@ -442,7 +442,7 @@ public sealed class RunningBatch : IDisposable
 
     /// <summary>A copy of what a running text has read.</summary>
     private ModelState StateOf(BatchedText text) =>
-        _reader is not null ? _reader.State!.SelectRows(_running.IndexOf(text)) : text.Reader!.State!.Clone();
+        _reader is not null ? _reader.SelectRows(_running.IndexOf(text)) : text.Reader!.SelectRows(0);
 
     private void FreeRow(BatchedText text)
     {

@@ -43,6 +43,9 @@ internal sealed class TokenReader : IDisposable
     /// <summary>Reads tokens as a graph of the GPU, which writes <see cref="State"/> in place.</summary>
     private RecordedRows? _recorded;
 
+    /// <summary>The room of a <see cref="State"/> that would grow with every token, where a graph reads tokens or soon will.</summary>
+    private StateRoom? _room;
+
     /// <summary>How many tokens the host has read, one operation at a time, with a state that keeps its form.</summary>
     private int _rehearsed;
 
@@ -76,7 +79,10 @@ internal sealed class TokenReader : IDisposable
         }
     }
 
-    /// <summary>What the sequences have read, a row each; null before anything was.</summary>
+    /// <summary>
+    /// What the sequences have read, a row each; null before anything was. Where it may have a <see cref="StateRoom"/>, others are given
+    /// <see cref="SelectRows"/>'.
+    /// </summary>
     public ModelState? State { get; private set; }
 
     /// <summary>Whether tokens are read by a graph, or soon will be: then it takes a token for every row of the state.</summary>
@@ -90,6 +96,13 @@ internal sealed class TokenReader : IDisposable
 
     /// <summary>Whether a row's logits are the same bits whatever other rows there are.</summary>
     public bool IsRowByRow => _rowByRow && StepOfModel(1) is not null;
+
+    /// <summary>A state of some rows of <see cref="State"/>: they may be left out, reordered and repeated.</summary>
+    public ModelState SelectRows(params long[] rows)
+    {
+        using var plain = _room?.Leave(State!);
+        return (plain ?? State!).SelectRows(rows);
+    }
 
     /// <summary>Takes another state, of any number of rows, and owns it.</summary>
     public void SetState(ModelState? state)
@@ -120,6 +133,7 @@ internal sealed class TokenReader : IDisposable
     /// <returns>Logits [N, V] on the CPU in double precision, of known ids only.</returns>
     public Tensor ReadMany(Tensor tokens, SequenceLayout? layout, Tensor positions)
     {
+        LeaveRoom();
         using var scope = NewDisposeScope();
         using var mode = _mode.Enter();
         var (logits, state) = _model.Forward(tokens, State, layout, returnState: true, positions);
@@ -138,7 +152,7 @@ internal sealed class TokenReader : IDisposable
     {
         if (Pending > 0)
         {
-            _recorded!.Read(tokens, rows, _recorded.Serves() ? ahead : 1);
+            Read(_recorded!, tokens, rows, _recorded!.Serves() ? ahead : 1);
         }
         else if (StepOfModel(tokens.Length) is { } step)
         {
@@ -146,7 +160,7 @@ internal sealed class TokenReader : IDisposable
         }
         else if (RecordedStep() is { } recorded)
         {
-            recorded.Read(tokens, rows, ahead);
+            Read(recorded, tokens, rows, ahead);
         }
         else
         {
@@ -179,6 +193,7 @@ internal sealed class TokenReader : IDisposable
         using var mode = _mode.Enter();
         using var inference = inference_mode();
         var ids = Ids(tokens);
+        EnterRoom(rows);
         var isPart = State is not null && ids.Length < State.BatchSize;
         using var part = isPart ? State!.Map(t => t.narrow(0, 0, ids.Length)) : null;
         var (output, after) = _model.Forward(tensor(ids, [ids.Length, 1], device: _device), part ?? State, returnState: true);
@@ -201,7 +216,12 @@ internal sealed class TokenReader : IDisposable
                 HeapMemory.GiveBack();
             }
 
+            var room = _room;
             Replace(after);
+            if (room is not null)
+            {
+                (_room, room.Filled) = (room, room.Filled + 1);
+            }
         }
 
         var values = MemoryMarshal.Cast<byte, double>(Known(output).bytes);
@@ -211,10 +231,62 @@ internal sealed class TokenReader : IDisposable
         }
     }
 
+    /// <summary>Reads tokens by a graph, no further than there is room.</summary>
+    private void Read(RecordedRows recorded, ReadOnlySpan<int> tokens, IReadOnlyList<RowInProgress?> rows, int ahead)
+    {
+        var pending = Pending;
+        recorded.Read(tokens, rows, _room is null ? ahead : (int)Math.Min(ahead, pending + _room.Left));
+        if (_room is not null)
+        {
+            _room.Filled += Pending + 1 - pending;
+        }
+    }
+
+    /// <summary>
+    /// Gives a state that grows with every token room for some more, if a graph could then read them; again where the room is full.
+    /// </summary>
+    private void EnterRoom(IReadOnlyList<RowInProgress?> rows)
+    {
+        var isAgain = _room is { Left: 0 };
+        if (isAgain)
+        {
+            LeaveRoom();
+        }
+
+        if (_cannotRecord || State is null || _room is not null || rows.Count != State.BatchSize)
+        {
+            return;
+        }
+
+        var given = _ownsState ? State : State.Detach();
+        if (StateRoom.Enter(_model, given, Math.Max(1, rows.Max(row => row?.Remaining ?? 0))) is var (room, state))
+        {
+            Replace(state);
+            _room = room;
+
+            // All that is new are the sizes.
+            _rehearsed = isAgain ? Rehearsals - 1 : 0;
+        }
+        else if (!_ownsState)
+        {
+            given.Dispose();
+        }
+    }
+
+    /// <summary>Goes on with the state as everybody knows it, which has no room.</summary>
+    private void LeaveRoom()
+    {
+        if (_room is { } room)
+        {
+            ForgetRecorded();
+            Replace(room.Leave(State!));
+        }
+    }
+
     /// <summary>The recorded step of the rows, recorded when the host has read a few tokens; null where there is none.</summary>
     private RecordedRows? RecordedStep()
     {
-        if (_recorded?.Serves() == false)
+        if (_recorded?.Serves() == false || _room is { Left: 0 })
         {
             ForgetRecorded();
         }
@@ -222,10 +294,16 @@ internal sealed class TokenReader : IDisposable
         if (_recorded is null && !_cannotRecord && _rehearsed >= Rehearsals)
         {
             using var inference = inference_mode();
-            Replace(State!.Clone());
+            var room = _room;
+            Replace(room?.Own(State!) ?? State!.Clone());
+            _room = room;
             var step = RecordedTokenStep.Of(_model, _mode, State!, _knownIds, _weights);
             _recorded = step is null ? null : new(step, (int)State!.BatchSize);
             _cannotRecord = step is null;
+            if (step is null)
+            {
+                LeaveRoom();
+            }
         }
 
         return _recorded;
@@ -297,7 +375,7 @@ internal sealed class TokenReader : IDisposable
             State?.Dispose();
         }
 
-        (State, _ownsState, _places) = (state, true, null);
+        (State, _ownsState, _places, _room) = (state, true, null, null);
     }
 
     /// <summary>On the CPU in double precision, without ids that the tokenizer does not know: those were never trained.</summary>

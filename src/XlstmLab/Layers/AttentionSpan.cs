@@ -42,6 +42,12 @@ public sealed class AttentionSpan
     /// </summary>
     public Tensor? At { get; private init; }
 
+    /// <summary>[B] int64, where the next token's key goes in a room of a fixed size; null where there is none.</summary>
+    public Tensor? End { get; private init; }
+
+    /// <summary>[B, 1, 1, R], what <see cref="Mask"/> adds to scores in a room of R places; null where there is none.</summary>
+    public Tensor? Bias { get; private init; }
+
     private Tensor? KeptIndex { get; init; }
 
     /// <summary>The span of a piece of tokens.</summary>
@@ -80,6 +86,29 @@ public sealed class AttentionSpan
         {
             Visible = cat([visible.logical_and(lastDocument.eq(0)), real.logical_and(documents.eq(lastDocument))], 1),
             Next = next + count.select(1, length - 1),
+        };
+    }
+
+    /// <summary>
+    /// The span of one token a row, of keys that lie in a room of a fixed size: no shape depends on how much of it is filled.
+    /// </summary>
+    /// <param name="visible">[B, R] bool, the places with a key that it sees.</param>
+    /// <param name="next">[B] int64, its position.</param>
+    /// <param name="end">[B] int64, the place of its own key.</param>
+    /// <param name="type">The scores' type.</param>
+    public static AttentionSpan OfRoom(Tensor visible, Tensor next, Tensor end, ScalarType type)
+    {
+        ArgumentNullException.ThrowIfNull(visible);
+        ArgumentNullException.ThrowIfNull(next);
+        ArgumentNullException.ThrowIfNull(end);
+        var seen = visible.logical_or(arange(visible.shape[1], device: visible.device).eq(end.unsqueeze(1))); // (B, R)
+        var mask = seen.unsqueeze(1).unsqueeze(1);
+        return new(next.view(-1, 1, 1), mask, isCausal: false)
+        {
+            Visible = seen,
+            Next = next + 1,
+            End = end + 1,
+            Bias = zeros(mask.shape, type, mask.device).masked_fill(mask.logical_not(), double.NegativeInfinity),
         };
     }
 

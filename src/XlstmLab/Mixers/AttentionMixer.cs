@@ -2,6 +2,7 @@ using System.Numerics;
 using System.Text.Json.Serialization;
 using TorchSharp.Utils;
 using XlstmLab.Layers;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Mixers;
@@ -148,6 +149,15 @@ internal sealed class AttentionMixer : Mixer
     /// <summary>The name of what <see cref="AttentionSpan.Next"/> says, likewise.</summary>
     public const string Position = "position";
 
+    /// <summary>
+    /// The name of what <see cref="AttentionSpan.End"/> says, likewise: only where keys and values have room behind them, in which a pass
+    /// writes them.
+    /// </summary>
+    public const string End = "end";
+
+    /// <summary>The names of what a full attention keeps of every token, [B, NKV, T, D].</summary>
+    public static readonly string[] Grows = ["k", "v"];
+
     [ComponentName(Name = "q_proj")]
     private readonly Dense _q;
 
@@ -205,6 +215,7 @@ internal sealed class AttentionHeads(AttentionMixerConfig config, MixerSite site
 {
     private const string Visible = AttentionMixer.Visible;
     private const string Position = AttentionMixer.Position;
+    private const string End = AttentionMixer.End;
     private const string WindowAt = "at";
     private const string WindowNext = "next";
 
@@ -225,15 +236,16 @@ internal sealed class AttentionHeads(AttentionMixerConfig config, MixerSite site
     public (Tensor H, Tensor Q, Tensor K, Tensor V) Forward(Tensor q, Tensor k, Tensor v, MixerPass pass)
     {
         var (keysBefore, valuesBefore) = (pass.Before("k"), pass.Before("v")); // (B, NKV, T, D)
+        var end = _window is null ? pass.BeforeShared(End) : null;
         var span = _window is { } window
             ? pass.Work.Window(q, window.Window, window.SinkTokens, pass.Before(WindowAt), pass.Before(WindowNext))
+            : end is not null
+            ? pass.Work.Room(q, pass.BeforeShared(Visible)!, pass.BeforeShared(Position)!, end)
             : pass.Work.Span(q, keysBefore?.shape[2] ?? 0, pass.BeforeShared(Visible), pass.BeforeShared(Position));
         var (cos, sin) = pass.Work.Angles(span, _headDim, _theta, q.dtype == ScalarType.BFloat16 ? ScalarType.Float32 : q.dtype);
         (q, k, v) = RotaryEmbedding.Rotate(q, k, v, cos, sin, _headDim); // (B, NH, S, D), (B, NKV, S, D), (B, NKV, S, D)
-        var keys = keysBefore is null ? k : cat([keysBefore.to(k.dtype), k], 2); // (B, NKV, T + S, D)
-        var values = valuesBefore is null ? v : cat([valuesBefore.to(v.dtype), v], 2);
-        var (allKeys, allValues) = (ForEachHead(keys), ForEachHead(values)); // (B, NH, T + S, D)
-        var h = nn.functional.scaled_dot_product_attention(q, allKeys, allValues, span.Mask, is_casual: span.IsCausal); // (B, NH, S, D)
+        var (keys, values) = (Behind(keysBefore, k), Behind(valuesBefore, v)); // (B, NKV, T + S, D)
+        var h = Attend(q, keys, values, span); // (B, NH, S, D)
         if (pass.ReturnState)
         {
             Keep(pass, span, keys, values);
@@ -244,10 +256,15 @@ internal sealed class AttentionHeads(AttentionMixerConfig config, MixerSite site
             observe("q", q);
             observe("k", k);
             observe("v", v);
-            observe("attention", Weights(q, allKeys, span));
+            observe("attention", Weights(q, ForEachHead(keys), span));
         }
 
         return (h, q, k, v);
+
+        Tensor Behind(Tensor? before, Tensor next) => before is null ? next
+            : end is not null ? WriteAt(end, before.to(next.dtype), next)
+            : pass.ReturnState && _window is null ? TokenRoom.Append(before, next)
+            : cat([before.to(next.dtype), next], 2);
     }
 
     /// <summary>[B, NKV, ...] to [B, NH, ...]: those that heads share, for each of them.</summary>
@@ -270,7 +287,7 @@ internal sealed class AttentionHeads(AttentionMixerConfig config, MixerSite site
 
         string[] own = ["k", "v", WindowAt, WindowNext, Visible, Position];
         var joined = states[0].Keys.Except(own).ToDictionary(name => name, name => cat([.. states.Select(s => s[name])], 0));
-        foreach (var name in new[] { "k", "v" })
+        foreach (var name in AttentionMixer.Grows)
         {
             joined[name] = cat([.. states.Select(s => nn.functional.pad(s[name], [0, 0, 0, longest - Length(s)]))], 0);
         }
@@ -293,6 +310,24 @@ internal sealed class AttentionHeads(AttentionMixerConfig config, MixerSite site
             s.GetValueOrDefault(Position) ?? full([s["k"].shape[0]], Length(s), dtype: ScalarType.Int64, device: s["k"].device);
     }
 
+    /// <summary>The softmax over what is seen, [B, NH, S, D].</summary>
+    private Tensor Attend(Tensor q, Tensor keys, Tensor values, AttentionSpan span)
+    {
+        if (_sharing > 1 && q.shape[2] == 1)
+        {
+            // Heads that share keys stand like tokens that see the same, so that a token does not copy all keys for each of them.
+            var asked = q.view(q.shape[0], -1, _sharing, _headDim); // (B, NKV, NH / NKV, D)
+            return nn.functional.scaled_dot_product_attention(asked, keys, values, span.Bias ?? span.Mask).reshape(q.shape);
+        }
+
+        return nn.functional.scaled_dot_product_attention(
+            q, ForEachHead(keys), ForEachHead(values), span.Bias ?? span.Mask, is_casual: span.IsCausal);
+    }
+
+    /// <summary>Writes a token's keys or values, [B, NKV, 1, D], into their room at the place of each row, and gives the room.</summary>
+    private static Tensor WriteAt(Tensor end, Tensor room, Tensor next) =>
+        room.scatter_(2, end.view(-1, 1, 1, 1).expand(next.shape), next);
+
     private void Keep(MixerPass pass, AttentionSpan span, Tensor keys, Tensor values)
     {
         if (_window is not null)
@@ -305,13 +340,21 @@ internal sealed class AttentionHeads(AttentionMixerConfig config, MixerSite site
             return;
         }
 
-        pass.Keep("k", keys.contiguous());
-        pass.Keep("v", values.contiguous());
+        pass.Keep("k", Kept("k", keys));
+        pass.Keep("v", Kept("v", values));
+        if (span.End is { } end)
+        {
+            pass.KeepShared(End, end);
+        }
+
         if (span is { Visible: { } visible, Next: { } next })
         {
             pass.KeepShared(Visible, visible);
             pass.KeepShared(Position, next);
         }
+
+        // What has room behind it stays where it is.
+        Tensor Kept(string name, Tensor x) => span.End is not null ? x.alias() : pass.Before(name) is null ? x.contiguous() : x;
     }
 
     private Tensor Weights(Tensor q, Tensor keys, AttentionSpan span)

@@ -9,7 +9,7 @@ namespace XlstmLab.Mixers;
 public sealed class MixerPass
 {
     /// <summary>What the names of the memory that all blocks share are; others belong to a block.</summary>
-    internal static readonly string[] SharedNames = [AttentionMixer.Visible, AttentionMixer.Position];
+    internal static readonly string[] SharedNames = [AttentionMixer.Visible, AttentionMixer.Position, AttentionMixer.End];
 
     private readonly int? _block;
     private readonly IReadOnlyDictionary<string, Tensor>? _before;
@@ -186,6 +186,12 @@ internal sealed class LayoutWork(SequenceLayout? layout, DisposeScope? pass)
     /// <summary>What each token attends to, with T keys of earlier passes.</summary>
     public AttentionSpan Span(Tensor x, long cached, Tensor? visible, Tensor? next) =>
         _span ??= Made(() => AttentionSpan.Of(x.shape[0], x.shape[1], cached, visible, next, layout, x.device));
+
+    /// <summary>What a token attends to of keys with room behind them.</summary>
+    public AttentionSpan Room(Tensor x, Tensor visible, Tensor next, Tensor end) => x.shape[1] == 1 && layout is null
+        ? _span ??= Made(() => AttentionSpan.OfRoom(visible, next, end, x.dtype))
+        : throw new ArgumentException(
+            $"Expected one token of a document that goes on, got {x.shape[1]}{(layout is null ? "" : " with a layout")}.", nameof(x));
 
     /// <summary>What each token attends to of a window and the first tokens of its document.</summary>
     public AttentionSpan Window(Tensor x, int window, int sinks, Tensor? at, Tensor? next) =>

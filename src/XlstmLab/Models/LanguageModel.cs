@@ -143,6 +143,9 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
         return new(states[0].Tensors.Keys.Select(name => KeyValuePair.Create(name, cat([.. states.Select(s => s[name])], 0))));
     }
 
+    /// <summary>The mixers of the blocks, by their indices; none where a model is not made of such.</summary>
+    internal virtual IEnumerable<Mixer> Mixers => [];
+
     /// <summary>A pass through the mixer of a block.</summary>
     /// <param name="block">The block's index.</param>
     /// <param name="work">What all blocks need of the layout.</param>

@@ -11,7 +11,8 @@ namespace XlstmLab.Models;
 /// <remarks>
 /// The state dict has the names and shapes of transformers' <c>LlamaForCausalLM</c>. The state is the cache of all keys and values,
 /// <c>blocks.N.k</c> and <c>blocks.N.v</c> [B, NKV, T, D], and once documents or padding were seen <c>visible</c> [B, T] and
-/// <c>position</c> [B] as <see cref="AttentionSpan"/> has them.
+/// <c>position</c> [B] as <see cref="AttentionSpan"/> has them. Outside of training they are parts of larger tensors, with room for further
+/// tokens behind them (<see cref="TokenRoom"/>).
 /// </remarks>
 public sealed class LlamaLanguageModel : LanguageModel
 {
@@ -71,8 +72,10 @@ public sealed class LlamaLanguageModel : LanguageModel
 
     /// <inheritdoc/>
     /// <remarks>Shorter caches are filled up with keys that no token sees.</remarks>
-    public override ModelState JoinStates(IReadOnlyList<ModelState> states) => JoinStates(
-        states, _backbone.Blocks.Select(block => block.Mixer));
+    public override ModelState JoinStates(IReadOnlyList<ModelState> states) => JoinStates(states, Mixers);
+
+    /// <inheritdoc/>
+    internal override IEnumerable<Mixer> Mixers => _backbone.Blocks.Select(block => block.Mixer);
 
     /// <summary>
     /// Normal weights, those that write into the stream scaled down by sqrt(2 L), the number of additions to it (GPT-2, Radford et al.

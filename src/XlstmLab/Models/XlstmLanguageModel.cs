@@ -118,8 +118,10 @@ public sealed class XlstmLanguageModel : LanguageModel
     public override Tensor Logits(Tensor hidden) => Head.Logits(hidden); // (B, S, d) to (B, S, V)
 
     /// <inheritdoc/>
-    public override ModelState JoinStates(IReadOnlyList<ModelState> states) => JoinStates(
-        states, _backbone.Blocks.Select(block => block.Mixer));
+    public override ModelState JoinStates(IReadOnlyList<ModelState> states) => JoinStates(states, Mixers);
+
+    /// <inheritdoc/>
+    internal override IEnumerable<Mixer> Mixers => _backbone.Blocks.Select(block => block.Mixer);
 
     /// <summary>One deviation for what reads the stream, another for what writes into it.</summary>
     private void Initialize(int seed)

@@ -20,6 +20,9 @@ public sealed class RecordedTokenStepTests
     private static readonly XlstmConfig Xlstm =
         XlstmPresets.ByName("bytes-1m") with { EmbeddingDim = 128, HeadCount = 2, BlockCount = 1, VocabularySize = 288 };
 
+    private static readonly LlamaConfig Llama =
+        new() { VocabularySize = 288, EmbeddingDim = 32, HeadCount = 4, KeyValueHeads = 2, BlockCount = 2, FeedForwardDim = 48 };
+
     /// <summary>Architectures whose state keeps its form.</summary>
     public static TheoryData<string, LanguageModelConfig> Recurrent => new()
     {
@@ -176,14 +179,103 @@ public sealed class RecordedTokenStepTests
         Assert.Equal(2, counts.Recorded);
     }
 
-    [Fact]
-    public void Generate_StateThatGrows_IsLeftToTheHost()
+    /// <summary>Models whose state grows with the tokens, and how often a step is recorded for so many of them.</summary>
+    public static TheoryData<string, LanguageModelConfig, int, int> Growing => new()
+    {
+        { "attention", Llama, Length, 1 },
+        { "attention, more than there is room for", Llama, 800, 3 },
+        { "attention and mlstm", Hybrid(new MLstmMixerConfig { HeadCount = 2 }, new AttentionMixerConfig()), 40, 1 },
+        { "window and attention", Hybrid(new SlidingWindowMixerConfig { Window = 4, SinkTokens = 1 }, new AttentionMixerConfig()), 40, 1 },
+    };
+
+    [Theory]
+    [MemberData(nameof(Growing))]
+    public void Generate_StateThatGrows_IsRecordedWithRoomForMore(string name, LanguageModelConfig config, int length, int recorded)
     {
         using var run = KernelRun.Begin();
-        using var model = KernelRun.Model(new LlamaConfig { VocabularySize = 288, EmbeddingDim = 32, HeadCount = 2, BlockCount = 1 });
+        using var model = KernelRun.Model(config);
+        model.to(ScalarType.Float64);
+        var generator = new TextGenerator(model, Tokenizer);
+        foreach (var prompts in new int[][][] { Prompts, [[5, 6]] })
+        {
+            var options = new GenerationOptions { TopK = 40, MaxNewTokens = length, StopAtEndOfDocument = false, Seed = 3 };
+            var (byHost, before) = ByHost(model, generator, options, prompts);
+            var counts = run.Record();
+            var live = Live();
+            var (sequences, after) = generator.Generate(prompts, options, returnState: true);
+            Assert.Equal(live + after!.Tensors.Count, Live());
+            Assert.Equal(byHost.Select(s => s.Tokens), sequences.Select(s => s.Tokens));
+            Assert.All(byHost.Zip(sequences), pair => Assert.Equal(pair.First.LogProbability, pair.Second.LogProbability, 1e-6));
+            AssertNear(before!, after);
+            Assert.Equal((name, recorded), (name, counts.Recorded));
+            Assert.InRange(counts.Started, length - 10, length - 3);
+            before!.Dispose();
+            after.Dispose();
+        }
+    }
+
+    [Fact]
+    public void Generate_StateThatGrowsAndTextsThatEnd_AreThoseOfTheHost()
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(Llama);
+        model.to(ScalarType.Float64);
+        var generator = new TextGenerator(model, Tokenizer);
+        int[][] prompts = [.. Enumerable.Range(0, 5).Select(k => new[] { k, 2 * k })];
+        foreach (var keepsStates in new[] { false, true })
+        {
+            var options = new GenerationOptions { MaxNewTokens = 70, StopStrings = ["e", "t", "1", "7"], Seed = 5, PresencePenalty = 0.2 };
+            model.Observer = (_, _, _) => { };
+            var byHost = generator.Generate(prompts, options, returnState: keepsStates);
+            model.Observer = null;
+            var counts = run.Record();
+            var recorded = generator.Generate(prompts, options, returnState: keepsStates);
+            Assert.Equal(byHost.Sequences.Select(s => (s.Text, s.FinishReason)), recorded.Sequences.Select(s => (s.Text, s.FinishReason)));
+            Assert.True(counts.Started > 10);
+            if (keepsStates)
+            {
+                AssertNear(byHost.State!, recorded.State!);
+            }
+
+            byHost.State?.Dispose();
+            recorded.State?.Dispose();
+        }
+    }
+
+    [Fact]
+    public void Generate_StateThatGrowsAndIsGiven_StaysAsItWas()
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(Llama);
+        model.to(ScalarType.Float64);
+        var generator = new TextGenerator(model, Tokenizer);
+        using var given = generator.Read([1, 2, 3]);
+        using var kept = given.Clone();
         var counts = run.Record();
-        _ = new TextGenerator(model, Tokenizer).Generate(Prompts, new() { MaxNewTokens = Length, StopAtEndOfDocument = false });
-        Assert.Equal(0, counts.Recorded);
+        var options = new GenerationOptions { Temperature = 0, MaxNewTokens = Length, StopAtEndOfDocument = false };
+        var first = generator.Generate([[4]], options, given).Sequences[0].Tokens;
+        Assert.Equal(first, generator.Generate([[4]], options, given).Sequences[0].Tokens);
+        Assert.Equal(2, counts.Recorded);
+        Assert.All(kept.Tensors, pair => Assert.True(pair.Value.equal(given[pair.Key]).all().item<bool>(), pair.Key));
+    }
+
+    [Fact]
+    public void Generate_StateThatGrowsAndStepThatCannotBeRecorded_IsLeftToTheHost()
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(Llama);
+        model.to(ScalarType.Float64);
+        var generator = new TextGenerator(model, Tokenizer);
+        var options = new GenerationOptions { Temperature = 0, MaxNewTokens = Length, StopAtEndOfDocument = false };
+        var (byHost, before) = ByHost(model, generator, options);
+        var counts = run.Record();
+        counts.Fault = "something waits for the GPU";
+        var (sequences, after) = generator.Generate(Prompts, options, returnState: true);
+        Assert.Equal(byHost.Select(s => s.Tokens), sequences.Select(s => s.Tokens));
+        Assert.Equal(before!["blocks.0.k"].shape, after!["blocks.0.k"].shape);
+        Assert.Equal(0, counts.Started);
+        before.Dispose();
+        after.Dispose();
     }
 
     [Fact]
@@ -257,19 +349,35 @@ public sealed class RecordedTokenStepTests
         Assert.Contains("not all numbers", failure.Message, StringComparison.Ordinal);
     }
 
+    private static void AssertNear(ModelState expected, ModelState actual)
+    {
+        using var scope = NewDisposeScope();
+        Assert.Equal(expected.Tensors.Keys, actual.Tensors.Keys);
+        foreach (var (name, tensor) in expected.Tensors)
+        {
+            Assert.Equal(tensor.shape, actual[name].shape);
+            var difference = tensor.to(ScalarType.Float64) - actual[name].to(ScalarType.Float64);
+            Assert.InRange(difference.abs().max().item<double>(), 0, 1e-9);
+        }
+    }
+
     private static long Live() => DisposeScopeManager.Statistics.TensorStatistics.ThreadTotalLiveCount;
 
     /// <summary>What the host makes of it: whoever looks on keeps anything from being recorded.</summary>
-    private static GenerationResult ByHost(LanguageModel model, TextGenerator generator, GenerationOptions options)
+    private static GenerationResult ByHost(
+        LanguageModel model, TextGenerator generator, GenerationOptions options, int[][]? prompts = null)
     {
         model.Observer = (_, _, _) => { };
         try
         {
-            return generator.Generate(Prompts, options, returnState: true);
+            return generator.Generate(prompts ?? Prompts, options, returnState: true);
         }
         finally
         {
             model.Observer = null;
         }
     }
+
+    private static XlstmConfig Hybrid(params MixerConfig[] mixers) =>
+        Xlstm with { EmbeddingDim = 32, BlockCount = 2, Mixers = [.. mixers] };
 }

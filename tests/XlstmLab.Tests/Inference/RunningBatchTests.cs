@@ -133,6 +133,44 @@ public sealed class RunningBatchTests
         Assert.True(counts.Started > 10);
     }
 
+    /// <summary>Keys and values in a room, each text's own: they go into the cache, from there into another text, and out to the caller.</summary>
+    [Fact]
+    public void Step_RecordedStatesThatGrow_AreThoseOfTheHost()
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(new LlamaConfig { VocabularySize = 257, EmbeddingDim = 32, HeadCount = 2, BlockCount = 2 });
+        model.to(ScalarType.Float64);
+        var before = Live();
+        var byHost = Converse();
+        var counts = run.Record();
+        var recorded = Converse();
+        Assert.Equal(byHost.Tokens, recorded.Tokens);
+        Assert.Equal(byHost.Cached, recorded.Cached);
+        Assert.True(counts.Recorded >= 3 && counts.Started > 10);
+        using (byHost.State)
+        using (recorded.State)
+        {
+            Assert.Equal(byHost.State.Tensors.Keys, recorded.State.Tensors.Keys);
+            Assert.All(recorded.State.Tensors, pair => Assert.True(KernelRun.Error(pair.Value, byHost.State[pair.Key]) < 1e-12, pair.Key));
+        }
+
+        Assert.Equal(before, Live());
+
+        (int[][] Tokens, int[] Cached, ModelState State) Converse()
+        {
+            using var cache = new StateCache(1 << 20);
+            using var batch = new RunningBatch(model, Bytes, new() { Cache = cache, Slots = 2, PrefillLength = 4 });
+            var options = new GenerationOptions { Temperature = 0, MaxNewTokens = 9, StopAtEndOfDocument = false };
+            int[] prompt = [256, 1, 2, 3, 4, 5, 6];
+            var first = Run(batch, (prompt, options), ([7], options with { MaxNewTokens = 20 }));
+            var second = batch.Add([.. prompt, .. first[0].Tokens, 9, 9], options, keepsState: true);
+            var third = batch.Add(prompt, options);
+            _ = Run(batch);
+            BatchedText[] all = [.. first, second, third];
+            return ([.. all.Select(text => text.Tokens.ToArray())], [.. all.Select(text => text.CachedTokens)], second.TakeState()!);
+        }
+    }
+
     /// <summary>Several tokens are started at a time while nobody waits; texts come, go and are removed in the midst of them.</summary>
     [Theory]
     [InlineData(false)]

@@ -1,5 +1,7 @@
+using TorchSharp;
 using XlstmLab.Checkpoints;
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using Xunit;
 using static TorchSharp.torch;
 
@@ -85,6 +87,139 @@ public sealed class LlamaLanguageModelTests : LanguageModelContract
             Assert.True(weights.gt(0).eq(visible.gt(0)).all().item<bool>());
             Near(ones_like(weights.sum(-1)), weights.sum(-1), "sums");
         }
+    }
+
+    /// <summary>Past the room of many tokens several times, with documents that begin on the way and padding.</summary>
+    [Theory]
+    [InlineData(ScalarType.Float64, null, false, 1e-11)]
+    [InlineData(ScalarType.Float64, 1, true, 1e-11)]
+    [InlineData(ScalarType.Float32, 2, false, 2e-4)]
+    [InlineData(ScalarType.Float32, null, true, 2e-4)]
+    public void Forward_TokenByToken_IsTheWholeSequence(ScalarType type, int? keyValueHeads, bool hasLayout, double bound)
+    {
+        const int length = 500;
+        using var scope = NewDisposeScope();
+        using var grad = no_grad();
+        using var model = (Small with { KeyValueHeads = keyValueHeads }).CreateModel(seed: 4);
+        model.to(type);
+        model.eval();
+        var tokens = Tokens(2, length);
+        using var generator = new Generator(5);
+        Tensor Some(double share) => rand(2, length, generator: generator).lt(share);
+        var layout = hasLayout ? new SequenceLayout(Some(0.01), Some(0.1)) : null;
+        var expected = model.Forward(tokens, layout: layout).Logits;
+        ModelState? state = null;
+        foreach (var (start, count) in new[] { (0, 3) }.Concat(Enumerable.Range(3, length - 3).Select(t => (t, 1))))
+        {
+            using var step = NewDisposeScope();
+            var before = state;
+            var there = layout is null ? null
+                : new SequenceLayout(layout.DocumentStarts!.narrow(1, start, count), layout.Padding!.narrow(1, start, count));
+            (var logits, state) = model.Forward(tokens.narrow(1, start, count), before, there, returnState: true);
+            before?.Dispose();
+            var difference = (logits - expected.narrow(1, start, count)).abs();
+            if (there is not null)
+            {
+                difference *= there.Padding!.logical_not().unsqueeze(2);
+            }
+
+            Assert.InRange(difference.max().to(ScalarType.Float64).item<double>(), 0, bound);
+        }
+
+        Assert.Equal([2, keyValueHeads ?? 4, length, 8], state!["blocks.1.k"].shape);
+        state.Dispose();
+    }
+
+    [Fact]
+    public void Forward_StatesThatFork_AreEachAsIfAlone()
+    {
+        using var scope = NewDisposeScope();
+        using var mode = inference_mode();
+        using var model = Wide();
+        var (trunk, tokens) = (Tokens(1, 70), Tokens(2, 140));
+        using var begun = Read(null, trunk);
+        using var forked = begun.Clone();
+        using var repeated = begun.SelectRows(0, 0);
+        var bytes = begun.SizeInBytes;
+        ModelState[] states = [begun, begun, forked];
+        var continuations = new[] { tokens.narrow(0, 0, 1), tokens.narrow(0, 1, 1), tokens.narrow(0, 1, 1) };
+        for (var t = 0L; t < 140; t++)
+        {
+            foreach (var (k, state) in states.ToArray().Index())
+            {
+                states[k] = Read(state, continuations[k].narrow(1, t, 1));
+                if (t > 0)
+                {
+                    state.Dispose();
+                }
+            }
+        }
+
+        Assert.Equal(bytes, begun.SizeInBytes);
+        using var both = Read(repeated, tokens);
+        foreach (var (k, row) in new[] { (0, 0), (1, 1), (2, 1) })
+        {
+            using var whole = Read(null, cat([trunk, continuations[k]], 1));
+            foreach (var (name, tensor) in states[k].Tensors)
+            {
+                AssertNear(whole[name], tensor);
+                AssertNear(both[name].narrow(0, row, 1), tensor);
+            }
+
+            states[k].Dispose();
+        }
+
+        ModelState Read(ModelState? state, Tensor read)
+        {
+            using var step = NewDisposeScope();
+            return model.Forward(read, state, returnState: true).State!;
+        }
+
+        static void AssertNear(Tensor expected, Tensor actual) => Assert.InRange((expected - actual).abs().max().item<double>(), 0, 1e-11);
+    }
+
+    [Fact]
+    public void Forward_StateSavedWithinItsRoom_GoesOnFromTheFile()
+    {
+        using var scope = NewDisposeScope();
+        using var mode = inference_mode();
+        using var model = Wide();
+        var tokens = Tokens(1, 8);
+        using var first = model.Forward(tokens.narrow(1, 0, 5), returnState: true).State!;
+        using var second = model.Forward(tokens.narrow(1, 5, 1), first, returnState: true).State!;
+        using var third = model.Forward(tokens.narrow(1, 6, 1), second, returnState: true).State!;
+        var path = Path.Combine(Directory.CreateTempSubdirectory().FullName, "state.safetensors");
+        ModelStateFile.Save(third, path);
+        using var loaded = ModelStateFile.Load(path);
+        Assert.Equal(third.SizeInBytes, loaded.SizeInBytes);
+        Assert.All(third.Tensors, pair => Assert.True(pair.Value.equal(loaded[pair.Key]).all().item<bool>(), pair.Key));
+        var last = tokens.narrow(1, 7, 1);
+        Assert.InRange((model.Forward(last, third).Logits - model.Forward(last, loaded).Logits).abs().max().item<double>(), 0, 1e-12);
+        Directory.Delete(Path.GetDirectoryName(path)!, recursive: true);
+    }
+
+    [Fact]
+    public void Forward_ManyTokens_LeaveLiveTensorsConstant()
+    {
+        using var scope = NewDisposeScope();
+        using var mode = inference_mode();
+        using var model = Wide();
+        var (token, state) = (Tokens(1, 1), (ModelState?)null);
+        long? live = null;
+        for (var t = 0; t < 200; t++)
+        {
+            using (NewDisposeScope())
+            {
+                var before = state;
+                state = model.Forward(token, before, returnState: true).State;
+                before?.Dispose();
+            }
+
+            live ??= DisposeScopeManager.Statistics.TensorStatistics.ThreadTotalLiveCount;
+            Assert.Equal(live, DisposeScopeManager.Statistics.TensorStatistics.ThreadTotalLiveCount);
+        }
+
+        state!.Dispose();
     }
 
     [Fact]
