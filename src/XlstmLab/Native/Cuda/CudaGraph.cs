@@ -8,13 +8,14 @@ namespace XlstmLab.Native.Cuda;
 /// </summary>
 internal sealed class CudaGraphRecorder : IWorkRecorder
 {
-    /// <summary>The bytes that were taken after the last recording of any thread.</summary>
-    private static long _used;
+    /// <summary>The bytes of pools without a graph, which libtorch keeps and nobody can have.</summary>
+    private static long _unused;
 
     private readonly int _device;
     private readonly CudaStream _stream;
     private readonly CudaStream.Scope _scope;
     private TorchCuda.Pair _pool;
+    private long _poolBytes;
     private int _graphs;
 
     /// <summary>Makes a stream the calling thread's, until this is disposed.</summary>
@@ -41,12 +42,13 @@ internal sealed class CudaGraphRecorder : IWorkRecorder
         if (_graphs == 0)
         {
             // With the last graph that had it, libtorch takes a pool's name back.
-            _pool = TorchCuda.NewPool();
+            (_pool, _poolBytes) = (TorchCuda.NewPool(), 0);
         }
 
         _graphs++;
-        var graph = CudaGraph.Record(_device, _pool, work, () => _graphs--);
-        Interlocked.Exchange(ref _used, Used());
+        var before = Used();
+        var graph = CudaGraph.Record(_device, _pool, work, Leave);
+        _poolBytes += Math.Max(0, Used() - before);
         return graph;
     }
 
@@ -63,15 +65,18 @@ internal sealed class CudaGraphRecorder : IWorkRecorder
     /// </summary>
     /// <remarks>
     /// libtorch does so before it says that there is no memory left: it is asked for more than any GPU has. It takes half a second to say
-    /// that, and so is left alone where a twentieth of the memory at most was taken since the last recording, and half of it is free.
+    /// that, in which nobody else is given memory, and so is left alone where half of the memory is free and a twentieth of it at most lies
+    /// in pools that nobody has.
     /// </remarks>
     private void FreeUnused()
     {
         var (free, total) = Gpu.Memory(_device);
-        if (total - free - Interlocked.Read(ref _used) < total / 20 && free > total / 2)
+        if (Interlocked.Read(ref _unused) < total / 20 && free > total / 2)
         {
             return;
         }
+
+        Interlocked.Exchange(ref _unused, 0);
 
         const long bytes = 1L << 46;
         try
@@ -81,6 +86,14 @@ internal sealed class CudaGraphRecorder : IWorkRecorder
         catch (ExternalException)
         {
             // As expected.
+        }
+    }
+
+    private void Leave()
+    {
+        if (--_graphs == 0)
+        {
+            Interlocked.Add(ref _unused, _poolBytes);
         }
     }
 
