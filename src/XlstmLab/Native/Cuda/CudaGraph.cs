@@ -11,6 +11,9 @@ internal sealed class CudaGraphRecorder : IWorkRecorder
     /// <summary>The bytes of pools without a graph, which libtorch keeps and nobody can have.</summary>
     private static long _unused;
 
+    /// <summary>The bytes that were taken after the last recording of any thread.</summary>
+    private static long _used;
+
     private readonly int _device;
     private readonly CudaStream _stream;
     private readonly CudaStream.Scope _scope;
@@ -48,7 +51,9 @@ internal sealed class CudaGraphRecorder : IWorkRecorder
         _graphs++;
         var before = Used();
         var graph = CudaGraph.Record(_device, _pool, work, Leave);
-        _poolBytes += Math.Max(0, Used() - before);
+        var after = Used();
+        _poolBytes += Math.Max(0, after - before);
+        Interlocked.Exchange(ref _used, after);
         return graph;
     }
 
@@ -65,19 +70,19 @@ internal sealed class CudaGraphRecorder : IWorkRecorder
     /// </summary>
     /// <remarks>
     /// libtorch does so before it says that there is no memory left: it is asked for more than any GPU has. It takes half a second to say
-    /// that, in which nobody else is given memory, and so is left alone where half of the memory is free and a twentieth of it at most lies
-    /// in pools that nobody has.
+    /// that, in which nobody else is given memory, and so is left alone where half of the memory is free, a twentieth of it at most was
+    /// taken since the last recording, and as much lies in pools that nobody has.
     /// </remarks>
     private void FreeUnused()
     {
         var (free, total) = Gpu.Memory(_device);
-        if (Interlocked.Read(ref _unused) < total / 20 && free > total / 2)
+        var most = total / 20;
+        if (Interlocked.Read(ref _unused) < most && total - free - Interlocked.Read(ref _used) < most && free > total / 2)
         {
             return;
         }
 
         Interlocked.Exchange(ref _unused, 0);
-
         const long bytes = 1L << 46;
         try
         {
