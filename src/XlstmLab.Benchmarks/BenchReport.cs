@@ -41,7 +41,9 @@ public sealed record BenchReport<T>(
     private readonly string _date = DateTime.UtcNow.ToString("yyyy-MM-dd HH:mm 'UTC'", CultureInfo.InvariantCulture);
     private readonly string _commit = Repository.Commit() ?? "unknown";
     private readonly string _host =
-        $"{Processor.Current}, {Readable.Size(SystemMemory.Total)} of memory, {RuntimeInformation.OSDescription}, {RuntimeInformation.FrameworkDescription}, libtorch {NativeTorch.Version}{(MklPath.IsChosen ? ", MKL with all that the processor has" : "")}{Load()}";
+        $"{Processor.Current}, {Readable.Size(SystemMemory.Total)} of memory, {RuntimeInformation.OSDescription}, "
+        + $"{RuntimeInformation.FrameworkDescription}, "
+        + $"libtorch {NativeTorch.Version}{(MklPath.IsChosen ? ", MKL with all that the processor has" : "")}{Load()}";
 
     /// <summary>The GPU, its driver, and whether kernels and graphs serve; null where the CPU computes.</summary>
     public string? Gpu { get; init; }

@@ -16,7 +16,12 @@ public static class BenchWorker
         Compute.Begin(task.Threads);
         return task switch
         {
-            MatrixProductTask t => new() { ForwardSeconds = 2.0 * 1024 * 1024 * 1024 / Rates.MatrixProduct(ScalarType.Float32, 1024, t.MinSeconds, cancellationToken) },
+            MatrixProductTask t =>
+                new()
+                {
+                    ForwardSeconds = 2.0 * 1024 * 1024 * 1024 / Rates.MatrixProduct(
+                        ScalarType.Float32, 1024, t.MinSeconds, cancellationToken),
+                },
             MLstmTask t => MLstm(t, cancellationToken),
             SLstmTask t => SLstm(t, cancellationToken),
             WorkTask t => WorkBench.Run(t, cancellationToken),

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json.Serialization;
 using XlstmLab.Models;
 using XlstmLab.Native;
@@ -200,7 +201,17 @@ public sealed record CellBench
     {
         const int batch = 8, length = 512;
         var result = await process.RunAsync(
-            new SLstmTask { Fused = fused, Length = length, Batch = batch, Heads = 4, HeadDim = 64, Threads = threads, MinSeconds = MinSeconds, Repetitions = Repetitions },
+            new SLstmTask
+            {
+                Fused = fused,
+                Length = length,
+                Batch = batch,
+                Heads = 4,
+                HeadDim = 64,
+                Threads = threads,
+                MinSeconds = MinSeconds,
+                Repetitions = Repetitions,
+            },
             cancellationToken);
         return Filled(new(fused ? Fused : Eager, null, length, threads, null, null, null, null, null, null, null, 0, null), result, batch);
     }
@@ -232,11 +243,15 @@ public sealed record CellBench
 
     private static IEnumerable<string> Findings(List<CellRow> rows)
     {
-        foreach (var group in rows.Where(r => r.Form == "chunkwise" && r.TrainingMs is not null).GroupBy(r => (r.Threads, r.Chunk)).Where(g => g.Count() > 1))
+        foreach (var group in rows.Where(r => r.Form == "chunkwise" && r.TrainingMs is not null).GroupBy(r => (r.Threads, r.Chunk))
+            .Where(g => g.Count() > 1))
         {
             var (first, last) = (group.First(), group.Last());
-            yield return Invariant(
-                $"Chunkwise, chunks of {group.Key.Chunk}, {group.Key.Threads} threads: time grows as S^{Exponent(group, r => r.TrainingMs!.Value):0.00} forward and backward, S^{Exponent(group, r => r.ForwardMs!.Value):0.00} forward, from S={first.Length} to {last.Length}.");
+            yield return string.Create(
+                CultureInfo.InvariantCulture,
+                $"Chunkwise, chunks of {group.Key.Chunk}, {group.Key.Threads} threads: "
+                + $"time grows as S^{Exponent(group, r => r.TrainingMs!.Value):0.00} forward and backward, "
+                + $"S^{Exponent(group, r => r.ForwardMs!.Value):0.00} forward, from S={first.Length} to {last.Length}.");
         }
 
         foreach (var parallel in rows.Where(r => r.Form == "parallel" && r.TrainingMs is not null))
@@ -246,16 +261,20 @@ public sealed record CellBench
                 .MinBy(r => r.TrainingMs);
             if (best is not null)
             {
-                yield return Invariant(
-                    $"S={parallel.Length}, {parallel.Threads} threads: parallel takes {parallel.TrainingMs / best.TrainingMs:0.00} times as long as chunkwise with chunks of {best.Chunk}, forward and backward.");
+                yield return string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"S={parallel.Length}, {parallel.Threads} threads: parallel takes {parallel.TrainingMs / best.TrainingMs:0.00} times "
+                    + $"as long as chunkwise with chunks of {best.Chunk}, forward and backward.");
             }
         }
 
         foreach (var eager in rows.Where(r => r.Form == Eager))
         {
             var fused = rows.First(r => r.Form == Fused && r.Threads == eager.Threads);
-            yield return Invariant(
-                $"sLSTM, {eager.Threads} threads: fused is {eager.TrainingMs / fused.TrainingMs:0.0} times as fast as eager forward and backward, {eager.ForwardMs / fused.ForwardMs:0.0} times forward.");
+            yield return string.Create(
+                CultureInfo.InvariantCulture,
+                $"sLSTM, {eager.Threads} threads: fused is {eager.TrainingMs / fused.TrainingMs:0.0} times as fast as eager forward and "
+                + $"backward, {eager.ForwardMs / fused.ForwardMs:0.0} times forward.");
         }
     }
 

@@ -14,7 +14,8 @@ public static class CellShapes
         var works = new List<Workload>();
         foreach (var shape in list.Split('/', StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries))
         {
-            var numbers = shape.Split(',').Select(n => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : 0).ToArray();
+            var numbers = shape.Split(',')
+                .Select(n => int.TryParse(n, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : 0).ToArray();
             if (numbers.Contains(0) || numbers.Length is not (4 or 5))
             {
                 return null;

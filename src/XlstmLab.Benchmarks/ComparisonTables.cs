@@ -48,7 +48,10 @@ public static class ComparisonTables
         new("implementation", r => r.Implementation + (((TrainingWork)r.Work).ByHost ? ", by the host" : "")),
         new("tokens/s", r => Tokens(r.Work) / r.TrainingSeconds),
         new("step ms", r => 1e3 * r.TrainingSeconds, 1),
-        new("TFLOP/s", r => Tokens(r.Work) * 3 * BenchModels.ByName(((TrainingWork)r.Work).Preset).ForwardFlopsPerToken(Length(r.Work)) / r.TrainingSeconds / 1e12, 3),
+        new(
+            "TFLOP/s",
+            r => Tokens(r.Work) * 3 * BenchModels.ByName(((TrainingWork)r.Work).Preset).ForwardFlopsPerToken(Length(r.Work))
+                / r.TrainingSeconds / 1e12, 3),
         Memory,
         Source,
         Remark,
@@ -75,7 +78,10 @@ public static class ComparisonTables
         Implementation,
         new("prefill ms", r => 1e3 * r.ForwardSeconds, 2),
         new("tokens/s", r => Tokens(r.Work) / r.ForwardSeconds),
-        new("TFLOP/s", r => Tokens(r.Work) * BenchModels.ByName(((PrefillWork)r.Work).Preset).ForwardFlopsPerToken(Length(r.Work)) / r.ForwardSeconds / 1e12, 3),
+        new(
+            "TFLOP/s",
+            r => Tokens(r.Work) * BenchModels.ByName(((PrefillWork)r.Work).Preset).ForwardFlopsPerToken(Length(r.Work))
+                / r.ForwardSeconds / 1e12, 3),
         Memory,
         Source,
         Remark,
@@ -99,7 +105,9 @@ public static class ComparisonTables
         new("states MB", r => r.TokenBytes?.State / 1e6, 2),
         new("weights GB/s", r => WeightBytes(r, bytesPerWeight) / r.ForwardSeconds / 1e9, 1),
         new("limit GB/s", r => r.TokenBytes?.ReadRate / 1e9, 1),
-        new("% of limit", r => 100 * WeightBytes(r, bytesPerWeight) / (r.TokenBytes?.ReadRate ?? limit?.BytesPerSecond) / r.ForwardSeconds, 1),
+        new(
+            "% of limit",
+            r => 100 * WeightBytes(r, bytesPerWeight) / (r.TokenBytes?.ReadRate ?? limit?.BytesPerSecond) / r.ForwardSeconds, 1),
         Memory,
         Source,
         Remark,

@@ -74,7 +74,10 @@ public sealed record MemoryBench
             if (done >= next)
             {
                 var (free, total) = onGpu ? Gpu.Memory(Math.Max(0, Device.index)) : default;
-                rows.Add(new(work, done, torch.Tensor.TotalCount, SystemMemory.Resident / 1048576.0, done >= WarmUp * all, onGpu ? (total - free) / 1048576.0 : null));
+                rows.Add(
+                    new(
+                        work, done, torch.Tensor.TotalCount, SystemMemory.Resident / 1048576.0, done >= WarmUp * all,
+                        onGpu ? (total - free) / 1048576.0 : null));
                 next += Math.Max(1, all / Samples);
             }
         }
@@ -85,13 +88,24 @@ public sealed record MemoryBench
         next = Math.Max(1, Tokens / Samples);
         Generate(model, done => Sample("generation", done, Tokens), cancellationToken);
 
+        double Growth(IEnumerable<MemoryRow> work, Func<MemoryRow, double> memory) =>
+            100 * (work.Max(memory) / memory(work.First()) - 1);
+
+        string OfGpu(IEnumerable<MemoryRow> work) => onGpu
+            ? FormattableString.Invariant($", the GPU's {Growth(work, r => r.DeviceMiB!.Value):+0.0;-0.0;0.0} %")
+            : "";
+
         var findings = rows.Where(r => r.AfterWarmUp).GroupBy(r => r.Work).Select(work => string.Create(
             CultureInfo.InvariantCulture,
-            $"{work.Key}: {work.First().Tensors} live tensors after the warm-up, at most {work.Max(r => r.Tensors)} later; resident memory at most {100 * (work.Max(r => r.ResidentMiB) / work.First().ResidentMiB - 1):+0.0;-0.0;0.0} %{(onGpu ? FormattableString.Invariant($", the GPU's {100 * (work.Max(r => r.DeviceMiB)!.Value / work.First().DeviceMiB!.Value - 1):+0.0;-0.0;0.0} %") : "")}."));
+            $"{work.Key}: {work.First().Tensors} live tensors after the warm-up, at most {work.Max(r => r.Tensors)} later; "
+            + $"resident memory at most {Growth(work, r => r.ResidentMiB):+0.0;-0.0;0.0} %{OfGpu(work)}."));
         return new(
-            string.Create(CultureInfo.InvariantCulture, $"Memory: {Steps:N0} training steps and {Tokens:N0} generated tokens of {Batch} sequences side by side, a model with {XlstmAccounting.ParameterCount(config):N0} parameters"),
+            string.Create(
+                CultureInfo.InvariantCulture, $"Memory: {Steps:N0} training steps and {Tokens:N0} generated tokens of {Batch} sequences "
+                    + $"side by side, a model with {XlstmAccounting.ParameterCount(config):N0} parameters"),
             command,
-            "Tensors that are alive and the process's resident set, in the middle of a step; the first two fifths are warm-up, since what finalisers free waits for ten seconds.",
+            "Tensors that are alive and the process's resident set, in the middle of a step; the first two fifths are warm-up, "
+            + "since what finalisers free waits for ten seconds.",
             Columns,
             rows,
             [.. findings, IsConstant(rows) ? "Nothing grows." : "It GROWS: live tensors must not, memory by 5 % at most."]);

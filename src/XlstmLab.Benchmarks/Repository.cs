@@ -20,7 +20,8 @@ internal static class Repository
     /// <summary>What the compiler was told: a program that was copied to another machine has no clone beside it.</summary>
     private static string? Built()
     {
-        var version = typeof(Repository).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion.Split('+');
+        var version =
+            typeof(Repository).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion.Split('+');
         if (version is not [_, var commit])
         {
             return null;

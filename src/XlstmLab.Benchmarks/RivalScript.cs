@@ -87,7 +87,12 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
             return ($"there is no file '{File}'", null);
         }
 
-        var start = new ProcessStartInfo(Python, [File]) { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true };
+        var start = new ProcessStartInfo(Python, [File])
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+        };
         Process process;
         try
         {
@@ -163,7 +168,14 @@ public sealed record RivalScript(string File, double Seconds, double MinSeconds)
         }
 
         var pairs = new JsonArray([.. done.Select(pair => new JsonArray(pair.Index, pair.Implementation))]);
-        return new JsonObject { ["device"] = device, ["compute"] = compute, ["min_seconds"] = MinSeconds, ["works"] = list, ["done"] = pairs }.ToJsonString();
+        return new JsonObject
+        {
+            ["device"] = device,
+            ["compute"] = compute,
+            ["min_seconds"] = MinSeconds,
+            ["works"] = list,
+            ["done"] = pairs,
+        }.ToJsonString();
     }
 
     /// <summary>The measurement in a line; null if there is none.</summary>

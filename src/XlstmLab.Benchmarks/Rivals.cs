@@ -29,7 +29,10 @@ internal static class Rivals
             }
             else if (RivalScript.Read(line, run.Works) is { Remark: null } row)
             {
-                yield return row with { Source = string.Join(", ", new[] { row.Source, run.Machine, run.Date, run.Remark }.OfType<string>()) };
+                yield return row with
+                {
+                    Source = string.Join(", ", new[] { row.Source, run.Machine, run.Date, run.Remark }.OfType<string>()),
+                };
             }
         }
     }
@@ -38,7 +41,8 @@ internal static class Rivals
     {
         var assembly = typeof(Rivals).Assembly;
         var rows = new List<Measurement>();
-        foreach (var name in assembly.GetManifestResourceNames().Where(n => n.EndsWith(".rivals.jsonl", StringComparison.Ordinal)).OrderBy(IsEarlier))
+        foreach (var name in assembly.GetManifestResourceNames().Where(n => n.EndsWith(".rivals.jsonl", StringComparison.Ordinal))
+            .OrderBy(IsEarlier))
         {
             using var reader = new StreamReader(assembly.GetManifestResourceStream(name)!);
             var text = reader.ReadToEnd();

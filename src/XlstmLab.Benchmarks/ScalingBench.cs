@@ -104,9 +104,10 @@ public static class ScalingBench
 
     /// <summary>How it measures.</summary>
     public static string Method =>
-        "Wall time of whole steps of the trainer on random tokens after 6 of warm-up, waiting for the device at both ends: of rank 0 while the others wait, then of all "
-        + "ranks at once, each with as many sequences as the one had, then the same with all gradients going after the backward pass. "
-        + "The all-reduce is the median of the sums of all gradients with nothing beside them; hidden is the share of its time by which a step is shorter with overlap than without. "
+        "Wall time of whole steps of the trainer on random tokens after 6 of warm-up, waiting for the device at both ends: "
+        + "of rank 0 while the others wait, then of all ranks at once, each with as many sequences as the one had, "
+        + "then the same with all gradients going after the backward pass. The all-reduce is the median of the sums of all gradients with "
+        + "nothing beside them; hidden is the share of its time by which a step is shorter with overlap than without. "
         + "Efficiency is the share of as many times one rank's tokens a second.";
 
     /// <summary>Measures, as one of the ranks.</summary>

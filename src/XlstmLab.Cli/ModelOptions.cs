@@ -12,7 +12,10 @@ internal sealed class ModelOptions
     private readonly Option<string?> _tokenizer = TextOptions.TokenizerOption("Default: the model's.");
     private readonly Option<string?> _end = TextOptions.EndOfDocumentOption();
     private readonly Option<string?> _compute =
-        new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: the weights' type." }.OneOf("bf16", "float32");
+        new Option<string?>("--compute")
+        {
+            Description = "What matrix products are computed in. Default: the weights' type.",
+        }.OneOf("bf16", "float32");
 
     private readonly Option<int?> _threads = ComputeOptions.Threads();
     private readonly Option<string> _device = ComputeOptions.Device();

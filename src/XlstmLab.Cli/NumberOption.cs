@@ -162,7 +162,9 @@ internal static class Words
     {
         foreach (var token in result.Tokens.Where(t => !words.Contains(t.Value)))
         {
-            result.AddError($"{name}: expected {string.Join(", ", words[..^1])}{(words.Length > 1 ? " or " : "")}{words[^1]}, got '{token.Value}'.{NearestName.Hint(token.Value, words)}");
+            result.AddError(
+                $"{name}: expected {string.Join(", ", words[..^1])}{(words.Length > 1 ? " or " : "")}{words[^1]}, "
+                + $"got '{token.Value}'.{NearestName.Hint(token.Value, words)}");
         }
     }
 }

@@ -193,9 +193,11 @@ internal static partial class Program
             return $"'{path.Groups[1].Value}' is a folder; a file was expected.";
         }
 
-        if (cause is NullReferenceException or IndexOutOfRangeException or InvalidCastException or KeyNotFoundException or OverflowException)
+        if (cause is NullReferenceException or IndexOutOfRangeException or InvalidCastException
+            or KeyNotFoundException or OverflowException)
         {
-            return $"The program failed where it should have said what is wrong ({cause.GetType().Name}: {message.TrimEnd('.')}). --verbose shows where.";
+            return $"The program failed where it should have said what is wrong ({cause.GetType().Name}: {message.TrimEnd('.')}). "
+                + "--verbose shows where.";
         }
 
         var isMemory = cause is OutOfMemoryException
@@ -210,8 +212,8 @@ internal static partial class Program
         var told = message[(message.IndexOf("DefaultCPUAllocator:", StringComparison.Ordinal) is > 0 and var start ? start : 0)..]
             .Split(". ").TakeWhile(
                 s => !s.Contains("PYTORCH", StringComparison.Ordinal) && !s.StartsWith("Of the allocated", StringComparison.Ordinal));
-        return $"{string.Join(". ", told).TrimEnd('.')}. Less memory is needed by a smaller --micro-batch-size (the update stays the same), "
-            + "a smaller --batch-size, a shorter --context, --compute bf16 or a smaller --preset.";
+        return $"{string.Join(". ", told).TrimEnd('.')}. Less memory is needed by a smaller --micro-batch-size (the update stays the "
+            + "same), a smaller --batch-size, a shorter --context, --compute bf16 or a smaller --preset.";
     }
 
     /// <summary>A message without the names of a method's parameters, which mean nothing to who gave options.</summary>
@@ -222,7 +224,8 @@ internal static partial class Program
     {
         var isOption = token.StartsWith('-');
         var known = isOption
-            ? Ancestors(result).SelectMany(r => r.Command.Options.Where(o => r == result || o.Recursive)).SelectMany(o => o.Aliases.Append(o.Name)).Where(n => n.Length > 2)
+            ? Ancestors(result).SelectMany(r => r.Command.Options.Where(o => r == result || o.Recursive))
+                .SelectMany(o => o.Aliases.Append(o.Name)).Where(n => n.Length > 2)
             : result.Command.Subcommands.Where(c => !c.Hidden).Select(c => c.Name);
         var name = token.Split('=', ':')[0];
         return NearestName.Of(name, known) is { } nearest

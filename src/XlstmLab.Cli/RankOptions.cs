@@ -10,15 +10,25 @@ namespace XlstmLab.Cli;
 /// <summary>The options of what several ranks do together.</summary>
 internal sealed class RankOptions
 {
-    private readonly Option<string?> _gpus = new("--gpus") { Description = "Share the work out to so many GPUs of this machine, or to all, by NCCL: a process each.", HelpName = "all|N" };
+    private readonly Option<string?> _gpus = new("--gpus")
+    {
+        Description = "Share the work out to so many GPUs of this machine, or to all, by NCCL: a process each.",
+        HelpName = "all|N",
+    };
     private readonly Option<int?> _ranks = NumberOption.Whole(new Option<int?>("--ranks")
     {
         Description = "The same on the CPU, to try it: a loopback collective stands in for NCCL.",
         HelpName = "N",
     }, 1);
 
-    private readonly Option<bool> _shards = new("--shard-optimizer") { Description = "Each rank keeps the optimiser's moments of a part of the weights only (ZeRO-1)." };
-    private readonly Option<string?> _type = new Option<string?>("--reduce") { Description = "The type in which gradients go from rank to rank. Default: float32." }.OneOf("bf16", "float32");
+    private readonly Option<bool> _shards = new("--shard-optimizer")
+    {
+        Description = "Each rank keeps the optimiser's moments of a part of the weights only (ZeRO-1).",
+    };
+    private readonly Option<string?> _type = new Option<string?>("--reduce")
+    {
+        Description = "The type in which gradients go from rank to rank. Default: float32.",
+    }.OneOf("bf16", "float32");
     private readonly Option<double?> _timeout = NumberOption.Real(new Option<double?>("--rank-timeout")
     {
         Description = "Seconds that a rank may say nothing before the others end. Default: 300.",

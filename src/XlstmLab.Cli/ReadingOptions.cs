@@ -8,7 +8,10 @@ namespace XlstmLab.Cli;
 /// <summary>The options of commands that read files of text: what is done about rows without one, and about very long lines.</summary>
 internal sealed class ReadingOptions
 {
-    private readonly Option<bool> _skipNull = new("--skip-null") { Description = "Leave out and count rows whose text is null or missing. Default: an error." };
+    private readonly Option<bool> _skipNull = new("--skip-null")
+    {
+        Description = "Leave out and count rows whose text is null or missing. Default: an error.",
+    };
 
     private readonly Option<int?> _maxLine = NumberOption.Whole(new Option<int?>("--max-line-mib")
     {

@@ -45,7 +45,8 @@ internal static class WeightOptions
         if (!onGpu && format == WeightFormat.Float8)
         {
             throw new UsageException(
-                "--weights: tokens are read from fp8 on a GPU only; on the CPU int8 has as many bits, and 'xlstm eval --weights fp8' shows what it costs.");
+                "--weights: tokens are read from fp8 on a GPU only; on the CPU int8 has as many bits, and 'xlstm eval --weights fp8' "
+                + "shows what it costs.");
         }
     }
 

@@ -46,7 +46,8 @@ public static class StateOfTheUnion
             Licence = "Public domain: database under PDDL 1.0, contents under CC0 1.0",
             Preparation = "The field text of each file as published (every address on a single line), line ends as LF; nothing else is "
                 + "changed. A document is an address, named after its file. The seed of the split was chosen for validation and test "
-                + "parts near 5 % of the text that draw on all five fifths of the text in order of time; only sizes and years were looked at.",
+                + "parts near 5 % of the text that draw on all five fifths of the text in order of time; only sizes and "
+                + "years were looked at.",
             Split = new SplitRule { Seed = 1906 },
         };
         return DatasetArchive.Write(folder, card, documents, cancellationToken);

@@ -30,7 +30,8 @@ internal sealed class CSharpCells
             path, MetadataReferenceProperties.Assembly, XmlDocumentationProvider.CreateFromFile(Path.ChangeExtension(path, ".xml")))),
     ]);
 
-    private static readonly FieldInfo Workspace = typeof(CSharpKernel).GetField("_workspace", BindingFlags.Instance | BindingFlags.NonPublic)!;
+    private static readonly FieldInfo Workspace =
+        typeof(CSharpKernel).GetField("_workspace", BindingFlags.Instance | BindingFlags.NonPublic)!;
     private static readonly MethodInfo UpdateWorkspace = Workspace.FieldType.GetMethod("UpdateWorkspaceAsync")!;
 
     private readonly SemaphoreSlim _catchingUp = new(1);
@@ -123,7 +124,8 @@ internal sealed class CSharpCells
         var abort = CellContext.Current?.Abort ?? CancellationToken.None;
         Exception? failure = null;
         var state = CellThreads.Await(
-            () => before is null ? script.RunAsync(null, Catch, CancellationToken.None) : script.RunFromAsync(before, Catch, CancellationToken.None), abort);
+            () => before is null
+                ? script.RunAsync(null, Catch, CancellationToken.None) : script.RunFromAsync(before, Catch, CancellationToken.None), abort);
 
         // It has ended by itself, be it because it was interrupted: what it declared is there, such as the run of a training.
         SetState(this, state);
@@ -160,7 +162,8 @@ internal sealed class CSharpCells
     async Task IKernelCommandHandler<SendValue>.HandleAsync(SendValue command, KernelInvocationContext context)
     {
         await SetValueAsync(
-            command, context, (name, value, declared) => SetValueAsync(name, value, declared ?? ValueSharing.Nameable(value.GetType()))).ConfigureAwait(false);
+            command, context, (name, value, declared) => SetValueAsync(name, value, declared ?? ValueSharing.Nameable(value.GetType())))
+                .ConfigureAwait(false);
     }
 
     Task IKernelCommandHandler<RequestValue>.HandleAsync(RequestValue command, KernelInvocationContext context)

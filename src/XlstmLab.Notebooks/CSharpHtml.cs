@@ -43,7 +43,8 @@ internal static class CSharpHtml
     {
         var token = tokens[index];
         var kind = token.Kind();
-        if (SyntaxFacts.IsReservedKeyword(kind) || token.Text is "var" or "await" or "async" or "record" or "init" or "with" or "when" or "yield" or "nint")
+        if (SyntaxFacts.IsReservedKeyword(kind)
+            || token.Text is "var" or "await" or "async" or "record" or "init" or "with" or "when" or "yield" or "nint")
         {
             return "k";
         }

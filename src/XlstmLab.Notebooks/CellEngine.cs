@@ -143,7 +143,9 @@ public sealed partial class CellEngine : IDisposable
     /// <exception cref="InvalidOperationException">Another cell of this engine is still running.</exception>
     public Task<CellResult> RunAsync(
         string source, Action<string, string>? live = null, string? language = null, CancellationToken cancellationToken = default) =>
-        RunAsync(source, new CellOutputs(live is null ? null : (stream, text) => CellContext.Outside(() => live(stream, text))), language, isCounted: true, cancellationToken);
+        RunAsync(
+            source, new CellOutputs(live is null ? null : (stream, text) => CellContext.Outside(() => live(stream, text))),
+            language, isCounted: true, cancellationToken);
 
     /// <summary>The same, with outputs that tell of themselves as they come.</summary>
     internal async Task<CellResult> RunAsync(
@@ -269,13 +271,13 @@ public sealed partial class CellEngine : IDisposable
                 await _threads.EndAsync().ConfigureAwait(false);
             }
 
-            // The interruption ends a cell's processes too: what went on because they had ended did not end by itself. The cell's own token is
-            // cancelled a moment later than its code.
+            // The interruption ends a cell's processes too: what went on because they had ended did not end by itself. The cell's own token
+            // is cancelled a moment later than its code.
             if (cancellation.IsCancellationRequested)
             {
                 string message = _threads.HasAbandoned
-                    ? "The cell was interrupted. F# cannot be stopped from outside: it goes on beside later cells until it ends by itself or the "
-                        + "notebook is restarted."
+                    ? "The cell was interrupted. F# cannot be stopped from outside: it goes on beside later cells until it ends by itself "
+                        + "or the notebook is restarted."
                     : "The cell was interrupted.";
                 return new CellError(number, null, Interrupted, message, [message]);
             }
@@ -324,11 +326,15 @@ public sealed partial class CellEngine : IDisposable
 
     /// <summary>The same as HTML, with a line for each value: the engine would show all that a value consists of.</summary>
     private static string Table(IEnumerable<KernelValue> values) => IsDetailed(values)
-        ? $"<table><thead><tr><th>name</th><th>type</th><th>value</th></tr></thead><tbody>{string.Concat(values.Select(Row))}</tbody></table>"
+        ? "<table><thead><tr><th>name</th><th>type</th><th>value</th></tr></thead>"
+            + $"<tbody>{string.Concat(values.Select(Row))}</tbody></table>"
         : $"<p>{WebUtility.HtmlEncode(List(values))}</p>";
 
-    private static string Row(KernelValue value) =>
-        $"<tr>{string.Concat(new[] { value.Name, $"{value.Type}", Summary(value) }.Select(text => $"<td>{WebUtility.HtmlEncode(text)}</td>"))}</tr>";
+    private static string Row(KernelValue value)
+    {
+        string[] cells = [value.Name, $"{value.Type}", Summary(value)];
+        return $"<tr>{string.Concat(cells.Select(text => $"<td>{WebUtility.HtmlEncode(text)}</td>"))}</tr>";
+    }
 
     private static bool IsDetailed(IEnumerable<KernelValue> values) => values.GetType().GetProperty("Detailed")?.GetValue(values) is true;
 
@@ -438,7 +444,8 @@ public sealed partial class CellEngine : IDisposable
         StringBuilder list = new();
         foreach (var kernel in Root.ChildKernels.Prepend<Kernel>(Root))
         {
-            var names = kernel.KernelInfo.SupportedDirectives.Where(d => !d.Hidden).Select(d => d.Name).Distinct().Order(StringComparer.Ordinal);
+            var names = kernel.KernelInfo.SupportedDirectives.Where(d => !d.Hidden).Select(d => d.Name).Distinct()
+                .Order(StringComparer.Ordinal);
             list.Append(ReferenceEquals(kernel, Root) ? "everywhere" : kernel.Name).Append(": ").AppendJoin(' ', names).Append('\n');
         }
 

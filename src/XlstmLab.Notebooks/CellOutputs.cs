@@ -80,7 +80,13 @@ internal sealed class CellOutputs(Action<string, string>? live, Action<JsonObjec
     /// <param name="data">The value's forms.</param>
     /// <param name="id">What names the value; a random one if absent.</param>
     public JsonObject Display(JsonObject data, string? id = null) =>
-        Add(new JsonObject { ["output_type"] = "display_data", ["data"] = Fitting(data, 0), ["metadata"] = new JsonObject() }, id ?? $"{Guid.NewGuid():N}");
+        Add(
+            new JsonObject
+            {
+                ["output_type"] = "display_data",
+                ["data"] = Fitting(data, 0),
+                ["metadata"] = new JsonObject(),
+            }, id ?? $"{Guid.NewGuid():N}");
 
     /// <summary>Replaces a displayed value.</summary>
     public void Update(JsonObject output, JsonObject data)

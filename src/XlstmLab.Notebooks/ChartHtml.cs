@@ -78,7 +78,8 @@ internal static partial class ChartHtml
         {
             return ChartSvg.Draw(figure) ?? "";
         }
-        catch (Exception e) when (e is ArgumentException or InvalidOperationException or FormatException or OverflowException or IndexOutOfRangeException)
+        catch (Exception e) when (e is ArgumentException or InvalidOperationException or FormatException
+            or OverflowException or IndexOutOfRangeException)
         {
             // A figure may hold anything: what plotly makes sense of must not fail the cell.
             return "";
@@ -202,7 +203,9 @@ internal static partial class ChartHtml
     private static string ReadPlotlyJs()
     {
         var assembly = typeof(GenericChart).Assembly;
-        string name = Array.Find(assembly.GetManifestResourceNames(), name => name.Contains("plotly-", StringComparison.Ordinal) && name.EndsWith(".min.js", StringComparison.Ordinal))
+        string name = Array.Find(
+            assembly.GetManifestResourceNames(),
+            name => name.Contains("plotly-", StringComparison.Ordinal) && name.EndsWith(".min.js", StringComparison.Ordinal))
             ?? throw new NotebookException($"{assembly.GetName()} does not contain plotly.js: charts cannot be drawn offline.");
         using StreamReader reader = new(assembly.GetManifestResourceStream(name)!, Encoding.UTF8);
         return reader.ReadToEnd().Replace("\r\n", "\n", StringComparison.Ordinal);

@@ -18,7 +18,8 @@ internal sealed partial class ChartSvg
     private const int MostPoints = 1200;
 
     private static readonly string[] Kinds = ["scatter", "scattergl", "bar", "heatmap", "violin"];
-    private static readonly string[] ViridisStops = ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
+    private static readonly string[] ViridisStops =
+        ["#440154", "#482878", "#3e4989", "#31688e", "#26828e", "#1f9e89", "#35b779", "#6ece58", "#b5de2b", "#fde725"];
 
     private readonly StringBuilder _svg = new();
     private readonly JsonObject _layout;
@@ -105,7 +106,10 @@ internal sealed partial class ChartSvg
 
         // A range may leave out a part of the traces, which plotly cuts off at the frame: so does an SVG in an SVG.
         bool cuts = _vertical.Values.Any(axis => axis.Spec["range"] is JsonArray);
-        _svg.Append(cuts ? $"<svg y=\"{Px(_top)}\" width=\"{Px(_width)}\" height=\"{Px(_bottom - _top)}\" viewBox=\"0 {Px(_top)} {Px(_width)} {Px(_bottom - _top)}\">\n" : "");
+        _svg.Append(
+            cuts
+                ? $"<svg y=\"{Px(_top)}\" width=\"{Px(_width)}\" height=\"{Px(_bottom - _top)}\" viewBox=\"0 {Px(_top)} {Px(_width)} "
+                    + $"{Px(_bottom - _top)}\">\n" : "");
         foreach (var (index, trace) in _traces.Index())
         {
             DrawTrace(trace, index);
@@ -247,7 +251,10 @@ internal sealed partial class ChartSvg
             if (fill is not null && points.Exists(p => p is not null))
             {
                 double zero = Math.Clamp(y.Pixel(0), Math.Min(y.Start, y.End), Math.Max(y.Start, y.End));
-                _svg.Append($"<path d=\"{path}L{Px(points.FindLast(p => p is not null)!.Value.X)} {Px(zero)}L{Px(points.Find(p => p is not null)!.Value.X)} {Px(zero)}Z\" fill=\"{Attribute(fill)}\" fill-opacity=\".3\"/>\n");
+                _svg.Append(
+                    $"<path d=\"{path}L{Px(points.FindLast(p => p is not null)!.Value.X)} "
+                    + $"{Px(zero)}L{Px(points.Find(p => p is not null)!.Value.X)} {Px(zero)}Z\" fill=\"{Attribute(fill)}\" "
+                    + "fill-opacity=\".3\"/>\n");
             }
 
             if (trace["fill"].AsText() == "toself" && points.Count > 2)
@@ -260,8 +267,16 @@ internal sealed partial class ChartSvg
                 }
             }
 
-            string dash = line?["dash"].AsText() switch { "dot" => " stroke-dasharray=\"2 4\"", "dash" => " stroke-dasharray=\"8 5\"", "dashdot" => " stroke-dasharray=\"8 4 2 4\"", _ => "" };
-            _svg.Append($"<path d=\"{path}\" fill=\"none\" stroke=\"{Attribute(color)}\" stroke-width=\"{Px(line?["width"].AsNumber() ?? 2)}\" stroke-linejoin=\"round\"{dash}/>\n");
+            string dash = line?["dash"].AsText() switch
+            {
+                "dot" => " stroke-dasharray=\"2 4\"",
+                "dash" => " stroke-dasharray=\"8 5\"",
+                "dashdot" => " stroke-dasharray=\"8 4 2 4\"",
+                _ => "",
+            };
+            _svg.Append(
+                $"<path d=\"{path}\" fill=\"none\" stroke=\"{Attribute(color)}\" stroke-width=\"{Px(line?["width"].AsNumber() ?? 2)}\" "
+                + $"stroke-linejoin=\"round\"{dash}/>\n");
         }
 
         if (mode.Contains("markers", StringComparison.Ordinal))
@@ -300,7 +315,8 @@ internal sealed partial class ChartSvg
         foreach (var chunk in points.Chunk(group))
         {
             var shown = group == 1 || chunk.Contains(null) ? chunk
-                : chunk.Index().Where(p => p.Item == chunk.MinBy(q => q!.Value.Y) || p.Item == chunk.MaxBy(q => q!.Value.Y)).Select(p => p.Item);
+                : chunk.Index().Where(p => p.Item == chunk.MinBy(q => q!.Value.Y) || p.Item == chunk.MaxBy(q => q!.Value.Y))
+                    .Select(p => p.Item);
             foreach (var point in shown)
             {
                 if (point is { } at)
@@ -328,7 +344,8 @@ internal sealed partial class ChartSvg
         var colors = (trace["marker"] as JsonObject)?["color"] as JsonArray;
         for (int i = 0; i < (lengths?.Count ?? 0); i++)
         {
-            double from = along.Pixel(0), to = along.Pixel(along.Value(lengths![i])), at = across.Pixel(places is null ? i : across.Value(places[i])) + offset;
+            double from = along.Pixel(0), to = along.Pixel(along.Value(lengths![i]));
+            double at = across.Pixel(places is null ? i : across.Value(places[i])) + offset;
             if (!double.IsFinite(to) || !double.IsFinite(at))
             {
                 continue;
@@ -338,12 +355,16 @@ internal sealed partial class ChartSvg
             string text = (trace["text"] as JsonArray)?.ElementAtOrDefault(i).AsText() ?? "";
             if (isFlat)
             {
-                _svg.Append($"<rect x=\"{Px(Math.Min(from, to))}\" y=\"{Px(at - width / 2)}\" width=\"{Px(Math.Abs(to - from))}\" height=\"{Px(width)}\" fill=\"{color}\"/>");
+                _svg.Append(
+                    $"<rect x=\"{Px(Math.Min(from, to))}\" y=\"{Px(at - width / 2)}\" width=\"{Px(Math.Abs(to - from))}\" "
+                    + $"height=\"{Px(width)}\" fill=\"{color}\"/>");
                 Write(text, to + 5, at + _size * 0.35, "start", _size);
             }
             else
             {
-                _svg.Append($"<rect x=\"{Px(at - width / 2)}\" y=\"{Px(Math.Min(from, to))}\" width=\"{Px(width)}\" height=\"{Px(Math.Abs(to - from))}\" fill=\"{color}\"/>");
+                _svg.Append(
+                    $"<rect x=\"{Px(at - width / 2)}\" y=\"{Px(Math.Min(from, to))}\" width=\"{Px(width)}\" "
+                    + $"height=\"{Px(Math.Abs(to - from))}\" fill=\"{color}\"/>");
                 Write(text, at, to - 5, "middle", _size);
             }
         }
@@ -421,7 +442,9 @@ internal sealed partial class ChartSvg
         double at = _right + 14, height = (_bottom - _top) / Levels;
         for (int level = 0; level < Levels; level++)
         {
-            _svg.Append($"<rect x=\"{Px(at)}\" y=\"{Px(_bottom - (level + 1) * height)}\" width=\"13\" height=\"{Px(height + 0.5)}\" fill=\"{scale[level]}\"/>");
+            _svg.Append(
+                $"<rect x=\"{Px(at)}\" y=\"{Px(_bottom - (level + 1) * height)}\" width=\"13\" height=\"{Px(height + 0.5)}\" "
+                + $"fill=\"{scale[level]}\"/>");
         }
 
         var bar = trace["colorbar"] as JsonObject;
@@ -499,7 +522,9 @@ internal sealed partial class ChartSvg
             _svg.Append($"<path d=\"{path}Z\" fill=\"{Attribute(trace["fillcolor"].AsText() ?? color)}\" stroke=\"{Attribute(color)}\"/>");
             double Quantile(double q) => y.Pixel(values[(int)Math.Round(q * (values.Length - 1))]);
             double box = width * 0.12;
-            _svg.Append($"<rect x=\"{Px(middle - box)}\" y=\"{Px(Quantile(0.75))}\" width=\"{Px(2 * box)}\" height=\"{Px(Quantile(0.25) - Quantile(0.75))}\" fill=\"none\" stroke=\"{Attribute(color)}\"/>");
+            _svg.Append(
+                $"<rect x=\"{Px(middle - box)}\" y=\"{Px(Quantile(0.75))}\" width=\"{Px(2 * box)}\" "
+                + $"height=\"{Px(Quantile(0.25) - Quantile(0.75))}\" fill=\"none\" stroke=\"{Attribute(color)}\"/>");
             Line(middle - box, Quantile(0.5), middle + box, Quantile(0.5), color);
         }
     }
@@ -515,7 +540,9 @@ internal sealed partial class ChartSvg
                 continue;
             }
 
-            _svg.Append($"<path d=\"M{Px(x0)} {Px(y0)}L{Px(x1)} {Px(y1)}\" stroke=\"{Attribute(line?["color"].AsText() ?? _ink)}\" stroke-width=\"{Px(line?["width"].AsNumber() ?? 2)}\"{(line?["dash"] is null ? "" : " stroke-dasharray=\"2 4\"")}/>\n");
+            _svg.Append(
+                $"<path d=\"M{Px(x0)} {Px(y0)}L{Px(x1)} {Px(y1)}\" stroke=\"{Attribute(line?["color"].AsText() ?? _ink)}\" "
+                + $"stroke-width=\"{Px(line?["width"].AsNumber() ?? 2)}\"{(line?["dash"] is null ? "" : " stroke-dasharray=\"2 4\"")}/>\n");
         }
 
         foreach (var note in (Layout("annotations") as JsonArray ?? []).OfType<JsonObject>())

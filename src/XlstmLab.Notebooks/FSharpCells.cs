@@ -70,7 +70,9 @@ internal sealed class FSharpCells : Kernel,
             TextWriter.Null,
             null,
             null);
-        session.EvalInteraction($"open System\nopen System.IO\nopen System.Text\nopen Microsoft.DotNet.Interactive.Formatting\nopen type {typeof(NotebookApi).FullName}", null);
+        session.EvalInteraction(
+            "open System\nopen System.IO\nopen System.Text\nopen Microsoft.DotNet.Interactive.Formatting\n"
+            + $"open type {typeof(NotebookApi).FullName}", null);
         return session;
     }
 
@@ -152,8 +154,8 @@ internal sealed class FSharpCells : Kernel,
             {
                 // The types that C# cells declare are in assemblies that are in no file, which F# Interactive cannot refer to. The engine's
                 // magics say nothing of what fails below them.
-                string message = $"F# cells cannot take '{name}': its type, {value.GetType()}, is declared in a cell, or is none that F# can name. "
-                    + "Share its parts, or declare the type in F#.";
+                string message = $"F# cells cannot take '{name}': its type, {value.GetType()}, is declared in a cell, "
+                    + "or is none that F# can name. Share its parts, or declare the type in F#.";
                 context.Publish(new ErrorProduced(message, command));
                 throw new InvalidOperationException(message, refusal);
             }

@@ -21,7 +21,8 @@ public static partial class FigureFiles
     private const int Seconds = 90;
 
     private static readonly string[] Names =
-        ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge", "microsoft-edge-stable", "msedge"];
+        ["chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "microsoft-edge",
+            "microsoft-edge-stable", "msedge"];
 
     private static readonly string[] Applications = ["Google Chrome", "Chromium", "Microsoft Edge"];
 
@@ -54,7 +55,8 @@ public static partial class FigureFiles
         {
             case ".HTML":
                 AtomicFile.WriteText(
-                    path, $"<!doctype html>\n<html><head><meta charset=\"utf-8\"><title>Figure</title></head><body>\n{ChartHtml.LibraryScript()}\n{ChartHtml.Fragment(figure)}\n</body></html>\n");
+                    path, "<!doctype html>\n<html><head><meta charset=\"utf-8\"><title>Figure</title></head><body>\n"
+                        + $"{ChartHtml.LibraryScript()}\n{ChartHtml.Fragment(figure)}\n</body></html>\n");
                 break;
             case ".SVG":
                 AtomicFile.WriteText(path, Encoding.UTF8.GetString(Image("svg", 1)));
@@ -91,7 +93,9 @@ public static partial class FigureFiles
             var answer = Answer().Match(Encoding.UTF8.GetString(dom));
             return answer is { Success: true } && answer.Groups[1].Value == "image"
                 ? Convert.FromBase64String(answer.Groups[2].Value.Trim())
-                : throw new NotebookException($"The browser drew no figure{(answer.Success ? $": {answer.Groups[2].Value}" : "")}. Save it as .html, and open that in a browser to see why.");
+                : throw new NotebookException(
+                    $"The browser drew no figure{(answer.Success ? $": {answer.Groups[2].Value}" : "")}. Save it as .html, "
+                    + "and open that in a browser to see why.");
         }
     }
 
@@ -125,7 +129,12 @@ public static partial class FigureFiles
         {
             var html = Path.Combine(folder, "page.html");
             File.WriteAllText(html, page);
-            var start = new ProcessStartInfo(FindBrowser()) { RedirectStandardOutput = true, RedirectStandardError = true, StandardOutputEncoding = Encoding.UTF8 };
+            var start = new ProcessStartInfo(FindBrowser())
+            {
+                RedirectStandardOutput = true,
+                RedirectStandardError = true,
+                StandardOutputEncoding = Encoding.UTF8,
+            };
             string[] always =
             [
                 "--headless", "--disable-gpu", "--hide-scrollbars", "--no-first-run", "--disable-extensions",
@@ -152,8 +161,9 @@ public static partial class FigureFiles
             return browser.ExitCode == 0
                 ? Encoding.UTF8.GetBytes(answer.Result)
                 : throw new NotebookException(
-                    $"The browser {start.FileName} failed with code {browser.ExitCode}: {errors.Result.Split('\n', StringSplitOptions.RemoveEmptyEntries).LastOrDefault()} "
-                    + $"Name another by {BrowserVariable}, or save as .html, which needs none.");
+                    $"The browser {start.FileName} failed with code {browser.ExitCode}: "
+                    + $"{errors.Result.Split('\n', StringSplitOptions.RemoveEmptyEntries).LastOrDefault()} Name another by "
+                    + $"{BrowserVariable}, or save as .html, which needs none.");
         }
         catch (Win32Exception e)
         {
@@ -185,8 +195,8 @@ public static partial class FigureFiles
         Environment.GetEnvironmentVariable(BrowserVariable) is { Length: > 0 } named
             ? File.Exists(named) ? named : throw new NotebookException($"{BrowserVariable} names '{named}', and there is no such program.")
             : InstalledBrowser() ?? throw new NotebookException(
-                $"There is no browser to draw with: looked for {string.Join(", ", Names)} on the PATH. Install Chromium, Chrome or Edge, name its program by "
-                + $"{BrowserVariable}, or save as .html, which needs none.");
+                $"There is no browser to draw with: looked for {string.Join(", ", Names)} on the PATH. Install Chromium, Chrome or Edge, "
+                + $"name its program by {BrowserVariable}, or save as .html, which needs none.");
 
     private static string? InstalledBrowser()
     {
@@ -196,7 +206,11 @@ public static partial class FigureFiles
         string[] installed = OperatingSystem.IsWindows()
             ? [.. ProgramFolders
                 .Select(Environment.GetFolderPath)
-                .SelectMany(f => new[] { Path.Combine(f, "Google", "Chrome", "Application", "chrome.exe"), Path.Combine(f, "Microsoft", "Edge", "Application", "msedge.exe") })]
+                .SelectMany(f => new[]
+                {
+                    Path.Combine(f, "Google", "Chrome", "Application", "chrome.exe"),
+                    Path.Combine(f, "Microsoft", "Edge", "Application", "msedge.exe"),
+                })]
             : OperatingSystem.IsMacOS()
                 ? [.. Applications.Select(name => $"/Applications/{name}.app/Contents/MacOS/{name}")]
                 : [];

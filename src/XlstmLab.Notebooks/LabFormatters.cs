@@ -114,7 +114,9 @@ public static class LabFormatters
     {
         Formatter.Register(
             typeof(Series<,>), (object series, TextWriter writer) => writer.Write(TableHtml.Render(Tables.OfSeries(series))), Html);
-        Formatter.Register(typeof(Series<,>), (object series, TextWriter writer) => writer.Write(Tables.Describe(Tables.OfSeries(series), "Series")), Plain);
+        Formatter.Register(
+            typeof(Series<,>),
+            (object series, TextWriter writer) => writer.Write(Tables.Describe(Tables.OfSeries(series), "Series")), Plain);
         Formatter.SetPreferredMimeTypesFor(typeof(Series<,>), Html, Plain);
     }
 }

@@ -88,7 +88,8 @@ internal static class MarkdownHtml
         string name = described.Length > 0 ? $"\"{WebUtility.HtmlEncode(described)}\", " : "";
         return OfflineHtml.IsRemote(url)
             ? $"<span class=\"network\">The picture {name}{OfflineHtml.Link(url)}, is on the network, not in this page.</span>"
-            : $"<span class=\"network\">The picture {name}{WebUtility.HtmlEncode(url)}, is not in this page: no such file or attachment was found.</span>";
+            : $"<span class=\"network\">The picture {name}{WebUtility.HtmlEncode(url)}, is not in this page: "
+                + "no such file or attachment was found.</span>";
     }
 
     private static string Picture(string url, JsonObject? attachments, string? folder)
@@ -97,7 +98,8 @@ internal static class MarkdownHtml
         if (url.StartsWith(attachment, StringComparison.Ordinal))
         {
             return attachments?[Uri.UnescapeDataString(url[attachment.Length..])] is JsonObject data
-                && data.FirstOrDefault(entry => PictureTypes.ContainsValue(entry.Key) && MultilineText.IsValid(entry.Value)) is { Value: not null } picture
+                && data.FirstOrDefault(entry =>
+                    PictureTypes.ContainsValue(entry.Key) && MultilineText.IsValid(entry.Value)) is { Value: not null } picture
                 ? $"data:{picture.Key};base64,{string.Concat(MultilineText.Join(picture.Value).Where(c => !char.IsWhiteSpace(c)))}" : "";
         }
 
@@ -127,6 +129,7 @@ internal static class MarkdownHtml
     private sealed class MathBlocks : HtmlObjectRenderer<MathBlock>
     {
         protected override void Write(HtmlRenderer renderer, MathBlock obj) =>
-            renderer.EnsureLine().Write("<div class=\"math\">").Write(MathHtml.Render(obj.Lines.ToString(), display: true)).WriteLine("</div>");
+            renderer.EnsureLine().Write("<div class=\"math\">").Write(MathHtml.Render(obj.Lines.ToString(), display: true))
+                .WriteLine("</div>");
     }
 }

@@ -163,7 +163,8 @@ internal static class MathHtml
             if (char.IsAsciiDigit(c))
             {
                 int start = _at - 1;
-                while (_at < tex.Length && (char.IsAsciiDigit(tex[_at]) || (tex[_at] == '.' && _at + 1 < tex.Length && char.IsAsciiDigit(tex[_at + 1]))))
+                while (_at < tex.Length
+                    && (char.IsAsciiDigit(tex[_at]) || (tex[_at] == '.' && _at + 1 < tex.Length && char.IsAsciiDigit(tex[_at + 1]))))
                 {
                     _at++;
                 }

@@ -103,7 +103,8 @@ public static class NotebookHtml
         }
 
         string count = cell.ExecutionCount?.ToString(CultureInfo.InvariantCulture) ?? "";
-        body.Append("<section class=\"cell\">\n<details open><summary><span class=\"count\">").Append(count).Append("</span><span class=\"first\">")
+        body.Append("<section class=\"cell\">\n<details open><summary><span class=\"count\">").Append(count)
+            .Append("</span><span class=\"first\">")
             .Append(WebUtility.HtmlEncode(cell.FirstLine)).Append("</span><span class=\"time\">").Append(Duration(cell)).Append(
                 "</span></summary>\n<pre class=\"code\">")
             .Append(isCSharp ? CSharpHtml.Render(source) : WebUtility.HtmlEncode(source)).Append("</pre></details>\n");
@@ -167,7 +168,8 @@ public static class NotebookHtml
         if (Has("image/svg+xml"))
         {
             // As a picture, an SVG runs no scripts.
-            return $"<img alt=\"\" src=\"data:image/svg+xml;base64,{Convert.ToBase64String(Encoding.UTF8.GetBytes(Text("image/svg+xml")))}\">";
+            string base64 = Convert.ToBase64String(Encoding.UTF8.GetBytes(Text("image/svg+xml")));
+            return $"<img alt=\"\" src=\"data:image/svg+xml;base64,{base64}\">";
         }
 
         if (Has(MermaidHtml.Type))

@@ -24,7 +24,8 @@ internal static class NotebookLanguage
     /// <exception cref="NotebookException">It is written in another language; the message names it and what can be run.</exception>
     public static string RequireKnown(Notebook notebook, string path)
     {
-        if (Named(notebook).FirstOrDefault(named => CellLanguage.Kernel(named.Language) is null) is { Language: { } foreign, Place: var place })
+        if (Named(notebook).FirstOrDefault(named =>
+            CellLanguage.Kernel(named.Language) is null) is { Language: { } foreign, Place: var place })
         {
             throw new NotebookException(
                 $"{path} is a notebook in '{foreign}' ({place}). {CellLanguage.Refusal(foreign)} Nothing was run or written.");

@@ -48,8 +48,8 @@ public static partial class NotebookParameters
         bool isFSharp = IsFSharp(notebook, declaring);
         var declared = Declarations(declaring.Source, isFSharp);
         var lines = values.Select(value => Assignment(value.Key, value.Value, declared, isFSharp));
-        NotebookCell injected = new(CellKind.Code, (declaring.Source.TrimStart().StartsWith("#!", StringComparison.Ordinal) ? declaring.FirstLine + "\n" : "")
-            + "// Parameters\n" + string.Join("\n", lines), InjectedTag);
+        var magic = declaring.Source.TrimStart().StartsWith("#!", StringComparison.Ordinal) ? declaring.FirstLine + "\n" : "";
+        NotebookCell injected = new(CellKind.Code, magic + "// Parameters\n" + string.Join("\n", lines), InjectedTag);
         if (declaring.Metadata["polyglot_notebook"] is { } language)
         {
             injected.Metadata["polyglot_notebook"] = language.DeepClone();
@@ -102,7 +102,8 @@ public static partial class NotebookParameters
     /// <summary>The keyword of a literal's type; the expression itself if it is none.</summary>
     private static string TypeOf(ExpressionSyntax? value) => value switch
     {
-        PrefixUnaryExpressionSyntax { RawKind: (int)SyntaxKind.UnaryMinusExpression or (int)SyntaxKind.UnaryPlusExpression } sign => TypeOf(sign.Operand),
+        PrefixUnaryExpressionSyntax { RawKind: (int)SyntaxKind.UnaryMinusExpression or (int)SyntaxKind.UnaryPlusExpression } sign =>
+            TypeOf(sign.Operand),
         LiteralExpressionSyntax { Token.Value: { } constant } => constant switch
         {
             int => "int",
@@ -201,7 +202,8 @@ public static partial class NotebookParameters
             "float" when float.TryParse(text, real, invariant, out float n) => Real("float", n, n.ToString("R", invariant) + "f"),
             "double" when double.TryParse(text, real, invariant, out double n) => Real("double", n, n.ToString("R", invariant) + "d"),
             "decimal" when decimal.TryParse(text, real, invariant, out decimal n) => n.ToString(invariant) + "m",
-            "char" or "bool" or "sbyte" or "byte" or "short" or "ushort" or "int" or "uint" or "long" or "ulong" or "float" or "double" or "decimal" =>
+            "char" or "bool" or "sbyte" or "byte" or "short" or "ushort" or "int" or "uint" or "long"
+            or "ulong" or "float" or "double" or "decimal" =>
                 throw Misfit(name, text, declaredType),
             _ => throw new NotebookException(
                 $"The parameter '{name}' is declared as '{declaredType}', a type that cannot be set from outside. "

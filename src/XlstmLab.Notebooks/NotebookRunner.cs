@@ -115,7 +115,8 @@ public static class NotebookRunner
         CancellationToken cancellationToken)
     {
         using NotebookSession session = new();
-        return await RunAsync(session, from: 1, notebookPath, outputPath, parameters, limits, progress, cancellationToken).ConfigureAwait(false);
+        return await RunAsync(session, from: 1, notebookPath, outputPath, parameters, limits, progress, cancellationToken)
+            .ConfigureAwait(false);
     }
 
     /// <summary>The same from a cell on, in the state of a session.</summary>
@@ -145,7 +146,8 @@ public static class NotebookRunner
             Environment.CurrentDirectory = folder;
             Environment.SetEnvironmentVariable(CellProcesses.Variable, mark);
             var engine = session.Engine(from, folder, language);
-            return await RunCellsAsync(session, engine, from, notebook, outputPath, limits, progress, mark, cancellationToken).ConfigureAwait(false);
+            return await RunCellsAsync(session, engine, from, notebook, outputPath, limits, progress, mark, cancellationToken)
+                .ConfigureAwait(false);
         }
         finally
         {
@@ -249,7 +251,8 @@ public static class NotebookRunner
         CellOutputs outputs = new(
             (stream, text) => Tell(report with { Event = CellEvent.Output, Stream = stream, Text = text }),
             status: text => Tell(report with { Event = CellEvent.Status, Text = text }));
-        var result = await engine.RunAsync(cell.Source, outputs, NotebookLanguage.Of(cell), isCounted: true, cancellationToken).ConfigureAwait(false);
+        var result = await engine.RunAsync(cell.Source, outputs, NotebookLanguage.Of(cell), isCounted: true, cancellationToken)
+            .ConfigureAwait(false);
         cell.SetOutputs(result.Outputs, result.ExecutionCount);
 
         // The keys under which JupyterLab keeps and shows a cell's times.

@@ -9,7 +9,8 @@ namespace XlstmLab.Notebooks;
 public static partial class NotebookSource
 {
     private static readonly string[] Namespaces =
-        ["XlstmLab", "XlstmLab.Analysis", "XlstmLab.Models", "XlstmLab.Notebooks", "XlstmLab.Runs", "XlstmLab.Text", "XlstmLab.Training", "XlstmLab.Visualization"];
+        ["XlstmLab", "XlstmLab.Analysis", "XlstmLab.Models", "XlstmLab.Notebooks", "XlstmLab.Runs", "XlstmLab.Text",
+            "XlstmLab.Training", "XlstmLab.Visualization"];
 
     /// <summary>The endings of files that can be converted.</summary>
     public static IReadOnlyList<string> Endings { get; } = [".md", ".cs", ".csx", ".fs", ".fsx", ".dib"];
@@ -66,7 +67,8 @@ public static partial class NotebookSource
             ".cs" or ".csx" => Program(text, CellLanguage.CSharp),
             _ => Program(text, CellLanguage.FSharp),
         };
-        var languages = parts.Where(part => part.Language is CellLanguage.CSharp or CellLanguage.FSharp).Select(part => part.Language).ToList();
+        var languages =
+            parts.Where(part => part.Language is CellLanguage.CSharp or CellLanguage.FSharp).Select(part => part.Language).ToList();
         bool isFSharp = languages.Count > 0 && languages.TrueForAll(language => language == CellLanguage.FSharp);
         var notebook = Empty(isFSharp);
         if (ending == ".md" && languages.Count > 0 && !parts.Exists(part => part.Language is not null && Namespace().IsMatch(part.Text)))
@@ -95,7 +97,12 @@ public static partial class NotebookSource
         Notebook notebook = new();
         if (isFSharp)
         {
-            notebook.Metadata["kernelspec"] = new JsonObject { ["display_name"] = ".NET (F#)", ["language"] = "F#", ["name"] = ".net-fsharp" };
+            notebook.Metadata["kernelspec"] = new JsonObject
+            {
+                ["display_name"] = ".NET (F#)",
+                ["language"] = "F#",
+                ["name"] = ".net-fsharp",
+            };
         }
 
         return notebook;

@@ -67,7 +67,8 @@ public static class ParameterFile
             if (colon < 1 || char.IsWhiteSpace(line[0]) || (colon + 1 < line.Length && line[colon + 1] != ' '))
             {
                 throw new NotebookException(string.Create(
-                    CultureInfo.InvariantCulture, $"{path}, line {index + 1}: expected 'name: value', got '{line.Trim()}'. Lists and nested values are no parameters."));
+                    CultureInfo.InvariantCulture,
+                    $"{path}, line {index + 1}: expected 'name: value', got '{line.Trim()}'. Lists and nested values are no parameters."));
             }
 
             string name = line[..colon].Trim(), value = line[(colon + 1)..].Trim();

@@ -12,9 +12,9 @@ internal static class TableHtml
     private const string Style =
         "<style>.xlstm-table{border-collapse:collapse!important;font:13px/1.45 system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;"
         + "font-variant-numeric:tabular-nums;margin:4px 0;border:0}"
-        + ".xlstm-table th,.xlstm-table td{padding:3px 14px 3px 4px;border:0;border-bottom:1px solid rgba(128,128,128,.22);text-align:left;white-space:nowrap;background:none}"
-        + ".xlstm-table thead th{border-bottom:1.5px solid rgba(128,128,128,.6);font-weight:600;vertical-align:bottom}"
-        + ".xlstm-table tbody th{font-weight:400;opacity:.65}"
+        + ".xlstm-table th,.xlstm-table td{padding:3px 14px 3px 4px;border:0;border-bottom:1px solid "
+        + "rgba(128,128,128,.22);text-align:left;white-space:nowrap;background:none}.xlstm-table thead th{border-bottom:1.5px solid "
+        + "rgba(128,128,128,.6);font-weight:600;vertical-align:bottom}.xlstm-table tbody th{font-weight:400;opacity:.65}"
         + ".xlstm-table .n{text-align:right}.xlstm-table .m{opacity:.4}"
         + ".xlstm-note{font:12px system-ui,-apple-system,'Segoe UI','DejaVu Sans',sans-serif;opacity:.65;margin:2px 0 8px}</style>";
 
@@ -32,7 +32,8 @@ internal static class TableHtml
             html.Append("<thead><tr>");
             foreach (var column in table.Columns)
             {
-                html.Append(IsNumeric(column) ? "<th class=\"n\">" : "<th>").Append(WebUtility.HtmlEncode(column.Unit is null ? column.Name : $"{column.Name} ({column.Unit})")).Append("</th>");
+                html.Append(IsNumeric(column) ? "<th class=\"n\">" : "<th>")
+                    .Append(WebUtility.HtmlEncode(column.Unit is null ? column.Name : $"{column.Name} ({column.Unit})")).Append("</th>");
             }
 
             html.Append("</tr></thead>");
@@ -54,7 +55,8 @@ internal static class TableHtml
                     (false, true) => " class=\"m\"",
                     _ => "",
                 };
-                html.Append('<').Append(tag).Append(kind).Append('>').Append(WebUtility.HtmlEncode(cells[i][row])).Append("</").Append(tag).Append('>');
+                html.Append('<').Append(tag).Append(kind).Append('>').Append(WebUtility.HtmlEncode(cells[i][row]))
+                    .Append("</").Append(tag).Append('>');
             }
 
             html.Append("</tr>\n");

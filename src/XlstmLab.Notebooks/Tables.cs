@@ -14,7 +14,8 @@ internal static class Tables
 
     private const int NamesShown = 12;
 
-    private static readonly MethodInfo OfSeriesMethod = typeof(Tables).GetMethod(nameof(OfTypedSeries), BindingFlags.Static | BindingFlags.NonPublic)!;
+    private static readonly MethodInfo OfSeriesMethod =
+        typeof(Tables).GetMethod(nameof(OfTypedSeries), BindingFlags.Static | BindingFlags.NonPublic)!;
 
     /// <summary>One line: kind, size, and the columns' names and types.</summary>
     public static string Describe(MetricsTable table, string kind)
@@ -22,7 +23,9 @@ internal static class Tables
         var columns = table.Columns.Where(column => !column.IsKey).ToList();
         string names = string.Join(", ", columns.Take(NamesShown).Select(
             column => column.Name.Length > 0 ? $"{column.Name} ({Name(column.Type)})" : Name(column.Type)));
-        return string.Create(CultureInfo.InvariantCulture, $"{kind}, {table.TotalRows} x {columns.Count}: {names}{(columns.Count > NamesShown ? ", ..." : "")}");
+        return string.Create(
+            CultureInfo.InvariantCulture,
+            $"{kind}, {table.TotalRows} x {columns.Count}: {names}{(columns.Count > NamesShown ? ", ..." : "")}");
     }
 
     public static MetricsTable Of(MetricsTable table) =>

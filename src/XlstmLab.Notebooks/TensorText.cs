@@ -19,7 +19,8 @@ internal static class TensorText
     {
         var (kind, values) = Parts(tensor);
         string detail = values.Length == 0 ? "" : $"<div style=\"opacity:.75\">{WebUtility.HtmlEncode(values)}</div>";
-        return $"<div style=\"font:13px/1.5 'SFMono-Regular',Consolas,'DejaVu Sans Mono',monospace\"><b>{WebUtility.HtmlEncode(kind)}</b>{detail}{Picture(tensor)}</div>";
+        return "<div style=\"font:13px/1.5 'SFMono-Regular',Consolas,'DejaVu Sans Mono',monospace\">"
+            + $"<b>{WebUtility.HtmlEncode(kind)}</b>{detail}{Picture(tensor)}</div>";
     }
 
     /// <summary>
@@ -59,12 +60,14 @@ internal static class TensorText
         string drawn = string.Concat(paths.Index().Where(path => path.Item.Length > 0).Select(path =>
             string.Create(
                 CultureInfo.InvariantCulture, $"<path fill=\"{ChartSvg.Viridis(path.Index / (Levels - 1.0))}\" d=\"{path.Item}\"/>")));
-        string part = tensor.dim() > 2 ? string.Create(CultureInfo.InvariantCulture, $"the first of {tensor.numel() / matrix.numel():N0} matrices") : "the matrix";
+        string part = tensor.dim() > 2
+            ? string.Create(CultureInfo.InvariantCulture, $"the first of {tensor.numel() / matrix.numel():N0} matrices") : "the matrix";
         string note = (rows, columns) == (matrix.shape[0], matrix.shape[1]) && tensor.dim() == 2 ? ""
             : string.Create(CultureInfo.InvariantCulture, $"{part} in {rows} x {columns} means, ");
         return string.Create(
             CultureInfo.InvariantCulture,
-            $"<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {columns} {rows}\" width=\"{columns * CellPixels}\" height=\"{rows * CellPixels}\" shape-rendering=\"crispEdges\" style=\"display:block;margin:4px 0\">{drawn}</svg>")
+            $"<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {columns} {rows}\" width=\"{columns * CellPixels}\" "
+            + $"height=\"{rows * CellPixels}\" shape-rendering=\"crispEdges\" style=\"display:block;margin:4px 0\">{drawn}</svg>")
             + $"<div style=\"opacity:.75\">{note}from {Number(low)} (dark) to {Number(high)} (bright)</div>";
     }
 
@@ -116,7 +119,8 @@ internal static class TensorText
         // Sums of narrow types overflow or lose digits; float32 is what every device has.
         using var wide = tensor.dtype == float64 ? tensor.alias() : tensor.to(float32);
         double[] summary = [wide.mean().ToDouble(), wide.std().ToDouble(), wide.min().ToDouble(), wide.max().ToDouble()];
-        return (kind, $"mean {Number(summary[0])}, std {Number(summary[1])}, min {Number(summary[2])}, max {Number(summary[3])}; {values}, ...");
+        return (kind, $"mean {Number(summary[0])}, std {Number(summary[1])}, min {Number(summary[2])}, max "
+            + $"{Number(summary[3])}; {values}, ...");
     }
 
     private static string Number(double value) => value.ToString("G5", CultureInfo.InvariantCulture);

@@ -25,7 +25,8 @@ internal static partial class TopLevelUsings
 
         char[] text = code.ToCharArray();
         var unit = CSharpSyntaxTree.ParseText(code, Program).GetCompilationUnitRoot();
-        foreach (var declaration in unit.Members.OfType<GlobalStatementSyntax>().Select(member => member.Statement).OfType<LocalDeclarationStatementSyntax>())
+        foreach (var declaration in unit.Members.OfType<GlobalStatementSyntax>().Select(member => member.Statement)
+            .OfType<LocalDeclarationStatementSyntax>())
         {
             if (declaration.UsingKeyword.IsKind(SyntaxKind.UsingKeyword))
             {

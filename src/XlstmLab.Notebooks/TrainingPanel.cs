@@ -40,7 +40,9 @@ internal sealed class TrainingPanel
             string name = several ? string.Create(CultureInfo.InvariantCulture, $"training {index + 1}") : "training";
             traces.AddRange(several ? Traces(curve, name, color) : [
                 Trace(curve.Losses, name, color, "lines", 1.6),
-                .. curve.Validations.Count > 0 ? [Trace(curve.Validations, "validation", style.Colors[1 % style.Colors.Count], "lines+markers", 2)] : Array.Empty<JsonObject>(),
+                .. curve.Validations.Count > 0
+                    ? [Trace(curve.Validations, "validation", style.Colors[1 % style.Colors.Count], "lines+markers", 2)]
+                    : Array.Empty<JsonObject>(),
             ]);
         }
 
@@ -205,7 +207,8 @@ internal sealed class TrainingCurve(TrainingConfig recipe, Device device)
 
     /// <summary>How far it is, and how fast.</summary>
     public string Line() => string.Create(
-        CultureInfo.InvariantCulture, $"step {Last!.Step:N0} of {recipe.Steps:N0}, loss {Last.Loss:F3}, {Last.TokensPerSecond:N0} tokens/s");
+        CultureInfo.InvariantCulture,
+        $"step {Last!.Step:N0} of {recipe.Steps:N0}, loss {Last.Loss:F3}, {Last.TokensPerSecond:N0} tokens/s");
 
     /// <summary>What is held of the memory in which it computes.</summary>
     public string Memory()

@@ -46,7 +46,8 @@ internal sealed class ApiAnswer(
         response.Headers.CacheControl = "no-cache";
         using var turn = new SemaphoreSlim(1);
         await response.StartAsync(cancellationToken).ConfigureAwait(false);
-        await Task.WhenAll(streams.Select((stream, index) => StreamAsync(stream, index, WriteAsync, cancellationToken))).ConfigureAwait(false);
+        await Task.WhenAll(streams.Select((stream, index) => StreamAsync(stream, index, WriteAsync, cancellationToken)))
+            .ConfigureAwait(false);
         if (request.IncludesUsage)
         {
             await WriteAsync(JsonSerializer.Serialize(Piece([], Usage()), Json)).ConfigureAwait(false);
@@ -78,7 +79,13 @@ internal sealed class ApiAnswer(
             {
                 object[] opening =
                 [
-                    new { Index = index, Delta = new { Role = "assistant", Content = "" }, Logprobs = (object?)null, FinishReason = (string?)null },
+                    new
+                    {
+                        Index = index,
+                        Delta = new { Role = "assistant", Content = "" },
+                        Logprobs = (object?)null,
+                        FinishReason = (string?)null,
+                    },
                 ];
                 await write(JsonSerializer.Serialize(Piece(opening, null), Json)).ConfigureAwait(false);
             }

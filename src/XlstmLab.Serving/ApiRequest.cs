@@ -226,7 +226,8 @@ internal sealed record ApiRequest
             throw RequestFields.Wrong("messages", "a list of at least one message", list);
         }
 
-        var messages = list.EnumerateArray().Select((message, k) => Message(message, FormattableString.Invariant($"messages[{k}]"))).ToArray();
+        var messages =
+            list.EnumerateArray().Select((message, k) => Message(message, FormattableString.Invariant($"messages[{k}]"))).ToArray();
         if (server.Chat is not { } template)
         {
             throw ApiError.Invalid(

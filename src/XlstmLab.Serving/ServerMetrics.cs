@@ -33,12 +33,15 @@ internal sealed class ServerMetrics
         var text = new StringBuilder();
         var counts = generator.Counts;
         Head("requests_total", "counter", "Requests by endpoint and HTTP status.");
-        foreach (var ((endpoint, status), count) in _requests.OrderBy(pair => pair.Key.Endpoint, StringComparer.Ordinal).ThenBy(pair => pair.Key.Status))
+        foreach (var ((endpoint, status), count) in _requests.OrderBy(pair => pair.Key.Endpoint, StringComparer.Ordinal)
+            .ThenBy(pair => pair.Key.Status))
         {
             Line($"xlstm_requests_total{{endpoint=\"{endpoint}\",status=\"{status}\"}} {count}");
         }
 
-        Value("clients_vanished_total", "counter", "Clients that were gone before their answer was complete.", Interlocked.Read(ref _vanished));
+        Value(
+            "clients_vanished_total", "counter", "Clients that were gone before their answer was complete.",
+            Interlocked.Read(ref _vanished));
         Value("prompt_tokens_total", "counter", "Tokens of prompts.", counts.PromptTokens);
         Value("cached_tokens_total", "counter", "Tokens of prompts that the state cache made superfluous.", counts.CachedTokens);
         Value("generated_tokens_total", "counter", "Tokens generated.", counts.GeneratedTokens);

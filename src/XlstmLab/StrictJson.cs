@@ -211,7 +211,9 @@ internal static class StrictJson
         var text = node is null ? "null" : node.ToJsonString();
         var shown = text.Length <= LongestShown ? text : text[..LongestShown] + "...";
         var hint = of.IsEnum && node?.GetValueKind() == JsonValueKind.String ? NearestName.Hint(node.GetValue<string>(), Words(of)) : "";
-        return new($"{(place.Length == 0 ? "the document" : place)} has a value of the wrong kind; expected {Expected(type.Type)}. It is {shown}.{hint}", inner);
+        return new(
+            $"{(place.Length == 0 ? "the document" : place)} has a value of the wrong kind; expected {Expected(type.Type)}. "
+            + $"It is {shown}.{hint}", inner);
     }
 
     private static string Expected(Type type)
@@ -233,7 +235,8 @@ internal static class StrictJson
 
     private static Type? ElementOf(Type type) => type.IsArray ? type.GetElementType()
         : type.IsGenericType && type.GetGenericArguments() is [var only] ? only
-        : type.GetInterfaces().FirstOrDefault(i => i.IsGenericType && i.GetGenericTypeDefinition() == typeof(IEnumerable<>))?.GetGenericArguments()[0];
+        : type.GetInterfaces()
+            .FirstOrDefault(i => i.IsGenericType && i.GetGenericTypeDefinition() == typeof(IEnumerable<>))?.GetGenericArguments()[0];
 
     private static string[] Words(Type @enum) => [.. Enum.GetNames(@enum).Select(JsonNamingPolicy.SnakeCaseLower.ConvertName)];
 

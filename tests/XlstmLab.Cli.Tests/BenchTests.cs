@@ -108,7 +108,8 @@ public sealed class BenchTests
         var rows = result.Json["rows"]!.AsArray();
         Assert.All(rows, r => Assert.True((double?)r!["seconds"] > 0 && (long?)r["peak_bytes"] > 0, r!.ToJsonString()));
         (string Figure, int Batch, int Prompt, int Tokens)[] points =
-            [("generation", 1, 1, 4), ("generation", 1, 1, 8), ("first tokens", 1, 3, 1), ("first tokens", 1, 3, 100), ("prefill", 3, 4, 0), ("batch", 2, 0, 1)];
+            [("generation", 1, 1, 4), ("generation", 1, 1, 8), ("first tokens", 1, 3, 1), ("first tokens", 1, 3, 100),
+                ("prefill", 3, 4, 0), ("batch", 2, 0, 1)];
         Assert.Equal(
             presets.SelectMany(preset => points.Select(p => (preset, p.Figure, p.Batch, p.Prompt, p.Tokens))),
             rows.Select(r => ((string)r!["preset"]!, (string)r["figure"]!, (int)r["batch"]!, (int)r["prompt"]!, (int)r["tokens"]!)));

@@ -51,14 +51,18 @@ public sealed class ClassicNotebookTests : IDisposable
             await WaitForServerAsync(port, server);
             using var browser = await Browser.OpenAsync(
                 $"http://127.0.0.1:{port}/notebooks/in.ipynb?token=given", _jupyter.Folder["profile"]);
-            await browser.WaitAsync("window.Jupyter && Jupyter.notebook && Jupyter.notebook.kernel && Jupyter.notebook.kernel.is_connected() && Jupyter.notebook.kernel.info_reply.status");
+            await browser.WaitAsync(
+                "window.Jupyter && Jupyter.notebook && Jupyter.notebook.kernel && Jupyter.notebook.kernel.is_connected() && "
+                + "Jupyter.notebook.kernel.info_reply.status");
             Assert.Equal("C#", (string?)await browser.EvaluateAsync("Jupyter.notebook.kernel.info_reply.language_info.name"));
 
             // Run all: values, a chart that is drawn, F#, a display that is replaced.
             await browser.EvaluateAsync("document.querySelector('#run_all_cells a').click()");
             await browser.WaitAsync($"{Cells}.every(c => c.input_prompt_number > 0)");
             await browser.WaitAsync("document.querySelector('#updated')");
-            await browser.WaitAsync("document.querySelectorAll('.output_area svg').length == 1 && document.querySelector('.output_area svg').getBoundingClientRect().width > 300");
+            await browser.WaitAsync(
+                "document.querySelectorAll('.output_area svg').length == 1 && "
+                + "document.querySelector('.output_area svg').getBoundingClientRect().width > 300");
             Assert.Equal("42", (string?)await browser.EvaluateAsync($"{Cells}[2].output_area.outputs[0].data['text/plain']"));
             Assert.Equal(0, (int?)await browser.EvaluateAsync("document.querySelectorAll('.output_error').length"));
             await browser.EvaluateAsync("document.querySelector('.output_area svg').scrollIntoView({block: 'center'})");
@@ -78,15 +82,20 @@ public sealed class ClassicNotebookTests : IDisposable
             // A training redraws its one panel; the button ends it with a checkpoint, and the next cell has the model.
             await AddAsync(browser, Training);
             await browser.WaitAsync(
-                $"(() => {{ const o = {LastOutputs}; window.steps = window.steps || new Set(); if (o.length == 1 && o[0].data) window.steps.add(o[0].data['text/plain']); return window.steps.size > 3; }})()");
+                $"(() => {{ const o = {LastOutputs}; window.steps = window.steps || new Set(); "
+                + "if (o.length == 1 && o[0].data) window.steps.add(o[0].data['text/plain']); return window.steps.size > 3; })()");
             await browser.WaitAsync("document.querySelectorAll('.output_area svg').length == 2");
             await browser.EvaluateAsync("[...document.querySelectorAll('.output_area svg')].at(-1).scrollIntoView({block: 'center'})");
             await browser.SaveAsync("training");
             await browser.EvaluateAsync(
                 "document.querySelector(\"button[data-jupyter-action='jupyter-notebook:interrupt-kernel']\").click()");
             await browser.WaitAsync($"{LastOutputs}.some(o => o.output_type == 'error' && o.evalue.includes('interrupted')) && {Idle}");
-            Assert.StartsWith("stopped after step ", (string?)await browser.EvaluateAsync($"{LastOutputs}[0].data['text/plain']"), StringComparison.Ordinal);
-            await AddAsync(browser, "$\"{run.Result.Status} {System.IO.Directory.Exists(run.Result.Checkpoint)} {run.Evaluate(Split.Validation, documents: 1).Loss > 0}\"");
+            Assert.StartsWith(
+                "stopped after step ",
+                (string?)await browser.EvaluateAsync($"{LastOutputs}[0].data['text/plain']"), StringComparison.Ordinal);
+            await AddAsync(
+                browser, "$\"{run.Result.Status} {System.IO.Directory.Exists(run.Result.Checkpoint)} {run.Evaluate(Split.Validation, "
+                    + "documents: 1).Loss > 0}\"");
             await browser.WaitAsync($"{LastOutputs}.length > 0");
             Assert.Equal("Stopped True True", (string?)await browser.EvaluateAsync($"{LastOutputs}[0].data['text/plain']"));
             await browser.SaveAsync("training-stopped");

@@ -47,7 +47,8 @@ public sealed class CommandTests
         var tokens = (await CommandLine.RunAsync("data", "tokens", folder["text.txt"], "--json")).Json;
         Assert.All(tokens["parts"]!.AsArray(), p => Assert.Equal(1.0, p!["bytes_per_token"]!.GetValue<double>()));
 
-        var orders = (await CommandLine.RunAsync("data", "ngrams", folder["text.txt"], "--order", "1..3", "--json")).Json["orders"]!.AsArray();
+        var orders =
+            (await CommandLine.RunAsync("data", "ngrams", folder["text.txt"], "--order", "1..3", "--json")).Json["orders"]!.AsArray();
         Assert.Equal([1, 2, 3], orders.Select(o => o!["order"]!.GetValue<int>()));
         Assert.True(orders[2]!["bits_per_byte"]!.GetValue<double>() < orders[0]!["bits_per_byte"]!.GetValue<double>());
     }
@@ -73,7 +74,10 @@ public sealed class CommandTests
         Assert.Contains(
             "| Validation |", (await CommandLine.RunAsync("data", "show", folder["a"], "--check")).Out, StringComparison.Ordinal);
         Assert.Contains("holds tokens", (await CommandLine.RunAsync("data", "info", folder["a"])).Error, StringComparison.Ordinal);
-        Assert.Equal(0, (await CommandLine.RunAsync("data", "tokenize", folder["in"], "--out", folder["b"], "--splits", "0.5,0.25,0.25", "--seed", "3")).Code);
+        Assert.Equal(
+            0,
+            (await CommandLine.RunAsync("data", "tokenize", folder["in"], "--out", folder["b"],
+                "--splits", "0.5,0.25,0.25", "--seed", "3")).Code);
 
         // Stopped before it began, and gone on with.
         using var stop = new CancellationTokenSource();
@@ -84,7 +88,8 @@ public sealed class CommandTests
         Assert.Equal(0, (await CommandLine.RunAsync(other)).Code);
 
         WriteModel(folder["model.json"]);
-        string[] settings = ["--model", folder["model.json"], "--batch-size", "2", "--context", "16", "--schedule", "constant", "--warmup", "0", "--threads", "1", "--json"];
+        string[] settings = ["--model", folder["model.json"], "--batch-size", "2", "--context", "16",
+            "--schedule", "constant", "--warmup", "0", "--threads", "1", "--json"];
         var one = await CommandLine.RunAsync(["train", "--out", folder["one"], "--data", folder["a"], "--steps", "3", .. settings]);
         Assert.Equal((0, ""), (one.Code, one.Code == 0 ? "" : one.Error));
         Assert.True(one.Json["validation"]!["validation_bits_per_byte"]!.GetValue<double>() > 0);
@@ -107,7 +112,8 @@ public sealed class CommandTests
         WriteText(folder["text.txt"]);
         WriteModel(folder["model.json"]);
         string[] train = ["train", "--out", folder["run"], "--threads", "1"];
-        string[] begin = [.. train, "--model", folder["model.json"], "--data", folder["text.txt"], "--steps", "2", "--schedule", "constant", "--warmup", "0", "--batch-size", "2", "--context", "16"];
+        string[] begin = [.. train, "--model", folder["model.json"], "--data", folder["text.txt"], "--steps", "2",
+            "--schedule", "constant", "--warmup", "0", "--batch-size", "2", "--context", "16"];
 
         var wrong = await CommandLine.RunAsync([.. begin, "--muon-lr", "0.02"]);
         Assert.Contains("--optimizer muon", wrong.Error, StringComparison.Ordinal);
@@ -127,7 +133,8 @@ public sealed class CommandTests
         WriteModel(folder["model.json"]);
         string[] train = ["train", "--out", folder["run"], "--threads", "1"];
         var first = await CommandLine.RunAsync(
-            [.. train, "--model", folder["model.json"], "--data", folder["text.txt"], "--steps", "4", "--schedule", "constant", "--warmup", "0", "--batch-size", "2", "--context", "16", "--json"]);
+            [.. train, "--model", folder["model.json"], "--data", folder["text.txt"], "--steps", "4",
+                "--schedule", "constant", "--warmup", "0", "--batch-size", "2", "--context", "16", "--json"]);
         Assert.Equal((0, "completed"), (first.Code, first.Json["status"]!.GetValue<string>()));
         Assert.True(first.Json["validation"]!["validation_bits_per_byte"]!.GetValue<double>() > 0);
 
@@ -141,7 +148,9 @@ public sealed class CommandTests
         Assert.True(resumed.Code == 0, resumed.Error);
         Assert.Equal(6, resumed.Json["step"]!.GetValue<int>());
 
-        var eval = (await CommandLine.RunAsync("eval", folder["run"], "--split", "test", "--policy", "fresh", "--context", "16", "--buckets", "--json", "--threads", "1")).Json;
+        var eval =
+            (await CommandLine.RunAsync("eval", folder["run"], "--split", "test", "--policy", "fresh",
+                "--context", "16", "--buckets", "--json", "--threads", "1")).Json;
         Assert.EndsWith("step-000006", eval["checkpoint"]!.GetValue<string>(), StringComparison.Ordinal);
         Assert.Equal(eval["tokens"]!.GetValue<long>(), eval["buckets"]!.AsArray().Sum(b => b!["tokens"]!.GetValue<long>()));
 
@@ -151,7 +160,9 @@ public sealed class CommandTests
         var read = await CommandLine.RunAsync(
             [.. generate, "--prompt", "the c", "--max-tokens", "0", "--state-out", folder["state.safetensors"]]);
         Assert.Equal((0, ""), (read.Code, read.Out));
-        var rest = (await CommandLine.RunAsync([.. generate, "--prompt", "at", "--max-tokens", "8", "--state-in", folder["state.safetensors"], "--json"])).Json;
+        var rest =
+            (await CommandLine.RunAsync(
+                [.. generate, "--prompt", "at", "--max-tokens", "8", "--state-in", folder["state.safetensors"], "--json"])).Json;
         Assert.Equal(whole["tokens"]!.ToJsonString(), rest["tokens"]!.ToJsonString());
         var streamed = await CommandLine.RunAsync([.. generate, "--prompt", "the cat", "--max-tokens", "8"]);
         Assert.Equal(whole["text"]!.GetValue<string>(), streamed.Out.TrimEnd('\n', '\r'));
@@ -164,7 +175,8 @@ public sealed class CommandTests
         using var stop = new CancellationTokenSource();
         WriteText(folder["text.txt"]);
         WriteModel(folder["model.json"]);
-        string[] train = ["train", "--out", folder["run"], "--model", folder["model.json"], "--data", folder["text.txt"], "--steps", "2000", "--batch-size", "1", "--context", "16", "--threads", "1"];
+        string[] train = ["train", "--out", folder["run"], "--model", folder["model.json"], "--data", folder["text.txt"],
+            "--steps", "2000", "--batch-size", "1", "--context", "16", "--threads", "1"];
         var run = Task.Run(() => CommandLine.RunAsync(stop.Token, train));
         while (!run.IsCompleted && !(File.Exists(folder["run/metrics.jsonl"]) && new FileInfo(folder["run/metrics.jsonl"]).Length > 0))
         {
@@ -271,7 +283,10 @@ public sealed class CommandTests
         {
             ["nbformat"] = 4,
             ["nbformat_minor"] = 5,
-            ["metadata"] = new JsonObject { ["kernelspec"] = new JsonObject { ["name"] = ".net-csharp", ["display_name"] = ".NET (C#)", ["language"] = "C#" } },
+            ["metadata"] = new JsonObject
+            {
+                ["kernelspec"] = new JsonObject { ["name"] = ".net-csharp", ["display_name"] = ".NET (C#)", ["language"] = "C#" },
+            },
             ["cells"] = new JsonArray(Cell("a", parameters, "parameters"), Cell("b", code)),
         }.ToJsonString());
     }

@@ -47,7 +47,9 @@ public sealed class CultureProcessTests
             language, invariant, [.. train, "--out", temp["point"], "--lr", "0.003", "--weight-decay", "0.25", "--clip", "0.5", "--json"]);
         Assert.True(point.Code == 0, point.Error);
         var training = JsonNode.Parse(File.ReadAllText(temp["point", "config.json"]))!["training"]!;
-        Assert.Equal((0.003, 0.25, 0.5), ((double)training["peak_learning_rate"]!, (double)training["weight_decay"]!, (double)training["gradient_clip"]!));
+        Assert.Equal(
+            (0.003, 0.25, 0.5), ((double)training["peak_learning_rate"]!, (double)training["weight_decay"]!,
+                (double)training["gradient_clip"]!));
         Assert.True((double)point.Json["validation"]!["validation_loss"]! > 0);
     }
 
@@ -65,7 +67,9 @@ public sealed class CultureProcessTests
     {
         LongTests.SkipUnless(language == "de_DE" && invariant == "0");
         var version = await Versions.GetOrAdd(invariant, i => StartAsync("C", i, ["--version"]));
-        Assert.SkipWhen(version.Code != 0 && version.Error.Contains("ICU", StringComparison.Ordinal), "This system has no ICU: .NET has no cultures here.");
+        Assert.SkipWhen(
+            version.Code != 0 && version.Error.Contains("ICU", StringComparison.Ordinal),
+            "This system has no ICU: .NET has no cultures here.");
         Assert.Equal(0, version.Code);
     }
 

@@ -15,7 +15,8 @@ internal static class CultureScan
         global using System.Threading.Tasks; global using System.Collections.Generic;
         """;
 
-    private static readonly string[] Sorting = ["OrderBy", "OrderByDescending", "ThenBy", "ThenByDescending", "Order", "OrderDescending", "Sort"];
+    private static readonly string[] Sorting =
+        ["OrderBy", "OrderByDescending", "ThenBy", "ThenByDescending", "Order", "OrderDescending", "Sort"];
 
     private static readonly ConcurrentDictionary<string, MetadataReference> References = new(StringComparer.Ordinal);
 
@@ -49,9 +50,10 @@ internal static class CultureScan
                     && (IsSensitive(model.GetTypeInfo(sum.Left).Type, "") || IsSensitive(model.GetTypeInfo(sum.Right).Type, "")),
                 InvocationExpressionSyntax call => MayBeSensitive(call) && model.GetSymbolInfo(call).Symbol is IMethodSymbol method
                     && IsSensitive(call, method),
-                ObjectCreationExpressionSyntax made => model.GetTypeInfo(made).Type is INamedTypeSymbol { Name: "SortedDictionary" or "SortedSet" or "SortedList" } sorted
-                    && IsText(sorted.TypeArguments[0]) && model.GetSymbolInfo(made).Symbol is IMethodSymbol built
-                    && !Takes(built, "IComparer"),
+                ObjectCreationExpressionSyntax made =>
+                    model.GetTypeInfo(made).Type is INamedTypeSymbol { Name: "SortedDictionary" or "SortedSet" or "SortedList" } sorted
+                        && IsText(sorted.TypeArguments[0]) && model.GetSymbolInfo(made).Symbol is IMethodSymbol built
+                        && !Takes(built, "IComparer"),
                 _ => false,
             };
             if (isFound)
@@ -107,7 +109,8 @@ internal static class CultureScan
                 && method.TypeArguments.Any(t => IsSensitive(t, "")),
             "Parse" or "TryParse" => method.IsStatic && IsNumberOrTime(method.ContainingType),
             _ => Sorting.Contains(method.Name) && !Takes(method, "IComparer") && !Takes(method, "Comparison")
-                && (method.TypeArguments.LastOrDefault() ?? (method.ContainingType as INamedTypeSymbol)?.TypeArguments.FirstOrDefault()) is { } key && HoldsText(key),
+                && (method.TypeArguments.LastOrDefault()
+                    ?? (method.ContainingType as INamedTypeSymbol)?.TypeArguments.FirstOrDefault()) is { } key && HoldsText(key),
         };
     }
 

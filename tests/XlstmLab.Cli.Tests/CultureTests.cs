@@ -58,15 +58,19 @@ public sealed class CultureTests
         ["scores"] = () => JsonSerializer.Serialize(Accuracies, RunJson.Line),
         ["split"] = () => $"{new SplitRule { Validation = 0.25 }}",
         ["split faults"] = () => Message(() => _ = new Corpus("x", [new("a", "b")], new SplitRule { Validation = -0.5 })),
-        ["corpus"] = () => new Corpus("x", Enumerable.Range(0, 40).Select(i => new Document(FormattableString.Invariant($"d{i}"), "text")), new() { Validation = 0.125 }).SplitMethod,
+        ["corpus"] = () =>
+            new Corpus("x", Enumerable.Range(0, 40)
+                .Select(i => new Document(FormattableString.Invariant($"d{i}"), "text")), new() { Validation = 0.125 }).SplitMethod,
         ["task faults"] = () => Message(() => new ListOps { ListShare = 1.5 }.Validate(new(10, 20))) + Message(
             () => new MultiQueryRecall { PowerLaw = -0.5 }.Validate(new(64))),
         ["memory"] = () => Message(
             () => MemoryNeed.RequireModel(new XlstmConfig { EmbeddingDim = 1 << 20, VocabularySize = int.MaxValue })),
         ["table"] = () => Readable.Duration(3.25) + Readable.Duration(12345) + Readable.Size(1234567),
         ["csv"] = Csv,
-        ["plots"] = () => GenericChart.toFigureJson(Plots.AccuracyByLength(Accuracies, 1500)) + GenericChart.toFigureJson(Plots.AccuracyCurve(
-            [new(1, 1000, 100_000, 12.5, 0.75, "3-40", 0.5, 0.25, 0.125), new(1, 2000, 200_000, 25.5, 0.5, "3-40", 0.75, 0.5, 0.0625)])),
+        ["plots"] = () => GenericChart.toFigureJson(Plots.AccuracyByLength(Accuracies, 1500))
+            + GenericChart.toFigureJson(Plots.AccuracyCurve(
+                [new(1, 1000, 100_000, 12.5, 0.75, "3-40", 0.5, 0.25, 0.125), new(
+                    1, 2000, 200_000, 25.5, 0.5, "3-40", 0.75, 0.5, 0.0625)])),
     };
 
     [Theory]

@@ -13,7 +13,8 @@ public sealed class GoldenVerifierTests
         var rows = GoldenVerifier.Verify(TestSetup.Golden()).ToList();
 
         Assert.DoesNotContain(rows, r => r.Outcome != GoldenOutcome.Pass);
-        foreach (var kind in new[] { "mlstm_exp_", "mlstm_sig_", "slstm_cell", "xlstm_large_", "xlstm_v1_", "hf_xlstm", "hf_llama", "hf_mamba_", "hf_mamba2_", "gated_delta_", "muon_", "tokenizer" })
+        foreach (var kind in new[] { "mlstm_exp_", "mlstm_sig_", "slstm_cell", "xlstm_large_", "xlstm_v1_",
+            "hf_xlstm", "hf_llama", "hf_mamba_", "hf_mamba2_", "gated_delta_", "muon_", "tokenizer" })
         {
             Assert.Contains(rows, r => r.Case.StartsWith(kind, StringComparison.Ordinal));
         }

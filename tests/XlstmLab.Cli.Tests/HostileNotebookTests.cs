@@ -10,7 +10,8 @@ namespace XlstmLab.Tests.Cli;
 [Collection(nameof(ProcessCollection))]
 public sealed class HostileNotebookTests
 {
-    private const string Child = "System.IO.File.WriteAllText(\"child\", $\"{System.Diagnostics.Process.Start(\"sleep\", \"600\").Id}\");\n";
+    private const string Child =
+        "System.IO.File.WriteAllText(\"child\", $\"{System.Diagnostics.Process.Start(\"sleep\", \"600\").Id}\");\n";
 
     [Theory]
     [InlineData("", "not valid JSON")]
@@ -160,7 +161,8 @@ public sealed class HostileNotebookTests
         run.Kill();
 
         await Browser.UntilAsync(
-            () => Task.FromResult(!NotebookFolders.IsRunning(File.ReadAllText(folder["own"])) && !NotebookFolders.IsRunning(File.ReadAllText(folder["child"]))), 60, "the end");
+            () => Task.FromResult(!NotebookFolders.IsRunning(File.ReadAllText(folder["own"]))
+                && !NotebookFolders.IsRunning(File.ReadAllText(folder["child"]))), 60, "the end");
         Assert.Equal("1", Notebook.Load(input).Cells[0].Outputs.Single().Text("text/plain"));
         Assert.Equal(["child", "in.ipynb", "own"], folder.Entries);
     }
@@ -206,7 +208,8 @@ public sealed class HostileNotebookTests
         LongTests.Skip();
         using JupyterClient client = new();
         var answer = client.Run(
-            "for (int i = 0; i < 50_000; i++) Console.WriteLine(new string('x', 1000));\nfor (int i = 0; i < 40; i++) display(new string('y', 1_000_000));");
+            "for (int i = 0; i < 50_000; i++) Console.WriteLine(new string('x', 1000));\n"
+            + "for (int i = 0; i < 40; i++) display(new string('y', 1_000_000));");
         long text = answer.Published.Where(message => message.Type == "stream").Sum(
             message => (long)((string)message.Content["text"]!).Length);
         long values = answer.Published.Where(message => message.Type == "display_data").Sum(
@@ -214,7 +217,10 @@ public sealed class HostileNotebookTests
 
         Assert.InRange(text, 1_000_000, 2_001_000);
         Assert.InRange(values, 10_000_000, 21_000_000);
-        Assert.Contains("is not shown", string.Concat(answer.Published.Where(message => message.Type == "stream").Select(message => (string)message.Content["text"]!)), StringComparison.Ordinal);
+        Assert.Contains(
+            "is not shown",
+            string.Concat(answer.Published.Where(message => message.Type == "stream").Select(message => (string)message.Content["text"]!)),
+            StringComparison.Ordinal);
         Assert.Equal("2", (string?)client.Run("1 + 1").Content("execute_result")["data"]!["text/plain"]);
     }
 

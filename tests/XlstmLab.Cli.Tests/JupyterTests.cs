@@ -22,7 +22,9 @@ public sealed class JupyterTests : IDisposable
         LongTests.Skip();
         await _jupyter.InstallAsync();
         var (code, output, error) = await _jupyter.RunAsync(
-            JupyterPrograms.Python, Path.Combine(TestSetup.RepositoryRoot, "tests", "XlstmLab.Cli.Tests", "Notebooks", "jupyter_session.py"), "xlstm-csharp", Folder.Path);
+            JupyterPrograms.Python,
+            Path.Combine(TestSetup.RepositoryRoot, "tests", "XlstmLab.Cli.Tests", "Notebooks", "jupyter_session.py"),
+            "xlstm-csharp", Folder.Path);
         Assert.True(code == 0, error);
         var found = JsonNode.Parse(output)!;
 
@@ -71,7 +73,10 @@ public sealed class JupyterTests : IDisposable
         await _jupyter.RequireAsync("nbconvert");
         LongTests.Skip();
         await _jupyter.InstallAsync();
-        string input = Folder.Notebook("int n = 20;\nvar shown = display(\"before\");", "shown.Update(\"after\");\nint more = 1;\n#!fsharp\n#!share --from csharp n\nlet m = n + 1", "#!share --from fsharp m\nConsole.Write(\"x\");\n2 * m");
+        string input = Folder.Notebook(
+            "int n = 20;\nvar shown = display(\"before\");",
+            "shown.Update(\"after\");\nint more = 1;\n#!fsharp\n#!share --from csharp n\nlet m = n + 1",
+            "#!share --from fsharp m\nConsole.Write(\"x\");\n2 * m");
         var (code, _, error) = await _jupyter.RunAsync(
             "jupyter", "nbconvert", "--to", "notebook", "--execute", input, "--output", "done.ipynb");
 
@@ -80,7 +85,9 @@ public sealed class JupyterTests : IDisposable
         var outputs = Notebook.Load(Folder["done.ipynb"]).Cells[2].Outputs.ToArray();
         Assert.Equal("x", outputs[0].Text());
         Assert.Equal("42", outputs[1].Text("text/plain"));
-        Assert.Equal(0, (await _jupyter.RunAsync(JupyterPrograms.Python, "-c", $"import nbformat; nbformat.validate(nbformat.read('{Folder["done.ipynb"]}', 4))")).Code);
+        Assert.Equal(
+            0, (await _jupyter.RunAsync(JupyterPrograms.Python, "-c", "import nbformat; "
+                + $"nbformat.validate(nbformat.read('{Folder["done.ipynb"]}', 4))")).Code);
     }
 
     [Fact]
@@ -110,9 +117,12 @@ public sealed class JupyterTests : IDisposable
             result.Out.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(file => Path.GetFileName(file)));
         Assert.Equal("{}", File.ReadAllText(Folder["kernels/.net-csharp/kernel.json"]));
         var spec = JsonNode.Parse(File.ReadAllText(Folder["kernels/xlstm-fsharp/kernel.json"]))!;
-        Assert.Equal(["notebook", "kernel", "{connection_file}", "--language", "fsharp"], spec["argv"]!.AsArray().Select(a => (string)a!).TakeLast(5));
+        Assert.Equal(
+            ["notebook", "kernel", "{connection_file}", "--language", "fsharp"],
+            spec["argv"]!.AsArray().Select(a => (string)a!).TakeLast(5));
         Assert.Equal(("F#", "message"), ((string)spec["language"]!, (string)spec["interrupt_mode"]!));
     }
 
-    private static readonly System.Text.Json.JsonSerializerOptions Plain = new() { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+    private static readonly System.Text.Json.JsonSerializerOptions Plain =
+        new() { Encoder = System.Text.Encodings.Web.JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 }

@@ -43,7 +43,9 @@ public sealed class MessageTests : IDisposable
 
     [Fact]
     public async Task Dataset_Misspelt_NearestOneIsSaid() =>
-        Assert.Contains("Did you mean 'state-of-the-union'?", (await CommandLine.RunAsync("data", "info", "state-of-teh-union")).Error, StringComparison.Ordinal);
+        Assert.Contains(
+            "Did you mean 'state-of-the-union'?",
+            (await CommandLine.RunAsync("data", "info", "state-of-teh-union")).Error, StringComparison.Ordinal);
 
     /// <summary>Names in lists, which parsing does not look into.</summary>
     [Fact]
@@ -51,7 +53,8 @@ public sealed class MessageTests : IDisposable
     {
         foreach (var words in All(Program.CreateRoot()).OfType<ExampleCommand>().SelectMany(c => c.Examples).Select(e => e.Split(' ')))
         {
-            foreach (var name in words.Zip(words.Skip(1)).Where(pair => pair.First == "--preset").SelectMany(pair => pair.Second.Split(',')))
+            foreach (var name in words.Zip(words.Skip(1)).Where(pair => pair.First == "--preset")
+                .SelectMany(pair => pair.Second.Split(',')))
             {
                 Assert.Contains(name.Split(':')[0], BenchModels.Names);
             }
@@ -72,7 +75,8 @@ public sealed class MessageTests : IDisposable
     public void Message_CpuOutOfMemory_SaysWhatHelps()
     {
         var message = Program.Message(new NativeException(
-            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. Error code 12 (Cannot allocate memory)\nException raised from x"));
+            "[enforce fail at alloc_cpu.cpp:117] err == 0. DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes. "
+            + "Error code 12 (Cannot allocate memory)\nException raised from x"));
         Assert.StartsWith("DefaultCPUAllocator: can't allocate memory", message, StringComparison.Ordinal);
         Assert.Contains("--micro-batch-size", message, StringComparison.Ordinal);
     }
@@ -101,7 +105,14 @@ public sealed class MessageTests : IDisposable
     [InlineData("""{"num_blocks":2147483647}""", "parameters need")]
     public async Task Train_ModelThatCannotFit_SaysWhatItNeeds_AndLeavesNothing(string changes, string expected)
     {
-        var config = JsonNode.Parse(ModelConfigJson.Text(new XlstmConfig { VocabularySize = 257, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2 }))!.AsObject();
+        var config =
+            JsonNode.Parse(ModelConfigJson.Text(new XlstmConfig
+            {
+                VocabularySize = 257,
+                EmbeddingDim = 16,
+                BlockCount = 1,
+                HeadCount = 2,
+            }))!.AsObject();
         foreach (var (name, value) in JsonNode.Parse(changes)!.AsObject())
         {
             config[name] = value?.DeepClone();

@@ -42,7 +42,9 @@ public sealed class NotebookProcessTests
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "Processes are found by /proc.");
         using TempFolder folder = new();
-        string input = folder.Notebook("System.IO.File.WriteAllText(\"id\", $\"{System.Diagnostics.Process.Start(\"sleep\", \"600\").Id}\"); Environment.FailFast(\"x\");");
+        string input = folder.Notebook(
+            "System.IO.File.WriteAllText(\"id\", $\"{System.Diagnostics.Process.Start(\"sleep\", \"600\").Id}\"); "
+            + "Environment.FailFast(\"x\");");
         await CommandLine.RunAsync("notebook", "run", input);
 
         Assert.False(NotebookFolders.IsRunning(File.ReadAllText(folder["id"])));
@@ -64,7 +66,8 @@ public sealed class NotebookProcessTests
     {
         using TempFolder folder = new();
         string input = folder.Notebook(
-            "Console.WriteLine(\"step 1\"); Console.Error.Write(\"\\e[31m10 %\\r20 %\"); Console.WriteLine(\"going\"); System.Threading.Thread.Sleep(12_500);",
+            "Console.WriteLine(\"step 1\"); Console.Error.Write(\"\\e[31m10 %\\r20 %\"); Console.WriteLine(\"going\"); "
+            + "System.Threading.Thread.Sleep(12_500);",
             "throw new Exception(\"bad\");");
         var result = await CommandLine.RunAsync("notebook", "run", input);
 
@@ -117,8 +120,8 @@ public sealed class NotebookProcessTests
         using TempFolder folder = new();
         string input = folder.Notebook(
             "using XlstmLab.Models;\nusing XlstmLab.Tests.Mixers;\n"
-            + "var byName = new XlstmConfig { EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, VocabularySize = 8, Mixers = \"moving_average\" };\n"
-            + "Console.Write(byName == byName with { Mixers = new MovingAverageMixerConfig() });");
+            + "var byName = new XlstmConfig { EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, VocabularySize = 8, "
+            + "Mixers = \"moving_average\" };\nConsole.Write(byName == byName with { Mixers = new MovingAverageMixerConfig() });");
         var result = await CommandLine.RunAsync("notebook", "run", input, "--plugin", typeof(NotebookProcessTests).Assembly.Location);
 
         Assert.True(result.Code == 0, result.Error);
@@ -129,7 +132,8 @@ public sealed class NotebookProcessTests
     public async Task Run_NotebookOfAnotherKernel_SaysSoAndLeavesTheFile()
     {
         using TempFolder folder = new();
-        const string python = """{"cells":[{"cell_type":"code","id":"a","metadata":{},"source":"print(1)","outputs":[],"execution_count":null}],"metadata":{"kernelspec":{"name":"python3","language":"python"}},"nbformat":4,"nbformat_minor":5}""";
+        const string python =
+            """{"cells":[{"cell_type":"code","id":"a","metadata":{},"source":"print(1)","outputs":[],"execution_count":null}],"metadata":{"kernelspec":{"name":"python3","language":"python"}},"nbformat":4,"nbformat_minor":5}""";
         File.WriteAllText(folder["p.ipynb"], python);
         var result = await CommandLine.RunAsync("notebook", "run", folder["p.ipynb"], "--html", folder["p.html"]);
 
@@ -148,7 +152,8 @@ public sealed class NotebookProcessTests
         folder.Notebook("[parameters]#!fsharp\nlet stepCount = 1\nlet rate = 0.5", "#!fsharp\n$\"{stepCount} {rate}\"");
         File.Move(folder["in.ipynb"], folder["second.ipynb"]);
         File.WriteAllText(folder["values.yaml"], "# values\nstepCount: 7  # few\nname: 'it''s # 1'\n");
-        string[] run = ["notebook", "run", folder["first.ipynb"], folder["second.ipynb"], "-f", folder["values.yaml"], "-o", folder["out"], "--html", folder["pages/"]];
+        string[] run = ["notebook", "run", folder["first.ipynb"], folder["second.ipynb"], "-f", folder["values.yaml"],
+            "-o", folder["out"], "--html", folder["pages/"]];
         var result = await CommandLine.RunAsync([.. run, "-p", "rate=2"]);
 
         Assert.True(result.Code == 0, result.Error);
@@ -182,7 +187,9 @@ public sealed class NotebookProcessTests
 
         Assert.Equal((1, "timed_out"), (result.Code, result.Json["outcome"]!.GetValue<string>()));
         Assert.Contains("cell 2: The cell reached its time limit of 00:00:15", result.Error, StringComparison.Ordinal);
-        Assert.Equal(["execute_result", "stream", "error"], Notebook.Load(input).Cells.SelectMany(cell => cell.Outputs).Select(output => output.Type()));
+        Assert.Equal(
+            ["execute_result", "stream", "error"],
+            Notebook.Load(input).Cells.SelectMany(cell => cell.Outputs).Select(output => output.Type()));
     }
 
     [Fact]
@@ -190,7 +197,8 @@ public sealed class NotebookProcessTests
     {
         using TempFolder folder = new();
         string input = folder.Notebook(
-            "var output = Console.OpenStandardOutput();\nvar block = new byte[1 << 20];\nArray.Fill(block, (byte)'x');\nfor (int i = 0; i < 50; i++) output.Write(block);",
+            "var output = Console.OpenStandardOutput();\nvar block = new byte[1 << 20];\nArray.Fill(block, (byte)'x');\n"
+            + "for (int i = 0; i < 50; i++) output.Write(block);",
             "\"after\"");
         var result = await CommandLine.RunAsync("notebook", "run", input);
 

@@ -46,7 +46,8 @@ public sealed class NumberOptionTests
             foreach (var culture in new[] { CultureInfo.InvariantCulture, commas })
             {
                 CultureInfo.CurrentCulture = culture;
-                foreach (var text in new[] { "abc", "1,5", "1,000", " 3", "3 ", "0x10", "NaN", "Infinity", "1e999", "99999999999999999999999" + (option == "--min-time" ? "e400" : "x"), "" })
+                foreach (var text in new[] { "abc", "1,5", "1,000", " 3", "3 ", "0x10", "NaN", "Infinity",
+                    "1e999", "99999999999999999999999" + (option == "--min-time" ? "e400" : "x"), "" })
                 {
                     var errors = Root.Parse([.. path.Split(' ', StringSplitOptions.RemoveEmptyEntries), option, text]).Errors;
                     Assert.Contains(errors, e => e.Message.StartsWith(option, StringComparison.Ordinal) && e.Message.Contains(

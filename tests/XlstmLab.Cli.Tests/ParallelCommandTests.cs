@@ -14,7 +14,14 @@ namespace XlstmLab.Tests.Cli;
 [Collection(nameof(ProcessCollection))]
 public sealed class ParallelCommandTests : IDisposable
 {
-    private static readonly XlstmConfig Config = new() { VocabularySize = 257, EmbeddingDim = 16, BlockCount = 2, HeadCount = 2, ChunkSize = 16 };
+    private static readonly XlstmConfig Config = new()
+    {
+        VocabularySize = 257,
+        EmbeddingDim = 16,
+        BlockCount = 2,
+        HeadCount = 2,
+        ChunkSize = 16,
+    };
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(120);
 
     private readonly TempFolder _temp = new();
@@ -67,7 +74,8 @@ public sealed class ParallelCommandTests : IDisposable
         LongTests.Skip();
         Assert.SkipUnless(OperatingSystem.IsLinux(), "It finds the ranks in /proc.");
         using var launcher = Start([.. Train("run", 1_000_000), "--ranks", "2", "--checkpoint-every", "4"]);
-        var (output, errors) = (launcher.StandardOutput.ReadToEndAsync(TestContext.Current.CancellationToken), launcher.StandardError.ReadToEndAsync(TestContext.Current.CancellationToken));
+        var (output, errors) = (launcher.StandardOutput.ReadToEndAsync(TestContext.Current.CancellationToken),
+            launcher.StandardError.ReadToEndAsync(TestContext.Current.CancellationToken));
         await UntilAsync(() => RunFolder.LatestCheckpoint(_temp["run"]) is not null, launcher);
         using (var second = RankOf(launcher, 1))
         {
@@ -118,8 +126,13 @@ public sealed class ParallelCommandTests : IDisposable
         LongTests.Skip();
         using var cluster = await SlurmCluster.StartAsync();
         string[] line = [.. Train("run", 6), "--rank-timeout", "60"];
-        using var srun = Process.Start(new ProcessStartInfo("srun", ["--ntasks=2", "--export=ALL", .. OwnProgram.Words, .. line]) { RedirectStandardOutput = true, RedirectStandardError = true })!;
-        var (output, errors) = (srun.StandardOutput.ReadToEndAsync(TestContext.Current.CancellationToken), srun.StandardError.ReadToEndAsync(TestContext.Current.CancellationToken));
+        using var srun = Process.Start(new ProcessStartInfo("srun", ["--ntasks=2", "--export=ALL", .. OwnProgram.Words, .. line])
+        {
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+        })!;
+        var (output, errors) = (srun.StandardOutput.ReadToEndAsync(TestContext.Current.CancellationToken),
+            srun.StandardError.ReadToEndAsync(TestContext.Current.CancellationToken));
         await EndAsync(srun);
         Assert.True(srun.ExitCode == 0, await errors + await output + cluster.Logs());
         Assert.Contains("2 ranks by loopback", await errors, StringComparison.Ordinal);

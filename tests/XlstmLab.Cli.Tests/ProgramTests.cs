@@ -152,9 +152,10 @@ public sealed class ProgramTests
     [Fact]
     public void A_device_without_enough_memory_is_told_with_what_helps()
     {
-        const string libtorch = "CUDA out of memory. Tried to allocate 3.07 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.12 GiB is free. "
-            + "Including non-PyTorch memory, this process has 77.98 GiB memory in use. Of the allocated memory 70.1 GiB is allocated by PyTorch. "
-            + "If reserved but unallocated memory is large try setting PYTORCH_ALLOC_CONF\nException raised from malloc at CUDACachingAllocator.cpp:1";
+        const string libtorch = "CUDA out of memory. Tried to allocate 3.07 GiB. GPU 0 has a total capacity of 79.11 GiB of which 1.12 GiB "
+            + "is free. Including non-PyTorch memory, this process has 77.98 GiB memory in use. Of the allocated memory 70.1 GiB is "
+            + "allocated by PyTorch. If reserved but unallocated memory is large try setting PYTORCH_ALLOC_CONF\n"
+            + "Exception raised from malloc at CUDACachingAllocator.cpp:1";
 #pragma warning disable CA2201 // It is what TorchSharp throws.
         var message = Program.Message(new System.Runtime.InteropServices.ExternalException(libtorch));
 #pragma warning restore CA2201

@@ -15,7 +15,8 @@ public sealed class RepositoryNotebookTests : IDisposable
     private const string ToolVersion = "1.0.712001";
 
     private static readonly string[] All =
-        [.. Directory.GetFiles(Path.Combine(TestSetup.RepositoryRoot, "notebooks"), "*.ipynb").Select(path => Path.GetFileName(path)).Order(StringComparer.Ordinal)];
+        [.. Directory.GetFiles(Path.Combine(TestSetup.RepositoryRoot, "notebooks"), "*.ipynb").Select(path => Path.GetFileName(path))
+            .Order(StringComparer.Ordinal)];
 
     /// <summary>Those but the studies', which <see cref="StudyNotebookTests"/> has run.</summary>
     private static readonly string[] Names = [.. All.Where(name => name[0] is not ('1' or '2'))];
@@ -32,7 +33,9 @@ public sealed class RepositoryNotebookTests : IDisposable
         LongTests.Skip();
         Assert.NotEmpty(Names);
         string[] copies = [.. Names.Select(name => Copy(name, withValues: false))];
-        var result = await CommandLine.RunAsync(["notebook", "run", .. copies, "-f", Folder.Write("small.json", JsonSerializer.Serialize(SmallValues())), "-o", Folder["out/"]]);
+        var result = await CommandLine.RunAsync(
+            ["notebook", "run", .. copies,
+                "-f", Folder.Write("small.json", JsonSerializer.Serialize(SmallValues())), "-o", Folder["out/"]]);
 
         Assert.True(result.Code == 0, result.Error);
         Assert.All(Names, name => AssertWhole(Folder["out", name]));
@@ -90,7 +93,9 @@ public sealed class RepositoryNotebookTests : IDisposable
         Assert.InRange(new FileInfo(Folder["out", first]).Length, 10_000, 1_000_000);
         var cells = Notebook.Load(Folder["out", first]).CodeCells.ToArray();
         Assert.All(cells, cell => Assert.DoesNotContain("error", cell.Outputs.Select(output => output.Type())));
-        Assert.Contains(cells.SelectMany(cell => cell.Outputs), output => output!["data"]?["text/html"] is not null && output.Text("text/html").Contains("\"type\":\"violin\"", StringComparison.Ordinal));
+        Assert.Contains(
+            cells.SelectMany(cell => cell.Outputs), output => output!["data"]?["text/html"] is not null
+                && output.Text("text/html").Contains("\"type\":\"violin\"", StringComparison.Ordinal));
     }
 
     /// <summary>Installs the kernels of the unaltered tool with the libraries of this build, and tells of its program.</summary>
@@ -118,7 +123,9 @@ public sealed class RepositoryNotebookTests : IDisposable
         {
             var result = await _jupyter.RunAsync(
                 "dotnet", "tool", "install", "--tool-path", folder, "Microsoft.dotnet-interactive", "--version", ToolVersion);
-            Assert.SkipUnless(result.Code == 0, $"The tool Microsoft.dotnet-interactive {ToolVersion} cannot be restored: {result.Error.Trim().Split('\n')[0]}");
+            Assert.SkipUnless(
+                result.Code == 0, $"The tool Microsoft.dotnet-interactive {ToolVersion} cannot be restored: "
+                    + $"{result.Error.Trim().Split('\n')[0]}");
         }
 
         return Directory.EnumerateFiles(package, "Microsoft.DotNet.Interactive.App.dll", SearchOption.AllDirectories).First();
@@ -147,7 +154,8 @@ public sealed class RepositoryNotebookTests : IDisposable
     /// <summary>Values with which a notebook takes seconds: a text of its own, few steps, short contexts.</summary>
     private Dictionary<string, object?> SmallValues()
     {
-        string[] words = [.. "the of and to in that people states government for be it shall all united congress by with as our".Split(' ')];
+        string[] words =
+            [.. "the of and to in that people states government for be it shall all united congress by with as our".Split(' ')];
         Random random = new(1);
         for (int document = 0; document < 4; document++)
         {

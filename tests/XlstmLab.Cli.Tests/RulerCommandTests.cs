@@ -22,10 +22,13 @@ public sealed class RulerCommandTests
             "--warmup", "0", "--batch-size", "1", "--context", "16");
         Assert.True(train.Code == 0, train.Error);
 
-        string[] ruler = ["ruler", folder["run"], "--tasks", "niah_single_1,fwe,qa_1", "--lengths", "700,800", "--samples", "2", "--answer-tokens", "4", "--threads", "1", "--qa", folder["qa.jsonl"], "--out", folder["results"]];
+        string[] ruler = ["ruler", folder["run"], "--tasks", "niah_single_1,fwe,qa_1", "--lengths", "700,800",
+            "--samples", "2", "--answer-tokens", "4", "--threads", "1", "--qa", folder["qa.jsonl"], "--out", folder["results"]];
         var result = await CommandLine.RunAsync([.. ruler, "--json"]);
         Assert.True(result.Code == 0, result.Error);
-        Assert.Equal(["niah_single_1", "niah_single_1", "fwe", "fwe", "qa_1", "qa_1"], result.Json["scores"]!.AsArray().Select(s => s!["task"]!.GetValue<string>()));
+        Assert.Equal(
+            ["niah_single_1", "niah_single_1", "fwe", "fwe", "qa_1", "qa_1"],
+            result.Json["scores"]!.AsArray().Select(s => s!["task"]!.GetValue<string>()));
         Assert.Equal([700, 800], result.Json["averages"]!.AsArray().Select(a => a!["length"]!.GetValue<int>()));
         Assert.Equal(result.Json.ToJsonString(), JsonNode.Parse(File.ReadAllText(folder["results/ruler.json"]))!.ToJsonString());
         Assert.Equal(1 + 6, File.ReadAllLines(folder["results/ruler.csv"]).Length);
@@ -39,8 +42,9 @@ public sealed class RulerCommandTests
         var far = await CommandLine.RunAsync("eval", folder["run"], "--split", "train", "--extrapolate", "64", "--json", "--threads", "1");
         Assert.True(far.Code == 0, far.Error);
         Assert.Equal((16, 1), (far.Json["trained_length"]!.GetValue<int>(), far.Json["documents"]!.GetValue<int>()));
-        Assert.Equal(["yes", "no", "no"], (await CommandLine.RunAsync("eval", folder["run"], "--split", "train", "--extrapolate", "64", "--threads", "1")).Out
-            .Split('\n').Where(l => l.StartsWith('|')).TakeLast(3).Select(l => l.Split('|')[^2].Trim()));
+        Assert.Equal(["yes", "no", "no"],
+            (await CommandLine.RunAsync("eval", folder["run"], "--split", "train", "--extrapolate", "64", "--threads", "1")).Out
+                .Split('\n').Where(l => l.StartsWith('|')).TakeLast(3).Select(l => l.Split('|')[^2].Trim()));
     }
 
     [Theory]

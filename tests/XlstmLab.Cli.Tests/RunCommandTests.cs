@@ -15,7 +15,14 @@ namespace XlstmLab.Tests.Cli;
 /// <summary>Runs that are killed or diverge, and texts that are gone on with, by the command line.</summary>
 public sealed class RunCommandTests : IDisposable
 {
-    private static readonly XlstmConfig Config = new() { VocabularySize = 257, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, ChunkSize = 16 };
+    private static readonly XlstmConfig Config = new()
+    {
+        VocabularySize = 257,
+        EmbeddingDim = 16,
+        BlockCount = 1,
+        HeadCount = 2,
+        ChunkSize = 16,
+    };
 
     private readonly TempFolder _temp = new();
 
@@ -25,7 +32,8 @@ public sealed class RunCommandTests : IDisposable
     public async Task Train_KilledBeforeItsFirstStep_ResumesAsTold()
     {
         WriteText();
-        string[] settings = ["--model", Model(Config), "--data", _temp["text.txt"], "--schedule", "constant", "--warmup", "0", "--batch-size", "2", "--context", "16", "--threads", "1"];
+        string[] settings = ["--model", Model(Config), "--data", _temp["text.txt"], "--schedule", "constant",
+            "--warmup", "0", "--batch-size", "2", "--context", "16", "--threads", "1"];
         using var process = Start(["train", "--out", _temp["run"], .. settings, "--steps", "1000000"]);
         while (!process.HasExited && !File.Exists(_temp["run", "config.json"]))
         {
@@ -48,7 +56,10 @@ public sealed class RunCommandTests : IDisposable
         var old = await CommandLine.RunAsync("train", "--out", _temp["run"], "--resume", "--steps", "4", "--threads", "1");
         Assert.Equal(2, old.Code);
         Assert.Contains("name it again by --data", old.Error, StringComparison.Ordinal);
-        Assert.Equal(0, (await CommandLine.RunAsync("train", "--out", _temp["run"], "--resume", "--steps", "4", "--data", _temp["text.txt"], "--threads", "1")).Code);
+        Assert.Equal(
+            0,
+            (await CommandLine.RunAsync("train", "--out", _temp["run"], "--resume", "--steps", "4",
+                "--data", _temp["text.txt"], "--threads", "1")).Code);
 
         // A kill before config.json: it is no run yet.
         File.WriteAllText(Path.Combine(Directory.CreateDirectory(_temp["early"]).FullName, "text.json"), "{");
@@ -59,7 +70,8 @@ public sealed class RunCommandTests : IDisposable
     public async Task Train_Diverges_ExitsWith1AndSaysWhenAndWhatHelps()
     {
         WriteText();
-        string[] train = ["train", "--out", _temp["run"], "--model", Model(Config), "--data", _temp["text.txt"], "--steps", "6", "--schedule", "constant", "--warmup", "0", "--batch-size", "2", "--context", "16", "--threads", "1"];
+        string[] train = ["train", "--out", _temp["run"], "--model", Model(Config), "--data", _temp["text.txt"],
+            "--steps", "6", "--schedule", "constant", "--warmup", "0", "--batch-size", "2", "--context", "16", "--threads", "1"];
         var result = await CommandLine.RunAsync([.. train, "--lr", "1e30", "--clip", "0"]);
         Assert.Equal((1, ""), (result.Code, result.Out));
         Assert.Contains("not finite", result.Error, StringComparison.Ordinal);
@@ -192,9 +204,18 @@ public sealed class RunCommandTests : IDisposable
             ModelStateFile.Save(state, _temp["old"]);
         }
 
-        Assert.Contains("does not say which model's", (await CommandLine.RunAsync(["generate", _temp["model"], "--state-in", _temp["old"], "--prompt", "c", .. go])).Error, StringComparison.Ordinal);
-        Assert.Contains("give a prompt", (await CommandLine.RunAsync(["generate", _temp["model"], "--state-in", _temp["old"], "--state-any-model", .. go])).Error, StringComparison.Ordinal);
-        Assert.Equal(0, (await CommandLine.RunAsync(["generate", _temp["model"], "--state-in", _temp["old"], "--state-any-model", "--prompt", "c", .. go])).Code);
+        Assert.Contains(
+            "does not say which model's",
+            (await CommandLine.RunAsync(["generate", _temp["model"], "--state-in", _temp["old"], "--prompt", "c", .. go])).Error,
+            StringComparison.Ordinal);
+        Assert.Contains(
+            "give a prompt",
+            (await CommandLine.RunAsync(["generate", _temp["model"], "--state-in", _temp["old"], "--state-any-model", .. go])).Error,
+            StringComparison.Ordinal);
+        Assert.Equal(
+            0,
+            (await CommandLine.RunAsync(
+                ["generate", _temp["model"], "--state-in", _temp["old"], "--state-any-model", "--prompt", "c", .. go])).Code);
     }
 
     [Fact]
@@ -213,7 +234,10 @@ public sealed class RunCommandTests : IDisposable
         Assert.Equal(0, few.Code);
         Assert.Contains("has 257 ids and the model 400", few.Error, StringComparison.Ordinal);
         Save("model", 1);
-        Assert.Contains("only 257", (await CommandLine.RunAsync("generate", _temp["model"], "--tokenizer", _temp["tokenizer.json"], "--threads", "1")).Error, StringComparison.Ordinal);
+        Assert.Contains(
+            "only 257",
+            (await CommandLine.RunAsync("generate", _temp["model"], "--tokenizer", _temp["tokenizer.json"], "--threads", "1")).Error,
+            StringComparison.Ordinal);
     }
 
     private void Save(string name, int seed)

@@ -43,7 +43,8 @@ public sealed class ServeCommandTests : IDisposable
         var body = JsonNode.Parse(await answer.Content.ReadAsStringAsync(cancel))!;
         Assert.Equal(("tiny", 3), ((string?)body["model"], (int)body["usage"]!["completion_tokens"]!));
 
-        var own = Directory.EnumerateFileSystemEntries($"/proc/{process.Id}/fd").Select(fd => new FileInfo(fd).LinkTarget).OfType<string>().ToHashSet();
+        var own = Directory.EnumerateFileSystemEntries($"/proc/{process.Id}/fd").Select(fd => new FileInfo(fd).LinkTarget)
+            .OfType<string>().ToHashSet();
         var listening = new[] { "tcp", "tcp6" }.Select(kind => $"/proc/{process.Id}/net/{kind}").Where(File.Exists).SelectMany(
             file => File.ReadAllLines(file).Skip(1))
             .Select(entry => entry.Split(' ', StringSplitOptions.RemoveEmptyEntries))
@@ -64,13 +65,16 @@ public sealed class ServeCommandTests : IDisposable
         Assert.Contains(
             "expected an address", (await CommandLine.RunAsync("serve", _temp["tiny"], "--host", "here")).Error, StringComparison.Ordinal);
         File.WriteAllText(_temp["key.txt"], "\n");
-        Assert.Contains("ApiKey", (await CommandLine.RunAsync("serve", _temp["tiny"], "--api-key-file", _temp["key.txt"])).Error, StringComparison.Ordinal);
+        Assert.Contains(
+            "ApiKey", (await CommandLine.RunAsync("serve", _temp["tiny"], "--api-key-file", _temp["key.txt"])).Error,
+            StringComparison.Ordinal);
     }
 
     [Fact]
     public async Task Generate_TopLogProbabilities_AreOfEachTokenAndForJsonOnly()
     {
-        string[] generate = ["generate", _temp["tiny"], "--tokenizer", "bytes", "--greedy", "--ignore-end", "--max-tokens", "3", "--threads", "1", "--top-logprobs", "2"];
+        string[] generate = ["generate", _temp["tiny"], "--tokenizer", "bytes", "--greedy", "--ignore-end",
+            "--max-tokens", "3", "--threads", "1", "--top-logprobs", "2"];
         var tokens = (await CommandLine.RunAsync([.. generate, "--json"])).Json["log_probabilities"]!.AsArray();
         Assert.Equal(3, tokens.Count);
         Assert.All(tokens, token =>
@@ -122,7 +126,12 @@ public sealed class ServeCommandTests : IDisposable
     private static Process Start(params string[] line)
     {
         var program = Path.ChangeExtension(typeof(Program).Assembly.Location, ".dll");
-        return Process.Start(new ProcessStartInfo("dotnet", [program, .. line]) { RedirectStandardInput = true, RedirectStandardOutput = true, RedirectStandardError = true })!;
+        return Process.Start(new ProcessStartInfo("dotnet", [program, .. line])
+        {
+            RedirectStandardInput = true,
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+        })!;
     }
 
     private static async Task<(string Out, string Error)> PipeAsync(string[] line, string input)
@@ -158,7 +167,8 @@ public sealed class ServeCommandTests : IDisposable
             }
         }
 
-        public Task<ChatResponse> GetResponseAsync(IEnumerable<ChatMessage> messages, ChatOptions? options = null, CancellationToken cancellationToken = default) =>
+        public Task<ChatResponse> GetResponseAsync(
+            IEnumerable<ChatMessage> messages, ChatOptions? options = null, CancellationToken cancellationToken = default) =>
             throw new NotSupportedException();
 
         public object? GetService(Type serviceType, object? serviceKey = null) => null;

@@ -21,7 +21,8 @@ internal sealed class SlurmCluster : IDisposable
     private const string Node = "lab";
 
     /// <summary>Ends a daemon when this process has ended, however that was: then its input is closed.</summary>
-    private const string Guarded = "log=$1; shift; exec 3<&0; (read _ <&3; kill -9 $$) 2>/dev/null & exec \"$@\" </dev/null >>\"$log\" 2>&1 3<&-";
+    private const string Guarded = "log=$1; shift; exec 3<&0; (read _ <&3; kill -9 $$) 2>/dev/null & exec \"$@\" </dev/null "
+        + ">>\"$log\" 2>&1 3<&-";
 
     private static readonly string[] Daemons = ["/usr/sbin/munged", "/usr/sbin/slurmctld", "/usr/sbin/slurmd", "/usr/bin/sbatch"];
     private static readonly TimeSpan Patience = TimeSpan.FromSeconds(40);
@@ -103,7 +104,8 @@ internal sealed class SlurmCluster : IDisposable
     public static async Task<IReadOnlyDictionary<string, string>> StatesAsync()
     {
         var queue = await RunAsync("squeue", "--noheader", "--array", "--states=all", "--format=%i %T");
-        return queue.Out.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => line.Split(' ')).ToDictionary(words => words[0], words => words[1]);
+        return queue.Out.Split('\n', StringSplitOptions.RemoveEmptyEntries).Select(line => line.Split(' '))
+            .ToDictionary(words => words[0], words => words[1]);
     }
 
     /// <summary>Starts the node's daemon and waits until the controller counts on it.</summary>
@@ -119,7 +121,8 @@ internal sealed class SlurmCluster : IDisposable
         _node = StartDaemon("slurmd", Daemons[2], "-D", "-N", Node, "-f", Folder["slurm.conf"]);
         await UntilAsync(
             "the node",
-            async () => (await RunAsync("sinfo", "--noheader", "--format=%T")).Out.Trim() is "idle" or "mixed" or "allocated" or "completing",
+            async () => (await RunAsync("sinfo", "--noheader", "--format=%T")).Out.Trim() is "idle" or "mixed"
+                or "allocated" or "completing",
             Logs);
     }
 
@@ -190,7 +193,8 @@ internal sealed class SlurmCluster : IDisposable
 
     private Process StartDaemon(string name, params string[] line)
     {
-        var process = Process.Start(new ProcessStartInfo("/bin/sh", ["-c", Guarded, "guard", Folder[$"{name}.log"], .. line]) { RedirectStandardInput = true })!;
+        var process = Process.Start(
+            new ProcessStartInfo("/bin/sh", ["-c", Guarded, "guard", Folder[$"{name}.log"], .. line]) { RedirectStandardInput = true })!;
         _guards.Add(process);
         return process;
     }

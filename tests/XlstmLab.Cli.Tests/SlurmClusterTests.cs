@@ -22,7 +22,9 @@ public sealed class SlurmClusterTests
             // Started again, it does not find the file that its first start has left.
             var script = cluster.Folder.Write(
                 "job.sh", $"#!/bin/sh\n[ -e {folder}/first ] && exit 0\ntouch {folder}/first\nexec sleep 300\n");
-            var id = (await SlurmCluster.RunAsync("sbatch", "--parsable", "--requeue", $"--output={cluster.Folder["job.txt"]}", script)).Out.Trim();
+            var id =
+                (await SlurmCluster.RunAsync("sbatch", "--parsable", "--requeue", $"--output={cluster.Folder["job.txt"]}", script)).Out
+                    .Trim();
             await SlurmCluster.UntilAsync("the task", () => Task.FromResult(File.Exists(cluster.Folder["first"])), cluster.Logs);
             cluster.KillNode();
             await cluster.StartNodeAsync();
@@ -31,7 +33,9 @@ public sealed class SlurmClusterTests
         }
 
         Assert.False(Directory.Exists(folder));
-        Assert.DoesNotContain(Process.GetProcesses(), process => process.ProcessName is "slurmd" or "slurmctld" or "slurmstepd" && CommandLineOf(process.Id).Contains(folder, StringComparison.Ordinal));
+        Assert.DoesNotContain(
+            Process.GetProcesses(), process => process.ProcessName is "slurmd" or "slurmctld" or "slurmstepd"
+                && CommandLineOf(process.Id).Contains(folder, StringComparison.Ordinal));
     }
 
     private static string CommandLineOf(int id)

@@ -72,7 +72,8 @@ public sealed class StudyCommandTests
         LongTests.Skip();
         using var folder = CommandLine.Folder();
         var file = folder.Write("more/study.json", Tiny.Replace("\"seeds\"", "\"side_by_side\": 1, \"seeds\"", StringComparison.Ordinal));
-        string[] line = ["study", "run", file, "--threads", "1", "--keep-runs", "--set", "steps=40", "--set", "checkpoint_every=7", "--set", "validate_every=1000"];
+        string[] line = ["study", "run", file, "--threads", "1", "--keep-runs", "--set", "steps=40",
+            "--set", "checkpoint_every=7", "--set", "validate_every=1000"];
         var draw = new Random(11);
         var kills = 0;
         for (var updates = 0; kills < 4; kills++)

@@ -26,14 +26,18 @@ public sealed partial class StudyNotebookTests
         AssertWhole(notebook, Studies(notebook));
 
         var last = Source(notebook["cells"]!.AsArray()[^1]!);
-        Assert.Contains($"xlstm study run {string.Join(' ', Studies(notebook).Select(study => $"results/studies/{study}"))} --device cuda", last, StringComparison.Ordinal);
+        Assert.Contains(
+            $"xlstm study run {string.Join(' ', Studies(notebook).Select(study => $"results/studies/{study}"))} --device cuda",
+            last, StringComparison.Ordinal);
     }
 
     /// <summary>Every study is in one of them, so that every claim of the report has its notebook.</summary>
     [Fact]
     public void Notebooks_Together_HaveAllStudies() => Assert.Equal(
-        Directory.GetDirectories(Path.Combine(TestSetup.RepositoryRoot, "results", "studies")).Select(folder => Path.GetFileName(folder)!).Order(StringComparer.Ordinal),
-        Names.SelectMany(name => Studies(JsonNode.Parse(File.ReadAllText(Path.Combine(Folder, name.Data)))!.AsObject())).Order(StringComparer.Ordinal));
+        Directory.GetDirectories(Path.Combine(TestSetup.RepositoryRoot, "results", "studies")).Select(folder => Path.GetFileName(folder)!)
+            .Order(StringComparer.Ordinal),
+        Names.SelectMany(name => Studies(JsonNode.Parse(File.ReadAllText(Path.Combine(Folder, name.Data)))!.AsObject()))
+            .Order(StringComparer.Ordinal));
 
     /// <summary>All cells of all of them, one after another in one process, from the stored rows.</summary>
     [Fact]
@@ -82,7 +86,8 @@ public sealed partial class StudyNotebookTests
     public async Task Report_OfOtherRows_IsWrittenAnew()
     {
         using var folder = CommandLine.Folder();
-        const string study = """{ "question": "Is more more?", "axes": { "beta1": [0.8, 0.9] }, "seeds": [1], "claims": [{ "text": "Yes", "source": "nowhere", "better": "beta1=0.9", "worse": "beta1=0.8" }] }""";
+        const string study =
+            """{ "question": "Is more more?", "axes": { "beta1": [0.8, 0.9] }, "seeds": [1], "claims": [{ "text": "Yes", "source": "nowhere", "better": "beta1=0.9", "worse": "beta1=0.8" }] }""";
         folder.Write("results/studies/more/study.json", study);
         folder.Write("results/README.md", "# Mine\n<!-- studies -->\n<!-- /studies -->\n");
         Assert.Contains("LOG.md", (await Report()).Error, StringComparison.Ordinal);
@@ -90,7 +95,9 @@ public sealed partial class StudyNotebookTests
         var stale = await Report("--check");
         Assert.True(stale.Code == 1 && stale.Error.Contains("LOG.md, README.md", StringComparison.Ordinal), stale.Error);
         Assert.Equal(0, (await Report()).Code);
-        Assert.Contains("1 claim: 1 is not run yet. 0 of 2 runs", await File.ReadAllTextAsync(folder["results/README.md"], TestContext.Current.CancellationToken), StringComparison.Ordinal);
+        Assert.Contains(
+            "1 claim: 1 is not run yet. 0 of 2 runs",
+            await File.ReadAllTextAsync(folder["results/README.md"], TestContext.Current.CancellationToken), StringComparison.Ordinal);
         Assert.Equal(0, (await Report("--check")).Code);
 
         Task<CommandResult> Report(params string[] more) => CommandLine.RunAsync(

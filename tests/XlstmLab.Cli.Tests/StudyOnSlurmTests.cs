@@ -36,14 +36,17 @@ public sealed class StudyOnSlurmTests
         using var cluster = await SlurmCluster.StartAsync();
         var file = cluster.Folder.Write("more/study.json", Tiny);
         var run = await CommandLine.RunAsync(
-            ["study", "run", file, "--slurm", "--wait", "--runs-per-task", "2", "--gres", "gpu:1", "--partition", "main", "--time", "0:30:00", "--memory", "500M", "--sbatch=--comment=tiny", "--json", .. One]);
+            ["study", "run", file, "--slurm", "--wait", "--runs-per-task", "2", "--gres", "gpu:1", "--partition", "main",
+                "--time", "0:30:00", "--memory", "500M", "--sbatch=--comment=tiny", "--json", .. One]);
         Assert.True(run.Code == 0, $"{run.Error}{cluster.Logs()}{TaskLogs(cluster)}");
         Assert.Equal(4, run.Json[0]!["rows"]!.AsArray().Count);
         Assert.Empty(run.Json[0]!["missing"]!.AsArray());
         Assert.Contains("4 runs in 2 tasks of job ", run.Error, StringComparison.Ordinal);
         Assert.Contains("4 runs added", run.Error, StringComparison.Ordinal);
         Assert.Equal(4, StudyTable.Read(cluster.Folder["more"]).Count);
-        Assert.Equal(["task-0-0.jsonl", "task-1-0.jsonl"], Directory.GetFiles(cluster.Folder["more/tasks/0001"], "*.jsonl").Select(Path.GetFileName).Order());
+        Assert.Equal(
+            ["task-0-0.jsonl", "task-1-0.jsonl"],
+            Directory.GetFiles(cluster.Folder["more/tasks/0001"], "*.jsonl").Select(Path.GetFileName).Order());
         var job = JsonNode.Parse(File.ReadAllText(cluster.Folder["more/tasks/0001/job.json"]))!["id"]!.GetValue<string>();
         var told = (await SlurmCluster.RunAsync("scontrol", "show", "job", job)).Out;
         Assert.Equal(2, told.Split("TresPerNode=gres:gpu:1").Length - 1);
@@ -54,7 +57,9 @@ public sealed class StudyOnSlurmTests
         // Losses are those of runs without Slurm.
         var here = await CommandLine.RunAsync(["study", "run", file, "--out", cluster.Folder["here"], "--json", .. One]);
         Assert.Equal(Losses(here.Json), Losses(run.Json));
-        Assert.Contains("nothing was submitted", (await CommandLine.RunAsync(["study", "run", file, "--slurm", .. One])).Error, StringComparison.Ordinal);
+        Assert.Contains(
+            "nothing was submitted",
+            (await CommandLine.RunAsync(["study", "run", file, "--slurm", .. One])).Error, StringComparison.Ordinal);
         Assert.Contains(
             "0 runs added; the table has 4.", (await CommandLine.RunAsync("study", "merge", file)).Error, StringComparison.Ordinal);
     }
@@ -129,7 +134,9 @@ public sealed class StudyOnSlurmTests
         var rejected = await CommandLine.RunAsync("study", "run", file, "--slurm", "--partition", "nowhere");
         Assert.Equal(1, rejected.Code);
         Assert.Contains("error: sbatch failed: invalid partition specified: nowhere.", rejected.Error, StringComparison.Ordinal);
-        Assert.Contains("Requested node configuration is not available", (await CommandLine.RunAsync("study", "run", file, "--slurm", "--memory", "900G")).Error, StringComparison.Ordinal);
+        Assert.Contains(
+            "Requested node configuration is not available",
+            (await CommandLine.RunAsync("study", "run", file, "--slurm", "--memory", "900G")).Error, StringComparison.Ordinal);
         Assert.Empty(Directory.GetDirectories(cluster.Folder["more/tasks"]));
 
         // A folder that the node has not: here it is away when the task begins.
@@ -141,7 +148,9 @@ public sealed class StudyOnSlurmTests
         await SlurmCluster.UntilAsync(
             "the tasks' end", async () => (await SlurmCluster.StatesAsync()).Values.All(state => state == "FAILED"), cluster.Logs);
         Directory.Move(cluster.Folder["away"], cluster.Folder["more"]);
-        Assert.Contains("is that on a file system which the nodes share?", (await CommandLine.RunAsync("study", "show", file)).Out, StringComparison.Ordinal);
+        Assert.Contains(
+            "is that on a file system which the nodes share?",
+            (await CommandLine.RunAsync("study", "show", file)).Out, StringComparison.Ordinal);
     }
 
     [Fact]

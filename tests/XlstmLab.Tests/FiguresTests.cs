@@ -121,7 +121,8 @@ public sealed partial class FiguresTests
 
     private static List<Claim> Claims() =>
     [
-        .. File.ReadAllLines(Path.Combine(TestSetup.RepositoryRoot, "results", "figures.csv")).Skip(1).Where(l => l.Length > 0).Select(Fields)
+        .. File.ReadAllLines(Path.Combine(TestSetup.RepositoryRoot, "results", "figures.csv")).Skip(1).Where(l => l.Length > 0)
+            .Select(Fields)
             .Select(f => new Claim(
                 f[0], f[1], f[2], f[3], f[4], f[5], f[6].Length == 0 ? 1 : double.Parse(f[6], CultureInfo.InvariantCulture))),
     ];

@@ -157,7 +157,16 @@ public sealed class JsonFuzzTests : IDisposable
         "card" => File.ReadAllText(Path.Combine(TestSetup.RepositoryRoot, "datasets", "state-of-the-union", "card.json")),
         "tokens" => TokenFolder.ToJson(new TokenFolderCard
         {
-            Plan = new() { Files = [new("a.txt", 3)], TextField = "text", Split = new(), Tokenizer = "ab", VocabularySize = 257, EndOfDocument = 256, ShardBytes = 10 },
+            Plan = new()
+            {
+                Files = [new("a.txt", 3)],
+                TextField = "text",
+                Split = new(),
+                Tokenizer = "ab",
+                VocabularySize = 257,
+                EndOfDocument = 256,
+                ShardBytes = 10,
+            },
             Shards = 1,
             Parts = Enum.GetValues<Split>().ToDictionary(s => s, _ => new TokenCounts(1, 2, 3)),
         }),

@@ -59,7 +59,8 @@ public sealed partial class LayeringTests
     {
         var own = Rank(
             file.Contains(Path.DirectorySeparatorChar, StringComparison.Ordinal) ? file.Split(Path.DirectorySeparatorChar)[0] : "");
-        return Using().Matches(source).Select(match => match.Groups[1].Value).Where(name => Rank(name) > own).Select(name => $"{file} names {name}");
+        return Using().Matches(source).Select(match => match.Groups[1].Value).Where(name => Rank(name) > own)
+            .Select(name => $"{file} names {name}");
     }
 
     private static int Rank(string folder)

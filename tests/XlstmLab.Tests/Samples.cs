@@ -56,7 +56,8 @@ internal static class Samples
         cases.Sample(c => check(c.Item1, c.Item2, c.Item3, c.Item4, c.Item5), iter);
 
     /// <inheritdoc cref="Sample{T}(Gen{T}, Action{T}, int)"/>
-    public static void Sample<T1, T2, T3, T4, T5, T6>(this Gen<(T1, T2, T3, T4, T5, T6)> cases, Action<T1, T2, T3, T4, T5, T6> check, int iter = 100) =>
+    public static void Sample<T1, T2, T3, T4, T5, T6>(
+        this Gen<(T1, T2, T3, T4, T5, T6)> cases, Action<T1, T2, T3, T4, T5, T6> check, int iter = 100) =>
         cases.Sample(c => check(c.Item1, c.Item2, c.Item3, c.Item4, c.Item5, c.Item6), iter);
 
     /// <summary>The seed of the test that runs, of its name and arguments.</summary>
@@ -73,7 +74,8 @@ internal sealed class SeededDrawsAttribute : BeforeAfterTestAttribute
     public override void Before(MethodInfo methodUnderTest, IXunitTest test)
     {
         // Tests of texts and of other processes run beside those that draw tensors.
-        if (methodUnderTest.DeclaringType!.GetCustomAttribute<CollectionAttribute>()?.Name is not (nameof(TextCollection) or nameof(ProcessCollection)))
+        if (methodUnderTest.DeclaringType!.GetCustomAttribute<CollectionAttribute>()?.Name is not (nameof(TextCollection)
+            or nameof(ProcessCollection)))
         {
             torch.manual_seed((long)(Samples.OfTest() >> 1));
         }

@@ -15,7 +15,9 @@ public sealed class StrictJsonTests
     [InlineData("""{"batch_ramp":[{"after_step":0}]}""", "'batch_ramp[0].batch_size' is missing")]
     [InlineData("""{"batch_ramp":null}""", "batch_ramp has a value of the wrong kind; expected a list. It is null.")]
     [InlineData("""{"schedule":null}""", "schedule has a value of the wrong kind; expected an object. It is null.")]
-    [InlineData("""{"schedule":{"kind":"cosin"}}""", "expected one of constant, cosine, exponential, warmup_stable_decay. It is \"cosin\". Did you mean 'cosine'?")]
+    [InlineData(
+        """{"schedule":{"kind":"cosin"}}""",
+        "expected one of constant, cosine, exponential, warmup_stable_decay. It is \"cosin\". Did you mean 'cosine'?")]
     [InlineData("""{"schedule":{"kind":2}}""", "schedule.kind has a value of the wrong kind")]
     [InlineData("""{"schedule":{"kind":null}}""", "schedule.kind has a value of the wrong kind")]
     [InlineData("""{"steps":"3"}""", "steps has a value of the wrong kind; expected a whole number of 32 bits. It is \"3\".")]

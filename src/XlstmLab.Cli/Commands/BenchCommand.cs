@@ -25,7 +25,8 @@ internal static class BenchCommand
 
     private const string ScalingOnGpu = "xlstm-162m:16x2048,xlstm-400m:8x2048";
     private const string TrainingOnCpu = "bytes-1m,bytes-3m";
-    private const string TrainingOnGpu = "bytes-1m:64x256,bytes-10m:32x512,bytes-10m:8x512*8,shakespeare-10m:32x512,xlstm-160m:8x2048,xlstm-162m:16x2048,xlstm-400m:8x2048,llama-160m:16x2048,llama-400m:8x2048";
+    private const string TrainingOnGpu = "bytes-1m:64x256,bytes-10m:32x512,bytes-10m:8x512*8,shakespeare-10m:32x512,xlstm-160m:8x2048,"
+        + "xlstm-162m:16x2048,xlstm-400m:8x2048,llama-160m:16x2048,llama-400m:8x2048";
     private const string InferenceOnCpu = "bytes-1m,bytes-10m";
     private const string DecodingOnCpu = "bytes-1m,xlstm-160m,xlstm-400m";
     private const string InferenceOnGpu = "xlstm-400m,xlstm-7b";
@@ -34,30 +35,32 @@ internal static class BenchCommand
     private const string FiguresOnGpu = "xlstm-400m,llama-400m,mamba-370m,mamba2-370m";
 
     private const string CellMethod =
-        "Medians of passes, on a GPU between events of its stream with launches ahead of it, inputs taken in turn from more sets than a cache holds; gates in float32, the "
-        + "mLSTM with its normaliser. Counted are, for a token and head, 2 L (DK + DV) + 4 DK DV operations with chunks of L = 64 and the bytes of "
-        + "q, k, v and h, an sLSTM's 8 D D operations and the bytes of its gates and h; backward counts twice.";
+        "Medians of passes, on a GPU between events of its stream with launches ahead of it, inputs taken in turn from more sets than a "
+        + "cache holds; gates in float32, the mLSTM with its normaliser. Counted are, for a token and head, "
+        + "2 L (DK + DV) + 4 DK DV operations with chunks of L = 64 and the bytes of q, k, v and h, an sLSTM's 8 D D operations and the "
+        + "bytes of its gates and h; backward counts twice.";
 
     private const string TrainingMethod =
-        "Wall time of whole steps of the trainer on random tokens after 5 of warm-up, waiting for the device at both ends; of runs side by side, of a step of "
-        + "each. On a GPU a step is a CUDA graph unless a row says that the host starts its kernels. "
+        "Wall time of whole steps of the trainer on random tokens after 5 of warm-up, waiting for the device at both ends; "
+        + "of runs side by side, of a step of each. On a GPU a step is a CUDA graph unless a row says that the host starts its kernels. "
         + "Operations are those of the model's formulas, forward and twice as much backward.";
 
     private const string InferenceMethod =
-        "Random weights, projections and embedding in the type of the activations, states in float32; the next token is chosen on the device. "
-        + "On a CPU single tokens of up to 8 sequences of an xLSTM in float32 are read as generation reads them, without libtorch. "
+        "Random weights, projections and embedding in the type of the activations, states in float32; the next token is chosen on the "
+        + "device. On a CPU single tokens of up to 8 sequences of an xLSTM in float32 are read as generation reads them, without libtorch. "
         + "Operations are those of the model's formulas.";
 
     private const string DecodingMethod =
-        " Tokens are medians. The processor's time is that of all threads, waiting awake or not; with one thread, a busy machine does not change it much. "
-        + "The limit is the best rate at which as many threads read as many bytes as the weights have, again and again, in the same process: from memory, or "
-        + "from the cache that holds them. States are float32, read and written.";
+        " Tokens are medians. The processor's time is that of all threads, waiting awake or not; with one thread, "
+        + "a busy machine does not change it much. The limit is the best rate at which as many threads read as many bytes as the weights "
+        + "have, again and again, in the same process: from memory, or from the cache that holds them. "
+        + "States are float32, read and written.";
 
     private const string CpuMemory = "Memory is the growth of the resident set's peak.";
 
     private const string GpuMemory =
-        "Memory is the most that libtorch's caching allocator held of the device, which gives nothing back: ours by the driver's count at the end, without "
-        + "context and libraries, others' by torch.cuda.max_memory_reserved.";
+        "Memory is the most that libtorch's caching allocator held of the device, which gives nothing back: "
+        + "ours by the driver's count at the end, without context and libraries, others' by torch.cuda.max_memory_reserved.";
 
     /// <summary>The command and those below it.</summary>
     public static Command Create() => new ExampleCommand(
@@ -89,12 +92,19 @@ internal static class BenchCommand
     {
         var lengths = BenchOptions.List("--lengths", "Lengths S in tokens. Default: 256,512,1024,2048,4096,8192.");
         var chunks = BenchOptions.List("--chunks", "Chunk sizes of the chunkwise form. Default: 64.");
-        var forms = new Option<string>("--forms") { Description = "Forms of the mLSTM, and slstm.", HelpName = "LIST", DefaultValueFactory = _ => "chunkwise,parallel,recurrent,slstm" };
+        var forms = new Option<string>("--forms")
+        {
+            Description = "Forms of the mLSTM, and slstm.",
+            HelpName = "LIST",
+            DefaultValueFactory = _ => "chunkwise,parallel,recurrent,slstm",
+        };
         forms.Validators.Add(result =>
         {
             foreach (var form in result.GetValueOrDefault<string>().Split(',').Except(["chunkwise", "parallel", "recurrent", "slstm"]))
             {
-                result.AddError($"--forms does not know '{form}'; expected some of chunkwise,parallel,recurrent,slstm.{NearestName.Hint(form, ["chunkwise", "parallel", "recurrent", "slstm"])}");
+                result.AddError(
+                    $"--forms does not know '{form}'; expected some of chunkwise,parallel,recurrent,slstm."
+                    + NearestName.Hint(form, ["chunkwise", "parallel", "recurrent", "slstm"]));
             }
         });
         var batch = Size("--batch", 1, "Sequences, B.");
@@ -109,8 +119,8 @@ internal static class BenchCommand
         }, NumberRange.Seconds);
         var shapes = new Option<string?>("--shapes")
         {
-            Description = "Compare cells at these shapes, B,NH,S,DK,DV of an mLSTM or B,S,NH,D of an sLSTM, separated by '/', instead of forms and lengths. "
-                + $"Default on a GPU: {CellShapes.Default}.",
+            Description = "Compare cells at these shapes, B,NH,S,DK,DV of an mLSTM or B,S,NH,D of an sLSTM, separated by '/', "
+                + $"instead of forms and lengths. Default on a GPU: {CellShapes.Default}.",
             HelpName = "LIST",
         };
         shapes.Validators.Add(result =>
@@ -124,8 +134,8 @@ internal static class BenchCommand
         var common = new BenchOptions(1, 5, minSecondsOnGpu: 0.5);
         var command = new ExampleCommand(
             "cells",
-            "Measures each form of the mLSTM against the length, and the sLSTM's fused operation against eager ones at B=8 S=512 NH=4 D=64; "
-            + "on a GPU both cells at published shapes against the device's limits, beside others' kernels.",
+            "Measures each form of the mLSTM against the length, and the sLSTM's fused operation against eager ones at B=8 S=512 NH=4 "
+            + "D=64; on a GPU both cells at published shapes against the device's limits, beside others' kernels.",
             "xlstm bench cells",
             "xlstm bench cells --lengths 256,1024 --chunks 64 --forms chunkwise,parallel --threads 1,2",
             "xlstm bench cells --markdown results/cells.md --csv results/cells.csv",
@@ -172,10 +182,14 @@ internal static class BenchCommand
     private static ExampleCommand Train()
     {
         var presets = PresetOption(
-            $"Presets of any kind of model, config.json files or runs, separated by commas; NAME:BxS sets batch and context too, NAME:BxS*N trains N of them side by side. Default: {TrainingOnCpu}, on a GPU {TrainingOnGpu}.");
+            "Presets of any kind of model, config.json files or runs, separated by commas; NAME:BxS sets batch and context too, "
+            + $"NAME:BxS*N trains N of them side by side. Default: {TrainingOnCpu}, on a GPU {TrainingOnGpu}.");
         var contexts = BenchOptions.List("--context", "Tokens a sequence. Default: 256,1024, on a GPU 2048.");
         var tokens = Size("--tokens", 2048, "Tokens an update: the batch is as many sequences as they make. Default on a GPU: 16384.");
-        var host = new Option<bool>("--by-host") { Description = "On a GPU, beside each row one where the host starts every kernel by itself, instead of a CUDA graph." };
+        var host = new Option<bool>("--by-host")
+        {
+            Description = "On a GPU, beside each row one where the host starts every kernel by itself, instead of a CUDA graph.",
+        };
         var profile = new Option<bool>("--profile")
         {
             Description = "On a GPU, after each row five more steps that tell where their time goes, kernel by kernel, as CUPTI sees it; "
@@ -183,7 +197,11 @@ internal static class BenchCommand
         };
         var compute = ComputeOption();
         var ranks = new RankOptions();
-        var reduce = new Option<string>("--reduce") { Description = "Of several ranks: the type in which gradients go.", DefaultValueFactory = _ => "float32" }.OneOf("bf16", "float32");
+        var reduce = new Option<string>("--reduce")
+        {
+            Description = "Of several ranks: the type in which gradients go.",
+            DefaultValueFactory = _ => "float32",
+        }.OneOf("bf16", "float32");
         var common = new BenchOptions(3, 5);
         var command = new ExampleCommand(
             "train",
@@ -204,10 +222,11 @@ internal static class BenchCommand
         {
             var onGpu = common.IsOnGpu(parsed);
             var budget = onGpu && parsed.GetResult(tokens) is null or { Implicit: true } ? 16384 : parsed.GetValue(tokens);
-            var works = PresetsOf(parsed.GetValue(presets) ?? (onGpu ? TrainingOnGpu : TrainingOnCpu)).SelectMany(preset => preset.Size is var (batch, length, runs)
-                ? [new TrainingWork(preset.Name, batch, length) { Runs = runs }]
-                : BenchOptions.Numbers(parsed.GetValue(contexts) ?? (onGpu ? "2048" : "256,1024"))
-                    .Select(s => new TrainingWork(preset.Name, Math.Max(1, budget / s), s)));
+            var works = PresetsOf(parsed.GetValue(presets) ?? (onGpu ? TrainingOnGpu : TrainingOnCpu))
+                .SelectMany(preset => preset.Size is var (batch, length, runs)
+                    ? [new TrainingWork(preset.Name, batch, length) { Runs = runs }]
+                    : BenchOptions.Numbers(parsed.GetValue(contexts) ?? (onGpu ? "2048" : "256,1024"))
+                        .Select(s => new TrainingWork(preset.Name, Math.Max(1, budget / s), s)));
             if (onGpu && parsed.GetValue(host))
             {
                 works = works.SelectMany(work => new[] { work, work with { ByHost = true } });
@@ -223,16 +242,18 @@ internal static class BenchCommand
         {
             if (!ranks.AreGiven(parsed))
             {
-                return await ((System.CommandLine.Invocation.AsynchronousCommandLineAction)compares!).InvokeAsync(parsed, cancellationToken);
+                return await ((System.CommandLine.Invocation.AsynchronousCommandLineAction)compares!)
+                    .InvokeAsync(parsed, cancellationToken);
             }
 
             var onGpus = ranks.OnGpus(parsed);
             var budget = parsed.GetResult(tokens) is null or { Implicit: true } && onGpus ? 16384 : parsed.GetValue(tokens);
-            var works = PresetsOf(parsed.GetValue(presets) ?? (onGpus ? ScalingOnGpu : "bytes-1m")).SelectMany(preset => preset.Size is var (batch, length, side)
-                ? side == 1 ? [new ScalingWork(preset.Name, batch, length)] : throw new UsageException(
-                    "--preset: ranks train one run, not several side by side.")
-                : BenchOptions.Numbers(parsed.GetValue(contexts) ?? (onGpus ? "2048" : "256")).Select(
-                    s => new ScalingWork(preset.Name, Math.Max(1, budget / s), s)));
+            var works = PresetsOf(parsed.GetValue(presets) ?? (onGpus ? ScalingOnGpu : "bytes-1m"))
+                .SelectMany(preset => preset.Size is var (batch, length, side)
+                    ? side == 1 ? [new ScalingWork(preset.Name, batch, length)] : throw new UsageException(
+                        "--preset: ranks train one run, not several side by side.")
+                    : BenchOptions.Numbers(parsed.GetValue(contexts) ?? (onGpus ? "2048" : "256")).Select(
+                        s => new ScalingWork(preset.Name, Math.Max(1, budget / s), s)));
             return await ScaleAsync(new()
             {
                 Works = [.. works],
@@ -262,7 +283,9 @@ internal static class BenchCommand
         {
             tracker.Report(0, string.Create(CultureInfo.InvariantCulture, $"{task.Works.Count} trainings on {world} ranks"));
             code = await new RankProcesses(parsed, terminal, world, null)
-                .RunAsync(["bench", RankName, JsonSerializer.Serialize(task, ResultJson.Options)], TextWriter.Synchronized(written), cancellationToken);
+                .RunAsync(
+                    ["bench", RankName, JsonSerializer.Serialize(task, ResultJson.Options)],
+                    TextWriter.Synchronized(written), cancellationToken);
         });
         if (code != ExitCode.Success)
         {
@@ -276,7 +299,9 @@ internal static class BenchCommand
                 $"Training on {world} ranks against one, {task.ComputeType}, gradients in {task.GradientType}", CommandLine(parsed),
                 ScalingBench.Method, ScalingBench.Columns, rows, [])
             {
-                Gpu = onGpu ? $"{world} x {Gpu.Name(0)}, {Gpu.Driver()}, kernels {(Kernel.Absence is null ? "on" : "off")}, graphs {(Kernel.GraphAbsence is null ? "on" : "off")}" : null,
+                Gpu = onGpu
+                    ? $"{world} x {Gpu.Name(0)}, {Gpu.Driver()}, kernels {(Kernel.Absence is null ? "on" : "off")}, "
+                        + $"graphs {(Kernel.GraphAbsence is null ? "on" : "off")}" : null,
             },
             terminal, parsed, null);
         return ExitCode.Success;
@@ -314,7 +339,9 @@ internal static class BenchCommand
 
     private static ExampleCommand Prefill()
     {
-        var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {InferenceOnCpu}, on a GPU {InferenceOnGpu}.");
+        var presets = PresetOption(
+            $"Presets of any kind of model, config.json files or runs, separated by commas. Default: {InferenceOnCpu}, "
+            + $"on a GPU {InferenceOnGpu}.");
         var lengths = BenchOptions.List("--lengths", "Tokens of a prompt. Default: 256,1024, on a GPU 2048,8192.");
         var batches = BenchOptions.List("--batch", "Prompts side by side. Default: 1.");
         var compute = ComputeOption();
@@ -335,7 +362,9 @@ internal static class BenchCommand
                 from batch in BenchOptions.Numbers(parsed.GetValue(batches) ?? "1")
                 from length in BenchOptions.Numbers(parsed.GetValue(lengths) ?? (common.IsOnGpu(parsed) ? "2048,8192" : "256,1024"))
                 select new PrefillWork(preset.Name, batch, length);
-            return new([.. works], "Prefill: a prompt read from an empty state, logits of its last token", (_, _) => ComparisonTables.Prefill, InferenceMethod);
+            return new(
+                [.. works], "Prefill: a prompt read from an empty state, logits of its last token",
+                (_, _) => ComparisonTables.Prefill, InferenceMethod);
         });
     }
 
@@ -344,7 +373,9 @@ internal static class BenchCommand
 
     private static ExampleCommand Decode()
     {
-        var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {DecodingOnCpu}, on a GPU {InferenceOnGpu}.");
+        var presets = PresetOption(
+            $"Presets of any kind of model, config.json files or runs, separated by commas. Default: {DecodingOnCpu}, "
+            + $"on a GPU {InferenceOnGpu}.");
         var batches = BenchOptions.List("--batch", "Sequences side by side. Default: 1, on a GPU 1,8.");
         var compute = ComputeOption();
         var weights = new Option<string?>("--weights")
@@ -405,7 +436,9 @@ internal static class BenchCommand
 
     private static ExampleCommand Inference()
     {
-        var presets = PresetOption($"Presets of any kind of model, config.json files or runs, separated by commas. Default: {FiguresOnCpu}, on a GPU {FiguresOnGpu}.");
+        var presets = PresetOption(
+            $"Presets of any kind of model, config.json files or runs, separated by commas. Default: {FiguresOnCpu}, "
+            + $"on a GPU {FiguresOnGpu}.");
         var lengths = BenchOptions.List(
             "--lengths", "Numbers of generated tokens. Default: 64,128,256,512, on a GPU 64,128,512,1024,2048,4096,8192,16384.");
         var prompts = BenchOptions.List(
@@ -422,7 +455,8 @@ internal static class BenchCommand
         var common = new BenchOptions(0, 1);
         var command = new ExampleCommand(
             "inference",
-            "Measures what models of one size take to be used: time and memory against generated tokens, time to first tokens against the prompt, prompts read and tokens generated a second.",
+            "Measures what models of one size take to be used: time and memory against generated tokens, time to first tokens against the "
+            + "prompt, prompts read and tokens generated a second.",
             "xlstm bench inference --output results/bench",
             "xlstm bench inference --preset bytes-1m,llama-bytes-1m --lengths 64,1024 --prompts 512 --batch 1",
             "xlstm bench inference --device cuda --seconds 400 --output results/gpu")
@@ -496,7 +530,13 @@ internal static class BenchCommand
             var terminal = new Terminal(parsed);
             Compute.Begin(common.ThreadCounts(parsed)[0]);
             var device = ComputeOptions.Find(common.Device(parsed));
-            var plan = new MemoryBench { Steps = parsed.GetValue(steps), Tokens = parsed.GetValue(tokens), Batch = parsed.GetValue(batch), Device = device };
+            var plan = new MemoryBench
+            {
+                Steps = parsed.GetValue(steps),
+                Tokens = parsed.GetValue(tokens),
+                Batch = parsed.GetValue(batch),
+                Device = device,
+            };
             BenchReport<MemoryRow>? report = null;
             await terminal.TrackAsync("Memory", tracker =>
             {
@@ -512,11 +552,16 @@ internal static class BenchCommand
     private static ExampleCommand Load()
     {
         var presets = PresetOption("Presets of any kind of model. Default: bytes-10m, on a GPU xlstm-7b.");
-        var folder = new Option<string?>("--folder") { Description = "Where the files are written and deleted again. Default: the folder for temporary files.", HelpName = "FOLDER" };
+        var folder = new Option<string?>("--folder")
+        {
+            Description = "Where the files are written and deleted again. Default: the folder for temporary files.",
+            HelpName = "FOLDER",
+        };
         var common = new BenchOptions(0, 1);
         var command = new ExampleCommand(
             "load",
-            "Writes a model of random weights in the layout of the published ones, and measures how long it takes to open from the disk, beside the disk's own speed.",
+            "Writes a model of random weights in the layout of the published ones, and measures how long it takes to open from the disk, "
+            + "beside the disk's own speed.",
             "xlstm bench load",
             "xlstm bench load --device cuda --seconds 120 --output results/gpu")
         {
@@ -642,7 +687,8 @@ internal static class BenchCommand
             CommandLine(parsed),
             string.Create(
                 CultureInfo.InvariantCulture,
-                $"Each row of {Measurement.Own} in a process of its own, at least {comparison.Repetitions} repetitions and {comparison.MinSeconds} s after ")
+                $"Each row of {Measurement.Own} in a process of its own, at least {comparison.Repetitions} repetitions and "
+                + $"{comparison.MinSeconds} s after ")
             + $"a warm-up. {plan.Method} "
             + (onGpu ? GpuMemory : CpuMemory) + (limit is null ? "" : $" The limit is {limit}, measured."),
             plan.Columns(type, limit),
@@ -658,7 +704,8 @@ internal static class BenchCommand
 
     /// <summary>The GPU, its driver, and whether kernels and graphs serve.</summary>
     private static string GpuOf(torch.Device device) =>
-        $"{Gpu.Name(Math.Max(0, device.index))}, {Gpu.Driver()}, kernels {(Kernel.Absence is null ? "on" : "off")}, graphs {(Kernel.GraphAbsence is null ? "on" : "off")}";
+        $"{Gpu.Name(Math.Max(0, device.index))}, {Gpu.Driver()}, kernels {(Kernel.Absence is null ? "on" : "off")}, "
+        + $"graphs {(Kernel.GraphAbsence is null ? "on" : "off")}";
 
     private static BenchReport<ProfileRow> Profile(BenchReport<Measurement> report, string type, ParseResult parsed) => new(
         $"Where a training step's time goes, {type}",
@@ -707,7 +754,10 @@ internal static class BenchCommand
         NumberOption.Whole(new Option<int>(name) { Description = description, HelpName = "N", DefaultValueFactory = _ => usual }, 1);
 
     private static Option<string?> ComputeOption() =>
-        new Option<string?>("--compute") { Description = "The type of the activations. Default: float32, on a GPU bf16." }.OneOf("bf16", "float32");
+        new Option<string?>("--compute")
+        {
+            Description = "The type of the activations. Default: float32, on a GPU bf16.",
+        }.OneOf("bf16", "float32");
 
     private static Option<string?> PresetOption(string description) => new("--preset") { Description = description, HelpName = "LIST" };
 
@@ -734,7 +784,9 @@ internal static class BenchCommand
             // A wrong name is told before anything is measured.
             if (BenchModels.Find(parts[0]) is null)
             {
-                throw new UsageException($"--preset: there is no preset '{parts[0]}'.{NearestName.Hint(parts[0], BenchModels.Names)} 'xlstm models' lists them all.");
+                throw new UsageException(
+                    $"--preset: there is no preset '{parts[0]}'.{NearestName.Hint(parts[0], BenchModels.Names)} 'xlstm "
+                    + "models' lists them all.");
             }
 
             yield return (parts[0], numbers is [var batch, var length, ..] ? (batch, length, numbers is [_, _, var side] ? side : 1)

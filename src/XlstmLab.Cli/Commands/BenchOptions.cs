@@ -12,11 +12,19 @@ namespace XlstmLab.Cli.Commands;
 /// </summary>
 internal sealed class BenchOptions
 {
-    private readonly Option<string?> _threads = new("--threads") { Description = "Thread counts, separated by commas. Default: the physical cores.", HelpName = "LIST" };
+    private readonly Option<string?> _threads = new("--threads")
+    {
+        Description = "Thread counts, separated by commas. Default: the physical cores.",
+        HelpName = "LIST",
+    };
     private readonly Option<bool> _json = new("--json") { Description = "Print one JSON document." };
     private readonly Option<string?> _csv = new("--csv") { Description = "Also write a CSV file.", HelpName = "FILE" };
     private readonly Option<string?> _markdown = new("--markdown") { Description = "Also write a Markdown file.", HelpName = "FILE" };
-    private readonly Option<string?> _output = new("--output") { Description = "Also write both into a folder, under the command's name.", HelpName = "DIR" };
+    private readonly Option<string?> _output = new("--output")
+    {
+        Description = "Also write both into a folder, under the command's name.",
+        HelpName = "DIR",
+    };
     private readonly Option<string> _device = ComputeOptions.Device();
     private readonly Option<double?> _seconds = NumberOption.Real(new Option<double?>("--seconds")
     {
@@ -26,7 +34,8 @@ internal sealed class BenchOptions
 
     private readonly Option<string?> _rival = new("--rival")
     {
-        Description = $"Have a Python script measure others in the same run; the program has one of its own. {RivalScript.PythonVariable} names another Python.",
+        Description = "Have a Python script measure others in the same run; the program has one of its own. "
+            + $"{RivalScript.PythonVariable} names another Python.",
         HelpName = "FILE",
         Arity = ArgumentArity.ZeroOrOne,
     };

@@ -43,7 +43,12 @@ internal static class ChatCommand
             using var states = new StateCache(256 << 20);
             var options = sampling.Read(parsed) with { MaxNewTokens = parsed.GetValue(maxTokens) };
             options.Validate();
-            var batch = new BatchOptions { Slots = 1, Cache = states, Weights = WeightOptions.ForGeneration(run, parsed.GetValue(weights)) };
+            var batch = new BatchOptions
+            {
+                Slots = 1,
+                Cache = states,
+                Weights = WeightOptions.ForGeneration(run, parsed.GetValue(weights)),
+            };
             await using var generator = new BatchedGenerator(run.Model, run.Tokenizer, batch);
             using var client = new TextChatClient(
                 generator, ChatOptionsOfCommands.Find(run, parsed.GetValue(template)), run.Checkpoint, options);

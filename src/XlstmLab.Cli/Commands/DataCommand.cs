@@ -64,7 +64,8 @@ internal static class DataCommand
                 ["name", ">documents", ">text", "licence", "title"],
                 cards.Select(c => new[]
                 {
-                    c.Name, Number(c.Parts.Values.Sum(p => p.Documents)), Readable.Size(c.Parts.Values.Sum(p => p.Bytes)), c.Licence, c.Title,
+                    c.Name, Number(c.Parts.Values.Sum(p => p.Documents)),
+                    Readable.Size(c.Parts.Values.Sum(p => p.Bytes)), c.Licence, c.Title,
                 }));
             terminal.Note($"In {Datasets.Folder}.");
             return ExitCode.Success;
@@ -119,8 +120,14 @@ internal static class DataCommand
         var (json, data, field) = (JsonOption(), DataArgument(), TextOptions.TextFieldOption());
         var seed = NumberOption.Whole(
             new Option<long?>("--seed") { Description = "Another seed of the split. Default: the dataset's own, or 0." });
-        var validation = NumberOption.Real(new Option<double?>("--validation") { Description = "Another share of validation documents. Default: the dataset's own, or 0.05." }, NumberRange.BelowOne);
-        var test = NumberOption.Real(new Option<double?>("--test") { Description = "Another share of test documents. Default: the dataset's own, or 0.05." }, NumberRange.BelowOne);
+        var validation = NumberOption.Real(new Option<double?>("--validation")
+        {
+            Description = "Another share of validation documents. Default: the dataset's own, or 0.05.",
+        }, NumberRange.BelowOne);
+        var test = NumberOption.Real(new Option<double?>("--test")
+        {
+            Description = "Another share of test documents. Default: the dataset's own, or 0.05.",
+        }, NumberRange.BelowOne);
         var documents = new Option<bool>("--documents") { Description = "Also list every document with its part and its bytes." };
         var command = new ExampleCommand(
             "split", "Shows how documents are split, or would be under another rule.",
@@ -227,7 +234,11 @@ internal static class DataCommand
 
             terminal.WriteTable(
                 ["part", ">tokens", ">bytes", ">bytes per token", ">ids used"],
-                counts.Select(c => new[] { $"{c.Split}", Number(c.Tokens), Number(c.Bytes), Fixed(c.BytesPerToken, 3), $"{Number(c.IdsUsed)} of {Number(tokenizer.VocabularySize)}" }));
+                counts.Select(c => new[]
+                {
+                    $"{c.Split}", Number(c.Tokens), Number(c.Bytes), Fixed(c.BytesPerToken, 3),
+                    $"{Number(c.IdsUsed)} of {Number(tokenizer.VocabularySize)}",
+                }));
             return ExitCode.Success;
         });
         return command;
@@ -236,7 +247,12 @@ internal static class DataCommand
     private static ExampleCommand NGrams()
     {
         var (json, data, field, split) = (JsonOption(), DataArgument(), TextOptions.TextFieldOption(), TextOptions.SplitOption("test"));
-        var order = new Option<string>("--order") { Description = "The orders n, as 5 or 1..6; at most 8.", HelpName = "N|FIRST..LAST", DefaultValueFactory = _ => "1..6" };
+        var order = new Option<string>("--order")
+        {
+            Description = "The orders n, as 5 or 1..6; at most 8.",
+            HelpName = "N|FIRST..LAST",
+            DefaultValueFactory = _ => "1..6",
+        };
         order.Validators.Add(result =>
         {
             if (Orders(result.GetValueOrDefault<string>()) is null)
@@ -247,7 +263,8 @@ internal static class DataCommand
         });
         var command = new ExampleCommand(
             "ngrams",
-            "Measures interpolated byte n-gram models (modified Kneser-Ney), trained on the training part: what a language model has to beat.",
+            "Measures interpolated byte n-gram models (modified Kneser-Ney), trained on the training part: "
+            + "what a language model has to beat.",
             "xlstm data ngrams state-of-the-union --order 1..6 --split test")
         {
             data,
@@ -319,7 +336,9 @@ internal static class DataCommand
         command.SetAction((parsed, cancellationToken) =>
         {
             var card = StateOfTheUnion.Build(parsed.GetValue(source)!, parsed.GetValue(output)!, cancellationToken);
-            new Terminal(parsed).Line($"{parsed.GetValue(output)}: {Number(card.Parts.Values.Sum(p => p.Documents))} documents, {Readable.Size(card.FileBytes)}, SHA-256 {card.Sha256}");
+            new Terminal(parsed).Line(
+                $"{parsed.GetValue(output)}: {Number(card.Parts.Values.Sum(p => p.Documents))} documents, {Readable.Size(card.FileBytes)}, "
+                + $"SHA-256 {card.Sha256}");
             return Task.FromResult(ExitCode.Success);
         });
         return command;
@@ -329,7 +348,8 @@ internal static class DataCommand
     {
         var source = SourceArgument();
         var output = new Option<string>("--out", "-o") { Description = "The token folder.", HelpName = "FOLDER", Required = true };
-        var (name, end, field) = (TextOptions.TokenizerOption("Default: bytes."), TextOptions.EndOfDocumentOption(), TextOptions.TextFieldOption());
+        var (name, end, field) = (TextOptions.TokenizerOption("Default: bytes."), TextOptions.EndOfDocumentOption(),
+            TextOptions.TextFieldOption());
         var workers = NumberOption.Whole(new Option<int?>("--workers")
         {
             Description = "Documents encoded side by side. Default: one a core.",
@@ -337,7 +357,8 @@ internal static class DataCommand
         }, 1);
         var splits = new Option<string?>("--splits")
         {
-            Description = "The shares of documents for training, validation and test. Default: a dataset's own, or 0.9,0.05,0.05. Where documents are too few for that, each is cut in these shares; train does the same.",
+            Description = "The shares of documents for training, validation and test. Default: a dataset's own, or 0.9,0.05,0.05. "
+                + "Where documents are too few for that, each is cut in these shares; train does the same.",
             HelpName = "TRAIN,VALIDATION,TEST",
         };
         splits.Validators.Add(result =>
@@ -349,11 +370,16 @@ internal static class DataCommand
         });
         var seed = NumberOption.Whole(
             new Option<long?>("--seed") { Description = "The seed of the split. Default: a dataset's own, or 0.", HelpName = "N" });
-        var shard = NumberOption.Whole(new Option<int?>("--shard-mib") { Description = "MiB of text a shard, which is what a kill can cost. Default: 256.", HelpName = "N" }, 1);
+        var shard = NumberOption.Whole(new Option<int?>("--shard-mib")
+        {
+            Description = "MiB of text a shard, which is what a kill can cost. Default: 256.",
+            HelpName = "N",
+        }, 1);
         var json = JsonOption();
         var command = new ExampleCommand(
             "tokenize",
-            "Makes a corpus of any size into a folder of memory-mapped tokens, for train and eval. Stopped by Ctrl-C or killed, the same command goes on with the shard it was at.",
+            "Makes a corpus of any size into a folder of memory-mapped tokens, for train and eval. Stopped by Ctrl-C or killed, "
+            + "the same command goes on with the shard it was at.",
             "xlstm data tokenize dclm/ --tokenizer tokenizer.json --out tokens/dclm",
             "xlstm data tokenize fineweb-edu/ --tokenizer gpt-neox/ --out tokens/fineweb --workers 32 --splits 0.999,0.001,0")
         {
@@ -399,7 +425,8 @@ internal static class DataCommand
                         last = p;
                         tracker.Report(
                             p.SourceBytes / (double)Math.Max(1, p.TotalSourceBytes),
-                            $"{Number(p.Counts.Documents)} documents, {Number(p.Counts.Tokens)} tokens, {Fixed(p.BytesPerSecond / 1e6, 1)} MB/s");
+                            $"{Number(p.Counts.Documents)} documents, {Number(p.Counts.Tokens)} tokens, "
+                            + $"{Fixed(p.BytesPerSecond / 1e6, 1)} MB/s");
                     });
                     card = TokenFolderWriter.Write(parsed.GetValue(source)!, tokenizer, folder, options, progress, cancellationToken);
                     return Task.CompletedTask;
@@ -427,10 +454,15 @@ internal static class DataCommand
 
             if (card.Parts.Where(p => p.Value.Documents == 0).Select(p => $"{p.Key}").ToArray() is { Length: > 0 } empty)
             {
-                terminal.Note($"Nothing is in {string.Join(" and ", empty)}: give it a share by --splits, such as 0.9,0.05,0.05, to measure a model on it.");
+                terminal.Note(
+                    $"Nothing is in {string.Join(" and ", empty)}: give it a share by --splits, such as 0.9,0.05,0.05, "
+                    + "to measure a model on it.");
             }
 
-            terminal.Note(last.BytesPerSecond > 0 ? $"{Fixed(last.BytesPerSecond / 1e6, 1)} MB of text a second. Next: xlstm train --data {folder} --out RUN" : $"{folder} was finished already.");
+            terminal.Note(
+                last.BytesPerSecond > 0
+                    ? $"{Fixed(last.BytesPerSecond / 1e6, 1)} MB of text a second. Next: xlstm train --data {folder} --out RUN"
+                    : $"{folder} was finished already.");
             return ExitCode.Success;
         });
         return command;
@@ -469,7 +501,8 @@ internal static class DataCommand
         };
         var sample = NumberOption.Whole(new Option<int?>("--sample-mib")
         {
-            Description = "MiB of text to learn from at most, of the beginning of each file; a document is cut where they end. Default: all.",
+            Description = "MiB of text to learn from at most, of the beginning of each file; a document is cut where they "
+                + "end. Default: all.",
             HelpName = "N",
         }, 1);
         var workers = NumberOption.Whole(new Option<int?>("--workers")
@@ -480,7 +513,8 @@ internal static class DataCommand
         var (field, json) = (TextOptions.TextFieldOption(), JsonOption());
         var command = new ExampleCommand(
             "train-tokenizer",
-            "Learns a byte-level BPE tokenizer from text, of a dataset from its training part, and writes it as Hugging Face's tokenizer.json.",
+            "Learns a byte-level BPE tokenizer from text, of a dataset from its training part, and writes it as Hugging "
+            + "Face's tokenizer.json.",
             "xlstm data train-tokenizer debian-docs --vocab 16384 --out tokenizer.json",
             "xlstm data train-tokenizer dclm/ --vocab 50304 --sample-mib 1024 --pattern gpt4 --out tokenizer.json")
         {
@@ -549,7 +583,8 @@ internal static class DataCommand
             [
                 ("file", path),
                 ("token ids", Number(result.VocabularySize)
-                    + (result.VocabularySize < options.VocabularySize ? $": no other pair occurs {Number(options.MinimumFrequency)} times" : "")),
+                    + (result.VocabularySize < options.VocabularySize
+                        ? $": no other pair occurs {Number(options.MinimumFrequency)} times" : "")),
                 ("text", $"{Readable.Size(trained.TextBytes)}, {Number(trained.Pieces)} pieces, {Number(trained.DistinctPieces)} distinct"),
                 ("time", Readable.Duration(result.TotalSeconds)),
                 .. trained.ForgottenCount == 0 ? []
@@ -586,15 +621,22 @@ internal static class DataCommand
         }, 1);
         var tokens = new Option<string?>("--tokens")
         {
-            Description = "Also make it into tokens of two bytes in this folder, by a BPE of 16,384 ids that is learned from its training part; shards have 64 MiB of text, about 32 MiB of tokens.",
+            Description = "Also make it into tokens of two bytes in this folder, by a BPE of 16,384 ids that is learned from its training "
+                + "part; shards have 64 MiB of text, about 32 MiB of tokens.",
             HelpName = "FOLDER",
         };
-        var shards = NumberOption.Whole(new Option<int?>("--shards") { Description = "Only so many shards of tokens: a slice that is easily sent to a GPU, of the packages that come first. Default: all.", HelpName = "N" }, 1);
+        var shards = NumberOption.Whole(new Option<int?>("--shards")
+        {
+            Description = "Only so many shards of tokens: a slice that is easily sent to a GPU, of the packages that come "
+                + "first. Default: all.",
+            HelpName = "N",
+        }, 1);
         var json = JsonOption();
         var command = new ExampleCommand(
             "debian-docs",
-            "Downloads documentation by apt-get, installs nothing, and makes it into a dataset of English text. Stopped or killed, the same command goes on. "
-            + "It is technical prose of one distribution, no sample of the web as DCLM or SlimPajama are: orders and signs can be compared with published ones, values cannot.",
+            "Downloads documentation by apt-get, installs nothing, and makes it into a dataset of English text. Stopped or killed, "
+            + "the same command goes on. It is technical prose of one distribution, no sample of the web as DCLM or SlimPajama are: "
+            + "orders and signs can be compared with published ones, values cannot.",
             "xlstm data debian-docs --out datasets/debian-docs",
             "xlstm data debian-docs --out datasets/debian-docs --tokens tokens/debian-docs --shards 1",
             "xlstm data debian-docs --out datasets/manuals --packages linux-doc git-doc perl-doc")
@@ -634,12 +676,14 @@ internal static class DataCommand
 
                 var progress = new ImmediateProgress<DebianCorpusProgress>(p => tracker.Report(
                     p.Bytes / (double)Math.Max(1, p.TotalBytes),
-                    $"{(p.Package.Length > 0 ? p.Package : "putting together")}, {Number(p.Documents)} documents, {Readable.Size(p.TextBytes)} of text"));
+                    $"{(p.Package.Length > 0 ? p.Package : "putting together")}, {Number(p.Documents)} documents, "
+                    + $"{Readable.Size(p.TextBytes)} of text"));
                 card = DebianCorpus.Build(parsed.GetValue(output)!, options, progress, cancellationToken);
                 return Task.CompletedTask;
             });
             var tokenCard = parsed.GetValue(tokens) is { } folder
-                ? await DebianTokensAsync(terminal, parsed.GetValue(output)!, card!, folder, parsed.GetValue(shards), options.Workers, cancellationToken) : null;
+                ? await DebianTokensAsync(terminal, parsed.GetValue(output)!, card!, folder, parsed.GetValue(shards),
+                    options.Workers, cancellationToken) : null;
             if (parsed.GetValue(json))
             {
                 terminal.WriteJson(card);
@@ -656,7 +700,9 @@ internal static class DataCommand
                     $"The tokens are in {parsed.GetValue(tokens)}: xlstm train --data {parsed.GetValue(tokens)}, or \"data\" of a study.");
             }
 
-            terminal.Note($"{card.Origin}. {Readable.Size(card.FileBytes)} in {parsed.GetValue(output)}, {Readable.Duration(watch.Elapsed.TotalSeconds)}.");
+            terminal.Note(
+                $"{card.Origin}. {Readable.Size(card.FileBytes)} in {parsed.GetValue(output)}, "
+                + $"{Readable.Duration(watch.Elapsed.TotalSeconds)}.");
             return ExitCode.Success;
         });
         return command;
@@ -684,7 +730,14 @@ internal static class DataCommand
         {
             var progress = new ImmediateProgress<TokenFolderProgress>(
                 p => tracker.Report(p.SourceBytes / (double)Math.Max(1, p.TotalSourceBytes), $"{Number(p.Counts.Tokens)} tokens"));
-            var options = new TokenFolderOptions { Split = card.Split, TokenizerFile = tokenizer, Workers = workers, ShardBytes = shardBytes, MostShards = shards };
+            var options = new TokenFolderOptions
+            {
+                Split = card.Split,
+                TokenizerFile = tokenizer,
+                Workers = workers,
+                ShardBytes = shardBytes,
+                MostShards = shards,
+            };
             written = TokenFolderWriter.Write(
                 dataset, TextOptions.Tokenizer(tokenizer, null), folder, options, progress, cancellationToken);
             return Task.CompletedTask;
@@ -701,7 +754,8 @@ internal static class DataCommand
     private static SplitRule Rule(string source, string? shares, long? seed)
     {
         var rule = shares is null && DocumentFile.DatasetFolder(source) is { } dataset ? DatasetCard.Read(dataset).Split : null;
-        return (rule ?? (Shares(shares) is { } wanted ? new SplitRule { Validation = wanted[1], Test = wanted[2] } : new SplitRule())) with { Seed = seed ?? rule?.Seed ?? 0 };
+        var given = Shares(shares) is { } wanted ? new SplitRule { Validation = wanted[1], Test = wanted[2] } : new SplitRule();
+        return (rule ?? given) with { Seed = seed ?? rule?.Seed ?? 0 };
     }
 
     private static ExampleCommand Show()
@@ -709,7 +763,11 @@ internal static class DataCommand
         var data = new Argument<string>("FOLDER") { Description = "A token folder." };
         var check = new Option<bool>("--check") { Description = "Also read all files and compare them with their checksums." };
         var json = JsonOption();
-        var command = new ExampleCommand("show", "Shows what a token folder holds.", "xlstm data show tokens/dclm", "xlstm data show tokens/dclm --check") { data, check, json };
+        var command = new ExampleCommand(
+            "show", "Shows what a token folder holds.", "xlstm data show tokens/dclm", "xlstm data show tokens/dclm --check")
+        {
+            data, check, json,
+        };
         command.SetAction((parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
@@ -728,10 +786,17 @@ internal static class DataCommand
 
             terminal.WritePairs(
             [
-                ("source", $"{Number(plan.Files.Count)} files from {plan.Files[0].Name} to {plan.Files[^1].Name}, {Readable.Size(plan.Files.Sum(f => f.Bytes))}; text in '{plan.TextField}'"),
-                ("tokenizer", $"{Number(plan.VocabularySize)} ids, fingerprint {plan.Tokenizer}, documents begin with {plan.EndOfDocument} {plan.EndOfDocumentText}".TrimEnd()),
-                ("files", $"{Number(card.Shards)} shards of {Readable.Size(plan.ShardBytes)} of text, {folder[Text.Split.Train][0].TokenBytes} bytes a token{(parsed.GetValue(check) ? ", checksums right" : "")}"),
-                ("split", string.Create(CultureInfo.InvariantCulture, $"{(plan.ByPosition ? "by position in each document" : "by document")}: seed {plan.Split.Seed}, shares {plan.Split.Share(Text.Split.Train):0.####}/{plan.Split.Validation:0.####}/{plan.Split.Test:0.####}")),
+                ("source", $"{Number(plan.Files.Count)} files from {plan.Files[0].Name} to {plan.Files[^1].Name}, "
+                    + $"{Readable.Size(plan.Files.Sum(f => f.Bytes))}; text in '{plan.TextField}'"),
+                ("tokenizer",
+                    ($"{Number(plan.VocabularySize)} ids, fingerprint {plan.Tokenizer}, "
+                        + $"documents begin with {plan.EndOfDocument} {plan.EndOfDocumentText}").TrimEnd()),
+                ("files", $"{Number(card.Shards)} shards of {Readable.Size(plan.ShardBytes)} of text, "
+                    + $"{folder[Text.Split.Train][0].TokenBytes} bytes a token{(parsed.GetValue(check) ? ", checksums right" : "")}"),
+                ("split", string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"{(plan.ByPosition ? "by position in each document" : "by document")}: seed {plan.Split.Seed}, "
+                    + $"shares {plan.Split.Share(Text.Split.Train):0.####}/{plan.Split.Validation:0.####}/{plan.Split.Test:0.####}")),
             ]);
             terminal.Line();
             WriteCounts(terminal, card);
@@ -751,7 +816,9 @@ internal static class DataCommand
 
     private static double[]? Shares(string? text)
     {
-        var shares = (text ?? "").Split(',').Select(s => double.TryParse(s, NumberStyles.Float, CultureInfo.InvariantCulture, out var share) ? share : double.NaN).ToArray();
+        var shares =
+            (text ?? "").Split(',').Select(s =>
+                double.TryParse(s, NumberStyles.Float, CultureInfo.InvariantCulture, out var share) ? share : double.NaN).ToArray();
         return shares.Length == 3 && shares[0] > 0 && shares[1] >= 0 && shares[2] >= 0 && Math.Abs(shares.Sum() - 1) < 1e-9 ? shares : null;
     }
 

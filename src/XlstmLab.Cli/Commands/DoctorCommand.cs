@@ -107,19 +107,25 @@ internal static class DoctorCommand
 
             if (torch.CudaDriver && torch.CudaDevices == 0)
             {
-                yield return $"There is a CUDA driver, and this libtorch cannot use it: set {NativeTorch.FolderVariable} to site-packages/torch/lib of a PyTorch with CUDA.";
+                yield return $"There is a CUDA driver, and this libtorch cannot use it: set {NativeTorch.FolderVariable} to "
+                    + "site-packages/torch/lib of a PyTorch with CUDA.";
             }
 
             if (torch.LateFreeAbsence is not null)
             {
-                yield return "A garbage collection may free a tensor or a number while libtorch reads it: set DOTNET_gcConcurrent=0, keep other threads "
-                    + "from allocating, and hold tensors in dispose scopes (docs/torchsharp-finalizers.md).";
+                yield return "A garbage collection may free a tensor or a number while libtorch reads it: set DOTNET_gcConcurrent=0, "
+                    + "keep other threads from allocating, and hold tensors in dispose scopes (docs/torchsharp-finalizers.md).";
             }
 
             var ratio = torch.BFloat16Gflops / torch.Float32Gflops;
             yield return ratio > 1.2
-                ? string.Create(CultureInfo.InvariantCulture, $"Matrix products are {ratio:0.0} times as fast in bfloat16: --compute bf16 may pay for wide models, not for small ones; 'xlstm bench train --compute bf16' tells.")
-                : ratio >= 1 ? string.Create(CultureInfo.InvariantCulture, $"Stay with --compute float32: products in bfloat16 are hardly faster ({ratio:0.0} times).")
+                ? string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"Matrix products are {ratio:0.0} times as fast in bfloat16: "
+                    + $"--compute bf16 may pay for wide models, not for small ones; 'xlstm bench train --compute bf16' tells.")
+                : ratio >= 1 ? string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"Stay with --compute float32: products in bfloat16 are hardly faster ({ratio:0.0} times).")
                 : string.Create(
                     CultureInfo.InvariantCulture, $"Stay with --compute float32: products in bfloat16 take {1 / ratio:0.0} times as long.");
         }
@@ -178,7 +184,9 @@ internal static class DoctorCommand
                     : "compiled when first needed, with --compute bf16 on a GPU"),
                 ("graphs", torch.GraphAbsence is { } noGraphs ? $"not used: {noGraphs.Split('\n')[0]}"
                     : "on a GPU, a training's updates start as a whole"),
-                ("matrix product", string.Create(CultureInfo.InvariantCulture, $"{torch.Float32Gflops:0} GFLOP/s in float32 (1024 x 1024), {torch.BFloat16Gflops:0} in bfloat16 (512 x 512)")),
+                ("matrix product", string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"{torch.Float32Gflops:0} GFLOP/s in float32 (1024 x 1024), {torch.BFloat16Gflops:0} in bfloat16 (512 x 512)")),
                 ("memory copy", string.Create(CultureInfo.InvariantCulture, $"{torch.CopyGigabytesPerSecond:0.0} GB/s (256 MiB)")),
             ]);
         }
@@ -187,7 +195,9 @@ internal static class DoctorCommand
             pairs.Add(("libtorch", report.Fault!));
         }
 
-        pairs.Add(("datasets", report.DatasetFolder is null ? "no folder found" : $"{string.Join(", ", report.Datasets)} in {report.DatasetFolder}"));
+        pairs.Add(
+            ("datasets", report.DatasetFolder is null
+                ? "no folder found" : $"{string.Join(", ", report.Datasets)} in {report.DatasetFolder}"));
         pairs.Add(("disk", $"{Readable.Size(report.FreeDiskBytes)} free in {report.WorkingFolder}"));
         if (report.Advice.Count > 0)
         {

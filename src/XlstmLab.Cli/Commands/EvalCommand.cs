@@ -15,20 +15,50 @@ internal static class EvalCommand
     public static Command Create()
     {
         var model = new ModelOptions();
-        var data = new Option<string?>("--data") { Description = "A dataset's name, a file of text or a folder of such, or a token folder. Default: the run's.", HelpName = "NAME|PATH" };
+        var data = new Option<string?>("--data")
+        {
+            Description = "A dataset's name, a file of text or a folder of such, or a token folder. Default: the run's.",
+            HelpName = "NAME|PATH",
+        };
         var split = TextOptions.SplitOption("validation");
-        var field = new Option<string?>("--text-field") { Description = "The field of a JSON line, or the column of a Parquet file, that holds the text. Default: the run's, or text.", HelpName = "NAME" };
+        var field = new Option<string?>("--text-field")
+        {
+            Description = "The field of a JSON line, or the column of a Parquet file, that holds the text. Default: the run's, or text.",
+            HelpName = "NAME",
+        };
         var policy = new Option<string>("--policy")
         {
-            Description = "What the model has read when it predicts: windows from the empty state (fresh), all of the document (carried), overlapping windows (sliding).",
+            Description = "What the model has read when it predicts: windows from the empty state (fresh), all of the document (carried), "
+                + "overlapping windows (sliding).",
             DefaultValueFactory = _ => "carried",
         }.OneOf("fresh", "carried", "sliding");
-        var context = NumberOption.Whole(new Option<int?>("--context") { Description = $"Tokens of a window, or read at a time. Default: {LabDefaults.EvaluationContext}.", HelpName = "N" }, 1);
-        var stride = NumberOption.Whole(new Option<int?>("--stride") { Description = "Tokens from one sliding window to the next. Default: half a window.", HelpName = "N" }, 1);
-        var batch = NumberOption.Whole(new Option<int?>("--batch-size") { Description = $"Windows or documents read side by side. Default: {LabDefaults.EvaluationBatch}.", HelpName = "N" }, 1);
+        var context = NumberOption.Whole(new Option<int?>("--context")
+        {
+            Description = $"Tokens of a window, or read at a time. Default: {LabDefaults.EvaluationContext}.",
+            HelpName = "N",
+        }, 1);
+        var stride = NumberOption.Whole(new Option<int?>("--stride")
+        {
+            Description = "Tokens from one sliding window to the next. Default: half a window.",
+            HelpName = "N",
+        }, 1);
+        var batch = NumberOption.Whole(new Option<int?>("--batch-size")
+        {
+            Description = $"Windows or documents read side by side. Default: {LabDefaults.EvaluationBatch}.",
+            HelpName = "N",
+        }, 1);
         var buckets = new Option<bool>("--buckets") { Description = "Also show the loss by position, in powers of two." };
-        var extrapolate = NumberOption.Whole(new Option<int?>("--extrapolate") { Description = "Instead, the loss by position up to N tokens, within and beyond the training length, of the documents that are so long.", HelpName = "N" }, 1);
-        var trained = NumberOption.Whole(new Option<int?>("--trained-length") { Description = "With --extrapolate: the tokens of a training context. Default: the run's.", HelpName = "N" }, 1);
+        var extrapolate = NumberOption.Whole(new Option<int?>("--extrapolate")
+        {
+            Description = "Instead, the loss by position up to N tokens, within and beyond the training length, "
+                + "of the documents that are so long.",
+            HelpName = "N",
+        }, 1);
+        var trained = NumberOption.Whole(new Option<int?>("--trained-length")
+        {
+            Description = "With --extrapolate: the tokens of a training context. Default: the run's.",
+            HelpName = "N",
+        }, 1);
         var documents = NumberOption.Whole(
             new Option<int?>("--documents") { Description = "Only the first documents of the part.", HelpName = "N" }, 1);
         var weights = WeightOptions.Create();
@@ -42,7 +72,8 @@ internal static class EvalCommand
             "xlstm eval runs/first --split test --weights int8",
             "xlstm eval NX-AI_xLSTM-7b --data my-texts/ --json")
         {
-            model.Folder, data, split, field, policy, context, stride, batch, buckets, extrapolate, trained, documents, weights, model, json,
+            model.Folder, data, split, field, policy, context, stride, batch, buckets, extrapolate, trained,
+            documents, weights, model, json,
         };
         var reading = new ReadingOptions();
         reading.AddTo(command);
@@ -52,7 +83,9 @@ internal static class EvalCommand
             if (parsed.GetValue(extrapolate) is null ? parsed.GetValue(trained) is not null
                 : parsed.GetValue(buckets) || parsed.GetValue(policy) != "carried")
             {
-                throw new UsageException("--extrapolate carries the state and has a table of its own: --policy and --buckets do not go with it, and --trained-length only with it.");
+                throw new UsageException(
+                    "--extrapolate carries the state and has a table of its own: --policy and --buckets do not go with it, "
+                    + "and --trained-length only with it.");
             }
 
             using var loaded = await model.OpenAsync(parsed, terminal, cancellationToken);
@@ -98,11 +131,15 @@ internal static class EvalCommand
                 result = loaded.Evaluate(
                     Tokens(), options, new ImmediateProgress<EvaluationProgress>(p => tracker.Report(
                         p.Tokens / (double)p.TotalTokens,
-                        string.Create(CultureInfo.InvariantCulture, $"{p.Loss:F3} nats a token, {p.Tokens / watch.Elapsed.TotalSeconds:N0} tokens/s"))),
+                        string.Create(
+                            CultureInfo.InvariantCulture,
+                            $"{p.Loss:F3} nats a token, {p.Tokens / watch.Elapsed.TotalSeconds:N0} tokens/s"))),
                     cancellationToken);
                 return Task.CompletedTask;
             });
-            Write(terminal, loaded.Checkpoint, name, parsed.GetValue(split)!, result!, watch.Elapsed.TotalSeconds, parsed.GetValue(buckets), parsed.GetValue(json));
+            Write(
+                terminal, loaded.Checkpoint, name, parsed.GetValue(split)!, result!, watch.Elapsed.TotalSeconds,
+                parsed.GetValue(buckets), parsed.GetValue(json));
             return ExitCode.Of(terminal, "loss", [result!.Loss]);
 
             TokenDocuments Tokens() => source.Documents(part, loaded.Tokenizer, count, cancellationToken);
@@ -154,7 +191,9 @@ internal static class EvalCommand
         terminal.WritePairs(
         [
             ("model", loaded.Checkpoint),
-            ("text", string.Create(CultureInfo.InvariantCulture, $"{data}, {split} part: {result.Documents:N0} documents of {result.Longest:N0} tokens or more, read so far")),
+            ("text", string.Create(
+                CultureInfo.InvariantCulture,
+                $"{data}, {split} part: {result.Documents:N0} documents of {result.Longest:N0} tokens or more, read so far")),
             ("trained length", string.Create(CultureInfo.InvariantCulture, $"{result.TrainedLength:N0} tokens")),
         ]);
         terminal.Line();
@@ -198,7 +237,9 @@ internal static class EvalCommand
         terminal.WritePairs(
         [
             ("model", checkpoint),
-            ("text", string.Create(CultureInfo.InvariantCulture, $"{data}, {split} part: {result.Documents:N0} documents, {result.Bytes:N0} bytes, {result.Tokens:N0} tokens")),
+            ("text", string.Create(
+                CultureInfo.InvariantCulture,
+                $"{data}, {split} part: {result.Documents:N0} documents, {result.Bytes:N0} bytes, {result.Tokens:N0} tokens")),
             ("context", $"{result.Options.Policy.ToString().ToLowerInvariant()}, {result.Options.ContextLength} tokens"),
             ("loss", string.Create(CultureInfo.InvariantCulture, $"{result.Loss:F4} nats a token")),
             ("perplexity", string.Create(CultureInfo.InvariantCulture, $"{result.Perplexity:F3} a token")),

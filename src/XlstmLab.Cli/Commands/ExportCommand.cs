@@ -14,8 +14,16 @@ internal static class ExportCommand
     public static Command Create()
     {
         var folder = ModelOptions.FolderArgument();
-        var output = new Option<string>("--out", "-o") { Description = "The folder to write; one that holds an earlier model is replaced.", HelpName = "FOLDER", Required = true };
-        var type = new Option<string?>("--dtype") { Description = "What weights are stored in. Default: as they are." }.OneOf("float32", "bfloat16", "float16");
+        var output = new Option<string>("--out", "-o")
+        {
+            Description = "The folder to write; one that holds an earlier model is replaced.",
+            HelpName = "FOLDER",
+            Required = true,
+        };
+        var type = new Option<string?>("--dtype")
+        {
+            Description = "What weights are stored in. Default: as they are.",
+        }.OneOf("float32", "bfloat16", "float16");
         var shard = NumberOption.Whole(
             new Option<int?>("--max-shard-mib") { Description = "MiB that a file of weights may have. Default: 5 GB.", HelpName = "N" }, 1);
         var tokenizer = TextOptions.TokenizerOption("Default: the model's.");
@@ -50,7 +58,8 @@ internal static class ExportCommand
                     cancellationToken);
                 return Task.CompletedTask;
             });
-            var files = Directory.EnumerateFiles(target).Order(StringComparer.Ordinal).Select(f => new { Name = Path.GetFileName(f), Bytes = new FileInfo(f).Length }).ToArray();
+            var files = Directory.EnumerateFiles(target).Order(StringComparer.Ordinal)
+                .Select(f => new { Name = Path.GetFileName(f), Bytes = new FileInfo(f).Length }).ToArray();
             if (parsed.GetValue(json))
             {
                 terminal.WriteJson(new { run.Checkpoint, Folder = target, Files = files });

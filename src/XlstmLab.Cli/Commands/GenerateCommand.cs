@@ -14,22 +14,45 @@ namespace XlstmLab.Cli.Commands;
 internal static class GenerateCommand
 {
     private static readonly ModelOptions Model = new();
-    private static readonly Option<string?> Prompt = new("--prompt") { Description = "The text to go on from. Default: the start of a document.", HelpName = "TEXT" };
-    private static readonly Option<string?> PromptFile = new("--prompt-file") { Description = "The same from a file; - is stdin.", HelpName = "FILE" };
-    private static readonly Option<int> MaxTokens = NumberOption.Whole(new Option<int>("--max-tokens") { Description = "The most tokens to generate.", DefaultValueFactory = _ => LabDefaults.GeneratedTokens, HelpName = "N" }, 0);
+    private static readonly Option<string?> Prompt = new("--prompt")
+    {
+        Description = "The text to go on from. Default: the start of a document.",
+        HelpName = "TEXT",
+    };
+    private static readonly Option<string?> PromptFile = new("--prompt-file")
+    {
+        Description = "The same from a file; - is stdin.",
+        HelpName = "FILE",
+    };
+    private static readonly Option<int> MaxTokens = NumberOption.Whole(new Option<int>("--max-tokens")
+    {
+        Description = "The most tokens to generate.",
+        DefaultValueFactory = _ => LabDefaults.GeneratedTokens,
+        HelpName = "N",
+    }, 0);
     private static readonly SamplingOptions Sampling = new();
-    private static readonly Option<int?> TopLogProbabilities = NumberOption.Whole(new Option<int?>("--top-logprobs") { Description = "With --json: tokens with their logarithms of probability, and of each place those of the N likeliest.", HelpName = "N" }, 0);
+    private static readonly Option<int?> TopLogProbabilities = NumberOption.Whole(new Option<int?>("--top-logprobs")
+    {
+        Description = "With --json: tokens with their logarithms of probability, and of each place those of the N likeliest.",
+        HelpName = "N",
+    }, 0);
     private static readonly Option<bool> IgnoreEnd = new("--ignore-end") { Description = "Go on past the end of a document." };
     private static readonly Option<string?> StateIn = new("--state-in")
     {
-        Description = "Go on with a text whose state was saved, by this model only. Without a prompt and a --seed it goes on as if it had never stopped.",
+        Description = "Go on with a text whose state was saved, by this model only. Without a prompt and a --seed it goes on as if it "
+            + "had never stopped.",
         HelpName = "FILE",
     };
 
-    private static readonly Option<string?> StateOut = new("--state-out") { Description = "Save where the text stands: the state, and the last token, which it has not read.", HelpName = "FILE" };
+    private static readonly Option<string?> StateOut = new("--state-out")
+    {
+        Description = "Save where the text stands: the state, and the last token, which it has not read.",
+        HelpName = "FILE",
+    };
     private static readonly Option<bool> AnyModel = new("--state-any-model")
     {
-        Description = "Take the state of another model, or a file that does not say whose it is, as those of older versions: what comes of it is your responsibility.",
+        Description = "Take the state of another model, or a file that does not say whose it is, as those of older versions: "
+            + "what comes of it is your responsibility.",
     };
 
     private static readonly Option<string?> Weights = WeightOptions.Create();
@@ -193,7 +216,8 @@ internal static class GenerateCommand
             sequence.Text,
             sequence.Tokens,
             sequence.LogProbability,
-            LogProbabilities = showsTokens ? sequence.Steps.Select(step => new { step.Id, step.LogProbability, Likeliest = step.Likeliest ?? [] }) : null,
+            LogProbabilities = showsTokens
+                ? sequence.Steps.Select(step => new { step.Id, step.LogProbability, Likeliest = step.Likeliest ?? [] }) : null,
             sequence.FinishReason,
             PromptTokens = run.Read.Length,
             Seconds = seconds,

@@ -11,11 +11,20 @@ internal static class JupyterCommands
     /// <summary>Tells Jupyter of the kernels.</summary>
     public static Command Install()
     {
-        var prefix = new Option<string?>("--prefix") { Description = "Install for all users of an installation, such as /usr/local or a Python environment.", HelpName = "DIR" };
-        var path = new Option<string?>("--path") { Description = "The folder of kernels itself. Default: that of this user.", HelpName = "DIR" };
+        var prefix = new Option<string?>("--prefix")
+        {
+            Description = "Install for all users of an installation, such as /usr/local or a Python environment.",
+            HelpName = "DIR",
+        };
+        var path = new Option<string?>("--path")
+        {
+            Description = "The folder of kernels itself. Default: that of this user.",
+            HelpName = "DIR",
+        };
         var names = new Option<bool>("--dotnet-names")
         {
-            Description = "Also under .net-csharp and .net-fsharp, the names that notebooks of .NET Interactive ask for, unless they are taken.",
+            Description = "Also under .net-csharp and .net-fsharp, the names that notebooks of .NET Interactive ask for, "
+                + "unless they are taken.",
         };
         var tool = new Option<string?>("--official-tool")
         {
@@ -26,7 +35,8 @@ internal static class JupyterCommands
         };
         var command = new ExampleCommand(
             "install",
-            "Installs kernels for C# and F# into Jupyter: into nbconvert, the console, Notebook, JupyterLab and VS Code. They run this program where it is now.",
+            "Installs kernels for C# and F# into Jupyter: into nbconvert, the console, Notebook, JupyterLab and VS Code. "
+            + "They run this program where it is now.",
             "xlstm notebook install",
             "xlstm notebook install --prefix ~/venv",
             "xlstm notebook install --dotnet-names")
@@ -51,7 +61,8 @@ internal static class JupyterCommands
         command.SetAction(parsed =>
         {
             var folder = Path.GetFullPath(
-                parsed.GetValue(path) ?? (parsed.GetValue(prefix) is { } installation ? KernelSpecs.PrefixFolder(installation) : KernelSpecs.UserFolder()));
+                parsed.GetValue(path)
+                ?? (parsed.GetValue(prefix) is { } installation ? KernelSpecs.PrefixFolder(installation) : KernelSpecs.UserFolder()));
             var installed = parsed.GetResult(tool) is null
                 ? KernelSpecs.Install(folder, OwnProgram.Words, parsed.GetValue(names), OwnProgram.Plugins(parsed))
                 : KernelSpecs.InstallForTool(
@@ -70,8 +81,15 @@ internal static class JupyterCommands
     /// <summary>Serves Jupyter.</summary>
     public static Command Kernel()
     {
-        var connection = new Argument<FileInfo>("CONNECTION_FILE") { Description = "The file in which Jupyter says where to listen and how messages are signed." };
-        var language = new Option<string>("--language") { Description = "The language of cells that name none.", DefaultValueFactory = _ => "csharp" }.AcceptOnlyFromAmong("csharp", "fsharp");
+        var connection = new Argument<FileInfo>("CONNECTION_FILE")
+        {
+            Description = "The file in which Jupyter says where to listen and how messages are signed.",
+        };
+        var language = new Option<string>("--language")
+        {
+            Description = "The language of cells that name none.",
+            DefaultValueFactory = _ => "csharp",
+        }.AcceptOnlyFromAmong("csharp", "fsharp");
         var command = new ExampleCommand(
             "kernel",
             "Serves Jupyter, which starts it once it is installed. It listens on this machine alone and takes signed messages only.",

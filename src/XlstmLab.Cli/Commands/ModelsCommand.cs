@@ -13,8 +13,16 @@ internal static class ModelsCommand
     public static Command Create()
     {
         var pattern = new Argument<string?>("pattern") { Description = "Only names that contain this.", DefaultValueFactory = _ => null };
-        var length = NumberOption.Whole(new Option<int>("--length") { Description = "Tokens of the sequence that operations and state are counted for.", DefaultValueFactory = _ => 2048 }, 1);
-        var config = new Option<bool>("--config") { Description = "Instead, every setting of one model: its name for --set, its value, the value of a record that says nothing, and what it is. NAME may be a run's folder or a config.json too." };
+        var length = NumberOption.Whole(new Option<int>("--length")
+        {
+            Description = "Tokens of the sequence that operations and state are counted for.",
+            DefaultValueFactory = _ => 2048,
+        }, 1);
+        var config = new Option<bool>("--config")
+        {
+            Description = "Instead, every setting of one model: its name for --set, its value, the value of a record that says nothing, "
+                + "and what it is. NAME may be a run's folder or a config.json too.",
+        };
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "models",
@@ -51,7 +59,9 @@ internal static class ModelsCommand
                 .ToArray();
             if (rows.Length == 0)
             {
-                throw new UsageException($"No model's name contains '{parsed.GetValue(pattern)}'.{NearestName.Hint(parsed.GetValue(pattern)!, Presets.All.Keys)}");
+                throw new UsageException(
+                    $"No model's name contains '{parsed.GetValue(pattern)}'."
+                    + NearestName.Hint(parsed.GetValue(pattern)!, Presets.All.Keys));
             }
 
             if (parsed.GetValue(json))

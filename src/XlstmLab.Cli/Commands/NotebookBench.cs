@@ -64,7 +64,9 @@ internal sealed class NotebookBench(Func<string[], ProcessStartInfo> start, int 
             var (seconds, cells) = await MeasureAsync(Eight, cancellationToken);
             starts.Add(seconds);
             charts.Add(cells[3].Seconds!.Value);
-            memory.Add(double.Parse(cells[^1].Outputs.Single()["data"]!["text/plain"]![0]!.GetValue<string>(), CultureInfo.InvariantCulture) / (1 << 20));
+            memory.Add(
+                double.Parse(cells[^1].Outputs.Single()["data"]!["text/plain"]![0]!
+                    .GetValue<string>(), CultureInfo.InvariantCulture) / (1 << 20));
             (_, cells) = await MeasureAsync(FSharp, cancellationToken);
             fsharp.Add(cells[0].Seconds!.Value);
             (_, cells) = await MeasureAsync(Warm, cancellationToken);
@@ -82,11 +84,14 @@ internal sealed class NotebookBench(Func<string[], ProcessStartInfo> start, int 
         return new(
             "Notebooks: starts, cells, memory",
             command,
-            $"'xlstm notebook run' of a notebook of eight C# cells, of one F# cell and of {WarmCells} small C# cells, each {repetitions} times. The start is that of the command, "
-            + "until it says that the first cell has run; a warm cell is the median of those after the fifth; times of cells are those that the notebook keeps.",
+            $"'xlstm notebook run' of a notebook of eight C# cells, of one F# cell and of {WarmCells} small C# cells, "
+            + $"each {repetitions} times. The start is that of the command, until it says that the first cell has run; "
+            + "a warm cell is the median of those after the fifth; times of cells are those that the notebook keeps.",
             Columns,
             rows,
-            [.. rows.Select(row => string.Create(CultureInfo.InvariantCulture, $"{row.Figure}: {(row.Median <= row.Goal ? "as wanted" : string.Create(CultureInfo.InvariantCulture, $"{row.Median / row.Goal:F2} of the goal"))}."))]);
+            [.. rows.Select(row => row.Median <= row.Goal
+                ? $"{row.Figure}: as wanted."
+                : string.Create(CultureInfo.InvariantCulture, $"{row.Figure}: {row.Median / row.Goal:F2} of the goal."))]);
     }
 
     private static NotebookRow Row(string figure, List<double> values, double prototype, double goal) =>

@@ -30,7 +30,11 @@ internal static class NotebookCommand
 
     private static ExampleCommand Run()
     {
-        var notebooks = new Argument<FileInfo[]>("NOTEBOOK") { Description = "The .ipynb files, which run one after the other.", Arity = ArgumentArity.OneOrMore };
+        var notebooks = new Argument<FileInfo[]>("NOTEBOOK")
+        {
+            Description = "The .ipynb files, which run one after the other.",
+            Arity = ArgumentArity.OneOrMore,
+        };
         var output = new Option<string?>("--output", "-o")
         {
             Description = "Where the executed notebook goes; of several, the folder for them. Default: NOTEBOOK itself.",
@@ -38,7 +42,8 @@ internal static class NotebookCommand
         };
         var parameters = new Option<string[]>("--parameter", "-p")
         {
-            Description = "A value for the cell tagged 'parameters'; may be given several times. Of several notebooks, those take it that declare it.",
+            Description = "A value for the cell tagged 'parameters'; may be given several times. Of several notebooks, "
+                + "those take it that declare it.",
             HelpName = "NAME=VALUE",
             Arity = ArgumentArity.OneOrMore,
         };
@@ -49,8 +54,16 @@ internal static class NotebookCommand
                 result.AddError($"'{token.Value}' is no parameter; expected NAME=VALUE.");
             }
         });
-        var file = new Option<FileInfo?>("--parameters-file", "-f") { Description = "Values for parameters in a .json or .yaml file; -p comes after it.", HelpName = "FILE" };
-        var html = new Option<string?>("--html") { Description = "Also write a page that opens offline; of several notebooks, the folder for theirs.", HelpName = "PAGE" };
+        var file = new Option<FileInfo?>("--parameters-file", "-f")
+        {
+            Description = "Values for parameters in a .json or .yaml file; -p comes after it.",
+            HelpName = "FILE",
+        };
+        var html = new Option<string?>("--html")
+        {
+            Description = "Also write a page that opens offline; of several notebooks, the folder for theirs.",
+            HelpName = "PAGE",
+        };
         var timeout = NumberOption.Real(new Option<double?>("--timeout")
         {
             Description = "Give up after so many seconds; processes that cells started end too.",
@@ -63,11 +76,16 @@ internal static class NotebookCommand
         }, NumberRange.Seconds);
         var keep = NumberOption.Real(new Option<double?>("--keep")
         {
-            Description = "When a cell fails, leave a process with the state of the cells before it for so many minutes: --from goes on there.",
+            Description = "When a cell fails, leave a process with the state of the cells before it for so many minutes: "
+                + "--from goes on there.",
             HelpName = "MINUTES",
         }, NumberRange.Minutes);
         var from = NumberOption.Whole(
-            new Option<int?>("--from") { Description = "Go on from this code cell, in the state that a run with --keep has left.", HelpName = "CELL" }, 1);
+            new Option<int?>("--from")
+            {
+                Description = "Go on from this code cell, in the state that a run with --keep has left.",
+                HelpName = "CELL",
+            }, 1);
         var json = new Option<bool>("--json") { Description = "Print one JSON document; of several notebooks, one a line." };
         var command = new ExampleCommand(
             "run",
@@ -158,7 +176,8 @@ internal static class NotebookCommand
         {
             terminal.Note(string.Create(
                 CultureInfo.InvariantCulture,
-                $"The state of the cells is kept for {kept} minutes: mend the cell and go on by --from, or end it by 'xlstm notebook stop'."));
+                $"The state of the cells is kept for {kept} minutes: mend the cell and go on by --from, "
+                + $"or end it by 'xlstm notebook stop'."));
         }
 
         return result!;
@@ -199,7 +218,9 @@ internal static class NotebookCommand
         var taken = paths.Distinct().ToDictionary(path => path, path => NotebookParameters.Names(Notebook.Load(path)));
         var known = taken.Values.SelectMany(names => names).Distinct().ToArray();
         return values.Keys.FirstOrDefault(name => !known.Contains(name)) is { } unknown
-            ? throw new UsageException($"None of the notebooks declares a parameter '{unknown}'; they declare {string.Join(", ", known)}.{NearestName.Hint(unknown, known)}")
+            ? throw new UsageException(
+                $"None of the notebooks declares a parameter '{unknown}'; "
+                + $"they declare {string.Join(", ", known)}.{NearestName.Hint(unknown, known)}")
             : taken;
     }
 
@@ -239,7 +260,9 @@ internal static class NotebookCommand
         command.SetAction(parsed =>
         {
             var path = parsed.GetValue(notebook)!.FullName;
-            Save(parsed, NotebookSource.Create(Path.GetFileNameWithoutExtension(path), parsed.GetValue(fsharp), Path.GetDirectoryName(path)!), path);
+            Save(
+                parsed,
+                NotebookSource.Create(Path.GetFileNameWithoutExtension(path), parsed.GetValue(fsharp), Path.GetDirectoryName(path)!), path);
             return ExitCode.Success;
         });
         return command;
@@ -248,11 +271,15 @@ internal static class NotebookCommand
     private static ExampleCommand From()
     {
         var file = new Argument<FileInfo>("FILE") { Description = $"The file: {string.Join(", ", NotebookSource.Endings)}." };
-        var output = new Option<string?>("--output", "-o") { Description = "The .ipynb file to write; there must be none yet. Default: FILE with that ending.", HelpName = "NOTEBOOK" };
+        var output = new Option<string?>("--output", "-o")
+        {
+            Description = "The .ipynb file to write; there must be none yet. Default: FILE with that ending.",
+            HelpName = "NOTEBOOK",
+        };
         var command = new ExampleCommand(
             "from",
-            "Makes a notebook of a document, a program or a .dib notebook. Code of a document that a cell can hold becomes cells; a program is cut at lines "
-            + "that begin with '// %%', or else after its usings.",
+            "Makes a notebook of a document, a program or a .dib notebook. Code of a document that a cell can hold becomes cells; "
+            + "a program is cut at lines that begin with '// %%', or else after its usings.",
             "xlstm notebook from README.md -o readme.ipynb",
             "xlstm notebook from program.cs")
         {
@@ -359,12 +386,13 @@ internal static class NotebookCommand
             terminal.Note($"error: {NotebookDisplay.Short(error.ToString())}");
         }
 
-        terminal.Note($"{result.Executed} of {result.CodeCells} cells in {Readable.Duration(result.Elapsed.TotalSeconds)}: {result.Outcome switch
-        {
-            NotebookOutcome.Succeeded => "all ran.",
-            NotebookOutcome.TimedOut => "the time was up.",
-            NotebookOutcome.Failed => "a cell failed, those after it did not run.",
-            _ => throw UnknownValue.Of(result.Outcome),
-        }}");
+        terminal.Note(
+            $"{result.Executed} of {result.CodeCells} cells in {Readable.Duration(result.Elapsed.TotalSeconds)}: {result.Outcome switch
+            {
+                NotebookOutcome.Succeeded => "all ran.",
+                NotebookOutcome.TimedOut => "the time was up.",
+                NotebookOutcome.Failed => "a cell failed, those after it did not run.",
+                _ => throw UnknownValue.Of(result.Outcome),
+            }}");
     }
 }

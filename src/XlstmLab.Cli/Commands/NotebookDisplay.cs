@@ -77,7 +77,8 @@ internal sealed class NotebookDisplay(ProgressTracker tracker) : IDisposable
 
     /// <summary>A text that a person still looks at; the notebook has all of it.</summary>
     public static string Short(string text) => text.Length <= LongestShown ? text
-        : string.Create(CultureInfo.InvariantCulture, $"{text.AsSpan(0, LongestShown)}… ({text.Length - LongestShown:N0} more characters)");
+        : string.Create(
+            CultureInfo.InvariantCulture, $"{text.AsSpan(0, LongestShown)}… ({text.Length - LongestShown:N0} more characters)");
 
     private void Tell()
     {

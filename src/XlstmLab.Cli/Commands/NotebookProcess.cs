@@ -188,8 +188,9 @@ internal sealed class NotebookProcess(NotebookRequest request, ProcessStartInfo 
     }
 
     private NotebookException NothingKept() => new(
-        $"No process has kept the state of {request.Notebook}, which cells from {request.From} on need: cells 1 to {request.From - 1} must run again. Run the "
-        + "notebook without --from. With --keep MINUTES, a run leaves such a process when a cell has failed, unless the cell ended it.");
+        $"No process has kept the state of {request.Notebook}, which cells from {request.From} on need: cells 1 to {request.From - 1} must "
+        + "run again. Run the notebook without --from. With --keep MINUTES, a run leaves such a process when a cell has failed, "
+        + "unless the cell ended it.");
 
     /// <summary>Ends when the process has had the time to stop after a cancellation.</summary>
     private static async Task LimitAsync(CancellationToken cancellationToken)

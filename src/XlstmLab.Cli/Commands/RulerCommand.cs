@@ -16,18 +16,48 @@ internal static class RulerCommand
     public static Command Create()
     {
         var model = new ModelOptions();
-        var tasks = new Option<string?>("--tasks") { Description = "RULER's names, with commas between; niah, or all without questions, synthetic. Default: synthetic, and what --qa has questions for.", HelpName = "LIST" };
-        var lengths = new Option<string>("--lengths") { Description = "Tokens of prompt and answer together, with commas between.", DefaultValueFactory = _ => "512,1024,2048,4096", HelpName = "LIST" };
+        var tasks = new Option<string?>("--tasks")
+        {
+            Description = "RULER's names, with commas between; niah, or all without questions, synthetic. Default: synthetic, "
+                + "and what --qa has questions for.",
+            HelpName = "LIST",
+        };
+        var lengths = new Option<string>("--lengths")
+        {
+            Description = "Tokens of prompt and answer together, with commas between.",
+            DefaultValueFactory = _ => "512,1024,2048,4096",
+            HelpName = "LIST",
+        };
         var samples = NumberOption.Whole(
             new Option<int?>("--samples") { Description = "Samples of each task at each length. Default: 40.", HelpName = "N" }, 1);
         var seed = NumberOption.Whole(new Option<long>("--seed") { Description = "Other seeds give other samples.", HelpName = "N" });
-        var questions = new Option<string[]>("--qa") { Description = "Questions for qa_1 (about one paragraph) and qa_2 (about several): SQuAD's or HotpotQA's .json, or .jsonl. More than once for several files.", HelpName = "FILE" };
-        var haystack = new Option<string?>("--haystack") { Description = $"A text file that needles are hidden in. Default: the test part of {Datasets.Default}.", HelpName = "FILE" };
-        var noExample = new Option<bool>("--no-example") { Description = "Show no solved example before vt and cwe: shorter lengths have room then." };
-        var answer = NumberOption.Whole(new Option<int?>("--answer-tokens") { Description = "Tokens a model may answer with. Default: RULER's for each task.", HelpName = "N" }, 1);
+        var questions = new Option<string[]>("--qa")
+        {
+            Description = "Questions for qa_1 (about one paragraph) and qa_2 (about several): SQuAD's or HotpotQA's .json, or .jsonl. "
+                + "More than once for several files.",
+            HelpName = "FILE",
+        };
+        var haystack = new Option<string?>("--haystack")
+        {
+            Description = $"A text file that needles are hidden in. Default: the test part of {Datasets.Default}.",
+            HelpName = "FILE",
+        };
+        var noExample = new Option<bool>("--no-example")
+        {
+            Description = "Show no solved example before vt and cwe: shorter lengths have room then.",
+        };
+        var answer = NumberOption.Whole(new Option<int?>("--answer-tokens")
+        {
+            Description = "Tokens a model may answer with. Default: RULER's for each task.",
+            HelpName = "N",
+        }, 1);
         var batch = NumberOption.Whole(
             new Option<int?>("--batch-size") { Description = "Samples read and answered side by side. Default: 8.", HelpName = "N" }, 1);
-        var output = new Option<string?>("--out") { Description = "Also write ruler.json, ruler.csv and ruler-answers.jsonl into this folder.", HelpName = "FOLDER" };
+        var output = new Option<string?>("--out")
+        {
+            Description = "Also write ruler.json, ruler.csv and ruler-answers.jsonl into this folder.",
+            HelpName = "FOLDER",
+        };
         var json = new Option<bool>("--json") { Description = "Print one JSON document." };
         var command = new ExampleCommand(
             "ruler",
@@ -86,10 +116,13 @@ internal static class RulerCommand
             if (parsed.GetValue(output) is { } target)
             {
                 AtomicFile.WriteText(Path.Combine(target, "ruler.json"), JsonSerializer.Serialize(report, ResultJson.Options) + "\n");
-                AtomicFile.WriteText(Path.Combine(target, "ruler.csv"), "task,length,samples,prompt_tokens,score\n" + string.Concat(result.Scores.Select(s =>
-                    string.Create(CultureInfo.InvariantCulture, $"{s.Name},{s.Length},{s.Samples},{s.PromptTokens},{s.Score}\n"))));
+                AtomicFile.WriteText(Path.Combine(target, "ruler.csv"), "task,length,samples,prompt_tokens,score\n"
+                    + string.Concat(result.Scores.Select(s =>
+                        string.Create(CultureInfo.InvariantCulture, $"{s.Name},{s.Length},{s.Samples},{s.PromptTokens},{s.Score}\n"))));
                 AtomicFile.WriteText(Path.Combine(target, "ruler-answers.jsonl"), string.Concat(result.Answers.Select(a =>
-                    JsonSerializer.Serialize(new { Task = a.Task.Name(), a.Length, a.Index, a.PromptTokens, a.Score, a.Expected, a.Output }, ResultJson.Line) + "\n")));
+                    JsonSerializer.Serialize(
+                        new { Task = a.Task.Name(), a.Length, a.Index, a.PromptTokens, a.Score, a.Expected, a.Output },
+                        ResultJson.Line) + "\n")));
             }
 
             if (parsed.GetValue(json))

@@ -14,13 +14,21 @@ internal static class RunsCommand
     /// <summary>The command.</summary>
     public static Command Create()
     {
-        var folder = new Argument<string>("FOLDER") { Description = "The folder of runs, at any depth.", DefaultValueFactory = _ => "runs" };
+        var folder = new Argument<string>("FOLDER")
+        {
+            Description = "The folder of runs, at any depth.",
+            DefaultValueFactory = _ => "runs",
+        };
         var diff = new Option<bool>("--diff") { Description = "Instead, the settings in which the runs differ, a column a run." };
-        var csv = new Option<bool>("--csv") { Description = "Print CSV: a row a run, with all figures and the settings in which they differ." };
+        var csv = new Option<bool>("--csv")
+        {
+            Description = "Print CSV: a row a run, with all figures and the settings in which they differ.",
+        };
         var json = new Option<bool>("--json") { Description = "Print one JSON document, with all settings." };
         var command = new ExampleCommand(
             "runs",
-            "Lists runs with their state, losses and speed, and the settings in which they differ. A run is running, finished, stopped, killed, diverged or failed.",
+            "Lists runs with their state, losses and speed, and the settings in which they differ. A run is running, finished, stopped, "
+            + "killed, diverged or failed.",
             "xlstm runs",
             "xlstm runs runs/ablations --diff",
             "xlstm runs runs/ablations --csv")
@@ -29,7 +37,8 @@ internal static class RunsCommand
         };
         command.Validators.Add(result =>
         {
-            var given = new Option[] { diff, csv, json }.Where(o => result.GetResult(o) is { Implicit: false }).Select(o => o.Name).ToArray();
+            var given =
+                new Option[] { diff, csv, json }.Where(o => result.GetResult(o) is { Implicit: false }).Select(o => o.Name).ToArray();
             if (given.Length > 1)
             {
                 result.AddError($"{given[0]} and {given[1]} do not go together.");
@@ -76,7 +85,8 @@ internal static class RunsCommand
     private static void Write(Terminal terminal, IReadOnlyList<RunInfo> runs)
     {
         terminal.WriteTable(
-            ["run", "state", ">step", ">parameters", ">tokens", ">loss", ">validation", ">best", ">at step", ">bits/byte", ">tokens/s", "differs in"],
+            ["run", "state", ">step", ">parameters", ">tokens", ">loss", ">validation", ">best", ">at step",
+                ">bits/byte", ">tokens/s", "differs in"],
             runs.Select((r, at) => new[]
             {
                 r.Name,

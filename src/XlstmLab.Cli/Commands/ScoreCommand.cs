@@ -15,22 +15,40 @@ internal static class ScoreCommand
         var model = new ModelOptions();
         var tasks = new Option<string[]>("--task")
         {
-            Description = "A task and its questions: a .jsonl or .parquet file, a folder, or FOLDER/PATTERN*. May be given several times. Tasks: arc_easy, "
-                + "arc_challenge, hellaswag, piqa, winogrande, openbookqa, lambada_openai, lambada_standard, mmlu, blimp.",
+            Description = "A task and its questions: a .jsonl or .parquet file, a folder, or FOLDER/PATTERN*. May be given several times. "
+                + "Tasks: arc_easy, arc_challenge, hellaswag, piqa, winogrande, openbookqa, lambada_openai, lambada_standard, mmlu, blimp.",
             HelpName = "NAME=PATH",
             Required = true,
         };
-        var examples = new Option<string[]>("--examples") { Description = "Where a task's examples are chosen from. Default: its questions, but for the one asked.", HelpName = "NAME=PATH" };
+        var examples = new Option<string[]>("--examples")
+        {
+            Description = "Where a task's examples are chosen from. Default: its questions, but for the one asked.",
+            HelpName = "NAME=PATH",
+        };
         var shots = NumberOption.Whole(
             new Option<int>("--shots") { Description = "Examples before each question.", HelpName = "N", DefaultValueFactory = _ => 0 }, 0);
-        var selection = new Option<string?>("--selection") { Description = "How examples are chosen. Default: first for mmlu, otherwise random." }.OneOf("random", "first");
+        var selection = new Option<string?>("--selection")
+        {
+            Description = "How examples are chosen. Default: first for mmlu, otherwise random.",
+        }.OneOf("random", "first");
         var seed = NumberOption.Whole(
             new Option<long>("--seed") { Description = "Chooses random examples.", HelpName = "N", DefaultValueFactory = _ => 1234 });
-        var mutual = new Option<bool>("--mutual-information") { Description = "Also score answers without their questions, for acc_mutual_info." };
+        var mutual = new Option<bool>("--mutual-information")
+        {
+            Description = "Also score answers without their questions, for acc_mutual_info.",
+        };
         var batch = NumberOption.Whole(
             new Option<int?>("--batch-tokens") { Description = "Tokens read at once. Default: 4096.", HelpName = "N" }, 1);
-        var rows = NumberOption.Whole(new Option<int?>("--batch-rows") { Description = "Rows read at once, each with its own state. Default: 64.", HelpName = "N" }, 1);
-        var most = NumberOption.Whole(new Option<int?>("--max-tokens") { Description = "Tokens of a request; prompts are cut from the left. Default: no limit.", HelpName = "N" }, 1);
+        var rows = NumberOption.Whole(new Option<int?>("--batch-rows")
+        {
+            Description = "Rows read at once, each with its own state. Default: 64.",
+            HelpName = "N",
+        }, 1);
+        var most = NumberOption.Whole(new Option<int?>("--max-tokens")
+        {
+            Description = "Tokens of a request; prompts are cut from the left. Default: no limit.",
+            HelpName = "N",
+        }, 1);
         var prefix = new Option<string>("--prefix")
         {
             Description = "Whether every prompt begins with the end of document (always), or an empty one only (empty-context).",
@@ -52,7 +70,8 @@ internal static class ScoreCommand
             "xlstm score NX-AI_xLSTM-7b --task arc_easy=ARC-Easy/test-*.parquet --task hellaswag=hellaswag/validation.parquet --json",
             "xlstm score NX-AI_xLSTM-7b --task mmlu=mmlu/all/test-*.parquet --examples mmlu=mmlu/all/dev-*.parquet --shots 5 --out scores")
         {
-            model.Folder, tasks, examples, shots, selection, seed, mutual, batch, rows, most, prefix, skip, limit, output, samples, model, json,
+            model.Folder, tasks, examples, shots, selection, seed, mutual, batch, rows, most, prefix,
+            skip, limit, output, samples, model, json,
         };
         command.SetAction(async (parsed, cancellationToken) =>
         {
@@ -89,7 +108,8 @@ internal static class ScoreCommand
                             p.Tokens / (double)p.TotalTokens,
                             string.Create(
                                 CultureInfo.InvariantCulture,
-                                $"{p.Requests:N0} of {p.TotalRequests:N0} answers, {p.Tokens / (watch.Elapsed - start).TotalSeconds:N0} tokens/s"))),
+                                $"{p.Requests:N0} of {p.TotalRequests:N0} answers, "
+                                + $"{p.Tokens / (watch.Elapsed - start).TotalSeconds:N0} tokens/s"))),
                         cancellationToken));
                     return Task.CompletedTask;
                 });
@@ -162,7 +182,8 @@ internal static class ScoreCommand
             ["task", "group", "metric", ">value", ">± s.e.", ">questions", ">shots"],
             scores.SelectMany(s => s.Metrics).Select(m => new[]
             {
-                m.Task, m.Group ?? "", m.Metric, Number(m.Value), Number(m.StandardError), m.Samples.ToString("N0", CultureInfo.InvariantCulture),
+                m.Task, m.Group ?? "", m.Metric, Number(m.Value), Number(m.StandardError),
+                m.Samples.ToString("N0", CultureInfo.InvariantCulture),
                 m.Shots.ToString(CultureInfo.InvariantCulture),
             }));
         if (scores.Sum(s => s.Samples.Sum(q => q.Answers.Count(a => a.TokensCut > 0))) is > 0 and var cut)

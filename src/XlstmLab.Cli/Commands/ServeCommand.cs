@@ -94,12 +94,14 @@ internal static class ServeCommand
         var weights = WeightOptions.Create();
         var command = new ExampleCommand(
             "serve",
-            "Serves a model over HTTP by OpenAI's API: completions, chat completions, models; /health and /metrics. Ctrl-C stops it gracefully.",
+            "Serves a model over HTTP by OpenAI's API: completions, chat completions, models; /health and /metrics. "
+            + "Ctrl-C stops it gracefully.",
             "xlstm serve runs/first",
             "xlstm serve runs/first --slots 64 --queue 256 --threads 8",
             "xlstm serve NX-AI_xLSTM-7b --device cuda --host 0.0.0.0 --api-key-file key.txt --chat-template plain")
         {
-            model.Folder, host, port, keyFile, name, template, slots, queue, cache, prefill, maxTokens, maxPrompt, maxBody, time, shutdown, weights, model,
+            model.Folder, host, port, keyFile, name, template, slots, queue, cache, prefill, maxTokens,
+            maxPrompt, maxBody, time, shutdown, weights, model,
         };
         command.SetAction(async (parsed, cancellationToken) =>
         {
@@ -140,14 +142,17 @@ internal static class ServeCommand
             await using var generator = new BatchedGenerator(run.Model, run.Tokenizer, batch, parsed.GetValue(queue));
             if (!generator.IsShared)
             {
-                terminal.Note($"warning: The state of {run.Model.GetType().Name} grows with the tokens: its texts are computed one by one, not as rows of a batch.");
+                terminal.Note(
+                    $"warning: The state of {run.Model.GetType().Name} grows with the tokens: its texts are computed one by one, "
+                    + "not as rows of a batch.");
             }
 
             await using var server = await ApiServer.StartAsync(generator, options);
             terminal.Line($"Listening on {server.Url.ToString().TrimEnd('/')}");
             terminal.Note(string.Create(
                 CultureInfo.InvariantCulture,
-                $"{batch.Slots} slots, each with a state of {Readable.Size(generator.StateBytes)}; the cache has room for {states.CapacityInBytes / Math.Max(1, generator.StateBytes):N0}. Ctrl-C stops."));
+                $"{batch.Slots} slots, each with a state of {Readable.Size(generator.StateBytes)}; "
+                + $"the cache has room for {states.CapacityInBytes / Math.Max(1, generator.StateBytes):N0}. Ctrl-C stops."));
             var stopped = new TaskCompletionSource();
             await using (cancellationToken.Register(stopped.SetResult))
             {

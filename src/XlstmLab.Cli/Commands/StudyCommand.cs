@@ -34,10 +34,18 @@ internal static class StudyCommand
         new("FILE") { Description = "A study: a JSON file, or the folder that holds it as study.json.", Arity = ArgumentArity.OneOrMore };
 
     private static Option<string[]> Set() =>
-        new("--set") { Description = "One setting of all runs, whatever the axes say, such as steps=3 for a trial; may be given several times.", HelpName = "NAME=VALUE" };
+        new("--set")
+        {
+            Description = "One setting of all runs, whatever the axes say, such as steps=3 for a trial; may be given several times.",
+            HelpName = "NAME=VALUE",
+        };
 
     private static Option<string?> Out() =>
-        new("--out", "-o") { Description = "Another folder for the table and the runs, with a folder for each study. Default: the study's own.", HelpName = "FOLDER" };
+        new("--out", "-o")
+        {
+            Description = "Another folder for the table and the runs, with a folder for each study. Default: the study's own.",
+            HelpName = "FOLDER",
+        };
 
     private static Option<string?> Seeds() => new("--seeds") { Description = "Other seeds than the study's.", HelpName = "LIST" };
 
@@ -46,7 +54,11 @@ internal static class StudyCommand
     private static ExampleCommand Plan()
     {
         var (files, set, seeds, folder, json, device) = (Files(), Set(), Seeds(), Out(), Json(), ComputeOptions.Device());
-        var rates = new Option<string?>("--rates") { Description = $"Rates that 'xlstm bench train' measured on such a GPU. Default: {UsualRates}, where that is.", HelpName = "CSV" };
+        var rates = new Option<string?>("--rates")
+        {
+            Description = $"Rates that 'xlstm bench train' measured on such a GPU. Default: {UsualRates}, where that is.",
+            HelpName = "CSV",
+        };
         var measure = new Option<bool>("--measure") { Description = "Time a few updates of what no rate is known of, on the device." };
         var command = new ExampleCommand(
             "plan", "Shows the runs of studies, and what they will take.",
@@ -72,7 +84,18 @@ internal static class StudyCommand
                     p.Plan.Tokens,
                     p.Plan.Flops,
                     p.Plan.Seconds,
-                    Runs = p.Plan.Runs.Select(r => new { r.Run.Id, r.Run.Variant, r.Run.Training.Seed, r.Run.Training.Steps, r.Run.Tokens, r.Run.Flops, r.IsDone, r.Seconds, r.Source }),
+                    Runs = p.Plan.Runs.Select(r => new
+                    {
+                        r.Run.Id,
+                        r.Run.Variant,
+                        r.Run.Training.Seed,
+                        r.Run.Training.Steps,
+                        r.Run.Tokens,
+                        r.Run.Flops,
+                        r.IsDone,
+                        r.Seconds,
+                        r.Source,
+                    }),
                 }));
                 return Task.FromResult(ExitCode.Success);
             }
@@ -107,8 +130,13 @@ internal static class StudyCommand
 
             var open = plans.Sum(p => p.Plan.Open.Count);
             double? seconds = plans.All(p => p.Plan.Seconds is not null) ? plans.Sum(p => p.Plan.Seconds!.Value) : null;
-            terminal.Note(Invariant(
-                $"{open} runs to do, {plans.Sum(p => p.Plan.Tokens):N0} tokens, {plans.Sum(p => p.Plan.Flops):0.00e0} operations{(seconds is { } s ? $", about {Readable.Duration(s)} without tests" : "; how long is not known: --measure times a few updates")}."));
+            var duration = seconds is { } s
+                ? $", about {Readable.Duration(s)} without tests"
+                : "; how long is not known: --measure times a few updates";
+            terminal.Note(string.Create(
+                CultureInfo.InvariantCulture,
+                $"{open} runs to do, {plans.Sum(p => p.Plan.Tokens):N0} tokens, "
+                + $"{plans.Sum(p => p.Plan.Flops):0.00e0} operations{duration}."));
             return Task.FromResult(ExitCode.Success);
         });
         return command;
@@ -116,14 +144,20 @@ internal static class StudyCommand
 
     private static ExampleCommand Run()
     {
-        var (files, set, seeds, folder, json, device, threads) = (Files(), Set(), Seeds(), Out(), Json(), ComputeOptions.Device(), ComputeOptions.Threads());
+        var (files, set, seeds, folder, json, device, threads) = (Files(), Set(), Seeds(), Out(), Json(),
+            ComputeOptions.Device(), ComputeOptions.Threads());
         var limit = NumberOption.Real(
-            new Option<double?>("--seconds") { Description = "Stop after so many seconds of each study, with checkpoints of what is under way; given again, it goes on.", HelpName = "N" }, NumberRange.Seconds);
+            new Option<double?>("--seconds")
+            {
+                Description = "Stop after so many seconds of each study, with checkpoints of what is under way; given again, it goes on.",
+                HelpName = "N",
+            }, NumberRange.Seconds);
         var keep = new Option<bool>("--keep-runs") { Description = "Keep the folders of runs that are done, with their checkpoints." };
         var slurm = new StudyOnSlurm();
         var command = new ExampleCommand(
             "run",
-            "Trains the runs of studies that are not done: side by side on a GPU, one after another on a CPU. Ctrl-C stops with checkpoints; the same line goes on.",
+            "Trains the runs of studies that are not done: side by side on a GPU, one after another on a CPU. "
+            + "Ctrl-C stops with checkpoints; the same line goes on.",
             "xlstm study run results/studies/input-gate-bias --device cuda",
             "xlstm study run results/studies/input-gate-bias --set steps=3 --out runs/trial",
             "xlstm study run study.json --seeds 1,2,3,4,5 --seconds 600",
@@ -255,9 +289,22 @@ internal static class StudyCommand
     private static ExampleCommand Show()
     {
         var (files, set, seeds, folder, json) = (Files(), Set(), Seeds(), Out(), Json());
-        var metric = new Option<string?>("--metric") { Description = "What is compared, such as test_loss, validation_bits_per_byte, tokens_per_second, gradient_norm_max or scaled@40-256. Default: what the claims are about, else test_loss.", HelpName = "NAME" };
-        var axis = new Option<string?>("--axis") { Description = "Compare along one axis, the others being equal. Default: all variants with the study's base.", HelpName = "NAME" };
-        var save = new Option<string?>("--save") { Description = "Also write the table of runs, as .csv, .parquet, .npz or .safetensors.", HelpName = "FILE" };
+        var metric = new Option<string?>("--metric")
+        {
+            Description = "What is compared, such as test_loss, validation_bits_per_byte, tokens_per_second, "
+                + "gradient_norm_max or scaled@40-256. Default: what the claims are about, else test_loss.",
+            HelpName = "NAME",
+        };
+        var axis = new Option<string?>("--axis")
+        {
+            Description = "Compare along one axis, the others being equal. Default: all variants with the study's base.",
+            HelpName = "NAME",
+        };
+        var save = new Option<string?>("--save")
+        {
+            Description = "Also write the table of runs, as .csv, .parquet, .npz or .safetensors.",
+            HelpName = "FILE",
+        };
         var command = new ExampleCommand(
             "show", "Shows what studies came to: means over seeds, corrected differences, and the claims beside our numbers.",
             "xlstm study show results/studies/input-gate-bias",
@@ -296,7 +343,12 @@ internal static class StudyCommand
     private static ExampleCommand Merge()
     {
         var file = new Argument<string>("FILE") { Description = "The study whose table grows: a JSON file, its folder, or a runs.jsonl." };
-        var from = new Option<string[]>("--from") { Description = "Tables of runs from elsewhere, or folders with one. Default: those that tasks of Slurm have written.", HelpName = "FOLDER", AllowMultipleArgumentsPerToken = true };
+        var from = new Option<string[]>("--from")
+        {
+            Description = "Tables of runs from elsewhere, or folders with one. Default: those that tasks of Slurm have written.",
+            HelpName = "FOLDER",
+            AllowMultipleArgumentsPerToken = true,
+        };
         var folder = Out();
         var command = new ExampleCommand(
             "merge", "Adds the runs of other tables to a study's own: those that it lacks, or has only as failures.",
@@ -327,11 +379,20 @@ internal static class StudyCommand
 
     private static ExampleCommand Report()
     {
-        var results = new Option<string>("--results") { Description = "The folder with the studies and the documents.", HelpName = "FOLDER", DefaultValueFactory = _ => "results" };
-        var check = new Option<bool>("--check") { Description = "Write nothing, and fail where a document or picture is not what the rows make it." };
+        var results = new Option<string>("--results")
+        {
+            Description = "The folder with the studies and the documents.",
+            HelpName = "FOLDER",
+            DefaultValueFactory = _ => "results",
+        };
+        var check = new Option<bool>("--check")
+        {
+            Description = "Write nothing, and fail where a document or picture is not what the rows make it.",
+        };
         var command = new ExampleCommand(
             "report",
-            "Writes what the studies' rows say into results/README.md (all claims, with pictures) and results/LOG.md (what ran when), between the marks <!-- studies -->.",
+            "Writes what the studies' rows say into results/README.md (all claims, with pictures) and results/LOG.md (what ran when), "
+            + "between the marks <!-- studies -->.",
             "xlstm study report", "xlstm study report --check")
         {
             results, check,
@@ -341,7 +402,9 @@ internal static class StudyCommand
             var terminal = new Terminal(parsed);
             var folder = parsed.GetValue(results)!;
             var files = StudyReportFiles.Of(folder);
-            var stale = files.Where(file => !File.Exists(Path.Combine(folder, file.Key)) || File.ReadAllText(Path.Combine(folder, file.Key)) != file.Value).Select(file => file.Key).ToArray();
+            var stale =
+                files.Where(file => !File.Exists(Path.Combine(folder, file.Key))
+                    || File.ReadAllText(Path.Combine(folder, file.Key)) != file.Value).Select(file => file.Key).ToArray();
             if (parsed.GetValue(check))
             {
                 return stale.Length == 0 ? ExitCode.Success
@@ -417,7 +480,11 @@ internal static class StudyCommand
         }
 
         var failed = result.Rows.Where(row => row.Status == StudyStatus.Failed).ToArray();
-        terminal.Note(Invariant($"{result.Rows.Count - failed.Length} runs are done, {result.Missing.Count} are missing{(failed.Length > 0 ? Invariant($", {failed.Length} failed: {failed[0].Error}") : "")}. The table is in {study.FolderOrUsual}."));
+        terminal.Note(string.Create(
+            CultureInfo.InvariantCulture,
+            $"{result.Rows.Count - failed.Length} runs are done, "
+            + $"{result.Missing.Count} are missing{(failed.Length > 0 ? Invariant($", {failed.Length} failed: {failed[0].Error}") : "")}. "
+            + $"The table is in {study.FolderOrUsual}."));
     }
 
     private static string Seconds(double? seconds) => seconds is { } s ? Readable.Duration(s) : "?";
@@ -437,7 +504,11 @@ internal static class StudyCommand
                 if (progress.Row is { } row)
                 {
                     _shares.Remove(progress.Run.Id);
-                    tracker.Line(Invariant($"{row.Id}  {row.Status}, {row.Steps:N0} updates in {Readable.Duration(row.Seconds)}, {row.TokensPerSecond:N0} tokens/s{(row.SideBySide > 1 ? Invariant($", {row.SideBySide} side by side") : "")}: {Losses(row)}"));
+                    tracker.Line(string.Create(
+                        CultureInfo.InvariantCulture,
+                        $"{row.Id}  {row.Status}, {row.Steps:N0} updates in {Readable.Duration(row.Seconds)}, "
+                        + $"{row.TokensPerSecond:N0} "
+                        + $"tokens/s{(row.SideBySide > 1 ? Invariant($", {row.SideBySide} side by side") : "")}: {Losses(row)}"));
                 }
                 else if (progress.Metrics is { } metrics)
                 {

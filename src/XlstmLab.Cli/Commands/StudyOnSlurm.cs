@@ -195,7 +195,8 @@ internal sealed class StudyOnSlurm
     private static string Why(StudyTask task, StudyRow? row) => row?.Error is { } error ? error
         : File.Exists(task.Log) ? $"see {task.Log}"
         : task.Slurm?.State == "CANCELLED" ? task.Slurm.Reason
-        : $"it has written nothing to {Path.GetDirectoryName(task.Log)}: is that on a file system which the nodes share? --out FOLDER takes another";
+        : $"it has written nothing to {Path.GetDirectoryName(task.Log)}: is that on a file system which the nodes share? --out "
+            + "FOLDER takes another";
 
     private static async Task EndAsync(IReadOnlyList<Study> studies, ProgressTracker tracker, CancellationToken cancellationToken)
     {

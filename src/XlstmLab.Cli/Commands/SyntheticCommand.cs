@@ -1,4 +1,5 @@
 using System.CommandLine;
+using System.Globalization;
 using Plotly.NET;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Experiments;
@@ -15,7 +16,11 @@ namespace XlstmLab.Cli.Commands;
 /// <summary><c>xlstm synthetic</c>: trains and tests models on synthetic tasks.</summary>
 internal static class SyntheticCommand
 {
-    private static readonly Argument<string?> TaskName = new("TASK") { Description = "The task; 'xlstm synthetic list' names all.", Arity = ArgumentArity.ZeroOrOne };
+    private static readonly Argument<string?> TaskName = new("TASK")
+    {
+        Description = "The task; 'xlstm synthetic list' names all.",
+        Arity = ArgumentArity.ZeroOrOne,
+    };
     private static readonly Option<string?> Recipe = new("--recipe")
     {
         Description = "The task whose published settings are the defaults: parity, mqar-64-4, mqar-128-8 or any other. Default: TASK.",
@@ -29,7 +34,12 @@ internal static class SyntheticCommand
         DefaultValueFactory = _ => "xlstm[1:1]",
     };
 
-    private static readonly Option<string> Out = new("--out", "-o") { Description = "The experiment's folder.", HelpName = "FOLDER", Required = true };
+    private static readonly Option<string> Out = new("--out", "-o")
+    {
+        Description = "The experiment's folder.",
+        HelpName = "FOLDER",
+        Required = true,
+    };
     private static readonly Option<int?> Dim = Number("--dim", "The width of the model. Default: the recipe's.");
     private static readonly Option<int?> Blocks = Number("--blocks", "The number of blocks. Default: the recipe's.");
     private static readonly Option<int?> Heads = Number("--heads", "The number of heads. Default: the recipe's.");
@@ -37,25 +47,77 @@ internal static class SyntheticCommand
     private static readonly Option<int?> BatchSize = Number("--batch-size", "Rows an update. Default: the recipe's.");
     private static readonly Option<int?> MicroBatchSize = Number(
         "--micro-batch-size", "Rows that go through the model at once; less memory. Default: all.");
-    private static readonly Option<double?> LearningRate = NumberOption.Real(new Option<double?>("--lr") { Description = "The peak learning rate. Default: the recipe's.", HelpName = "RATE" }, NumberRange.Positive);
-    private static readonly Option<double?> EndFactor = NumberOption.Real(new Option<double?>("--end-factor") { Description = "The share of the peak rate that the cosine leads to. Default: the recipe's.", HelpName = "SHARE" }, NumberRange.PositiveShare);
-    private static readonly Option<int?> Warmup = NumberOption.Whole(new Option<int?>("--warmup") { Description = "Updates over which the rate grows. Default: the recipe's share of the steps.", HelpName = "N" }, 0);
-    private static readonly Option<double?> WeightDecay = NumberOption.Real(new Option<double?>("--weight-decay") { Description = "AdamW's weight decay. Default: the recipe's.", HelpName = "RATE" }, NumberRange.NotNegative);
-    private static readonly Option<double?> Clip = NumberOption.Real(new Option<double?>("--clip") { Description = "The norm that gradients are clipped to; 0 for no clipping. Default: no clipping.", HelpName = "NORM" }, NumberRange.NotNegative);
-    private static readonly Option<double?> Dropout = NumberOption.Real(new Option<double?>("--dropout") { Description = "The share of what layers write that is dropped in training; of an xLSTM. Default: the model's.", HelpName = "SHARE" }, NumberRange.BelowOne);
-    private static readonly Option<int?> Samples = NumberOption.Whole(new Option<int?>("--samples") { Description = "Rows of an epoch; 0 to draw rows without end. Default: the recipe's.", HelpName = "N" }, 0);
-    private static readonly Option<string> Seeds = new("--seeds") { Description = "A run for each.", HelpName = "LIST", DefaultValueFactory = _ => "1" };
-    private static readonly Option<string?> TrainLengths = new("--train-lengths") { Description = "The lengths of training rows, such as 3-40. Default: the task's.", HelpName = "RANGE" };
-    private static readonly Option<string?> ValidationLengths = new("--validation-lengths") { Description = "The lengths whose accuracy is watched and may stop a run, such as 40-256. Default: the trained ones.", HelpName = "RANGE" };
-    private static readonly Option<string?> TestLengths = new("--test-lengths") { Description = "The ranges of lengths that are tested, such as 3-40,40-256,64. Default: the recipe's.", HelpName = "LIST" };
+    private static readonly Option<double?> LearningRate = NumberOption.Real(new Option<double?>("--lr")
+    {
+        Description = "The peak learning rate. Default: the recipe's.",
+        HelpName = "RATE",
+    }, NumberRange.Positive);
+    private static readonly Option<double?> EndFactor = NumberOption.Real(new Option<double?>("--end-factor")
+    {
+        Description = "The share of the peak rate that the cosine leads to. Default: the recipe's.",
+        HelpName = "SHARE",
+    }, NumberRange.PositiveShare);
+    private static readonly Option<int?> Warmup = NumberOption.Whole(new Option<int?>("--warmup")
+    {
+        Description = "Updates over which the rate grows. Default: the recipe's share of the steps.",
+        HelpName = "N",
+    }, 0);
+    private static readonly Option<double?> WeightDecay = NumberOption.Real(new Option<double?>("--weight-decay")
+    {
+        Description = "AdamW's weight decay. Default: the recipe's.",
+        HelpName = "RATE",
+    }, NumberRange.NotNegative);
+    private static readonly Option<double?> Clip = NumberOption.Real(new Option<double?>("--clip")
+    {
+        Description = "The norm that gradients are clipped to; 0 for no clipping. Default: no clipping.",
+        HelpName = "NORM",
+    }, NumberRange.NotNegative);
+    private static readonly Option<double?> Dropout = NumberOption.Real(new Option<double?>("--dropout")
+    {
+        Description = "The share of what layers write that is dropped in training; of an xLSTM. Default: the model's.",
+        HelpName = "SHARE",
+    }, NumberRange.BelowOne);
+    private static readonly Option<int?> Samples = NumberOption.Whole(new Option<int?>("--samples")
+    {
+        Description = "Rows of an epoch; 0 to draw rows without end. Default: the recipe's.",
+        HelpName = "N",
+    }, 0);
+    private static readonly Option<string> Seeds = new("--seeds")
+    {
+        Description = "A run for each.",
+        HelpName = "LIST",
+        DefaultValueFactory = _ => "1",
+    };
+    private static readonly Option<string?> TrainLengths = new("--train-lengths")
+    {
+        Description = "The lengths of training rows, such as 3-40. Default: the task's.",
+        HelpName = "RANGE",
+    };
+    private static readonly Option<string?> ValidationLengths = new("--validation-lengths")
+    {
+        Description = "The lengths whose accuracy is watched and may stop a run, such as 40-256. Default: the trained ones.",
+        HelpName = "RANGE",
+    };
+    private static readonly Option<string?> TestLengths = new("--test-lengths")
+    {
+        Description = "The ranges of lengths that are tested, such as 3-40,40-256,64. Default: the recipe's.",
+        HelpName = "LIST",
+    };
     private static readonly Option<int?> TestRows = Number("--test-rows", "Rows of each range. Default: the recipe's.");
     private static readonly Option<int?> ValidationRows = Number("--validation-rows", "Rows of a validation. Default: the recipe's.");
     private static readonly Option<int?> ValidateEvery = Number("--validate-every", "Updates between validations. Default: the recipe's.");
     private static readonly Option<int?> CheckpointEvery = Number(
         "--checkpoint-every", "Updates between checkpoints. Default: the recipe's.");
-    private static readonly Option<double?> Until = NumberOption.Real(new Option<double?>("--until") { Description = "Stop a run when its accuracy at the validation lengths, on rows that are not tested, reaches this, such as 0.99.", HelpName = "ACCURACY" }, NumberRange.PositiveShare);
+    private static readonly Option<double?> Until = NumberOption.Real(new Option<double?>("--until")
+    {
+        Description = "Stop a run when its accuracy at the validation lengths, on rows that are not tested, reaches this, such as 0.99.",
+        HelpName = "ACCURACY",
+    }, NumberRange.PositiveShare);
     private static readonly Option<string?> ComputeType =
-        new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: float32." }.OneOf("bf16", "float32");
+        new Option<string?>("--compute")
+        {
+            Description = "What matrix products are computed in. Default: float32.",
+        }.OneOf("bf16", "float32");
 
     private static readonly Option<int?> Threads = ComputeOptions.Threads();
     private static readonly Option<string> Device = ComputeOptions.Device();
@@ -95,7 +157,9 @@ internal static class SyntheticCommand
             terminal.WriteTable(
                 ["task", ">tokens", ">chance", ">train", ">test", "example"],
                 tasks.Select(t => new[] { t.Name, Invariant($"{t.Tokens}"), Invariant($"{t.Chance:0.####}"), t.Train, t.Test, t.Example })
-                    .Append([NearestNeighborSearch.Name, "", "", "64", "16-256", "unit vectors with values: the value of the nearest to the first"]));
+                    .Append(
+                        [NearestNeighborSearch.Name, "", "", "64", "16-256",
+                            "unit vectors with values: the value of the nearest to the first"]));
             terminal.Note($"Any mqar-TOKENS-PAIRS is a task. Next: xlstm synthetic run parity --out runs/parity");
             return ExitCode.Success;
         });
@@ -106,7 +170,8 @@ internal static class SyntheticCommand
     {
         var command = new ExampleCommand(
             "run",
-            "Trains a model on a task with each seed, and tests it by length. Ctrl-C stops with a checkpoint; the same line again goes on and skips what is done.",
+            "Trains a model on a task with each seed, and tests it by length. Ctrl-C stops with a checkpoint; "
+            + "the same line again goes on and skips what is done.",
             "xlstm synthetic run --recipe parity --model xlstm[1:1] --seeds 1,2,3 --until 0.99 --out runs/parity-11",
             "xlstm synthetic run --recipe mqar-64-4 --model xlstm[1:0] --until 0.99 --out runs/mqar-64-4 --device cuda",
             "xlstm synthetic run even-pairs --dim 32 --steps 500 --train-lengths 3-12 --test-lengths 12-24,32 --out runs/even-pairs",
@@ -114,8 +179,10 @@ internal static class SyntheticCommand
         command.Arguments.Add(TaskName);
         foreach (var option in new Option[]
         {
-            Recipe, Model, Out, Dim, Blocks, Heads, Steps, BatchSize, MicroBatchSize, LearningRate, EndFactor, Warmup, WeightDecay, Clip, Dropout, Samples,
-            Seeds, TrainLengths, ValidationLengths, TestLengths, TestRows, ValidationRows, ValidateEvery, CheckpointEvery, Until, ComputeType, Threads,
+            Recipe, Model, Out, Dim, Blocks, Heads, Steps, BatchSize, MicroBatchSize, LearningRate, EndFactor,
+            Warmup, WeightDecay, Clip, Dropout, Samples,
+            Seeds, TrainLengths, ValidationLengths, TestLengths, TestRows, ValidationRows, ValidateEvery,
+            CheckpointEvery, Until, ComputeType, Threads,
             Device, Json,
         })
         {
@@ -140,8 +207,10 @@ internal static class SyntheticCommand
         var device = ComputeOptions.Find(parsed.GetValue(Device)!);
         var folder = Path.GetFullPath(parsed.GetValue(Out)!);
         var config = experiment.Training;
-        terminal.Note(Invariant(
-            $"{name}: {parsed.GetValue(Model)}, {experiment.Model.CountParameters():N0} parameters, {config.Steps:N0} steps of {config.BatchSize} rows, {seeds.Length} seed(s)."));
+        terminal.Note(string.Create(
+            CultureInfo.InvariantCulture,
+            $"{name}: {parsed.GetValue(Model)}, {experiment.Model.CountParameters():N0} parameters, "
+            + $"{config.Steps:N0} steps of {config.BatchSize} rows, {seeds.Length} seed(s)."));
         SyntheticSummary? summary = null;
         await terminal.TrackAsync("Training", tracker =>
         {
@@ -156,8 +225,10 @@ internal static class SyntheticCommand
                             $"seed {p.Seed}, step {p.Metrics.Step:N0} of {config.Steps:N0}, loss {p.Metrics.Loss:F4}, {rate:N0} tokens/s"));
                     if (p.Scores is { } scores)
                     {
-                        tracker.Line(Invariant(
-                            $"seed {p.Seed}  step {p.Metrics.Step,6:N0}  loss {p.Metrics.Loss:F4}  accuracy {string.Join(", ", scores.Select(s => Invariant($"{s.Accuracy:F4} at {s.Lengths()}")))}"));
+                        tracker.Line(string.Create(
+                            CultureInfo.InvariantCulture,
+                            $"seed {p.Seed}  step {p.Metrics.Step,6:N0}  loss {p.Metrics.Loss:F4}  accuracy "
+                            + $"{string.Join(", ", scores.Select(s => Invariant($"{s.Accuracy:F4} at {s.Lengths()}")))}"));
                     }
                 }),
                 new WarningLines(tracker.Line), cancellationToken);
@@ -178,7 +249,8 @@ internal static class SyntheticCommand
     private static async Task<int> RunNearestNeighborAsync(
         Terminal terminal, ParseResult parsed, int[] seeds, CancellationToken cancellationToken)
     {
-        foreach (var option in new Option[] { Recipe, Samples, TrainLengths, ValidationLengths, ValidationRows, CheckpointEvery, MicroBatchSize, Until })
+        foreach (var option in new Option[] { Recipe, Samples, TrainLengths, ValidationLengths, ValidationRows,
+            CheckpointEvery, MicroBatchSize, Until })
         {
             if (option.Name != Recipe.Name && parsed.GetResult(option) is { Implicit: false })
             {
@@ -210,7 +282,10 @@ internal static class SyntheticCommand
                         $"seed {p.Seed}, step {p.Step:N0} of {steps:N0}, squared error {p.Loss:F5}"));
                     if (p.Validation is { } validation)
                     {
-                        tracker.Line(Invariant($"seed {p.Seed}  step {p.Step,6:N0}  squared error {p.Loss:F5}, in validation {validation.MeanSquaredError:F5}"));
+                        tracker.Line(string.Create(
+                            CultureInfo.InvariantCulture,
+                            $"seed {p.Seed}  step {p.Step,6:N0}  squared error {p.Loss:F5}, "
+                            + $"in validation {validation.MeanSquaredError:F5}"));
                     }
                 }),
                 cancellationToken);
@@ -325,8 +400,10 @@ internal static class SyntheticCommand
             ]));
         foreach (var run in summary.Runs)
         {
-            terminal.Note(Invariant(
-                $"seed {run.Seed}: {run.Step:N0} steps in {Readable.Duration(run.Seconds)}{(run.SolvedAtStep is { } step ? Invariant($", solved at step {step:N0}") : until is { } wanted ? Invariant($", NOT solved: it never reached an accuracy of {wanted}") : "")}"));
+            var solved = run.SolvedAtStep is { } step ? Invariant($", solved at step {step:N0}")
+                : until is { } wanted ? Invariant($", NOT solved: it never reached an accuracy of {wanted}")
+                : "";
+            terminal.Note(Invariant($"seed {run.Seed}: {run.Step:N0} steps in {Readable.Duration(run.Seconds)}{solved}"));
         }
 
         terminal.Note($"Summary, curve and plots are in {folder}.");
@@ -341,7 +418,8 @@ internal static class SyntheticCommand
         var row = task.Rows(SyntheticSplit.Test, 0, 3, 1, new(least, least + (task is MultiQueryRecall ? 0 : 6)));
         var question = row.Inputs.AsSpan(0, row.Targets.AsSpan().IndexOfAnyExcept(TokenBatch.Ignored) + 1).ToArray();
         var shown = task is MultiQueryRecall ? row.Inputs : question;
-        return $"{string.Join(" ", shown.Take(24).Select(task.Text))}{(shown.Length > 24 ? " ..." : "")} -> {string.Join(" ", row.Targets.Where(t => t != TokenBatch.Ignored).Select(task.Text))}";
+        return $"{string.Join(" ", shown.Take(24).Select(task.Text))}{(shown.Length > 24 ? " ..." : "")} -> "
+            + $"{string.Join(" ", row.Targets.Where(t => t != TokenBatch.Ignored).Select(task.Text))}";
     }
 
     private static bool Fits(SyntheticTask task, int length)

@@ -17,30 +17,55 @@ namespace XlstmLab.Cli.Commands;
 /// <summary><c>xlstm train</c>: trains a model in a run folder, or goes on with one.</summary>
 internal static class TrainCommand
 {
-    private static readonly Option<string> Out = new("--out", "-o") { Description = "The run's folder.", HelpName = "RUN_FOLDER", Required = true };
-    private static readonly Option<string?> Preset = new("--preset") { Description = $"A model by name; 'xlstm models' lists them. Default: {LabDefaults.Preset}.", HelpName = "NAME" };
-    private static readonly Option<string?> Model = new("--model") { Description = "Instead of a preset: a config.json of Hugging Face's form.", HelpName = "FILE" };
+    private static readonly Option<string> Out = new("--out", "-o")
+    {
+        Description = "The run's folder.",
+        HelpName = "RUN_FOLDER",
+        Required = true,
+    };
+    private static readonly Option<string?> Preset = new("--preset")
+    {
+        Description = $"A model by name; 'xlstm models' lists them. Default: {LabDefaults.Preset}.",
+        HelpName = "NAME",
+    };
+    private static readonly Option<string?> Model = new("--model")
+    {
+        Description = "Instead of a preset: a config.json of Hugging Face's form.",
+        HelpName = "FILE",
+    };
     private static readonly Option<string?> Data = new("--data")
     {
-        Description = "A dataset's name, a file of text or a folder of such, a token folder, or a mixture of token folders with weights. Default: that of --init-from, else " + LabDefaults.Data + ".",
+        Description =
+            "A dataset's name, a file of text or a folder of such, a token folder, or a mixture of token folders with weights. Default: "
+            + "that of --init-from, else " + LabDefaults.Data + ".",
         HelpName = "NAME|PATH|PATH=WEIGHT,PATH=WEIGHT...",
     };
 
-    private static readonly Option<string?> TextField = new("--text-field") { Description = "The field of a JSON line, or the column of a Parquet file, that holds the text. Default: text.", HelpName = "NAME" };
+    private static readonly Option<string?> TextField = new("--text-field")
+    {
+        Description = "The field of a JSON line, or the column of a Parquet file, that holds the text. Default: text.",
+        HelpName = "NAME",
+    };
     private static readonly ReadingOptions Reading = new();
     private static readonly Option<string?> Tokenizer = TextOptions.TokenizerOption(
         "Default: that of a token folder or of --init-from, else bytes.");
     private static readonly Option<string?> EndOfDocument = TextOptions.EndOfDocumentOption();
-    private static readonly Option<string?> Config = new("--config") { Description = "A JSON file of training settings, as 'training' in a run's config.json; options go before it.", HelpName = "FILE" };
+    private static readonly Option<string?> Config = new("--config")
+    {
+        Description = "A JSON file of training settings, as 'training' in a run's config.json; options go before it.",
+        HelpName = "FILE",
+    };
     private static readonly Option<string[]> Set = new("--set")
     {
-        Description = "Change one setting of the model or the training, by its name in JSON or its property's; may be given several times. 'xlstm models NAME --config' lists a model's, config.json of a run has the training's.",
+        Description = "Change one setting of the model or the training, by its name in JSON or its property's; may be given several times. "
+            + "'xlstm models NAME --config' lists a model's, config.json of a run has the training's.",
         HelpName = "NAME=VALUE",
     };
 
     private static readonly Option<string?> InitFrom = new("--init-from")
     {
-        Description = "Start from the weights of a run, a checkpoint or a Hugging Face folder, with its model unless --preset or --model is given; the optimiser starts anew.",
+        Description = "Start from the weights of a run, a checkpoint or a Hugging Face folder, with its model unless --preset or --model "
+            + "is given; the optimiser starts anew.",
         HelpName = "RUN",
     };
 
@@ -49,38 +74,77 @@ internal static class TrainCommand
     private static readonly Option<int?> MicroBatchSize = Number(
         "--micro-batch-size", "Sequences that go through the model at once; less memory. Default: all.");
     private static readonly Option<int?> Context = Number("--context", $"Tokens a sequence. Default: {LabDefaults.ContextLength}.");
-    private static readonly Option<double?> LearningRate = NumberOption.Real(new Option<double?>("--lr") { Description = FormattableString.Invariant($"The peak learning rate. Default: {LabDefaults.LearningRate}."), HelpName = "RATE" }, NumberRange.Positive);
+    private static readonly Option<double?> LearningRate = NumberOption.Real(new Option<double?>("--lr")
+    {
+        Description = FormattableString.Invariant($"The peak learning rate. Default: {LabDefaults.LearningRate}."),
+        HelpName = "RATE",
+    }, NumberRange.Positive);
     private static readonly Option<string?> Optimizer =
-        new Option<string?>("--optimizer") { Description = "What updates the weights: AdamW, or Muon for the matrices inside blocks and AdamW for all else. Default: adamw." }.OneOf("adamw", "muon");
+        new Option<string?>("--optimizer")
+        {
+            Description = "What updates the weights: AdamW, or Muon for the matrices inside blocks and AdamW for all else. Default: adamw.",
+        }.OneOf("adamw", "muon");
 
-    private static readonly Option<double?> MuonRate = NumberOption.Real(new Option<double?>("--muon-lr") { Description = "Muon's peak learning rate, of the matrices inside blocks. Default: that of --lr.", HelpName = "RATE" }, NumberRange.Positive);
+    private static readonly Option<double?> MuonRate = NumberOption.Real(new Option<double?>("--muon-lr")
+    {
+        Description = "Muon's peak learning rate, of the matrices inside blocks. Default: that of --lr.",
+        HelpName = "RATE",
+    }, NumberRange.Positive);
     private static readonly Option<string?> Schedule =
         new Option<string?>("--schedule") { Description = "The course of the learning rate after the warm-up. Default: cosine." }.OneOf(
             "constant", "cosine", "exponential", "wsd");
 
-    private static readonly Option<double?> EndFactor = NumberOption.Real(new Option<double?>("--end-factor") { Description = "The share of the peak rate that the schedule leads to. Default: 0.1.", HelpName = "SHARE" }, NumberRange.PositiveShare);
+    private static readonly Option<double?> EndFactor = NumberOption.Real(new Option<double?>("--end-factor")
+    {
+        Description = "The share of the peak rate that the schedule leads to. Default: 0.1.",
+        HelpName = "SHARE",
+    }, NumberRange.PositiveShare);
     private static readonly Option<int?> DecaySteps = Number(
         "--decay-steps", "Updates the decay takes. Default: all between warm-up and cool-down.");
-    private static readonly Option<int?> Warmup = NumberOption.Whole(new Option<int?>("--warmup") { Description = "Updates over which the rate grows. Default: a twentieth of the steps.", HelpName = "N" }, 0);
+    private static readonly Option<int?> Warmup = NumberOption.Whole(new Option<int?>("--warmup")
+    {
+        Description = "Updates over which the rate grows. Default: a twentieth of the steps.",
+        HelpName = "N",
+    }, 0);
     private static readonly Option<int?> Cooldown = NumberOption.Whole(
         new Option<int?>("--cooldown") { Description = "Last updates over which the rate falls to zero. Default: 0.", HelpName = "N" }, 0);
-    private static readonly Option<double?> WeightDecay = NumberOption.Real(new Option<double?>("--weight-decay") { Description = "The weight decay of matrices, by either optimiser. Default: 0.1.", HelpName = "RATE" }, NumberRange.NotNegative);
-    private static readonly Option<double?> Clip = NumberOption.Real(new Option<double?>("--clip") { Description = "The norm that gradients are clipped to; 0 for no clipping. Default: 0.5.", HelpName = "NORM" }, NumberRange.NotNegative);
-    private static readonly Option<double?> Ema = NumberOption.Real(new Option<double?>("--ema") { Description = "Also keep a running average of the weights, with this decay an update.", HelpName = "DECAY" }, NumberRange.BelowOne);
+    private static readonly Option<double?> WeightDecay = NumberOption.Real(new Option<double?>("--weight-decay")
+    {
+        Description = "The weight decay of matrices, by either optimiser. Default: 0.1.",
+        HelpName = "RATE",
+    }, NumberRange.NotNegative);
+    private static readonly Option<double?> Clip = NumberOption.Real(new Option<double?>("--clip")
+    {
+        Description = "The norm that gradients are clipped to; 0 for no clipping. Default: 0.5.",
+        HelpName = "NORM",
+    }, NumberRange.NotNegative);
+    private static readonly Option<double?> Ema = NumberOption.Real(new Option<double?>("--ema")
+    {
+        Description = "Also keep a running average of the weights, with this decay an update.",
+        HelpName = "DECAY",
+    }, NumberRange.BelowOne);
     private static readonly Option<string?> ComputeType =
-        new Option<string?>("--compute") { Description = "What matrix products are computed in. Default: float32." }.OneOf("bf16", "float32");
+        new Option<string?>("--compute")
+        {
+            Description = "What matrix products are computed in. Default: float32.",
+        }.OneOf("bf16", "float32");
 
     private static readonly Option<int?> Seed = NumberOption.Whole(
         new Option<int?>("--seed") { Description = "The seed of weights and data order. Default: 1.", HelpName = "N" });
     private static readonly Option<string?> Seeds = new("--seeds")
     {
-        Description = "A run for each of these seeds, in RUN_FOLDER/seed-N. On a GPU as many run side by side as its memory holds. Given again, it goes on with those that have not ended.",
+        Description = "A run for each of these seeds, in RUN_FOLDER/seed-N. On a GPU as many run side by side as its memory holds. "
+            + "Given again, it goes on with those that have not ended.",
         HelpName = "LIST",
     };
 
     private static readonly Option<int?> ValidateEvery = Number(
         "--validate-every", $"Updates between validations. Default: {LabDefaults.ValidateEvery}.");
-    private static readonly Option<long?> ValidationTokens = NumberOption.Whole(new Option<long?>("--validation-tokens") { Description = $"Tokens a validation takes, 0 for all. Default: {LabDefaults.ValidationTokens}.", HelpName = "N" }, 0);
+    private static readonly Option<long?> ValidationTokens = NumberOption.Whole(new Option<long?>("--validation-tokens")
+    {
+        Description = $"Tokens a validation takes, 0 for all. Default: {LabDefaults.ValidationTokens}.",
+        HelpName = "N",
+    }, 0);
     private static readonly Option<int?> CheckpointEvery = Number("--checkpoint-every", "Updates between checkpoints. Default: 500.");
     private static readonly Option<int?> Threads = ComputeOptions.Threads();
     private static readonly Option<string> Device = ComputeOptions.Device();
@@ -102,7 +166,8 @@ internal static class TrainCommand
             "xlstm train --out runs/mixed --data tokens/dclm=0.7,tokens/fineweb=0.3 --model config.json",
             "xlstm train --out runs/sigmoid --set input_gate=sigmoid --set normalize=false --set schedule.kind=constant",
             "xlstm train --out runs/hybrid --set 'mixers=gated-delta[3:1]sliding-window'",
-            "xlstm train --out runs/decay --init-from runs/plateau/checkpoints/step-004000 --schedule wsd --decay-steps 400 --steps 400 --warmup 0",
+            "xlstm train --out runs/decay --init-from runs/plateau/checkpoints/step-004000 --schedule wsd --decay-steps 400 "
+            + "--steps 400 --warmup 0",
             "xlstm train --out runs/four --seeds 1,2,3,4 --device cuda --compute bf16",
             "xlstm train --out runs/node --gpus all --compute bf16 --batch-size 64",
             "srun --ntasks-per-node=8 --gpus-per-node=8 xlstm train --out runs/nodes --device cuda --compute bf16 --batch-size 256",
@@ -110,7 +175,8 @@ internal static class TrainCommand
         foreach (var option in new Option[]
         {
             Out, Preset, Model, Set, InitFrom, Data, TextField, Tokenizer, EndOfDocument, Config, Steps, BatchSize, MicroBatchSize, Context,
-            LearningRate, Optimizer, MuonRate, Schedule, EndFactor, DecaySteps, Warmup, Cooldown, WeightDecay, Clip, Ema, ComputeType, Seed, Seeds,
+            LearningRate, Optimizer, MuonRate, Schedule, EndFactor, DecaySteps, Warmup, Cooldown, WeightDecay,
+            Clip, Ema, ComputeType, Seed, Seeds,
             ValidateEvery, ValidationTokens, CheckpointEvery, Threads, Device, Resume, StartOver, Json,
         }.Concat(Ranks.All))
         {
@@ -118,7 +184,9 @@ internal static class TrainCommand
         }
 
         Reading.AddTo(command);
-        command.RefuseTogether((Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config), (Resume, InitFrom), (Seeds, Seed), (Seeds, Resume), (Ranks.Counts[0], Ranks.Counts[1]), (Seeds, Ranks.Counts[0]), (Seeds, Ranks.Counts[1]));
+        command.RefuseTogether(
+            (Resume, StartOver), (Preset, Model), (Resume, Preset), (Resume, Model), (Resume, Config), (Resume, InitFrom),
+            (Seeds, Seed), (Seeds, Resume), (Ranks.Counts[0], Ranks.Counts[1]), (Seeds, Ranks.Counts[0]), (Seeds, Ranks.Counts[1]));
         command.SetAction(StartAsync);
         return command;
     }
@@ -142,7 +210,9 @@ internal static class TrainCommand
 
         if (place.MeetingFile is not null && Ranks.AreGiven(parsed))
         {
-            throw new UsageException($"Slurm has started {place.World} tasks, which are the ranks: leave out --gpus and --ranks, and name the device by --device.");
+            throw new UsageException(
+                $"Slurm has started {place.World} tasks, which are the ranks: leave out --gpus and --ranks, "
+                + "and name the device by --device.");
         }
 
         if (parsed.GetValue(Seeds) is not null)
@@ -192,7 +262,8 @@ internal static class TrainCommand
         if (resume && earlier is not { Data.Length: > 0 } && parsed.GetValue(Data) is null)
         {
             throw new UsageException(
-                $"The run in {folder} was begun by something else than 'xlstm train', or was killed before it noted its text: name it again by --data, and by --tokenizer if tokens are not bytes. Or --start-over.");
+                $"The run in {folder} was begun by something else than 'xlstm train', or was killed before it noted its text: "
+                + "name it again by --data, and by --tokenizer if tokens are not bytes. Or --start-over.");
         }
 
         // The same model again, if the run was stopped before it had a checkpoint.
@@ -203,7 +274,10 @@ internal static class TrainCommand
         using var source = TextOptions.Named(() => TextSource.Open(TextSource.Absolute(data), read, cancellationToken));
         var tokenizer = ChooseTokenizer(parsed, folder, earlier, initial.Tokenizer, source);
         source.RequireTokenizer(tokenizer);
-        var text = RunText.Of(data, tokenizer, read) with { InitialWeights = earlier?.InitialWeights ?? (from is null ? null : Path.GetFullPath(from)) };
+        var text = RunText.Of(data, tokenizer, read) with
+        {
+            InitialWeights = earlier?.InitialWeights ?? (from is null ? null : Path.GetFullPath(from)),
+        };
         var (architecture, config) = Settings(parsed, tokenizer, resume ? folder : null, initial.Config);
         config.Validate();
         architecture.Validate();
@@ -232,12 +306,16 @@ internal static class TrainCommand
         model.to(device);
         terminal.Note(string.Create(
             CultureInfo.InvariantCulture,
-            $"{architecture.CountParameters():N0} parameters, {Name(training, text)}, {config.Steps:N0} steps of {config.BatchSize} x {config.ContextLength} tokens, {torch.get_num_threads()} threads{(communicator is null ? "" : $", {communicator.World} ranks by {communicator.Name}")}."));
+            $"{architecture.CountParameters():N0} parameters, {Name(training, text)}, {config.Steps:N0} steps of {config.BatchSize} x "
+            + $"{config.ContextLength} tokens, "
+            + $"{torch.get_num_threads()} threads{(communicator is null ? "" : $", {communicator.World} ranks by {communicator.Name}")}."));
         TrainingResult? result = null;
         await terminal.TrackAsync("Training", tracker =>
         {
             var watcher = new Watcher(tracker, config);
-            var trainer = new Trainer(model, config, training, validation, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report), new WarningLines(tracker.Line))
+            var trainer = new Trainer(
+                model, config, training, validation, folder, new ImmediateProgress<TrainingMetrics>(watcher.Report),
+                new WarningLines(tracker.Line))
             {
                 DataDescription = resume && parsed.GetValue(Data) is null ? RunFolder.ReadData(folder)?.Description ?? text.Data
                     : text.Data,
@@ -292,7 +370,8 @@ internal static class TrainCommand
             var sideBySide = TrainingGroup.SideBySide(members, group.Device);
             terminal.Note(string.Create(
                 CultureInfo.InvariantCulture,
-                $"{members.Length} runs of {group.Architecture.CountParameters():N0} parameters, {sideBySide} at a time, {group.Runs[0].Config.Steps:N0} steps each."));
+                $"{members.Length} runs of {group.Architecture.CountParameters():N0} parameters, {sideBySide} at a time, "
+                + $"{group.Runs[0].Config.Steps:N0} steps each."));
             outcomes = TrainingGroup.Run(members, sideBySide, cancellationToken);
             return Task.CompletedTask;
         });
@@ -424,7 +503,9 @@ internal static class TrainCommand
         }
         catch (ArgumentException e) when (e is not ConfigException)
         {
-            throw new UsageException((parsed.GetValue(Set) is { Length: > 0 } && !e.Message.Contains("vocab_size", StringComparison.Ordinal) ? "--set: " : "") + e.Message);
+            throw new UsageException(
+                (parsed.GetValue(Set) is { Length: > 0 } && !e.Message.Contains("vocab_size", StringComparison.Ordinal) ? "--set: " : "")
+                + e.Message);
         }
     }
 
@@ -501,7 +582,17 @@ internal static class TrainCommand
     {
         if (json)
         {
-            terminal.WriteJson(new { Run = folder, result.Status, result.Step, result.Tokens, result.Seconds, result.Checkpoint, result.Last, result.Validation });
+            terminal.WriteJson(new
+            {
+                Run = folder,
+                result.Status,
+                result.Step,
+                result.Tokens,
+                result.Seconds,
+                result.Checkpoint,
+                result.Last,
+                result.Validation,
+            });
         }
         else
         {
@@ -512,13 +603,15 @@ internal static class TrainCommand
                 ("checkpoint", result.Checkpoint ?? "none: no step was done"),
                 ("steps", string.Create(
                     CultureInfo.InvariantCulture, $"{result.Step:N0}, {result.Tokens:N0} tokens in {Readable.Duration(result.Seconds)}")),
-                .. result.Last is { } last ? new[] { ("loss", string.Create(CultureInfo.InvariantCulture, $"{last.Loss:F4} nats a token at the last step")) } : [],
+                .. result.Last is { } last
+                    ? new[] { ("loss", string.Create(CultureInfo.InvariantCulture, $"{last.Loss:F4} nats a token at the last step")) } : [],
                 .. validation is null ? [] : new[] { ("validation", $"{Validation(validation)} at step {validation.Step}") },
             ]);
         }
 
         terminal.Note(result.Status == TrainingStatus.Stopped
-            ? $"Stopped {(result.Checkpoint is null ? "before there was a checkpoint: it will begin anew" : "with a checkpoint")}. To go on: xlstm train --out {shown} --resume"
+            ? $"Stopped {(result.Checkpoint is null ? "before there was a checkpoint: it will begin anew" : "with a checkpoint")}. "
+                + $"To go on: xlstm train --out {shown} --resume"
             : $"Next: xlstm eval {shown}{evaluation}   or   xlstm generate {shown} --prompt \"Fellow citizens\"");
     }
 
@@ -545,7 +638,9 @@ internal static class TrainCommand
             _rate = Smoothed(_rate, metrics.TokensPerSecond);
             tracker.Report(
                 metrics.Step / (double)config.Steps,
-                string.Create(CultureInfo.InvariantCulture, $"step {metrics.Step:N0} of {config.Steps:N0}, loss {metrics.Loss:F3}, {_rate:N0} tokens/s"));
+                string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"step {metrics.Step:N0} of {config.Steps:N0}, loss {metrics.Loss:F3}, {_rate:N0} tokens/s"));
             if (metrics.IsValidated)
             {
                 tracker.Line(Validated(metrics));
@@ -582,7 +677,8 @@ internal static class TrainCommand
                 var done = begun.Sum(m => m.Step) / (double)runs.Sum(r => r.Config.Steps);
                 tracker.Report(done, string.Create(
                     CultureInfo.InvariantCulture,
-                    $"{begun.Length} of {runs.Length} runs begun, loss {begun.Min(m => m.Loss):F3} to {begun.Max(m => m.Loss):F3}, {_rates.Values.Sum():N0} tokens/s together"));
+                    $"{begun.Length} of {runs.Length} runs begun, loss {begun.Min(m => m.Loss):F3} to {begun.Max(m => m.Loss):F3}, "
+                    + $"{_rates.Values.Sum():N0} tokens/s together"));
                 if (metrics.IsValidated)
                 {
                     tracker.Line($"{runs[run].Name}  {Validated(metrics)}");

@@ -18,8 +18,8 @@ internal static class VerifyCommand
         var json = new Option<bool>("--json") { Description = "Print one JSON document instead of a table." };
         var command = new Command(
             "verify",
-            "Run every golden case of a folder against the library and compare with the published implementations' numbers; on a GPU, also the "
-            + "library's own kernels with the same computation in float64. "
+            "Run every golden case of a folder against the library and compare with the published implementations' numbers; on a GPU, "
+            + "also the library's own kernels with the same computation in float64. "
             + "Exits with 1 if a comparison fails or a case cannot be run, as one of an unknown kind.")
         {
             folder, failuresOnly, device, json,

@@ -105,7 +105,8 @@ internal sealed class RankProcesses(ParseResult parsed, Terminal terminal, int w
             var code = ranks[culprit].ExitCode;
             terminal.Note(string.Create(
                 CultureInfo.InvariantCulture,
-                $"error: Rank {culprit} of {world} was the first to fail, with exit code {code}{(code > 128 ? $", as of signal {code - 128}" : "")}; all ranks have ended."));
+                $"error: Rank {culprit} of {world} was the first to fail, "
+                + $"with exit code {code}{(code > 128 ? $", as of signal {code - 128}" : "")}; all ranks have ended."));
             return code == ExitCode.WrongUsage ? ExitCode.WrongUsage : ExitCode.Failure;
         }
         finally

@@ -53,7 +53,9 @@ internal static class Slurm
         IReadOnlyList<string> jobs, CancellationToken cancellationToken)
     {
         var tasks = new Dictionary<(string, int), SlurmTask>();
-        var said = await RunAsync("squeue", ["--noheader", "--array", "--states=all", $"--user={Environment.UserName}", "--format=%F|%K|%T|%r|%N"], cancellationToken);
+        var said = await RunAsync(
+            "squeue", ["--noheader", "--array", "--states=all", $"--user={Environment.UserName}", "--format=%F|%K|%T|%r|%N"],
+            cancellationToken);
         foreach (var words in said.Split('\n').Select(line => line.Trim().Split('|')))
         {
             if (words.Length == 5 && jobs.Contains(words[0]) && int.TryParse(
@@ -72,8 +74,10 @@ internal static class Slurm
         limit.CancelAfter(Patience);
         try
         {
-            using var process = Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
-            var (output, error) = (process.StandardOutput.ReadToEndAsync(CancellationToken.None), process.StandardError.ReadToEndAsync(CancellationToken.None));
+            using var process =
+                Process.Start(new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true })!;
+            var (output, error) = (process.StandardOutput.ReadToEndAsync(CancellationToken.None),
+                process.StandardError.ReadToEndAsync(CancellationToken.None));
             try
             {
                 await process.WaitForExitAsync(limit.Token);
@@ -95,8 +99,8 @@ internal static class Slurm
         catch (Win32Exception e)
         {
             throw new InvalidOperationException(
-                $"There is no {program} to be run on this machine ({e.Message}): runs are handed to Slurm from one of its own machines, such as a login node. "
-                + "Without --slurm they are trained here.", e);
+                $"There is no {program} to be run on this machine ({e.Message}): runs are handed to Slurm from one of its own machines, "
+                + "such as a login node. Without --slurm they are trained here.", e);
         }
     }
 

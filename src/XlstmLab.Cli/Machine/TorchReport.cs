@@ -67,7 +67,9 @@ internal sealed record TorchReport
         var bridge = BridgeFile();
         return new()
         {
-            TorchSharp = typeof(torch).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion.Split('+')[0] ?? "?",
+            TorchSharp =
+                typeof(torch).Assembly.GetCustomAttribute<AssemblyInformationalVersionAttribute>()?.InformationalVersion.Split('+')[0]
+                ?? "?",
             Libtorch = NativeTorch.Version,
             Folder = NativeTorch.Folder,
             Bridge = bridge,
@@ -89,7 +91,8 @@ internal sealed record TorchReport
     private static string BridgeFile()
     {
         using var process = Process.GetCurrentProcess();
-        return process.Modules.Cast<ProcessModule>().FirstOrDefault(m => m.ModuleName.Contains("LibTorchSharp", StringComparison.Ordinal))?.FileName ?? "unknown";
+        return process.Modules.Cast<ProcessModule>()
+            .FirstOrDefault(m => m.ModuleName.Contains("LibTorchSharp", StringComparison.Ordinal))?.FileName ?? "unknown";
     }
 
     private static bool CanLoad(string library)

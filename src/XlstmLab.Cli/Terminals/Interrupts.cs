@@ -11,25 +11,26 @@ internal sealed class Interrupts : IDisposable
     /// <summary>Listens from now on.</summary>
     /// <param name="stderr">Where the user is told that a second Ctrl-C aborts.</param>
     public Interrupts(TextWriter stderr) =>
-        _registrations = [.. new[] { PosixSignal.SIGINT, PosixSignal.SIGTERM }.Select(signal => PosixSignalRegistration.Create(signal, context =>
-        {
-            if (signal == PosixSignal.SIGINT && Instead is { } instead)
+        _registrations = [.. new[] { PosixSignal.SIGINT, PosixSignal.SIGTERM }
+            .Select(signal => PosixSignalRegistration.Create(signal, context =>
             {
+                if (signal == PosixSignal.SIGINT && Instead is { } instead)
+                {
+                    context.Cancel = true;
+                    instead();
+                    return;
+                }
+
+                if (_source.IsCancellationRequested)
+                {
+                    return;
+                }
+
                 context.Cancel = true;
-                instead();
-                return;
-            }
-
-            if (_source.IsCancellationRequested)
-            {
-                return;
-            }
-
-            context.Cancel = true;
-            stderr.WriteLine();
-            stderr.WriteLine("Stopping cleanly; Ctrl-C again aborts at once.");
-            _source.Cancel();
-        }))];
+                stderr.WriteLine();
+                stderr.WriteLine("Stopping cleanly; Ctrl-C again aborts at once.");
+                _source.Cancel();
+            }))];
 
     /// <summary>What Ctrl-C does in a command that goes on after it.</summary>
     public static Action? Instead { get; set; }

@@ -57,7 +57,10 @@ internal sealed class Terminal
         var table = new Table { Border = TableBorder.Rounded };
         foreach (var column in columns)
         {
-            table.AddColumn(new TableColumn(Markup.Escape(column.TrimStart('>'))) { Alignment = column.StartsWith('>') ? Justify.Right : Justify.Left });
+            table.AddColumn(new TableColumn(Markup.Escape(column.TrimStart('>')))
+            {
+                Alignment = column.StartsWith('>') ? Justify.Right : Justify.Left,
+            });
         }
 
         foreach (var row in rows)

@@ -79,7 +79,8 @@ public static class KernelVerifier
             Draw(batch, heads, dk, dv), Draw(batch, heads, dk),
             options.Stabilizes ? Draw(batch, heads, 1) : zeros(batch, heads, 1, device: CPU),
         ];
-        var (starts, padding, dh) = (rand(batch, length, device: CPU).lt(0.005), rand(batch, length, device: CPU).lt(0.02), Draw(batch, heads, length, dv).to(bfloat16));
+        var (starts, padding, dh) = (rand(batch, length, device: CPU).lt(0.005), rand(batch, length, device: CPU).lt(0.02),
+            Draw(batch, heads, length, dv).to(bfloat16));
         dh = dh.masked_fill(padding.unsqueeze(1).unsqueeze(3), 0); // no loss counts what is no token
         (Tensor[] Outputs, Tensor[] Gradients) Run(bool wide)
         {
@@ -96,7 +97,8 @@ public static class KernelVerifier
         yield return ("dq dk dv", GoldenCase.Largest(Errors(expected.Gradients[..3], first.Gradients[..3])), GradientBound);
         yield return ("di df", GoldenCase.Largest(Errors(expected.Gradients[3..5], first.Gradients[3..5])), GateBound);
         yield return ("dc0 dn0", GoldenCase.Largest(Errors(expected.Gradients[5..], first.Gradients[5..])), GradientBound);
-        yield return ("share that differs run after run", Different([.. first.Outputs, .. first.Gradients], [.. second.Outputs, .. second.Gradients]), 0);
+        yield return ("share that differs run after run",
+            Different([.. first.Outputs, .. first.Gradients], [.. second.Outputs, .. second.Gradients]), 0);
     }
 
     private static IEnumerable<(string, double, double)> SLstm(Device device, int dim, int length)
@@ -121,7 +123,8 @@ public static class KernelVerifier
         yield return ("h, last state", GoldenCase.Largest(Errors(expected.Outputs, first.Outputs)), OutputBound);
         yield return ("dx", GoldenCase.RelativeRms(expected.Gradients[0], first.Gradients[0]), GradientBound);
         yield return ("d kernel, d bias", GoldenCase.Largest(Errors(expected.Gradients[1..], first.Gradients[1..])), GateBound);
-        yield return ("share that differs run after run", Different([.. first.Outputs, .. first.Gradients], [.. second.Outputs, .. second.Gradients]), 0);
+        yield return ("share that differs run after run",
+            Different([.. first.Outputs, .. first.Gradients], [.. second.Outputs, .. second.Gradients]), 0);
     }
 
     /// <summary>Norms, gates, head norm, feed-forward layers and the mLSTM together, against the same model in float32.</summary>

@@ -30,7 +30,8 @@ internal static class Apt
         return packages.Length > 0
             ? (packages, [.. names.Except(listed.Select(p => p.Package.Name)).Order(StringComparer.Ordinal)])
             : throw new InvalidOperationException(
-                $"apt knows none of the packages {string.Join(", ", names.Take(5))}, ...: run 'apt-get update' first, and check the names.");
+                $"apt knows none of the packages {string.Join(", ", names.Take(5))}, ...: run 'apt-get update' first, "
+                + "and check the names.");
     }
 
     /// <summary>Downloads a package's .deb file into a folder and compares its checksum.</summary>
@@ -53,7 +54,8 @@ internal static class Apt
                 $"'{path}' has the SHA-256 {sha}; apt's list tells {package.Sha256}. Run apt-get update and try again.");
     }
 
-    private static IReadOnlyList<(SourcePackage Package, string[] Depends)> Show(IReadOnlyList<string> names, CancellationToken cancellationToken) =>
+    private static IReadOnlyList<(SourcePackage Package, string[] Depends)> Show(
+        IReadOnlyList<string> names, CancellationToken cancellationToken) =>
         DebianPackages.ParseShow(Run("apt-cache", ["show", "--no-all-versions", .. names], null, cancellationToken, accepted: 100));
 
     /// <param name="program">The program.</param>
@@ -63,7 +65,12 @@ internal static class Apt
     /// <param name="accepted">A code other than 0 that is no failure, as apt-cache's where it knows some names only.</param>
     private static string Run(string program, string[] arguments, string? folder, CancellationToken cancellationToken, int accepted = 0)
     {
-        var start = new ProcessStartInfo(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = folder };
+        var start = new ProcessStartInfo(program, arguments)
+        {
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+            WorkingDirectory = folder,
+        };
         start.Environment["LC_ALL"] = "C";
         Process process;
         try
@@ -73,7 +80,8 @@ internal static class Apt
         catch (Win32Exception e)
         {
             throw new InvalidOperationException(
-                $"There is no {program} here ({e.Message}): packages are downloaded on Debian or one of its kin. Elsewhere give a folder of .deb files.", e);
+                $"There is no {program} here ({e.Message}): packages are downloaded on Debian or one of its kin. "
+                + "Elsewhere give a folder of .deb files.", e);
         }
 
         using (process)
@@ -86,7 +94,8 @@ internal static class Apt
             return process.ExitCode == 0 || process.ExitCode == accepted
                 ? output
                 : throw new InvalidOperationException(
-                    $"{program} {arguments[^1]} failed: {error.Result.Trim()} Run 'apt-get update', and check that a mirror can be reached.");
+                    $"{program} {arguments[^1]} failed: {error.Result.Trim()} Run 'apt-get update', "
+                    + "and check that a mirror can be reached.");
         }
     }
 }

@@ -62,7 +62,8 @@ internal static class DebFile
                 return name;
             }
 
-            if (!long.TryParse(Encoding.ASCII.GetString(header[48..58]), NumberStyles.AllowTrailingWhite, CultureInfo.InvariantCulture, out var size) || size < 0)
+            if (!long.TryParse(Encoding.ASCII.GetString(header[48..58]), NumberStyles.AllowTrailingWhite,
+                CultureInfo.InvariantCulture, out var size) || size < 0)
             {
                 break;
             }
@@ -78,7 +79,11 @@ internal static class DebFile
         Process process;
         try
         {
-            process = Process.Start(new ProcessStartInfo("dpkg-deb", ["--fsys-tarfile", path]) { RedirectStandardOutput = true, RedirectStandardError = true })!;
+            process = Process.Start(new ProcessStartInfo("dpkg-deb", ["--fsys-tarfile", path])
+            {
+                RedirectStandardOutput = true,
+                RedirectStandardError = true,
+            })!;
         }
         catch (Win32Exception e)
         {

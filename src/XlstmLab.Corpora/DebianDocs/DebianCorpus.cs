@@ -156,13 +156,16 @@ public static class DebianCorpus
             Title = "Documentation in Debian packages",
             Origin = $"{packages.Count} packages of Debian's main part, listed under packages with versions and checksums"
             + (missing.Count > 0 ? $"; this release has no {string.Join(", ", missing)}" : ""),
-            Licence = "free licences of many kinds (GPL, GFDL, BSD, MIT, Creative Commons and others): each package's is in its /usr/share/doc/PACKAGE/copyright",
-            Preparation = "Text of HTML pages, manual pages, Info files and plain text; a document is one such file, its field package says of which package, and its "
-            + "name is PACKAGE/PATH. Navigation, code, tables of numbers and what is not English sentences were left out, and paragraphs of "
-            + FormattableString.Invariant(
-                $"{ParagraphToCompare} characters or more that came before in any document; documents of less than ")
-            + FormattableString.Invariant($"{Prose.MinimumDocument} characters were left out. ")
-            + "The order of documents is that of the SHA-256 of their names.",
+            Licence = "free licences of many kinds (GPL, GFDL, BSD, MIT, Creative Commons and others): "
+                + "each package's is in its /usr/share/doc/PACKAGE/copyright",
+            Preparation =
+                "Text of HTML pages, manual pages, Info files and plain text; a document is one such file, its field package says of which "
+                + "package, and its name is PACKAGE/PATH. Navigation, code, tables of numbers and what is not English sentences were left "
+                + "out, and paragraphs of "
+                + FormattableString.Invariant(
+                    $"{ParagraphToCompare} characters or more that came before in any document; documents of less than ")
+                + FormattableString.Invariant($"{Prose.MinimumDocument} characters were left out. ")
+                + "The order of documents is that of the SHA-256 of their names.",
             File = "text.jsonl.zst",
             Split = split,
             Packages = packages,
@@ -186,7 +189,8 @@ public static class DebianCorpus
             documents = [.. DebFile.Read(deb, DocumentationFile.IsWanted)
                 .Where(file => seen.Add(Hash(file.Content)))
                 .AsParallel().AsOrdered().WithDegreeOfParallelism(workers).WithCancellation(cancellationToken)
-                .Select(file => (file.Path, Text: DocumentationFile.Paragraphs(file.Path, file.Content) is { } kept ? string.Join("\n\n", kept) : ""))
+                .Select(file =>
+                    (file.Path, Text: DocumentationFile.Paragraphs(file.Path, file.Content) is { } kept ? string.Join("\n\n", kept) : ""))
                 .Where(file => file.Text.Length > 0)];
         }
         catch (AggregateException e)
@@ -229,7 +233,10 @@ public static class DebianCorpus
             {
                 documents.Add((
                     SHA256.HashData(Encoding.UTF8.GetBytes(document.Name)),
-                    new Document(document.Name, string.Join("\n\n", kept)) { Fields = new Dictionary<string, string> { ["package"] = package } }));
+                    new Document(document.Name, string.Join("\n\n", kept))
+                    {
+                        Fields = new Dictionary<string, string> { ["package"] = package },
+                    }));
             }
         }
 

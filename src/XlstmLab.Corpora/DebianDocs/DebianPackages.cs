@@ -46,12 +46,15 @@ internal static partial class DebianPackages
             if (fields.GetValueOrDefault("Section", "").Contains('/', StringComparison.Ordinal))
             {
                 throw new InvalidDataException(
-                    $"The package '{name}' is of the section {fields["Section"]}, not of Debian's main part, whose licences are free. Leave it out.");
+                    $"The package '{name}' is of the section {fields["Section"]}, not of Debian's main part, "
+                    + "whose licences are free. Leave it out.");
             }
 
             var depends = fields.GetValueOrDefault("Depends", "").Split(
                 [',', '|'], StringSplitOptions.TrimEntries | StringSplitOptions.RemoveEmptyEntries);
-            all.Add((new(name, version, sha, long.Parse(size, CultureInfo.InvariantCulture)), Array.ConvertAll(depends, d => d.Split(' ', ':')[0])));
+            all.Add(
+                (new(name, version, sha, long.Parse(size, CultureInfo.InvariantCulture)),
+                    Array.ConvertAll(depends, d => d.Split(' ', ':')[0])));
         }
 
         return all;

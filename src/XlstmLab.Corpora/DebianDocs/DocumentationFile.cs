@@ -82,7 +82,8 @@ internal static partial class DocumentationFile
         @"/(?:_sources|_static|_modules|_images|class-use|index-files|src|sources?|tests?|search)/"
         + @"|/(?:changelog|copyright|NEWS|TODO|THANKS|AUTHORS|COPYING|LICEN[CS]E|genindex|py-modindex|search)[^/]*$"
         + @"|/(?:[a-z]{2}[_-][A-Z]{2}|[a-z]{2}[_-][a-z]{2}|af|ar|bg|bn|bs|ca|cs|cy|da|de|el|eo|es|et|eu|fa|fi|fr|ga"
-        + @"|gl|he|hi|hr|hu|id|is|it|ja|ka|km|ko|lt|lv|nb|nl|nn|no|pa|pl|pt|ro|ru|sk|sl|sq|sr|sv|ta|th|tr|uk|vi|zh)(?<!/en[_-](?:US|us|GB|gb))/"
+        + @"|gl|he|hi|hr|hu|id|is|it|ja|ka|km|ko|lt|lv|nb|nl|nn|no|pa|pl|pt|ro|ru|sk|sl|sq|sr|sv|ta|th|tr|uk|vi|zh)"
+        + @"(?<!/en[_-](?:US|us|GB|gb))/"
         + @"|\.(?:[a-z]{2}_[A-Z]{2}|cs|da|de|es|fr|it|ja|ko|nl|pl|pt|pt-br|ru|sv|tr|zh|zh-cn|utf8|euc-kr)(?:\.html|\.txt)?(?:\.gz)?$",
         RegexOptions.CultureInvariant)]
     private static partial Regex Unwanted();

@@ -8,11 +8,12 @@ namespace XlstmLab.Corpora.DebianDocs;
 internal static class HtmlText
 {
     private const string Dropped =
-        "script, style, noscript, template, nav, header, footer, aside, form, button, select, svg, math, pre, iframe, object, .highlight, .toc, .contents, "
-        + ".sphinxsidebar, .related, .navheader, .navfooter, .headerlink, .viewcode-link, .genindextable, .toctree-wrapper, .footer, .sidebar, .navigation, "
-        + ".nav, .navbar, .breadcrumb, .breadcrumbs, .MathJax, .math, .mw-editsection, .skip, .indexterm, .programlisting, .literallayout, .screen, .synopsis, "
-        + "#sidebar, #navigation, #nav, #toc, #footer, #header, #quickview, .tocset, .src-link, .srclink, .since, .rightside, .rust-logo, .navsetbottom, "
-        + ".navsettop, .sourceCode, .langs, #preamble, #toolbar, .linenos, .admonition-title, .copyright";
+        "script, style, noscript, template, nav, header, footer, aside, form, button, select, svg, math, pre, iframe, object, .highlight, "
+        + ".toc, .contents, .sphinxsidebar, .related, .navheader, .navfooter, .headerlink, .viewcode-link, .genindextable, "
+        + ".toctree-wrapper, .footer, .sidebar, .navigation, .nav, .navbar, .breadcrumb, .breadcrumbs, .MathJax, .math, .mw-editsection, "
+        + ".skip, .indexterm, .programlisting, .literallayout, .screen, .synopsis, #sidebar, #navigation, #nav, #toc, #footer, #header, "
+        + "#quickview, .tocset, .src-link, .srclink, .since, .rightside, .rust-logo, .navsetbottom, .navsettop, .sourceCode, .langs, "
+        + "#preamble, #toolbar, .linenos, .admonition-title, .copyright";
 
     private const string Main =
         "main, [role=main], div.body, article, div.content, #main-content, #content, #docContent, div.main";

@@ -126,8 +126,9 @@ internal static partial class PlainText
                 case "Fl" when !inCode:
                     lines.Add("-" + Plain(Words(Callable().Replace(rest, ""), " ")));
                     break;
-                case "Nm" or "Ar" or "Pa" or "Em" or "Sy" or "Va" or "Fa" or "Ft" or "Dv" or "Er" or "Ev" or "Cm" or "Li" or "Nd" or "Xr" or "Dq" or "Sq"
-                    or "Ql" or "Fn" or "Ic" or "Tn" or "Vt" or "Pq" or "Qq" or "No" when !inCode:
+                case "Nm" or "Ar" or "Pa" or "Em" or "Sy" or "Va" or "Fa" or "Ft" or "Dv" or "Er" or "Ev"
+                    or "Cm" or "Li" or "Nd" or "Xr" or "Dq" or "Sq"
+                        or "Ql" or "Fn" or "Ic" or "Tn" or "Vt" or "Pq" or "Qq" or "No" when !inCode:
                     lines.Add(Plain(Words(Callable().Replace(rest, ""), " ")));
                     break;
                 default:
@@ -185,9 +186,13 @@ internal static partial class PlainText
     [GeneratedRegex("\"((?:[^\"]|\"\")*)\"|[^\\s\"]+", RegexOptions.CultureInvariant)]
     private static partial Regex Argument();
 
-    [GeneratedRegex(@"(?<=^|\s)(?:Fl|Ar|Nm|Pa|Em|Sy|Va|Fa|Ft|Dv|Er|Ev|Cm|Li|Xr|Dq|Sq|Ql|Fn|Ic|Pq|Qq|No|Ns|Oo|Oc|Op|Xo|Xc|Ap)(?=\s|$)", RegexOptions.CultureInvariant)]
+    [GeneratedRegex(
+        @"(?<=^|\s)(?:Fl|Ar|Nm|Pa|Em|Sy|Va|Fa|Ft|Dv|Er|Ev|Cm|Li|Xr|Dq|Sq|Ql|Fn|Ic|Pq|Qq|No|Ns|Oo|Oc|Op|Xo|Xc|Ap)(?=\s|$)",
+        RegexOptions.CultureInvariant)]
     private static partial Regex Callable();
 
-    [GeneratedRegex(@"\\(?:f(?:\(..|\[[^\]]*\]|.)|s[-+]?\d+|\*?\(..|\*?\[[^\]]*\]|\*.|[hvwN]'[^']*'|m\[[^\]]*\]|"".*$|.|$)", RegexOptions.CultureInvariant)]
+    [GeneratedRegex(
+        @"\\(?:f(?:\(..|\[[^\]]*\]|.)|s[-+]?\d+|\*?\(..|\*?\[[^\]]*\]|\*.|[hvwN]'[^']*'|m\[[^\]]*\]|"".*$|.|$)",
+        RegexOptions.CultureInvariant)]
     private static partial Regex Escape();
 }

@@ -135,8 +135,9 @@ internal static partial class Prose
                     clean.Append(' ');
                 }
             }
-            else if (!char.IsControl(c) && c is not ('\u00AD' or '\u200B' or '\u200C' or '\u200D' or '\u2060' or '\uFEFF' or '\u00B6' or '\uFFFD')
-                && c is not (>= '\uE000' and <= '\uF8FF'))
+            else if (!char.IsControl(c)
+                && c is not ('\u00AD' or '\u200B' or '\u200C' or '\u200D' or '\u2060' or '\uFEFF' or '\u00B6' or '\uFFFD')
+                    && c is not (>= '\uE000' and <= '\uF8FF'))
             {
                 clean.Append(c);
             }

@@ -9,7 +9,8 @@ namespace XlstmLab.Notebooks.Jupyter;
 /// <summary>What clients ask of code that they do not run. They count code points where .NET counts UTF-16 units.</summary>
 internal static class CodeQuestions
 {
-    private static readonly string[] FSharpOpenEnds = ["=", "->", "then", "else", "do", "with", "(", "[", "{", "|>", ">>", ",", ";", ":", "+", "&&", "||", "fun", "function", "try"];
+    private static readonly string[] FSharpOpenEnds =
+        ["=", "->", "then", "else", "do", "with", "(", "[", "{", "|>", ">>", ",", ";", ":", "+", "&&", "||", "fun", "function", "try"];
 
     /// <summary>Answers a <c>complete_request</c>: what can stand where the cursor is, that begins as what is there.</summary>
     public static async Task<JsonObject> CompleteAsync(CompositeKernel root, string code, int cursor)
@@ -28,7 +29,14 @@ internal static class CodeQuestions
             {
                 string text = item.DisplayText.Replace("<>", "", StringComparison.Ordinal);
                 matches.Add((JsonNode)text);
-                types.Add((JsonNode)new JsonObject { ["text"] = text, ["type"] = item.Kind, ["start"] = CodePoints(code, start), ["end"] = cursor });
+                types.Add(
+                    (JsonNode)new JsonObject
+                    {
+                        ["text"] = text,
+                        ["type"] = item.Kind,
+                        ["start"] = CodePoints(code, start),
+                        ["end"] = cursor,
+                    });
             }
         }
 
@@ -62,7 +70,8 @@ internal static class CodeQuestions
         string text = string.Join(
             '\n',
             hover.Events.OfType<HoverTextProduced>().SelectMany(e => e.Content).Select(content => content.Value)
-                .Concat(help.Events.OfType<SignatureHelpProduced>().SelectMany(e => e.Signatures).Select(signature => signature.Label)).Distinct()).ReplaceLineEndings("\n");
+                .Concat(help.Events.OfType<SignatureHelpProduced>().SelectMany(e => e.Signatures).Select(signature => signature.Label))
+                .Distinct()).ReplaceLineEndings("\n");
         return new()
         {
             ["status"] = "ok",

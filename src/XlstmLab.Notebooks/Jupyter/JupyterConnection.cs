@@ -50,8 +50,8 @@ internal sealed record JupyterConnection(IPAddress Address, IReadOnlyDictionary<
         if (address is null || !IPAddress.IsLoopback(address))
         {
             throw new NotebookException(
-                $"{path}: the kernel is to listen on '{ip}', which other machines may reach. It runs whatever code is sent to it and listens on this "
-                + "machine alone: give 127.0.0.1, ::1 or localhost as ip, and use a tunnel (ssh -L) from elsewhere.");
+                $"{path}: the kernel is to listen on '{ip}', which other machines may reach. It runs whatever code is sent to it and "
+                + "listens on this machine alone: give 127.0.0.1, ::1 or localhost as ip, and use a tunnel (ssh -L) from elsewhere.");
         }
 
         string scheme = Text(file, "signature_scheme") ?? Scheme;
@@ -62,7 +62,9 @@ internal sealed record JupyterConnection(IPAddress Address, IReadOnlyDictionary<
 
         if (Text(file, "key") is not { Length: > 0 } key)
         {
-            throw new NotebookException($"{path}: there is no key, and without one any user of this machine could send code. Jupyter writes one unless it is told not to.");
+            throw new NotebookException(
+                $"{path}: there is no key, and without one any user of this machine could send code. Jupyter writes one unless "
+                + "it is told not to.");
         }
 
         return new(address, Channels.ToDictionary(channel => channel, channel => Port(file, channel, path)), Encoding.UTF8.GetBytes(key));
@@ -74,7 +76,9 @@ internal sealed record JupyterConnection(IPAddress Address, IReadOnlyDictionary<
     private static int Port(JsonObject file, string channel, string path) =>
         file[$"{channel}_port"] is JsonValue value && value.TryGetValue(out int port) && port is > 0 and <= IPEndPoint.MaxPort
             ? port
-            : throw new NotebookException($"{path}: '{channel}_port' is {file[$"{channel}_port"]?.ToJsonString() ?? "missing"}; expected a port from 1 to {IPEndPoint.MaxPort}.");
+            : throw new NotebookException(
+                $"{path}: '{channel}_port' is {file[$"{channel}_port"]?.ToJsonString() ?? "missing"}; "
+                + $"expected a port from 1 to {IPEndPoint.MaxPort}.");
 
     private static string? Text(JsonObject file, string name) => MultilineText.IsString(file[name]) ? file[name]!.GetValue<string>() : null;
 }

@@ -185,9 +185,11 @@ public sealed class JupyterKernel : IDisposable
                 _cell = cell;
                 return await cell.ConfigureAwait(false);
             case "complete_request":
-                return await QuestionAsync(root => CodeQuestions.CompleteAsync(root, request.Text("code"), request.Number("cursor_pos") ?? 0)).ConfigureAwait(false);
+                return await QuestionAsync(root =>
+                    CodeQuestions.CompleteAsync(root, request.Text("code"), request.Number("cursor_pos") ?? 0)).ConfigureAwait(false);
             case "inspect_request":
-                return await QuestionAsync(root => CodeQuestions.InspectAsync(root, request.Text("code"), request.Number("cursor_pos") ?? 0)).ConfigureAwait(false);
+                return await QuestionAsync(root =>
+                    CodeQuestions.InspectAsync(root, request.Text("code"), request.Number("cursor_pos") ?? 0)).ConfigureAwait(false);
             case "is_complete_request":
                 return CodeQuestions.IsComplete(request.Text("code"), _language);
             case "kernel_info_request":
@@ -254,7 +256,13 @@ public sealed class JupyterKernel : IDisposable
 
         if (result.Error is not { } error)
         {
-            return new() { ["status"] = "ok", ["execution_count"] = _count, ["payload"] = new JsonArray(), ["user_expressions"] = new JsonObject() };
+            return new()
+            {
+                ["status"] = "ok",
+                ["execution_count"] = _count,
+                ["payload"] = new JsonArray(),
+                ["user_expressions"] = new JsonObject(),
+            };
         }
 
         if (request.Flag("stop_on_error", true))

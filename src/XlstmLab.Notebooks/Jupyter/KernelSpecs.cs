@@ -10,7 +10,8 @@ public static class KernelSpecs
 {
     private const string FileName = "kernel.json";
 
-    private static readonly JsonSerializerOptions Json = new() { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+    private static readonly JsonSerializerOptions Json =
+        new() { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
     private static readonly (string Language, string Name)[] Languages = [(CellLanguage.CSharp, "C#"), (CellLanguage.FSharp, "F#")];
 

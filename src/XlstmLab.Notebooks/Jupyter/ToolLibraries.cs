@@ -31,7 +31,8 @@ public static class ToolLibraries
                 path => Version(Path.GetRelativePath(folders.First(folder => path.StartsWith(folder, StringComparison.Ordinal)), path)))
             .LastOrDefault() ?? throw new NotebookException(
                 $"The .NET Interactive tool is neither in {string.Join(" nor in ", folders)}. "
-                + "'dotnet tool install --global Microsoft.dotnet-interactive' brings it; or name its Microsoft.DotNet.Interactive.App.dll after --official-tool.");
+                + "'dotnet tool install --global Microsoft.dotnet-interactive' brings it; or name its Microsoft.DotNet.Interactive.App.dll "
+                + "after --official-tool.");
     }
 
     /// <summary>The file of additional dependencies.</summary>
@@ -43,7 +44,8 @@ public static class ToolLibraries
             throw new NotebookException($"There is no file {tool}; expected the tool's {Program}.");
         }
 
-        HashSet<string> has = [.. Directory.EnumerateFiles(Path.GetDirectoryName(Path.GetFullPath(tool))!, "*.dll").Select(path => Path.GetFileName(path))];
+        HashSet<string> has =
+            [.. Directory.EnumerateFiles(Path.GetDirectoryName(Path.GetFullPath(tool))!, "*.dll").Select(path => Path.GetFileName(path))];
         JsonObject targets = [];
         JsonObject libraries = [];
         foreach (var (name, files) in OwnLibraries())
@@ -67,7 +69,13 @@ public static class ToolLibraries
             if (runtime.Count > 0)
             {
                 targets[name] = new JsonObject { ["runtime"] = runtime };
-                libraries[name] = new JsonObject { ["type"] = "package", ["serviceable"] = false, ["sha512"] = "", ["path"] = name.ToLowerInvariant() };
+                libraries[name] = new JsonObject
+                {
+                    ["type"] = "package",
+                    ["serviceable"] = false,
+                    ["sha512"] = "",
+                    ["path"] = name.ToLowerInvariant(),
+                };
             }
         }
 
@@ -85,7 +93,8 @@ public static class ToolLibraries
     {
         string path = ((string?)AppContext.GetData("APP_CONTEXT_DEPS_FILES") ?? "").Split(';').FirstOrDefault(File.Exists)
             ?? throw new NotebookException("This program has no .deps.json beside it, from which the tool could learn of its libraries.");
-        var targets = (JsonNode.Parse(File.ReadAllText(path))?["targets"] ?? throw new JsonException($"{path} names no targets.")).AsObject();
+        var targets =
+            (JsonNode.Parse(File.ReadAllText(path))?["targets"] ?? throw new JsonException($"{path} names no targets.")).AsObject();
         return targets.SelectMany(target => target.Value!.AsObject())
             .Select(library => (library.Key, (IEnumerable<KeyValuePair<string, JsonNode?>>)(library.Value!["runtime"]?.AsObject() ?? [])));
     }

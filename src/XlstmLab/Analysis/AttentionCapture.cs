@@ -61,12 +61,14 @@ public static class AttentionCapture
             recorded.Add(weights.dim() == 4 && weights.shape[0] == sequences && weights.shape[2] == length && weights.shape[3] == length
                 ? new(block, (int)weights.shape[1], BlockActivations.ToArray(weights))
                 : throw new InvalidOperationException(
-                    $"Block {block} showed an attention of shape [{string.Join(", ", weights.shape)}]; expected [{sequences}, NH, {length}, {length}]."));
+                    $"Block {block} showed an attention of shape [{string.Join(", ", weights.shape)}]; expected [{sequences}, NH, "
+                    + $"{length}, {length}]."));
         });
         return recorded.Count > 0
             ? new(sequences, length, padding, recorded)
             : throw new InvalidOperationException(
-                $"The model's {(layers is null ? "blocks" : $"blocks {string.Join(", ", layers)}")} showed no attention and no mLSTM to the observer.");
+                $"The model's {(layers is null ? "blocks" : $"blocks {string.Join(", ", layers)}")} showed no attention and no "
+                + "mLSTM to the observer.");
     }
 
     /// <summary>The matrix A by which an mLSTM that starts empty reads the values it was given, h = A v, as attention does.</summary>

@@ -48,7 +48,8 @@ public sealed class AttentionRecording
     /// <exception cref="ArgumentOutOfRangeException">That block was not recorded.</exception>
     public LayerAttention Layer(int layer) =>
         Layers.FirstOrDefault(l => l.Layer == layer) ?? throw new ArgumentOutOfRangeException(
-            nameof(layer), layer, $"There is no attention of that block. Recorded blocks: {string.Join(", ", Layers.Select(l => l.Layer))}.");
+            nameof(layer), layer,
+            $"There is no attention of that block. Recorded blocks: {string.Join(", ", Layers.Select(l => l.Layer))}.");
 
     /// <summary>How a token reads all tokens [S]: 0 after itself and outside of its document.</summary>
     /// <exception cref="ArgumentOutOfRangeException">There is no such block, head, token or sequence.</exception>

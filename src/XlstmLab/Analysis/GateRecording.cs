@@ -112,7 +112,8 @@ public sealed class GateRecording
     /// <exception cref="ArgumentOutOfRangeException">That block has no mLSTM, or there is no such block.</exception>
     public LayerRecording Layer(int layer) =>
         Layers.FirstOrDefault(l => l.Layer == layer) ?? throw new ArgumentOutOfRangeException(
-            nameof(layer), layer, $"There is no recording of that block. Recorded blocks: {string.Join(", ", Layers.Select(l => l.Layer))}.");
+            nameof(layer), layer,
+            $"There is no recording of that block. Recorded blocks: {string.Join(", ", Layers.Select(l => l.Layer))}.");
 
     /// <summary>One quantity of one head over the tokens [S]; NaN at padding.</summary>
     /// <exception cref="ArgumentOutOfRangeException">There is no such block, head or sequence.</exception>

@@ -1,3 +1,4 @@
+using System.Globalization;
 using MathNet.Numerics;
 
 namespace XlstmLab.Analysis;
@@ -27,7 +28,11 @@ public sealed record IsoFlopProfile(
         ScalingPoint[] bySize = [.. points.OrderBy(p => p.Parameters)];
         if (bySize.DistinctBy(p => p.Parameters).Count() < 3)
         {
-            throw new ArgumentException(FormattableString.Invariant($"A parabola needs at least three sizes; at {flops:E1} FLOP there are {bySize.DistinctBy(p => p.Parameters).Count()}."), nameof(points));
+            throw new ArgumentException(
+                string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"A parabola needs at least three sizes; "
+                    + $"at {flops:E1} FLOP there are {bySize.DistinctBy(p => p.Parameters).Count()}."), nameof(points));
         }
 
         // Centred: powers of ln N itself are nearly the same column three times.

@@ -73,7 +73,9 @@ public sealed class MetricsTable
     {
         if (!_byName.TryGetValue(name, out var column))
         {
-            throw new ArgumentException($"There is no column '{name}'.{NearestName.Hint(name, Columns.Select(c => c.Name))} Columns: {string.Join(", ", Columns.Select(c => c.Name))}.", nameof(name));
+            throw new ArgumentException(
+                $"There is no column '{name}'.{NearestName.Hint(name, Columns.Select(c => c.Name))} Columns: "
+                + $"{string.Join(", ", Columns.Select(c => c.Name))}.", nameof(name));
         }
 
         return column.Type == typeof(string) || column.Type == typeof(DateTime)
@@ -121,15 +123,16 @@ public sealed class MetricsTable
         if (leaveOut.FirstOrDefault(name => properties.All(p => p.Name != name)) is { } unknown)
         {
             throw new ArgumentException(
-                $"{typeof(T).Name} has no property '{unknown}' to leave out. Properties: {string.Join(", ", properties.Select(p => p.Name))}.");
+                $"{typeof(T).Name} has no property '{unknown}' to leave out. Properties: "
+                + $"{string.Join(", ", properties.Select(p => p.Name))}.");
         }
 
         properties = [.. properties.Where(p => !leaveOut.Contains(p.Name))];
         if (properties.FirstOrDefault(p => ColumnType(p.PropertyType) is null) is { } bad)
         {
             throw new ArgumentException(
-                $"{typeof(T).Name}.{bad.Name} is a {bad.PropertyType.Name}, but a column holds numbers, strings, bools, enums or DateTimes. "
-                + $"Leave it out by its name, \"{bad.Name}\", or project the records with Select first.");
+                $"{typeof(T).Name}.{bad.Name} is a {bad.PropertyType.Name}, but a column holds numbers, strings, bools, "
+                + $"enums or DateTimes. Leave it out by its name, \"{bad.Name}\", or project the records with Select first.");
         }
 
         return properties.Length > 0

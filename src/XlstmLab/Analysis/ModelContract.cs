@@ -106,7 +106,10 @@ public static class ModelContract
 
         xlstm = xlstm with { Epsilon = 0 };
         return xlstm.Mixers.Any(mixer => mixer is MLstmMixerConfig)
-            ? xlstm with { Mixers = [.. xlstm.Mixers.Select(mixer => mixer is MLstmMixerConfig mlstm ? mlstm with { Epsilon = 0 } : mixer)] }
+            ? xlstm with
+            {
+                Mixers = [.. xlstm.Mixers.Select(mixer => mixer is MLstmMixerConfig mlstm ? mlstm with { Epsilon = 0 } : mixer)],
+            }
             : xlstm;
     }
 
@@ -134,10 +137,11 @@ public static class ModelContract
         using var other = config.CreateModel(seed + 1);
         var differing = one.named_parameters().Zip(same.parameters()).FirstOrDefault(
             pair => !pair.First.parameter.equal(pair.Second).all().item<bool>());
-        return differing.Second is not null ? $"{differing.First.name} differs: it is drawn from something else than the generator, or not at all"
-            : one.parameters().Zip(other.parameters()).All(pair => pair.First.equal(pair.Second).all().item<bool>())
-            ? "another seed gives the same model"
-            : null;
+        return differing.Second is not null
+            ? $"{differing.First.name} differs: it is drawn from something else than the generator, or not at all"
+                : one.parameters().Zip(other.parameters()).All(pair => pair.First.equal(pair.Second).all().item<bool>())
+                ? "another seed gives the same model"
+                : null;
     }
 
     private static string? BFloat16(LanguageModelConfig config, int seed)
@@ -294,7 +298,8 @@ public static class ModelContract
             var (logits, last) = model.Forward(next, state, returnState: true);
             last?.Dispose();
             var rows = model.Forward(next.index_select(0, tensor(new long[] { 1, 0, 1 })), swapped).Logits;
-            return state.Tensors.Where(pair => !copy[pair.Key].equal(pair.Value).all().item<bool>()).Select(pair => $"{pair.Key} was changed").FirstOrDefault()
+            return state.Tensors.Where(pair => !copy[pair.Key].equal(pair.Value).all().item<bool>())
+                .Select(pair => $"{pair.Key} was changed").FirstOrDefault()
                 ?? Difference(logits.index_select(0, tensor(new long[] { 1, 0, 1 })), rows, "chosen rows");
         }
 
@@ -369,7 +374,8 @@ public static class ModelContract
             Operations.Gradients.Backward(first.square().sum() + second.square().sum());
             state?.Dispose();
             var fault = model.named_parameters().Where(p => whole.ContainsKey(p.name))
-                .Select(p => p.parameter.grad is { } gradient ? Difference(whole[p.name], gradient, $"{p.name} through a state") : $"{p.name} has none")
+                .Select(p => p.parameter.grad is { } gradient
+                    ? Difference(whole[p.name], gradient, $"{p.name} through a state") : $"{p.name} has none")
                 .FirstOrDefault(f => f is not null);
             model.zero_grad();
             return fault;

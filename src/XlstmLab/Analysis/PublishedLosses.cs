@@ -19,7 +19,8 @@ public static class PublishedLosses
     /// <exception cref="InvalidDataException">A line is not four cells with numbers.</exception>
     public static IReadOnlyList<ScalingPoint> Read(string csv, string model)
     {
-        string[][] lines = [.. File.ReadLines(csv).Where(line => line.Length > 0 && line[0] != '#').Skip(1).Select(line => line.Split(','))];
+        string[][] lines =
+            [.. File.ReadLines(csv).Where(line => line.Length > 0 && line[0] != '#').Skip(1).Select(line => line.Split(','))];
         return [.. lines.Where(cells => cells[0] == model).Select(cells => cells.Length == 4
             ? new ScalingPoint(Number(cells[1]), Number(cells[2]), Number(cells[3]))
             : throw new InvalidDataException($"{csv}: expected model, parameters, tokens and loss, got '{string.Join(',', cells)}'."))];

@@ -106,7 +106,8 @@ public sealed record ScalingLaw(ScalingFit Fit, IReadOnlyList<ScalingFit> Sample
         {
             var random = new Random(HashCode.Combine(options.Seed, k));
             var sample = new Problem([.. points.Select(_ => points[random.Next(points.Count)])], options);
-            var around = Enumerable.Range(0, 4).Select(_ => best.Select(x => x * (1 + 0.1 * (random.NextDouble() - 0.5))).ToArray()).Prepend(best);
+            var around =
+                Enumerable.Range(0, 4).Select(_ => best.Select(x => x * (1 + 0.1 * (random.NextDouble() - 0.5))).ToArray()).Prepend(best);
             samples[k] = sample.Fit(around.Select(start => sample.Minimize(sample.Moved(start, problem))).MinBy(sample.Objective)!);
         });
         return new(problem.Fit(best), samples);

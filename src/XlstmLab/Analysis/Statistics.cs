@@ -85,7 +85,8 @@ public static class Statistics
         var differences = pairs.Select(pair => pair.Variant
             .Where(v => pair.Base.TryGetValue(v.Key, out var other) && double.IsFinite(v.Value) && double.IsFinite(other))
             .Select(v => v.Value - pair.Base[v.Key]).ToArray()).ToArray();
-        var tested = differences.Index().Where(d => d.Item.Length > 1).Select(d => (d.Index, P: PValue(d.Item))).OrderBy(d => d.P).ToArray();
+        var tested =
+            differences.Index().Where(d => d.Item.Length > 1).Select(d => (d.Index, P: PValue(d.Item))).OrderBy(d => d.P).ToArray();
         var results = pairs.Select((pair, k) => Untested(pair.Name, differences[k])).ToArray();
         var (adjusted, holds) = (0.0, true);
         var remaining = tested.Length;
@@ -130,5 +131,7 @@ public static class Statistics
     }
 
     private static PairedDifference Untested(string name, double[] values) =>
-        new(name, values.Length == 0 ? double.NaN : values[0], double.NaN, double.NaN, double.NaN, double.NaN, double.NaN, values.Length, false);
+        new(
+            name, values.Length == 0 ? double.NaN : values[0], double.NaN, double.NaN, double.NaN, double.NaN,
+            double.NaN, values.Length, false);
 }

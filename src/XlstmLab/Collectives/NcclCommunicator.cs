@@ -80,7 +80,9 @@ public sealed class NcclCommunicator : ICommunicator
             var versions = links.Gather(Encoding.UTF8.GetBytes(nccl.Version)).Select(Encoding.UTF8.GetString).ToArray();
             if (Array.FindIndex(versions, version => version != versions[0]) is > 0 and var other)
             {
-                throw new CollectiveException($"Rank {other} of {place.World} has NCCL {versions[other]}, rank 0 has {versions[0]}: install one version on all hosts.");
+                throw new CollectiveException(
+                    $"Rank {other} of {place.World} has NCCL {versions[other]}, rank 0 has {versions[0]}: "
+                    + "install one version on all hosts.");
             }
 
             var name = links.Gather(place.Rank == 0 ? nccl.NewId() : [])[0];
@@ -300,7 +302,8 @@ public sealed class NcclCommunicator : ICommunicator
             GiveUp(
                 string.Create(
                     CultureInfo.InvariantCulture,
-                    $"Rank {Rank} of {World} has waited longer than {_links.Place.Timeout.TotalSeconds:F0} s for a sum over the ranks: the GPU of another hangs, or ")
+                    $"Rank {Rank} of {World} has waited longer than {_links.Place.Timeout.TotalSeconds:F0} s for a sum over the ranks: "
+                    + $"the GPU of another hangs, or ")
                 + $"takes longer than it may. {RankPlace.TimeoutVariable} sets another limit, in seconds.");
             return;
         }

@@ -88,7 +88,8 @@ public static class RankGroup
                 throw new CollectiveException(
                     string.Create(
                         CultureInfo.InvariantCulture,
-                        $"Rank {place.Rank} of {place.World} has waited {place.Timeout.TotalSeconds:0.###} s for {file}, by which rank 0 tells where it is: it did not ")
+                        $"Rank {place.Rank} of {place.World} has waited {place.Timeout.TotalSeconds:0.###} s for {file}, "
+                        + $"by which rank 0 tells where it is: it did not ")
                     + "start, or does not see the same folder.");
             }
         }

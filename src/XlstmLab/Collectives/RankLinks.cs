@@ -280,8 +280,8 @@ internal sealed class RankLinks : IDisposable
             if (left <= TimeSpan.Zero)
             {
                 throw new CollectiveException(
-                    $"Rank 0 has waited {Seconds(_place.Timeout)} s for {(missing.Length == 1 ? "rank" : "ranks")} {string.Join(", ", missing)} of {World}: "
-                    + "they did not start, cannot reach this host, or do not know the secret.");
+                    $"Rank 0 has waited {Seconds(_place.Timeout)} s for {(missing.Length == 1 ? "rank" : "ranks")} "
+                    + $"{string.Join(", ", missing)} of {World}: they did not start, cannot reach this host, or do not know the secret.");
             }
 
             if (!listener.Poll(TimeSpan.FromMilliseconds(Math.Min(100, left.TotalMilliseconds)), SelectMode.SelectRead))
@@ -376,16 +376,16 @@ internal sealed class RankLinks : IDisposable
                 if (isThere)
                 {
                     throw new CollectiveException(
-                        $"Rank 0 at {_place.Host}:{_place.Port} has not taken rank {Rank} of {World} in: it has another secret, was started for another "
-                        + "number of ranks, or has ended.",
+                        $"Rank 0 at {_place.Host}:{_place.Port} has not taken rank {Rank} of {World} in: it has another secret, "
+                        + "was started for another number of ranks, or has ended.",
                         e);
                 }
 
                 if (DateTime.UtcNow >= end)
                 {
                     throw new CollectiveException(
-                        $"Rank {Rank} of {World} has tried for {Seconds(_place.Timeout)} s to reach rank 0 at {_place.Host}:{_place.Port} ({e.Message}): "
-                        + "it did not start, or a firewall is between them.",
+                        $"Rank {Rank} of {World} has tried for {Seconds(_place.Timeout)} s to reach rank 0 at {_place.Host}:{_place.Port} "
+                        + $"({e.Message}): it did not start, or a firewall is between them.",
                         e);
                 }
 
@@ -432,7 +432,9 @@ internal sealed class RankLinks : IDisposable
         }
         catch (Exception e) when (e is SocketException or ObjectDisposedException)
         {
-            Lose(rank, $"Rank {rank} of {World} is gone: its process ended without a word, was killed, or its host cannot be reached any more.");
+            Lose(
+                rank, $"Rank {rank} of {World} is gone: its process ended without a word, was killed, or its host cannot "
+                    + "be reached any more.");
         }
     }
 

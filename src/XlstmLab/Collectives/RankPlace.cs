@@ -151,7 +151,8 @@ public sealed record RankPlace
     /// <summary>What srun tells the tasks of a step; a batch script and a step of one task are alone.</summary>
     private static RankPlace? OfSlurm(Func<string, string?> variable)
     {
-        const string procId = "SLURM_PROCID", step = "SLURM_STEP_ID", stepTasks = "SLURM_STEP_NUM_TASKS", tasks = "SLURM_NTASKS", job = "SLURM_JOB_ID";
+        const string procId = "SLURM_PROCID", step = "SLURM_STEP_ID", stepTasks = "SLURM_STEP_NUM_TASKS";
+        const string tasks = "SLURM_NTASKS", job = "SLURM_JOB_ID";
         if (variable(step) is not { Length: > 0 } || variable(procId) is not { Length: > 0 })
         {
             return null;

@@ -118,7 +118,8 @@ public sealed class NGramModel
                 || documents[k].AsSpan().ContainsAnyExceptInRange(0, EndOfDocument))
             {
                 throw new ArgumentException(
-                    $"Document {k} is not made of byte tokens: it must begin with the end of document, {EndOfDocument}, and hold ids from 0 to {EndOfDocument}.",
+                    $"Document {k} is not made of byte tokens: it must begin with the end of document, {EndOfDocument}, "
+                    + $"and hold ids from 0 to {EndOfDocument}.",
                     nameof(documents));
             }
         }

@@ -47,7 +47,8 @@ public static class PerplexityEvaluator
             }
             else
             {
-                foreach (var rows in segments.SelectMany(s => Windows(s, options)).OrderByDescending(w => w.Length).Chunk(options.BatchSize))
+                foreach (var rows in segments.SelectMany(s => Windows(s, options)).OrderByDescending(w => w.Length)
+                    .Chunk(options.BatchSize))
                 {
                     cancellationToken.ThrowIfCancellationRequested();
                     using var scope = NewDisposeScope();
@@ -72,7 +73,8 @@ public static class PerplexityEvaluator
             {
                 cancellationToken.ThrowIfCancellationRequested();
                 var windows = rows.TakeWhile(s => s.Length > start)
-                    .Select(s => new Window(s, start, Math.Min(options.ContextLength, s.Length - start), ScoreFrom: 0, ContextStart: 0)).ToArray();
+                    .Select(s => new Window(s, start, Math.Min(options.ContextLength, s.Length - start), ScoreFrom: 0, ContextStart: 0))
+                    .ToArray();
                 if (state is not null && windows.Length < state.BatchSize)
                 {
                     var all = state;
@@ -149,8 +151,8 @@ public static class PerplexityEvaluator
                 if (tokens[t] < 0 || tokens[t] >= model.VocabularySize)
                 {
                     throw new ArgumentException(
-                        $"Expected token ids from 0 to {model.VocabularySize - 1}, got {tokens[t]} in document {d}: the tokenizer is another "
-                        + "model's.",
+                        $"Expected token ids from 0 to {model.VocabularySize - 1}, got {tokens[t]} in document {d}: "
+                        + "the tokenizer is another model's.",
                         nameof(documents));
                 }
 

@@ -60,7 +60,8 @@ public sealed partial record Study
 
     /// <summary>The settings that change no result.</summary>
     private static readonly HashSet<string> Harmless =
-        ["seed", "micro_batch_size", "log_every", "statistics_every", "checkpoint_every", "keep_checkpoints", "max_bad_steps", "tensor_board"];
+        ["seed", "micro_batch_size", "log_every", "statistics_every", "checkpoint_every", "keep_checkpoints",
+            "max_bad_steps", "tensor_board"];
 
     /// <summary>Its name, which is that of its folder.</summary>
     public required string Name { get; init; }
@@ -165,8 +166,11 @@ public sealed partial record Study
         StudyRun[] runs = [.. Seeds.SelectMany(seed => combinations.Select(values => Resolve(values, seed, vocabularies).Run))];
 
         // A trial may take away what tells two budgets apart.
-        return Overrides.Count == 0 && runs.GroupBy(run => (run.Training.Seed, run.Id[^HashLength..])).FirstOrDefault(group => group.Count() > 1) is { } twice
-            ? throw new ArgumentException($"The study {Name} has {twice.Count()} runs that are the same: '{string.Join("' and '", twice.Select(run => run.Variant))}'.")
+        return Overrides.Count == 0
+            && runs.GroupBy(run => (run.Training.Seed, run.Id[^HashLength..])).FirstOrDefault(group => group.Count() > 1) is { } twice
+            ? throw new ArgumentException(
+                $"The study {Name} has {twice.Count()} runs that are the same: "
+                + $"'{string.Join("' and '", twice.Select(run => run.Variant))}'.")
             : runs;
     }
 
@@ -234,7 +238,9 @@ public sealed partial record Study
     {
         if (Seeds.Count == 0 || Seeds.Distinct().Count() != Seeds.Count)
         {
-            throw new ArgumentException($"The study {Name} needs at least one seed, each but once; it has {(Seeds.Count == 0 ? "none" : string.Join(", ", Seeds))}.");
+            throw new ArgumentException(
+                $"The study {Name} needs at least one seed, each but once; "
+                + $"it has {(Seeds.Count == 0 ? "none" : string.Join(", ", Seeds))}.");
         }
 
         foreach (var axis in Axes)
@@ -257,7 +263,8 @@ public sealed partial record Study
             if (claim.Metric == StudyRow.Speed && SideBySide != 1)
             {
                 throw new ArgumentException(
-                    $"A claim of the study {Name} compares {StudyRow.Speed}, which runs side by side share: expected side_by_side 1 in such a study.");
+                    $"A claim of the study {Name} compares {StudyRow.Speed}, which runs side by side share: "
+                    + "expected side_by_side 1 in such a study.");
             }
         }
 
@@ -335,7 +342,14 @@ public sealed partial record Study
         // A trial's number of updates takes the schedule along, whatever the settings say of it.
         var planned = training.Steps;
         (changed, training) = ConfigSettings.Changed(changed, training, overrides);
-        training = Stretched(training!, planned, overrides) with { Seed = seed, TensorBoard = false, StatisticsEvery = 0, LogEvery = 1, KeepCheckpoints = 1 };
+        training = Stretched(training!, planned, overrides) with
+        {
+            Seed = seed,
+            TensorBoard = false,
+            StatisticsEvery = 0,
+            LogEvery = 1,
+            KeepCheckpoints = 1,
+        };
         var model = changed!;
         model.Validate();
         training.Validate();
@@ -419,8 +433,10 @@ public sealed partial record Study
             ConfigSettings.Of(training).Where(s => s.IsChanged && !Harmless.Contains(s.Name)).Select(s => $"{s.Name}={s.Value}"));
         parts.Add(task is null
             ? FormattableString.Invariant($"{Measure.TestTokens} {Measure.ExtrapolateTo}")
-            : FormattableString.Invariant(
-                $"{Measure.TrainLengths} {Measure.ValidationLengths} {string.Join(",", Measure.TestLengths)} {Measure.TestRows} {Measure.ValidationRows} {Measure.Samples} {Measure.Until}"));
+            : string.Create(
+                CultureInfo.InvariantCulture,
+                $"{Measure.TrainLengths} {Measure.ValidationLengths} {string.Join(",", Measure.TestLengths)} {Measure.TestRows} "
+                + $"{Measure.ValidationRows} {Measure.Samples} {Measure.Until}"));
         var hash = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(string.Join("\n", parts))))[..HashLength];
         var readable = string.Concat(label.Select(c => char.IsAsciiLetterOrDigit(c) || c is '.' or '=' or '-' or '+' ? c : '_'));
         return string.Create(CultureInfo.InvariantCulture, $"{readable[..Math.Min(readable.Length, 80)]}_s{seed}_{hash}");

@@ -70,7 +70,8 @@ public sealed record StudyComparison(string Metric, IReadOnlyList<ComparedVarian
         if (axis is not null && study.Axes.All(a => a.Name != axis))
         {
             throw new ArgumentException(
-                $"The study {study.Name} has no axis '{axis}'.{NearestName.Hint(axis, study.Axes.Select(a => a.Name))} Axes: {string.Join(", ", study.Axes.Select(a => a.Name))}.", nameof(axis));
+                $"The study {study.Name} has no axis '{axis}'.{NearestName.Hint(axis, study.Axes.Select(a => a.Name))} Axes: "
+                + $"{string.Join(", ", study.Axes.Select(a => a.Name))}.", nameof(axis));
         }
 
         var runs = study.Expand().DistinctBy(run => run.Variant).ToArray();
@@ -192,7 +193,9 @@ public sealed record StudyComparison(string Metric, IReadOnlyList<ComparedVarian
 
     internal static string Published(StudyClaim claim) => claim.PublishedBetter is null && claim.PublishedWorse is null
         ? "order only"
-        : string.Create(CultureInfo.InvariantCulture, $"{claim.PublishedBetter:0.####} against {claim.PublishedWorse:0.####}{(claim.PublishedUnit is { } unit ? $" ({unit})" : "")}");
+        : string.Create(
+            CultureInfo.InvariantCulture,
+            $"{claim.PublishedBetter:0.####} against {claim.PublishedWorse:0.####}{(claim.PublishedUnit is { } unit ? $" ({unit})" : "")}");
 
     private static Dictionary<int, double> BySeed(StudyResult result, string variant, string metric) => result.Rows
         .Where(row => row.Variant == variant)

@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text;
 using XlstmLab.Analysis;
 using static System.FormattableString;
@@ -57,7 +58,10 @@ public static class StudyConclusion
         var claims = StudyComparison.Judge(result);
         foreach (var claim in claims)
         {
-            text.Append(Invariant($"- {StudyComparison.Words(claim.Verdict).ToUpperInvariant()}: {claim.Claim.Text}.{Numbers(claim)}{(claim.Claim.Note is { } note ? $" Note: {note}." : "")}\n"));
+            text.Append(string.Create(
+                CultureInfo.InvariantCulture,
+                $"- {StudyComparison.Words(claim.Verdict).ToUpperInvariant()}: "
+                + $"{claim.Claim.Text}.{Numbers(claim)}{(claim.Claim.Note is { } note ? $" Note: {note}." : "")}\n"));
         }
 
         return text.Append(Counts(claims)).ToString();
@@ -105,6 +109,9 @@ public static class StudyConclusion
         var gain = double.IsNaN(difference.Low) ? "" : Invariant(
             $"; better by {difference.Mean:G3}, interval {difference.Low:G3} to {difference.High:G3}");
         var alike = claim.Claim.Within is { } within ? Invariant($", alike within {within:G3}") : "";
-        return Invariant($" Ours {StudyComparison.Ours(claim.Better)} against {StudyComparison.Ours(claim.Worse)} ({metric}, {difference.Pairs} seeds){gain}{alike}.{published}");
+        return string.Create(
+            CultureInfo.InvariantCulture,
+            $" Ours {StudyComparison.Ours(claim.Better)} against {StudyComparison.Ours(claim.Worse)} ({metric}, "
+            + $"{difference.Pairs} seeds){gain}{alike}.{published}");
     }
 }

@@ -45,7 +45,9 @@ public sealed record StudyPlan(IReadOnlyList<PlannedRun> Runs)
         ArgumentNullException.ThrowIfNull(study);
         var rows = StudyTable.ReadAll(study.Tables(), []);
         var done = rows.Where(row => row.IsDone).Select(row => row.Id).ToHashSet();
-        var earlier = rows.Where(row => row.TokensPerSecond > 0 && row.Tokens > 0 && row.Device.StartsWith("CPU", StringComparison.Ordinal) != onGpu).ToArray();
+        var earlier =
+            rows.Where(row => row.TokensPerSecond > 0 && row.Tokens > 0 && row.Device.StartsWith("CPU", StringComparison.Ordinal) != onGpu)
+                .ToArray();
         var timed = new Dictionary<string, double>();
         return new([.. study.Expand().Select(run => Planned(run))]);
 
@@ -120,7 +122,8 @@ public sealed record StudyPlan(IReadOnlyList<PlannedRun> Runs)
             {
                 Folder = folder,
                 Seeds = [run.Training.Seed],
-                Overrides = [.. study.Overrides, FormattableString.Invariant($"steps={updates}"), FormattableString.Invariant($"training.batch_size={run.Training.BatchSize}"), "training.validation_tokens=1"],
+                Overrides = [.. study.Overrides, FormattableString.Invariant($"steps={updates}"),
+                    FormattableString.Invariant($"training.batch_size={run.Training.BatchSize}"), "training.validation_tokens=1"],
                 Measure = study.Measure with { TestTokens = 1, ExtrapolateTo = null, TestRows = 1, ValidationRows = 1 },
                 Claims = [],
                 Base = null,
@@ -128,7 +131,9 @@ public sealed record StudyPlan(IReadOnlyList<PlannedRun> Runs)
                     axis => axis with { Values = [.. axis.Values.Where(v => v.Label == run.Differences[axis.Name])] })],
             };
             var rates = new List<double>();
-            trial.Run(device, new ImmediateProgress<StudyProgress>(p => rates.AddRange(p.Metrics is { } m ? [m.TokensPerSecond] : [])), null, cancellationToken);
+            trial.Run(
+                device, new ImmediateProgress<StudyProgress>(p => rates.AddRange(p.Metrics is { } m ? [m.TokensPerSecond] : [])),
+                null, cancellationToken);
             return rates.Count > 0 ? rates.Skip(rates.Count / 2).Average() : double.NaN;
         }
         finally

@@ -15,7 +15,8 @@ public sealed record ReportedStudy(StudyResult Result, string? Notebook)
 
     /// <summary>The minutes that its runs kept a GPU busy; runs side by side share theirs.</summary>
     public double GpuMinutes =>
-        Result.Rows.Where(row => !row.Device.StartsWith("CPU", StringComparison.Ordinal)).Sum(row => row.Seconds / Math.Max(1, row.SideBySide)) / 60;
+        Result.Rows.Where(row => !row.Device.StartsWith("CPU", StringComparison.Ordinal))
+            .Sum(row => row.Seconds / Math.Max(1, row.SideBySide)) / 60;
 }
 
 /// <summary>
@@ -58,11 +59,19 @@ public static partial class StudyReport
         ArgumentNullException.ThrowIfNull(pictures);
         JudgedClaim[] claims = [.. studies.SelectMany(study => study.Claims)];
         var text = new StringBuilder();
-        text.Append(Invariant($"{StudyConclusion.Counts(claims)} {studies.Sum(s => s.Result.Rows.Count(row => row.IsDone)):N0} of {studies.Sum(s => s.Result.Study.Seeds.Count * s.Result.Study.Variants.Count):N0} runs, {studies.Sum(s => s.GpuMinutes):0.0} minutes of a GPU.\n\n"));
-        text.Append("| claim | source | published | ours, mean ± 95 % interval | gain, corrected interval | verdict | notebook | runs | GPU min |\n|---|---|---|---|---|---|---|---:|---:|\n");
+        text.Append(string.Create(
+            CultureInfo.InvariantCulture,
+            $"{StudyConclusion.Counts(claims)} {studies.Sum(s => s.Result.Rows.Count(row => row.IsDone)):N0} of "
+            + $"{studies.Sum(s => s.Result.Study.Seeds.Count * s.Result.Study.Variants.Count):N0} runs, "
+            + $"{studies.Sum(s => s.GpuMinutes):0.0} minutes of a GPU.\n\n"));
+        text.Append(
+            "| claim | source | published | ours, mean ± 95 % interval | gain, corrected interval "
+            + "| verdict | notebook | runs | GPU min |\n"
+            + "|---|---|---|---|---|---|---|---:|---:|\n");
         foreach (var study in studies)
         {
-            var (name, total, missing) = (study.Result.Study.Name, study.Result.Study.Seeds.Count * study.Result.Study.Variants.Count, study.Result.Missing.Count);
+            var (name, total, missing) = (study.Result.Study.Name,
+                study.Result.Study.Seeds.Count * study.Result.Study.Variants.Count, study.Result.Missing.Count);
             var notebook = study.Notebook is { } file ? $"[{file[..2]}](../notebooks/{file})" : "";
             foreach (var claim in study.Claims)
             {
@@ -75,14 +84,18 @@ public static partial class StudyReport
                     $"{notebook} [{name}](studies/{name}/study.json)", Invariant($"{total - missing} of {total}"),
                     Invariant($"{study.GpuMinutes:0.0}"),
                 ];
-                text.Append(CultureInfo.InvariantCulture, $"| {string.Join(" | ", cells.Select(cell => cell.Trim().Replace("|", "\\|", StringComparison.Ordinal)))} |\n");
+                text.Append(
+                    CultureInfo.InvariantCulture,
+                    $"| {string.Join(" | ", cells.Select(cell => cell.Trim().Replace("|", "\\|", StringComparison.Ordinal)))} |\n");
             }
         }
 
         foreach (var study in studies.Where(s => pictures.ContainsKey(s.Result.Study.Name)))
         {
             var name = study.Result.Study.Name;
-            text.Append(CultureInfo.InvariantCulture, $"\n**{name}**: {study.Result.Study.Question} {StudyConclusion.Counts(study.Claims)} ({study.Result.Progress()})\n\n![{study.Result.Study.Question}]({pictures[name]})\n");
+            text.Append(
+                CultureInfo.InvariantCulture, $"\n**{name}**: {study.Result.Study.Question} {StudyConclusion.Counts(study.Claims)} "
+                    + $"({study.Result.Progress()})\n\n![{study.Result.Study.Question}]({pictures[name]})\n");
         }
 
         return text.ToString();
@@ -93,14 +106,20 @@ public static partial class StudyReport
     public static string Log(IReadOnlyList<ReportedStudy> studies)
     {
         ArgumentNullException.ThrowIfNull(studies);
-        var text = new StringBuilder("| day (UTC) | study | runs | diverged | failed | seconds of the device | device | backend | program |\n|---|---|---:|---:|---:|---:|---|---|---|\n");
+        var text = new StringBuilder(
+            "| day (UTC) | study | runs | diverged | failed | seconds of the device | device | backend | program |\n"
+            + "|---|---|---:|---:|---:|---:|---|---|---|\n");
         var sessions = studies.SelectMany(study => study.Result.Rows.Select(row => (study.Result.Study.Name, Row: row)))
             .GroupBy(r => (Day: r.Row.EndedAt.UtcDateTime.Date, r.Name, r.Row.Device, r.Row.Backend, r.Row.Commit))
             .OrderBy(g => g.Key.Day).ThenBy(g => g.Min(r => r.Row.EndedAt)).ThenBy(g => g.Key.Name, StringComparer.Ordinal);
         foreach (var session in sessions)
         {
             StudyRow[] rows = [.. session.Select(r => r.Row)];
-            text.Append(Invariant($"| {session.Key.Day:yyyy-MM-dd} | {session.Key.Name} | {rows.Length} | {Count(StudyStatus.Diverged)} | {Count(StudyStatus.Failed)} | {rows.Sum(row => row.Seconds / Math.Max(1, row.SideBySide)):0.0} | {session.Key.Device} | {session.Key.Backend} | {Commit().Replace(session.Key.Commit, "$1")} |\n"));
+            text.Append(string.Create(
+                CultureInfo.InvariantCulture,
+                $"| {session.Key.Day:yyyy-MM-dd} | {session.Key.Name} | {rows.Length} | {Count(StudyStatus.Diverged)} | "
+                + $"{Count(StudyStatus.Failed)} | {rows.Sum(row => row.Seconds / Math.Max(1, row.SideBySide)):0.0} | "
+                + $"{session.Key.Device} | {session.Key.Backend} | {Commit().Replace(session.Key.Commit, "$1")} |\n"));
 
             int Count(StudyStatus status) => rows.Count(row => row.Status == status);
         }
@@ -108,7 +127,9 @@ public static partial class StudyReport
         foreach (var (name, row) in studies.SelectMany(study => study.Result.Rows.Select(row => (study.Result.Study.Name, Row: row))).Where(
             r => r.Row.Status != StudyStatus.Completed))
         {
-            text.Append(CultureInfo.InvariantCulture, $"\n- {name}, `{row.Id}`: {(row.Status == StudyStatus.Diverged ? "diverged" : "failed")}{(row.Error is { } error ? $": {error.Split('\n')[0]}" : "")}\n");
+            var end = row.Status == StudyStatus.Diverged ? "diverged" : "failed";
+            var reason = row.Error is { } error ? $": {error.Split('\n')[0]}" : "";
+            text.Append(CultureInfo.InvariantCulture, $"\n- {name}, `{row.Id}`: {end}{reason}\n");
         }
 
         return text.ToString();
@@ -133,7 +154,10 @@ public static partial class StudyReport
             : $"{StudyComparison.Ours(claim.Better)} against {StudyComparison.Ours(claim.Worse)} ({claim.Claim.Metric})";
 
     private static string Gain(JudgedClaim claim) => claim.Verdict == ClaimVerdict.NotRun || double.IsNaN(claim.Difference.Low) ? ""
-        : Invariant($"{claim.Difference.Mean:G3}, {claim.Difference.Low:G3} to {claim.Difference.High:G3}{(claim.Claim.Within is { } within ? Invariant($"; alike within {within:G3}") : "")}");
+        : string.Create(
+            CultureInfo.InvariantCulture,
+            $"{claim.Difference.Mean:G3}, {claim.Difference.Low:G3} to "
+            + $"{claim.Difference.High:G3}{(claim.Claim.Within is { } within ? Invariant($"; alike within {within:G3}") : "")}");
 
     /// <summary>The commit of a version, cut as Git cuts it.</summary>
     [GeneratedRegex(@"^[^+]*\+([0-9a-f]{9}).*$")]

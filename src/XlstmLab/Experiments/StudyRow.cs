@@ -197,7 +197,8 @@ public sealed record StudyRow
         if (!Measures.ContainsKey(metric) && metric.Split('@', 2) is not ["accuracy" or "scaled", _])
         {
             throw new ArgumentException(
-                $"There is no measure '{metric}'.{NearestName.Hint(metric, Measures.Keys)} Expected accuracy@LENGTHS, scaled@LENGTHS or one of {string.Join(", ", Measures.Keys)}.",
+                $"There is no measure '{metric}'.{NearestName.Hint(metric, Measures.Keys)} Expected accuracy@LENGTHS, "
+                + $"scaled@LENGTHS or one of {string.Join(", ", Measures.Keys)}.",
                 nameof(metric));
         }
     }

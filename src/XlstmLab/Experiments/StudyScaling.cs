@@ -19,14 +19,17 @@ public static class StudyScaling
         ArgumentNullException.ThrowIfNull(result);
         if (result.Study.Axes.All(axis => axis.Name != "flops"))
         {
-            throw new ArgumentException($"The study {result.Study.Name} has no axis 'flops'. Axes: {string.Join(", ", result.Study.Axes.Select(axis => axis.Name))}.", nameof(result));
+            throw new ArgumentException(
+                $"The study {result.Study.Name} has no axis 'flops'. Axes: "
+                + $"{string.Join(", ", result.Study.Axes.Select(axis => axis.Name))}.", nameof(result));
         }
 
         var first = result.Study.Axes[0].Name;
         return
         [
             .. result.Rows
-                .Where(row => row.Differences[first] == place && row.Status == StudyStatus.Completed && row.Steps >= leastUpdates && row.ValidationLoss is not null)
+                .Where(row => row.Differences[first] == place && row.Status == StudyStatus.Completed
+                    && row.Steps >= leastUpdates && row.ValidationLoss is not null)
                 .GroupBy(row => row.Differences["flops"]).Where(group => group.DistinctBy(row => row.Parameters).Count() >= 3)
                 .Select(group => IsoFlopProfile.Of(
                     double.Parse(group.Key.Split('=')[^1], CultureInfo.InvariantCulture),

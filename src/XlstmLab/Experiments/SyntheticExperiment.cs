@@ -117,7 +117,9 @@ public sealed record SyntheticExperiment
             runs.Add(run);
             curve.AddRange(ReadCurve(SeedFolders.Of(folder, seed)));
             var summary = new SyntheticSummary(Task.Name, runs, curve);
-            SeedFolders.WriteJson(Path.Combine(folder, "summary.json"), new { Experiment = Describe(), Environment = Environment(folder, seeds[0]), summary.Runs });
+            SeedFolders.WriteJson(
+                Path.Combine(folder, "summary.json"),
+                new { Experiment = Describe(), Environment = Environment(folder, seeds[0]), summary.Runs });
             SeedFolders.WriteCsv(Path.Combine(folder, "curve.csv"), curve);
             SeedFolders.WriteCsv(Path.Combine(folder, "accuracy.csv"), summary.AccuracyByLength());
         }

@@ -55,8 +55,8 @@ public static partial class SyntheticModels
         return config is not null
             ? config with { VocabularySize = vocabulary, EmbeddingDim = dim, BlockCount = blocks }
             : throw new ArgumentException(
-                $"There is no model '{name}'.{NearestName.Hint(name, Presets.All.Keys)} Expected xlstm[a:b] such as xlstm[1:1], llama, mamba, mamba2, a config.json, or one of "
-                + $"{string.Join(", ", Presets.All.Keys)}.",
+                $"There is no model '{name}'.{NearestName.Hint(name, Presets.All.Keys)} Expected xlstm[a:b] such as xlstm[1:1], llama, "
+                + $"mamba, mamba2, a config.json, or one of {string.Join(", ", Presets.All.Keys)}.",
                 nameof(name));
     }
 

@@ -62,7 +62,8 @@ public static class SyntheticRecipes
             ? new MultiQueryRecall { ContextLength = tokens, PairCount = count }
             : Tasks.FirstOrDefault(task => task.Name == name)
                 ?? throw new ArgumentException(
-                    $"There is no task '{name}'.{NearestName.Hint(name, Tasks.Select(t => t.Name))} There are: {string.Join(", ", Tasks.Select(t => t.Name))}.", nameof(name));
+                    $"There is no task '{name}'.{NearestName.Hint(name, Tasks.Select(t => t.Name))} There are: "
+                    + $"{string.Join(", ", Tasks.Select(t => t.Name))}.", nameof(name));
 
         static int? Number(string digits) =>
             int.TryParse(digits, NumberStyles.None, CultureInfo.InvariantCulture, out var number) ? number : null;

@@ -11,7 +11,9 @@ internal static class MarkdownTable
     public static string Text(IReadOnlyList<string> columns, IEnumerable<IReadOnlyList<string>> rows)
     {
         var cells = rows.Select(row => row.Select(cell => cell.Replace("|", "\\|", StringComparison.Ordinal)).ToArray()).ToArray();
-        var widths = columns.Select((column, c) => Math.Max(3, cells.Select(row => row[c].Length).Append(column.TrimStart('>').Length).Max())).ToArray();
+        var widths =
+            columns.Select((column, c) => Math.Max(3, cells.Select(row => row[c].Length).Append(column.TrimStart('>').Length).Max()))
+                .ToArray();
         var text = new StringBuilder();
         AppendRow(columns.Select(column => column.TrimStart('>')));
         AppendRow(

@@ -45,8 +45,8 @@ internal static class Compute
 
         return !NativeTorch.IsCudaAvailable
             ? throw new NotSupportedException(
-                $"The libtorch in {NativeTorch.Folder} sees no CUDA device. Set {NativeTorch.FolderVariable} to the folder of one that does, "
-                + "such as site-packages/torch/lib of a PyTorch with CUDA; 'xlstm doctor' shows what there is.")
+                $"The libtorch in {NativeTorch.Folder} sees no CUDA device. Set {NativeTorch.FolderVariable} to the folder of one that "
+                + "does, such as site-packages/torch/lib of a PyTorch with CUDA; 'xlstm doctor' shows what there is.")
             : index >= torch.cuda.device_count()
                 ? throw new NotSupportedException($"There is no CUDA device {index}; there are {torch.cuda.device_count()}.")
                 : torch.device(DeviceType.CUDA, index);

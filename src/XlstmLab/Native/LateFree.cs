@@ -87,7 +87,8 @@ internal static unsafe class LateFree
     private static string? Bind(nint bridge)
     {
         var imports = typeof(torch).Assembly.GetType("TorchSharp.PInvoke.NativeMethods");
-        var methods = Functions.Select(f => imports?.GetMethod(f.Name, BindingFlags.Static | BindingFlags.NonPublic | BindingFlags.Public)).ToArray();
+        var methods =
+            Functions.Select(f => imports?.GetMethod(f.Name, BindingFlags.Static | BindingFlags.NonPublic | BindingFlags.Public)).ToArray();
         if (Array.FindIndex(methods, m => m is null) is var missing and >= 0)
         {
             return $"this TorchSharp has no import {Functions[missing].Name}: it is another version than the one this library knows.";
@@ -122,7 +123,8 @@ internal static unsafe class LateFree
         // An import that was called before stays bound to where it went then.
         Scalar number = 1;
         number.Dispose();
-        return (_seen & 1 << 1) != 0 ? null : "TorchSharp was in use before this library was: touch XlstmLab first, by NativeTorch.EnsureLoaded() for example.";
+        return (_seen & 1 << 1) != 0
+            ? null : "TorchSharp was in use before this library was: touch XlstmLab first, by NativeTorch.EnsureLoaded() for example.";
     }
 
     [UnmanagedCallersOnly]

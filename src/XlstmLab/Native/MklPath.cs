@@ -60,7 +60,8 @@ internal static unsafe class MklPath
         }
 
         *(nint*)NativeLibrary.GetExport(library, JumpLibrary.Table) = (nint)(delegate* unmanaged<int>)&Yes;
-        return (true, $"what this AMD processor has, {(Avx512F.IsSupported ? "AVX-512" : "AVX2")}, where MKL itself would not use it ({Variable}=off leaves it to MKL)");
+        return (true, $"what this AMD processor has, {(Avx512F.IsSupported ? "AVX-512" : "AVX2")}, where MKL itself would not use it "
+            + $"({Variable}=off leaves it to MKL)");
     }
 
     [UnmanagedCallersOnly]

@@ -195,10 +195,11 @@ public static class NativeTorch
         }
 
         var advice = Environment.GetEnvironmentVariable(FolderVariable) is { Length: > 0 }
-            ? $"{FolderVariable} is set, so only its folder is looked into. It has to hold libtorch 2.10 or newer, as site-packages/torch/lib of a "
-              + "PyTorch installed by pip does; without the variable the package's libtorch is used."
-            : $"Run 'dotnet restore' so that the package {BuildMetadata("LibTorchPackage") ?? "libtorch-cpu"} is there, or set {FolderVariable} "
-              + "to the folder of another libtorch 2.10 or newer, such as site-packages/torch/lib of a PyTorch installed by pip.";
+            ? $"{FolderVariable} is set, so only its folder is looked into. It has to hold libtorch 2.10 or newer, "
+              + "as site-packages/torch/lib of a PyTorch installed by pip does; without the variable the package's libtorch is used."
+            : $"Run 'dotnet restore' so that the package {BuildMetadata("LibTorchPackage") ?? "libtorch-cpu"} is there, "
+              + $"or set {FolderVariable} to the folder of another libtorch 2.10 or newer, such as site-packages/torch/lib of a "
+              + "PyTorch installed by pip.";
         throw new NativeTorchException($"libtorch could not be loaded on {platform.Rid}. Tried:{Environment.NewLine}{trace}{advice}");
     }
 

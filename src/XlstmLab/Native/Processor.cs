@@ -93,5 +93,6 @@ internal sealed record Processor(string Name, int LogicalCores, int PhysicalCore
     /// <summary>In one line.</summary>
     public override string ToString() => string.Create(
         CultureInfo.InvariantCulture,
-        $"{Name}, {PhysicalCores} cores{(LogicalCores == PhysicalCores ? "" : $" ({LogicalCores} threads)")}, {(Simd.Count == 0 ? "no SIMD known" : string.Join(", ", Simd))}");
+        $"{Name}, {PhysicalCores} cores{(LogicalCores == PhysicalCores ? "" : $" ({LogicalCores} threads)")}, "
+        + $"{(Simd.Count == 0 ? "no SIMD known" : string.Join(", ", Simd))}");
 }

@@ -15,8 +15,12 @@ internal static class SystemMemory
         get
         {
             const string info = "/proc/meminfo";
-            var line = File.Exists(info) ? File.ReadLines(info).FirstOrDefault(l => l.StartsWith("MemAvailable:", StringComparison.Ordinal)) : null;
-            var free = line is not null && long.TryParse(line.AsSpan("MemAvailable:".Length).Trim().TrimEnd("kB ").ToString(), NumberStyles.None, CultureInfo.InvariantCulture, out var kib)
+            var line = File.Exists(info)
+                ? File.ReadLines(info).FirstOrDefault(l => l.StartsWith("MemAvailable:", StringComparison.Ordinal)) : null;
+            var free = line is not null
+                && long.TryParse(
+                    line.AsSpan("MemAvailable:".Length).Trim().TrimEnd("kB ").ToString(), NumberStyles.None,
+                    CultureInfo.InvariantCulture, out var kib)
                 ? kib * 1024
                 : Total / 2;
             return Math.Min(free, Total);

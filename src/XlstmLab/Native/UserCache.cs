@@ -27,7 +27,8 @@ internal static class UserCache
         }
 
         throw new IOException(
-            $"No folder for compiled and adapted libraries can be written; tried {string.Join(", ", tried)}. Set XDG_CACHE_HOME to one that can.");
+            $"No folder for compiled and adapted libraries can be written; tried {string.Join(", ", tried)}. "
+            + "Set XDG_CACHE_HOME to one that can.");
     }
 
     private static IEnumerable<(string Root, bool IsShared)> Roots()
@@ -38,7 +39,8 @@ internal static class UserCache
         }
 
         // Without a home there is no such folder, and the name is empty.
-        if (Environment.GetFolderPath(Environment.SpecialFolder.LocalApplicationData, Environment.SpecialFolderOption.DoNotVerify) is { Length: > 0 } data)
+        if (Environment.GetFolderPath(Environment.SpecialFolder.LocalApplicationData,
+            Environment.SpecialFolderOption.DoNotVerify) is { Length: > 0 } data)
         {
             yield return (Path.Combine(data, Name), false);
         }

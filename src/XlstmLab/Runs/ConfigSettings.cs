@@ -91,7 +91,9 @@ public static class ConfigSettings
     private static string Unknown(string name, LanguageModelConfig? model, TrainingConfig? training)
     {
         List<Leaf> leaves = [.. model is null ? [] : Leaves(model.GetType()), .. training is null ? [] : Leaves(typeof(TrainingConfig))];
-        var known = leaves.SelectMany(l => new[] { l.Name, LastPart(l.Name), JsonNamingPolicy.SnakeCaseLower.ConvertName(l.Path[^1].Name) }).Distinct();
+        var known =
+            leaves.SelectMany(l => new[] { l.Name, LastPart(l.Name), JsonNamingPolicy.SnakeCaseLower.ConvertName(l.Path[^1].Name) })
+                .Distinct();
         var of = model is null ? "a training" : $"a model of the kind {model.ModelType}" + (training is null ? "" : " or of a training");
         return $"There is no setting '{name}' of {of}.{NearestName.Hint(name, known)}";
     }

@@ -15,7 +15,8 @@ public static class HuggingFaceExport
     private const string TokenizerConfigName = "tokenizer_config.json";
     private const string GenerationConfigName = "generation_config.json";
     private static readonly string[] Beside = [TokenizerName, TokenizerConfigName, GenerationConfigName];
-    private static readonly JsonSerializerOptions Json = new() { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
+    private static readonly JsonSerializerOptions Json =
+        new() { WriteIndented = true, Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping };
 
     /// <summary>Writes model and tokenizer, with the ids that open and end documents. The folder is whole or as it was.</summary>
     /// <remarks>

@@ -47,7 +47,8 @@ public static class Lab
     /// <param name="options">As above.</param>
     /// <param name="progress">As above.</param>
     /// <param name="cancellationToken">As above.</param>
-    /// <inheritdoc cref="Train(LanguageModelConfig, Corpus, TrainingConfig?, LabOptions?, IProgress{TrainingMetrics}?, CancellationToken)"/>
+    /// <inheritdoc
+    /// cref="Train(LanguageModelConfig, Corpus, TrainingConfig?, LabOptions?, IProgress{TrainingMetrics}?, CancellationToken)"/>
     public static TrainedRun Train(
         LanguageModelConfig config, string data = LabDefaults.Data, TrainingConfig? recipe = null, LabOptions? options = null,
         IProgress<TrainingMetrics>? progress = null, CancellationToken cancellationToken = default)
@@ -128,7 +129,8 @@ public static class Lab
         if (config.VocabularySize < tokenizer.VocabularySize)
         {
             throw new ArgumentException(
-                $"{what} has a vocab_size of {config.VocabularySize}, and the tokenizer has {tokenizer.VocabularySize} ids: they do not fit together.");
+                $"{what} has a vocab_size of {config.VocabularySize}, and the tokenizer has {tokenizer.VocabularySize} ids: "
+                + "they do not fit together.");
         }
     }
 

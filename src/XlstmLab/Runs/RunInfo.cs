@@ -189,7 +189,10 @@ public sealed record RunInfo
         ]);
 
         TableColumn Column<TValue>(string name, string? unit, Func<RunInfo, TValue> value) =>
-            new(name, Nullable.GetUnderlyingType(typeof(TValue)) ?? typeof(TValue), [.. runs.Select(r => (object?)value(r))]) { Unit = unit };
+            new(name, Nullable.GetUnderlyingType(typeof(TValue)) ?? typeof(TValue), [.. runs.Select(r => (object?)value(r))])
+            {
+                Unit = unit,
+            };
     }
 
     /// <inheritdoc/>
@@ -203,8 +206,10 @@ public sealed record RunInfo
             return [folder];
         }
 
-        var options = new EnumerationOptions { IgnoreInaccessible = true, AttributesToSkip = FileAttributes.Hidden | FileAttributes.ReparsePoint };
-        return Directory.EnumerateDirectories(folder, "*", options).Where(f => !f.Contains(".tmp-", StringComparison.Ordinal)).Order(StringComparer.Ordinal).SelectMany(Folders);
+        var options =
+            new EnumerationOptions { IgnoreInaccessible = true, AttributesToSkip = FileAttributes.Hidden | FileAttributes.ReparsePoint };
+        return Directory.EnumerateDirectories(folder, "*", options).Where(f => !f.Contains(".tmp-", StringComparison.Ordinal))
+            .Order(StringComparer.Ordinal).SelectMany(Folders);
     }
 
     private static RunState StateOf(string folder, RunMetadata? metadata, TrainingMetrics? last)

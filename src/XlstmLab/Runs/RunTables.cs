@@ -101,8 +101,10 @@ public static class RunTables
         ("width d", Number(config.EmbeddingDim), "channels"),
         ("blocks L", Number(config.BlockCount), ""),
         ("vocabulary V", Number(config.VocabularySize), "ids"),
-        ("forward cost", (config.ForwardFlopsPerToken(CostLength) / 1e6).ToString("N2", CultureInfo.InvariantCulture), $"MFLOP/token, of {CostLength}"),
-        ("state", (config.StateBytes(CostLength) / 1024.0).ToString("N1", CultureInfo.InvariantCulture), $"KiB/sequence, of {CostLength} tokens"),
+        ("forward cost", (config.ForwardFlopsPerToken(CostLength) / 1e6).ToString("N2", CultureInfo.InvariantCulture),
+            $"MFLOP/token, of {CostLength}"),
+        ("state", (config.StateBytes(CostLength) / 1024.0).ToString("N1", CultureInfo.InvariantCulture),
+            $"KiB/sequence, of {CostLength} tokens"),
     ];
 
     private static IEnumerable<(string, string, string)> Changed(IEnumerable<ConfigSetting> settings, string[] told) =>

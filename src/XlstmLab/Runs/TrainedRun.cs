@@ -145,7 +145,8 @@ public sealed class TrainedRun : IDisposable
         if (tokenizer?.VocabularySize > vocabulary)
         {
             throw new ArgumentException(
-                $"The tokenizer has {tokenizer.VocabularySize} ids and the model only {vocabulary}: give the tokenizer that the model was trained with.");
+                $"The tokenizer has {tokenizer.VocabularySize} ids and the model only {vocabulary}: give the tokenizer that the "
+                + "model was trained with.");
         }
 
         var model = weights.Config.CreateUnloaded(device, WeightType(options, weights.StoredType));
@@ -323,7 +324,8 @@ public sealed class TrainedRun : IDisposable
     /// <param name="prompt">The beginning.</param>
     /// <param name="options">How to choose tokens; null is <see cref="LabDefaults.Generation"/>.</param>
     /// <param name="cancellationToken">Stops between tokens.</param>
-    public GeneratedSequence Generate(string prompt = "", GenerationOptions? options = null, CancellationToken cancellationToken = default) =>
+    public GeneratedSequence Generate(
+        string prompt = "", GenerationOptions? options = null, CancellationToken cancellationToken = default) =>
         new TextGenerator(Model, Tokenizer).Generate(prompt, options ?? LabDefaults.Generation, cancellationToken);
 
     /// <summary>Records the gates and the memory of every mLSTM block while the model reads a text.</summary>

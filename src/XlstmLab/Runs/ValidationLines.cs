@@ -23,7 +23,8 @@ public sealed class ValidationLines(Action<string> write) : IProgress<TrainingMe
             var done = string.Create(
                 CultureInfo.InvariantCulture, $"step {value.Step,5}   {value.Tokens / 1e6,6:F2} M tokens   loss {value.Loss:F3}");
             write(string.Create(
-                CultureInfo.InvariantCulture, $"{done}   validation {value.ValidationLoss:F3} nats a token{bits}   {value.Seconds,4:F0} s"));
+                CultureInfo.InvariantCulture,
+                $"{done}   validation {value.ValidationLoss:F3} nats a token{bits}   {value.Seconds,4:F0} s"));
         }
     }
 }

@@ -14,7 +14,8 @@ namespace XlstmLab.Tasks;
 public sealed record MixedRecall : SyntheticTask
 {
     private static readonly (MultiQueryRecall Rows, int Weight)[] Sizes =
-        [(Size(64, 4), 5), (Size(128, 8), 1), (Size(256, 16), 1), (Size(256, 32), 1), (Size(256, 64), 1), (Size(512, 128), 1), (Size(1024, 256), 1)];
+        [(Size(64, 4), 5), (Size(128, 8), 1), (Size(256, 16), 1), (Size(256, 32), 1), (Size(256, 64), 1),
+            (Size(512, 128), 1), (Size(1024, 256), 1)];
 
     /// <inheritdoc/>
     [JsonIgnore]
@@ -42,7 +43,8 @@ public sealed record MixedRecall : SyntheticTask
         if (!Array.Exists(Sizes, size => Has(lengths, size.Rows)))
         {
             throw new ArgumentException(
-                $"{Name} has rows of {string.Join(", ", Sizes.Select(s => s.Rows.ContextLength).Distinct())} tokens, asked for were {lengths}.", nameof(lengths));
+                $"{Name} has rows of {string.Join(", ", Sizes.Select(s => s.Rows.ContextLength).Distinct())} tokens, "
+                + $"asked for were {lengths}.", nameof(lengths));
         }
     }
 

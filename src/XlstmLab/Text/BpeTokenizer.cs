@@ -57,7 +57,8 @@ public sealed class BpeTokenizer : ITokenizer
             ?? (_vocabulary.TryGetValue(endOfDocument, out var id)
                 ? id
                 : throw new InvalidDataException(
-                    $"it has no token '{endOfDocument}' to end documents with; name one of its special tokens: {string.Join(", ", SpecialTokens.Keys)}"));
+                    $"it has no token '{endOfDocument}' to end documents with; name one of its special tokens: "
+                    + $"{string.Join(", ", SpecialTokens.Keys)}"));
 
         _silent = [EndOfDocument, .. SpecialTokens.Values];
         VocabularySize = Math.Max(_vocabulary.Values.Max(), added.Select(t => t.Id).DefaultIfEmpty().Max()) + 1;

@@ -73,8 +73,8 @@ public sealed record BpeTrainerOptions
         if (VocabularySize < SpecialTokens.Count + 256 || VocabularySize > 1 << 20)
         {
             throw new ArgumentException(
-                $"A vocabulary of {VocabularySize} ids was asked for; it takes at least {SpecialTokens.Count + 256}, for the bytes and the special "
-                + $"tokens, and at most {1 << 20}.");
+                $"A vocabulary of {VocabularySize} ids was asked for; it takes at least {SpecialTokens.Count + 256}, "
+                + $"for the bytes and the special tokens, and at most {1 << 20}.");
         }
 
         ArgumentOutOfRangeException.ThrowIfLessThan(MinimumFrequency, 1);
@@ -263,7 +263,8 @@ public static class BpeTrainer
         finally
         {
             // What else failed is of no interest once the first failure is on its way; nothing may go on behind the caller's back.
-            Task.WhenAll(pending).ContinueWith(_ => { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default).Wait(CancellationToken.None);
+            Task.WhenAll(pending).ContinueWith(_ => { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default)
+                .Wait(CancellationToken.None);
         }
 
         return counts.TextBytes > 0

@@ -79,7 +79,9 @@ public static class DatasetArchive
         var documents = Corpus.ReadJsonLines(content, path, name: null, textField: "text");
         foreach (var (split, size) in Sizes(new Corpus(card.Name, documents, card.Split)))
         {
-            Check(path, $"the size of the part {split} in the card", card.Parts.GetValueOrDefault(split)?.ToString() ?? "missing", size.ToString());
+            Check(
+                path, $"the size of the part {split} in the card",
+                card.Parts.GetValueOrDefault(split)?.ToString() ?? "missing", size.ToString());
         }
 
         return (card, documents);
@@ -93,7 +95,8 @@ public static class DatasetArchive
         if (!string.Equals(expected, actual, StringComparison.OrdinalIgnoreCase))
         {
             throw new InvalidDataException(
-                $"'{path}' is not the file that its card describes: {what} is {expected}, the file's is {actual}. Restore both from their origin.");
+                $"'{path}' is not the file that its card describes: {what} is {expected}, the file's is {actual}. "
+                + "Restore both from their origin.");
         }
     }
 
@@ -128,8 +131,8 @@ public static class DatasetArchive
                 if (content.Length + got > Math.Min(card.ContentBytes, Array.MaxLength))
                 {
                     throw new InvalidDataException(
-                        $"it unpacks to more than {Math.Min(card.ContentBytes, Array.MaxLength)} bytes, which its card says (content_bytes) or memory holds. "
-                        + "Restore both from their origin.");
+                        $"it unpacks to more than {Math.Min(card.ContentBytes, Array.MaxLength)} bytes, "
+                        + "which its card says (content_bytes) or memory holds. Restore both from their origin.");
                 }
 
                 content.Write(buffer.AsSpan(0, got));

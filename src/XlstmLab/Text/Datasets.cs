@@ -29,8 +29,8 @@ public static class Datasets
             string[] starts = [Directory.GetCurrentDirectory(), AppContext.BaseDirectory];
             return starts.SelectMany(Above).Select(f => Path.Combine(f, "datasets")).FirstOrDefault(f => Names(f).Count > 0)
                 ?? throw new DirectoryNotFoundException(
-                    $"There is no folder 'datasets' in or above '{starts[0]}' and '{starts[1]}'. Set {FolderVariable} to the folder 'datasets' of a clone of the repository, "
-                    + "or name a file or a folder of text.");
+                    $"There is no folder 'datasets' in or above '{starts[0]}' and '{starts[1]}'. Set {FolderVariable} to the folder "
+                    + "'datasets' of a clone of the repository, or name a file or a folder of text.");
         }
     }
 
@@ -56,7 +56,8 @@ public static class Datasets
         return names.Contains(name)
             ? Path.Combine(folder, name)
             : throw new FileNotFoundException(
-                $"There is no file or folder '{name}', and no dataset of that name in '{folder}'.{NearestName.Hint(name, names)} There are: {string.Join(", ", names)}.", name);
+                $"There is no file or folder '{name}', and no dataset of that name in '{folder}'.{NearestName.Hint(name, names)} There "
+                + $"are: {string.Join(", ", names)}.", name);
     }
 
     private static IReadOnlyList<string> Names(string folder) =>

@@ -149,7 +149,8 @@ public sealed record DocumentFile(string Path, string Name)
         if (new FileInfo(Path).Length is > MostLineBytes and var size)
         {
             throw new InvalidDataException(
-                $"'{Path}' has {size} bytes, and a .txt file is one document, of at most {MostLineBytes}: cut it into several, or make it JSON lines.");
+                $"'{Path}' has {size} bytes, and a .txt file is one document, of at most {MostLineBytes}: cut it into several, "
+                + "or make it JSON lines.");
         }
 
         var bytes = File.ReadAllBytes(Path);
@@ -201,7 +202,8 @@ public sealed record DocumentFile(string Path, string Name)
                 if (unpacked > ContentBytes)
                 {
                     throw new InvalidDataException(
-                        $"'{Path}' unpacks to more than the {ContentBytes} bytes that its card says (content_bytes). Restore both from their origin.");
+                        $"'{Path}' unpacks to more than the {ContentBytes} bytes that its card says (content_bytes). "
+                        + "Restore both from their origin.");
                 }
 
                 continue;
@@ -230,7 +232,8 @@ public sealed record DocumentFile(string Path, string Name)
 
     private InvalidDataException LineTooLong(long line) => new(
         $"'{Path}', line {line}: it is longer than the {Math.Clamp(MaxLineBytes, 1, MostLineBytes)} bytes that a line may have, unpacked. "
-        + $"If that is a text, allow more by --max-line-mib ({nameof(MaxLineBytes)}), up to {MostLineBytes} bytes; else the file is damaged.");
+        + $"If that is a text, allow more by --max-line-mib ({nameof(MaxLineBytes)}), up to {MostLineBytes} bytes; "
+        + "else the file is damaged.");
 
     private int Fill(Stream stream, Span<byte> target, long line)
     {
@@ -267,15 +270,17 @@ public sealed record DocumentFile(string Path, string Name)
                 if (rows.RowCount is < 0 or > MostRowsOfGroup)
                 {
                     throw new InvalidDataException(
-                        $"'{Path}', row group {group} has {rows.RowCount} rows, which are read at once, and at most {MostRowsOfGroup} can be: "
-                        + "write it in smaller groups. If it should have fewer, the file is damaged: fetch it again.");
+                        $"'{Path}', row group {group} has {rows.RowCount} rows, which are read at once, and at most {MostRowsOfGroup} can "
+                        + "be: write it in smaller groups. If it should have fewer, the file is damaged: fetch it again.");
                 }
 
                 var before = row;
                 var texts = Parquet(() => Texts(rows, field), $"in row group {group}, rows {row + 1} to {row + rows.RowCount},");
                 if (texts.Length != rows.RowCount)
                 {
-                    throw new InvalidDataException($"'{Path}', row group {group}: expected {rows.RowCount} texts, got {texts.Length}. The file is damaged: fetch it again.");
+                    throw new InvalidDataException(
+                        $"'{Path}', row group {group}: expected {rows.RowCount} texts, got {texts.Length}. "
+                        + "The file is damaged: fetch it again.");
                 }
 
                 for (var k = 0; k < texts.Length; k++)
@@ -285,10 +290,12 @@ public sealed record DocumentFile(string Path, string Name)
                     {
                         var text = texts[k] is null && !SkipNull
                             ? throw new InvalidDataException(
-                                $"'{Path}', row {row}: the column '{textField}' is null. Remove the row, name another column as the text field, "
-                                + "or leave such rows out by --skip-null.")
+                                $"'{Path}', row {row}: the column '{textField}' is null. Remove the row, name another column as the text "
+                                + "field, or leave such rows out by --skip-null.")
                             : texts[k];
-                        yield return new(this, row, default, text, (long)((group + (row - before) / (double)rows.RowCount) / reader.RowGroupCount * file.Length));
+                        yield return new(
+                            this, row, default, text,
+                            (long)((group + (row - before) / (double)rows.RowCount) / reader.RowGroupCount * file.Length));
                     }
                 }
             }
@@ -305,7 +312,8 @@ public sealed record DocumentFile(string Path, string Name)
         var path = textField.Replace('.', '/');
         var field = Array.Find(fields, f => f.Path.ToString() == path || f.Path.ToString() == textField)
             ?? throw new InvalidDataException(
-                $"'{Path}' has no column '{textField}'; name one as the text field: {string.Join(", ", fields.Select(f => f.Path.ToString().Replace('/', '.')))}.");
+                $"'{Path}' has no column '{textField}'; name one as the text field: "
+                + $"{string.Join(", ", fields.Select(f => f.Path.ToString().Replace('/', '.')))}.");
         return field.MaxRepetitionLevel > 0 ? throw new InvalidDataException(
             $"'{Path}': the column '{textField}' is a list; the text has to be one string a row.")
             : field.ClrType == typeof(ReadOnlyMemory<char>) || field.ClrType == typeof(string) ? field

@@ -46,8 +46,8 @@ public sealed class PackedTokens : BatchSource
         if (windows < 1)
         {
             throw new ArgumentException(
-                $"The {documents.Count} documents have {_tokenCount} tokens, fewer than the {contextLength + 1L} of one window: give more text or a "
-                + "shorter context.",
+                $"The {documents.Count} documents have {_tokenCount} tokens, fewer than the {contextLength + 1L} of one window: "
+                + "give more text or a shorter context.",
                 nameof(contextLength));
         }
 
@@ -148,7 +148,10 @@ public sealed class PackedTokens : BatchSource
                     Copy((long)(first + row) * ContextLength, Row(tokens, row), _inOrder, _startsInOrder);
                 }
 
-                yield return TokenBatch.OfWindows(tokens, count, ContextLength, _endOfDocument) with { TextBytes = counter?.Next(count * (long)ContextLength) };
+                yield return TokenBatch.OfWindows(tokens, count, ContextLength, _endOfDocument) with
+                {
+                    TextBytes = counter?.Next(count * (long)ContextLength),
+                };
             }
         }
     }

@@ -57,7 +57,8 @@ internal sealed class PreTokenizer
                     break;
                 default:
                     throw new InvalidDataException(
-                        $"its pre_tokenizer is of type '{step?.Type ?? "none"}'; supported are ByteLevel, Split, Digits and a Sequence of them");
+                        $"its pre_tokenizer is of type '{step?.Type ?? "none"}'; supported are ByteLevel, Split, "
+                        + "Digits and a Sequence of them");
             }
         }
     }

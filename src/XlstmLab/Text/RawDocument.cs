@@ -89,7 +89,8 @@ internal readonly record struct RawDocument(DocumentFile File, long Line, ReadOn
         catch (Exception e) when (e is JsonException or InvalidOperationException)
         {
             throw new InvalidDataException(
-                $"'{path}', line {line}: expected a JSON object with the text field '{textField}': {e.Message} Mend or remove the line, name another text field, or leave out lines without a text by --skip-null.", e);
+                $"'{path}', line {line}: expected a JSON object with the text field '{textField}': {e.Message} Mend or remove the line, "
+                + "name another text field, or leave out lines without a text by --skip-null.", e);
         }
     }
 

@@ -117,7 +117,9 @@ public sealed class TextSource : IDisposable
             return new(
                 _folders.Count == 1
                     ? new TokenWindows(_folders[0].Folder, Split.Train, contextLength, seed)
-                    : new TokenMixture([.. _folders.Select(p => new MixturePart(new TokenWindows(p.Folder, Split.Train, contextLength, seed), p.Weight))], seed),
+                    : new TokenMixture(
+                        [.. _folders.Select(p => new MixturePart(new TokenWindows(p.Folder, Split.Train, contextLength, seed), p.Weight))],
+                        seed),
                 Validation(contextLength, rows, validationTokens));
         }
 
@@ -137,7 +139,8 @@ public sealed class TextSource : IDisposable
         Split part, ITokenizer tokenizer, int contextLength, int rows, CancellationToken cancellationToken = default) => IsTokens
         ? _folders.Where(p => p.Folder[part].Sum(f => f.TokenCount) > contextLength).SelectMany(
             p => new TokenWindows(p.Folder, part, contextLength).Sequential(rows))
-        : new PackedTokens(tokenizer.EncodeDocuments(Corpus[part], null, cancellationToken), tokenizer.EndOfDocument, contextLength).Sequential(rows);
+        : new PackedTokens(tokenizer.EncodeDocuments(Corpus[part], null, cancellationToken), tokenizer.EndOfDocument, contextLength)
+            .Sequential(rows);
 
     /// <summary>The number of documents of a part, of several folders of the first one's.</summary>
     public long Count(Split part) =>
@@ -167,7 +170,8 @@ public sealed class TextSource : IDisposable
         if (IsMixture)
         {
             throw new InvalidOperationException(
-                $"A mixture cannot be evaluated as one text: name one of its folders by --data: {string.Join(", ", _folders.Select(p => p.Folder.Path))}.");
+                "A mixture cannot be evaluated as one text: name one of its folders by --data: "
+                + $"{string.Join(", ", _folders.Select(p => p.Folder.Path))}.");
         }
 
         if (Count(part) == 0)

@@ -102,7 +102,8 @@ public sealed unsafe class TokenFile : IDisposable
         if (target.ContainsAnyExceptInRange(0, VocabularySize - 1))
         {
             throw new InvalidDataException(
-                $"'{Path}' is damaged: after token {start} stands an id that is not below {VocabularySize}. Delete its folder and tokenize again.");
+                $"'{Path}' is damaged: after token {start} stands an id that is not below {VocabularySize}. "
+                + "Delete its folder and tokenize again.");
         }
 
         GC.KeepAlive(this);

@@ -66,8 +66,12 @@ public sealed record TokenPlan
         : ByPosition != other.ByPosition ? $"another split (documents {(other.ByPosition ? "cut by position" : "whole")})"
         : Split != other.Split ? $"another split ({other.Split}, not {Split})"
         : ShardBytes != other.ShardBytes ? $"shards of {other.ShardBytes} bytes, not {ShardBytes}"
-        : MostShards != other.MostShards ? $"{(other.MostShards is { } most ? $"the first {most}" : "all")} shards, not {(MostShards is { } wanted ? $"the first {wanted}" : "all")}"
-        : !Files.SequenceEqual(other.Files) ? $"other source files ({other.Files.Count} of {other.Files.Sum(f => f.Bytes)} bytes, not {Files.Count} of {Files.Sum(f => f.Bytes)})"
+        : MostShards != other.MostShards
+        ? $"{(other.MostShards is { } most ? $"the first {most}" : "all")} shards, "
+            + $"not {(MostShards is { } wanted ? $"the first {wanted}" : "all")}"
+        : !Files.SequenceEqual(other.Files)
+        ? $"other source files ({other.Files.Count} of {other.Files.Sum(f => f.Bytes)} bytes, "
+            + $"not {Files.Count} of {Files.Sum(f => f.Bytes)})"
         : null;
 }
 
@@ -199,9 +203,13 @@ public sealed class TokenFolder : IDisposable
         RequireTokenizer(tokenizer);
         int[][] tokens = [.. Documents(split).Take(most)];
         var all = _files[split].Sum(f => f.DocumentCount) == tokens.Length;
-        var sizes = _files[split].SelectMany(f => Enumerable.Range(0, checked((int)f.DocumentCount)).Select(d => f.DocumentBytes(d))).Take(tokens.Length).ToArray();
+        var sizes = _files[split].SelectMany(f => Enumerable.Range(0, checked((int)f.DocumentCount)).Select(d => f.DocumentBytes(d)))
+            .Take(tokens.Length).ToArray();
         return sizes.Contains(null)
-            ? new(tokenizer, tokens, null) { TextBytes = all ? _files[split].Sum(f => f.TextBytes) : TokenDocuments.TextBytesOf(tokens, tokenizer) }
+            ? new(tokenizer, tokens, null)
+            {
+                TextBytes = all ? _files[split].Sum(f => f.TextBytes) : TokenDocuments.TextBytesOf(tokens, tokenizer),
+            }
             : new(tokenizer, tokens, Array.ConvertAll(sizes, s => s!.Value));
     }
 

@@ -298,7 +298,8 @@ public static class TokenFolderWriter
         finally
         {
             // What else failed is of no interest once the first failure is on its way; nothing may go on behind the caller's back.
-            Task.WhenAll(pending).ContinueWith(_ => { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default).Wait(CancellationToken.None);
+            Task.WhenAll(pending).ContinueWith(_ => { }, CancellationToken.None, TaskContinuationOptions.None, TaskScheduler.Default)
+                .Wait(CancellationToken.None);
         }
     }
 

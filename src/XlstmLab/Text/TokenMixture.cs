@@ -47,7 +47,8 @@ public sealed class TokenMixture : BatchSource
         }
 
         var first = parts[0].Source;
-        if (parts.FirstOrDefault(p => p.Source.ContextLength != first.ContextLength || p.Source.EndOfDocument != first.EndOfDocument) is { } other)
+        if (parts.FirstOrDefault(p => p.Source.ContextLength != first.ContextLength
+            || p.Source.EndOfDocument != first.EndOfDocument) is { } other)
         {
             throw new ArgumentException(
                 $"Expected sources of one context length and end of document, got {first.ContextLength} and {first.EndOfDocument}, and "
@@ -66,7 +67,8 @@ public sealed class TokenMixture : BatchSource
         if (rare >= 0)
         {
             throw new ArgumentException(
-                $"The weight {parts[rare].Weight.ToString(CultureInfo.InvariantCulture)} is no whole row in {BlockRows}: leave the source out or give it more.",
+                $"The weight {parts[rare].Weight.ToString(CultureInfo.InvariantCulture)} is no whole row in {BlockRows}: "
+                + "leave the source out or give it more.",
                 nameof(parts));
         }
 
@@ -113,7 +115,8 @@ public sealed class TokenMixture : BatchSource
     public override void Resume(BatchPosition position)
     {
         var difference = position.DifferenceFrom(Position)
-            ?? (position.Epoch != 0 || position.Window < 0 ? $"row {position.Window} of epoch {position.Epoch}, and a mixture has one epoch" : null);
+            ?? (position.Epoch != 0 || position.Window < 0
+                ? $"row {position.Window} of epoch {position.Epoch}, and a mixture has one epoch" : null);
         if (difference is not null)
         {
             throw new ArgumentException($"Loading cannot go on from this position: it is of {difference}.", nameof(position));

@@ -44,7 +44,8 @@ public sealed class TokenWindows : BatchSource
         if (WindowsPerEpoch < 1)
         {
             throw new InvalidDataException(
-                $"The part {split} of '{folder.Path}' has {tokens} tokens, fewer than the {contextLength + 1L} of one window: give more text or a shorter context.");
+                $"The part {split} of '{folder.Path}' has {tokens} tokens, fewer than the {contextLength + 1L} of one window: "
+                + "give more text or a shorter context.");
         }
 
         ContextLength = contextLength;
@@ -119,7 +120,10 @@ public sealed class TokenWindows : BatchSource
                     Copy(first + row, tokens.AsSpan(row * (ContextLength + 1), ContextLength + 1));
                 }
 
-                yield return TokenBatch.OfWindows(tokens, count, ContextLength, _endOfDocument) with { TextBytes = counter?.Next(count * (long)ContextLength) };
+                yield return TokenBatch.OfWindows(tokens, count, ContextLength, _endOfDocument) with
+                {
+                    TextBytes = counter?.Next(count * (long)ContextLength),
+                };
             }
         }
     }

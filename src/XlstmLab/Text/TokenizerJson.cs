@@ -5,7 +5,8 @@ namespace XlstmLab.Text;
 /// <summary>The parts of a Hugging Face <c>tokenizer.json</c> that decide ids and bytes.</summary>
 internal sealed record TokenizerJson
 {
-    private static readonly JsonSerializerOptions Options = new() { PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower, AllowDuplicateProperties = false };
+    private static readonly JsonSerializerOptions Options =
+        new() { PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower, AllowDuplicateProperties = false };
 
     public List<AddedTokenJson?>? AddedTokens { get; init; }
 

@@ -8,7 +8,8 @@ namespace XlstmLab.Text;
 /// <summary>A byte-level BPE that <see cref="BpeTrainer"/> has learned.</summary>
 public sealed class TrainedBpe
 {
-    private static readonly JsonSerializerOptions Json = new() { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping, WriteIndented = true };
+    private static readonly JsonSerializerOptions Json =
+        new() { Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping, WriteIndented = true };
 
     private readonly BpeTrainerOptions _options;
 
@@ -78,7 +79,13 @@ public sealed class TrainedBpe
             ["normalizer"] = null,
             ["pre_tokenizer"] = preTokenizer,
             ["post_processor"] = null,
-            ["decoder"] = new JsonObject { ["type"] = "ByteLevel", ["add_prefix_space"] = true, ["trim_offsets"] = true, ["use_regex"] = true },
+            ["decoder"] = new JsonObject
+            {
+                ["type"] = "ByteLevel",
+                ["add_prefix_space"] = true,
+                ["trim_offsets"] = true,
+                ["use_regex"] = true,
+            },
             ["model"] = new JsonObject
             {
                 ["type"] = "BPE",

@@ -81,7 +81,8 @@ internal sealed class UnicodeNormalizer
         {
             // Variation selectors are marks that never combine.
             if (rune.Value >= 0x300 && rune.Value is not (>= 0xFE00 and <= 0xFE0F)
-                && (Rune.GetUnicodeCategory(rune) is UnicodeCategory.NonSpacingMark or UnicodeCategory.SpacingCombiningMark or UnicodeCategory.EnclosingMark
+                && (Rune.GetUnicodeCategory(rune)
+                        is UnicodeCategory.NonSpacingMark or UnicodeCategory.SpacingCombiningMark or UnicodeCategory.EnclosingMark
                     || rune.Value is >= 0x1100 and <= 0x11FF
                     || Array.Exists(Replaced, range => rune.Value >= range.First && rune.Value <= range.Last)))
             {

@@ -123,7 +123,9 @@ public sealed class Muon : IOptimizer
 
             var update = MuonKernel.Momentum(gradient, _momenta[p], prepared, _settings.Momentum, _settings.Nesterov);
             var orthogonal = Orthogonalize(update, _settings.NewtonSchulzSteps);
-            MuonKernel.Update(weight, orthogonal, copies.Products?.CopyOf(weight), copies.Average?.Of(name), prepared, rateFactor, Scale(weight.shape), _weightDecay);
+            MuonKernel.Update(
+                weight, orthogonal, copies.Products?.CopyOf(weight), copies.Average?.Of(name), prepared,
+                rateFactor, Scale(weight.shape), _weightDecay);
         }
     }
 

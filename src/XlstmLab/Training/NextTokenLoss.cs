@@ -55,7 +55,8 @@ public static class NextTokenLoss
         /// <inheritdoc/>
         public string? Obstacle(LanguageModel model, TokenBatch batch) =>
             !model.HasLossKernel && batch.TargetCount < batch.Targets.Length
-                ? $"without the kernel of the loss, each batch has another number of targets that count, such as {batch.TargetCount} of {batch.Targets.Length}"
+                ? "without the kernel of the loss, each batch has another number of targets that count, "
+                    + $"such as {batch.TargetCount} of {batch.Targets.Length}"
                 : null;
 
         /// <inheritdoc/>

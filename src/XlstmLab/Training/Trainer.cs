@@ -233,7 +233,8 @@ public class Trainer<TBatch>(
         var metadata = run is null ? null : RunMetadata.Collect(state.Device, config.ComputeType, config.Seed, state.ParameterCount) with
         {
             Ranks = Parallelism is { Communicator: { World: > 1 } group }
-                ? $"{group.World}, by {group.Name}, gradients in {Parallelism.GradientType}{(Parallelism.ShardsOptimizer ? ", moments shared out" : "")}"
+                ? $"{group.World}, by {group.Name}, "
+                    + $"gradients in {Parallelism.GradientType}{(Parallelism.ShardsOptimizer ? ", moments shared out" : "")}"
                 : null,
         };
         var threads = get_num_threads();

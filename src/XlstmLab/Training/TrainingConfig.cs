@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json;
 using TorchSharp;
 
@@ -262,8 +263,10 @@ public sealed record TrainingConfig
         if (Spikes is { } rule && !(rule.GradientNormFactor > 1 && rule.LossFactor > 1 && rule.Window >= 4 && double.IsFinite(
             rule.GradientNormFactor + rule.LossFactor)))
         {
-            yield return FormattableString.Invariant(
-                $"{nameof(Spikes)} needs factors above 1 and a window of at least 4; they are {rule.GradientNormFactor}, {rule.LossFactor} and {rule.Window}");
+            yield return string.Create(
+                CultureInfo.InvariantCulture,
+                $"{nameof(Spikes)} needs factors above 1 and a window of at least 4; they are {rule.GradientNormFactor}, "
+                + $"{rule.LossFactor} and {rule.Window}");
         }
     }
 }

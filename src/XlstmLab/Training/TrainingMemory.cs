@@ -27,14 +27,17 @@ internal static class TrainingMemory
         // Of each token at once its logits and the stream that every block keeps for its gradient.
         var ofParameters = OfParameters(parameters, training);
         var numberBytes = NumberBytes(training);
-        var ofTokens = (double)micro * training.ContextLength * numberBytes * (model.VocabularySize + (double)model.BlockCount * model.EmbeddingDim);
+        var ofTokens =
+            (double)micro * training.ContextLength * numberBytes * (model.VocabularySize + (double)model.BlockCount * model.EmbeddingDim);
         MemoryNeed.Require(
             string.Create(
                 CultureInfo.InvariantCulture,
-                $"Training {MemoryNeed.Count(parameters)} parameters ({Readable.Size(ofParameters)}) on {micro:N0} x {training.ContextLength:N0} tokens at once ({Readable.Size(ofTokens)})"),
+                $"Training {MemoryNeed.Count(parameters)} parameters ({Readable.Size(ofParameters)}) on {micro:N0} x "
+                + $"{training.ContextLength:N0} tokens at once ({Readable.Size(ofTokens)})"),
             ofParameters + ofTokens,
             device,
-            "Less memory is needed by a smaller micro-batch (the update stays the same), a smaller batch, a shorter context, bfloat16 or a smaller model.");
+            "Less memory is needed by a smaller micro-batch (the update stays the same), a smaller batch, a shorter context, "
+            + "bfloat16 or a smaller model.");
 
         // A batch is read as a whole, wherever it is computed: inputs and targets of four bytes, and their copies for libtorch of eight.
         MemoryNeed.Require(

@@ -54,8 +54,8 @@ public sealed record TrainingParallelism
         foreach (var size in config.BatchRamp.Select(stage => stage.BatchSize).Append(config.BatchSize).Where(size => size % world != 0))
         {
             throw new ArgumentException(
-                $"A batch of {size} sequences cannot be shared evenly by {world} ranks: choose a batch size that is a multiple of {world}, such as "
-                + $"{(size + world - 1) / world * world}, or another number of ranks.");
+                $"A batch of {size} sequences cannot be shared evenly by {world} ranks: choose a batch size that is a multiple of {world}, "
+                + $"such as {(size + world - 1) / world * world}, or another number of ranks.");
         }
     }
 }

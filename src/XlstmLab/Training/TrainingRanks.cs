@@ -49,7 +49,8 @@ internal sealed class TrainingRanks(TrainingParallelism? parallelism)
             if (!all[rank].AsSpan(1).SequenceEqual(all[0].AsSpan(1)))
             {
                 throw new CollectiveException(
-                    $"Rank {rank} of {World} has sent the gradients of other parameters, or in another order, than rank 0: all ranks need the same model and data.");
+                    $"Rank {rank} of {World} has sent the gradients of other parameters, or in another order, than rank 0: "
+                    + "all ranks need the same model and data.");
             }
         }
 
@@ -127,8 +128,9 @@ internal sealed class TrainingRanks(TrainingParallelism? parallelism)
                 if (all[rank].Length != all[0].Length || !all[rank].AsSpan(place).SequenceEqual(all[0].AsSpan(place)))
                 {
                     throw new CollectiveException(
-                        $"After step {step} '{names[k]}' on rank {rank} of {World} differs from rank 0's: the ranks no longer train one model, so nothing is "
-                        + "saved. Go on from the last checkpoint, with the same kind of processor or GPU and as many threads on every rank.");
+                        $"After step {step} '{names[k]}' on rank {rank} of {World} differs from rank 0's: "
+                        + "the ranks no longer train one model, so nothing is saved. Go on from the last checkpoint, "
+                        + "with the same kind of processor or GPU and as many threads on every rank.");
                 }
             }
         }

@@ -26,7 +26,8 @@ public static partial class Plots
         if (logX && x.Any(position => position <= 0))
         {
             throw new ArgumentException(
-                "Expected positions above 0, as a logarithmic axis has no place for others: give the buckets' centres, or set logX to false.",
+                "Expected positions above 0, as a logarithmic axis has no place for others: give the buckets' centres, "
+                + "or set logX to false.",
                 nameof(series));
         }
 

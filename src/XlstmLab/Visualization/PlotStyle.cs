@@ -33,7 +33,8 @@ public static class PlotStyle
     public const string Muted = "#9AA5B1";
 
     /// <summary>The labels of a logarithmic axis over less than half a power of ten.</summary>
-    private static readonly double[] Near = [1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.4, 2.6, 2.8, 3, 3.2, 3.4, 3.6, 3.8, 4, 4.5, 5, 5.5, 6, 7, 8, 9];
+    private static readonly double[] Near =
+        [1, 1.2, 1.4, 1.6, 1.8, 2, 2.2, 2.4, 2.6, 2.8, 3, 3.2, 3.4, 3.6, 3.8, 4, 4.5, 5, 5.5, 6, 7, 8, 9];
 
     internal const string Ink = "#222B36";
     private const string FontFamily = "DejaVu Sans, Verdana, Helvetica, Arial, sans-serif";

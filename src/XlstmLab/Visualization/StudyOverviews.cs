@@ -22,7 +22,10 @@ public static partial class Plots
             : done.Any(row => row.Positions.Count > 0) ? StudyPositions(result)
             : done.Any(row => row.Scores.Count > 0) ? StudyScores(result)
             : result.Study.Axes.Any(axis => axis.Name == FlopsAxis) ? LossAgainstCompute(
-                [.. done.GroupBy(row => row.Differences.First().Value).Select(g => (g.Key, (IReadOnlyList<(double, double)>)[.. g.Where(row => row.ValidationLoss is not null).Select(row => (row.Flops, row.ValidationLoss!.Value))]))])
+                [.. done.GroupBy(row => row.Differences.First().Value)
+                    .Select(g =>
+                        (g.Key, (IReadOnlyList<(double, double)>)[.. g.Where(row => row.ValidationLoss is not null)
+                            .Select(row => (row.Flops, row.ValidationLoss!.Value))]))])
             : result.Study.Axes.Count == 2 && result.Study.Variants.Count > PlotStyle.Palette.Count
                 ? StudyHeatMap([result], result.Study.Axes[0].Name, result.Study.Axes[1].Name, "test_loss", "Test loss (nats a token)")
             : StudyCurves(result);

@@ -41,7 +41,8 @@ public static partial class Plots
         Func<StudyPoint, double?> value = curve switch
         {
             StudyCurve.Validation => point => point.Validation,
-            StudyCurve.Perplexity => point => Math.Exp(point.Validation ?? double.NaN) is var perplexity && double.IsFinite(perplexity) ? perplexity : null,
+            StudyCurve.Perplexity =>
+                point => Math.Exp(point.Validation ?? double.NaN) is var perplexity && double.IsFinite(perplexity) ? perplexity : null,
             StudyCurve.Training => point => point.Loss,
             StudyCurve.GradientNorm => point => point.GradientNorm,
             StudyCurve.Accuracy => point => point.Accuracy,
@@ -66,7 +67,8 @@ public static partial class Plots
             dash: PlotStyle.Dash(v.Index),
             inLegend: true));
         var last = shown.Max(v => v.Curve[^1].X);
-        var judged = shown.SelectMany(v => v.Curve).Where(p => p.X >= from * last).SelectMany(p => new[] { p.Low, p.High }).Where(double.IsFinite).ToArray();
+        var judged = shown.SelectMany(v => v.Curve).Where(p => p.X >= from * last).SelectMany(p => new[] { p.Low, p.High })
+            .Where(double.IsFinite).ToArray();
         var (low, high) = judged.Length == 0 ? (0.0, 1.0) : (judged.Min(), judged.Max());
         var margin = Math.Max((high - low) * 0.05, 1e-6);
         return PlotStyle.Chart(
@@ -124,11 +126,14 @@ public static partial class Plots
                 ("type", "line"), ("xref", "x"), ("yref", "paper"), ("x0", 0), ("x1", 0), ("y0", 0), ("y1", 1),
                 ("line", PlotStyle.Obj(("color", PlotStyle.Ink), ("width", 1), ("dash", "dot")))),
         ];
-        var ends = shown.SelectMany(v => new[] { v.Difference!.Low, v.Difference.High, v.Difference.Mean, 0 }).Where(double.IsFinite).ToArray();
+        var ends =
+            shown.SelectMany(v => new[] { v.Difference!.Low, v.Difference.High, v.Difference.Mean, 0 }).Where(double.IsFinite).ToArray();
         var margin = Math.Max((ends.Max() - ends.Min()) * 0.06, 1e-9);
         return PlotStyle.Chart(
             traces,
-            PlotStyle.Axis($"{unit ?? comparison.Metric}, less that of {Bases(comparison)}", ("range", new[] { ends.Min() - margin, ends.Max() + margin })),
+            PlotStyle.Axis(
+                $"{unit ?? comparison.Metric}, less that of {Bases(comparison)}",
+                ("range", new[] { ends.Min() - margin, ends.Max() + margin })),
             PlotStyle.Axis(
                 "", ("tickmode", "array"), ("tickvals", Enumerable.Range(0, shown.Length).ToArray()),
                 ("ticktext", shown.Select(v => v.Variant).ToArray()),
@@ -156,7 +161,10 @@ public static partial class Plots
             Value: row.Measure(metric)))).Where(cell => cell.Value is not null).ToArray();
         RequireSome(cells, $"run with {metric}");
         string[] rows = [.. cells.Select(c => c.Row).Distinct()], columns = [.. cells.Select(c => c.Column).Distinct()];
-        var means = rows.Select(r => columns.Select(c => cells.Where(cell => cell.Row == r && cell.Column == c).Select(cell => cell.Value!.Value).DefaultIfEmpty(double.NaN).Average()).ToArray()).ToArray();
+        double Mean(string row, string column) => cells.Where(cell => cell.Row == row && cell.Column == column)
+            .Select(cell => cell.Value!.Value).DefaultIfEmpty(double.NaN).Average();
+
+        var means = rows.Select(r => columns.Select(c => Mean(r, c)).ToArray()).ToArray();
         var isShare = metric.Contains('@', StringComparison.Ordinal);
         return HeatMap(rows, columns, means, isShare, isShare ? "0.00" : "G4", title, "{z:.4g}", rowHeight: 32);
     }
@@ -205,7 +213,10 @@ public static partial class Plots
             traces.Add(Markers(
                 name, points.Select(p => p.Flops), points.Select(p => p.Loss), PlotStyle.Translucent(PlotStyle.Color(at), 0.45), 6));
             var frontier = Frontier(points);
-            traces.Add(Line($"{name}, frontier", [.. frontier.Select(p => p.Flops)], [.. frontier.Select(p => p.Loss)], PlotStyle.Color(at), inLegend: true));
+            traces.Add(
+                Line(
+                    $"{name}, frontier", [.. frontier.Select(p => p.Flops)], [.. frontier.Select(p => p.Loss)],
+                    PlotStyle.Color(at), inLegend: true));
         }
 
         return PlotStyle.Chart(
@@ -265,7 +276,10 @@ public static partial class Plots
             ("z", cells.Select(row => PlotStyle.Gaps(row)).ToArray()),
             ("zmin", isShare ? 0 : null),
             ("zmax", isShare ? 1 : null),
-            ("text", cells.Select(row => row.Select(v => double.IsFinite(v) ? Unsigned(v).ToString(format, CultureInfo.InvariantCulture) : "").ToArray()).ToArray()),
+            ("text",
+                cells.Select(row =>
+                    row.Select(v => double.IsFinite(v) ? Unsigned(v).ToString(format, CultureInfo.InvariantCulture) : "")
+                        .ToArray()).ToArray()),
             ("texttemplate", "%{text}"),
             ("textfont", PlotStyle.Obj(("size", 11))),
             ("colorscale", PlotStyle.ColorScale),
@@ -294,7 +308,9 @@ public static partial class Plots
         ("showlegend", false),
         ("marker", PlotStyle.Obj(("color", color), ("size", size))));
 
-    /// <summary>The runs that no other undercuts with as little compute, by compute: of a budget, which whole updates meet nearly, one.</summary>
+    /// <summary>
+    /// The runs that no other undercuts with as little compute, by compute: of a budget, which whole updates meet nearly, one.
+    /// </summary>
     private static List<(double Flops, double Loss)> Frontier(IReadOnlyList<(double Flops, double Loss)> runs)
     {
         const double oneBudget = 1.05;
@@ -317,7 +333,9 @@ public static partial class Plots
     /// <summary>The mean, the least and the greatest over runs at each place that all that reach it have.</summary>
     private static List<(double X, double Mean, double Low, double High)> Mean(StudyRow[] rows, Func<StudyPoint, double?> value) =>
     [
-        .. rows.SelectMany(row => row.Curve).Where(point => value(point) is { } v && double.IsFinite(v)).GroupBy(point => point.Tokens).OrderBy(group => group.Key)
-            .Select(group => ((double)group.Key, group.Average(p => value(p)!.Value), group.Min(p => value(p)!.Value), group.Max(p => value(p)!.Value))),
+        .. rows.SelectMany(row => row.Curve).Where(point => value(point) is { } v && double.IsFinite(v)).GroupBy(point => point.Tokens)
+            .OrderBy(group => group.Key)
+            .Select(group =>
+                ((double)group.Key, group.Average(p => value(p)!.Value), group.Min(p => value(p)!.Value), group.Max(p => value(p)!.Value))),
     ];
 }

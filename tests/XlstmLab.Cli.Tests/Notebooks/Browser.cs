@@ -44,7 +44,8 @@ internal sealed class Browser : IDisposable
             await UntilAsync(
                 async () =>
                 {
-                    var tabs = JsonNode.Parse(await http.GetStringAsync($"http://127.0.0.1:{File.ReadAllLines(port)[0]}/json/list"))!.AsArray();
+                    var tabs =
+                        JsonNode.Parse(await http.GetStringAsync($"http://127.0.0.1:{File.ReadAllLines(port)[0]}/json/list"))!.AsArray();
                     return (tab = tabs.FirstOrDefault(t => (string?)t!["type"] == "page")) is not null;
                 },
                 60,

@@ -33,7 +33,8 @@ public sealed class CellEngineTests
     {
         List<string> live = [];
         var result = await new CellEngine().RunAsync(
-            "Console.Write(1); Console.WriteLine(\"a\");\ndisplay(2);\nConsole.Error.WriteLine(\"e\");\nConsole.WriteLine(\"b\");\nawait Task.Run(() => Console.WriteLine(\"c\"));\n\"x\".Display();\nHTML(\"<b>h</b>\")",
+            "Console.Write(1); Console.WriteLine(\"a\");\ndisplay(2);\nConsole.Error.WriteLine(\"e\");\nConsole.WriteLine(\"b\");\n"
+            + "await Task.Run(() => Console.WriteLine(\"c\"));\n\"x\".Display();\nHTML(\"<b>h</b>\")",
             (stream, text) => live.Add($"{stream}:{text}"),
             cancellationToken: TestContext.Current.CancellationToken);
 
@@ -56,7 +57,9 @@ public sealed class CellEngineTests
         Console.SetOut(console);
         try
         {
-            var result = await new CellEngine().RunAsync("Console.Write(\"cell\");", (_, text) => Console.Write($"<{text}>"), cancellationToken: TestContext.Current.CancellationToken);
+            var result = await new CellEngine().RunAsync(
+                "Console.Write(\"cell\");", (_, text) => Console.Write($"<{text}>"),
+                cancellationToken: TestContext.Current.CancellationToken);
 
             Assert.Equal("cell", result.Outputs[0].Text());
             Assert.Equal("<cell>", console.ToString());
@@ -120,7 +123,9 @@ public sealed class CellEngineTests
     public async Task RunAsync_ReferenceToCarriedLibrary_IsNoOpWhateverThePath()
     {
         CellEngine engine = new();
-        await Succeed(engine, "#r \"../no/such/folder/XlstmLab.dll\"\n#r \"nuget: TorchSharp-cpu, 0.107.0\"\n#r \"nuget: Plotly.NET, 6.0.0\"\n#r \"System.Text.Json\"\nusing XlstmLab.Models;");
+        await Succeed(
+            engine, "#r \"../no/such/folder/XlstmLab.dll\"\n#r \"nuget: TorchSharp-cpu, 0.107.0\"\n#r \"nuget: Plotly.NET, 6.0.0\"\n"
+                + "#r \"System.Text.Json\"\nusing XlstmLab.Models;");
         var result = await Succeed(
             engine, "typeof(XlstmConfig).Assembly == Type.GetType(\"XlstmLab.Models.XlstmConfig, XlstmLab\").Assembly");
 
@@ -174,7 +179,9 @@ public sealed class CellEngineTests
     public async Task RunAsync_Magics_DivideTheCellAndKeepItsLines()
     {
         CellEngine engine = new();
-        var result = await Succeed(engine, "#!csharp\n#!time\nvar s = \"a\";\ns + \"b\"\n#!html\n<b>h</b>\n#!markdown\n# m\n#!mermaid\ngraph TD; A-->B;\n#!js\nf()");
+        var result = await Succeed(
+            engine,
+            "#!csharp\n#!time\nvar s = \"a\";\ns + \"b\"\n#!html\n<b>h</b>\n#!markdown\n# m\n#!mermaid\ngraph TD; A-->B;\n#!js\nf()");
 
         Assert.Equal("ab", result.Outputs[0].Text("text/plain"));
         Assert.Equal("graph TD; A-->B;", result.Outputs[3].Text("text/vnd.mermaid"));
@@ -219,7 +226,9 @@ public sealed class CellEngineTests
 
     [Fact]
     public async Task RunAsync_TensorInCell_FindsLibtorch() =>
-        Assert.Equal("float32 [] on cpu: 6", (await Succeed(new CellEngine(), "using static TorchSharp.torch;\nones(2, 3).sum()")).Outputs[0].Text("text/plain"));
+        Assert.Equal(
+            "float32 [] on cpu: 6",
+            (await Succeed(new CellEngine(), "using static TorchSharp.torch;\nones(2, 3).sum()")).Outputs[0].Text("text/plain"));
 
     [Fact]
     public async Task RunAsync_RunawayOutput_IsCut()
@@ -264,12 +273,18 @@ public sealed class CellEngineTests
     [Theory]
     [InlineData(
         "Console.Write(new string('x', 50_000_000)); Console.WriteLine(\"end\");", "48,000,010 characters of this cell's console output")]
-    [InlineData("Console.WriteLine(new string('x', 50_000_000).ToCharArray()); Console.Error.Write(\"e\");", "characters of this cell's console output")]
-    [InlineData("for (int i = 0; i < 30; i++) { Console.Write('x'); Console.WriteLine(new string('y', 1_000_000)); }", "console output are left out")]
+    [InlineData(
+        "Console.WriteLine(new string('x', 50_000_000).ToCharArray()); Console.Error.Write(\"e\");",
+        "characters of this cell's console output")]
+    [InlineData(
+        "for (int i = 0; i < 30; i++) { Console.Write('x'); Console.WriteLine(new string('y', 1_000_000)); }",
+        "console output are left out")]
     public async Task RunAsync_WriteBeyondTheLimit_IsCutWithWhatIsLeftOut(string source, string note)
     {
         List<string> live = [];
-        var result = await new CellEngine().RunAsync("Console.WriteLine(\"start\");\n" + source, (_, text) => live.Add(text), cancellationToken: TestContext.Current.CancellationToken);
+        var result = await new CellEngine().RunAsync(
+            "Console.WriteLine(\"start\");\n" + source, (_, text) => live.Add(text),
+            cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal(CellStatus.Succeeded, result.Status);
         Assert.StartsWith("start\nx", result.Outputs[0].Text(), StringComparison.Ordinal);
@@ -292,7 +307,9 @@ public sealed class CellEngineTests
     [InlineData("new string('x', 30_000_000)", "28,000,000 more characters are left out")]
     [InlineData("HTML(new string('x', 30_000_000))", "a value of 30,000,000 characters is left out")]
     [InlineData("for (int i = 0; i < 30; i++) display(new string('x', 1_000_000));", "displayed values are left out")]
-    [InlineData("var shown = display(1); for (int i = 0; i < 30; i++) shown.Update(new string('x', 1_900_000)); display(new string('x', 30_000_000));", "more characters are left out")]
+    [InlineData(
+        "var shown = display(1); for (int i = 0; i < 30; i++) shown.Update(new string('x', 1_900_000)); "
+        + "display(new string('x', 30_000_000));", "more characters are left out")]
     public async Task RunAsync_ValuesBeyondTheLimit_AreCutWithWhatIsLeftOut(string source, string note)
     {
         var result = await Succeed(new CellEngine(), source);

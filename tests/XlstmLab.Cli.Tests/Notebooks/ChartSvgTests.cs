@@ -11,7 +11,8 @@ public sealed class ChartSvgTests
     [Fact]
     public void Draw_Line_SpansTheChartAndLeavesGaps()
     {
-        var svg = Draw("""{"data":[{"type":"scatter","mode":"lines","x":[0,10,20,30],"y":[0,20000,null,40000],"line":{"color":"#123456","dash":"dot"}}],"layout":{"width":500,"height":300}}""");
+        var svg = Draw(
+            """{"data":[{"type":"scatter","mode":"lines","x":[0,10,20,30],"y":[0,20000,null,40000],"line":{"color":"#123456","dash":"dot"}}],"layout":{"width":500,"height":300}}""");
 
         Assert.Equal(("500", "300"), (svg.Attribute("width")!.Value, svg.Attribute("height")!.Value));
         var path = svg.Descendants().Single(e => (string?)e.Attribute("stroke") == "#123456");
@@ -44,7 +45,8 @@ public sealed class ChartSvgTests
     [Fact]
     public void Draw_Bars_AreAsLongAsTheirValues()
     {
-        var svg = Draw("""{"data":[{"type":"bar","orientation":"h","y":["x","y"],"x":[1,3],"text":["one","three"],"marker":{"color":["#111111","#222222"]}}],"layout":{}}""");
+        var svg = Draw(
+            """{"data":[{"type":"bar","orientation":"h","y":["x","y"],"x":[1,3],"text":["one","three"],"marker":{"color":["#111111","#222222"]}}],"layout":{}}""");
         double Length(string color) => double.Parse(
             svg.Descendants().Single(e => (string?)e.Attribute("fill") == color).Attribute("width")!.Value, CultureInfo.InvariantCulture);
 
@@ -55,7 +57,8 @@ public sealed class ChartSvgTests
     [Fact]
     public void Draw_Band_IsAnAreaWithoutALineAround()
     {
-        var svg = Draw("""{"data":[{"type":"scatter","mode":"lines","x":[0,1,1,0],"y":[2,3,1,0],"fill":"toself","fillcolor":"rgba(1,2,3,0.2)","line":{"width":0,"color":"#123456"}}],"layout":{}}""");
+        var svg = Draw(
+            """{"data":[{"type":"scatter","mode":"lines","x":[0,1,1,0],"y":[2,3,1,0],"fill":"toself","fillcolor":"rgba(1,2,3,0.2)","line":{"width":0,"color":"#123456"}}],"layout":{}}""");
         var band = svg.Descendants().Single(e => (string?)e.Attribute("fill") == "rgba(1,2,3,0.2)");
         Assert.EndsWith("Z", band.Attribute("d")!.Value, StringComparison.Ordinal);
         Assert.DoesNotContain(svg.Descendants(), e => (string?)e.Attribute("stroke") == "#123456");
@@ -64,8 +67,11 @@ public sealed class ChartSvgTests
     [Fact]
     public void Draw_HeatMap_ColoursItsCellsByTheScale()
     {
-        var svg = Draw("""{"data":[{"type":"heatmap","z":[[0,1],[null,0.5]],"x":["a","b"],"y":["c","d"],"colorscale":[[0,"#000000"],[1,"#ffffff"]],"colorbar":{"title":{"text":"weight"}}}],"layout":{}}""");
-        string[] fills = [.. svg.Descendants().Where(e => e.Name.LocalName == "path" && ((string?)e.Attribute("d"))!.Contains('h') && e.Attribute("fill") is not null).Select(e => e.Attribute("fill")!.Value)];
+        var svg = Draw(
+            """{"data":[{"type":"heatmap","z":[[0,1],[null,0.5]],"x":["a","b"],"y":["c","d"],"colorscale":[[0,"#000000"],[1,"#ffffff"]],"colorbar":{"title":{"text":"weight"}}}],"layout":{}}""");
+        string[] fills =
+            [.. svg.Descendants().Where(e => e.Name.LocalName == "path" && ((string?)e.Attribute("d"))!.Contains('h')
+                && e.Attribute("fill") is not null).Select(e => e.Attribute("fill")!.Value)];
 
         Assert.Equal(3, fills.Length);
         Assert.Equal(("#000000", "#ffffff"), (fills[0], fills[^1]));
@@ -77,7 +83,8 @@ public sealed class ChartSvgTests
     {
         var svg = Draw(
             """{"data":[{"type":"violin","x":["a","a","a","a","a","a"],"y":[0,5,5,5,5,10],"fillcolor":"#abcdef"}],"layout":{}}""");
-        var points = svg.Descendants().Single(e => (string?)e.Attribute("fill") == "#abcdef").Attribute("d")!.Value.TrimStart('M').TrimEnd('Z').Split('L')
+        var points = svg.Descendants().Single(e => (string?)e.Attribute("fill") == "#abcdef").Attribute("d")!.Value
+            .TrimStart('M').TrimEnd('Z').Split('L')
             .Select(p => p.Split(' ').Select(v => double.Parse(v, CultureInfo.InvariantCulture)).ToArray()).ToArray();
         var widest = points.MaxBy(p => p[0])!;
 
@@ -98,7 +105,8 @@ public sealed class ChartSvgTests
     [InlineData("""{"data":[{"type":"heatmap","z":[]}],"layout":{}}""")]
     [InlineData("""{"data":[{"type":"heatmap","z":[[1]]}],"layout":{}}""")]
     [InlineData("""{"data":[{"type":"violin","y":[1]}],"layout":{}}""")]
-    [InlineData("""{"data":[{"type":"bar","y":[null]}],"layout":{"width":"wide","annotations":[{"text":"a","x":1,"y":1}],"shapes":[{"type":"line"}]}}""")]
+    [InlineData(
+        """{"data":[{"type":"bar","y":[null]}],"layout":{"width":"wide","annotations":[{"text":"a","x":1,"y":1}],"shapes":[{"type":"line"}]}}""")]
     public void Draw_SparseFigures_GiveADrawing(string figure)
     {
         var svg = Draw(figure);

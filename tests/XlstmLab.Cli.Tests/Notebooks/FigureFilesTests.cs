@@ -33,7 +33,9 @@ public sealed class FigureFilesTests : IDisposable
         Environment.SetEnvironmentVariable(FigureFiles.BrowserVariable, _temp["none"]);
         try
         {
-            Assert.Contains("no such program", Assert.Throws<NotebookException>(() => Figure.SaveFigure(_temp["f.svg"])).Message, StringComparison.Ordinal);
+            Assert.Contains(
+                "no such program", Assert.Throws<NotebookException>(() => Figure.SaveFigure(_temp["f.svg"])).Message,
+                StringComparison.Ordinal);
         }
         finally
         {

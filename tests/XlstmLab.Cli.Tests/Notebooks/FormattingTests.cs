@@ -50,7 +50,8 @@ public sealed class FormattingTests
     public async Task Charts_InCells_AreFiguresWithAPictureAndWithoutTheLibrary()
     {
         using CellEngine engine = new();
-        const string chart = "Plotly.NET.CSharp.Chart.Line<int, double, string>(new[] { 1, 2 }, new[] { 1 / 3.0, 20_000 }, Name: \"a < b\")";
+        const string chart =
+            "Plotly.NET.CSharp.Chart.Line<int, double, string>(new[] { 1, 2 }, new[] { 1 / 3.0, 20_000 }, Name: \"a < b\")";
         var result = await engine.RunAsync($"display({chart});\n{chart}", cancellationToken: TestContext.Current.CancellationToken);
 
         foreach (var output in result.Outputs)
@@ -128,7 +129,9 @@ public sealed class FormattingTests
         Assert.Contains("the matrix in 10 x 48 means, from 2 (dark) to 999 (bright)", html, StringComparison.Ordinal);
         Assert.Equal(before, Tensor.TotalCount);
         using var identity = eye(3);
-        Assert.Contains("<path fill=\"#fde725\" d=\"M0 0h1v1h-1zM1 1h1v1h-1zM2 2h1v1h-1z\"/>", identity.ToDisplayString(Html), StringComparison.Ordinal);
+        Assert.Contains(
+            "<path fill=\"#fde725\" d=\"M0 0h1v1h-1zM1 1h1v1h-1zM2 2h1v1h-1z\"/>",
+            identity.ToDisplayString(Html), StringComparison.Ordinal);
         using var flags = tensor(new[] { true, false });
         Assert.Equal("bool [2] on cpu: 1, 0", flags.ToDisplayString(Plain));
         using var none = zeros(0, 3);
@@ -147,7 +150,9 @@ public sealed class FormattingTests
     {
         CellEngine engine = new();
         var number = await engine.RunAsync("1.5", cancellationToken: TestContext.Current.CancellationToken);
-        var list = await engine.RunAsync("Enumerable.Range(0, 3000).Select(i => new { Name = \"<\" + i, Loss = i * 1.5 }).ToArray()", cancellationToken: TestContext.Current.CancellationToken);
+        var list = await engine.RunAsync(
+            "Enumerable.Range(0, 3000).Select(i => new { Name = \"<\" + i, Loss = i * 1.5 }).ToArray()",
+            cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal("1.5", number.Outputs[0].Text(Plain));
         Assert.Null(number.Outputs[0]!["data"]![Html]);
@@ -169,6 +174,9 @@ public sealed class FormattingTests
         Assert.StartsWith("metrics, 0 x", metrics.ToDisplayString(Plain), StringComparison.Ordinal);
         using var model = config.CreateModel(1);
         Assert.Contains("parameters", model.ToDisplayString(Html), StringComparison.Ordinal);
-        Assert.Contains("first 25 of 40 rows", XlstmLab.Analysis.MetricsTable.From(Enumerable.Range(0, 40).Select(k => new { k })).ToDisplayString(Html), StringComparison.Ordinal);
+        Assert.Contains(
+            "first 25 of 40 rows",
+            XlstmLab.Analysis.MetricsTable.From(Enumerable.Range(0, 40).Select(k => new { k })).ToDisplayString(Html),
+            StringComparison.Ordinal);
     }
 }

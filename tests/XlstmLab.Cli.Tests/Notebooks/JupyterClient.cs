@@ -40,7 +40,13 @@ internal sealed class JupyterClient : IDisposable
     public JupyterClient(string language = "csharp")
     {
         var ports = FreePorts();
-        JsonObject connection = new() { ["transport"] = "tcp", ["ip"] = "127.0.0.1", ["key"] = Encoding.UTF8.GetString(_key), ["signature_scheme"] = "hmac-sha256" };
+        JsonObject connection = new()
+        {
+            ["transport"] = "tcp",
+            ["ip"] = "127.0.0.1",
+            ["key"] = Encoding.UTF8.GetString(_key),
+            ["signature_scheme"] = "hmac-sha256",
+        };
         foreach (var (channel, port) in Channels.Zip(ports))
         {
             connection[$"{channel}_port"] = port;
@@ -127,7 +133,14 @@ internal sealed class JupyterClient : IDisposable
     /// <returns>The request's identifier.</returns>
     public string Execute(string code, params (string Name, bool Value)[] settings)
     {
-        JsonObject content = new() { ["code"] = code, ["silent"] = false, ["store_history"] = true, ["allow_stdin"] = true, ["stop_on_error"] = true };
+        JsonObject content = new()
+        {
+            ["code"] = code,
+            ["silent"] = false,
+            ["store_history"] = true,
+            ["allow_stdin"] = true,
+            ["stop_on_error"] = true,
+        };
         foreach (var (name, value) in settings)
         {
             content[name] = value;

@@ -54,7 +54,9 @@ public sealed class JupyterConnectionTests
         using TempFolder folder = new();
         string path = text is null ? folder["none.json"] : folder.Write("c.json", text);
 
-        Assert.Contains("no connection file of Jupyter", Assert.Throws<NotebookException>(() => JupyterConnection.Read(path)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "no connection file of Jupyter",
+            Assert.Throws<NotebookException>(() => JupyterConnection.Read(path)).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -76,7 +78,13 @@ public sealed class JupyterConnectionTests
 
     private static JsonObject Connection(string name, string? value)
     {
-        JsonObject connection = new() { ["transport"] = "tcp", ["ip"] = "127.0.0.1", ["key"] = "secret", ["signature_scheme"] = "hmac-sha256" };
+        JsonObject connection = new()
+        {
+            ["transport"] = "tcp",
+            ["ip"] = "127.0.0.1",
+            ["key"] = "secret",
+            ["signature_scheme"] = "hmac-sha256",
+        };
         foreach (var (index, channel) in JupyterConnection.Channels.Index())
         {
             connection[$"{channel}_port"] = 1001 + index;

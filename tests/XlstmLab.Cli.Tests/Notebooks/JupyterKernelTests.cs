@@ -35,7 +35,8 @@ public sealed class JupyterKernelTests(JupyterKernelTests.Shared shared) : IClas
     public void Execute_TextAndValues_ComeInTheirOrder()
     {
         var answer = Client.Run(
-            "Console.Write(\"a\"); Console.WriteLine(\"b\");\nConsole.Error.WriteLine(\"e\");\nHTML(\"<b>\\n</b>\").Display();\nConsole.WriteLine(\"c\");\n\"x\\ny\"");
+            "Console.Write(\"a\"); Console.WriteLine(\"b\");\nConsole.Error.WriteLine(\"e\");\nHTML(\"<b>\\n</b>\").Display();\n"
+            + "Console.WriteLine(\"c\");\n\"x\\ny\"");
 
         Assert.Equal(["execute_input", "stream", "stream", "display_data", "stream", "execute_result"], answer.Types);
         Assert.Equal("ok", Text(answer.Reply["status"]));
@@ -54,7 +55,9 @@ public sealed class JupyterKernelTests(JupyterKernelTests.Shared shared) : IClas
     public void Execute_TextOfARunningCell_ComesBeforeItsEnd()
     {
         using TempFolder folder = new();
-        string id = Client.Execute($"Console.WriteLine(\"first\");\nwhile (!System.IO.File.Exists(\"{folder["go"]}\")) await Task.Delay(10);\nConsole.WriteLine(\"second\");");
+        string id = Client.Execute(
+            $"Console.WriteLine(\"first\");\nwhile (!System.IO.File.Exists(\"{folder["go"]}\")) await Task.Delay(10);\n"
+            + "Console.WriteLine(\"second\");");
         Assert.Equal("first\n", Text(Client.WaitFor(id, message => message.Type == "stream").Content["text"]));
         folder.Write("go", "");
 
@@ -143,7 +146,8 @@ public sealed class JupyterKernelTests(JupyterKernelTests.Shared shared) : IClas
     {
         string id = Client.Execute(
             "#!set --name given --value @input:what\n"
-            + "$\"{given} {await GetInputAsync(\"name?\")} {(await GetPasswordAsync(\"word?\")).GetClearTextPassword()} {Console.ReadLine()}\"");
+            + "$\"{given} {await GetInputAsync(\"name?\")} {(await GetPasswordAsync(\"word?\")).GetClearTextPassword()} "
+            + "{Console.ReadLine()}\"");
         JsonObject[] asked = [.. new[] { "a", "b", "c", "d é" }.Select(Client.Input)];
 
         Assert.Equal("a b c d é", Text(Client.End(id).Content("execute_result")["data"]!["text/plain"]));
@@ -170,7 +174,8 @@ public sealed class JupyterKernelTests(JupyterKernelTests.Shared shared) : IClas
     public void Complete_AfterAWordBeyondTheBasicPlane_CountsCodePoints()
     {
         // The note is one code point and two UTF-16 units.
-        var reply = Client.Ask("complete_request", new() { ["code"] = "var n = \"𝄞\"; Console.Wri; // more", ["cursor_pos"] = 24 }).Reply;
+        var reply = Client.Ask(
+            "complete_request", new() { ["code"] = "var n = \"𝄞\"; Console.Wri; // more", ["cursor_pos"] = 24 }).Reply;
 
         Assert.Equal(["Write", "WriteLine"], reply["matches"]!.AsArray().Select(Text));
         Assert.Equal((21, 24), ((int)reply["cursor_start"]!, (int)reply["cursor_end"]!));
@@ -218,7 +223,9 @@ public sealed class JupyterKernelTests(JupyterKernelTests.Shared shared) : IClas
 
         JsonArray Ask(JsonObject content) => Client.Ask("history_request", content).Reply["history"]!.AsArray();
         var tail = Ask(new() { ["hist_access_type"] = "tail", ["n"] = 2, ["output"] = true, ["raw"] = true });
-        Assert.Equal($$"""[[1,{{number + 1}},["\u0022history two\u0022","history two"]],[1,{{number + 2}},["\u0022history one\u0022","history one"]]]""", tail.ToJsonString());
+        Assert.Equal(
+            $$"""[[1,{{number + 1}},["\u0022history two\u0022","history two"]],[1,{{number + 2}},["\u0022history one\u0022","history one"]]]""",
+            tail.ToJsonString());
         var range = Ask(
             new() { ["hist_access_type"] = "range", ["session"] = 0, ["start"] = number, ["stop"] = number + 1, ["output"] = false });
         Assert.Equal($$"""[[1,{{number}},"\u0022history one\u0022"]]""", range.ToJsonString());

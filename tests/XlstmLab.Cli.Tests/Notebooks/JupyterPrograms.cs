@@ -39,7 +39,12 @@ internal sealed class JupyterPrograms : IDisposable
     /// <summary>How a program is started that finds the kernels.</summary>
     public ProcessStartInfo Start(string program, params string[] arguments)
     {
-        ProcessStartInfo start = new(program, arguments) { RedirectStandardOutput = true, RedirectStandardError = true, WorkingDirectory = Folder.Path };
+        ProcessStartInfo start = new(program, arguments)
+        {
+            RedirectStandardOutput = true,
+            RedirectStandardError = true,
+            WorkingDirectory = Folder.Path,
+        };
         start.Environment["JUPYTER_PATH"] = Folder["jupyter"];
         start.Environment["JUPYTER_RUNTIME_DIR"] = Folder["runtime"];
         start.Environment["JUPYTER_CONFIG_DIR"] = Folder["config"];

@@ -25,7 +25,9 @@ public sealed class KernelSpecsTests
             Assert.Equal(
                 ["notebook", "kernel", "{connection_file}", "--language", language, "--plugin", typeof(KernelSpecsTests).Assembly.Location],
                 words[2..]);
-            Assert.Equal((name, $"XlstmLab ({name})", "message"), ((string?)kernel["language"], (string?)kernel["display_name"], (string?)kernel["interrupt_mode"]));
+            Assert.Equal(
+                (name, $"XlstmLab ({name})", "message"),
+                ((string?)kernel["language"], (string?)kernel["display_name"], (string?)kernel["interrupt_mode"]));
         }
     }
 
@@ -81,9 +83,12 @@ public sealed class KernelSpecsTests
         string[] words = Words(Read(folder["kernels", "xlstm-tool-fsharp", "kernel.json"]));
         string libraries = folder["kernels", "xlstm-tool-fsharp", "xlstm.deps.json"];
         Assert.Equal(
-            ["exec", "--additional-deps", libraries, tool, "jupyter", "--default-kernel", "fsharp", "{connection_file}", "--http-local-only"], words[1..]);
+            ["exec", "--additional-deps", libraries, tool, "jupyter", "--default-kernel", "fsharp", "{connection_file}",
+                "--http-local-only"], words[1..]);
         var variables = Read(folder["kernels", "xlstm-tool-csharp", "kernel.json"])["env"]!;
-        Assert.Equal(("1", "XlstmLab.Notebooks"), ((string?)variables["DOTNET_INTERACTIVE_CLI_TELEMETRY_OPTOUT"], (string?)variables["DOTNET_STARTUP_HOOKS"]));
+        Assert.Equal(
+            ("1", "XlstmLab.Notebooks"),
+            ((string?)variables["DOTNET_INTERACTIVE_CLI_TELEMETRY_OPTOUT"], (string?)variables["DOTNET_STARTUP_HOOKS"]));
 
         // The newer FSharp.Core replaces the tool's; what it has otherwise stays.
         var files = Read(libraries)["targets"]!.AsObject().Single().Value!.AsObject()

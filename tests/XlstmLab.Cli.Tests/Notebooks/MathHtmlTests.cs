@@ -19,7 +19,8 @@ public sealed class MathHtmlTests
     [Fact]
     public void Render_AnyText_IsWellFormed()
     {
-        string[] pieces = ["x", "_", "^", "{", "}", "\\frac", "\\left(", "\\right)", "\\tilde", "\\text{a}", "1.2", "<", "'", " ", "\\", "\\sqrt", "\\mathbf"];
+        string[] pieces = ["x", "_", "^", "{", "}", "\\frac", "\\left(", "\\right)", "\\tilde", "\\text{a}",
+            "1.2", "<", "'", " ", "\\", "\\sqrt", "\\mathbf"];
         Random random = new(3);
         for (int i = 0; i < 3000; i++)
         {

@@ -61,7 +61,9 @@ public sealed class NotebookHtmlTests
         string page = NotebookHtml.Render(notebook, "A & B");
 
         Assert.Contains("<title>A &amp; B</title>", page, StringComparison.Ordinal);
-        Assert.Contains("<span class=\"k\">var</span> s = <span class=\"s\">&quot;&lt;b&gt;&quot;</span>; <span class=\"c\">// &lt;i&gt;</span>", page, StringComparison.Ordinal);
+        Assert.Contains(
+            "<span class=\"k\">var</span> s = <span class=\"s\">&quot;&lt;b&gt;&quot;</span>; <span class=\"c\">// &lt;i&gt;</span>",
+            page, StringComparison.Ordinal);
         Assert.InRange(page.Length, 1000, 20_000);
         AssertSelfContained(page);
     }
@@ -86,7 +88,9 @@ public sealed class NotebookHtmlTests
     [Fact]
     public void Render_Markdown_IsRenderedAndHardened()
     {
-        string page = Prose("# The title\n\n*soft* [good](https://example.org) [bad](javascript:alert(1)) <script>alert(2)</script> <javascript:alert(3)>\n\n![far](http://example.org/a.png)\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n$x < y$");
+        string page = Prose(
+            "# The title\n\n*soft* [good](https://example.org) [bad](javascript:alert(1)) <script>alert(2)</script> "
+            + "<javascript:alert(3)>\n\n![far](http://example.org/a.png)\n\n| a | b |\n|---|--:|\n| 1 | 2 |\n\n$x < y$");
 
         Assert.Contains("<title>The title</title>", page, StringComparison.Ordinal);
         Assert.Contains("<em>soft</em>", page, StringComparison.Ordinal);
@@ -106,7 +110,13 @@ public sealed class NotebookHtmlTests
         Notebook notebook = new();
         notebook.Cells.Add(new NotebookCell(CellKind.Markdown, "![a](dot.png) ![b](missing.png)"));
         NotebookCell code = new(CellKind.Code, "");
-        code.SetOutputs([new JsonObject { ["output_type"] = "display_data", ["metadata"] = new JsonObject(), ["data"] = new JsonObject { ["image/png"] = "AQID\n" } }], 1);
+        code.SetOutputs(
+            [new JsonObject
+            {
+                ["output_type"] = "display_data",
+                ["metadata"] = new JsonObject(),
+                ["data"] = new JsonObject { ["image/png"] = "AQID\n" },
+            }], 1);
         notebook.Cells.Add(code);
 
         Assert.Equal(3, NotebookHtml.Render(notebook, "x", folder.Path).Split("src=\"data:image/png;base64,AQID\"").Length);
@@ -120,7 +130,13 @@ public sealed class NotebookHtmlTests
         code.SetOutputs(
             [
                 new JsonObject { ["output_type"] = "stream", ["name"] = "stdout", ["text"] = "10 %\r100 %\ndone\r\n" },
-                new JsonObject { ["output_type"] = "error", ["ename"] = "E", ["evalue"] = "v", ["traceback"] = new JsonArray("\u001b[31mred\u001b[0m <x>") },
+                new JsonObject
+                {
+                    ["output_type"] = "error",
+                    ["ename"] = "E",
+                    ["evalue"] = "v",
+                    ["traceback"] = new JsonArray("\u001b[31mred\u001b[0m <x>"),
+                },
             ],
             1);
         notebook.Cells.Add(code);
@@ -147,9 +163,12 @@ public sealed class NotebookHtmlTests
     }
 
     [Theory]
-    [InlineData("""<div id="own"></div><script>var r=requirejs.config({context:"own",paths:{plotly:"https://cdn.plot.ly/plotly-2.6.3.min"}})||require;r(["plotly"],function(P){P.newPlot("own",[]);});</script>""")]
-    [InlineData("""<script src="https://cdn.plot.ly/plotly-latest.min.js"></script><div id="own"></div><script>Plotly.newPlot("own",[]);</script>""")]
-    [InlineData("""<script type="module">import "https://cdn.plot.ly/plotly-3.0.1.min"</script><div id="own"></div><script>Plotly.newPlot("own",[]);</script>""")]
+    [InlineData(
+        """<div id="own"></div><script>var r=requirejs.config({context:"own",paths:{plotly:"https://cdn.plot.ly/plotly-2.6.3.min"}})||require;r(["plotly"],function(P){P.newPlot("own",[]);});</script>""")]
+    [InlineData(
+        """<script src="https://cdn.plot.ly/plotly-latest.min.js"></script><div id="own"></div><script>Plotly.newPlot("own",[]);</script>""")]
+    [InlineData(
+        """<script type="module">import "https://cdn.plot.ly/plotly-3.0.1.min"</script><div id="own"></div><script>Plotly.newPlot("own",[]);</script>""")]
     public void Render_ChartOfAnotherKernel_IsDrawnByThePagesLibrary(string html)
     {
         string page = Outputs(Data("text/html", html), Data("text/html", html));
@@ -197,7 +216,8 @@ public sealed class NotebookHtmlTests
     [Fact]
     public void Render_OutputThatNeedsNoNetwork_StaysAsItIs()
     {
-        const string html = "<a href=\"https://example.org\">link</a><img src=\"data:image/png;base64,AQID\"><p>see https://example.org/a.js</p><script>var x='<img src=\"y\">';</script>";
+        const string html = "<a href=\"https://example.org\">link</a><img src=\"data:image/png;base64,AQID\"><p>see "
+            + "https://example.org/a.js</p><script>var x='<img src=\"y\">';</script>";
 
         Assert.Contains(html, Outputs(Data("text/html", html)), StringComparison.Ordinal);
         Assert.DoesNotContain("class=\"network\"", Outputs(Data("text/html", html)), StringComparison.Ordinal);

@@ -7,7 +7,8 @@ namespace XlstmLab.Tests.Notebooks;
 [Collection(NotebookTestSetup.Name)]
 public sealed class NotebookRunnerTests
 {
-    private const string Declarations = "[parameters]int steps = 10;\nvar rate = 1e-3;\nstring name = \"a\", path = null;\nbool fast = false;\nfloat? scale = null;\nconst int Fixed = 1;\nvar list = new[] { 1 };";
+    private const string Declarations = "[parameters]int steps = 10;\nvar rate = 1e-3;\nstring name = \"a\", path = null;\n"
+        + "bool fast = false;\nfloat? scale = null;\nconst int Fixed = 1;\nvar list = new[] { 1 };";
 
     [Fact]
     public async Task RunAsync_ValidNotebook_WritesOutputsAfterEachCell()
@@ -61,7 +62,15 @@ public sealed class NotebookRunnerTests
         using TempFolder folder = new();
         string input = folder.Notebook(Declarations, "FormattableString.Invariant($\"{steps} {rate} {name} {path} {fast} {scale}\")");
         string output = folder["out.ipynb"];
-        Dictionary<string, object?> first = new() { ["steps"] = "20", ["rate"] = -0.5, ["name"] = "a \"b\"\\", ["path"] = "c:\\d", ["fast"] = true, ["scale"] = "1.5" };
+        Dictionary<string, object?> first = new()
+        {
+            ["steps"] = "20",
+            ["rate"] = -0.5,
+            ["name"] = "a \"b\"\\",
+            ["path"] = "c:\\d",
+            ["fast"] = true,
+            ["scale"] = "1.5",
+        };
         await NotebookRunner.RunAsync(input, output, first, cancellationToken: TestContext.Current.CancellationToken);
         var cells = Notebook.Load(output).Cells;
         Assert.Equal(3, cells.Count);
@@ -210,7 +219,8 @@ public sealed class NotebookRunnerTests
     {
         using TempFolder folder = new();
         Notebook notebook = new();
-        foreach (var (text, language) in new[] { ("int n = 20;", "csharp"), ("#!share --from csharp n\nlet m = n + 1", "fsharp"), ("<i>x</i>", "html") })
+        foreach (var (text, language) in new[] { ("int n = 20;", "csharp"),
+            ("#!share --from csharp n\nlet m = n + 1", "fsharp"), ("<i>x</i>", "html") })
         {
             NotebookCell cell = new(CellKind.Code, text);
             cell.Metadata["polyglot_notebook"] = new System.Text.Json.Nodes.JsonObject { ["kernelName"] = language };
@@ -314,20 +324,36 @@ public sealed class NotebookRunnerTests
     }
 
     [Theory]
-    [InlineData("let steps = 10\nlet rate = 1e-3 // per step\nlet name : string = \"a\"\nlet mutable fast = false\nlet scale: float32 = 1.0f", "let steps = 7\nlet rate = 2.0\nlet name = \"b \\\"c\\\"\"\nlet fast = true\nlet scale = 0.5f")]
+    [InlineData(
+        "let steps = 10\nlet rate = 1e-3 // per step\nlet name : string = \"a\"\nlet mutable fast = false\nlet scale: float32 = 1.0f",
+        "let steps = 7\nlet rate = 2.0\nlet name = \"b \\\"c\\\"\"\nlet fast = true\nlet scale = 0.5f")]
     public void Inject_FSharpParameters_AreDeclaredAnew(string declared, string injected)
     {
         Notebook notebook = new();
-        notebook.Metadata["kernelspec"] = new System.Text.Json.Nodes.JsonObject { ["name"] = ".net-fsharp", ["language"] = "F#", ["display_name"] = "F#" };
+        notebook.Metadata["kernelspec"] = new System.Text.Json.Nodes.JsonObject
+        {
+            ["name"] = ".net-fsharp",
+            ["language"] = "F#",
+            ["display_name"] = "F#",
+        };
         NotebookCell cell = new(CellKind.Code, declared);
         cell.Metadata["tags"] = new System.Text.Json.Nodes.JsonArray("parameters");
         notebook.Cells.Add(cell);
-        NotebookParameters.Inject(notebook, new Dictionary<string, object?> { ["steps"] = "7", ["rate"] = "2", ["name"] = "b \"c\"", ["fast"] = "true", ["scale"] = "0.5" });
+        NotebookParameters.Inject(
+            notebook, new Dictionary<string, object?>
+            {
+                ["steps"] = "7",
+                ["rate"] = "2",
+                ["name"] = "b \"c\"",
+                ["fast"] = "true",
+                ["scale"] = "0.5",
+            });
 
         Assert.Equal("// Parameters\n" + injected, notebook.Cells[1].Source);
         Assert.Contains(
             "declared as int; 'x'",
-            Assert.Throws<NotebookException>(() => NotebookParameters.Inject(notebook, new Dictionary<string, object?> { ["steps"] = "x" })).Message,
+            Assert.Throws<NotebookException>(() =>
+                NotebookParameters.Inject(notebook, new Dictionary<string, object?> { ["steps"] = "x" })).Message,
             StringComparison.Ordinal);
     }
 
@@ -345,11 +371,15 @@ public sealed class NotebookRunnerTests
     }
 
     [Theory]
-    [InlineData("""{"kernelspec":{"display_name":"Python 3","language":"python","name":"python3"},"language_info":{"name":"python"}}""", "{}", "print(1)", "'python'")]
+    [InlineData(
+        """{"kernelspec":{"display_name":"Python 3","language":"python","name":"python3"},"language_info":{"name":"python"}}""",
+        "{}", "print(1)", "'python'")]
     [InlineData("""{"kernelspec":{"display_name":"Python 3","name":"python3"}}""", "{}", "print(1)", "'python3'")]
     [InlineData("""{"kernelspec":{"display_name":"Python 3.11"}}""", "{}", "print(1)", "'Python 3.11'")]
     [InlineData("""{"language_info":{"name":"R"}}""", "{}", "1", "'R'")]
-    [InlineData("""{"kernelspec":{"display_name":".NET (C#)","language":"C#","name":".net-csharp"},"polyglot_notebook":{"kernelInfo":{"defaultKernelName":"pwsh"}}}""", "{}", "1", "'pwsh'")]
+    [InlineData(
+        """{"kernelspec":{"display_name":".NET (C#)","language":"C#","name":".net-csharp"},"polyglot_notebook":{"kernelInfo":{"defaultKernelName":"pwsh"}}}""",
+        "{}", "1", "'pwsh'")]
     [InlineData("{}", """{"dotnet_interactive":{"language":"pwsh"}}""", "1", "'pwsh'")]
     [InlineData("{}", """{"vscode":{"languageId":"python"}}""", "1", "'python'")]
     [InlineData("{}", "{}", "1\n#!sql\nselect 1", "'#!sql'")]
@@ -374,8 +404,12 @@ public sealed class NotebookRunnerTests
 
     [Theory]
     [InlineData("{}", "{}")]
-    [InlineData("""{"kernelspec":{"name":"csharp"},"language_info":{"name":"polyglot-notebook"}}""", """{"vscode":{"languageId":"polyglot-notebook"}}""")]
-    [InlineData("""{"kernelspec":{"display_name":".NET (C#)","language":"c#","name":"mine"},"language_info":{"name":"C#"}}""", """{"dotnet_interactive":{"language":"csharp"}}""")]
+    [InlineData(
+        """{"kernelspec":{"name":"csharp"},"language_info":{"name":"polyglot-notebook"}}""",
+        """{"vscode":{"languageId":"polyglot-notebook"}}""")]
+    [InlineData(
+        """{"kernelspec":{"display_name":".NET (C#)","language":"c#","name":"mine"},"language_info":{"name":"C#"}}""",
+        """{"dotnet_interactive":{"language":"csharp"}}""")]
     public async Task RunAsync_NotebookThatIsCSharpOrSaysNothing_Runs(string metadata, string cell)
     {
         using TempFolder folder = new();

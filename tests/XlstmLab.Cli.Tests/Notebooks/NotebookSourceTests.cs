@@ -31,7 +31,9 @@ public sealed class NotebookSourceTests
     public void Convert_Document_CellsOfItsCodeAndTheFirstCell()
     {
         using TempFolder folder = new();
-        string path = folder.Write("a.md", "# Title\n\nProse\n\n```csharp\nvar a = 1;\n\na\n```\n\n- list\n\n  ```csharp\n  no cell\n  ```\n\n```fs\nlet b = 2\n```\n```sh\nls\n```\n");
+        string path = folder.Write(
+            "a.md", "# Title\n\nProse\n\n```csharp\nvar a = 1;\n\na\n```\n\n- list\n\n  ```csharp\n  no cell\n  ```\n\n```fs\nlet b = 2\n"
+                + "```\n```sh\nls\n```\n");
         var notebook = NotebookSource.Convert(path, folder.Path);
 
         Assert.Contains("using XlstmLab.Models;", notebook.Cells[0].Source, StringComparison.Ordinal);
@@ -46,9 +48,12 @@ public sealed class NotebookSourceTests
     public void Convert_Program_IsCutAtItsMarksOrAfterItsUsings()
     {
         using TempFolder folder = new();
-        string marked = folder.Write("a.cs", "#!/usr/bin/env dotnet\n#:package Humanizer@2.14.1\nusing System.IO;\n// %% [markdown]\n// # Title\n// Prose\n// %% next\nvar a = 1;\n");
+        string marked = folder.Write(
+            "a.cs", "#!/usr/bin/env dotnet\n#:package Humanizer@2.14.1\nusing System.IO;\n// %% [markdown]\n// # Title\n// Prose\n"
+                + "// %% next\nvar a = 1;\n");
         Assert.Equal(
-            [(CellKind.Code, "#r \"nuget: Humanizer, 2.14.1\"\nusing System.IO;"), (CellKind.Markdown, "# Title\nProse"), (CellKind.Code, "var a = 1;")],
+            [(CellKind.Code, "#r \"nuget: Humanizer, 2.14.1\"\nusing System.IO;"), (CellKind.Markdown, "# Title\nProse"),
+                (CellKind.Code, "var a = 1;")],
             NotebookSource.Convert(marked, folder.Path).Cells.Select(cell => (cell.Kind, cell.Source)));
 
         string plain = folder.Write("b.fsx", "open System\nopen System.IO\n\nlet a = 1\nprintfn \"%d\" a\n");
@@ -57,7 +62,9 @@ public sealed class NotebookSourceTests
         Assert.Equal(".net-fsharp", (string?)notebook.Metadata["kernelspec"]!["name"]);
 
         string project = folder.Write("c.cs", "#:project ../lib\nvar a = 1;");
-        Assert.Contains("#:project", Assert.Throws<NotebookException>(() => NotebookSource.Convert(project, folder.Path)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "#:project", Assert.Throws<NotebookException>(() => NotebookSource.Convert(project, folder.Path)).Message,
+            StringComparison.Ordinal);
     }
 
     [Fact]

@@ -16,7 +16,8 @@ public sealed class NotebookSourcesTests
         Assert.NotEmpty(files);
         CSharpCompilationOptions options = new(
             OutputKind.DynamicallyLinkedLibrary,
-            usings: ["System", "System.Text", "System.Collections", "System.Collections.Generic", "System.Threading.Tasks", "System.Linq", typeof(NotebookApi).FullName!]);
+            usings: ["System", "System.Text", "System.Collections", "System.Collections.Generic", "System.Threading.Tasks",
+                "System.Linq", typeof(NotebookApi).FullName!]);
         var framework = Directory.GetFiles(Path.GetDirectoryName(typeof(object).Assembly.Location)!, "*.dll").Where(IsManaged);
         MetadataReference[] references = [.. framework.Concat(HostPackages.References()).Select(
             path => MetadataReference.CreateFromFile(path))];

@@ -98,7 +98,9 @@ public sealed class NotebookTests
     [InlineData("""{"nbformat":4,"nbformat_minor":5,"cells":[{"cell_type":"cod","source":""}]}""", "cell_type \"cod\"")]
     [InlineData("""{"nbformat":4,"nbformat_minor":5,"cells":[{"cell_type":"code","source":[1]}]}""", "source of cell 1")]
     [InlineData("""{"nbformat":4,"nbformat_minor":5,"cells":[{"cell_type":"code","source":"","metadata":[]}]}""", "metadata of cell 1")]
-    [InlineData("""{"nbformat":4,"nbformat_minor":5,"cells":[{"cell_type":"code","source":"","outputs":[{"output_type":"stream"}]}]}""", "output 1 of cell 1")]
+    [InlineData(
+        """{"nbformat":4,"nbformat_minor":5,"cells":[{"cell_type":"code","source":"","outputs":[{"output_type":"stream"}]}]}""",
+        "output 1 of cell 1")]
     [InlineData("""{"nbformat":4,"nbformat_minor":5,"cells":[{"cell_type":"raw","source":"","id":"a b"}]}""", "id of cell 1")]
     [InlineData("""{"nbformat":4,"nbformat_minor":5,"cells":[],"cells":[]}""", "not valid JSON")]
     [InlineData("""{"nbformat":4,"nbformat_minor":5,"cells":[{"cell_type":"raw","source":"\ud800"}]}""", "Unicode")]

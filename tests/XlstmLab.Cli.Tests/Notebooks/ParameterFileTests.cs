@@ -40,5 +40,7 @@ public sealed class ParameterFileTests : IDisposable
 
     [Fact]
     public void Read_FileThatIsNotThere_SaysSo() =>
-        Assert.Contains("cannot be read", Assert.Throws<NotebookException>(() => ParameterFile.Read(_temp["none.json"])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "cannot be read", Assert.Throws<NotebookException>(() => ParameterFile.Read(_temp["none.json"])).Message,
+            StringComparison.Ordinal);
 }

@@ -22,7 +22,9 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
     [Fact]
     public async Task Share_ObjectsOfBothLanguages_AreTheSameObjects()
     {
-        await Succeed("var array = new[] { 1.0, 4.0 };\nvar tensor = TorchSharp.torch.ones(2, 3);\nvar config = XlstmLab.Models.XlstmPresets.Bytes1M;");
+        await Succeed(
+            "var array = new[] { 1.0, 4.0 };\nvar tensor = TorchSharp.torch.ones(2, 3);\n"
+            + "var config = XlstmLab.Models.XlstmPresets.Bytes1M;");
         var fsharp = await Succeed(
             "#!fsharp\n#!share --from csharp array\n#!share --from csharp tensor\n#!share --from csharp config --as cfg\n"
             + "array[0] <- 9.0\nlet list = [ 1; 2; 3 ]\nopen Deedle\nlet frame = frame [ \"x\" => series [ 1 => 1.0; 2 => 2.0 ] ]\n"
@@ -33,7 +35,8 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
         var back = await Succeed(
             "#!share --from fsharp list\n#!share --from fsharp frame\n#!share --from fsharp chart\n#!share --from fsharp own\n"
             + "#!set --name byReference --value @fsharp:list --byref\n"
-            + "display(chart);\n$\"{array[0]} {list.Sum()} {frame.RowCount} {((dynamic)own).A} {object.ReferenceEquals(list, byReference)}\"");
+            + "display(chart);\n$\"{array[0]} {list.Sum()} {frame.RowCount} {((dynamic)own).A} "
+            + "{object.ReferenceEquals(list, byReference)}\"");
         Assert.StartsWith("chart, 1 trace", back.Outputs[0].Text("text/plain"), StringComparison.Ordinal);
         Assert.Equal("9 6 2 3 True", back.Outputs[1].Text("text/plain"));
     }
@@ -109,7 +112,9 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
         File.WriteAllText(folder["more.csx"], "#r \"nuget: TorchSharp, 0.107.0\"\nint fromScript = fromDib + 1;");
         File.WriteAllText(folder["bad.csx"], "int fine = 1;\nthrow new Exception(\"in the script\");");
         folder.Notebook("int fromNotebook = fromScript + 1;", "Console.Write(\"notebook\");");
-        var result = await engine.RunAsync("#!import setup.dib\n#!import more.csx\n#!import in.ipynb\n$\"{fromNotebook} {CultureInfo.InvariantCulture.LCID}\"", cancellationToken: TestContext.Current.CancellationToken);
+        var result = await engine.RunAsync(
+            "#!import setup.dib\n#!import more.csx\n#!import in.ipynb\n$\"{fromNotebook} {CultureInfo.InvariantCulture.LCID}\"",
+            cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.True(result.Status == CellStatus.Succeeded, string.Join('\n', result.Error?.Traceback ?? []));
         Assert.Equal("<b>dib</b>", result.Outputs[0].Text("text/html"));
@@ -135,7 +140,9 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
         Assert.Contains(
             "<tr><td>mine</td><td>System.Int32</td><td>3</td></tr>", whos.Outputs[0].Text("text/html"), StringComparison.Ordinal);
         string text = list.Outputs[0].Text("text/plain");
-        Assert.All(["#!csharp", "#!fsharp", "#!share", "#!set", "#!who", "#!whos", "#!time", "#!import", "#r", "#!lsmagic"], magic => Assert.Contains(magic, text, StringComparison.Ordinal));
+        Assert.All(
+            ["#!csharp", "#!fsharp", "#!share", "#!set", "#!who", "#!whos", "#!time", "#!import", "#r", "#!lsmagic"],
+            magic => Assert.Contains(magic, text, StringComparison.Ordinal));
     }
 
     [Fact]
@@ -158,7 +165,8 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
 
         using CellEngine engine = new() { Asker = (prompt, kind, _) => Task.FromResult($"{prompt}{kind}") };
         var answered = await engine.RunAsync(
-            "#!set --name given --value @input:what\n$\"{await GetInputAsync(\"a\")} {(await GetPasswordAsync(\"b\")).GetClearTextPassword()} {given}\"",
+            "#!set --name given --value @input:what\n"
+            + "$\"{await GetInputAsync(\"a\")} {(await GetPasswordAsync(\"b\")).GetClearTextPassword()} {given}\"",
             cancellationToken: TestContext.Current.CancellationToken);
         Assert.Equal("atext bpassword whattext", answered.Outputs[0].Text("text/plain"));
     }
@@ -170,7 +178,9 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
         var root = shared.Engine.Root;
         var completed = await root.SendAsync(
             new RequestCompletions("numbers.Su", new LinePosition(0, 10)), TestContext.Current.CancellationToken);
-        Assert.Contains(completed.Events.OfType<CompletionsProduced>().Single().Completions, item => item.DisplayText.StartsWith("Sum", StringComparison.Ordinal));
+        Assert.Contains(
+            completed.Events.OfType<CompletionsProduced>().Single().Completions,
+            item => item.DisplayText.StartsWith("Sum", StringComparison.Ordinal));
         var hover = await root.SendAsync(
             new RequestHoverText("XlstmLab.Models.XlstmPresets.Bytes1M", new LinePosition(0, 32)), TestContext.Current.CancellationToken);
         Assert.Contains(
@@ -182,7 +192,9 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
         Assert.Contains(wrong.Events.OfType<DiagnosticsProduced>().Single().Diagnostics, d => d.Code == "CS0029");
 
         await Succeed("#!fsharp\nlet square (x: int) = x * x");
-        completed = await root.SendAsync(new RequestCompletions("[ 1 ] |> List.ma", new LinePosition(0, 16), targetKernelName: "fsharp"), TestContext.Current.CancellationToken);
+        completed = await root.SendAsync(
+            new RequestCompletions("[ 1 ] |> List.ma", new LinePosition(0, 16), targetKernelName: "fsharp"),
+            TestContext.Current.CancellationToken);
         Assert.Contains(completed.Events.OfType<CompletionsProduced>().Single().Completions, item => item.DisplayText == "map");
         hover = await root.SendAsync(
             new RequestHoverText("square 3", new LinePosition(0, 2), targetKernelName: "fsharp"), TestContext.Current.CancellationToken);
@@ -214,7 +226,9 @@ public sealed class PolyglotTests(PolyglotTests.Shared shared) : IClassFixture<P
     public async Task Formulas_AreLatex()
     {
         using CellEngine engine = new();
-        var result = await engine.RunAsync("display((LaTeXString)\"\\\\begin{align}x\\\\end{align}\");\n(MathString)\"x^2\"", cancellationToken: TestContext.Current.CancellationToken);
+        var result = await engine.RunAsync(
+            "display((LaTeXString)\"\\\\begin{align}x\\\\end{align}\");\n(MathString)\"x^2\"",
+            cancellationToken: TestContext.Current.CancellationToken);
 
         Assert.Equal(["\\begin{align}x\\end{align}", "$$x^2$$"], result.Outputs.Select(output => output.Text("text/latex")));
     }

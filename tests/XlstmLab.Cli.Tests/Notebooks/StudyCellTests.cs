@@ -21,7 +21,8 @@ public sealed class StudyCellTests
             Path.Combine(TestSetup.RepositoryRoot, "docs", "studies.md"), TestContext.Current.CancellationToken);
         string sample = page.Split("```csharp\n")[1].Split("```")[0].Trim();
         Assert.InRange(sample.Split('\n').Length, 1, 15);
-        string tiny = $"Tokens = 256, Settings = {Settings}, Folder = \"{folder["study"].Replace('\\', '/')}\", Measure = new() {{ TestTokens = 64 }}";
+        string tiny = $"Tokens = 256, Settings = {Settings}, Folder = \"{folder["study"].Replace('\\', '/')}\", "
+            + "Measure = new() { TestTokens = 64 }";
         string source = sample.Replace("Tokens = 2_000_000", tiny, StringComparison.Ordinal);
         Assert.NotEqual(sample, source);
         using CellEngine engine = new();
@@ -48,7 +49,8 @@ public sealed class StudyCellTests
         using CancellationTokenSource interruption = new();
         CellOutputs outputs = new(null, (_, _) => interruption.CancelAfter(50));
         string source =
-            $"using XlstmLab.Experiments;\nvar result = new Study {{ Name = \"long\", Seeds = [1, 2], Settings = {Settings}, Overrides = [\"steps=100000\"], Folder = \"{folder.Path.Replace('\\', '/')}\" }}.Run();";
+            $"using XlstmLab.Experiments;\nvar result = new Study {{ Name = \"long\", Seeds = [1, 2], Settings = {Settings}, "
+            + $"Overrides = [\"steps=100000\"], Folder = \"{folder.Path.Replace('\\', '/')}\" }}.Run();";
         var cell = await engine.RunAsync(source, outputs, null, isCounted: true, interruption.Token);
 
         Assert.True(cell.Status == CellStatus.Interrupted, cell.Error?.ToString());

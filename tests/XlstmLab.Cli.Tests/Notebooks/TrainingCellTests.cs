@@ -42,8 +42,11 @@ public sealed class TrainingCellTests
         Assert.Equal(["display_data", "error"], result.Outputs.Select(output => output.Type()));
         Assert.StartsWith("stopped after step ", result.Outputs[0].Text("text/plain"), StringComparison.Ordinal);
         var after = await engine.RunAsync(
-            isFSharp ? "$\"{run.Result.Status} {run.Evaluate(Split.Validation, documents = 1).Loss > 0.0} {System.IO.Directory.Exists run.Result.Checkpoint}\""
-                : "$\"{run.Result.Status} {run.Evaluate(Split.Validation, documents: 1).Loss > 0} {System.IO.Directory.Exists(run.Result.Checkpoint)}\"",
+            isFSharp
+                ? "$\"{run.Result.Status} {run.Evaluate(Split.Validation, documents = 1).Loss > 0.0} "
+                    + "{System.IO.Directory.Exists run.Result.Checkpoint}\""
+                : "$\"{run.Result.Status} {run.Evaluate(Split.Validation, documents: 1).Loss > 0} "
+                    + "{System.IO.Directory.Exists(run.Result.Checkpoint)}\"",
             cancellationToken: TestContext.Current.CancellationToken);
         Assert.True(after.Error is null, after.Error?.ToString());
         Assert.Equal("Stopped True True", after.Outputs.Single().Text("text/plain"));

@@ -117,7 +117,15 @@ public sealed class AttentionCaptureTests
     [Fact]
     public void Run_Llama_RowsAddUpToOne()
     {
-        var config = new LlamaConfig { VocabularySize = 17, EmbeddingDim = 16, BlockCount = 2, HeadCount = 4, KeyValueHeads = 2, FeedForwardDim = 24 };
+        var config = new LlamaConfig
+        {
+            VocabularySize = 17,
+            EmbeddingDim = 16,
+            BlockCount = 2,
+            HeadCount = 4,
+            KeyValueHeads = 2,
+            FeedForwardDim = 24,
+        };
         using var model = config.CreateModel(1);
 
         var recording = AttentionCapture.Run(model, [1, 2, 3, 4, 5]);

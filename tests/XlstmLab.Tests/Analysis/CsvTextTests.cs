@@ -27,7 +27,8 @@ public sealed class CsvTextTests
     }
 
     private static string Short(string text) => Regex.Replace(
-        text, @"\d+\.\d+(E[-+]?\d+)?", number => double.Parse(number.Value, CultureInfo.InvariantCulture).ToString(CultureInfo.InvariantCulture));
+        text, @"\d+\.\d+(E[-+]?\d+)?",
+        number => double.Parse(number.Value, CultureInfo.InvariantCulture).ToString(CultureInfo.InvariantCulture));
 
     private sealed record Row(int Seed, long Tokens, double Loss, string Lengths, double? Accuracy);
 }

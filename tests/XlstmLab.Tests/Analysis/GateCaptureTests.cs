@@ -68,10 +68,18 @@ public sealed class GateCaptureTests
                         var (it, ft) = (i[b, head, t].item<float>(), f[b, head, t].item<float>());
                         Expect(it, GateQuantity.InputPreactivation);
                         Expect(ft, GateQuantity.ForgetPreactivation);
-                        Expect(gate == InputGate.None ? 1 : gate == InputGate.Exponential ? MathF.Exp(it) : 1 / (1 + MathF.Exp(-it)), GateQuantity.InputGate);
-                        Expect(forget == ForgetGate.None ? 1 : forget == ForgetGate.Exponential ? MathF.Exp(ft) : 1 / (1 + MathF.Exp(-ft)), GateQuantity.ForgetGate);
-                        Expect(gate == InputGate.None ? 0 : gate == InputGate.Exponential ? it : -MathF.Log(1 + MathF.Exp(-it)), GateQuantity.LogInputGate);
-                        Expect(forget == ForgetGate.None ? 0 : forget == ForgetGate.Exponential ? ft : -MathF.Log(1 + MathF.Exp(-ft)), GateQuantity.LogForgetGate);
+                        Expect(
+                            gate == InputGate.None ? 1 : gate == InputGate.Exponential ? MathF.Exp(it) : 1 / (1 + MathF.Exp(-it)),
+                            GateQuantity.InputGate);
+                        Expect(
+                            forget == ForgetGate.None ? 1 : forget == ForgetGate.Exponential ? MathF.Exp(ft) : 1 / (1 + MathF.Exp(-ft)),
+                            GateQuantity.ForgetGate);
+                        Expect(
+                            gate == InputGate.None ? 0 : gate == InputGate.Exponential ? it : -MathF.Log(1 + MathF.Exp(-it)),
+                            GateQuantity.LogInputGate);
+                        Expect(
+                            forget == ForgetGate.None ? 0 : forget == ForgetGate.Exponential ? ft : -MathF.Log(1 + MathF.Exp(-ft)),
+                            GateQuantity.LogForgetGate);
                         Expect(m, GateQuantity.Stabilizer);
                         Expect(product, GateQuantity.NormalizerProduct);
                         Expect(normalize ? MathF.Max(MathF.Abs(product), MathF.Exp(-m)) + 1e-6f : 1, GateQuantity.Denominator);
@@ -84,7 +92,8 @@ public sealed class GateCaptureTests
                         void Expect(float expected, GateQuantity quantity) =>
                             Assert.True(
                                 Math.Abs(expected - recording.Values(quantity, layer, head, b)[t]) <= 1e-5 * (1 + Math.Abs(expected)),
-                                $"{quantity}, block {layer}, head {head}, token {t}: {expected} and {recording.Values(quantity, layer, head, b)[t]}");
+                                $"{quantity}, block {layer}, head {head}, token {t}: "
+                                + $"{expected} and {recording.Values(quantity, layer, head, b)[t]}");
                     }
                 }
             }

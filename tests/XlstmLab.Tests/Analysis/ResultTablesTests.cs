@@ -50,7 +50,11 @@ public sealed class ResultTablesTests
     [Fact]
     public void Of_ColumnsThatDoNotFit_AreRefused()
     {
-        Assert.Contains("has 2", Assert.Throws<ArgumentException>(() => MetricsTable.Of(new TableColumn("a", typeof(int), [1]), new TableColumn("b", typeof(int), [1, 2]))).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "has 2",
+            Assert.Throws<ArgumentException>(() =>
+                MetricsTable.Of(
+                    new TableColumn("a", typeof(int), [1]), new TableColumn("b", typeof(int), [1, 2]))).Message, StringComparison.Ordinal);
         Assert.Throws<ArgumentException>(
             () => MetricsTable.Of(new TableColumn("a", typeof(int), [1]), new TableColumn("a", typeof(int), [1])));
     }

@@ -100,7 +100,9 @@ public sealed class ScalingLawTests(ITestOutputHelper output)
 
     [Fact]
     public void Fit_TooFewPoints_IsRefused() =>
-        Assert.Contains("at least 6", Assert.Throws<ArgumentException>(() => ScalingLaw.Of([.. Grid(Truth).Take(5)])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "at least 6", Assert.Throws<ArgumentException>(() => ScalingLaw.Of([.. Grid(Truth).Take(5)])).Message,
+            StringComparison.Ordinal);
 
     [Fact]
     public void IsoFlops_ParabolaInLogN_HasItsLowestPoint()
@@ -146,7 +148,8 @@ public sealed class ScalingLawTests(ITestOutputHelper output)
     }
 
     private static IReadOnlyList<ScalingPoint> Grid(ScalingFit law) =>
-        [.. from n in new[] { 1e7, 3e7, 1e8, 3e8, 1e9 } from ratio in new[] { 5, 20, 80, 320, 1280 } select new ScalingPoint(n, n * ratio, law.Loss(n, n * ratio))];
+        [.. from n in new[] { 1e7, 3e7, 1e8, 3e8, 1e9 } from ratio in new[] { 5, 20, 80, 320, 1280 }
+            select new ScalingPoint(n, n * ratio, law.Loss(n, n * ratio))];
 
     private static IReadOnlyList<ScalingPoint> Published(string model) =>
         PublishedLosses.Read(Path.Combine(TestSetup.RepositoryRoot, "results", "published", "scaling-laws.csv"), model);

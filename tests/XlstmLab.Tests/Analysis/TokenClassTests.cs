@@ -29,7 +29,8 @@ public sealed class TokenClassTests
         var tokenizer = new Pieces("<eod>", " the", " 12", "\n\n", ".", ".com", " (", "\u00a0", "?\"", "...", "”", "“");
 
         Assert.Equal(
-            [DocumentStart, Letter, Digit, Whitespace, Punctuation, Punctuation, Punctuation, Whitespace, SentenceEnd, SentenceEnd, Punctuation, Punctuation],
+            [DocumentStart, Letter, Digit, Whitespace, Punctuation, Punctuation, Punctuation, Whitespace,
+                SentenceEnd, SentenceEnd, Punctuation, Punctuation],
             TokenClasses.Classify(tokenizer, [0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]).ToArray());
         Assert.Equal([SentenceEnd, Letter, SentenceEnd], TokenClasses.Classify(tokenizer, [4, 1, 4]));
         Assert.Equal([Punctuation, Punctuation], TokenClasses.Classify(tokenizer, [9, 11]));

@@ -42,7 +42,8 @@ public sealed class TraceLifetimeTests
         starts[0, 4] = tensor(true);
         padding[0, 1] = tensor(true);
 
-        var traces = GateCapture.Run(model, ones(1, 6, dtype: int64), new(starts, padding)).Lifetimes(0.25).Where(t => t.Head == 0).ToArray();
+        var traces =
+            GateCapture.Run(model, ones(1, 6, dtype: int64), new(starts, padding)).Lifetimes(0.25).Where(t => t.Head == 0).ToArray();
 
         Assert.Equal([0, 2, 3, 4, 5], traces.Select(t => t.Token));
         Assert.Equal([2, 1, 0, 1, 0], traces.Select(t => Math.Round(t.Tokens, 5)));

@@ -55,7 +55,15 @@ public sealed class UpdateTraceTests
     {
         using var folder = new TempFolder();
         using var model = new TinyModel();
-        var config = new TrainingConfig { Steps = 8, BatchSize = 2, ContextLength = 8, StatisticsEvery = 2, CheckpointEvery = 100, TensorBoard = false };
+        var config = new TrainingConfig
+        {
+            Steps = 8,
+            BatchSize = 2,
+            ContextLength = 8,
+            StatisticsEvery = 2,
+            CheckpointEvery = 100,
+            TensorBoard = false,
+        };
         var counts = new List<long>();
 
         new Trainer(model, config, TinyText.Packed(1), [], folder.Path, new ImmediateProgress<TrainingMetrics>(

@@ -14,7 +14,9 @@ public sealed class CuptiTests
 
     [Theory]
     [InlineData("mlstm_forward", "mlstm_forward")]
-    [InlineData("void at::native::vectorized_elementwise_kernel<8, at::native::CUDAFunctor_add<c10::BFloat16>, std::array<char*, 3ul> >(int, float)", "vectorized_elementwise_kernel<8, CUDAFunctor_add<BFloat16>, array<char*, 3ul> >")]
+    [InlineData(
+        "void at::native::vectorized_elementwise_kernel<8, at::native::CUDAFunctor_add<c10::BFloat16>, std::array<char*, "
+        + "3ul> >(int, float)", "vectorized_elementwise_kernel<8, CUDAFunctor_add<BFloat16>, array<char*, 3ul> >")]
     [InlineData("void (anonymous namespace)::softmax<float>(float*)", "softmax<float>")]
     public void Short_NamesOfKernels_LoseWhatAllHave(string name, string expected) => Assert.Equal(expected, Cupti.Short(name));
 

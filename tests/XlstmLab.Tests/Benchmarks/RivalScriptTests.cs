@@ -69,7 +69,9 @@ public sealed class RivalScriptTests
     public async Task Run_WithoutPythonOrScript_SaysWhy()
     {
         Assert.True(File.Exists(RivalScript.Own));
-        Assert.Contains("could not be started", (await Run(new(RivalScript.Own, 60, 0) { Python = "no-such-python" }))[0].Remark, StringComparison.Ordinal);
+        Assert.Contains(
+            "could not be started",
+            (await Run(new(RivalScript.Own, 60, 0) { Python = "no-such-python" }))[0].Remark, StringComparison.Ordinal);
         Assert.Contains("there is no file", (await Run(new("no-such-file.py", 60, 0)))[0].Remark, StringComparison.Ordinal);
     }
 

@@ -26,7 +26,8 @@ public sealed class LoopbackCommunicatorTests
             communicator.BeginAllReduce([singles, doubles]);
             communicator.BeginAllReduce([halves]);
             communicator.Finish();
-            return (Singles: singles.data<float>().ToArray(), Doubles: doubles.data<double>().ToArray(), Half: halves.sum().to(float32).item<float>());
+            return (Singles: singles.data<float>().ToArray(), Doubles: doubles.data<double>().ToArray(),
+                Half: halves.sum().to(float32).item<float>());
         });
         var expected = new float[count];
         for (var rank = 0; rank < world; rank++)
@@ -66,7 +67,9 @@ public sealed class LoopbackCommunicatorTests
     [Fact]
     public void Gather_DifferentLengths_TellsAllWhatEachSaid()
     {
-        var results = Ranks.Run(3, communicator => communicator.Gather(Encoding.UTF8.GetBytes(new string('x', 3 * communicator.Rank))).Select(said => said.Length).ToArray());
+        var results = Ranks.Run(
+            3, communicator =>
+                communicator.Gather(Encoding.UTF8.GetBytes(new string('x', 3 * communicator.Rank))).Select(said => said.Length).ToArray());
         Assert.All(results, lengths => Assert.Equal([0, 3, 6], lengths));
     }
 
@@ -127,7 +130,9 @@ public sealed class LoopbackCommunicatorTests
             communicator.BeginAllReduce([values]);
             communicator.Finish();
         });
-        Assert.Contains("Rank 1 of 2 is out of step with rank 0: it sends 12 bytes where this rank has 8", failures[0]!.Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "Rank 1 of 2 is out of step with rank 0: it sends 12 bytes where this rank has 8",
+            failures[0]!.Message, StringComparison.Ordinal);
         Assert.IsType<CollectiveException>(failures[1]);
     }
 
@@ -136,7 +141,9 @@ public sealed class LoopbackCommunicatorTests
     {
         using var listener = Ranks.Listener();
         var port = Ranks.Port(listener);
-        var first = Task.Run(() => LoopbackCommunicator.Open(Ranks.Place(0, 2, port), listener, CancellationToken.None), TestContext.Current.CancellationToken);
+        var first = Task.Run(
+            () => LoopbackCommunicator.Open(Ranks.Place(0, 2, port), listener, CancellationToken.None),
+            TestContext.Current.CancellationToken);
         using (var stranger = new TcpClient())
         {
             await stranger.ConnectAsync(IPAddress.Loopback, port, TestContext.Current.CancellationToken);

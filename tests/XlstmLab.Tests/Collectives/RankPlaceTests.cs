@@ -56,8 +56,12 @@ public sealed class RankPlaceTests
             [RankPlace.PortVariable] = "4000",
             [RankPlace.TokenVariable] = Ranks.Token,
         };
-        Assert.Equal((1, 2, 4000), RankPlace.FromVariables(variables.GetValueOrDefault) is { } place ? (place.Rank, place.World, place.Port) : default);
+        Assert.Equal(
+            (1, 2, 4000), RankPlace.FromVariables(variables.GetValueOrDefault) is { } place
+                ? (place.Rank, place.World, place.Port) : default);
         variables[name] = value;
-        Assert.Contains(expected, Assert.Throws<CollectiveException>(() => RankPlace.FromVariables(variables.GetValueOrDefault)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            expected, Assert.Throws<CollectiveException>(() => RankPlace.FromVariables(variables.GetValueOrDefault)).Message,
+            StringComparison.Ordinal);
     }
 }

@@ -13,7 +13,9 @@ internal static class Ranks
     public static T[] Run<T>(int world, Func<ICommunicator, T> work, double timeoutSeconds = 60)
     {
         using var listener = Listener();
-        return [.. Start(world, place => LoopbackCommunicator.Open(place, place.Rank == 0 ? listener : null, CancellationToken.None), work, Port(listener), timeoutSeconds)
+        return [.. Start(
+            world, place => LoopbackCommunicator.Open(place, place.Rank == 0 ? listener : null, CancellationToken.None),
+            work, Port(listener), timeoutSeconds)
             .Select(task => task.GetAwaiter().GetResult())];
     }
 
@@ -52,7 +54,8 @@ internal static class Ranks
 
     public static int Port(Socket listener) => ((IPEndPoint)listener.LocalEndPoint!).Port;
 
-    private static Task<T>[] Start<T>(int world, Func<RankPlace, ICommunicator> open, Func<ICommunicator, T> work, int port, double timeoutSeconds) =>
+    private static Task<T>[] Start<T>(
+        int world, Func<RankPlace, ICommunicator> open, Func<ICommunicator, T> work, int port, double timeoutSeconds) =>
         [.. Enumerable.Range(0, world).Select(rank => Task.Factory.StartNew(
             () =>
             {

@@ -66,7 +66,8 @@ public sealed class LengthExtrapolationTests : IDisposable
         foreach (var (options, part) in new (ExtrapolationOptions, string)[]
         {
             (new() { TrainedLength = 8, Longest = 100 }, "the longest has 99"), (new() { TrainedLength = 0, Longest = 9 }, "TrainedLength"),
-            (new() { TrainedLength = 8, Longest = 16, Edges = [0, 16] }, "Edges"), (new() { TrainedLength = 8, Longest = 16, Edges = [1] }, "Edges"),
+            (new() { TrainedLength = 8, Longest = 16, Edges = [0, 16] }, "Edges"),
+            (new() { TrainedLength = 8, Longest = 16, Edges = [1] }, "Edges"),
         })
         {
             Assert.Contains(

@@ -70,7 +70,9 @@ public sealed class NGramModelTests
     [Fact]
     public void Train_NotByteTokens_SaysWhich()
     {
-        Assert.Contains("Document 1", Assert.Throws<ArgumentException>(() => NGramModel.Train([[End, 1], [End, 257]], 2)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "Document 1", Assert.Throws<ArgumentException>(() => NGramModel.Train([[End, 1], [End, 257]], 2)).Message,
+            StringComparison.Ordinal);
         Assert.Throws<ArgumentException>(() => NGramModel.Train([[1]], 2));
         Assert.Throws<ArgumentOutOfRangeException>(() => NGramModel.Train([[End, 1]], 9));
         Assert.Throws<ArgumentOutOfRangeException>(() => NGramModel.Train([], 2));

@@ -14,7 +14,8 @@ public sealed class PerplexityEvaluatorTests : IDisposable
 
     private static readonly int[][] Documents = [.. new[]
     {
-        "The lab, end to end.", "", "x", "A much longer document, which spans several windows of any policy and ends late.", "naïve ☃", "The last one.",
+        "The lab, end to end.", "", "x",
+        "A much longer document, which spans several windows of any policy and ends late.", "naïve ☃", "The last one.",
     }.Select(text => (int[])[End, .. Bytes.Encode(text)])];
 
     private readonly XlstmLanguageModel _model = Model(ScalarType.Float64);
@@ -39,7 +40,14 @@ public sealed class PerplexityEvaluatorTests : IDisposable
     [InlineData(ContextPolicy.Sliding, 100, 99)]
     public void Evaluate_EachPolicy_EqualsBruteForce(ContextPolicy policy, int length, int stride)
     {
-        var options = new EvaluationOptions { Policy = policy, ContextLength = length, Stride = stride, BatchSize = 3, BucketEdges = [0, 1, 4, 10, 1000] };
+        var options = new EvaluationOptions
+        {
+            Policy = policy,
+            ContextLength = length,
+            Stride = stride,
+            BatchSize = 3,
+            BucketEdges = [0, 1, 4, 10, 1000],
+        };
         var result = PerplexityEvaluator.Evaluate(_model, Documents, Bytes, options);
 
         var (nats, buckets) = (0.0, new double[5]);
@@ -96,7 +104,9 @@ public sealed class PerplexityEvaluatorTests : IDisposable
     public void Evaluate_Carried_GivesSameLossAtAnyChunk()
     {
         var options = new EvaluationOptions { Policy = ContextPolicy.Carried, BatchSize = 3 };
-        var losses = new[] { 1, 2, 7, 64, 1000 }.Select(s => PerplexityEvaluator.Evaluate(_model, Documents, Bytes, options with { ContextLength = s }).Loss).ToArray();
+        var losses =
+            new[] { 1, 2, 7, 64, 1000 }.Select(s =>
+                PerplexityEvaluator.Evaluate(_model, Documents, Bytes, options with { ContextLength = s }).Loss).ToArray();
         Assert.All(losses, loss => Assert.Equal(losses[0], loss, 1e-9));
     }
 
@@ -166,7 +176,8 @@ public sealed class PerplexityEvaluatorTests : IDisposable
     {
         foreach (var (documents, options, part) in new (int[][], EvaluationOptions, string)[]
         {
-            ([], new(), "at least one document"), ([[1, 2]], new(), "Document 0 does not begin"), ([[End], [End, 300]], new(), "got 300 in document 1"),
+            ([], new(), "at least one document"), ([[1, 2]], new(), "Document 0 does not begin"),
+            ([[End], [End, 300]], new(), "got 300 in document 1"),
             (Documents, new() { ContextLength = 0 }, "ContextLength"), (Documents, new() { BatchSize = 0 }, "BatchSize"),
             (Documents, new() { Policy = ContextPolicy.Sliding, ContextLength = 8, Stride = 8 }, "Stride"),
             (Documents, new() { BucketEdges = [0, 5, 5] }, "BucketEdges"), (Documents, new() { BucketEdges = [1] }, "BucketEdges"),

@@ -39,7 +39,14 @@ public sealed class RulerEvaluatorTests : IDisposable
     public void Evaluate_ModelThatForgets_FindsOnlyWhatIsNearTheEnd()
     {
         using var half = new OracleModel(memory: 1200);
-        var options = new RulerEvaluationOptions { Tasks = [RulerTask.NiahSingle1, RulerTask.NiahMultiquery], Lengths = [2600], Samples = 40, BatchSize = 8, DepthRanges = 4 };
+        var options = new RulerEvaluationOptions
+        {
+            Tasks = [RulerTask.NiahSingle1, RulerTask.NiahMultiquery],
+            Lengths = [2600],
+            Samples = 40,
+            BatchSize = 8,
+            DepthRanges = 4,
+        };
         var result = RulerEvaluator.Evaluate(half, _generator, options);
 
         foreach (var task in options.Tasks)
@@ -67,7 +74,13 @@ public sealed class RulerEvaluatorTests : IDisposable
     public void Evaluate_AnyBatchSize_GivesSameAnswers()
     {
         using var model = new OracleModel(memory: 700);
-        var options = new RulerEvaluationOptions { Tasks = [RulerTask.NiahMultikey3, RulerTask.Qa1], Lengths = [1500], Samples = 5, BatchSize = 1 };
+        var options = new RulerEvaluationOptions
+        {
+            Tasks = [RulerTask.NiahMultikey3, RulerTask.Qa1],
+            Lengths = [1500],
+            Samples = 5,
+            BatchSize = 1,
+        };
         var one = RulerEvaluator.Evaluate(model, _generator, options);
         Assert.Equal(one.Answers, RulerEvaluator.Evaluate(model, _generator, options with { BatchSize = 4, PrefillLength = 100 }).Answers);
     }
@@ -103,7 +116,8 @@ public sealed class RulerEvaluatorTests : IDisposable
     {
         foreach (var (options, part) in new (RulerEvaluationOptions, string)[]
         {
-            (new() { Tasks = [] }, "Tasks"), (new() { Tasks = [RulerTask.Vt, RulerTask.Vt] }, "Tasks"), (new() { Lengths = [0] }, "Lengths"),
+            (new() { Tasks = [] }, "Tasks"), (new() { Tasks = [RulerTask.Vt, RulerTask.Vt] }, "Tasks"),
+            (new() { Lengths = [0] }, "Lengths"),
             (new() { Samples = 0 }, "Samples"), (new() { BatchSize = 0 }, "BatchSize"), (new() { DepthRanges = 0 }, "DepthRanges"),
             (new() { Tasks = [RulerTask.Vt, RulerTask.Cwe], Lengths = [700] }, "cwe takes"),
         })

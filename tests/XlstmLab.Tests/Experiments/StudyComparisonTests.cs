@@ -15,7 +15,8 @@ public sealed class StudyComparisonTests
             Claim("b", "a"), Claim("a", "b"), Claim("a", "c"), Claim("a", "c") with { Within = 0.01 },
             Claim("a", "b") with { Within = 0.01 }, Claim("a", "c") with { Within = 1e-5 }));
         Assert.Equal(
-            [ClaimVerdict.Holds, ClaimVerdict.DoesNotHold, ClaimVerdict.NotDecided, ClaimVerdict.Holds, ClaimVerdict.DoesNotHold, ClaimVerdict.NotDecided],
+            [ClaimVerdict.Holds, ClaimVerdict.DoesNotHold, ClaimVerdict.NotDecided, ClaimVerdict.Holds,
+                ClaimVerdict.DoesNotHold, ClaimVerdict.NotDecided],
             verdicts.Select(v => v.Verdict));
         Assert.Equal(0.1, verdicts[0].Difference.Mean, 2e-3);
         Assert.Equal("? / <", verdicts[0].Orders);
@@ -24,7 +25,9 @@ public sealed class StudyComparisonTests
     [Fact]
     public void Judge_MeasureOfWhichMoreIsBetter_TurnsTheSign()
     {
-        var judged = StudyComparison.Judge(Result(Claim("a", "b") with { Metric = StudyRow.Speed, PublishedBetter = 3, PublishedWorse = 2 })).Single();
+        var judged =
+            StudyComparison.Judge(Result(Claim("a", "b") with { Metric = StudyRow.Speed, PublishedBetter = 3, PublishedWorse = 2 }))
+                .Single();
         Assert.Equal((ClaimVerdict.Holds, "> / >"), (judged.Verdict, judged.Orders));
         Assert.True(judged.Difference.Mean > 0);
     }
@@ -48,17 +51,28 @@ public sealed class StudyComparisonTests
         Assert.Equal(9, (result with { Rows = [] }).Missing.Count);
 
         // Two of three seeds would do for an interval; which seeds those are is chance.
-        Assert.Equal(ClaimVerdict.NotRun, StudyComparison.Judge(result with { Rows = [.. result.Rows.Where(row => row.Seed < 3)] }).Single().Verdict);
+        Assert.Equal(
+            ClaimVerdict.NotRun,
+            StudyComparison.Judge(result with { Rows = [.. result.Rows.Where(row => row.Seed < 3)] }).Single().Verdict);
         Assert.Equal(
             ClaimVerdict.NotDecided,
-            StudyComparison.Judge(result with { Rows = [.. result.Rows.Select(row => row.Variant == "b" ? row with { Status = StudyStatus.Diverged } : row)] }).Single().Verdict);
+            StudyComparison.Judge(result with
+            {
+                Rows = [.. result.Rows.Select(row => row.Variant == "b" ? row with { Status = StudyStatus.Diverged } : row)],
+            }).Single().Verdict);
     }
 
     /// <summary>Along an axis every variant is compared with that of the same places on the others.</summary>
     [Fact]
     public void Of_AnAxis_ComparesWithTheBasesPlaceOnIt()
     {
-        var study = new Study { Name = "two", Axes = [new("beta1", 0.8, 0.9), new("weight_decay", 0, 1)], Seeds = [1, 2, 3], Base = "beta1=0.9, weight_decay=0" };
+        var study = new Study
+        {
+            Name = "two",
+            Axes = [new("beta1", 0.8, 0.9), new("weight_decay", 0, 1)],
+            Seeds = [1, 2, 3],
+            Base = "beta1=0.9, weight_decay=0",
+        };
         var result = new StudyResult(study, [.. study.Expand().Select(run => StudyTableTests.Row(
             run.Id, run.Training.WeightDecay + (run.Training.Beta1 == 0.8 ? 0.5 : 0) + 0.001 * run.Training.Seed, run.Training.Seed,
             run.Variant) with { Differences = run.Differences })]);
@@ -69,7 +83,9 @@ public sealed class StudyComparisonTests
         Assert.Equal("beta1=0.9, weight_decay=1", comparison.Variants[1].BaseVariant);
         Assert.Equal([0.5, 1.5, 1.0], StudyComparison.Of(result).Variants.Where(v => v.Difference is not null).Select(
             v => Math.Round(v.Difference!.Mean, 9)));
-        Assert.Contains("'beta1'", Assert.Throws<ArgumentException>(() => StudyComparison.Of(result, axis: "beta_1")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "'beta1'", Assert.Throws<ArgumentException>(() => StudyComparison.Of(result, axis: "beta_1")).Message,
+            StringComparison.Ordinal);
         Assert.Equal(["base", "base", "higher", "higher"], comparison.ToTable().Columns.Single(c => c.Name == "called").Values.Order());
     }
 
@@ -90,7 +106,10 @@ public sealed class StudyComparisonTests
         {
             var (kind, seed) = (Array.IndexOf(Names, run.Variant), run.Training.Seed);
             var noise = 0.001 * ((seed * (kind + 2)) % 3 - 1);
-            return StudyTableTests.Row(run.Id, (kind == 1 ? 1.9 : 2) + 0.05 * seed + noise, seed, run.Variant) with { TokensPerSecond = (kind == 1 ? 100 : 200) + seed + kind * seed };
+            return StudyTableTests.Row(run.Id, (kind == 1 ? 1.9 : 2) + 0.05 * seed + noise, seed, run.Variant) with
+            {
+                TokensPerSecond = (kind == 1 ? 100 : 200) + seed + kind * seed,
+            };
         })]);
     }
 }

@@ -14,17 +14,23 @@ public sealed class StudyReportTests
         Assert.Equal(
             [
                 "tried: all 6 runs, on GPU X.",
-                "- HOLDS: b beats a. Ours 1.9 ± 0.12 against 2 ± 0.12 (test_loss, 3 seeds); better by 0.1, interval 0.1 to 0.1. Published: 1.5 against 2 (ppl). Note: after a look.",
+                "- HOLDS: b beats a. Ours 1.9 ± 0.12 against 2 ± 0.12 (test_loss, 3 seeds); better by 0.1, interval 0.1 to 0.1. "
+                + "Published: 1.5 against 2 (ppl). Note: after a look.",
                 "1 claim: 1 holds.",
             ],
             Lines(whole));
 
         var some = whole with { Rows = [.. whole.Rows.Take(2)] };
         Assert.Equal("2 of 6 runs", some.Progress());
-        Assert.Equal(["tried: 2 of 6 runs, on GPU X.", "- NOT RUN YET: b beats a. So far 1.95 against 2.05 (test_loss). Note: after a look.", "1 claim: 1 is not run yet."], Lines(some));
-        Assert.Equal(["tried: not run yet: 0 of 6 runs.", "- NOT RUN YET: b beats a. Note: after a look.", "1 claim: 1 is not run yet."], Lines(whole with { Rows = [] }));
+        Assert.Equal(
+            ["tried: 2 of 6 runs, on GPU X.", "- NOT RUN YET: b beats a. So far 1.95 against 2.05 (test_loss). Note: after a look.",
+                "1 claim: 1 is not run yet."], Lines(some));
+        Assert.Equal(
+            ["tried: not run yet: 0 of 6 runs.", "- NOT RUN YET: b beats a. Note: after a look.", "1 claim: 1 is not run yet."],
+            Lines(whole with { Rows = [] }));
 
-        var diverged = whole with { Rows = [.. whole.Rows.Select(row => row.Variant == "b" ? row with { Status = StudyStatus.Diverged } : row)] };
+        var diverged =
+            whole with { Rows = [.. whole.Rows.Select(row => row.Variant == "b" ? row with { Status = StudyStatus.Diverged } : row)] };
         Assert.Contains("- 3 of 3 runs of 'b' diverged; they are in no mean.", Lines(diverged));
         Assert.Contains("Ours no run against", diverged.Conclusion(), StringComparison.Ordinal);
 
@@ -48,7 +54,9 @@ public sealed class StudyReportTests
             [study, new(Result(3) with { Rows = [] }, null)], new Dictionary<string, string> { ["tried"] = "pictures/tried.svg" });
         Assert.StartsWith("2 claims: 1 holds, 1 is not run yet. 6 of 12 runs, 0.2 minutes of a GPU.\n", text, StringComparison.Ordinal);
         Assert.Contains("| b beats a (after a look) | nowhere | 1.5 against 2 (ppl) |", text, StringComparison.Ordinal);
-        Assert.Contains("| **holds** | [42](../notebooks/42-tried.ipynb) [tried](studies/tried/study.json) | 6 of 6 | 0.2 |", text, StringComparison.Ordinal);
+        Assert.Contains(
+            "| **holds** | [42](../notebooks/42-tried.ipynb) [tried](studies/tried/study.json) | 6 of 6 | 0.2 |",
+            text, StringComparison.Ordinal);
         Assert.Contains("| not run yet | [tried](studies/tried/study.json) | 0 of 6 | 0.0 |", text, StringComparison.Ordinal);
         Assert.Contains("![Which?](pictures/tried.svg)", text, StringComparison.Ordinal);
     }
@@ -84,7 +92,20 @@ public sealed class StudyReportTests
             Question = "Which?",
             Axes = [new("kind", [new("a", []), new("b", ["beta1=0.8"])])],
             Seeds = [.. Enumerable.Range(1, seeds)],
-            Claims = [new() { Text = "b beats a", Source = "nowhere", Better = "b", Worse = "a", PublishedBetter = 1.5, PublishedWorse = 2, PublishedUnit = "ppl", Note = "after a look" }],
+            Claims =
+            [
+                new()
+                {
+                    Text = "b beats a",
+                    Source = "nowhere",
+                    Better = "b",
+                    Worse = "a",
+                    PublishedBetter = 1.5,
+                    PublishedWorse = 2,
+                    PublishedUnit = "ppl",
+                    Note = "after a look",
+                },
+            ],
         };
         return new(study, [.. study.Expand().Select(run => StudyTableTests.Row(
             run.Id, (run.Variant == "b" ? 1.9 : 2) + 0.05 * (2 - run.Training.Seed), run.Training.Seed, run.Variant) with

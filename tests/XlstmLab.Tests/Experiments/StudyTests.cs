@@ -66,8 +66,13 @@ public sealed class StudyTests : IDisposable
         Assert.Contains("at least one seed", Fault(Tiny("any") with { Seeds = [] }), StringComparison.Ordinal);
         Assert.Contains("each but once", Fault(Tiny("any") with { Axes = [new("beta1", 0.9, 0.9)] }), StringComparison.Ordinal);
         Assert.Contains("has no variant 'none'", Fault(Tiny("any") with { Base = "none" }), StringComparison.Ordinal);
-        Assert.Contains("A claim", Fault(Tiny("any") with { Claims = [new() { Text = "t", Source = "s", Better = "no", Worse = "igate_bias_init=0" }] }), StringComparison.Ordinal);
-        Assert.Contains("the same", Fault(Tiny("any") with { Axes = [new("rate", [new("a", []), new("b", ["beta1=0.9"])])] }), StringComparison.Ordinal);
+        Assert.Contains(
+            "A claim",
+            Fault(Tiny("any") with { Claims = [new() { Text = "t", Source = "s", Better = "no", Worse = "igate_bias_init=0" }] }),
+            StringComparison.Ordinal);
+        Assert.Contains(
+            "the same", Fault(Tiny("any") with { Axes = [new("rate", [new("a", []), new("b", ["beta1=0.9"])])] }),
+            StringComparison.Ordinal);
         Assert.Contains("qk_dim_factor", Fault(Tiny("any") with { Axes = [new("qk_dim_factor", -1)] }), StringComparison.Ordinal);
 
         static string Fault(Study study) => Assert.ThrowsAny<ArgumentException>(() => study.Expand()).Message;
@@ -96,7 +101,12 @@ public sealed class StudyTests : IDisposable
     [Fact]
     public void Expand_BoundsOfUpdates_LeaveOutWhatTheBudgetGivesTooFewOrTooMany()
     {
-        var study = new Study { Name = "x", Axes = [new("embedding_dim", 32, 64, 128), new("tokens", 8 * 256 * 10, 8 * 256 * 100)], Seeds = [1, 2] };
+        var study = new Study
+        {
+            Name = "x",
+            Axes = [new("embedding_dim", 32, 64, 128), new("tokens", 8 * 256 * 10, 8 * 256 * 100)],
+            Seeds = [1, 2],
+        };
         Assert.Equal(6, study.Variants.Count);
         var few = study with { LeastUpdates = 11 };
         Assert.Equal(
@@ -109,8 +119,16 @@ public sealed class StudyTests : IDisposable
         Assert.Equal(6, (few with { Overrides = ["steps=2"] }).Expand().Count);
         Assert.Equal(12, (study with { Overrides = ["steps=2"] }).Expand().Select(r => r.Id).Distinct().Count());
 
-        var claim = new StudyClaim { Text = "", Source = "", Better = "embedding_dim=32, tokens=20480", Worse = "embedding_dim=64, tokens=204800" };
-        Assert.Contains("that there is not", Assert.Throws<ArgumentException>(() => (few with { Claims = [claim] }).Expand()).Message, StringComparison.Ordinal);
+        var claim = new StudyClaim
+        {
+            Text = "",
+            Source = "",
+            Better = "embedding_dim=32, tokens=20480",
+            Worse = "embedding_dim=64, tokens=204800",
+        };
+        Assert.Contains(
+            "that there is not",
+            Assert.Throws<ArgumentException>(() => (few with { Claims = [claim] }).Expand()).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -125,7 +143,9 @@ public sealed class StudyTests : IDisposable
         Assert.All(result.Rows, row =>
         {
             Assert.Equal((StudyStatus.Completed, 6, 6 * 2 * 32), (row.Status, row.Steps, row.Tokens));
-            Assert.True(row.TrainLoss > 0 && row.ValidationLoss > 0 && row.TestLoss > 0 && row.TestBitsPerByte > 0 && row.GradientNormMax >= row.GradientNormMean, $"{row}");
+            Assert.True(
+                row.TrainLoss > 0 && row.ValidationLoss > 0 && row.TestLoss > 0 && row.TestBitsPerByte > 0
+                && row.GradientNormMax >= row.GradientNormMean, $"{row}");
             Assert.Equal(row.Flops, 3 * study.Expand()[0].Model.ForwardFlopsPerToken(32) * row.Tokens);
             Assert.Equal([3, 6], row.Curve.Select(point => point.Step));
             Assert.Equal(row.ValidationLoss!.Value, row.Curve[^1].Validation!.Value, 1e-4);
@@ -135,7 +155,9 @@ public sealed class StudyTests : IDisposable
         Assert.Empty(result.Missing);
 
         var before = File.ReadAllText(folder[StudyTable.FileName]);
-        Assert.Equal(result.Rows, study.Run(progress: new ImmediateProgress<StudyProgress>(_ => Assert.Fail("Nothing was left to do."))).Rows, (a, b) => a.Id == b.Id && a.TestLoss == b.TestLoss);
+        Assert.Equal(
+            result.Rows, study.Run(progress: new ImmediateProgress<StudyProgress>(_ => Assert.Fail("Nothing was left to do."))).Rows,
+            (a, b) => a.Id == b.Id && a.TestLoss == b.TestLoss);
         Assert.Equal(before, File.ReadAllText(folder[StudyTable.FileName]));
         Assert.Equal(2, StudyComparison.Of(result).Variants.Count);
     }
@@ -163,7 +185,9 @@ public sealed class StudyTests : IDisposable
         var study = Tiny(folder.Path) with
         {
             Seeds = [1],
-            Axes = [new("rate", [new("usual", []), new("wild", ["peak_learning_rate=1e30", "gradient_clip=null", "max_bad_steps=2"]), new("missing", ["data=no-such-text"])])],
+            Axes = [new(
+                "rate", [new("usual", []), new("wild", ["peak_learning_rate=1e30", "gradient_clip=null", "max_bad_steps=2"]),
+                    new("missing", ["data=no-such-text"])])],
         };
         var result = study.Run();
         var rows = result.Rows;
@@ -236,7 +260,9 @@ public sealed class StudyTests : IDisposable
             }),
             cancellationToken: stop.Token));
         var steps = new List<int>();
-        var row = study.Run(progress: new ImmediateProgress<StudyProgress>(p => steps.AddRange(p.Metrics is { } m ? [m.Step] : []))).Rows.Single();
+        var row =
+            study.Run(progress: new ImmediateProgress<StudyProgress>(p => steps.AddRange(p.Metrics is { } m ? [m.Step] : []))).Rows
+                .Single();
         Assert.Equal([5, 6], steps);
         Assert.Equal((StudyStatus.Completed, 1), (row.Status, row.MicroBatchSize));
     }
@@ -259,7 +285,9 @@ public sealed class StudyTests : IDisposable
         Assert.Equal(0, study.Merge());
         Assert.Equal(4, study.Run().Rows.Count);
         Assert.Equal(4, StudyTable.Read(folder.Path).Count);
-        Assert.Contains("Hand them out again", Assert.Throws<InvalidOperationException>(() => Share(["other"], "c.jsonl")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "Hand them out again",
+            Assert.Throws<InvalidOperationException>(() => Share(["other"], "c.jsonl")).Message, StringComparison.Ordinal);
     }
 
     /// <summary>What the first attempt at a task still trains is waited for, and not trained twice.</summary>
@@ -267,7 +295,12 @@ public sealed class StudyTests : IDisposable
     public async Task Run_ARunThatAnotherProcessHolds_IsWaitedFor()
     {
         using var folder = new TempFolder();
-        var study = Tiny(folder.Path) with { Seeds = [1], Axes = [], Share = new([.. (Tiny(folder.Path) with { Seeds = [1], Axes = [] }).Expand().Select(run => run.Id)], folder["tasks/b.jsonl"]) };
+        var study = Tiny(folder.Path) with
+        {
+            Seeds = [1],
+            Axes = [],
+            Share = new([.. (Tiny(folder.Path) with { Seeds = [1], Axes = [] }).Expand().Select(run => run.Id)], folder["tasks/b.jsonl"]),
+        };
         var id = study.Share!.Runs[0];
         folder.Write("runs/other", "");
         Task<StudyResult> waiting;
@@ -277,7 +310,16 @@ public sealed class StudyTests : IDisposable
                 () => study.Run(progress: new ImmediateProgress<StudyProgress>(_ => Assert.Fail("It was trained twice."))),
                 TestContext.Current.CancellationToken);
             Assert.NotSame(waiting, await Task.WhenAny(waiting, Task.Delay(1500, TestContext.Current.CancellationToken)));
-            StudyTable.Append(folder["tasks/a.jsonl"], new() { Id = id, Variant = "", Differences = new Dictionary<string, string>(), Seed = 1, Status = StudyStatus.Completed, TestLoss = 7 });
+            StudyTable.Append(
+                folder["tasks/a.jsonl"], new()
+                {
+                    Id = id,
+                    Variant = "",
+                    Differences = new Dictionary<string, string>(),
+                    Seed = 1,
+                    Status = StudyStatus.Completed,
+                    TestLoss = 7,
+                });
         }
 
         Assert.Equal(7, (await waiting).Rows.Single().TestLoss);
@@ -309,7 +351,8 @@ public sealed class StudyTests : IDisposable
             },
             TestContext.Current.CancellationToken);
         Assert.Equal(
-            ["tiny: 0 of 2", "igate_bias_init=0, seed 1: 6", "5", "6", "over", "end False", "igate_bias_init=-10, seed 1: 6", "1", "2", "3", "4", "5", "6", "over", "end False", "closed"],
+            ["tiny: 0 of 2", "igate_bias_init=0, seed 1: 6", "5", "6", "over", "end False", "igate_bias_init=-10, seed 1: 6",
+                "1", "2", "3", "4", "5", "6", "over", "end False", "closed"],
             other.Told);
     }
 
@@ -330,7 +373,9 @@ public sealed class StudyTests : IDisposable
             cancellationToken: stop.Token));
         Assert.Empty(study.Read().Rows);
         var steps = new List<int>();
-        var row = study.Run(progress: new ImmediateProgress<StudyProgress>(p => steps.AddRange(p.Metrics is { } m ? [m.Step] : []))).Rows.Single();
+        var row =
+            study.Run(progress: new ImmediateProgress<StudyProgress>(p => steps.AddRange(p.Metrics is { } m ? [m.Step] : []))).Rows
+                .Single();
         Assert.Equal([5, 6], steps);
         Assert.Equal((study with { Folder = folder["straight"] }).Run().Rows.Single().TestLoss, row.TestLoss);
     }
@@ -341,7 +386,9 @@ public sealed class StudyTests : IDisposable
     {
         using var folder = new TempFolder();
         var limit = TimeSpan.FromMinutes(2);
-        var (code, output) = ChildTest.Run(typeof(StudyTests), nameof(Child_RunsAStudyAndKillsItself), new Dictionary<string, string> { [FolderVariable] = folder.Path }, limit);
+        var (code, output) = ChildTest.Run(
+            typeof(StudyTests), nameof(Child_RunsAStudyAndKillsItself),
+            new Dictionary<string, string> { [FolderVariable] = folder.Path }, limit);
         Assert.True(code == 128 + 9, output);
 
         // The first run was done, the second was killed at its fifth update, after the checkpoint at its fourth; the last line is torn.
@@ -465,7 +512,8 @@ public sealed class StudyTests : IDisposable
     [Fact]
     public void Studies_OfTheRepository_Expand()
     {
-        var folders = Directory.GetDirectories(Path.Combine(TestSetup.RepositoryRoot, "results", "studies")).Where(f => File.Exists(Path.Combine(f, Study.FileName))).ToArray();
+        var folders = Directory.GetDirectories(Path.Combine(TestSetup.RepositoryRoot, "results", "studies"))
+            .Where(f => File.Exists(Path.Combine(f, Study.FileName))).ToArray();
         Assert.NotEmpty(folders);
         Assert.All(folders, folder =>
         {
@@ -484,7 +532,8 @@ public sealed class StudyTests : IDisposable
     {
         Name = "tiny",
         Folder = folder,
-        Settings = ["embedding_dim=16", "num_blocks=1", "num_heads=2", "context_length=32", "training.batch_size=2", "steps=6", "validate_every=3", "checkpoint_every=2", "validation_tokens=64"],
+        Settings = ["embedding_dim=16", "num_blocks=1", "num_heads=2", "context_length=32", "training.batch_size=2",
+            "steps=6", "validate_every=3", "checkpoint_every=2", "validation_tokens=64"],
         Axes = [new("igate_bias_init", 0, -10)],
         Seeds = [1, 2],
         Measure = new() { TestTokens = 64 },

@@ -28,7 +28,9 @@ public sealed partial class ExportTests : IDisposable
 
     [Fact]
     public void Csv_EscapesAndLeavesMissingEmpty() =>
-        Assert.Equal("step,loss,tokens,note,good\n1,1.5,10,\"a,\"\"b\"\"\",true\n2,,20,,false\n3,NaN,1099511627776,\"ä\n𝄞\",true\n", TableFiles.Csv(Table));
+        Assert.Equal(
+            "step,loss,tokens,note,good\n1,1.5,10,\"a,\"\"b\"\"\",true\n2,,20,,false\n3,NaN,1099511627776,\"ä\n𝄞\",true\n",
+            TableFiles.Csv(Table));
 
     [Fact]
     public async Task Parquet_ReadsBack()
@@ -53,7 +55,9 @@ public sealed partial class ExportTests : IDisposable
     {
         Table.Save(_temp["t.npz"]);
         var arrays = ReadNumpy(_temp["t.npz"]);
-        Assert.Equal(("<i4", "3,", (int[])[1, 2, 3]), (arrays["step"].Type, arrays["step"].Shape, MemoryMarshal.Cast<byte, int>(arrays["step"].Data).ToArray()), Same<int>());
+        Assert.Equal(
+            ("<i4", "3,", (int[])[1, 2, 3]),
+            (arrays["step"].Type, arrays["step"].Shape, MemoryMarshal.Cast<byte, int>(arrays["step"].Data).ToArray()), Same<int>());
         Assert.Equal([1.5, double.NaN, double.NaN], MemoryMarshal.Cast<byte, double>(arrays["loss"].Data).ToArray());
         Assert.Equal("<U5", arrays["note"].Type);
         Assert.Equal("ä\n𝄞", Encoding.UTF32.GetString(arrays["note"].Data.AsSpan(2 * 5 * 4)).TrimEnd('\0'));
@@ -111,7 +115,9 @@ public sealed partial class ExportTests : IDisposable
         {
             using var same = back.Read(name);
             Assert.True(same.equal(value.detach()).all().item<bool>());
-            Assert.Equal(value.detach().contiguous().data<float>().ToArray(), MemoryMarshal.Cast<byte, float>(ReadNumpy(_temp["s.npz"])[name].Data).ToArray());
+            Assert.Equal(
+                value.detach().contiguous().data<float>().ToArray(),
+                MemoryMarshal.Cast<byte, float>(ReadNumpy(_temp["s.npz"])[name].Data).ToArray());
         }
 
         Assert.Equal(1 + state.Tensors.Values.Sum(t => t.NumberOfElements), File.ReadAllLines(_temp["s.csv"]).Length);

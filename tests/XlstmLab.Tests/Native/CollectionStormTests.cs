@@ -73,7 +73,8 @@ public sealed class CollectionStormTests
         var limit = TimeSpan.FromSeconds(int.Parse(seconds, CultureInfo.InvariantCulture));
 
         // On a busy machine longer, until there was a storm.
-        var inStorm = Learn(_ => watch.Elapsed < limit || GC.CollectionCount(2) - collections <= enough || LateFree.Counts.Freed <= enough).ToList();
+        var inStorm =
+            Learn(_ => watch.Elapsed < limit || GC.CollectionCount(2) - collections <= enough || LateFree.Counts.Freed <= enough).ToList();
         Volatile.Write(ref ended, true);
         storm.Join();
         Assert.True(GC.CollectionCount(2) - collections > enough, "There were hardly any collections.");

@@ -13,7 +13,8 @@ public sealed class HeapMemoryTests
     public void Keep_GlibcAndNobodyHasSaidOtherwise_LastsAsLongAsAnyTraining()
     {
         var isGlibc = OperatingSystem.IsLinux() && !RuntimeInformation.RuntimeIdentifier.Contains("musl", StringComparison.Ordinal);
-        string?[] said = [.. new[] { "GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_" }.Select(Environment.GetEnvironmentVariable)];
+        string?[] said =
+            [.. new[] { "GLIBC_TUNABLES", "MALLOC_TRIM_THRESHOLD_", "MALLOC_MMAP_THRESHOLD_" }.Select(Environment.GetEnvironmentVariable)];
         var isPossible = isGlibc && said.All(string.IsNullOrEmpty);
         Assert.False(HeapMemory.IsKept);
         var first = HeapMemory.Keep();
@@ -36,7 +37,14 @@ public sealed class HeapMemoryTests
     {
         Assert.SkipUnless(OperatingSystem.IsLinux(), "The peak of the resident set is read from /proc.");
         const int Tokens = 700;
-        using var model = new LlamaConfig { VocabularySize = 257, EmbeddingDim = 256, BlockCount = 2, HeadCount = 2, FeedForwardDim = 32 }.CreateModel();
+        using var model = new LlamaConfig
+        {
+            VocabularySize = 257,
+            EmbeddingDim = 256,
+            BlockCount = 2,
+            HeadCount = 2,
+            FeedForwardDim = 32,
+        }.CreateModel();
         var generator = new TextGenerator(model, new ByteTokenizer());
         _ = generator.Generate([[256]], new() { MaxNewTokens = 20, StopAtEndOfDocument = false });
         SystemMemory.ResetPeak();

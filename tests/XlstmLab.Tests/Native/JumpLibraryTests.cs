@@ -24,7 +24,8 @@ public sealed unsafe class JumpLibraryTests
 
         Assert.Equal(14, ((delegate* unmanaged<long, long>)NativeLibrary.GetExport(library, "second_of_two"))(7));
         Assert.Equal(-7, ((delegate* unmanaged<long, long>)NativeLibrary.GetExport(library, "another"))(7));
-        var sum = (delegate* unmanaged<int, double, int, double, long, long, long, long, double>)NativeLibrary.GetExport(library, "first_of_two");
+        var sum =
+            (delegate* unmanaged<int, double, int, double, long, long, long, long, double>)NativeLibrary.GetExport(library, "first_of_two");
         Assert.Equal(36.5, sum(1, 2, 3, 4.5, 5, 6, 7, 8));
         Assert.False(NativeLibrary.TryGetExport(library, "nothing", out _));
     }
@@ -43,7 +44,9 @@ public sealed unsafe class JumpLibraryTests
         for (var f = 0; f < Functions.Length; f++)
         {
             var jump = image.AsSpan(code + f * 16, 16);
-            Assert.Equal(table + f * 8, processor == Architecture.X64 ? SlotOfX64(jump, codeAddress + f * 16) : SlotOfArm64(jump, codeAddress + f * 16));
+            Assert.Equal(
+                table + f * 8, processor == Architecture.X64
+                    ? SlotOfX64(jump, codeAddress + f * 16) : SlotOfArm64(jump, codeAddress + f * 16));
         }
     }
 

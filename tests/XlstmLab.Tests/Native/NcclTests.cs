@@ -46,17 +46,26 @@ public sealed class NcclTests
         nccl.Broadcast(11, 5_000_000_000, 2, group, 13);
         Assert.Null(nccl.Fault(group));
         Assert.Contains("some error (6)", nccl.Fault(1), StringComparison.Ordinal);
-        Assert.Contains("NCCL could not begin what ranks do together: some error (2)", Assert.Throws<CudaException>(nccl.EndTogether).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "NCCL could not begin what ranks do together: some error (2)",
+            Assert.Throws<CudaException>(nccl.EndTogether).Message, StringComparison.Ordinal);
         id[127]++;
-        Assert.Contains("NCCL could not connect the GPUs: invalid usage (5)", Assert.Throws<CudaException>(() => nccl.Join(id, 3, 1)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "NCCL could not connect the GPUs: invalid usage (5)",
+            Assert.Throws<CudaException>(() => nccl.Join(id, 3, 1)).Message, StringComparison.Ordinal);
     }
 
     [Fact]
     public void Load_OtherLibraries_AreRefusedWithWords()
     {
         using var folder = new TempFolder();
-        Assert.Contains("has no ncclAllReduce", Nccl.Load([Compiled(folder, "other", Source.Replace("ncclAllReduce", "ncclOther", StringComparison.Ordinal))]).Absence, StringComparison.Ordinal);
-        Assert.Contains("is NCCL 2.9.6", Nccl.Load([Compiled(folder, "old", Source.Replace("22809", "20906", StringComparison.Ordinal))]).Absence, StringComparison.Ordinal);
+        Assert.Contains(
+            "has no ncclAllReduce",
+            Nccl.Load([Compiled(folder, "other", Source.Replace("ncclAllReduce", "ncclOther", StringComparison.Ordinal))]).Absence,
+            StringComparison.Ordinal);
+        Assert.Contains(
+            "is NCCL 2.9.6", Nccl.Load([Compiled(folder, "old", Source.Replace("22809", "20906", StringComparison.Ordinal))]).Absence,
+            StringComparison.Ordinal);
         Assert.Contains("There is no NCCL", Nccl.Load([folder["none.so"]]).Absence, StringComparison.Ordinal);
     }
 

@@ -14,7 +14,16 @@ public sealed class ConfigSettingsTests
     {
         var config = new XlstmConfig().With(
             "igate_bias_init=-2", "input_gate=sigmoid", "slstm_at=1,3", "GateSoftCap=null", "block-style=pre_up", "use_bias=true");
-        Assert.Equal(new XlstmConfig { InputGateBias = -2, InputGate = InputGate.Sigmoid, SLstmAt = [1, 3], GateSoftCap = null, BlockStyle = BlockStyle.PreUp, UseBias = true }, config);
+        Assert.Equal(
+            new XlstmConfig
+            {
+                InputGateBias = -2,
+                InputGate = InputGate.Sigmoid,
+                SLstmAt = [1, 3],
+                GateSoftCap = null,
+                BlockStyle = BlockStyle.PreUp,
+                UseBias = true,
+            }, config);
         Assert.Equal(new XlstmConfig { InputGateBias = -2, SLstmAt = [2] }, new XlstmConfig().With("input_gate_bias=-2", "SLstmAt=[2]"));
         Assert.Equal(384, new LlamaConfig().With("embedding_dim=384").EmbeddingDim);
         Assert.Equal(384, new LlamaConfig().With("hidden_size=384").EmbeddingDim);
@@ -28,7 +37,9 @@ public sealed class ConfigSettingsTests
         var config = new TrainingConfig().With(
             "peak_learning_rate=1e-4", "schedule.kind=warmup_stable_decay", "warmup_steps=7", "spikes.window=64", "compute_type=bf16",
             "micro_batch_size=2");
-        Assert.Equal((1e-4, 64, torch.ScalarType.BFloat16, 2), (config.PeakLearningRate, config.Spikes!.Window, config.ComputeType, config.MicroBatchSize));
+        Assert.Equal(
+            (1e-4, 64, torch.ScalarType.BFloat16, 2),
+            (config.PeakLearningRate, config.Spikes!.Window, config.ComputeType, config.MicroBatchSize));
         Assert.Equal((DecayKind.WarmupStableDecay, 7), (config.Schedule.Kind, config.Schedule.WarmupSteps));
         Assert.Null(new TrainingConfig().With("spikes=null").Spikes);
         Assert.Equal(new BatchRampStage(0, 4), Assert.Single(
@@ -57,7 +68,9 @@ public sealed class ConfigSettingsTests
             var (model, training) = ConfigSettings.Changed(
                 preset,
                 TrainingConfig.Xlstm7B,
-                [.. ConfigSettings.Of(preset).Select(s => $"model.{s.Name}={s.Value}"), .. ConfigSettings.Of(TrainingConfig.Xlstm7B).Where(s => s.Name != "spikes").Select(s => $"training.{s.Name}={s.Value}")]);
+                [.. ConfigSettings.Of(preset).Select(s => $"model.{s.Name}={s.Value}"),
+                    .. ConfigSettings.Of(TrainingConfig.Xlstm7B).Where(s => s.Name != "spikes")
+                        .Select(s => $"training.{s.Name}={s.Value}")]);
             Assert.True(preset == model, name);
             Assert.Equal(TrainingConfig.Xlstm7B.Schedule, training!.Schedule);
             Assert.Equal(TrainingConfig.Xlstm7B.BatchRamp, training.BatchRamp);

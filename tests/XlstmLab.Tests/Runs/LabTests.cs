@@ -113,6 +113,7 @@ public sealed class LabTests : IDisposable
     public void Train_VocabularyThatIsTooSmall_IsRefused() =>
         Assert.Contains(
             "they do not fit together",
-            Assert.Throws<ArgumentException>(() => Lab.Train(Tiny.Config with { VocabularySize = 100 }, Tiny.Corpus(), Tiny.Recipe, new() { Folder = _temp["run"] })).Message,
+            Assert.Throws<ArgumentException>(() =>
+                Lab.Train(Tiny.Config with { VocabularySize = 100 }, Tiny.Corpus(), Tiny.Recipe, new() { Folder = _temp["run"] })).Message,
             StringComparison.Ordinal);
 }

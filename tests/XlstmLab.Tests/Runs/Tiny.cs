@@ -7,7 +7,14 @@ namespace XlstmLab.Tests.Runs;
 /// <summary>A model, a recipe and a text that make a run within a test.</summary>
 internal static class Tiny
 {
-    public static XlstmConfig Config { get; } = new() { VocabularySize = 257, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, ChunkSize = 16 };
+    public static XlstmConfig Config { get; } = new()
+    {
+        VocabularySize = 257,
+        EmbeddingDim = 16,
+        BlockCount = 1,
+        HeadCount = 2,
+        ChunkSize = 16,
+    };
 
     public static TrainingConfig Recipe { get; } = new()
     {

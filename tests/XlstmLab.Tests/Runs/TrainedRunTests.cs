@@ -29,7 +29,11 @@ public sealed class TrainedRunTests : IDisposable
         using (var model = new XlstmLanguageModel(config, 1))
         {
             var source = new PackedTokens(bpe.EncodeDocuments(corpus[Split.Train]), bpe.EndOfDocument, Tiny.Recipe.ContextLength);
-            new Trainer(model, Tiny.Recipe, source, [], _temp["run"]) { Tokenizer = bpe, DataDescription = "tiny" }.Run(TestContext.Current.CancellationToken);
+            new Trainer(model, Tiny.Recipe, source, [], _temp["run"])
+            {
+                Tokenizer = bpe,
+                DataDescription = "tiny",
+            }.Run(TestContext.Current.CancellationToken);
         }
 
         Assert.Equal(File.ReadAllBytes(_temp["t.json"]), File.ReadAllBytes(_temp["run", "tokenizer.json"]));
@@ -58,12 +62,16 @@ public sealed class TrainedRunTests : IDisposable
         var expected = PerplexityEvaluator.Evaluate(
             run.Model, documents, run.Tokenizer, LabDefaults.Evaluation(), cancellationToken: TestContext.Current.CancellationToken);
         Assert.Equal(expected.Nats, run.Evaluate(Split.Test, cancellationToken: TestContext.Current.CancellationToken).Nats);
-        Assert.Equal(GateCapture.Run(run.Model, run.Tokens("line 1")).Layers[0][GateQuantity.InputGate], run.Gates("line 1").Layers[0][GateQuantity.InputGate]);
+        Assert.Equal(
+            GateCapture.Run(run.Model, run.Tokens("line 1")).Layers[0][GateQuantity.InputGate],
+            run.Gates("line 1").Layers[0][GateQuantity.InputGate]);
         Assert.Equal(["¶", "a", "␣"], run.Letters(run.Tokens("a ")));
         Assert.Equal(run.Generate("line").Text, run.Generate("line").Text);
         using var state = run.State("line 1");
         Assert.Equal(1, state.BatchSize);
-        Assert.Equal(Tiny.Recipe.ContextLength, run.Extrapolate(40, Split.Train, cancellationToken: TestContext.Current.CancellationToken).TrainedLength);
+        Assert.Equal(
+            Tiny.Recipe.ContextLength,
+            run.Extrapolate(40, Split.Train, cancellationToken: TestContext.Current.CancellationToken).TrainedLength);
 
         // What was trained on documents in memory says so when it is opened from its folder.
         using var opened = TrainedRun.Open(_temp["run"]);
@@ -86,13 +94,17 @@ public sealed class TrainedRunTests : IDisposable
         using (var run = TrainedRun.Open(_temp["run"]))
         {
             Assert.Equal(2, run.Missing.Count);
-            Assert.Contains("300 token ids are not bytes", Assert.Throws<InvalidOperationException>(() => run.Tokenizer).Message, StringComparison.Ordinal);
+            Assert.Contains(
+                "300 token ids are not bytes",
+                Assert.Throws<InvalidOperationException>(() => run.Tokenizer).Message, StringComparison.Ordinal);
             Assert.Equal(Tiny.Recipe.Steps, run.Training!.Steps);
         }
 
         Assert.Throws<FileNotFoundException>(() => TrainedRun.Open(_temp["run"], options: new() { RequiresTokenizer = true }));
         using var given = TrainedRun.Open(_temp["run"], options: new() { Tokenizer = new ByteTokenizer() });
-        Assert.Contains("does not say what the model was trained on", Assert.Throws<InvalidOperationException>(() => given.Evaluate()).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "does not say what the model was trained on",
+            Assert.Throws<InvalidOperationException>(() => given.Evaluate()).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -100,7 +112,8 @@ public sealed class TrainedRunTests : IDisposable
     {
         using (var model = new XlstmLanguageModel(Tiny.Config, 1))
         {
-            new Trainer(model, Tiny.Recipe, new PackedTokens([[256, .. Enumerable.Range(1, 60)]], 256, Tiny.Recipe.ContextLength), [], _temp["run"]) { Tokenizer = new Own() }
+            var tokens = new PackedTokens([[256, .. Enumerable.Range(1, 60)]], 256, Tiny.Recipe.ContextLength);
+            new Trainer(model, Tiny.Recipe, tokens, [], _temp["run"]) { Tokenizer = new Own() }
                 .Run(TestContext.Current.CancellationToken);
         }
 
@@ -110,7 +123,10 @@ public sealed class TrainedRunTests : IDisposable
                 "a tokenizer of its own", Assert.Throws<InvalidOperationException>(() => run.Tokenizer).Message, StringComparison.Ordinal);
         }
 
-        Assert.Contains("another tokenizer", Assert.Throws<ArgumentException>(() => TrainedRun.Open(_temp["run"], options: new() { Tokenizer = new ByteTokenizer() })).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "another tokenizer",
+            Assert.Throws<ArgumentException>(() =>
+                TrainedRun.Open(_temp["run"], options: new() { Tokenizer = new ByteTokenizer() })).Message, StringComparison.Ordinal);
         using var given = TrainedRun.Open(_temp["run"], options: new() { Tokenizer = new Own() });
         Assert.IsType<Own>(given.Tokenizer);
     }
@@ -142,7 +158,16 @@ public sealed class TrainedRunTests : IDisposable
         GlaPresets.All.Values.First() with { VocabularySize = 257, BlockCount = 1 },
         LstmPresets.All.Values.First() with { VocabularySize = 257, BlockCount = 1 },
         new MambaConfig { VocabularySize = 257, EmbeddingDim = 32, BlockCount = 2 },
-        new Mamba2Config { VocabularySize = 257, EmbeddingDim = 128, BlockCount = 1, HeadDim = 32, HeadCount = 8, StateSize = 32, GroupCount = 1 },
+        new Mamba2Config
+        {
+            VocabularySize = 257,
+            EmbeddingDim = 128,
+            BlockCount = 1,
+            HeadDim = 32,
+            HeadCount = 8,
+            StateSize = 32,
+            GroupCount = 1,
+        },
     ];
 
     [Theory]

@@ -21,12 +21,15 @@ public sealed class ApiServerTests
         await using var served = await ServedModel.StartAsync();
         var expected = served.Alone(
             "To be", new() { MaxNewTokens = 12, Seed = 7, Temperature = 0.9, TopP = 0.9, TopK = 50, StopAtEndOfDocument = false });
-        const string Options = "\"max_tokens\":12,\"seed\":7,\"temperature\":0.9,\"top_p\":0.9,\"top_k\":50,\"ignore_eos\":true,\"user\":\"me\"";
+        const string Options = "\"max_tokens\":12,\"seed\":7,\"temperature\":0.9,\"top_p\":0.9,\"top_k\":50,\"ignore_eos\":true,"
+            + "\"user\":\"me\"";
         var (status, body, _) = await served.PostAsync(Completions, $$"""{"model":"xlstm","prompt":"To be",{{Options}}}""");
         Assert.Equal(HttpStatusCode.OK, status);
         Assert.Equal("text_completion", (string?)body["object"]);
         Assert.Equal((expected.Text, "length"), ((string?)body["choices"]![0]!["text"], (string?)body["choices"]![0]!["finish_reason"]));
-        Assert.Equal((6, 12, 18), ((int)body["usage"]!["prompt_tokens"]!, (int)body["usage"]!["completion_tokens"]!, (int)body["usage"]!["total_tokens"]!));
+        Assert.Equal(
+            (6, 12, 18), ((int)body["usage"]!["prompt_tokens"]!, (int)body["usage"]!["completion_tokens"]!,
+                (int)body["usage"]!["total_tokens"]!));
 
         // The same as ids; and several prompts, of which each has a seed after the other's.
         var ids = await served.PostAsync(Completions, $$"""{"prompt":[256,84,111,32,98,101],{{Options}}}""");
@@ -37,7 +40,15 @@ public sealed class ApiServerTests
         Assert.Equal([0, 1, 2, 3], choices.Select(c => (int)c!["index"]!));
         Assert.Equal(expected.Text, (string?)choices[0]!["text"]);
         Assert.Equal(
-            served.Alone("or not", new() { MaxNewTokens = 12, Seed = 10, Temperature = 0.9, TopP = 0.9, TopK = 50, StopAtEndOfDocument = false }).Text, (string?)choices[3]!["text"]);
+            served.Alone("or not", new()
+            {
+                MaxNewTokens = 12,
+                Seed = 10,
+                Temperature = 0.9,
+                TopP = 0.9,
+                TopK = 50,
+                StopAtEndOfDocument = false,
+            }).Text, (string?)choices[3]!["text"]);
         Assert.Equal(6 + 7, (int)several.Body["usage"]!["prompt_tokens"]!);
     }
 
@@ -60,8 +71,12 @@ public sealed class ApiServerTests
             Assert.Equal("length", (string?)own[^1]["finish_reason"]);
             Assert.All(own[..^1], c => Assert.Null(c["finish_reason"]));
             var logs = expected["logprobs"]!;
-            Assert.Equal(logs["token_logprobs"]!.ToJsonString(), new JsonArray([.. own.Select(c => c["logprobs"]!["token_logprobs"]![0]!.DeepClone())]).ToJsonString());
-            Assert.Equal(logs["text_offset"]!.ToJsonString(), new JsonArray([.. own.Select(c => c["logprobs"]!["text_offset"]![0]!.DeepClone())]).ToJsonString());
+            Assert.Equal(
+                logs["token_logprobs"]!.ToJsonString(),
+                new JsonArray([.. own.Select(c => c["logprobs"]!["token_logprobs"]![0]!.DeepClone())]).ToJsonString());
+            Assert.Equal(
+                logs["text_offset"]!.ToJsonString(),
+                new JsonArray([.. own.Select(c => c["logprobs"]!["text_offset"]![0]!.DeepClone())]).ToJsonString());
             Assert.All(logs["top_logprobs"]!.AsArray(), top => Assert.InRange(top!.AsObject().Count, 1, 2));
         }
     }
@@ -70,7 +85,14 @@ public sealed class ApiServerTests
     public async Task Chat_Messages_GoThroughTheTemplate()
     {
         await using var served = await ServedModel.StartAsync();
-        var options = new GenerationOptions { MaxNewTokens = 15, Temperature = 0, StopAtEndOfDocument = false, TopLogProbabilities = 3, StopStrings = ["\n\nUser:", "\n\nAssistant:"] };
+        var options = new GenerationOptions
+        {
+            MaxNewTokens = 15,
+            Temperature = 0,
+            StopAtEndOfDocument = false,
+            TopLogProbabilities = 3,
+            StopStrings = ["\n\nUser:", "\n\nAssistant:"],
+        };
         var expected = served.Alone("Be brief.\n\nUser: Hi\n\nAssistant: Yes?\n\nUser: Who\nare you?\n\nAssistant:", options);
         const string Request = """
             {"messages":[{"role":"system","content":"Be brief."},{"role":"user","content":"Hi","name":"me"},{"role":"assistant","content":"Yes?"},
@@ -82,11 +104,14 @@ public sealed class ApiServerTests
         Assert.Equal(("chat.completion", "assistant"), ((string?)body["object"], (string?)choice["message"]!["role"]));
         Assert.Equal(expected.Text.TrimStart(), (string?)choice["message"]!["content"]);
         Assert.Equal(15, choice["logprobs"]!["content"]!.AsArray().Count);
-        Assert.Equal(expected.Steps[4].Likeliest![2].LogProbability, (double)choice["logprobs"]!["content"]![4]!["top_logprobs"]![2]!["logprob"]!, 1e-9);
+        Assert.Equal(
+            expected.Steps[4].Likeliest![2].LogProbability,
+            (double)choice["logprobs"]!["content"]![4]!["top_logprobs"]![2]!["logprob"]!, 1e-9);
         var bytes = choice["logprobs"]!["content"]!.AsArray().SelectMany(c => c!["bytes"]!.AsArray().Select(b => (byte)(int)b!)).ToArray();
         Assert.Equal(expected.Text.TrimStart(), Encoding.UTF8.GetString(bytes).TrimStart());
 
-        var events = (await served.EventsAsync(Chat, Request + ",\"stream\":true}"))[..^1].Select(e => JsonNode.Parse(e)!["choices"]![0]!).ToArray();
+        var events =
+            (await served.EventsAsync(Chat, Request + ",\"stream\":true}"))[..^1].Select(e => JsonNode.Parse(e)!["choices"]![0]!).ToArray();
         Assert.Equal("assistant", (string?)events[0]["delta"]!["role"]);
         Assert.Equal(expected.Text.TrimStart(), string.Concat(events.Select(e => (string?)e["delta"]!["content"])));
     }
@@ -97,15 +122,19 @@ public sealed class ApiServerTests
         await using var served = await ServedModel.StartAsync(new() { ModelName = "tiny/run 1" });
         var models = JsonNode.Parse(await served.Client.GetStringAsync(new Uri("/v1/models", UriKind.Relative)))!;
         Assert.Equal(("list", "tiny/run 1"), ((string?)models["object"], (string?)models["data"]![0]!["id"]));
-        Assert.Contains("tiny/run 1", await served.Client.GetStringAsync(new Uri("/v1/models/tiny/run%201", UriKind.Relative)), StringComparison.Ordinal);
+        Assert.Contains(
+            "tiny/run 1", await served.Client.GetStringAsync(new Uri("/v1/models/tiny/run%201", UriKind.Relative)),
+            StringComparison.Ordinal);
         Assert.Contains("ok", await served.Client.GetStringAsync(new Uri("/health", UriKind.Relative)), StringComparison.Ordinal);
         _ = await served.PostAsync(Completions, """{"prompt":"abc","max_tokens":5,"ignore_eos":true}""");
         _ = await served.PostAsync(Completions, "{");
         var metrics = await served.Client.GetStringAsync(new Uri("/metrics", UriKind.Relative));
         foreach (var line in new[]
         {
-            "xlstm_requests_total{endpoint=\"/v1/completions\",status=\"200\"} 1", "xlstm_requests_total{endpoint=\"/v1/completions\",status=\"400\"} 1",
-            "xlstm_prompt_tokens_total 4", "xlstm_generated_tokens_total 5", "xlstm_texts_open 0", "xlstm_time_to_first_token_seconds_count 1",
+            "xlstm_requests_total{endpoint=\"/v1/completions\",status=\"200\"} 1",
+            "xlstm_requests_total{endpoint=\"/v1/completions\",status=\"400\"} 1",
+            "xlstm_prompt_tokens_total 4", "xlstm_generated_tokens_total 5", "xlstm_texts_open 0",
+            "xlstm_time_to_first_token_seconds_count 1",
             "xlstm_time_to_first_token_seconds_bucket{le=\"+Inf\"} 1", "# TYPE xlstm_request_seconds histogram",
         })
         {
@@ -152,7 +181,9 @@ public sealed class ApiServerTests
     [InlineData("""{"messages":[{"role":"tool","content":"x"}]}""", "messages", "the role 'tool'")]
     [InlineData("""{"messages":[{"role":"user"}]}""", "messages[0].content", "is missing")]
     [InlineData("""{"messages":[{"role":"user","content":"x","age":3}]}""", "messages[0].age", "Unrecognized")]
-    [InlineData("""{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]}""", "messages[0].content[0].type", "reads text only")]
+    [InlineData(
+        """{"messages":[{"role":"user","content":[{"type":"image_url","image_url":{"url":"x"}}]}]}""",
+        "messages[0].content[0].type", "reads text only")]
     [InlineData("""{"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function"}]}""", "tools", "calls no tools")]
     [InlineData(
         """{"messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_object"}}""", "response_format", "only the format")]
@@ -170,10 +201,18 @@ public sealed class ApiServerTests
     {
         await using var served = await ServedModel.StartAsync(
             new() { MaxBodyBytes = 2000, MaxPromptTokens = 20, Chat = null, ChatFault = "its template is unknown." });
-        AssertError(await served.PostAsync(Completions, $$"""{"prompt":"{{new string('a', 2000)}}"}"""), HttpStatusCode.RequestEntityTooLarge, null, "2000 bytes");
-        AssertError(await served.PostAsync(Completions, $$"""{"prompt":"{{new string('a', 20)}}"}"""), HttpStatusCode.BadRequest, "prompt", "21 tokens; this server takes at most 20");
-        AssertError(await served.PostAsync(Chat, """{"messages":[{"role":"user","content":"x"}]}"""), HttpStatusCode.BadRequest, "messages", "its template is unknown.");
-        AssertError(await served.PostAsync(Completions, """{"prompt":"a"}""", "text/plain"), HttpStatusCode.UnsupportedMediaType, null, "application/json");
+        AssertError(
+            await served.PostAsync(Completions, $$"""{"prompt":"{{new string('a', 2000)}}"}"""),
+            HttpStatusCode.RequestEntityTooLarge, null, "2000 bytes");
+        AssertError(
+            await served.PostAsync(Completions, $$"""{"prompt":"{{new string('a', 20)}}"}"""), HttpStatusCode.BadRequest,
+            "prompt", "21 tokens; this server takes at most 20");
+        AssertError(
+            await served.PostAsync(Chat, """{"messages":[{"role":"user","content":"x"}]}"""), HttpStatusCode.BadRequest,
+            "messages", "its template is unknown.");
+        AssertError(
+            await served.PostAsync(Completions, """{"prompt":"a"}""", "text/plain"),
+            HttpStatusCode.UnsupportedMediaType, null, "application/json");
         AssertError(await served.PostAsync("/v1/embeddings", "{}"), HttpStatusCode.NotFound, null, "Unknown request URL");
         AssertError(await served.PostAsync("/v1/models", "{}"), HttpStatusCode.MethodNotAllowed, null, "expected GET");
         using var foreign = new HttpRequestMessage(HttpMethod.Get, "/v1/models");
@@ -182,7 +221,10 @@ public sealed class ApiServerTests
         Assert.Equal(HttpStatusCode.Forbidden, refused.StatusCode);
 
         // A body of no declared length that does not end.
-        using var endless = new HttpRequestMessage(HttpMethod.Post, Completions) { Content = new ByteArrayContent(new byte[3000]) { Headers = { { "Content-Type", "application/json" } } } };
+        using var endless = new HttpRequestMessage(HttpMethod.Post, Completions)
+        {
+            Content = new ByteArrayContent(new byte[3000]) { Headers = { { "Content-Type", "application/json" } } },
+        };
         endless.Headers.TransferEncodingChunked = true;
         using var tooLarge = await served.Client.SendAsync(endless, TestContext.Current.CancellationToken);
         Assert.Equal(HttpStatusCode.RequestEntityTooLarge, tooLarge.StatusCode);
@@ -226,7 +268,10 @@ public sealed class ApiServerTests
             await Task.Delay(5, TestContext.Current.CancellationToken);
         }
 
-        Assert.Contains("xlstm_clients_vanished_total 1\n", await served.Client.GetStringAsync(new Uri("/metrics", UriKind.Relative), TestContext.Current.CancellationToken), StringComparison.Ordinal);
+        Assert.Contains(
+            "xlstm_clients_vanished_total 1\n",
+            await served.Client.GetStringAsync(new Uri("/metrics", UriKind.Relative), TestContext.Current.CancellationToken),
+            StringComparison.Ordinal);
     }
 
     [Fact]
@@ -283,7 +328,9 @@ public sealed class ApiServerTests
                     Completions, """{"prompt":"never reads","max_tokens":3000,"ignore_eos":true,"stream":true,"logprobs":5}"""),
                 2 => "NONSENSE\r\n\r\n",
                 3 => ServedModel.Raw(Completions, "{\"prompt\":[[[[[[[[[[[[[[[[[[[["),
-                4 => $"POST {Completions} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2000000\r\n\r\n{{",
+                4 =>
+                    $"POST {Completions} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: 2000000\r\n\r\n"
+                    + "{",
                 5 => ServedModel.Raw(Completions, """{"prompt":"half""")[..^3],
                 6 => $"GET /metrics HTTP/1.1\r\nHost: localhost\r\nX: {new string('x', 40_000)}\r\n\r\n",
                 _ => ServedModel.Raw(Chat, """{"messages":[{"role":"user","content":7}]}"""),
@@ -348,7 +395,8 @@ public sealed class ApiServerTests
         await using var served = await ServedModel.StartAsync();
         var port = served.Url.Port.ToString("X4", CultureInfo.InvariantCulture);
         var own = Directory.EnumerateFileSystemEntries("/proc/self/fd").Select(fd => new FileInfo(fd).LinkTarget)
-            .OfType<string>().Where(target => target.StartsWith("socket:[", StringComparison.Ordinal)).Select(target => target["socket:[".Length..^1]).ToHashSet();
+            .OfType<string>().Where(target => target.StartsWith("socket:[", StringComparison.Ordinal))
+            .Select(target => target["socket:[".Length..^1]).ToHashSet();
         var listening = new[] { "/proc/self/net/tcp", "/proc/self/net/tcp6" }.Where(File.Exists).SelectMany(
             file => File.ReadAllLines(file).Skip(1))
             .Select(line => line.Split(' ', StringSplitOptions.RemoveEmptyEntries))

@@ -48,7 +48,9 @@ public sealed class OpenAiClientTests
         var (installed, said) = await RunAsync("npm", temp.Path, "install", "--no-audit", "--no-fund", "--loglevel=error", "openai@7");
         Assert.SkipUnless(installed == 0, $"The package openai cannot be had by npm here: {said}");
         var (version, node) = await RunAsync("node", temp.Path, "--version");
-        Assert.SkipUnless(version == 0 && int.Parse(node.TrimStart('v').Split('.')[0], System.Globalization.CultureInfo.InvariantCulture) >= 20, $"The package openai asks for Node.js 22 and runs on 20; here is: {node}");
+        Assert.SkipUnless(
+            version == 0 && int.Parse(node.TrimStart('v').Split('.')[0], System.Globalization.CultureInfo.InvariantCulture) >= 20,
+            $"The package openai asks for Node.js 22 and runs on 20; here is: {node}");
 
         await using var served = await ServedModel.StartAsync(new() { ApiKey = "sk-test" });
         var (code, output) = await RunAsync("node", temp.Path, "client.js", new Uri(served.Url, "/v1").ToString());

@@ -39,7 +39,14 @@ internal sealed class ServedModel : IAsyncDisposable
     {
         if (model is null)
         {
-            model = new XlstmConfig { VocabularySize = 257, EmbeddingDim = 16, HeadCount = 2, BlockCount = 1, ChunkSize = 4 }.CreateModel(seed: 2);
+            model = new XlstmConfig
+            {
+                VocabularySize = 257,
+                EmbeddingDim = 16,
+                HeadCount = 2,
+                BlockCount = 1,
+                ChunkSize = 4,
+            }.CreateModel(seed: 2);
 
             // So that a neighbour's rounding decides nothing.
             model.to(ScalarType.Float64);
@@ -64,7 +71,8 @@ internal sealed class ServedModel : IAsyncDisposable
     /// <summary>The events of a stream, <c>[DONE]</c> and all.</summary>
     public async Task<List<string>> EventsAsync(string path, string json)
     {
-        using var request = new HttpRequestMessage(HttpMethod.Post, path) { Content = new StringContent(json, Encoding.UTF8, "application/json") };
+        using var request =
+            new HttpRequestMessage(HttpMethod.Post, path) { Content = new StringContent(json, Encoding.UTF8, "application/json") };
         using var response = await Client.SendAsync(request, HttpCompletionOption.ResponseHeadersRead);
         response.EnsureSuccessStatusCode();
         var body = await response.Content.ReadAsStringAsync();
@@ -82,7 +90,8 @@ internal sealed class ServedModel : IAsyncDisposable
 
     /// <summary>A request as it goes over the wire.</summary>
     public static string Raw(string path, string json) =>
-        $"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: {Encoding.UTF8.GetByteCount(json)}\r\n\r\n{json}";
+        $"POST {path} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
+        + $"Content-Length: {Encoding.UTF8.GetByteCount(json)}\r\n\r\n{json}";
 
     public Task StopAsync() => _server.StopAsync();
 

@@ -43,7 +43,9 @@ public sealed class MultiQueryRecallTests
         Assert.Equal([(64, 4), (128, 8), (256, 16), (256, 32), (256, 64)], Sizes(task.TrainingLengths).Select(s => s.Size));
         Assert.InRange(Sizes(task.TrainingLengths)[0].Share, 0.5, 0.61);
         Assert.Equal([(1024, 256)], Sizes(new(1024)).Select(s => s.Size));
-        Assert.Contains("64, 128, 256, 512, 1024 tokens", Assert.Throws<ArgumentException>(() => task.Validate(new(65, 100))).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "64, 128, 256, 512, 1024 tokens",
+            Assert.Throws<ArgumentException>(() => task.Validate(new(65, 100))).Message, StringComparison.Ordinal);
 
         ((int Length, int Pairs) Size, double Share)[] Sizes(LengthRange lengths)
         {
@@ -53,11 +55,13 @@ public sealed class MultiQueryRecallTests
                 .. Enumerable.Range(0, batch.Rows).Select(r =>
                 {
                     var inputs = batch.Inputs.AsSpan(r * batch.Length, batch.Length).ToArray();
-                    var asked = Enumerable.Range(0, batch.Length).Where(t => batch.Targets[r * batch.Length + t] != TokenBatch.Ignored).ToArray();
+                    var asked =
+                        Enumerable.Range(0, batch.Length).Where(t => batch.Targets[r * batch.Length + t] != TokenBatch.Ignored).ToArray();
                     Assert.All(asked, t => Assert.Equal(batch.Targets[r * batch.Length + t], inputs[Array.IndexOf(inputs, inputs[t]) + 1]));
 
                     // Filler may be [PAD] too, rarely: lengths are powers of two.
-                    return (Length: (int)System.Numerics.BitOperations.RoundUpToPowerOf2((uint)Array.FindLastIndex(inputs, t => t != SyntheticTask.Padding)), asked.Length);
+                    return (Length: (int)System.Numerics.BitOperations.RoundUpToPowerOf2(
+                        (uint)Array.FindLastIndex(inputs, t => t != SyntheticTask.Padding)), asked.Length);
                 }).GroupBy(size => size).OrderBy(group => group.Key).Select(group => (group.Key, group.Count() / (double)batch.Rows)),
             ];
         }

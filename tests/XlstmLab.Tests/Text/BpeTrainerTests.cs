@@ -23,7 +23,13 @@ public class BpeTrainerTests
     public void Train_AnySmallCorpus_EqualsNaiveTrainer() => Gen.Select(Corpora, Gen.Int[257, 330], Gen.Int[1, 3], Gen.Bool).Sample(
         (corpus, size, frequency, gpt4) =>
         {
-            var options = new BpeTrainerOptions { VocabularySize = size, MinimumFrequency = frequency, Pattern = gpt4 ? BpePattern.Gpt4 : BpePattern.Gpt2, Workers = 2 };
+            var options = new BpeTrainerOptions
+            {
+                VocabularySize = size,
+                MinimumFrequency = frequency,
+                Pattern = gpt4 ? BpePattern.Gpt4 : BpePattern.Gpt2,
+                Workers = 2,
+            };
             var trained = BpeTrainer.Train(corpus, options);
             var (tokens, merges) = NaiveBpe.Train(corpus.SelectMany(t => NaiveBpe.Pieces(t, options.Pattern)), size, frequency);
 
@@ -36,7 +42,13 @@ public class BpeTrainerTests
     public void Encode_AnyText_EqualsNaiveEncoderAndDecodesToItself() => Gen.Select(Corpora, Words, Gen.String, Gen.Bool).Sample(
         (corpus, text, any, gpt4) =>
         {
-            var options = new BpeTrainerOptions { VocabularySize = 300, MinimumFrequency = 1, Pattern = gpt4 ? BpePattern.Gpt4 : BpePattern.Gpt2, Workers = 1 };
+            var options = new BpeTrainerOptions
+            {
+                VocabularySize = 300,
+                MinimumFrequency = 1,
+                Pattern = gpt4 ? BpePattern.Gpt4 : BpePattern.Gpt2,
+                Workers = 1,
+            };
             var trained = BpeTrainer.Train(corpus, options);
             var tokenizer = trained.ToTokenizer();
             foreach (var each in (string[])[.. corpus, text, any])
@@ -144,7 +156,9 @@ public class BpeTrainerTests
         Assert.InRange(trained.TextBytes, 9_900, 10_000);
 
         folder.Write("b.jsonl", $"{{\"text\":\"{new string('x', 60_000)}\",\"beside\":\"{new string('y', 60_000)}\"}}\n");
-        Assert.InRange(BpeTrainer.Train(folder.Path, folder["tokenizer.json"], new() { VocabularySize = 300, SampleBytes = 10_000 }).TextBytes, 9_900, 10_000);
+        Assert.InRange(
+            BpeTrainer.Train(folder.Path, folder["tokenizer.json"], new() { VocabularySize = 300, SampleBytes = 10_000 }).TextBytes,
+            9_900, 10_000);
     }
 
     [Fact]
@@ -164,7 +178,8 @@ public class BpeTrainerTests
         using var folder = new TempFolder();
         folder.Write("a.jsonl", string.Concat(Enumerable.Range(0, 50).Select(k => $"{{\"text\":\"text {k}\"}}\n")));
         var rule = new SplitRule { Validation = 0.3, Test = 0.2 };
-        var expected = DocumentFile.Find(folder["a.jsonl"]).SelectMany(f => f.Read()).Where(d => rule.Of(d.Name) == Split.Train).Sum(d => d.Text.Length);
+        var expected = DocumentFile.Find(folder["a.jsonl"]).SelectMany(f => f.Read()).Where(d => rule.Of(d.Name) == Split.Train)
+            .Sum(d => d.Text.Length);
         var trained = BpeTrainer.Train(folder["a.jsonl"], folder["tokenizer.json"], new() { VocabularySize = 300, Split = rule });
 
         Assert.Equal(expected, trained.TextBytes);
@@ -180,7 +195,9 @@ public class BpeTrainerTests
         Assert.Equal("a b", (string?)json["model"]!["merges"]![0]);
         Assert.Equal(0, (int?)json["model"]!["vocab"]!["<|endoftext|>"]);
         Assert.Equal(1, (int?)json["model"]!["vocab"]!["!"]);
-        Assert.Equal("""{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true}""", json["pre_tokenizer"]!.ToJsonString());
+        Assert.Equal(
+            """{"type":"ByteLevel","add_prefix_space":false,"trim_offsets":true,"use_regex":true}""",
+            json["pre_tokenizer"]!.ToJsonString());
     }
 
     [Fact]

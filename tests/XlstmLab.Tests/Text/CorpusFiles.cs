@@ -20,7 +20,9 @@ internal static class CorpusFiles
 
     /// <summary>JSON lines as those of SlimPajama: a text, and an object beside it.</summary>
     public static byte[] JsonLines(IEnumerable<string> texts) => Encoding.UTF8.GetBytes(string.Concat(texts.Select(
-        text => JsonSerializer.Serialize(new { text, meta = new { redpajama_set_name = "RedPajamaC4", text = text.Length.ToString() } }) + "\n")));
+        text =>
+            JsonSerializer.Serialize(new { text, meta = new { redpajama_set_name = "RedPajamaC4", text = text.Length.ToString() } })
+            + "\n")));
 
     /// <summary>Writes bytes, compressed by Zstandard in one frame.</summary>
     public static void WriteZstd(string path, byte[] content)
@@ -49,7 +51,8 @@ internal static class CorpusFiles
             meta = k % 3 == 0 ? null : new Meta { source = k % 2 == 0 ? null : $"source {k}" },
             tags = [.. Enumerable.Repeat("tag", k % 4)],
         });
-        ParquetSerializer.SerializeAsync(rows, file, new ParquetOptions { RowGroupSize = rowGroup, CompressionMethod = compression }).GetAwaiter().GetResult();
+        ParquetSerializer.SerializeAsync(rows, file, new ParquetOptions { RowGroupSize = rowGroup, CompressionMethod = compression })
+            .GetAwaiter().GetResult();
     }
 
 #pragma warning disable IDE1006, CA1812 // The names of the published columns; made by the serializer.

@@ -28,7 +28,9 @@ public sealed class CorpusTests
             var some = new Corpus("some", documents.Skip(removed).Reverse(), rule);
             foreach (var split in Enum.GetValues<Split>())
             {
-                Assert.Subset(all[split].Select(d => d.Name).ToHashSet(), some.SplitMethod == all.SplitMethod ? some[split].Select(d => d.Name).ToHashSet() : []);
+                Assert.Subset(
+                    all[split].Select(d => d.Name).ToHashSet(), some.SplitMethod == all.SplitMethod
+                        ? some[split].Select(d => d.Name).ToHashSet() : []);
             }
 
             Assert.Equal(count, Enum.GetValues<Split>().Sum(s => all[s].Count));

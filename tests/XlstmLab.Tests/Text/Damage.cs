@@ -51,7 +51,8 @@ internal static class Damage
                 return copy;
             case 3:
                 // What JSON does not allow and published files have, and what unpacks or nests without end.
-                string[] oddities = ["\\ud83d", "NaN", "-Infinity", "null", "[[:alpha:]]", "\\\\p{Han}{,2}", "&&[^a]", new('[', 200), new('9', 400)];
+                string[] oddities =
+                    ["\\ud83d", "NaN", "-Infinity", "null", "[[:alpha:]]", "\\\\p{Han}{,2}", "&&[^a]", new('[', 200), new('9', 400)];
                 var place = random.Next(content.Length);
                 return [.. copy[..place], .. System.Text.Encoding.UTF8.GetBytes(oddities[random.Next(oddities.Length)]), .. copy[place..]];
             default:

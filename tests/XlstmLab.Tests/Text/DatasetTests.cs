@@ -17,7 +17,8 @@ public sealed class DatasetTests
     };
 
     private static readonly Document[] Documents =
-        [.. Enumerable.Range(0, 30).Select(k => new Document($"d{k}", $"text {k}\r\nwith \u0002 and —") { Fields = new Dictionary<string, string> { ["year"] = $"{k}" } })];
+        [.. Enumerable.Range(0, 30).Select(k =>
+            new Document($"d{k}", $"text {k}\r\nwith \u0002 and —") { Fields = new Dictionary<string, string> { ["year"] = $"{k}" } })];
 
     [Fact]
     public void Open_ShippedDataset_IsWhatItsReadmeSays()
@@ -37,7 +38,9 @@ public sealed class DatasetTests
         var written = DatasetArchive.Write(folder, Card, Documents);
         var (card, documents) = DatasetArchive.Read(folder);
         Assert.Equal(written.Sha256, card.Sha256);
-        Assert.Equal(Documents.Select(d => (d.Name, d.Text.Replace("\r\n", "\n", StringComparison.Ordinal))), documents.Select(d => (d.Name, d.Text)));
+        Assert.Equal(
+            Documents.Select(d => (d.Name, d.Text.Replace("\r\n", "\n", StringComparison.Ordinal))),
+            documents.Select(d => (d.Name, d.Text)));
         Assert.Equal("7", documents[7].Fields["year"]);
         Assert.Equal(written.Sha256, DatasetArchive.Write(folder, Card, documents).Sha256);
         Assert.Equal(2, Directory.EnumerateFiles(folder).Count());
@@ -85,7 +88,9 @@ public sealed class DatasetTests
         var before = GC.GetAllocatedBytesForCurrentThread();
         Assert.Contains(
             "content_bytes", Assert.Throws<InvalidDataException>(() => DatasetArchive.Read(folder)).Message, StringComparison.Ordinal);
-        Assert.Contains("content_bytes", Assert.Throws<InvalidDataException>(() => DocumentFile.Find(folder)[0].Read().ToList()).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "content_bytes", Assert.Throws<InvalidDataException>(() => DocumentFile.Find(folder)[0].Read().ToList()).Message,
+            StringComparison.Ordinal);
         Assert.InRange(GC.GetAllocatedBytesForCurrentThread() - before, 0, 32 << 20);
     }
 

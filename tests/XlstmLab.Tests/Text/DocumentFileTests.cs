@@ -35,7 +35,9 @@ public sealed class DocumentFileTests
         using var folder = new TempFolder();
         var path = Path.Combine(folder.Path, "a.jsonl.zst");
         using var compressor = new ZstdSharp.Compressor(3);
-        File.WriteAllBytes(path, [.. compressor.Wrap(CorpusFiles.JsonLines(["one"])).ToArray(), .. compressor.Wrap(CorpusFiles.JsonLines(["two"])).ToArray()]);
+        File.WriteAllBytes(
+            path, [.. compressor.Wrap(CorpusFiles.JsonLines(["one"])).ToArray(),
+                .. compressor.Wrap(CorpusFiles.JsonLines(["two"])).ToArray()]);
         Assert.Equal(["one", "two"], new DocumentFile(path, "a").Read().Select(d => d.Text));
     }
 
@@ -61,7 +63,9 @@ public sealed class DocumentFileTests
 
         // Rows 2 and 6 have a source, row 3 a struct without one, row 1 no struct: nulls of two depths in one row group.
         CorpusFiles.WriteParquet(rows, Enumerable.Repeat("x", 6), 6);
-        Assert.Contains("row 1", Assert.Throws<InvalidDataException>(() => new DocumentFile(rows, "a").Read("meta.source").ToList()).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "row 1", Assert.Throws<InvalidDataException>(() => new DocumentFile(rows, "a").Read("meta.source").ToList()).Message,
+            StringComparison.Ordinal);
         Assert.Equal("source 1", new DocumentFile(rows, "a").ReadRaw("meta.source", 2, default).First().Text);
         Assert.Equal("source 5", new DocumentFile(rows, "a").ReadRaw("meta.source", 6, default).Single().Text);
         Assert.Equal(["id 0", "id 1"], new DocumentFile(rows, "a").Read("id").Take(2).Select(d => d.Text));
@@ -75,7 +79,9 @@ public sealed class DocumentFileTests
     {
         using var folder = new TempFolder();
         var path = Write(folder, "a.parquet", ["one"]);
-        Assert.Contains(expected, Assert.Throws<InvalidDataException>(() => new DocumentFile(path, "a").Read(field).ToList()).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            expected, Assert.Throws<InvalidDataException>(() => new DocumentFile(path, "a").Read(field).ToList()).Message,
+            StringComparison.Ordinal);
     }
 
     [Fact]
@@ -110,7 +116,9 @@ public sealed class DocumentFileTests
         using var folder = new TempFolder();
         var path = Write(folder, name, CorpusFiles.Texts(300));
         File.WriteAllBytes(path, File.ReadAllBytes(path)[..^50]);
-        Assert.Contains("fetch it again", Assert.Throws<InvalidDataException>(() => new DocumentFile(path, "a").Read().ToList()).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "fetch it again", Assert.Throws<InvalidDataException>(() => new DocumentFile(path, "a").Read().ToList()).Message,
+            StringComparison.Ordinal);
     }
 
     [Theory]
@@ -149,7 +157,9 @@ public sealed class DocumentFileTests
         Assert.Contains("line 2", error.Message, StringComparison.Ordinal);
         Assert.Contains("surrogate", error.Message, StringComparison.Ordinal);
         folder.Write("b.jsonl", "{\"text\":NaN}");
-        Assert.Contains("no string but a Null", Assert.Throws<InvalidDataException>(() => new DocumentFile(folder["b.jsonl"], "b").Read().ToList()).Message);
+        Assert.Contains(
+            "no string but a Null",
+            Assert.Throws<InvalidDataException>(() => new DocumentFile(folder["b.jsonl"], "b").Read().ToList()).Message);
     }
 
     [Theory]

@@ -10,7 +10,8 @@ internal static class NaiveBpe
     private const string Gpt2 = @"'(?:[sdmt]|ll|ve|re)| ?\p{L}+| ?\p{N}+| ?[^\s\p{L}\p{N}]+|\s+(?!\S)|\s+";
 
     private const string Gpt4 =
-        @"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
+        @"'(?:[sSdDmMtT]|[lL][lL]|[vV][eE]|[rR][eE])|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}| ?[^\s\p{L}\p{N}]+[\r\n]*"
+        + @"|\s*[\r\n]+|\s+(?!\S)|\s+";
 
     /// <summary>
     /// The pieces as UTF-8. Letters and numbers beyond U+FFFF are told from a copy of the text in which 'x' and '1' stand for them.
@@ -31,7 +32,8 @@ internal static class NaiveBpe
         var words = pieces.Select(p => p.Select(b => tokens.IndexOf($"{BpeTokenizer.CharOfByte[b]}")).ToList()).ToList();
         while (tokens.Count < size)
         {
-            var counts = words.SelectMany(w => w.Zip(w.Skip(1))).GroupBy(p => p).Select(g => (Pair: g.Key, Count: g.Count())).Where(p => p.Count >= frequency).ToList();
+            var counts = words.SelectMany(w => w.Zip(w.Skip(1))).GroupBy(p => p).Select(g => (Pair: g.Key, Count: g.Count()))
+                .Where(p => p.Count >= frequency).ToList();
             if (counts.Count == 0)
             {
                 break;

@@ -31,7 +31,8 @@ public sealed class PackedTokensTests
             Assert.Equal(batch.Inputs.Select(t => t == End), batch.DocumentStarts);
 
             // Within a row, a document goes on in its order, and ends only where the next begins.
-            var follower = documents.SelectMany(d => d.Zip([.. d.Skip(1), End])).Where(p => p.First != End).ToDictionary(p => p.First, p => p.Second);
+            var follower = documents.SelectMany(d => d.Zip([.. d.Skip(1), End])).Where(p => p.First != End)
+                .ToDictionary(p => p.First, p => p.Second);
             var firsts = documents.Select(d => d.Length > 1 ? d[1] : End).ToHashSet();
             for (var row = 0; row < batch.Rows; row++)
             {
@@ -119,8 +120,12 @@ public sealed class PackedTokensTests
     [Fact]
     public void PackedTokens_TooLittleOrNoStart_Refused()
     {
-        Assert.Contains("4 tokens", Assert.Throws<ArgumentException>(() => new PackedTokens([[End, 1, 2, 3]], End, 4)).Message, StringComparison.Ordinal);
-        Assert.Contains("Document 1", Assert.Throws<ArgumentException>(() => new PackedTokens([[End, 1], [2]], End, 1)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "4 tokens", Assert.Throws<ArgumentException>(() => new PackedTokens([[End, 1, 2, 3]], End, 4)).Message,
+            StringComparison.Ordinal);
+        Assert.Contains(
+            "Document 1", Assert.Throws<ArgumentException>(() => new PackedTokens([[End, 1], [2]], End, 1)).Message,
+            StringComparison.Ordinal);
         Assert.Throws<ArgumentException>(() => new PackedTokens([], End, 1));
     }
 

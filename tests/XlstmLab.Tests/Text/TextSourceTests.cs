@@ -23,7 +23,9 @@ public sealed class TextSourceTests : IDisposable
         var batches = source.Batches(tokenizer, 8, 2, 1, cancellationToken: TestContext.Current.CancellationToken);
         Assert.Equal(8, batches.Training.ContextLength);
         Assert.NotEmpty(batches.Validation);
-        Assert.Equal(source.Corpus[Split.Test].Count, source.Documents(Split.Test, tokenizer, cancellationToken: TestContext.Current.CancellationToken).Count);
+        Assert.Equal(
+            source.Corpus[Split.Test].Count,
+            source.Documents(Split.Test, tokenizer, cancellationToken: TestContext.Current.CancellationToken).Count);
     }
 
     [Fact]
@@ -40,8 +42,12 @@ public sealed class TextSourceTests : IDisposable
         Assert.Throws<InvalidOperationException>(() => one.Corpus);
         using var mixture = TextSource.Open($"{_temp["t"]}=0.5,{_temp["u"]}=2");
         Assert.True(mixture.IsMixture);
-        Assert.Contains("cannot be evaluated as one text", Assert.Throws<InvalidOperationException>(() => mixture.RequireDocuments(Split.Train)).Message, StringComparison.Ordinal);
-        Assert.Contains("is no part of a mixture", Assert.Throws<ArgumentException>(() => TextSource.Open($"{_temp["t"]}=x")).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "cannot be evaluated as one text",
+            Assert.Throws<InvalidOperationException>(() => mixture.RequireDocuments(Split.Train)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "is no part of a mixture",
+            Assert.Throws<ArgumentException>(() => TextSource.Open($"{_temp["t"]}=x")).Message, StringComparison.Ordinal);
         Assert.Equal($"{Path.GetFullPath("a")}=0.5,{Path.GetFullPath("b")}=2", TextSource.Absolute("a=0.5,b=2"));
     }
 }

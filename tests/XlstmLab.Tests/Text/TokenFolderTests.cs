@@ -23,7 +23,11 @@ public sealed class TokenFolderTests
         {
             var expected = texts.Where(t => t.Text.Length > 0 && Thirds.Of(t.Name) == split).ToList();
             Assert.Equal(expected.Select(t => (int[])[tokenizer.EndOfDocument, .. tokenizer.Encode(t.Text)]), tokens.Documents(split));
-            Assert.Equal(new TokenCounts(expected.Count, tokens.Documents(split).Sum(d => (long)d.Length), expected.Sum(t => (long)Encoding.UTF8.GetByteCount(t.Text))), card.Parts[split]);
+            Assert.Equal(
+                new TokenCounts(
+                    expected.Count, tokens.Documents(split).Sum(d => (long)d.Length),
+                    expected.Sum(t => (long)Encoding.UTF8.GetByteCount(t.Text))),
+                card.Parts[split]);
 
             // Bits per byte need as many bytes as the tokens spell.
             Assert.Equal(card.Parts[split].Bytes, tokens.Documents(split).Sum(d => d.Sum(id => (long)tokenizer.Bytes(id).Length)));
@@ -32,7 +36,9 @@ public sealed class TokenFolderTests
 
         tokens.Verify();
         Assert.Equal(tokenizer.Fingerprint, tokens.OpenTokenizer().Fingerprint);
-        Assert.Contains("another tokenizer", Assert.Throws<InvalidDataException>(() => tokens.RequireTokenizer(new ByteTokenizer())).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "another tokenizer",
+            Assert.Throws<InvalidDataException>(() => tokens.RequireTokenizer(new ByteTokenizer())).Message, StringComparison.Ordinal);
         Assert.False(File.Exists(Path.Combine(Out(folder), TokenFolder.PlanName)));
     }
 
@@ -58,7 +64,10 @@ public sealed class TokenFolderTests
         // Made again it is done; as another slice it is refused.
         Assert.Equal(
             card.Parts, TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder) + "-2", options with { MostShards = 2 }).Parts);
-        Assert.Contains("the first 2 shards, not all", Assert.Throws<InvalidOperationException>(() => TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder) + "-2", options)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "the first 2 shards, not all",
+            Assert.Throws<InvalidOperationException>(() =>
+                TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder) + "-2", options)).Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -118,7 +127,8 @@ public sealed class TokenFolderTests
 
             Assert.True(run == 0 || tokenizer.Count < documents, "a run that goes on encodes all documents again");
             Assert.All(kept, k => Assert.Equal(k.Value, File.GetLastWriteTimeUtc(k.Key)));
-            kept = Directory.EnumerateFiles(Out(folder), "*.tokens", SearchOption.AllDirectories).ToDictionary(f => f, File.GetLastWriteTimeUtc);
+            kept = Directory.EnumerateFiles(Out(folder), "*.tokens", SearchOption.AllDirectories)
+                .ToDictionary(f => f, File.GetLastWriteTimeUtc);
             Assert.True(done || kept.Count > 0);
         }
 
@@ -170,7 +180,8 @@ public sealed class TokenFolderTests
 
         void Refuse(string expected, ITokenizer tokenizer, TokenFolderOptions options) => Assert.Contains(
             expected,
-            Assert.Throws<InvalidOperationException>(() => TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder), options)).Message,
+            Assert.Throws<InvalidOperationException>(() =>
+                TokenFolderWriter.Write(Source(folder), tokenizer, Out(folder), options)).Message,
             StringComparison.Ordinal);
     }
 
@@ -183,7 +194,11 @@ public sealed class TokenFolderTests
             () => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder), Options()));
         Assert.Contains("line 2", bad.Message, StringComparison.Ordinal);
         folder.Write("in/a.jsonl", "{\"text\":\"\"}\n");
-        Assert.Contains("no text", Assert.Throws<InvalidDataException>(() => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder) + 2, Options())).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "no text",
+            Assert.Throws<InvalidDataException>(() =>
+                TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder) + 2,
+                    Options())).Message, StringComparison.Ordinal);
         folder.Write("other/thing", "x");
         Assert.Throws<InvalidOperationException>(
             () => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Path.Combine(folder.Path, "other"), Options()));
@@ -205,7 +220,9 @@ public sealed class TokenFolderTests
         using var tokens = TokenFolder.Open(Out(folder));
         using var narrow = TokenFolder.Open(Out(folder) + "narrow");
         Assert.All(tokens[Split.Train], f => Assert.Equal(4, f.TokenBytes));
-        Assert.Equal(narrow.Documents(Split.Train).Select(d => d.Skip(1).Select(t => t + 69_000)), tokens.Documents(Split.Train).Select(d => d.Skip(1)));
+        Assert.Equal(
+            narrow.Documents(Split.Train).Select(d => d.Skip(1).Select(t => t + 69_000)),
+            tokens.Documents(Split.Train).Select(d => d.Skip(1)));
         Assert.Contains(
             "name the tokenizer", Assert.Throws<InvalidDataException>(() => tokens.OpenTokenizer()).Message, StringComparison.Ordinal);
     }
@@ -264,9 +281,16 @@ public sealed class TokenFolderTests
     {
         using var folder = new TempFolder();
         folder.Write("in/a.txt", "ab");
-        Assert.Contains("too short", Assert.Throws<InvalidDataException>(() => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder))).Message);
+        Assert.Contains(
+            "too short",
+            Assert.Throws<InvalidDataException>(() => TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder))).Message);
         Assert.False(Directory.Exists(Out(folder)));
-        Assert.Equal(2, TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder), new() { Split = new() { Validation = 0, Test = 0 } }).Parts[Split.Train].Bytes);
+        Assert.Equal(
+            2,
+            TokenFolderWriter.Write(Source(folder), new ByteTokenizer(), Out(folder), new()
+            {
+                Split = new() { Validation = 0, Test = 0 },
+            }).Parts[Split.Train].Bytes);
     }
 
     [Fact]

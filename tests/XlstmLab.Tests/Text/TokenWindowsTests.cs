@@ -69,7 +69,9 @@ public sealed class TokenWindowsTests
         Refuse(windows.Position with { Seed = 4 }, "seed");
         Refuse(windows.Position with { ContextLength = 65 }, "context");
         Refuse(new TokenWindows(folder.Open(), Split.Train, 64, seed: 3).Position, "other data");
-        Assert.Contains("shorter context", Assert.Throws<InvalidDataException>(() => new TokenWindows(folder.Open(), Split.Test, 1 << 24)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "shorter context", Assert.Throws<InvalidDataException>(() => new TokenWindows(folder.Open(), Split.Test, 1 << 24)).Message,
+            StringComparison.Ordinal);
 
         void Refuse(BatchPosition position, string expected) =>
             Assert.Contains(expected, Assert.Throws<ArgumentException>(() => windows.Resume(position)).Message, StringComparison.Ordinal);
@@ -95,7 +97,11 @@ public sealed class TokenWindowsTests
             else if (row % 256 == 0)
             {
                 // Within a block the order is random: five standard deviations of drawing without replacement.
-                Assert.All(counts.Zip(weights), p => Assert.InRange(p.First - p.Second * row, -5 * Math.Sqrt(TokenMixture.BlockRows) / 4 - 3, 5 * Math.Sqrt(TokenMixture.BlockRows) / 4 + 3));
+                Assert.All(
+                    counts.Zip(weights), p =>
+                        Assert.InRange(
+                            p.First - p.Second * row, -5 * Math.Sqrt(TokenMixture.BlockRows) / 4 - 3,
+                            5 * Math.Sqrt(TokenMixture.BlockRows) / 4 + 3));
             }
         }
 
@@ -137,9 +143,19 @@ public sealed class TokenWindowsTests
         Assert.Throws<ArgumentException>(() => new TokenMixture([]));
         Assert.Throws<ArgumentException>(() => new TokenMixture([new(source, 0)]));
         Assert.Throws<ArgumentException>(() => new TokenMixture([new(source, double.NaN)]));
-        Assert.Contains("twice", Assert.Throws<ArgumentException>(() => new TokenMixture([new(source, 1), new(source, 1)])).Message, StringComparison.Ordinal);
-        Assert.Contains("context", Assert.Throws<ArgumentException>(() => new TokenMixture([new(source, 1), new(new TokenWindows(folder.Open(), Split.Train, 11), 1)])).Message, StringComparison.Ordinal);
-        Assert.Contains("no whole row", Assert.Throws<ArgumentException>(() => new TokenMixture([new(source, 1), new(new TokenWindows(folder.Open(), Split.Train, 10), 1e-5)])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "twice", Assert.Throws<ArgumentException>(() => new TokenMixture([new(source, 1), new(source, 1)])).Message,
+            StringComparison.Ordinal);
+        Assert.Contains(
+            "context",
+            Assert.Throws<ArgumentException>(() =>
+                new TokenMixture(
+                    [new(source, 1), new(new TokenWindows(folder.Open(), Split.Train, 11), 1)])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "no whole row",
+            Assert.Throws<ArgumentException>(() =>
+                new TokenMixture(
+                    [new(source, 1), new(new TokenWindows(folder.Open(), Split.Train, 10), 1e-5)])).Message, StringComparison.Ordinal);
     }
 
     private static IEnumerable<string> Rows(TokenBatch batch) => Enumerable.Range(0, batch.Rows).Select(row =>
@@ -161,7 +177,9 @@ public sealed class TokenWindowsTests
         public Tokens()
         {
             TokenFolderTests.WriteSource(_folder, 1);
-            TokenFolderWriter.Write(TokenFolderTests.Source(_folder), new ByteTokenizer(), TokenFolderTests.Out(_folder), TokenFolderTests.Options() with { ShardBytes = 9_000 });
+            TokenFolderWriter.Write(
+                TokenFolderTests.Source(_folder), new ByteTokenizer(), TokenFolderTests.Out(_folder),
+                TokenFolderTests.Options() with { ShardBytes = 9_000 });
         }
 
         public TokenFolder Open()

@@ -143,7 +143,9 @@ public sealed class MuonTests
         using var scope = NewDisposeScope();
         Assert.Contains(
             "AdamW", Assert.Throws<ArgumentException>(() => new Muon([("b", new Parameter(zeros(3)))])).Message, StringComparison.Ordinal);
-        Assert.Contains("[2, 2, 3]", Assert.Throws<ArgumentException>(() => new Muon([("c", new Parameter(zeros(2, 2, 3)))])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "[2, 2, 3]", Assert.Throws<ArgumentException>(() => new Muon([("c", new Parameter(zeros(2, 2, 3)))])).Message,
+            StringComparison.Ordinal);
     }
 
     [Fact]
@@ -177,7 +179,8 @@ public sealed class MuonTests
             .Where(p => p.name.Contains(".blocks.", StringComparison.Ordinal) || p.name.Contains(".layers.", StringComparison.Ordinal))
             .Where(p => !p.name.Contains("mlstm_layer.igate_preact", StringComparison.Ordinal) && !p.name.Contains(
                 "mlstm_layer.fgate_preact", StringComparison.Ordinal))
-            .Where(p => p.parameter.dim() == 2 && !p.name.EndsWith("A_log", StringComparison.Ordinal) && !p.name.Contains("norm", StringComparison.Ordinal))
+            .Where(p => p.parameter.dim() == 2 && !p.name.EndsWith("A_log", StringComparison.Ordinal)
+                && !p.name.Contains("norm", StringComparison.Ordinal))
             .Select(p => p.name);
         Assert.NotEmpty(hidden);
         Assert.Equal(expected.Order(StringComparer.Ordinal), hidden.Order(StringComparer.Ordinal));

@@ -140,9 +140,28 @@ public sealed class OwnGeneratorTests
         "xlstm" => Model,
         "first xlstm" => Model with { SLstmAt = [0] },
         "pre-up xlstm" => Model with { BlockStyle = BlockStyle.PreUp, SLstmAt = [0] },
-        "llama" => new LlamaConfig { VocabularySize = 17, EmbeddingDim = 16, BlockCount = 2, HeadCount = 4, KeyValueHeads = 2, FeedForwardDim = 24 },
+        "llama" =>
+            new LlamaConfig
+            {
+                VocabularySize = 17,
+                EmbeddingDim = 16,
+                BlockCount = 2,
+                HeadCount = 4,
+                KeyValueHeads = 2,
+                FeedForwardDim = 24,
+            },
         "mamba" => new MambaConfig { VocabularySize = 17, EmbeddingDim = 32, BlockCount = 2 },
-        "mamba2" => new Mamba2Config { VocabularySize = 17, EmbeddingDim = 128, BlockCount = 1, HeadDim = 32, HeadCount = 8, StateSize = 32, GroupCount = 1 },
+        "mamba2" =>
+            new Mamba2Config
+            {
+                VocabularySize = 17,
+                EmbeddingDim = 128,
+                BlockCount = 1,
+                HeadDim = 32,
+                HeadCount = 8,
+                StateSize = 32,
+                GroupCount = 1,
+            },
         "gla" => GlaPresets.All.Values.First() with { VocabularySize = 17, BlockCount = 1 },
         "lstm" => LstmPresets.All.Values.First() with { VocabularySize = 17, BlockCount = 1 },
         _ => throw new ArgumentException(name, nameof(name)),

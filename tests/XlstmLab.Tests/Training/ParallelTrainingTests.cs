@@ -73,7 +73,9 @@ public sealed class ParallelTrainingTests
         using var folder = new TempFolder();
         var config = Config with { Optimizer = optimizer, MicroBatchSize = 2 };
         TrainOn(2, config, Path.Combine(folder.Path, "plain"), p => p with { Overlaps = false });
-        TrainOn(2, config, Path.Combine(folder.Path, "other"), p => p with { Overlaps = overlaps, ShardsOptimizer = shards, BucketBytes = 512 });
+        TrainOn(
+            2, config, Path.Combine(folder.Path, "other"),
+            p => p with { Overlaps = overlaps, ShardsOptimizer = shards, BucketBytes = 512 });
         Assert.Equal(Losses(folder, "plain"), Losses(folder, "other"));
         AssertSameCheckpoints(folder, "plain", "other", 12);
     }
@@ -84,7 +86,15 @@ public sealed class ParallelTrainingTests
         using var run = KernelRun.Begin();
         Assert.SkipWhen(get_default_device().type == TorchSharp.DeviceType.CUDA, "Ranks have a GPU each.");
         using var folder = new TempFolder();
-        var config = Config with { ComputeType = ScalarType.BFloat16, Steps = 6, BatchSize = 4, ValidateEvery = 3, CheckpointEvery = 6, StatisticsEvery = 0 };
+        var config = Config with
+        {
+            ComputeType = ScalarType.BFloat16,
+            Steps = 6,
+            BatchSize = 4,
+            ValidateEvery = 3,
+            CheckpointEvery = 6,
+            StatisticsEvery = 0,
+        };
         var architecture = XlstmPresets.ByName("bytes-1m") with { EmbeddingDim = 128, HeadCount = 2, BlockCount = 1, VocabularySize = 32 };
         void Both(string name, bool shards) => TrainOn(
             2, config, Path.Combine(folder.Path, name), p => p with { ShardsOptimizer = shards, BucketBytes = 512 },
@@ -174,7 +184,8 @@ public sealed class ParallelTrainingTests
                 if (communicator.Rank == 1 && moment.Metrics.Step == 5)
                 {
                     using var noGrad = no_grad();
-                    model.named_parameters().First(p => p.name.Contains("blocks.1.", StringComparison.Ordinal)).parameter.flatten()[0].add_(1e-7);
+                    model.named_parameters()
+                        .First(p => p.name.Contains("blocks.1.", StringComparison.Ordinal)).parameter.flatten()[0].add_(1e-7);
                 }
             }));
         Assert.All(failures, failure => Assert.Matches(

@@ -41,7 +41,9 @@ public sealed class RunFilesTests : IDisposable
     public void Open_FolderThatCannotBeWritten_DoesNotBlameAnotherProcess()
     {
         Directory.CreateDirectory(_temp[".lock"]);
-        var message = Assert.Throws<InvalidOperationException>(() => RunFolder.Open(_temp.Path, new TrainingConfig(), new XlstmConfig(), null, false)).Message;
+        var message =
+            Assert.Throws<InvalidOperationException>(() =>
+                RunFolder.Open(_temp.Path, new TrainingConfig(), new XlstmConfig(), null, false)).Message;
         Assert.Contains("cannot be written", message, StringComparison.Ordinal);
         Assert.DoesNotContain("Another process", message, StringComparison.Ordinal);
     }
@@ -52,7 +54,8 @@ public sealed class RunFilesTests : IDisposable
         using var first = RunFolder.Open(_temp.Path, new TrainingConfig(), new XlstmConfig(), null, false);
         Assert.Contains(
             "Another process",
-            Assert.Throws<InvalidOperationException>(() => RunFolder.Open(_temp.Path, new TrainingConfig(), new XlstmConfig(), null, false)).Message,
+            Assert.Throws<InvalidOperationException>(() =>
+                RunFolder.Open(_temp.Path, new TrainingConfig(), new XlstmConfig(), null, false)).Message,
             StringComparison.Ordinal);
     }
 }

@@ -57,7 +57,8 @@ public sealed class RunningMeansTests
                 const byte call = 0x28;
                 if (code[k] == call && conversions.Contains(BitConverter.ToInt32(code, k + 1)))
                 {
-                    yield return $"{reader.GetString(reader.GetTypeDefinition(method.GetDeclaringType()).Name)}.{reader.GetString(method.Name)}";
+                    var type = reader.GetTypeDefinition(method.GetDeclaringType());
+                    yield return $"{reader.GetString(type.Name)}.{reader.GetString(method.Name)}";
                 }
             }
         }

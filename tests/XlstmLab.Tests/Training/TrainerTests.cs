@@ -146,7 +146,15 @@ public sealed class TrainerTests
         using var folder = new TempFolder();
         using var model = new TinyModel { Disturb = (pass, logits) => pass > 12 ? logits * float.NaN : logits };
         var error = Assert.Throws<TrainingDivergedException>(
-            () => Train(model, Config with { StatisticsEvery = 0, ValidateEvery = 100, CheckpointEvery = 5, KeepCheckpoints = 1, MaxBadSteps = 100 }, folder.Path));
+            () => Train(
+                model, Config with
+                {
+                    StatisticsEvery = 0,
+                    ValidateEvery = 100,
+                    CheckpointEvery = 5,
+                    KeepCheckpoints = 1,
+                    MaxBadSteps = 100,
+                }, folder.Path));
         Assert.Contains("since step 13", error.Message, StringComparison.Ordinal);
         Assert.Contains("step-000010", error.Message, StringComparison.Ordinal);
         Assert.Contains("lower learning rate", error.Message, StringComparison.Ordinal);
@@ -211,7 +219,9 @@ public sealed class TrainerTests
         File.WriteAllLines(path, lines);
         Assert.Contains(
             "Line 7", Assert.Throws<InvalidDataException>(() => RunFolder.ReadMetrics(folder.Path)).Message, StringComparison.Ordinal);
-        Assert.Contains("line 7", Assert.Throws<InvalidDataException>(() => XlstmLab.Analysis.MetricsTable.Read(folder.Path)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "line 7", Assert.Throws<InvalidDataException>(() => XlstmLab.Analysis.MetricsTable.Read(folder.Path)).Message,
+            StringComparison.Ordinal);
         var damaged = new List<string>();
         Assert.Equal(19, RunFolder.ReadMetrics(folder.Path, damaged).Count);
         Assert.Equal(19, XlstmLab.Analysis.MetricsTable.Read(folder.Path, damaged).RowCount);

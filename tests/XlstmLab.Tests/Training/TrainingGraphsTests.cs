@@ -223,7 +223,9 @@ public sealed class TrainingGraphsTests
     {
         var metrics = new List<TrainingMetrics>();
         TokenBatch[] validation = [.. TinyText.Packed(2, 2, config.ContextLength).Sequential(4)];
-        var trainer = new Trainer(model, config, source, validation, folder, new ImmediateProgress<TrainingMetrics>(metrics.Add), loss: loss is null ? null : new(loss))
+        var trainer = new Trainer(
+            model, config, source, validation, folder, new ImmediateProgress<TrainingMetrics>(metrics.Add),
+            loss: loss is null ? null : new(loss))
         {
             Hooks = new()
             {

@@ -81,7 +81,8 @@ public sealed class TrainingGroupTests
     public void SideBySide_Memory_SetsTheNumber(double bytes, int expected)
     {
         var config = Config with { BatchSize = 32, ContextLength = 512, ComputeType = ScalarType.BFloat16 };
-        var members = Enumerable.Range(1, 20).Select(seed => new GroupMember($"{seed}", Presets.ByName("bytes-10m"), config, _ => null!)).ToArray();
+        var members =
+            Enumerable.Range(1, 20).Select(seed => new GroupMember($"{seed}", Presets.ByName("bytes-10m"), config, _ => null!)).ToArray();
         Assert.Equal(expected, TrainingGroup.SideBySide(members, bytes));
     }
 

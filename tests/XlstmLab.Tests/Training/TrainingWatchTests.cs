@@ -30,7 +30,9 @@ public sealed class TrainingWatchTests
         await Task.Run(async () =>
         {
             TrainingWatch.Current = new Watcher(told);
-            await Task.Run(() => TrainingWatch.And(own, TrainingWatch.Current.Begin(recipe, CPU))!.Report(metrics), TestContext.Current.CancellationToken);
+            await Task.Run(
+                () => TrainingWatch.And(own, TrainingWatch.Current.Begin(recipe, CPU))!.Report(metrics),
+                TestContext.Current.CancellationToken);
         }, TestContext.Current.CancellationToken);
 
         Assert.Equal(["3 of 7", "own"], told);
@@ -45,18 +47,26 @@ public sealed class TrainingWatchTests
         using TempFolder folder = new();
         using CancellationTokenSource stop = new();
         List<string> told = [];
-        var recipe = LabDefaults.Training(steps: 6) with { BatchSize = 1, ContextLength = 8, ValidationTokens = 64, TensorBoard = false, StatisticsEvery = 0 };
+        var recipe = LabDefaults.Training(steps: 6) with
+        {
+            BatchSize = 1,
+            ContextLength = 8,
+            ValidationTokens = 64,
+            TensorBoard = false,
+            StatisticsEvery = 0,
+        };
         var config = XlstmPresets.Bytes1M with { EmbeddingDim = 16, HeadCount = 2, BlockCount = 1 };
         await Task.Run(() =>
         {
             TrainingWatch.Current = new Watcher(told) { Stop = stop.Token };
-            using var run = Lab.Train(config, Corpus.Open("tinyshakespeare"), recipe, new() { Folder = folder.Path }, new ImmediateProgress<TrainingMetrics>(m =>
-            {
-                if (m.Step == 2)
+            using var run = Lab.Train(config, Corpus.Open("tinyshakespeare"), recipe, new() { Folder = folder.Path },
+                new ImmediateProgress<TrainingMetrics>(m =>
                 {
-                    stop.Cancel();
-                }
-            }));
+                    if (m.Step == 2)
+                    {
+                        stop.Cancel();
+                    }
+                }));
 
             Assert.Equal((TrainingStatus.Stopped, 2), (run.Result!.Status, run.Result.Step));
             Assert.Equal(folder["checkpoints/step-000002"], run.Result.Checkpoint);
@@ -64,7 +74,9 @@ public sealed class TrainingWatchTests
         }, TestContext.Current.CancellationToken);
 
         Assert.Equal(["1 of 6", "2 of 6", "over"], told);
-        using var again = Lab.Train(config, Corpus.Open("tinyshakespeare"), recipe, new() { Folder = folder.Path }, cancellationToken: TestContext.Current.CancellationToken);
+        using var again = Lab.Train(
+            config, Corpus.Open("tinyshakespeare"), recipe, new() { Folder = folder.Path },
+            cancellationToken: TestContext.Current.CancellationToken);
         Assert.Equal((TrainingStatus.Completed, 6), (again.Result!.Status, again.Metrics.Count));
     }
 

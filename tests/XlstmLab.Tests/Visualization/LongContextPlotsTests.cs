@@ -11,7 +11,8 @@ namespace XlstmLab.Tests.Visualization;
 public sealed class LongContextPlotsTests
 {
     private static readonly RulerResult Result = new(
-        [new(RulerTask.NiahSingle1, 512, 8, 400, 1), new(RulerTask.NiahSingle1, 1024, 8, 900, 0.5), new(RulerTask.Vt, 512, 8, 480, 0.5), new(RulerTask.Vt, 1024, 8, 990, 0)],
+        [new(RulerTask.NiahSingle1, 512, 8, 400, 1), new(RulerTask.NiahSingle1, 1024, 8, 900, 0.5), new(RulerTask.Vt, 512, 8, 480, 0.5),
+            new(RulerTask.Vt, 1024, 8, 990, 0)],
         [
             new(RulerTask.NiahSingle1, 512, 0, 0.5, 2, 1), new(RulerTask.NiahSingle1, 512, 0.5, 1, 6, 1),
             new(RulerTask.NiahSingle1, 1024, 0.5, 1, 8, 0.5), new(RulerTask.Vt, 512, 0, 0.5, 6, 0.5),

@@ -119,7 +119,8 @@ public sealed class PlotsTests : IDisposable
         var z = traces[0].GetProperty("z");
         Assert.Equal((2, 3), (z.GetArrayLength(), z[0].GetArrayLength()));
         Assert.Equal(recording.Values(GateQuantity.ForgetGate, 1, 1)[2], z[1][1].GetDouble(), 1e-6);
-        Assert.Equal(["␣a", "⏎", "∅"], layout.GetProperty("xaxis").GetProperty("ticktext").EnumerateArray().Select(t => t.GetString()));
+        Assert.Equal(
+            ["␣a", "⏎", "∅"], layout.GetProperty("xaxis").GetProperty("ticktext").EnumerateArray().Select(t => t.GetString()));
         Assert.Equal(1, traces[0].GetProperty("zmax").GetDouble());
         Assert.Equal("Viridis", traces[0].GetProperty("colorscale").GetString());
         Complains("each of 4 tokens", () => Plots.GateHeatMap(recording, GateQuantity.ForgetGate, 0, ["a"]));
@@ -203,7 +204,8 @@ public sealed class PlotsTests : IDisposable
     public void PerplexityByPosition_Evaluation_LiesAtTheCentresOfBuckets()
     {
         var evaluation = new EvaluationResult(
-            0, 0, 0, 1, [new(0, 1, 500, 500), new(1, 256, 500, 500), new(256, 512, 500, 1000), new(512, 1024, 5, 5), new(1024, null, 500, 500)], new());
+            0, 0, 0, 1,
+            [new(0, 1, 500, 500), new(1, 256, 500, 500), new(256, 512, 500, 1000), new(512, 1024, 5, 5), new(1024, null, 500, 500)], new());
         var curve = PlotSeries.PerplexityByPosition("a", evaluation, minimumTokens: 200);
 
         Assert.Equal([0.5, 128.5, 384], curve.X);
@@ -224,7 +226,8 @@ public sealed class PlotsTests : IDisposable
         var (traces, _) = Figure(Plots.LearningCurves([run], metric, axis, smoothing: 0.9));
 
         Assert.Equal(["training, raw", "training", "validation"], traces.Select(Name));
-        var recorded = run.Metrics.Numbers(metric == CurveMetric.Loss ? "validation_loss" : "validation_bits_per_byte").Where(double.IsFinite);
+        var recorded =
+            run.Metrics.Numbers(metric == CurveMetric.Loss ? "validation_loss" : "validation_bits_per_byte").Where(double.IsFinite);
         Assert.All(recorded.Zip(Numbers(traces[2], "y")), pair => Assert.Equal(pair.First, pair.Second!.Value, 1e-5));
         var unit = metric == CurveMetric.Loss ? 1 : 1 / Math.Log(2);
         Assert.Equal(run.Metrics.Numbers("loss")[0] * unit, Numbers(traces[0], "y")[0]!.Value, 1e-2);
@@ -353,7 +356,8 @@ public sealed class PlotsTests : IDisposable
     public void Selectivity_Heads_ShowExcessByClass()
     {
         var (traces, layout) = Figure(Plots.Selectivity(
-            [new(0, 0, "Letter", 5, 1, -0.5, 1, 0.3), new(0, 0, "SentenceEnd", 5, 1, 1.25, 1, 0.3), new(0, 1, "Letter", 5, 1, 0.25, 1, 0.3)]));
+            [new(0, 0, "Letter", 5, 1, -0.5, 1, 0.3), new(0, 0, "SentenceEnd", 5, 1, 1.25, 1, 0.3),
+                new(0, 1, "Letter", 5, 1, 0.25, 1, 0.3)]));
 
         Assert.Equal(["letter", "sentence end"], traces[0].GetProperty("x").EnumerateArray().Select(t => t.GetString()));
         Assert.Equal(1.25, traces[0].GetProperty("z")[0][1].GetDouble());

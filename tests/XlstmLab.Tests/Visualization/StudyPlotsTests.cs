@@ -61,9 +61,14 @@ public sealed class StudyPlotsTests
 
         var text = whole with { Rows = [.. whole.Rows.Select(row => row with { Scores = [] })] };
         Assert.Contains("beta1=0.9", Figure(Plots.StudyOverview(text)).Traces.Select(Name));
-        Assert.Equal("Greatest gradient norm between validations", Figure(Plots.StudyGradients(text)).Layout.GetProperty("yaxis").GetProperty("title").GetProperty("text").GetString());
+        Assert.Equal(
+            "Greatest gradient norm between validations",
+            Figure(Plots.StudyGradients(text)).Layout.GetProperty("yaxis").GetProperty("title").GetProperty("text").GetString());
 
-        var places = text with { Rows = [.. text.Rows.Select(row => row with { Positions = [new(0, 64, 2 + 0.1 * row.Seed, false), new(64, 256, 1, true)] })] };
+        var places = text with
+        {
+            Rows = [.. text.Rows.Select(row => row with { Positions = [new(0, 64, 2 + 0.1 * row.Seed, false), new(64, 256, 1, true)] })],
+        };
         var (lines, layout) = Figure(Plots.StudyOverview(places));
         Assert.Equal(["beta1=0.8", "beta1=0.9"], lines.Select(Name));
         Assert.Equal([2.2, 1], Numbers(lines[0], "y").Select(y => Math.Round(y, 6)));
@@ -138,7 +143,8 @@ public sealed class StudyPlotsTests
             Seed = run.Training.Seed,
             Status = StudyStatus.Completed,
             TestLoss = (run.Training.Beta1 == 0.9 ? 2 : 1) + 0.01 * run.Training.Seed
-                + (run.Variant == "beta1=0.9" && run.Training.Seed == 2 ? 0.003 : run.Variant == "beta1=0.9" && run.Training.Seed == 3 ? -0.003 : 0),
+                + (run.Variant == "beta1=0.9" && run.Training.Seed == 2
+                    ? 0.003 : run.Variant == "beta1=0.9" && run.Training.Seed == 3 ? -0.003 : 0),
             Scores = [new("8", 0.75, 0.5, 0.1)],
             Curve = [new(1, 100, 5, (run.Training.Beta1 == 0.9 ? 3.2 : 2.2) + 0.1 * run.Training.Seed, null, 1), new(
                 10, 1000, 2, (run.Training.Beta1 == 0.9 ? 2 : 1.2) + (run.Training.Beta1 == 0.9 ? 0 : 0.1 * run.Training.Seed), null, 1)],
@@ -148,7 +154,8 @@ public sealed class StudyPlotsTests
     private static (JsonElement[] Traces, JsonElement Layout) Figure(GenericChart chart)
     {
         using var figure = JsonDocument.Parse(GenericChart.toFigureJson(chart));
-        return ([.. figure.RootElement.GetProperty("data").EnumerateArray().Select(t => t.Clone())], figure.RootElement.GetProperty("layout").Clone());
+        return ([.. figure.RootElement.GetProperty("data").EnumerateArray().Select(t => t.Clone())],
+            figure.RootElement.GetProperty("layout").Clone());
     }
 
     private static double[] Numbers(JsonElement trace, string name) =>

@@ -175,7 +175,8 @@ public static class LogLikelihoodScorer
             if (id >= model.VocabularySize)
             {
                 throw new ArgumentException(
-                    $"Expected token ids below the model's vocabulary size {model.VocabularySize}, got {id}: the tokenizer is another model's.");
+                    $"Expected token ids below the model's vocabulary size {model.VocabularySize}, got {id}: "
+                    + "the tokenizer is another model's.");
             }
         }
     }
@@ -222,7 +223,8 @@ public static class LogLikelihoodScorer
             foreach (var request in continuation.Requests)
             {
                 var score = Scores[request];
-                Scores[request] = score with { LogLikelihood = score.LogLikelihood + logProbability, IsGreedy = score.IsGreedy && isGreedy };
+                Scores[request] =
+                    score with { LogLikelihood = score.LogLikelihood + logProbability, IsGreedy = score.IsGreedy && isGreedy };
                 if (--_left[request] == 0)
                 {
                     _done++;

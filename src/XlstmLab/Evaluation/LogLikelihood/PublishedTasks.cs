@@ -158,7 +158,8 @@ public sealed record MmluTask() : LikelihoodTask("mmlu")
 
         var subject = row.Text("subject");
         var lines = Letters.Zip(choices, (letter, choice) => $"{letter}. {choice}\n");
-        return Question($"{row.Text("question").Trim()}\n{string.Concat(lines)}Answer:", Letters, row.Answer("answer", 0, Letters.Length)) with
+        return Question($"{row.Text("question").Trim()}\n{string.Concat(lines)}Answer:", Letters,
+            row.Answer("answer", 0, Letters.Length)) with
         {
             Group = subject,
             Description = $"The following are multiple choice questions (with answers) about {subject.Replace('_', ' ')}.\n\n",

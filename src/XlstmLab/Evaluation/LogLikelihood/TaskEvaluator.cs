@@ -42,11 +42,13 @@ public static class TaskEvaluator
         }
 
         var prompts = Prompts(task, items, options, examples ?? []);
-        var asked = items.Index().Where(i => !options.SkipJoined || !Requests(i.Index, i.Item).Any(r => TokenizedRequest.IsJoined(r, tokenizer))).ToList();
+        var asked = items.Index()
+            .Where(i => !options.SkipJoined || !Requests(i.Index, i.Item).Any(r => TokenizedRequest.IsJoined(r, tokenizer))).ToList();
         if (asked.Count == 0)
         {
             throw new ArgumentException(
-                $"Each of the {items.Count} questions of {task.Name} has an answer that the tokenizer merges into its question: none is left to score.",
+                $"Each of the {items.Count} questions of {task.Name} has an answer that the tokenizer merges into its question: "
+                + "none is left to score.",
                 nameof(items));
         }
 
@@ -173,8 +175,8 @@ public static class TaskEvaluator
             if (others < options.Shots)
             {
                 throw new ArgumentException(
-                    $"Expected at least {options.Shots} examples for {task.Name}{(item.Group is null ? "" : $", {item.Group}")} besides the "
-                    + $"question itself, got {others}: give the file of the training or dev part, or ask for fewer shots.",
+                    $"Expected at least {options.Shots} examples for {task.Name}{(item.Group is null ? "" : $", {item.Group}")} besides "
+                    + $"the question itself, got {others}: give the file of the training or dev part, or ask for fewer shots.",
                     nameof(examples));
             }
 

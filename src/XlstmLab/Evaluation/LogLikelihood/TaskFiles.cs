@@ -91,7 +91,8 @@ public static class TaskFiles
         try
         {
             await using var stream = File.OpenRead(file);
-            var result = await ParquetSerializer.DeserializeUntypedAsync(stream, cancellationToken: cancellationToken).ConfigureAwait(false);
+            var result =
+                await ParquetSerializer.DeserializeUntypedAsync(stream, cancellationToken: cancellationToken).ConfigureAwait(false);
             return [.. result.Data.Select((row, index) => new TaskRow(file, index + 1, ToObject(row)))];
         }
         catch (Exception e) when (e is not (OperationCanceledException or FileNotFoundException or UnauthorizedAccessException))

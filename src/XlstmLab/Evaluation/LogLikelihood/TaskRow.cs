@@ -42,7 +42,8 @@ public sealed class TaskRow(string file, long number, JsonObject fields)
     public int Answer(string field, int first, int count)
     {
         var expected = string.Create(
-            CultureInfo.InvariantCulture, $"a whole number from {first} to {first + count - 1} (test parts without answers cannot be scored)");
+            CultureInfo.InvariantCulture,
+            $"a whole number from {first} to {first + count - 1} (test parts without answers cannot be scored)");
         return fields[field] is JsonValue value
             && int.TryParse(value.ToString(), NumberStyles.AllowLeadingSign, CultureInfo.InvariantCulture, out var index)
             && index >= first && index < first + count

@@ -21,9 +21,9 @@ internal sealed record TokenizedRequest(int[] Context, int[] Continuation, int T
         if (whole.Length <= before.Length)
         {
             throw new ArgumentException(
-                $"The continuation '{request.Continuation}' has no token of its own after '{Tail(context)}': expected text that the tokenizer "
-                + "does not merge into the context; begin it with a space, or leave such questions of a task out by --skip-joined "
-                + $"({nameof(TaskOptions)}.{nameof(TaskOptions.SkipJoined)}).",
+                $"The continuation '{request.Continuation}' has no token of its own after '{Tail(context)}': "
+                + "expected text that the tokenizer does not merge into the context; begin it with a space, "
+                + $"or leave such questions of a task out by --skip-joined ({nameof(TaskOptions)}.{nameof(TaskOptions.SkipJoined)}).",
                 nameof(request));
         }
 

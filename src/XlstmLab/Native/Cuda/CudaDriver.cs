@@ -41,7 +41,9 @@ internal static unsafe partial class CudaDriver
         var name = cuGetErrorName(code, out var text) == 0 ? Marshal.PtrToStringUTF8(text) : null;
         var reason = cuGetErrorString(code, out text) == 0 ? Marshal.PtrToStringUTF8(text) : null;
         throw new CudaException(
-            string.Create(CultureInfo.InvariantCulture, $"CUDA could not {action}: {name ?? "error"} ({code}){(reason is null ? "" : ", " + reason)}."));
+            string.Create(
+                CultureInfo.InvariantCulture,
+                $"CUDA could not {action}: {name ?? "error"} ({code}){(reason is null ? "" : ", " + reason)}."));
     }
 
     /// <summary>Makes the device's primary context, which libtorch uses too, the calling thread's.</summary>

@@ -116,7 +116,8 @@ internal sealed class StreamPool
             }
         }
 
-        throw new CudaException($"All {Count} streams of the GPU are in use: fewer trainings and generations can go on at once in one process.");
+        throw new CudaException(
+            $"All {Count} streams of the GPU are in use: fewer trainings and generations can go on at once in one process.");
     }
 
     /// <summary>Lets others take it.</summary>

@@ -72,7 +72,8 @@ internal sealed unsafe class Nccl
         {
             var reason = Marshal.PtrToStringUTF8(((delegate* unmanaged<int, nint>)_functions["ncclGetErrorString"])(code));
             throw new CudaException(string.Create(
-                CultureInfo.InvariantCulture, $"NCCL could not {action}: {reason} ({code}). With NCCL_DEBUG=WARN in the environment it tells more."));
+                CultureInfo.InvariantCulture,
+                $"NCCL could not {action}: {reason} ({code}). With NCCL_DEBUG=WARN in the environment it tells more."));
         }
     }
 
@@ -170,7 +171,8 @@ internal sealed unsafe class Nccl
             return nccl.Number >= LeastVersion ? (nccl, null) : (null, $"{file} is NCCL {nccl.Version}; 2.10 or newer is needed");
         }
 
-        return (null, $"There is no NCCL: none of {string.Join(", ", candidates)} could be loaded. A PyTorch with CUDA installed by pip brings it; {Variable} names another file.");
+        return (null, $"There is no NCCL: none of {string.Join(", ", candidates)} could be loaded. A PyTorch with CUDA installed by pip "
+            + $"brings it; {Variable} names another file.");
     }
 
     /// <summary><c>ncclUniqueId</c>, which goes by value.</summary>

@@ -123,7 +123,8 @@ public static unsafe partial class Nvrtc
     {
         var torch = NativeTorch.Folder;
         var packages = Path.GetFullPath(Path.Combine(torch, "..", "..", "nvidia"));
-        string?[] toolkits = [Environment.GetEnvironmentVariable("CUDA_PATH"), Environment.GetEnvironmentVariable("CUDA_HOME"), "/usr/local/cuda"];
+        string?[] toolkits =
+            [Environment.GetEnvironmentVariable("CUDA_PATH"), Environment.GetEnvironmentVariable("CUDA_HOME"), "/usr/local/cuda"];
         return
         [
             torch,

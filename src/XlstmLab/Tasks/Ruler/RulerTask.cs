@@ -97,7 +97,9 @@ public static class RulerTasks
             }
         }
 
-        throw new ArgumentException($"There is no RULER task '{name}'.{NearestName.Hint(name, All.Select(Name))} Tasks: {string.Join(", ", All.Select(Name))}.", nameof(name));
+        throw new ArgumentException(
+            $"There is no RULER task '{name}'.{NearestName.Hint(name, All.Select(Name))} Tasks: {string.Join(", ", All.Select(Name))}.",
+            nameof(name));
     }
 
     /// <summary>Whether the task asks questions about the user's texts.</summary>
@@ -105,7 +107,8 @@ public static class RulerTasks
 
     /// <summary>Whether the task hides needles in a haystack.</summary>
     internal static bool IsNeedle(this RulerTask task) => task is RulerTask.NiahSingle1 or RulerTask.NiahSingle2 or RulerTask.NiahSingle3
-        or RulerTask.NiahMultikey1 or RulerTask.NiahMultikey2 or RulerTask.NiahMultikey3 or RulerTask.NiahMultivalue or RulerTask.NiahMultiquery;
+        or RulerTask.NiahMultikey1 or RulerTask.NiahMultikey2 or RulerTask.NiahMultikey3
+        or RulerTask.NiahMultivalue or RulerTask.NiahMultiquery;
 
     /// <summary>
     /// The number of tokens that RULER lets a model answer with: 128 for needles, 30 for vt, 120 for cwe, 50 for fwe, 32 for qa.

@@ -84,7 +84,8 @@ internal static class CodePointClasses
         "1FD2-1FD3 1FD6-1FD7 1FE2-1FE4 1FE6-1FE7 1FF2-1FF4 1FF6-1FF7 1FFC FB00-FB06 FB13-FB17";
 
     /// <summary>The second characters of such foldings, but for Latin letters.</summary>
-    private const string SecondOfSeveral = "2BE 300-301 307-308 30A 30C 313 331 342 345 399 3B9 1FBE 535 53B 53D 546 552 565 56B 56D 576 582";
+    private const string SecondOfSeveral = "2BE 300-301 307-308 30A 30C 313 331 342 345 399 3B9 1FBE 535 53B 53D 546 552 "
+        + "565 56B 56D 576 582";
 
     private static readonly Lazy<Dictionary<UnicodeCategory, CodePointSet>> Categories = new(FindCategories);
 

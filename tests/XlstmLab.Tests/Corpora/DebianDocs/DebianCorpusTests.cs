@@ -19,10 +19,14 @@ public class DebianCorpusTests
         using var folder = new TempFolder();
         WritePackages(folder);
         var reports = new List<DebianCorpusProgress>();
-        var card = DebianCorpus.Build(folder["docs"], Options(folder), new ImmediateProgress<DebianCorpusProgress>(reports.Add), TestContext.Current.CancellationToken);
+        var card = DebianCorpus.Build(
+            folder["docs"], Options(folder), new ImmediateProgress<DebianCorpusProgress>(reports.Add),
+            TestContext.Current.CancellationToken);
         var (read, documents) = DatasetArchive.Read(folder["docs"]);
 
-        Assert.Equal(["card.json", "text.jsonl.zst"], Directory.EnumerateFiles(folder["docs"]).Select(f => Path.GetFileName(f)!).Order(StringComparer.Ordinal));
+        Assert.Equal(
+            ["card.json", "text.jsonl.zst"],
+            Directory.EnumerateFiles(folder["docs"]).Select(f => Path.GetFileName(f)!).Order(StringComparer.Ordinal));
         Assert.False(Directory.Exists(folder["docs.part"]));
         Assert.Equal(card.ToJson(), read.ToJson());
         Assert.Equal(["alpha-doc", "beta-doc"], card.Packages!.Select(p => p.Name));
@@ -152,7 +156,10 @@ public class DebianCorpusTests
 
         var slice = await CommandLine.RunAsync(TestContext.Current.CancellationToken, [.. line, "--shards", "1"]);
         Assert.Contains("the first 1", slice.Error, StringComparison.Ordinal);
-        Assert.Equal(2, (await CommandLine.RunAsync(TestContext.Current.CancellationToken, "data", "debian-docs", "--out", folder["docs"], "--shards", "1")).Code);
+        Assert.Equal(
+            2,
+            (await CommandLine.RunAsync(TestContext.Current.CancellationToken, "data", "debian-docs",
+                "--out", folder["docs"], "--shards", "1")).Code);
     }
 
     [Fact]
@@ -180,13 +187,17 @@ public class DebianCorpusTests
     [Fact]
     public void ParseShow_AptsOutput_GivesPackagesAndRefusesOtherParts()
     {
-        const string Entry = "Package: linux-doc\nVersion: 6.1-2\nSection: doc\nDepends: linux-doc-6.1 (>= 6), x | y:any\nDescription: a\n more\nSize: 1004\nSHA256: ab12\n";
+        const string Entry = "Package: linux-doc\nVersion: 6.1-2\nSection: doc\nDepends: linux-doc-6.1 (>= 6), x | y:any\nDescription: a\n"
+            + " more\nSize: 1004\nSHA256: ab12\n";
         var (package, depends) = Assert.Single(DebianPackages.ParseShow(Entry + "\n"));
 
         Assert.Equal(new SourcePackage("linux-doc", "6.1-2", "ab12", 1004), package);
         Assert.Equal(["linux-doc-6.1", "x", "y"], depends);
         Assert.Equal(2, DebianPackages.ParseShow(Entry + "\n" + Entry).Count);
-        Assert.Contains("non-free", Assert.Throws<InvalidDataException>(() => DebianPackages.ParseShow(Entry.Replace("Section: doc", "Section: non-free/doc"))).Message);
+        Assert.Contains(
+            "non-free",
+            Assert.Throws<InvalidDataException>(() =>
+                DebianPackages.ParseShow(Entry.Replace("Section: doc", "Section: non-free/doc"))).Message);
     }
 
     private static DebianCorpusOptions Options(TempFolder folder) =>
@@ -196,13 +207,19 @@ public class DebianCorpusTests
     {
         Directory.CreateDirectory(folder["debs"]);
         var pages = Enumerable.Range(0, 40).Select(k => ($"usr/share/doc/p/page{k}.html", Page(k))).ToArray();
-        WriteDeb(folder["debs", "alpha-doc_1%3a2.0-1_all.deb"], [.. pages[..30], ("usr/share/doc/p/copy.html", Page(3)), ("usr/share/doc/p/fr/page.html", Page(77))]);
+        WriteDeb(
+            folder["debs", "alpha-doc_1%3a2.0-1_all.deb"],
+            [.. pages[..30], ("usr/share/doc/p/copy.html", Page(3)), ("usr/share/doc/p/fr/page.html", Page(77))]);
         WriteDeb(folder["debs", "beta-doc_3_all.deb"], [.. pages[30..], ("usr/share/doc/q/french.html", string.Concat(
             Enumerable.Repeat("<p>Le fichier est lu par le programme dans cet ordre.</p>", 20)))]);
     }
 
-    private static string Page(int k) =>
-        $"<html><body><nav>Home</nav><h1>Page {k}</h1>{string.Concat(Enumerable.Range(0, 7).Select(i => $"<p>This is the paragraph {i} of page {k}, and it tells the reader what is to be done with each of {k * i} parts.</p>"))}<p>{Shared}</p></body></html>";
+    private static string Page(int k)
+    {
+        var paragraphs = Enumerable.Range(0, 7).Select(i =>
+            $"<p>This is the paragraph {i} of page {k}, and it tells the reader what is to be done with each of {k * i} parts.</p>");
+        return $"<html><body><nav>Home</nav><h1>Page {k}</h1>{string.Concat(paragraphs)}<p>{Shared}</p></body></html>";
+    }
 
     [Theory]
     [InlineData("data.tar.gz")]
@@ -232,7 +249,8 @@ public class DebianCorpusTests
             "data.tar.zst" => Packed(tar, to => new ZstdSharp.CompressionStream(to)),
             _ => tar.ToArray(),
         };
-        byte[] deb = [.. "!<arch>\n"u8, .. Encoding.ASCII.GetBytes($"{member,-16}{0,-12}{0,-6}{0,-6}{100644,-8}{content.Length,-10}`\n"), .. content];
+        byte[] deb = [
+            .. "!<arch>\n"u8, .. Encoding.ASCII.GetBytes($"{member,-16}{0,-12}{0,-6}{0,-6}{100644,-8}{content.Length,-10}`\n"), .. content];
         File.WriteAllBytes(path, deb);
         Assert.Equal(5, DebFile.Read(path, _ => true).Count());
         var random = new Random(1);
@@ -276,7 +294,11 @@ public class DebianCorpusTests
         {
             foreach (var (name, text) in files)
             {
-                tar.WriteEntry(new GnuTarEntry(TarEntryType.RegularFile, "./" + name) { DataStream = new MemoryStream(Encoding.UTF8.GetBytes(text)), ModificationTime = DateTimeOffset.UnixEpoch });
+                tar.WriteEntry(new GnuTarEntry(TarEntryType.RegularFile, "./" + name)
+                {
+                    DataStream = new MemoryStream(Encoding.UTF8.GetBytes(text)),
+                    ModificationTime = DateTimeOffset.UnixEpoch,
+                });
             }
         }
 

@@ -105,7 +105,8 @@ public class ExtractorTests
     {
         var info = "This is x.info.\n\n\x1F\nFile: x.info,  Node: Top,  Up: (dir)\n\nXY\n**\n\n" + Sentence[..60] + "\n"
             + Sentence[60..].Trim()
-            + "\n\n* Menu:\n\n* Intro::   The beginning.\n\n\x1F\nFile: x.info,  Node: Intro\n\nSee *note Next part: Next, for more of it.\n\n\x1F\nFile: x.info,  Node: Concept Index\n\nabc 12\n";
+            + "\n\n* Menu:\n\n* Intro::   The beginning.\n\n\x1F\nFile: x.info,  Node: Intro\n\n"
+            + "See *note Next part: Next, for more of it.\n\n\x1F\nFile: x.info,  Node: Concept Index\n\nabc 12\n";
 
         Assert.Equal(["XY", Sentence, "See Next part, for more of it."], PlainText.OfInfo(info).Select(p => p.Replace('\n', ' ')));
     }

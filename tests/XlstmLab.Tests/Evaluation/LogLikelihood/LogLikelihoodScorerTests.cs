@@ -41,7 +41,14 @@ public sealed class LogLikelihoodScorerTests : IDisposable
     public void Score_AnyBatching_EqualsBruteForce(int batchTokens, int maxRows, bool share, int? maxTokens, DocumentPrefix prefix)
     {
         LongTests.SkipUnless(batchTokens is 40 or 100);
-        var options = new ScoringOptions { BatchTokens = batchTokens, MaxRows = maxRows, ShareContexts = share, MaxTokens = maxTokens, Prefix = prefix };
+        var options = new ScoringOptions
+        {
+            BatchTokens = batchTokens,
+            MaxRows = maxRows,
+            ShareContexts = share,
+            MaxTokens = maxTokens,
+            Prefix = prefix,
+        };
         var scores = LogLikelihoodScorer.Score(_model, Bytes, Requests, options);
 
         foreach (var (request, score) in Requests.Zip(scores))
@@ -142,7 +149,9 @@ public sealed class LogLikelihoodScorerTests : IDisposable
         Assert.Equal(1, score.Tokens);
 
         Assert.Contains(
-            "no token of its own", Assert.Throws<ArgumentException>(() => LogLikelihoodScorer.Score(model, Letters, [new("xa", "b")])).Message, StringComparison.Ordinal);
+            "no token of its own",
+            Assert.Throws<ArgumentException>(() => LogLikelihoodScorer.Score(model, Letters, [new("xa", "b")])).Message,
+            StringComparison.Ordinal);
     }
 
     [Fact]

@@ -13,8 +13,12 @@ public sealed class PublishedTasksTests : IDisposable
     public void Dispose() => _folder.Dispose();
 
     [Theory]
-    [InlineData("""{"id":"A1","question":"What falls?","choices":{"text":["rain","hope","a stone wall"],"label":["A","B","C"]},"answerKey":"A"}""", 0)]
-    [InlineData("""{"id":"A2","question":"What falls?","choices":{"text":["rain","hope","a stone wall"],"label":["1","2","3"]},"answerKey":"3"}""", 2)]
+    [InlineData(
+        """{"id":"A1","question":"What falls?","choices":{"text":["rain","hope","a stone wall"],"label":["A","B","C"]},"answerKey":"A"}""",
+        0)]
+    [InlineData(
+        """{"id":"A2","question":"What falls?","choices":{"text":["rain","hope","a stone wall"],"label":["1","2","3"]},"answerKey":"3"}""",
+        2)]
     [InlineData(
         """{"id":"A3","question":{"stem":"What falls?","choices":[{"text":"rain","label":"A"},{"text":"hope","label":"B"},{"text":"a stone wall","label":"C"}]},"answerKey":"B"}""",
         1)]
@@ -52,7 +56,8 @@ public sealed class PublishedTasksTests : IDisposable
     public void WinoGrande_Blank_IsFilledAndTheRestScored()
     {
         var item = Item(
-            new WinoGrandeTask(), """{"sentence":"The cup missed the box because the _ was too far.","option1":"cup","option2":"box","answer":"2"}""");
+            new WinoGrandeTask(),
+            """{"sentence":"The cup missed the box because the _ was too far.","option1":"cup","option2":"box","answer":"2"}""");
         Assert.Equal(1, item.Gold);
         Assert.Equal(
             ["The cup missed the box because the cup", "The cup missed the box because the box"], item.Choices.Select(c => c.Query));
@@ -64,7 +69,8 @@ public sealed class PublishedTasksTests : IDisposable
     public void OpenBookQa_Row_GivesStemAndAnswers()
     {
         var item = Item(
-            new OpenBookQaTask(), """{"id":"7","question_stem":"Ice is","choices":{"text":["cold","warm"],"label":["A","B"]},"answerKey":" B"}""");
+            new OpenBookQaTask(),
+            """{"id":"7","question_stem":"Ice is","choices":{"text":["cold","warm"],"label":["A","B"]},"answerKey":" B"}""");
         Assert.Equal((1, "Ice is", "warm"), (item.Gold, item.Choices[1].Query, item.Choices[1].Answer));
     }
 
@@ -91,7 +97,8 @@ public sealed class PublishedTasksTests : IDisposable
     public void Blimp_Row_GivesPair()
     {
         var item = Item(
-            new BlimpTask(), """{"sentence_good":"Cats sleep.","sentence_bad":"Cats sleeps.","field":"morphology","UID":"agreement_1","pairID":"0"}""");
+            new BlimpTask(),
+            """{"sentence_good":"Cats sleep.","sentence_bad":"Cats sleeps.","field":"morphology","UID":"agreement_1","pairID":"0"}""");
         Assert.Equal((0, "agreement_1", ""), (item.Gold, item.Group, item.Choices[0].Query));
         Assert.Equal(["Cats sleep.", "Cats sleeps."], item.Choices.Select(c => c.Answer));
     }
@@ -101,8 +108,20 @@ public sealed class PublishedTasksTests : IDisposable
     {
         await ParquetSerializer.SerializeAsync(
             [
-                new ArcParquet { id = "1", question = "What falls?", choices = new() { text = ["rain", "naïve hope"], label = ["A", "B"] }, answerKey = "B" },
-                new ArcParquet { id = "2", question = "And rises?", choices = new() { text = ["a", "b", "c", "d"], label = ["1", "2", "3", "4"] }, answerKey = "4" },
+                new ArcParquet
+                {
+                    id = "1",
+                    question = "What falls?",
+                    choices = new() { text = ["rain", "naïve hope"], label = ["A", "B"] },
+                    answerKey = "B",
+                },
+                new ArcParquet
+                {
+                    id = "2",
+                    question = "And rises?",
+                    choices = new() { text = ["a", "b", "c", "d"], label = ["1", "2", "3", "4"] },
+                    answerKey = "4",
+                },
             ],
             _folder["arc.parquet"], cancellationToken: TestContext.Current.CancellationToken);
         File.WriteAllText(_folder["arc.jsonl"], """
@@ -152,14 +171,22 @@ public sealed class PublishedTasksTests : IDisposable
     }
 
     [Theory]
-    [InlineData("arc_easy", """{"question":"What?","answerKey":"A"}""", "'choices' to be as many texts 'text' as labels 'label', got no such field; the row has question, answerKey")]
+    [InlineData(
+        "arc_easy", """{"question":"What?","answerKey":"A"}""",
+        "'choices' to be as many texts 'text' as labels 'label', got no such field; the row has question, answerKey")]
     [InlineData("arc_easy", """{"question":"What?","choices":{"text":["a","b"],"label":["A"]},"answerKey":"A"}""", "as many texts")]
     [InlineData(
         "arc_easy", """{"question":"What?","choices":{"text":["a","b"],"label":["A","B"]},"answerKey":""}""", "one of the labels A, B")]
     [InlineData("openbookqa", """{"question":"What?"}""", "'question_stem' to be a text, got no such field")]
-    [InlineData("hellaswag", """{"activity_label":"x","ctx_a":"x","ctx_b":"","endings":["a","b"],"label":""}""", "'label' to be a whole number from 0 to 1 (test parts")]
-    [InlineData("hellaswag", """{"activity_label":"x","ctx_a":"x","ctx_b":"","endings":["a",2],"label":"0"}""", "'endings' to be a list of texts, got [\"a\",2]")]
-    [InlineData("piqa", """{"goal":"x","sol1":"x","sol2":"y","label":-1}""", "'label' to be a whole number from 0 to 1 (test parts without answers cannot be scored), got -1")]
+    [InlineData(
+        "hellaswag", """{"activity_label":"x","ctx_a":"x","ctx_b":"","endings":["a","b"],"label":""}""",
+        "'label' to be a whole number from 0 to 1 (test parts")]
+    [InlineData(
+        "hellaswag", """{"activity_label":"x","ctx_a":"x","ctx_b":"","endings":["a",2],"label":"0"}""",
+        "'endings' to be a list of texts, got [\"a\",2]")]
+    [InlineData(
+        "piqa", """{"goal":"x","sol1":"x","sol2":"y","label":-1}""",
+        "'label' to be a whole number from 0 to 1 (test parts without answers cannot be scored), got -1")]
     [InlineData(
         "winogrande", """{"sentence":"No gap.","option1":"a","option2":"b","answer":"1"}""", "'sentence' to be a text with a blank '_'")]
     [InlineData("winogrande", """{"sentence":"A _.","option1":"a","option2":"b","answer":"3"}""", "from 1 to 2")]

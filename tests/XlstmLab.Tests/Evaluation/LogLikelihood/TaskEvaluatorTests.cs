@@ -20,7 +20,8 @@ public sealed class TaskEvaluatorTests : IDisposable
         Item("Q4:", 0, "1", "22"),
     ];
 
-    private static readonly TaskItem[] Pool = [Item("E1:", 0, "one", "x"), Item("E2:", 1, "x", "two"), Item("E3:", 0, "three", "x"), Items[2]];
+    private static readonly TaskItem[] Pool =
+        [Item("E1:", 0, "one", "x"), Item("E2:", 1, "x", "two"), Item("E3:", 0, "three", "x"), Items[2]];
 
     private readonly XlstmLanguageModel _model = BruteForce.Model(257);
 
@@ -29,7 +30,13 @@ public sealed class TaskEvaluatorTests : IDisposable
     [Fact]
     public void Evaluate_FewShotAndMutualInformation_EqualsBruteForce()
     {
-        var options = new TaskOptions { Shots = 3, Selection = FewShotSelection.First, MutualInformation = true, Scoring = new() { BatchTokens = 150 } };
+        var options = new TaskOptions
+        {
+            Shots = 3,
+            Selection = FewShotSelection.First,
+            MutualInformation = true,
+            Scoring = new() { BatchTokens = 150 },
+        };
         var score = TaskEvaluator.Evaluate(_model, Bytes, Piqa, Items, options, Pool);
 
         string[] prompts =
@@ -41,7 +48,8 @@ public sealed class TaskEvaluatorTests : IDisposable
         var right = new int[5];
         foreach (var (item, sample, prompt) in Items.Zip(score.Samples, prompts))
         {
-            var expected = item.Choices.Select(c => BruteForce.Score(_model, [End, .. Bytes.Encode(prompt)], Bytes.Encode(" " + c.Answer))).ToArray();
+            var expected =
+                item.Choices.Select(c => BruteForce.Score(_model, [End, .. Bytes.Encode(prompt)], Bytes.Encode(" " + c.Answer))).ToArray();
             var alone = item.Choices.Select(c => BruteForce.Score(_model, [End], Bytes.Encode(" " + c.Answer))).ToArray();
             Assert.Equal(
                 expected.Select(e => e.LogLikelihood), sample.Answers.Select(a => a.LogLikelihood), (a, b) => Math.Abs(a - b) < 1e-9);
@@ -153,8 +161,12 @@ public sealed class TaskEvaluatorTests : IDisposable
         Assert.Equal(0.25, metrics["acc"].StandardError, 1e-12);
         Assert.Equal(Math.Sqrt(1.0 / 3 / 4), metrics["acc_norm"].StandardError, 1e-12);
 
-        Assert.DoesNotContain("acc_mutual_info", TaskEvaluator.Measure(Piqa, [Sample(0, null, new AnswerScore("a", -1, null, 1, 1, 1, false, 0))], 0).Select(m => m.Metric));
-        Assert.Equal(["acc"], TaskEvaluator.Measure(new WinoGrandeTask(), [Sample(0, null, new AnswerScore("a", -1, null, 1, 1, 1, false, 0))], 0).Select(m => m.Metric));
+        Assert.DoesNotContain(
+            "acc_mutual_info", TaskEvaluator.Measure(Piqa, [Sample(0, null, new AnswerScore("a", -1, null, 1, 1, 1, false, 0))], 0)
+                .Select(m => m.Metric));
+        Assert.Equal(
+            ["acc"], TaskEvaluator.Measure(new WinoGrandeTask(), [Sample(0, null, new AnswerScore("a", -1, null, 1, 1, 1, false, 0))], 0)
+                .Select(m => m.Metric));
     }
 
     [Fact]
@@ -171,7 +183,9 @@ public sealed class TaskEvaluatorTests : IDisposable
         var emoji = TaskEvaluator.Evaluate(_model, Bytes, Piqa, [Item("Q:", 0, "\U0001F44D\U0001F44D", "abc")]).Samples[0].Answers[0];
         Assert.Equal((2, 8), (emoji.Characters, emoji.Bytes));
 
-        var empty = TaskEvaluator.Measure(Piqa, [Sample(0, null, new AnswerScore("a", -9, null, 1, 1, 1, false, 0), new AnswerScore("", -1, null, 0, 0, 1, false, 0))], 0);
+        var empty = TaskEvaluator.Measure(
+            Piqa,
+            [Sample(0, null, new AnswerScore("a", -9, null, 1, 1, 1, false, 0), new AnswerScore("", -1, null, 0, 0, 1, false, 0))], 0);
         Assert.Equal([0.0, 1.0, 1.0], empty.Take(3).Select(m => m.Value));
     }
 
@@ -276,7 +290,8 @@ public sealed class TaskEvaluatorTests : IDisposable
     {
         foreach (var (items, options, part) in new (TaskItem[], TaskOptions, string)[]
         {
-            ([], new(), "at least one question of piqa"), (Items, new() { Shots = -1 }, "Shots"), (Items, new() { Shots = 1 }, "at least 1 examples for piqa besides"),
+            ([], new(), "at least one question of piqa"), (Items, new() { Shots = -1 }, "Shots"),
+            (Items, new() { Shots = 1 }, "at least 1 examples for piqa besides"),
             (Items, new() { Selection = (FewShotSelection)5 }, "Selection"), (Items, new() { Scoring = new() { MaxRows = 0 } }, "MaxRows"),
         })
         {
@@ -290,7 +305,14 @@ public sealed class TaskEvaluatorTests : IDisposable
         [.. answers.Select(a => new TaskChoice(query, a))], gold);
 
     private static TaskItem Mmlu(string question, string subject, int answer) => new MmluTask().Item(
-        new("x", 1, new() { ["question"] = question, ["subject"] = subject, ["choices"] = new JsonArray("1", "2", "3", "4"), ["answer"] = answer }));
+        new(
+            "x", 1, new()
+            {
+                ["question"] = question,
+                ["subject"] = subject,
+                ["choices"] = new JsonArray("1", "2", "3", "4"),
+                ["answer"] = answer,
+            }));
 
     private static SampleScore Sample(int gold, string? group, params AnswerScore[] answers) => new(0, group, gold, 0, answers);
 

@@ -30,7 +30,8 @@ public sealed class StreamPoolTests
         var pool = new StreamPool();
         var all = Enumerable.Range(0, StreamPool.Count).Select(_ => pool.Take(Draw, stream => stream)).ToArray();
         Assert.Equal(StreamPool.Count, all.Distinct().Count());
-        Assert.Contains("32 streams", Assert.Throws<CudaException>(() => pool.Take(Draw, stream => stream)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "32 streams", Assert.Throws<CudaException>(() => pool.Take(Draw, stream => stream)).Message, StringComparison.Ordinal);
     }
 
     private nint Draw() => 1 + (_drawn++ % StreamPool.Count);

@@ -133,7 +133,8 @@ public sealed class RulerGeneratorTests
     {
         foreach (var sample in new RulerGenerator(bytes ? Bytes : Bpe.Value, Options).Samples(RulerTask.Cwe, length, 3))
         {
-            var counts = RulerOracle.List(sample.Text[..sample.Text.LastIndexOf("\nQuestion: ", StringComparison.Ordinal)]).CountBy(w => w).ToDictionary();
+            var counts = RulerOracle.List(sample.Text[..sample.Text.LastIndexOf("\nQuestion: ", StringComparison.Ordinal)]).CountBy(w => w)
+                .ToDictionary();
             Assert.Equal(sample.Answers.Order(), counts.Where(c => c.Value == common).Select(c => c.Key).Order());
             Assert.All(counts.Where(c => !sample.Answers.Contains(c.Key)), c => Assert.Equal(uncommon, c.Value));
             Assert.Equal(10, sample.Answers.Distinct().Count());
@@ -236,8 +237,12 @@ public sealed class RulerGeneratorTests
     public void Sample_MissingInput_SaysWhatToGive()
     {
         var none = new RulerGenerator(Bytes, new() { Haystack = new("Just a few words.") });
-        Assert.Contains("qa_2 needs questions about several paragraphs", Assert.Throws<ArgumentException>(() => none.Sample(RulerTask.Qa2, 999, 0)).Message, StringComparison.Ordinal);
-        Assert.Contains("distinct words", Assert.Throws<ArgumentException>(() => none.Sample(RulerTask.Cwe, 9999, 0)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "qa_2 needs questions about several paragraphs",
+            Assert.Throws<ArgumentException>(() => none.Sample(RulerTask.Qa2, 999, 0)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "distinct words", Assert.Throws<ArgumentException>(() => none.Sample(RulerTask.Cwe, 9999, 0)).Message,
+            StringComparison.Ordinal);
         Assert.Throws<ArgumentException>(() => new Haystack(" \n"));
         Assert.Throws<ArgumentOutOfRangeException>(() => none.Sample(RulerTask.Vt, 0, 0));
 

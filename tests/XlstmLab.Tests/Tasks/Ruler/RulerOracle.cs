@@ -87,8 +87,10 @@ internal static partial class RulerOracle
 /// <summary>Questions that the oracle can answer, and a haystack without needles.</summary>
 internal static class RulerTexts
 {
-    private static readonly string[] Names = ["Arno", "Bela", "Cleo", "Dora", "Egon", "Fritz", "Gerda", "Hugo", "Ines", "Jorn", "Karla", "Lothar"];
-    private static readonly string[] Colours = ["red", "green", "blue", "white", "black", "pink", "grey", "brown", "gold", "violet", "orange", "teal"];
+    private static readonly string[] Names =
+        ["Arno", "Bela", "Cleo", "Dora", "Egon", "Fritz", "Gerda", "Hugo", "Ines", "Jorn", "Karla", "Lothar"];
+    private static readonly string[] Colours =
+        ["red", "green", "blue", "white", "black", "pink", "grey", "brown", "gold", "violet", "orange", "teal"];
 
     /// <summary>Sentences of 400 distinct words.</summary>
     public static Haystack Haystack { get; } = new(string.Join(' ', Enumerable.Range(0, 2000).Select(k =>

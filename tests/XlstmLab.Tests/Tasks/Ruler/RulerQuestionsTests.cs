@@ -61,7 +61,9 @@ public sealed class RulerQuestionsTests : IDisposable
     [InlineData("a.json", "{\"data\": [{\"paragraphs\": [{}]}]}", "article 0")]
     [InlineData("a.json", "[]", "no question")]
     public void Read_DamagedFile_SaysWhere(string name, string text, string expected) =>
-        Assert.Contains(expected, Assert.Throws<InvalidDataException>(() => RulerQuestions.Read(_folder.Write(name, text))).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            expected, Assert.Throws<InvalidDataException>(() => RulerQuestions.Read(_folder.Write(name, text))).Message,
+            StringComparison.Ordinal);
 
     [Fact]
     public void Read_NoSuchFile_NamesIt() =>

@@ -75,7 +75,8 @@ public sealed class OnigurumaPatternTests
     public void Parse_AnyText_IsAPatternOrRefused()
     {
         var random = new Random(3);
-        string[] pieces = ["a", "[", "]", "(", ")", "?", "*", "+", "{", "}", "1", ",", "\\", "p{L}", "^", "$", "|", "-", "&&", ":", "<", "i", "#", " ", "\ud83d", "\U0001F44D"];
+        string[] pieces = ["a", "[", "]", "(", ")", "?", "*", "+", "{", "}", "1", ",", "\\", "p{L}",
+            "^", "$", "|", "-", "&&", ":", "<", "i", "#", " ", "\ud83d", "\U0001F44D"];
         var (count, accepted) = (LongTests.Cases(all: 3000, few: 600), 0);
         for (var k = 0; k < count; k++)
         {
