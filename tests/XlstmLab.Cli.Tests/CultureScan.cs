@@ -66,7 +66,14 @@ internal static class CultureScan
 
     private static bool IsSensitive(InterpolatedStringExpressionSyntax text, SemanticModel model)
     {
-        var target = model.GetTypeInfo(text).ConvertedType;
+        // A sum of interpolated texts is passed on as one.
+        ExpressionSyntax whole = text;
+        while (whole.Parent is BinaryExpressionSyntax { RawKind: (int)SyntaxKind.AddExpression } sum)
+        {
+            whole = sum;
+        }
+
+        var target = model.GetTypeInfo(whole).ConvertedType;
         if (target?.Name is "FormattableString" or "IFormattable")
         {
             return false;

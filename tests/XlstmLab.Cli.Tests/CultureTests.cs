@@ -109,18 +109,26 @@ public sealed class CultureTests
     [InlineData("string F(double x) => $\"{x:0.0}\";")]
     [InlineData("string F(int x) => $\"{x:N0}\";")]
     [InlineData("string F(double? x) => \"x \" + x;")]
+    [InlineData("string F(double x) => $\"x \" + $\"{x:0.0}\";")]
+    [InlineData("string F(double x) => string.Format(System.Globalization.CultureInfo.InvariantCulture, \"a\" + $\"{x}\");")]
     [InlineData("string F(double[] x) => string.Join(\", \", x);")]
     [InlineData("double F(string x) => double.Parse(x);")]
     [InlineData("bool F(string x) => int.TryParse(x, out _);")]
     [InlineData("object F(string[] x) => x.OrderBy(y => y);")]
     [InlineData("object F() => new SortedDictionary<string, int>();")]
     [InlineData("record R(double X); string F(R x) => $\"{x}\";")]
-    public void Find_TextOfTheCulture_IsFound(string member)
+    public void Find_TextOfTheCulture_IsFound(string member) => Assert.Single(FoundIn(member));
+
+    [Theory]
+    [InlineData("string F(double x) => string.Create(System.Globalization.CultureInfo.InvariantCulture, $\"{x:0.0}\");")]
+    [InlineData("string F(double x) => string.Create(System.Globalization.CultureInfo.InvariantCulture, $\"x \" + $\"{x:0.0}\");")]
+    public void Find_TextOfTheInvariantCulture_IsNotFound(string member) => Assert.Empty(FoundIn(member));
+
+    private static IReadOnlyList<string> FoundIn(string member)
     {
         using var folder = new TempFolder();
         folder.Write("a.cs", $"class C {{ {member} }}");
-        Assert.Single(
-            CultureScan.Find(folder.Path, ((string)AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES")!).Split(Path.PathSeparator)));
+        return CultureScan.Find(folder.Path, ((string)AppContext.GetData("TRUSTED_PLATFORM_ASSEMBLIES")!).Split(Path.PathSeparator));
     }
 
     private static string Csv()
