@@ -101,8 +101,9 @@ public sealed record MemoryBench
             + $"resident memory at most {Growth(work, r => r.ResidentMiB):+0.0;-0.0;0.0} %{OfGpu(work)}."));
         return new(
             string.Create(
-                CultureInfo.InvariantCulture, $"Memory: {Steps:N0} training steps and {Tokens:N0} generated tokens of {Batch} sequences "
-                    + $"side by side, a model with {XlstmAccounting.ParameterCount(config):N0} parameters"),
+                CultureInfo.InvariantCulture,
+                $"Memory: {Steps:N0} training steps and {Tokens:N0} generated tokens of {Batch} sequences "
+                + $"side by side, a model with {XlstmAccounting.ParameterCount(config):N0} parameters"),
             command,
             "Tensors that are alive and the process's resident set, in the middle of a step; the first two fifths are warm-up, "
             + "since what finalisers free waits for ten seconds.",

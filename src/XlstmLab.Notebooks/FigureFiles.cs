@@ -55,8 +55,9 @@ public static partial class FigureFiles
         {
             case ".HTML":
                 AtomicFile.WriteText(
-                    path, "<!doctype html>\n<html><head><meta charset=\"utf-8\"><title>Figure</title></head><body>\n"
-                        + $"{ChartHtml.LibraryScript()}\n{ChartHtml.Fragment(figure)}\n</body></html>\n");
+                    path,
+                    "<!doctype html>\n<html><head><meta charset=\"utf-8\"><title>Figure</title></head><body>\n"
+                    + $"{ChartHtml.LibraryScript()}\n{ChartHtml.Fragment(figure)}\n</body></html>\n");
                 break;
             case ".SVG":
                 AtomicFile.WriteText(path, Encoding.UTF8.GetString(Image("svg", 1)));

@@ -90,8 +90,9 @@ internal static partial class HostPackages
         if (!isFile)
         {
             throw new CompilationException(
-                number, $"#r \"{reference}\": the host has no assembly of that name. Give the path of a .dll file, "
-                    + "or \"nuget: name, version\".", []);
+                number,
+                $"#r \"{reference}\": the host has no assembly of that name. Give the path of a .dll file, "
+                + "or \"nuget: name, version\".", []);
         }
 
         string path = Path.GetFullPath(reference.Replace('\\', '/'), folder).Replace('\\', '/');

@@ -94,8 +94,9 @@ public sealed class ClassicNotebookTests : IDisposable
                 "stopped after step ",
                 (string?)await browser.EvaluateAsync($"{LastOutputs}[0].data['text/plain']"), StringComparison.Ordinal);
             await AddAsync(
-                browser, "$\"{run.Result.Status} {System.IO.Directory.Exists(run.Result.Checkpoint)} {run.Evaluate(Split.Validation, "
-                    + "documents: 1).Loss > 0}\"");
+                browser,
+                "$\"{run.Result.Status} {System.IO.Directory.Exists(run.Result.Checkpoint)} {run.Evaluate(Split.Validation, "
+                + "documents: 1).Loss > 0}\"");
             await browser.WaitAsync($"{LastOutputs}.length > 0");
             Assert.Equal("Stopped True True", (string?)await browser.EvaluateAsync($"{LastOutputs}[0].data['text/plain']"));
             await browser.SaveAsync("training-stopped");

@@ -48,7 +48,8 @@ public sealed class CultureProcessTests
         Assert.True(point.Code == 0, point.Error);
         var training = JsonNode.Parse(File.ReadAllText(temp["point", "config.json"]))!["training"]!;
         Assert.Equal(
-            (0.003, 0.25, 0.5), ((double)training["peak_learning_rate"]!, (double)training["weight_decay"]!,
+            (0.003, 0.25, 0.5),
+            ((double)training["peak_learning_rate"]!, (double)training["weight_decay"]!,
                 (double)training["gradient_clip"]!));
         Assert.True((double)point.Json["validation"]!["validation_loss"]! > 0);
     }

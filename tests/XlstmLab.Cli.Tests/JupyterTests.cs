@@ -86,7 +86,8 @@ public sealed class JupyterTests : IDisposable
         Assert.Equal("x", outputs[0].Text());
         Assert.Equal("42", outputs[1].Text("text/plain"));
         Assert.Equal(
-            0, (await _jupyter.RunAsync(JupyterPrograms.Python, "-c", "import nbformat; "
+            0,
+            (await _jupyter.RunAsync(JupyterPrograms.Python, "-c", "import nbformat; "
                 + $"nbformat.validate(nbformat.read('{Folder["done.ipynb"]}', 4))")).Code);
     }
 

@@ -94,7 +94,8 @@ public sealed class RepositoryNotebookTests : IDisposable
         var cells = Notebook.Load(Folder["out", first]).CodeCells.ToArray();
         Assert.All(cells, cell => Assert.DoesNotContain("error", cell.Outputs.Select(output => output.Type())));
         Assert.Contains(
-            cells.SelectMany(cell => cell.Outputs), output => output!["data"]?["text/html"] is not null
+            cells.SelectMany(cell => cell.Outputs),
+            output => output!["data"]?["text/html"] is not null
                 && output.Text("text/html").Contains("\"type\":\"violin\"", StringComparison.Ordinal));
     }
 
@@ -124,8 +125,9 @@ public sealed class RepositoryNotebookTests : IDisposable
             var result = await _jupyter.RunAsync(
                 "dotnet", "tool", "install", "--tool-path", folder, "Microsoft.dotnet-interactive", "--version", ToolVersion);
             Assert.SkipUnless(
-                result.Code == 0, $"The tool Microsoft.dotnet-interactive {ToolVersion} cannot be restored: "
-                    + $"{result.Error.Trim().Split('\n')[0]}");
+                result.Code == 0,
+                $"The tool Microsoft.dotnet-interactive {ToolVersion} cannot be restored: "
+                + $"{result.Error.Trim().Split('\n')[0]}");
         }
 
         return Directory.EnumerateFiles(package, "Microsoft.DotNet.Interactive.App.dll", SearchOption.AllDirectories).First();

@@ -34,7 +34,8 @@ public sealed class SlurmClusterTests
 
         Assert.False(Directory.Exists(folder));
         Assert.DoesNotContain(
-            Process.GetProcesses(), process => process.ProcessName is "slurmd" or "slurmctld" or "slurmstepd"
+            Process.GetProcesses(),
+            process => process.ProcessName is "slurmd" or "slurmctld" or "slurmstepd"
                 && CommandLineOf(process.Id).Contains(folder, StringComparison.Ordinal));
     }
 

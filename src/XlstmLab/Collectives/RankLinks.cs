@@ -433,8 +433,9 @@ internal sealed class RankLinks : IDisposable
         catch (Exception e) when (e is SocketException or ObjectDisposedException)
         {
             Lose(
-                rank, $"Rank {rank} of {World} is gone: its process ended without a word, was killed, or its host cannot "
-                    + "be reached any more.");
+                rank,
+                $"Rank {rank} of {World} is gone: its process ended without a word, was killed, or its host cannot "
+                + "be reached any more.");
         }
     }
 

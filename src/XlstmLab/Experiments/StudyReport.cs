@@ -94,8 +94,9 @@ public static partial class StudyReport
         {
             var name = study.Result.Study.Name;
             text.Append(
-                CultureInfo.InvariantCulture, $"\n**{name}**: {study.Result.Study.Question} {StudyConclusion.Counts(study.Claims)} "
-                    + $"({study.Result.Progress()})\n\n![{study.Result.Study.Question}]({pictures[name]})\n");
+                CultureInfo.InvariantCulture,
+                $"\n**{name}**: {study.Result.Study.Question} {StudyConclusion.Counts(study.Claims)} "
+                + $"({study.Result.Progress()})\n\n![{study.Result.Study.Question}]({pictures[name]})\n");
         }
 
         return text.ToString();

@@ -124,8 +124,9 @@ public sealed class CellEngineTests
     {
         CellEngine engine = new();
         await Succeed(
-            engine, "#r \"../no/such/folder/XlstmLab.dll\"\n#r \"nuget: TorchSharp-cpu, 0.107.0\"\n#r \"nuget: Plotly.NET, 6.0.0\"\n"
-                + "#r \"System.Text.Json\"\nusing XlstmLab.Models;");
+            engine,
+            "#r \"../no/such/folder/XlstmLab.dll\"\n#r \"nuget: TorchSharp-cpu, 0.107.0\"\n#r \"nuget: Plotly.NET, 6.0.0\"\n"
+            + "#r \"System.Text.Json\"\nusing XlstmLab.Models;");
         var result = await Succeed(
             engine, "typeof(XlstmConfig).Assembly == Type.GetType(\"XlstmLab.Models.XlstmConfig, XlstmLab\").Assembly");
 

@@ -32,8 +32,9 @@ public sealed class NotebookSourceTests
     {
         using TempFolder folder = new();
         string path = folder.Write(
-            "a.md", "# Title\n\nProse\n\n```csharp\nvar a = 1;\n\na\n```\n\n- list\n\n  ```csharp\n  no cell\n  ```\n\n```fs\nlet b = 2\n"
-                + "```\n```sh\nls\n```\n");
+            "a.md",
+            "# Title\n\nProse\n\n```csharp\nvar a = 1;\n\na\n```\n\n- list\n\n  ```csharp\n  no cell\n  ```\n\n```fs\nlet b = 2\n"
+            + "```\n```sh\nls\n```\n");
         var notebook = NotebookSource.Convert(path, folder.Path);
 
         Assert.Contains("using XlstmLab.Models;", notebook.Cells[0].Source, StringComparison.Ordinal);
@@ -49,8 +50,9 @@ public sealed class NotebookSourceTests
     {
         using TempFolder folder = new();
         string marked = folder.Write(
-            "a.cs", "#!/usr/bin/env dotnet\n#:package Humanizer@2.14.1\nusing System.IO;\n// %% [markdown]\n// # Title\n// Prose\n"
-                + "// %% next\nvar a = 1;\n");
+            "a.cs",
+            "#!/usr/bin/env dotnet\n#:package Humanizer@2.14.1\nusing System.IO;\n// %% [markdown]\n// # Title\n// Prose\n"
+            + "// %% next\nvar a = 1;\n");
         Assert.Equal(
             [(CellKind.Code, "#r \"nuget: Humanizer, 2.14.1\"\nusing System.IO;"), (CellKind.Markdown, "# Title\nProse"),
                 (CellKind.Code, "var a = 1;")],

@@ -57,7 +57,8 @@ public sealed class RankPlaceTests
             [RankPlace.TokenVariable] = Ranks.Token,
         };
         Assert.Equal(
-            (1, 2, 4000), RankPlace.FromVariables(variables.GetValueOrDefault) is { } place
+            (1, 2, 4000),
+            RankPlace.FromVariables(variables.GetValueOrDefault) is { } place
                 ? (place.Rank, place.World, place.Port) : default);
         variables[name] = value;
         Assert.Contains(

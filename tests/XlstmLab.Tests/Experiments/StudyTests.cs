@@ -186,7 +186,8 @@ public sealed class StudyTests : IDisposable
         {
             Seeds = [1],
             Axes = [new(
-                "rate", [new("usual", []), new("wild", ["peak_learning_rate=1e30", "gradient_clip=null", "max_bad_steps=2"]),
+                "rate",
+                [new("usual", []), new("wild", ["peak_learning_rate=1e30", "gradient_clip=null", "max_bad_steps=2"]),
                     new("missing", ["data=no-such-text"])])],
         };
         var result = study.Run();

@@ -45,7 +45,8 @@ public sealed unsafe class JumpLibraryTests
         {
             var jump = image.AsSpan(code + f * 16, 16);
             Assert.Equal(
-                table + f * 8, processor == Architecture.X64
+                table + f * 8,
+                processor == Architecture.X64
                     ? SlotOfX64(jump, codeAddress + f * 16) : SlotOfArm64(jump, codeAddress + f * 16));
         }
     }

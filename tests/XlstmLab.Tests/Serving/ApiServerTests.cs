@@ -28,7 +28,8 @@ public sealed class ApiServerTests
         Assert.Equal("text_completion", (string?)body["object"]);
         Assert.Equal((expected.Text, "length"), ((string?)body["choices"]![0]!["text"], (string?)body["choices"]![0]!["finish_reason"]));
         Assert.Equal(
-            (6, 12, 18), ((int)body["usage"]!["prompt_tokens"]!, (int)body["usage"]!["completion_tokens"]!,
+            (6, 12, 18),
+            ((int)body["usage"]!["prompt_tokens"]!, (int)body["usage"]!["completion_tokens"]!,
                 (int)body["usage"]!["total_tokens"]!));
 
         // The same as ids; and several prompts, of which each has a seed after the other's.

@@ -29,7 +29,8 @@ public sealed class CorpusTests
             foreach (var split in Enum.GetValues<Split>())
             {
                 Assert.Subset(
-                    all[split].Select(d => d.Name).ToHashSet(), some.SplitMethod == all.SplitMethod
+                    all[split].Select(d => d.Name).ToHashSet(),
+                    some.SplitMethod == all.SplitMethod
                         ? some[split].Select(d => d.Name).ToHashSet() : []);
             }
 

@@ -36,7 +36,8 @@ public sealed class DocumentFileTests
         var path = Path.Combine(folder.Path, "a.jsonl.zst");
         using var compressor = new ZstdSharp.Compressor(3);
         File.WriteAllBytes(
-            path, [.. compressor.Wrap(CorpusFiles.JsonLines(["one"])).ToArray(),
+            path,
+            [.. compressor.Wrap(CorpusFiles.JsonLines(["one"])).ToArray(),
                 .. compressor.Wrap(CorpusFiles.JsonLines(["two"])).ToArray()]);
         Assert.Equal(["one", "two"], new DocumentFile(path, "a").Read().Select(d => d.Text));
     }

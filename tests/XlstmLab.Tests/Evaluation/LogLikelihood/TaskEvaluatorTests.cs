@@ -162,10 +162,12 @@ public sealed class TaskEvaluatorTests : IDisposable
         Assert.Equal(Math.Sqrt(1.0 / 3 / 4), metrics["acc_norm"].StandardError, 1e-12);
 
         Assert.DoesNotContain(
-            "acc_mutual_info", TaskEvaluator.Measure(Piqa, [Sample(0, null, new AnswerScore("a", -1, null, 1, 1, 1, false, 0))], 0)
+            "acc_mutual_info",
+            TaskEvaluator.Measure(Piqa, [Sample(0, null, new AnswerScore("a", -1, null, 1, 1, 1, false, 0))], 0)
                 .Select(m => m.Metric));
         Assert.Equal(
-            ["acc"], TaskEvaluator.Measure(new WinoGrandeTask(), [Sample(0, null, new AnswerScore("a", -1, null, 1, 1, 1, false, 0))], 0)
+            ["acc"],
+            TaskEvaluator.Measure(new WinoGrandeTask(), [Sample(0, null, new AnswerScore("a", -1, null, 1, 1, 1, false, 0))], 0)
                 .Select(m => m.Metric));
     }
 
