@@ -27,7 +27,7 @@ internal sealed class Decoding : IDisposable
     {
         (_model, _keepStates, _readsAhead) = (model, keepStates, readsAhead);
         _device = model.WeightsDevice;
-        _reader = new(model, tokenizer.VocabularySize, state, rowByRow: false, options.Weights, prompts.Length);
+        _reader = new(model, tokenizer.VocabularySize, state, rowByRow: false, options.Weights, prompts.Length, options.States);
         _rows = [.. prompts.Select((prompt, r) => new RowInProgress(options, r, prompt, tokenizer))];
         _active = [.. _rows];
     }
@@ -163,7 +163,7 @@ internal sealed class Decoding : IDisposable
         {
             if (_active[index] is { } row && finished.Contains(row))
             {
-                row.State = _keepStates ? _reader.State!.SelectRows(index) : null;
+                row.State = _keepStates ? _reader.RowsOfState(index) : null;
                 _active[index] = null;
             }
         }
@@ -177,7 +177,7 @@ internal sealed class Decoding : IDisposable
 
         // The others' states are those after what was read ahead.
         _reader.TakePending();
-        _reader.SetState(rest.Count == 0 ? null : _reader.State!.SelectRows([.. rest.Select(r => (long)r)]));
+        _reader.SetState(rest.Count == 0 ? null : _reader.RowsOfState([.. rest.Select(r => (long)r)]));
         _active = [.. rest.Select(r => _active[r])];
     }
 }

@@ -45,6 +45,49 @@ public sealed class TokenMemoryTests
         Assert.Equal(["token_memory"], run.Launched);
     }
 
+    /// <summary>
+    /// A memory in bfloat16 that forgets a thousandth a token, over tokens of which each alone is lost in rounding to nearest, and its sums.
+    /// </summary>
+    [Fact]
+    public void Remember_MemoryInHalves_ForgetsAndLearnsAsInFloat64()
+    {
+        const int tokens = 3000, heads = 2, keyDim = 16, valueDim = 32;
+        LongTests.Skip();
+        using var run = KernelRun.Begin();
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(9, CPU);
+        var device = get_default_device();
+        Tensor Draw(params long[] shape) => randn(shape, generator: generator, device: CPU);
+        Memory exact = new(
+            zeros(1, heads, keyDim, valueDim, ScalarType.Float64, CPU), zeros(1, heads, keyDim, ScalarType.Float64, CPU),
+            zeros(1, heads, 1, ScalarType.Float64, CPU));
+        var (c, n, m) = (zeros(1, heads, keyDim, valueDim, ScalarType.BFloat16), zeros(1, heads, keyDim), zeros(1, heads, 1));
+        var nearest = exact.C;
+        var y = empty(1, heads * valueDim, ScalarType.BFloat16);
+        var (biases, norm) = (tensor([0f, 0, 7, 7]), ones(heads * valueDim, device: CPU)); // f = 0.9991
+        var options = new MLstmOptions { InputGate = InputGate.Exponential, ForgetGate = ForgetGate.Sigmoid };
+        for (var token = 0; token < tokens; token++)
+        {
+            using var step = NewDisposeScope();
+            var projections = Draw(1, heads * (2 * keyDim + 2 * valueDim + 4)) + 0.3;
+            projections.narrow(1, heads * (2 * keyDim + 2 * valueDim), 4 * heads).zero_();
+            TokenStepKernels.Remember(
+                projections.to(device), biases.to(device), c, n, m, norm.to(device), y, options, gateCap: 15, centers: true, NormEpsilon);
+            var before = exact;
+            (exact, _) = Step(before, projections.to(ScalarType.Float64), biases.to(ScalarType.Float64), norm.to(ScalarType.Float64));
+            var keep = (nn.functional.logsigmoid(full([1], 7, ScalarType.Float64, device: CPU)) + before.M - exact.M).exp().unsqueeze(-1);
+            nearest = ((exact.C - before.C * keep) + nearest * keep).to(ScalarType.BFloat16).to(ScalarType.Float64);
+            (exact, nearest) = (
+                new(exact.C.MoveToOuterDisposeScope(), exact.N.MoveToOuterDisposeScope(), exact.M.MoveToOuterDisposeScope()),
+                nearest.MoveToOuterDisposeScope());
+        }
+
+        Assert.InRange(KernelRun.Error(n, exact.N.to(device)), 0, 1e-4);
+        var error = KernelRun.Error(c, exact.C.to(device));
+        Assert.InRange(error, 0, 0.06);
+        Assert.True(KernelRun.Error(nearest, exact.C) > 2 * error, "rounding to nearest is no worse");
+    }
+
     private static (Memory Memory, Tensor Y) Step(Memory before, Tensor projections, Tensor biases, Tensor norm)
     {
         var (sequences, heads, keyDim, valueDim) = (before.C.shape[0], before.C.shape[1], before.C.shape[2], before.C.shape[3]);

@@ -50,11 +50,12 @@ internal static class TokenStepKernels
     /// <param name="keyDim">Rows of a head's memory.</param>
     /// <param name="valueDim">Its columns.</param>
     /// <param name="heads">Those of all sequences.</param>
-    public static int Slices(int keyDim, int valueDim, long heads)
+    /// <param name="cells">Numbers of a row that are read together: 16 bytes.</param>
+    public static int Slices(int keyDim, int valueDim, long heads, int cells = 4)
     {
         const int blocks = 256;
         var possible = Clusters.Where(slices =>
-            valueDim % (4 * slices) == 0 && valueDim / slices <= 4 * MemoryThreads && keyDim <= MostKeyDim);
+            valueDim % (cells * slices) == 0 && valueDim / slices <= cells * MemoryThreads && keyDim <= MostKeyDim);
         return possible.Where(slices => slices * heads >= blocks).DefaultIfEmpty(possible.FirstOrDefault()).Last();
     }
 
@@ -137,7 +138,9 @@ internal static class TokenStepKernels
     /// [B, NH (2 DK + 2 DV + 4)] float32: q, k, v, o, and i, f by the upper and by the lower halves of their weights.
     /// </param>
     /// <param name="biases">[2 NH] float32: of i, of f.</param>
-    /// <param name="c">[B, NH, DK, DV] float32, contiguous, changed in place; so are n [B, NH, DK] and m [B, NH, 1].</param>
+    /// <param name="c">
+    /// [B, NH, DK, DV] float32 or bfloat16, contiguous, changed in place; so are n [B, NH, DK] and m [B, NH, 1], of float32.
+    /// </param>
     /// <param name="n">See c.</param>
     /// <param name="m">See c.</param>
     /// <param name="normWeight">[NH DV] float32.</param>
@@ -152,9 +155,10 @@ internal static class TokenStepKernels
         double normEpsilon)
     {
         var (batch, heads, dk, dv) = (c.shape[0], c.shape[1], (int)c.shape[2], (int)c.shape[3]);
-        var slices = Slices(dk, dv, heads * batch);
+        var cells = 16 / (int)c.ElementSize;
+        var slices = Slices(dk, dv, heads * batch, cells);
         var width = dv / slices;
-        var groups = MemoryThreads / (width / 4);
+        var groups = MemoryThreads / (width / cells);
         var turns = (dk + groups - 1) / groups;
         var held = Math.Min((turns + MemoryStage - 1) / MemoryStage, MostMemoryStages);
         var floats = 2 * dk + groups * width + width + MemoryThreads / 32;
@@ -163,7 +167,7 @@ internal static class TokenStepKernels
             "TokenMemory.cu", "token_memory",
             [
                 $"DK={dk}", $"DV={dv}", $"SLICES={slices}", $"HEADS={heads}", $"EXPONENTIAL={(options.Stabilizes ? 1 : 0)}",
-                $"NORMALIZE={(options.Normalize ? 1 : 0)}", $"CENTER={(centers ? 1 : 0)}", $"STAGE={MemoryStage}", $"HELD={held}",
+                $"NORMALIZE={(options.Normalize ? 1 : 0)}", $"CENTER={(centers ? 1 : 0)}", $"HALVES={(cells == 8 ? 1 : 0)}", $"STAGE={MemoryStage}", $"HELD={held}",
                 $"ROOM_BYTES={bytes}",
             ],
             new(slices, MemoryThreads, bytes) { BlocksY = (int)heads, BlocksZ = (int)batch, Cluster = slices }, c,
