@@ -157,7 +157,7 @@ internal sealed class XlstmGpuStep : IDisposable
         && (mixer.HeadNorm is HeadNormKind.Rms or HeadNormKind.Layer
             || (mixer.HeadNorm == HeadNormKind.Group && (mixer.HeadNormGroups ?? mixer.HeadCount) == mixer.HeadCount))
         && mixer.VDim(dim) % TokenStepKernels.InputStep == 0
-        && TokenStepKernels.Slices(mixer.QkDim(dim) / mixer.HeadCount, mixer.VDim(dim) / mixer.HeadCount, mixer.HeadCount, states == StateFormat.Float32 ? 4 : 8) > 0;
+        && TokenStepKernels.Slices(mixer.QkDim(dim) / mixer.HeadCount, mixer.VDim(dim) / mixer.HeadCount, states == StateFormat.Float32 ? 4 : 8) > 0;
 
     private Tensor Own(Tensor tensor)
     {

@@ -11,11 +11,12 @@ public sealed class TokenMemoryTests
 
     /// <summary>Sequences, heads, and a head's memory: by clusters of 8, 4 and 2 and by single blocks, which hold all of it or a part.</summary>
     [Theory]
-    [InlineData(3, 2, 20, 32)]
-    [InlineData(17, 4, 24, 48)]
-    [InlineData(33, 4, 12, 40)]
-    [InlineData(64, 4, 100, 256)]
-    public void Remember_Tokens_IsTheRecurrence(int sequences, int heads, int keyDim, int valueDim)
+    [InlineData(3, 2, 20, 32, false)]
+    [InlineData(17, 4, 24, 48, false)]
+    [InlineData(33, 4, 12, 40, false)]
+    [InlineData(64, 4, 100, 256, false)]
+    [InlineData(64, 4, 180, 256, true)]
+    public void Remember_Tokens_IsTheRecurrence(int sequences, int heads, int keyDim, int valueDim, bool inHalves)
     {
         LongTests.SkipUnless(sequences is 3 or 64);
         using var run = KernelRun.Begin();
@@ -29,6 +30,7 @@ public sealed class TokenMemoryTests
             Draw(sequences, heads, 1).to(ScalarType.Float64));
         Tensor There(Tensor tensor) => tensor.to(ScalarType.Float32).to(device);
         var (c, n, m, y) = (There(exact.C), There(exact.N), There(exact.M), empty(sequences, heads * valueDim, ScalarType.BFloat16));
+        c = inHalves ? c.to(ScalarType.BFloat16) : c;
         var options = new MLstmOptions { InputGate = InputGate.Exponential, ForgetGate = ForgetGate.Sigmoid };
         for (var token = 0; token < 3; token++)
         {
@@ -36,10 +38,10 @@ public sealed class TokenMemoryTests
             TokenStepKernels.Remember(
                 There(projections), There(biases), c, n, m, There(norm), y, options, gateCap: 15, centers: true, NormEpsilon);
             (exact, var expected) = Step(exact, projections.to(ScalarType.Float64), biases.to(ScalarType.Float64), norm.to(ScalarType.Float64));
-            Assert.InRange(KernelRun.Error(c, exact.C.to(device)), 0, 1e-6);
+            Assert.InRange(KernelRun.Error(c, exact.C.to(device)), inHalves ? 1e-3 : 0, inHalves ? 6e-3 : 1e-6);
             Assert.InRange(KernelRun.Error(n, exact.N.to(device)), 0, 1e-6);
             Assert.InRange(KernelRun.Error(m, exact.M.to(device)), 0, 1e-6);
-            Assert.InRange(KernelRun.Error(y, expected.to(device)), 0, 4e-3);
+            Assert.InRange(KernelRun.Error(y, expected.to(device)), 0, inHalves ? 0.02 : 4e-3);
         }
 
         Assert.Equal(["token_memory"], run.Launched);

@@ -3,8 +3,9 @@
 //     h = C'^T q / max(|n'.q|, exp(-m')),  y = sigmoid(o) (w norm(h)).
 // The memory C is read and written once, in place. A cluster of SLICES blocks has a head, each block DV / SLICES of its columns; what the
 // norm needs of the others' comes through the cluster's shared memory. The memory is asked for before the kernel in front has ended: nobody
-// in between writes it. It comes by way of shared memory, where a thread finds what it has asked for itself, so that of many sequences as
-// much is on its way all the time as a multiprocessor has room for: of those a block has a whole head, and nothing to wait for in the end.
+// in between writes it. Of few sequences it comes to registers, all at once. Of many, where there are blocks for all multiprocessors, a block
+// has a whole head, or half of one, which comes by way of shared memory, where a thread finds what it has asked for itself: so as much is on
+// its way all the time as a multiprocessor has room for, and there is little to wait for in the end.
 //
 // Bytes a head: 8 DK DV. 24 blocks of 4 heads of 128 x 256: 25 MB a token, 8 us at 3 TB/s; 32 of 8 of 256 x 512: 268 MB, 90 us. C may be
 // kept in bfloat16, half of that. It is rounded up as often as it is near to above: rounded to nearest, a memory that forgets less than
@@ -13,7 +14,7 @@
 
 // TokenStepKernels.cs tells DK, DV; SLICES; HEADS; EXPONENTIAL, the input gate, else a sigmoid; NORMALIZE; CENTER, whether the norm is a
 // LayerNorm, else RMS; HALVES, whether C is bfloat16, else float32; STAGE, turns that are asked for together, and HELD, how many times that
-// is on its way; ROOM_BYTES.
+// is on its way in shared memory, 0 for registers; ROOM_BYTES.
 #define THREADS 256
 #define WIDTH (DV / SLICES)
 #define CELLS (HALVES ? 8 : 4) // columns of a row that a thread has
@@ -82,27 +83,69 @@ DEVICE uint4 pack(const float (&cell)[8], u32 key)
 // qkvo [B, row]: q, k [NH DK], v, o [NH DV], and of each gate the products with the upper and the lower halves of its weights, [i, f, i, f]
 // of NH. biases [2, NH]: i, f; c [B, NH, DK, DV] of HALVES or not, n [B, NH, DK], m [B, NH], weight [NH DV]; y [B, NH DV].
 // Grid: (SLICES, NH, B) in clusters of SLICES; THREADS threads; a Room of shared memory.
-struct Room
+struct alignas(16) Room
 {
+#if HELD > 0
     uint4 cells[HELD][STAGE][THREADS];
+#endif
     u64 arrivals;
     float2 moments[SLICES];
     float q[DK], k[DK], sums[GROUPS][WIDTH], h[WIDTH], warps[WARPS];
 };
 static_assert(sizeof(Room) == ROOM_BYTES, "as the host counts it");
 
-// A thread's cells of a stage's turns, `mine` being those of row 0.
-DEVICE void ask(Room& room, const char* mine, int stage, int group)
+// A thread's cells, `mine` being those of row 0. In shared memory the first HELD stages are asked for at once, and another behind each that
+// was taken.
+struct Cells
 {
-#pragma unroll
-    for (int t = 0; t < STAGE; t++)
+#if HELD > 0
+    DEVICE Cells(Room& room, const char* mine, int group) : room(room), mine(mine), group(group)
     {
-        int d = (stage * STAGE + t) * GROUPS + group;
-        if (group < GROUPS && d < DK) copy_async(shared_address(&room.cells[stage % HELD][t][threadIdx.x]), mine + (i64)d * ROW_BYTES);
+        for (int stage = 0; stage < HELD; stage++) ask(stage);
     }
 
-    copy_async_commit();
-}
+    DEVICE void ask(int stage)
+    {
+#pragma unroll
+        for (int t = 0; t < STAGE; t++)
+        {
+            int d = (stage * STAGE + t) * GROUPS + group;
+            if (group < GROUPS && d < DK) copy_async(shared_address(&room.cells[stage % HELD][t][threadIdx.x]), mine + (i64)d * ROW_BYTES);
+        }
+
+        copy_async_commit();
+    }
+
+    DEVICE void wait() { copy_async_wait<HELD - 1>(); }
+    DEVICE uint4 take(int stage, int t) { return room.cells[stage % HELD][t][threadIdx.x]; }
+
+    DEVICE void ask_behind(int stage)
+    {
+        if (stage + HELD < STAGES) ask(stage + HELD);
+        else copy_async_commit();
+    }
+
+    Room& room;
+    const char* mine;
+    int group;
+#else
+    DEVICE Cells(Room&, const char* mine, int group)
+    {
+#pragma unroll
+        for (int t = 0; t < STAGES * STAGE; t++)
+        {
+            int d = t * GROUPS + group;
+            if (group < GROUPS && d < DK) words[t] = *(const uint4*)(mine + (i64)d * ROW_BYTES);
+        }
+    }
+
+    DEVICE void wait() {}
+    DEVICE uint4 take(int stage, int t) { return words[stage * STAGE + t]; }
+    DEVICE void ask_behind(int) {}
+
+    uint4 words[STAGES * STAGE];
+#endif
+};
 
 KERNEL void __launch_bounds__(THREADS) token_memory(
     const float* qkvo, const float* biases, char* c, float* n, float* m, const float* weight, bf16* y, float gate_cap, float epsilon, float norm_epsilon)
@@ -115,8 +158,7 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
     i64 place = (i64)blockIdx.z * HEADS + head;
     char* mine = c + place * DK * ROW_BYTES + (slice * WIDTH + column) * (ROW_BYTES / DV);
     bool takes_part = group < GROUPS;
-#pragma unroll
-    for (int stage = 0; stage < HELD; stage++) ask(room, mine, stage, group);
+    Cells cells(room, mine, group);
     if (SLICES > 1)
     {
         if (thread == 0)
@@ -183,9 +225,10 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
 
     // Drawn from the text's own numbers, so that it becomes the same whatever is beside it.
     u32 key = HALVES ? scatter(scatter(__float_as_uint(product)) + __float_as_uint(forget) + head) : 0;
+#pragma unroll 4 // all of those in registers
     for (int stage = 0; stage < STAGES; stage++)
     {
-        copy_async_wait<HELD - 1>();
+        cells.wait();
 #pragma unroll
         for (int t = 0; t < STAGE; t++)
         {
@@ -193,7 +236,7 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
             if (takes_part && d < DK)
             {
                 float cell[CELLS];
-                unpack(cell, room.cells[stage % HELD][t][thread]);
+                unpack(cell, cells.take(stage, t));
 #pragma unroll
                 for (int i = 0; i < CELLS; i++)
                 {
@@ -205,8 +248,7 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
             }
         }
 
-        if (stage + HELD < STAGES) ask(room, mine, stage + HELD, group);
-        else copy_async_commit();
+        cells.ask_behind(stage);
     }
 
 #pragma unroll
