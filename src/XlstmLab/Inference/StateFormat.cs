@@ -16,19 +16,17 @@ public enum StateFormat
 /// <summary>States in a format.</summary>
 internal static class StateFormats
 {
-    /// <summary>A copy of a state whose memories are of a format.</summary>
-    public static ModelState Of(this StateFormat format, ModelState state)
-    {
-        var type = format switch
-        {
-            StateFormat.Float32 => ScalarType.Float32,
-            StateFormat.BFloat16 => ScalarType.BFloat16,
-            _ => throw UnknownValue.Of(format),
-        };
-        return new(state.Tensors.Select(pair => KeyValuePair.Create(
-            pair.Key, IsMemory(pair.Key) && pair.Value.dtype != type ? pair.Value.to(type) : pair.Value.detach().clone())));
-    }
+    /// <summary>A copy of a state whose memories are of a format; wider ones than float32 stay so, unless they are to be bfloat16.</summary>
+    public static ModelState Of(this StateFormat format, ModelState state) =>
+        state.Map((name, tensor) => tensor.detach().to(IsMemory(name) ? TypeOf(format, tensor.dtype) : tensor.dtype, copy: true));
 
     /// <summary>Whether a tensor of a state is an mLSTM's memory C.</summary>
     public static bool IsMemory(string name) => name.EndsWith(".c", StringComparison.Ordinal);
+
+    private static ScalarType TypeOf(StateFormat format, ScalarType now) => format switch
+    {
+        StateFormat.Float32 => now == ScalarType.BFloat16 ? ScalarType.Float32 : now,
+        StateFormat.BFloat16 => ScalarType.BFloat16,
+        _ => throw UnknownValue.Of(format),
+    };
 }
