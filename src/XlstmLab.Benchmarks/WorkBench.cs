@@ -449,7 +449,7 @@ internal static class WorkBench
                 }
             }
 
-            var own = states.Of(state);
+            var own = states.Keep(state);
             if (RecordedTokenStep.Of(model, new(model), own, model.VocabularySize, weights) is { } step)
             {
                 var greedy = new TokenChoiceRow { Mode = TokenChoiceMode.Greedy, Repetition = 1 };

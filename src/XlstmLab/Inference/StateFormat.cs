@@ -13,22 +13,32 @@ public enum StateFormat
     BFloat16,
 }
 
-/// <summary>States in a format.</summary>
+/// <summary>States of a model that <see cref="XlstmGpuStep"/> reads, in a format.</summary>
 internal static class StateFormats
 {
-    /// <summary>A copy of a state whose memories are of a format.</summary>
-    public static ModelState Of(this StateFormat format, ModelState state)
+    /// <summary>A copy of a state as the model itself has it, with memories in a format.</summary>
+    public static ModelState Keep(this StateFormat format, ModelState state) => format switch
     {
-        var type = format switch
-        {
-            StateFormat.Float32 => ScalarType.Float32,
-            StateFormat.BFloat16 => ScalarType.BFloat16,
-            _ => throw UnknownValue.Of(format),
-        };
-        return new(state.Tensors.Select(pair => KeyValuePair.Create(
-            pair.Key, IsMemory(pair.Key) && pair.Value.dtype != type ? pair.Value.to(type) : pair.Value.detach().clone())));
-    }
+        StateFormat.Float32 => state.Clone(),
+        StateFormat.BFloat16 => WithMemories(state, ScalarType.BFloat16),
+        _ => throw UnknownValue.Of(format),
+    };
 
-    /// <summary>Whether a tensor of a state is an mLSTM's memory C.</summary>
+    /// <summary>A copy of a state whose memories are in a format, as the model itself has it.</summary>
+    public static ModelState Restore(this StateFormat format, ModelState state) => format switch
+    {
+        StateFormat.Float32 => state.Clone(),
+        StateFormat.BFloat16 => WithMemories(state, ScalarType.Float32),
+        _ => throw UnknownValue.Of(format),
+    };
+
+    /// <summary>Whether a tensor of such a state is an mLSTM's memory C.</summary>
     public static bool IsMemory(string name) => name.EndsWith(".c", StringComparison.Ordinal);
+
+    private static ModelState WithMemories(ModelState state, ScalarType type) => new(state.Tensors.Select(pair =>
+    {
+        using var scope = NewDisposeScope();
+        var copy = pair.Value.detach().to(IsMemory(pair.Key) ? type : pair.Value.dtype, copy: true);
+        return KeyValuePair.Create(pair.Key, copy.MoveToOuterDisposeScope());
+    }));
 }

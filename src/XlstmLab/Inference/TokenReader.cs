@@ -104,8 +104,16 @@ internal sealed class TokenReader : IDisposable
     /// <summary>A copy of rows of the state, as the model itself reads it.</summary>
     public ModelState RowsOfState(params long[] rows)
     {
-        using var selected = State!.SelectRows(rows);
-        return StateFormat.Float32.Of(selected);
+        var selected = State!.SelectRows(rows);
+        if (_recorded is null || _states == StateFormat.Float32)
+        {
+            return selected;
+        }
+
+        using (selected)
+        {
+            return _states.Restore(selected);
+        }
     }
 
     /// <summary>Takes another state, of any number of rows, and owns it.</summary>
@@ -239,10 +247,14 @@ internal sealed class TokenReader : IDisposable
         if (_recorded is null && !_cannotRecord && _rehearsed >= Rehearsals)
         {
             using var inference = inference_mode();
-            Replace(_states.Of(State!));
+            Replace(_states.Keep(State!));
             var step = RecordedTokenStep.Of(_model, _mode, State!, _knownIds, _weights);
             _recorded = step is null ? null : new(step, (int)State!.BatchSize);
             _cannotRecord = step is null;
+            if (step is null)
+            {
+                RestoreState();
+            }
         }
 
         return _recorded;
@@ -250,13 +262,22 @@ internal sealed class TokenReader : IDisposable
 
     private void ForgetRecorded()
     {
-        var wasRecorded = _recorded is not null;
+        var hadState = _recorded is not null;
         _recorded?.Dispose();
         (_recorded, _rehearsed) = (null, 0);
-        if (wasRecorded && _states != StateFormat.Float32)
+        if (hadState)
+        {
+            RestoreState();
+        }
+    }
+
+    /// <summary>Makes the state of a graph that is gone the model's own again.</summary>
+    private void RestoreState()
+    {
+        if (_states != StateFormat.Float32)
         {
             using var inference = inference_mode();
-            Replace(StateFormat.Float32.Of(State!));
+            Replace(_states.Restore(State!));
         }
     }
 
