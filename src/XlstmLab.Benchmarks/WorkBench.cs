@@ -471,7 +471,7 @@ internal static class WorkBench
             if (states != StateFormat.Float32)
             {
                 using var wide = own;
-                own = states.Of(wide);
+                own = states.Keep(wide);
             }
 
             if (keepsForm && RecordedTokenStep.Of(model, new(model), own, model.VocabularySize, weights) is { } step)

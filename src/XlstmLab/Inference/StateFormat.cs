@@ -13,20 +13,28 @@ public enum StateFormat
     BFloat16,
 }
 
-/// <summary>States in a format.</summary>
+/// <summary>States of a model that <see cref="XlstmGpuStep"/> reads, in a format.</summary>
 internal static class StateFormats
 {
-    /// <summary>A copy of a state whose memories are of a format; wider ones than float32 stay so, unless they are to be bfloat16.</summary>
-    public static ModelState Of(this StateFormat format, ModelState state) =>
-        state.Map((name, tensor) => tensor.detach().to(IsMemory(name) ? TypeOf(format, tensor.dtype) : tensor.dtype, copy: true));
-
-    /// <summary>Whether a tensor of a state is an mLSTM's memory C.</summary>
-    public static bool IsMemory(string name) => name.EndsWith(".c", StringComparison.Ordinal);
-
-    private static ScalarType TypeOf(StateFormat format, ScalarType now) => format switch
+    /// <summary>A copy of a state as the model itself has it, with memories in a format.</summary>
+    public static ModelState Keep(this StateFormat format, ModelState state) => format switch
     {
-        StateFormat.Float32 => now == ScalarType.BFloat16 ? ScalarType.Float32 : now,
-        StateFormat.BFloat16 => ScalarType.BFloat16,
+        StateFormat.Float32 => state.Clone(),
+        StateFormat.BFloat16 => WithMemories(state, ScalarType.BFloat16),
         _ => throw UnknownValue.Of(format),
     };
+
+    /// <summary>A copy of a state whose memories are in a format, as the model itself has it.</summary>
+    public static ModelState Restore(this StateFormat format, ModelState state) => format switch
+    {
+        StateFormat.Float32 => state.Clone(),
+        StateFormat.BFloat16 => WithMemories(state, ScalarType.Float32),
+        _ => throw UnknownValue.Of(format),
+    };
+
+    /// <summary>Whether a tensor of such a state is an mLSTM's memory C.</summary>
+    public static bool IsMemory(string name) => name.EndsWith(".c", StringComparison.Ordinal);
+
+    private static ModelState WithMemories(ModelState state, ScalarType type) =>
+        state.Map((name, tensor) => tensor.detach().to(IsMemory(name) ? type : tensor.dtype, copy: true));
 }

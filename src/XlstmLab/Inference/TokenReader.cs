@@ -114,13 +114,15 @@ internal sealed class TokenReader : IDisposable
     {
         using var plain = _room?.Leave(State!);
         var selected = (plain ?? State!).SelectRows(rows);
-        if (_states == StateFormat.Float32)
+        if (_recorded is null || _states == StateFormat.Float32)
         {
             return selected;
         }
 
-        using var narrow = selected;
-        return StateFormat.Float32.Of(narrow);
+        using (selected)
+        {
+            return _states.Restore(selected);
+        }
     }
 
     /// <summary>Takes another state, of any number of rows, and owns it.</summary>
@@ -314,7 +316,7 @@ internal sealed class TokenReader : IDisposable
         {
             using var inference = inference_mode();
             var room = _room;
-            Replace(room?.Own(State!) ?? _states.Of(State!));
+            Replace(room?.Own(State!) ?? _states.Keep(State!));
             _room = room;
             var step = RecordedTokenStep.Of(_model, _mode, State!, _knownIds, _weights);
             _recorded = step is null ? null : new(step, (int)State!.BatchSize);
@@ -322,6 +324,7 @@ internal sealed class TokenReader : IDisposable
             if (step is null)
             {
                 LeaveRoom();
+                RestoreState();
             }
         }
 
@@ -330,13 +333,22 @@ internal sealed class TokenReader : IDisposable
 
     private void ForgetRecorded()
     {
-        var wasRecorded = _recorded is not null;
+        var hadState = _recorded is not null;
         _recorded?.Dispose();
         (_recorded, _rehearsed) = (null, 0);
-        if (wasRecorded && _states != StateFormat.Float32)
+        if (hadState)
+        {
+            RestoreState();
+        }
+    }
+
+    /// <summary>Makes the state of a graph that is gone the model's own again.</summary>
+    private void RestoreState()
+    {
+        if (_states != StateFormat.Float32)
         {
             using var inference = inference_mode();
-            Replace(StateFormat.Float32.Of(State!));
+            Replace(_states.Restore(State!));
         }
     }
 

@@ -225,7 +225,11 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
 
     // Drawn from the text's own numbers, so that it becomes the same whatever is beside it.
     u32 key = HALVES ? scatter(scatter(__float_as_uint(product)) + __float_as_uint(forget) + head) : 0;
-#pragma unroll 4 // all of those in registers
+#if HELD > 0
+#pragma unroll 1
+#else
+#pragma unroll
+#endif
     for (int stage = 0; stage < STAGES; stage++)
     {
         cells.wait();
