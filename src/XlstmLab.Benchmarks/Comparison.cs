@@ -97,7 +97,7 @@ public sealed record Comparison
         TrainingWork w => Invariant(
             $"{(w.Runs > 1 ? $"{w.Runs} runs of " : "")}{w.Preset}, {w.Batch} x {w.Context}{(w.ByHost ? ", by the host" : "")}"),
         PrefillWork w => Invariant($"{w.Preset}, prompts of {w.Batch} x {w.Length}"),
-        DecodeWork w => Invariant($"{w.Preset}, B={w.Batch}{(w.Weights is { } format ? $", {format} weights" : "")}"),
+        DecodeWork w => Invariant($"{w.Preset}, B={w.Batch}{(w.Weights is { } format ? $", {format} weights" : "")}{(w.States is { } states ? $", {states} states" : "")}"),
         _ => work.ToString(),
     };
 

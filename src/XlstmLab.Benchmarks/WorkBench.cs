@@ -186,11 +186,11 @@ internal static class WorkBench
         using var mode = inference_mode();
         var (token, state) = Next(model, randint(0, model.VocabularySize, [work.Batch, prompt], dtype: int64, device: device), null);
         using var step = XlstmTokenStep.Of(model, work.Weights ?? WeightFormat.Float32);
-        if (work.IsOwnOnly && step?.Serves(work.Batch) != true
-            && !(RecordedTokenStep.MayRecord(model) && XlstmGpuStep.MayRead(model, work.Batch)))
+        if (work.IsOwnOnly && (step?.Serves(work.Batch) != true || work.States is not null)
+            && !(RecordedTokenStep.MayRecord(model) && XlstmGpuStep.MayRead(model, work.Batch, work.States ?? StateFormat.Float32)))
         {
             throw new InvalidOperationException(
-                $"{work.Weights} weights are for xLSTMs in float32 on the CPU, of up to {XlstmTokenStep.MostRows} sequences, and in the 7B's shape in bf16 "
+                $"{work.Weights} weights and {work.States} states are for xLSTMs in float32 on the CPU, of up to {XlstmTokenStep.MostRows} sequences, and in the 7B's shape in bf16 "
                 + $"on a GPU, of up to {TokenStepKernels.MostSequences}.");
         }
 
@@ -206,7 +206,7 @@ internal static class WorkBench
             cancellationToken.ThrowIfCancellationRequested();
             if (count == rehearsals - warmUp && steps is null && RecordedTokenStep.MayRecord(model))
             {
-                steps = RecordedSteps.Of(model, token, state, work.Weights ?? WeightFormat.Float32);
+                steps = RecordedSteps.Of(model, token, state, work.Weights ?? WeightFormat.Float32, work.States ?? StateFormat.Float32);
             }
 
             if (count == 0)
@@ -250,7 +250,7 @@ internal static class WorkBench
         process.Refresh();
         processor = process.TotalProcessorTime - processor;
         var bytes = steps is TokenSteps ? TokenBytesOf(step!, state, processor.TotalSeconds / count, cancellationToken)
-            : work.Weights is not null && steps is RecordedSteps { WeightBytes: { } read } ? new(read, StateBytes(state))
+            : work.Weights is not null && steps is RecordedSteps { WeightBytes: { } read } recorded ? new(read, recorded.StateBytes)
             : null;
         state.Dispose();
         steps?.Dispose();
@@ -449,8 +449,11 @@ internal static class WorkBench
         /// <summary>The bytes of weights that a token reads; null where they are the model's own.</summary>
         public long? WeightBytes => _step.WeightBytes;
 
+        /// <summary>Those of its state.</summary>
+        public long StateBytes => _state.SizeInBytes;
+
         /// <summary>Begins with tokens [B, 1] behind a state, which stays as it is; null where the host starts every kernel.</summary>
-        public static RecordedSteps? Of(LanguageModel model, Tensor tokens, ModelState state, WeightFormat weights)
+        public static RecordedSteps? Of(LanguageModel model, Tensor tokens, ModelState state, WeightFormat weights, StateFormat states)
         {
             var own = state.Clone();
             var room = StateRoom.Enter(model, own, Room);
@@ -463,6 +466,12 @@ internal static class WorkBench
             using (after)
             {
                 keepsForm = RecordedTokenStep.KeepsForm(own, after);
+            }
+
+            if (states != StateFormat.Float32)
+            {
+                using var wide = own;
+                own = states.Keep(wide);
             }
 
             if (keepsForm && RecordedTokenStep.Of(model, new(model), own, model.VocabularySize, weights) is { } step)

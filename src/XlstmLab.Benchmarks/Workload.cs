@@ -1,5 +1,6 @@
 using System.Globalization;
 using System.Text.Json.Serialization;
+using XlstmLab.Inference;
 using XlstmLab.Operations;
 
 namespace XlstmLab.Benchmarks;
@@ -86,8 +87,11 @@ public sealed record DecodeWork(string Preset, int Batch) : Workload
     /// <summary>What an xLSTM's projections are kept as; null for the type of the activations.</summary>
     public WeightFormat? Weights { get; init; }
 
+    /// <summary>What an xLSTM's memories are kept as; null for float32.</summary>
+    public StateFormat? States { get; init; }
+
     /// <inheritdoc/>
-    public override bool IsOwnOnly => Weights is not (null or WeightFormat.Float32);
+    public override bool IsOwnOnly => Weights is not (null or WeightFormat.Float32) || States is not null;
 }
 
 /// <summary>What a device can do at most.</summary>

@@ -6,6 +6,7 @@ using XlstmLab.Benchmarks;
 using XlstmLab.Cli.Machine;
 using XlstmLab.Cli.Terminals;
 using XlstmLab.Collectives;
+using XlstmLab.Inference;
 using XlstmLab.Mixers;
 using XlstmLab.Models;
 using XlstmLab.Native;
@@ -384,6 +385,10 @@ internal static class BenchCommand
                 + $"Default: {DecodedOnCpu}, on a GPU as --compute says.",
             HelpName = "LIST",
         };
+        var states = new Option<string?>("--states")
+        {
+            Description = "What memories of mLSTMs are kept as: float32, or bf16 on a GPU. Default: float32.",
+        }.AcceptOnlyFromAmong("float32", "bf16");
         var common = new BenchOptions(2, 32);
         var command = new ExampleCommand(
             "decode",
@@ -392,9 +397,10 @@ internal static class BenchCommand
             "xlstm bench decode --preset bytes-10m,llama-bytes-1m --batch 1,4",
             "xlstm bench decode --preset xlstm-400m --weights int8 --batch 1,8",
             "xlstm bench decode --device cuda --output results/gpu",
-            "xlstm bench decode --device cuda --preset xlstm-400m --weights bf16,int8,fp8")
+            "xlstm bench decode --device cuda --preset xlstm-400m --weights bf16,int8,fp8",
+            "xlstm bench decode --device cuda --preset xlstm-400m --batch 64 --states bf16")
         {
-            presets, batches, weights, compute,
+            presets, batches, weights, states, compute,
         };
         return Comparing(command, common, compute, parsed =>
         {
@@ -412,13 +418,19 @@ internal static class BenchCommand
                 WeightOptions.RequireReadable(format, onGpu);
             }
 
+            StateFormat? kept = parsed.GetValue(states) == "bf16" ? StateFormat.BFloat16 : null;
+            if (kept is not null && !(onGpu && inHalves))
+            {
+                throw new UsageException("--states bf16 is for bf16 on a GPU: elsewhere states are float32.");
+            }
+
             var asComputed = parsed.GetValue(weights) is null && inHalves;
             var works =
                 from preset in PresetsOf(parsed.GetValue(presets) ?? (onGpu ? InferenceOnGpu : DecodingOnCpu))
                 from batch in BenchOptions.Numbers(parsed.GetValue(batches) ?? (onGpu ? "1,8" : "1"))
                 from format in asComputed || onGpu != inHalves || !HasLoops(BenchModels.ByName(preset.Name)) ? [null]
                     : formats.Cast<WeightFormat?>()
-                select new DecodeWork(preset.Name, batch) { Weights = format };
+                select new DecodeWork(preset.Name, batch) { Weights = format, States = kept };
             return new(
                 [.. works],
                 "Decode: a token at a time, with the state carried",

@@ -27,7 +27,7 @@ internal sealed class Decoding : IDisposable
     {
         (_model, _keepStates, _readsAhead) = (model, keepStates, readsAhead);
         _device = model.WeightsDevice;
-        _reader = new(model, tokenizer.VocabularySize, state, rowByRow: false, options.Weights, prompts.Length);
+        _reader = new(model, tokenizer.VocabularySize, state, rowByRow: false, options.Weights, prompts.Length, options.States);
         _rows = [.. prompts.Select((prompt, r) => new RowInProgress(options, r, prompt, tokenizer))];
         _active = [.. _rows];
     }

@@ -78,6 +78,13 @@ public sealed record GenerationOptions
     /// </summary>
     public WeightFormat Weights { get; init; }
 
+    /// <summary>
+    /// What an mLSTM's memories C are kept as while tokens are generated: of many texts side by side a token takes as long as they take to
+    /// be read and written. In bfloat16 on a GPU only, where the kernels read the model that <see cref="Weights"/> may be narrow of, with
+    /// heads whose values are a multiple of 8; states that are handed out are float32.
+    /// </summary>
+    public StateFormat States { get; init; }
+
     /// <summary>Looks at every option.</summary>
     /// <exception cref="ArgumentException">An option makes no sense; the message says which and what is expected.</exception>
     public void Validate()
@@ -88,6 +95,7 @@ public sealed record GenerationOptions
         Require(TopP is null or (> 0 and <= 1), nameof(TopP), "more than 0 and at most 1, or null to keep all", TopP);
         Require(MinP is null or (>= 0 and <= 1), nameof(MinP), "from 0 to 1, or null to keep all", MinP);
         Require(Enum.IsDefined(Weights), nameof(Weights), string.Join(", ", Enum.GetNames<WeightFormat>()), Weights);
+        Require(Enum.IsDefined(States), nameof(States), string.Join(", ", Enum.GetNames<StateFormat>()), States);
         Require(EarlierDraws >= 0, nameof(EarlierDraws), "0 or more", EarlierDraws);
         var penalty = double.IsFinite(RepetitionPenalty) && RepetitionPenalty > 0;
         Require(penalty, nameof(RepetitionPenalty), "more than 0, 1 for none", RepetitionPenalty);

@@ -23,7 +23,7 @@ public static class RoundedWeights
     /// <param name="model">The model, of float32 or bfloat16 weights on any device, which are changed.</param>
     /// <param name="format">The format.</param>
     /// <exception cref="ArgumentException">A projection is of another type.</exception>
-    public static unsafe void Round(LanguageModel model, WeightFormat format)
+    public static void Round(LanguageModel model, WeightFormat format)
     {
         ArgumentNullException.ThrowIfNull(model);
         if (format.Known() == WeightFormat.Float32)
@@ -39,15 +39,7 @@ public static class RoundedWeights
                 throw new ArgumentException($"Expected float32 or bfloat16 weights to round, {name} is {weight.dtype}.", nameof(model));
             }
 
-            using var scope = NewDisposeScope();
-            var columns = (int)weight.shape[^1];
-            var rounded = weight.detach().to(ScalarType.Float32, CPU, copy: true).contiguous();
-            for (long row = 0, rows = weight.NumberOfElements / columns; row < rows; row++)
-            {
-                PackedRows.Round(format, new(CpuMemory.Floats(rounded) + row * columns, columns), columns);
-            }
-
-            weight.copy_(rounded);
+            PackedRows.Round(format, weight);
         }
     }
 

@@ -32,6 +32,9 @@ public sealed record BatchOptions
     /// </summary>
     public WeightFormat Weights { get; init; }
 
+    /// <summary>What memories are kept as while tokens are generated, of all texts: see <see cref="GenerationOptions.States"/>.</summary>
+    public StateFormat States { get; init; }
+
     /// <summary>Looks at every option.</summary>
     /// <exception cref="ArgumentException">An option makes no sense; the message says which and what is expected.</exception>
     public void Validate()
@@ -230,6 +233,13 @@ public sealed class RunningBatch : IDisposable
                 nameof(options));
         }
 
+        if (options.States != StateFormat.Float32 && options.States != _options.States)
+        {
+            throw new ArgumentException(
+                $"Expected states of {_options.States}, those of all texts of this batch, got {options.States}: {nameof(BatchOptions)}.{nameof(BatchOptions.States)} says it for all.",
+                nameof(options));
+        }
+
         if (state is { BatchSize: not 1 })
         {
             throw new ArgumentException($"Expected a state of 1 sequence, got one of {state.BatchSize}.", nameof(state));
@@ -304,7 +314,8 @@ public sealed class RunningBatch : IDisposable
         _empty?.Dispose();
     }
 
-    private TokenReader NewReader() => new(_model, _tokenizer.VocabularySize, null, rowByRow: true, _options.Weights, _options.Slots);
+    private TokenReader NewReader() => new(
+        _model, _tokenizer.VocabularySize, null, rowByRow: true, _options.Weights, _options.Slots, _options.States);
 
     private void AddToken(BatchedText text)
     {

@@ -25,6 +25,7 @@ internal sealed class TokenReader : IDisposable
     private readonly int _knownIds;
     private readonly bool _rowByRow;
     private readonly WeightFormat _weights;
+    private readonly StateFormat _states;
 
     /// <summary>Whether <see cref="State"/> is ours and not the caller's.</summary>
     private bool _ownsState;
@@ -61,11 +62,13 @@ internal sealed class TokenReader : IDisposable
     /// </param>
     /// <param name="weights">What projections are kept as by the loops on the CPU, or by the kernels of a graph.</param>
     /// <param name="rows">The most rows that are read at once.</param>
-    /// <exception cref="ArgumentException">The model cannot be read with such weights.</exception>
+    /// <param name="states">What memories are kept as by the kernels of a graph.</param>
+    /// <exception cref="ArgumentException">The model cannot be read with such weights, or such states.</exception>
     public TokenReader(
-        LanguageModel model, int knownIds, ModelState? state, bool rowByRow, WeightFormat weights = WeightFormat.Float32, int rows = 1)
+        LanguageModel model, int knownIds, ModelState? state, bool rowByRow, WeightFormat weights = WeightFormat.Float32, int rows = 1,
+        StateFormat states = StateFormat.Float32)
     {
-        (_model, _knownIds, State, _rowByRow, _weights) = (model, knownIds, state, rowByRow, weights);
+        (_model, _knownIds, State, _rowByRow, _weights, _states) = (model, knownIds, state, rowByRow, weights, states);
         _mode = new(model);
         _device = model.WeightsDevice;
         _cannotRecord = !RecordedTokenStep.MayRecord(model);
@@ -76,6 +79,13 @@ internal sealed class TokenReader : IDisposable
                 + $"blocks in float32 on the CPU that nobody observes (not {nameof(WeightFormat.Float8)}), or up to {TokenStepKernels.MostSequences} of one in "
                 + $"the 7B's shape in bfloat16 on a GPU with kernels and graphs; these are {rows} of {model.GetName()}. "
                 + $"{nameof(RoundedWeights)}.{nameof(RoundedWeights.Round)} gives any model the values of such weights.");
+        }
+
+        if (states != StateFormat.Float32 && !(WantsAllRows && XlstmGpuStep.MayRead(model, rows, states)))
+        {
+            throw new ArgumentException(
+                $"{nameof(GenerationOptions.States)} of {states} serve up to {TokenStepKernels.MostSequences} texts side by side of an xLSTM in the 7B's shape, with "
+                + $"heads of a multiple of 8 values, in bfloat16 on a GPU with kernels and graphs; these are {rows} of {model.GetName()}.");
         }
     }
 
@@ -97,11 +107,22 @@ internal sealed class TokenReader : IDisposable
     /// <summary>Whether a row's logits are the same bits whatever other rows there are.</summary>
     public bool IsRowByRow => _rowByRow && StepOfModel(1) is not null;
 
-    /// <summary>A state of some rows of <see cref="State"/>: they may be left out, reordered and repeated.</summary>
+    /// <summary>
+    /// A state of some rows of <see cref="State"/>, as the model itself reads it: they may be left out, reordered and repeated.
+    /// </summary>
     public ModelState SelectRows(params long[] rows)
     {
         using var plain = _room?.Leave(State!);
-        return (plain ?? State!).SelectRows(rows);
+        var selected = (plain ?? State!).SelectRows(rows);
+        if (_recorded is null || _states == StateFormat.Float32)
+        {
+            return selected;
+        }
+
+        using (selected)
+        {
+            return _states.Restore(selected);
+        }
     }
 
     /// <summary>Takes another state, of any number of rows, and owns it.</summary>
@@ -295,7 +316,7 @@ internal sealed class TokenReader : IDisposable
         {
             using var inference = inference_mode();
             var room = _room;
-            Replace(room?.Own(State!) ?? State!.Clone());
+            Replace(room?.Own(State!) ?? _states.Keep(State!));
             _room = room;
             var step = RecordedTokenStep.Of(_model, _mode, State!, _knownIds, _weights);
             _recorded = step is null ? null : new(step, (int)State!.BatchSize);
@@ -303,6 +324,7 @@ internal sealed class TokenReader : IDisposable
             if (step is null)
             {
                 LeaveRoom();
+                RestoreState();
             }
         }
 
@@ -311,8 +333,23 @@ internal sealed class TokenReader : IDisposable
 
     private void ForgetRecorded()
     {
+        var hadState = _recorded is not null;
         _recorded?.Dispose();
         (_recorded, _rehearsed) = (null, 0);
+        if (hadState)
+        {
+            RestoreState();
+        }
+    }
+
+    /// <summary>Makes the state of a graph that is gone the model's own again.</summary>
+    private void RestoreState()
+    {
+        if (_states != StateFormat.Float32)
+        {
+            using var inference = inference_mode();
+            Replace(_states.Restore(State!));
+        }
     }
 
     /// <summary>The step for a number of rows, made anew if the weights were moved; null where there is none.</summary>

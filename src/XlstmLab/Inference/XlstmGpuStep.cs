@@ -68,7 +68,10 @@ internal sealed class XlstmGpuStep : IDisposable
     /// <param name="format">What projections are kept as; float32, as they are, is bfloat16 here.</param>
     public static XlstmGpuStep? Of(LanguageModel model, ModelState state, WeightFormat format = WeightFormat.Float32)
     {
-        if (state.Tensors.Values.Any(t => t.dtype != ScalarType.Float32 || !t.is_contiguous()) || !MayRead(model, state.BatchSize))
+        var narrow = state.Tensors.Any(pair => StateFormats.IsMemory(pair.Key) && pair.Value.dtype == ScalarType.BFloat16);
+        if (!MayRead(model, state.BatchSize, narrow ? StateFormat.BFloat16 : StateFormat.Float32)
+            || state.Tensors.Any(pair => !pair.Value.is_contiguous()
+                || pair.Value.dtype != (narrow && StateFormats.IsMemory(pair.Key) ? ScalarType.BFloat16 : ScalarType.Float32)))
         {
             return null;
         }
@@ -77,9 +80,12 @@ internal sealed class XlstmGpuStep : IDisposable
     }
 
     /// <summary>Whether there is a step of a model for so many sequences of a usual state.</summary>
-    public static bool MayRead(LanguageModel model, long sequences)
+    /// <param name="model">The model.</param>
+    /// <param name="sequences">How many.</param>
+    /// <param name="states">What its memories are kept as.</param>
+    public static bool MayRead(LanguageModel model, long sequences, StateFormat states = StateFormat.Float32)
     {
-        if (model is not XlstmLanguageModel { Config: XlstmConfig config } || model.Observer is not null || !HasShape(config)
+        if (model is not XlstmLanguageModel { Config: XlstmConfig config } || model.Observer is not null || !HasShape(config, states)
             || sequences > TokenStepKernels.MostSequences)
         {
             return false;
@@ -130,7 +136,7 @@ internal sealed class XlstmGpuStep : IDisposable
         }
     }
 
-    private static bool HasShape(XlstmConfig config)
+    private static bool HasShape(XlstmConfig config, StateFormat states)
     {
         var dim = config.EmbeddingDim;
         return config is { BlockStyle: BlockStyle.PostUp, PreNorm: NormKind.Rms, PostNorm: NormKind.None, AddOutNorm: true, UseBias: false, BlockCount: > 0 }
@@ -138,10 +144,10 @@ internal sealed class XlstmGpuStep : IDisposable
             && config.FeedForwardDim % TokenStepKernels.InputStep == 0
             && Enumerable.Range(0, config.BlockCount).All(b =>
                 config.MixerAt(b) is MLstmMixerConfig mixer && mixer == config.MixerAt(0) && config.TapsBefore(mixer) == 0
-                    && HasShape(mixer, dim));
+                    && HasShape(mixer, dim, states));
     }
 
-    private static bool HasShape(MLstmMixerConfig mixer, int dim) =>
+    private static bool HasShape(MLstmMixerConfig mixer, int dim, StateFormat states) =>
         mixer is
         {
             Headwise: false, OutputGate: true, UseBias: false, QkNorm: false, ForgetGate: ForgetGate.Sigmoid,
@@ -151,7 +157,7 @@ internal sealed class XlstmGpuStep : IDisposable
         && (mixer.HeadNorm is HeadNormKind.Rms or HeadNormKind.Layer
             || (mixer.HeadNorm == HeadNormKind.Group && (mixer.HeadNormGroups ?? mixer.HeadCount) == mixer.HeadCount))
         && mixer.VDim(dim) % TokenStepKernels.InputStep == 0
-        && TokenStepKernels.Slices(mixer.QkDim(dim) / mixer.HeadCount, mixer.VDim(dim) / mixer.HeadCount, mixer.HeadCount) > 0;
+        && TokenStepKernels.Slices(mixer.QkDim(dim) / mixer.HeadCount, mixer.VDim(dim) / mixer.HeadCount, states == StateFormat.Float32 ? 4 : 8) > 0;
 
     private Tensor Own(Tensor tensor)
     {

@@ -64,10 +64,11 @@ public sealed class AttentionSpan
         var starts = AnyTrue(cached == 0 ? layout?.DocumentStarts?.narrow(1, 1, length - 1) : layout?.DocumentStarts)
             ? layout!.DocumentStarts : null;
         var padding = AnyTrue(layout?.Padding) ? layout!.Padding : null;
-        var causal = ones(length, length, dtype: ScalarType.Bool, device: device).tril(); // (S, S)
         if (starts is null && padding is null && visible is null)
         {
-            var mask = cached == 0 || length == 1 ? null : cat([ones(length, cached, dtype: ScalarType.Bool, device: device), causal], 1);
+            // Of a long prompt a mask that nobody needs would be the largest tensor.
+            var mask = cached == 0 || length == 1 ? null
+                : ones(length, cached + length, dtype: ScalarType.Bool, device: device).tril(cached); // (S, T + S)
             return new(arange(cached, cached + length, device: device), mask?.unsqueeze(0).unsqueeze(0), cached == 0);
         }
 
@@ -77,6 +78,7 @@ public sealed class AttentionSpan
         next ??= full([batch], cached, dtype: ScalarType.Int64, device: device);
 
         // A token of padding sees itself, since the softmax of nothing is not a number.
+        var causal = ones(length, length, dtype: ScalarType.Bool, device: device).tril(); // (S, S)
         var own = documents.unsqueeze(2).eq(documents.unsqueeze(1)).logical_and(real.unsqueeze(1)).logical_and(causal)
             .logical_or(eye(length, dtype: ScalarType.Bool, device: device)); // (B, S, S)
         var earlier = documents.eq(0).unsqueeze(2).logical_and(visible.unsqueeze(1)); // (B, S, T)

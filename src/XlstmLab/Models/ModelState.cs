@@ -63,11 +63,14 @@ public sealed class ModelState : IDisposable
     }
 
     /// <summary>A state made of each tensor's image.</summary>
-    internal ModelState Map(Func<Tensor, Tensor> image) =>
+    internal ModelState Map(Func<Tensor, Tensor> image) => Map((_, tensor) => image(tensor));
+
+    /// <summary>A state made of each tensor's image, which may depend on its name.</summary>
+    internal ModelState Map(Func<string, Tensor, Tensor> image) =>
         new(Live.Select(pair =>
         {
             using var scope = NewDisposeScope();
-            return KeyValuePair.Create(pair.Key, image(pair.Value).MoveToOuterDisposeScope());
+            return KeyValuePair.Create(pair.Key, image(pair.Key, pair.Value).MoveToOuterDisposeScope());
         }));
 
     /// <inheritdoc/>

@@ -104,14 +104,12 @@ internal sealed unsafe class PackedRows : IDisposable
     {
         using var scope = NewDisposeScope();
         using var grad = no_grad();
-        var (rows, columns) = (weight.shape[0], weight.shape[1]);
-        var most = Math.Max(1, pieceBytes / (sizeof(float) * columns));
-        var largest = empty(rows, ScalarType.Float32, weight.device);
-        Share((first, count) => largest.narrow(0, first, count).copy_(weight.narrow(0, first, count).abs().amax([1])));
+        var largest = empty(weight.shape[0], ScalarType.Float32, weight.device);
+        ForPieces(weight, pieceBytes, (first, count) => largest.narrow(0, first, count).copy_(weight.narrow(0, first, count).abs().amax([1])));
         float[] each = [.. largest.cpu().data<float>().Select(x => Unit(x, format == WeightFormat.Int8 ? LargestWhole : Float8.Largest))];
         units.copy_(tensor(each));
         var boundaries = format == WeightFormat.Float8 ? tensor(Float8.Boundaries(), device: weight.device) : null;
-        Share((first, count) =>
+        ForPieces(weight, pieceBytes, (first, count) =>
         {
             var unit = units.narrow(0, first, count).unsqueeze(1); // (rows, 1)
             var multiples = (weight.narrow(0, first, count).to(ScalarType.Float32) / unit).masked_fill_(unit.gt(0).logical_not(), 0);
@@ -122,15 +120,44 @@ internal sealed unsafe class PackedRows : IDisposable
                 _ => throw UnknownValue.Of(format),
             });
         });
+    }
 
-        void Share(Action<long, long> read)
+    /// <summary>Gives a matrix the values that its copy in fewer bits has, where it lies: bit for bit those of the loops.</summary>
+    /// <param name="format">The copy's.</param>
+    /// <param name="weight">[..., columns] in one piece, changed.</param>
+    /// <param name="pieceBytes">What a piece takes in float32; a row at least is one.</param>
+    public static void Round(WeightFormat format, Tensor weight, long pieceBytes = PieceBytes)
+    {
+        if (format == WeightFormat.Float32)
         {
-            for (var first = 0L; first < rows; first += most)
-            {
-                using var piece = NewDisposeScope();
-                read(first, Math.Min(most, rows - first));
-            }
+            return;
         }
+
+        using var scope = NewDisposeScope();
+        using var grad = no_grad();
+        var matrix = weight.view(-1, weight.shape[^1]);
+        if (format == WeightFormat.BFloat16)
+        {
+            ForPieces(matrix, pieceBytes, (first, count) =>
+            {
+                var rows = matrix.narrow(0, first, count);
+                rows.copy_(rows.to(ScalarType.BFloat16));
+            });
+            return;
+        }
+
+        var numbers = empty(matrix.shape, format == WeightFormat.Int8 ? ScalarType.Int8 : ScalarType.Byte, weight.device);
+        var units = empty(matrix.shape[0], ScalarType.Float32, weight.device);
+        Pack(format, matrix, numbers, units, pieceBytes);
+        float[] each = format == WeightFormat.Float8 ? [.. Enumerable.Range(0, 1 << 8).Select(code => Float8.Widen((byte)code))] : [];
+        var values = tensor(each, device: weight.device);
+        ForPieces(matrix, pieceBytes, (first, count) =>
+        {
+            var rows = numbers.narrow(0, first, count);
+            var multiples = format == WeightFormat.Float8
+                ? values.index_select(0, rows.flatten().to(ScalarType.Int32)).view(rows.shape) : rows.to(ScalarType.Float32);
+            matrix.narrow(0, first, count).copy_(multiples * units.narrow(0, first, count).unsqueeze(1));
+        });
     }
 
     /// <summary>Gives float32 rows the values that their copy in fewer bits has.</summary>
@@ -185,6 +212,17 @@ internal sealed unsafe class PackedRows : IDisposable
     {
         NativeMemory.AlignedFree(Data);
         NativeMemory.AlignedFree(Scales);
+    }
+
+    /// <summary>Goes through a matrix by as many rows as take so many bytes in float32.</summary>
+    private static void ForPieces(Tensor matrix, long pieceBytes, Action<long, long> read)
+    {
+        var (rows, most) = (matrix.shape[0], Math.Max(1, pieceBytes / (sizeof(float) * matrix.shape[1])));
+        for (var first = 0L; first < rows; first += most)
+        {
+            using var scope = NewDisposeScope();
+            read(first, Math.Min(most, rows - first));
+        }
     }
 
     /// <summary>Rounds a row to multiples of its unit, 127 of which are its largest number; the unit.</summary>

@@ -194,6 +194,39 @@ public sealed class XlstmGpuStepTests
         }
     }
 
+    /// <summary>States in halves: written by the graph alone, and float32 where somebody else has them.</summary>
+    [Fact]
+    public void Generate_StatesInHalves_GivesStatesThatAreNearThoseInFloat32()
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(Small with { VocabularySize = 288 });
+        using var scope = NewDisposeScope();
+        using (no_grad())
+        {
+            Perturb(model);
+        }
+
+        model.ComputeType = ScalarType.BFloat16;
+        var generator = new TextGenerator(model, new ByteTokenizer());
+        GenerationOptions options = new() { Temperature = 0, MaxNewTokens = 12, StopAtEndOfDocument = false };
+        var counts = run.Record();
+        var whole = generator.Generate([[5, 6, 7]], options, returnState: true);
+        var halves = generator.Generate([[5, 6, 7]], options with { States = StateFormat.BFloat16 }, returnState: true);
+        Assert.Equal(2 * 9, counts.Started);
+        Assert.Equal(whole.Sequences[0].Tokens, halves.Sequences[0].Tokens);
+        using var state = whole.State!;
+        using var near = halves.State!;
+        foreach (var (name, tensor) in state.Tensors)
+        {
+            Assert.Equal(ScalarType.Float32, near[name].dtype);
+            Assert.InRange(KernelRun.Error(near[name], tensor), name == "blocks.0.c" ? 1e-5 : 0, 0.03);
+        }
+
+        model.ComputeType = null;
+        Assert.Contains("States", Assert.Throws<ArgumentException>(
+            () => generator.Generate([[5]], options with { States = StateFormat.BFloat16 })).Message, StringComparison.Ordinal);
+    }
+
     /// <summary>The same tokens whatever other tests draw.</summary>
     internal static Tensor Tokens(XlstmConfig config, int sequences, int length, long seed = 1)
     {

@@ -29,6 +29,37 @@ public sealed class PackedRowsTests
     }
 
     [Theory]
+    [InlineData(WeightFormat.Float32, ScalarType.Float32)]
+    [InlineData(WeightFormat.BFloat16, ScalarType.Float32)]
+    [InlineData(WeightFormat.Int8, ScalarType.Float32)]
+    [InlineData(WeightFormat.Float8, ScalarType.Float32)]
+    [InlineData(WeightFormat.Int8, ScalarType.BFloat16)]
+    [InlineData(WeightFormat.Float8, ScalarType.BFloat16)]
+    public unsafe void Round_Tensor_IsTheLoopsBitForBit(WeightFormat format, ScalarType type)
+    {
+        using var scope = NewDisposeScope();
+        var weight = tensor(Rows(), [Rows().Length / Columns, Columns]).to(type);
+        var expected = weight.to(ScalarType.Float32, copy: true);
+        PackedRows.Round(format, new(CpuMemory.Floats(expected), (int)expected.NumberOfElements), Columns);
+        expected = expected.to(type);
+        foreach (var pieceBytes in new[] { 1L, 7 * sizeof(float) * Columns, 64 << 20 })
+        {
+            var rounded = weight.clone().view(-1, 3, Columns);
+            PackedRows.Round(format, rounded, pieceBytes);
+            AssertSameNumbers(expected, rounded.view(-1, Columns));
+        }
+    }
+
+    /// <summary>Zeros by their signs too; of what is no number there is one.</summary>
+    private static void AssertSameNumbers(Tensor expected, Tensor actual)
+    {
+        var (none, noneThere) = (expected.isnan(), actual.isnan());
+        Assert.True(none.eq(noneThere).all().item<bool>());
+        Assert.Equal(
+            expected.masked_fill(none, 0).contiguous().bytes.ToArray(), actual.masked_fill(noneThere, 0).contiguous().bytes.ToArray());
+    }
+
+    [Theory]
     [InlineData(WeightFormat.Float32)]
     [InlineData(WeightFormat.BFloat16)]
     [InlineData((WeightFormat)9)]

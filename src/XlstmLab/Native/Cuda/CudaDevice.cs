@@ -16,6 +16,7 @@ internal sealed unsafe class CudaDevice : IKernelDevice
     private readonly ConcurrentDictionary<(string File, string Options, int Device), Lazy<byte[]>> _images = new();
     private readonly ConcurrentDictionary<(string File, string Options, int Device, string Function), nint> _functions = new();
     private readonly ConcurrentDictionary<nint, int> _sharedBytes = new();
+    private readonly ConcurrentDictionary<nint, bool> _mostlyShared = new();
     private readonly ConcurrentDictionary<int, int> _multiprocessors = new();
     private readonly ConcurrentDictionary<int, long> _memory = new();
     private readonly ConcurrentDictionary<int, bool> _earlyLaunch = new();
@@ -87,6 +88,12 @@ internal sealed unsafe class CudaDevice : IKernelDevice
                 CudaDriver.cuFuncSetAttribute(function, CudaDriver.FunctionMaxDynamicShared, shape.SharedBytes),
                 string.Create(CultureInfo.InvariantCulture, $"give a block {shape.SharedBytes:N0} bytes of shared memory"));
             _sharedBytes[function] = shape.SharedBytes;
+        }
+
+        if (shape.MostlyShared && _mostlyShared.TryAdd(function, true))
+        {
+            CudaDriver.Check(
+                CudaDriver.cuFuncSetAttribute(function, CudaDriver.FunctionPreferredSharedPart, 100), "divide a multiprocessor's memory");
         }
 
         var attributes = stackalloc CudaDriver.LaunchAttribute[2];

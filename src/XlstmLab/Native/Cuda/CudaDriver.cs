@@ -13,6 +13,9 @@ internal static unsafe partial class CudaDriver
     /// <summary>The bytes of shared memory that a block may ask for.</summary>
     internal const int FunctionMaxDynamicShared = 8;
 
+    /// <summary>How much of a multiprocessor's memory is to be shared memory, in percent of what can be.</summary>
+    internal const int FunctionPreferredSharedPart = 9;
+
     internal const int DeviceComputeCapabilityMajor = 75;
     internal const int DeviceComputeCapabilityMinor = 76;
     internal const int DeviceMultiprocessors = 16;

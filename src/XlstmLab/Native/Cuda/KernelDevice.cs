@@ -14,6 +14,12 @@ internal readonly record struct LaunchShape(long Blocks, int Threads, int Shared
 
     /// <summary>Neighbouring blocks in x that reach each other's shared memory.</summary>
     public int Cluster { get; init; } = 1;
+
+    /// <summary>
+    /// Whether as much as there is of a multiprocessor's own memory is to be shared memory, and little of it a cache. Blocks of two kernels
+    /// that want it divided in different ways are not there at the same time: the next one's then start when the last of one's have ended.
+    /// </summary>
+    public bool MostlyShared { get; init; }
 }
 
 /// <summary>What runs compiled kernels: a GPU, or in tests an emulator.</summary>

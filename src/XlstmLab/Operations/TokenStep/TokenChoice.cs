@@ -89,7 +89,7 @@ internal sealed class TokenChoice : IDisposable
         var bytes = 32 + (24 * slices) + (threads / 32 * 40) + (8 * 2048) + (8 * 4096) + 16;
         Kernel.Launch(
             "TokenChoice.cu", "token_choice", [$"THREADS={threads}", $"SLICES={slices}"],
-            new(slices, threads, bytes) { BlocksY = rows, Cluster = slices }, logits,
+            new(slices, threads, bytes) { BlocksY = rows, Cluster = slices, MostlyShared = TokenStepKernels.IsBatch(rows) }, logits,
             logits, logits.stride(0), _ids, _options.Values, _counts, _tokens, Choices.Values);
     }
 

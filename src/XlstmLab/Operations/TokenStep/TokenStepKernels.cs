@@ -24,6 +24,8 @@ internal static class TokenStepKernels
     private static readonly int[] Clusters = [8, 4, 2, 1];
     private const int MemoryThreads = 256;
     private const int MemoryStage = 4; // turns, of 4 KB
+    private const int MemoryBlocks = 256;
+    private const int MostTurnsInRegisters = 16; // 4 stages, of few sequences
     private const int MostMemoryStages = 5; // so that two blocks leave a multiprocessor's memory to one of the next kernel's
     private const int MostKeyDim = 4096; // of which q and k lie beside them
 
@@ -49,14 +51,19 @@ internal static class TokenStepKernels
     /// </summary>
     /// <param name="keyDim">Rows of a head's memory.</param>
     /// <param name="valueDim">Its columns.</param>
-    /// <param name="heads">Those of all sequences.</param>
-    public static int Slices(int keyDim, int valueDim, long heads)
+    /// <param name="cells">Numbers of a row that are read together: 16 bytes.</param>
+    /// <param name="heads">Those of all sequences, where there are many.</param>
+    public static int Slices(int keyDim, int valueDim, int cells, long heads = 1)
     {
-        const int blocks = 256;
         var possible = Clusters.Where(slices =>
-            valueDim % (4 * slices) == 0 && valueDim / slices <= 4 * MemoryThreads && keyDim <= MostKeyDim);
-        return possible.Where(slices => slices * heads >= blocks).DefaultIfEmpty(possible.FirstOrDefault()).Last();
+            valueDim % (cells * slices) == 0 && valueDim / slices <= cells * MemoryThreads && keyDim <= MostKeyDim);
+        return possible.Where(slices => slices * heads >= MemoryBlocks).DefaultIfEmpty(possible.FirstOrDefault()).Last();
     }
+
+    /// <summary>
+    /// Whether kernels that take so much shared memory that all of them want a multiprocessor's memory divided alike read the sequences.
+    /// </summary>
+    public static bool IsBatch(long sequences) => sequences >= FewestInBatch;
 
     /// <summary>The rows of a table as the stream.</summary>
     /// <param name="tokens">[B, 1] int64.</param>
@@ -69,7 +76,7 @@ internal static class TokenStepKernels
         var dim = table.shape[1];
         Kernel.Launch(
             "TokenEmbedding.cu", "token_embedding", [$"WIDTH={dim}", $"WIDE={(table.dtype == ScalarType.Float32 ? 1 : 0)}"],
-            new((dim + threads - 1) / threads, threads) { BlocksY = (int)tokens.shape[0] }, table,
+            new((dim + threads - 1) / threads, threads) { BlocksY = (int)tokens.shape[0], MostlyShared = IsBatch(tokens.shape[0]) }, table,
             tokens, table, stream.Values, scale, stream.Scaled, stream.Squares);
     }
 
@@ -114,12 +121,13 @@ internal static class TokenStepKernels
         // Rows of one byte and of two never share a tile; of a gated result both parts are whole tiles.
         var beside = units is null || gated ? 0 : weights.Skip(1).Sum(part => part.shape[0]);
         var tiles = (rows - beside + Rows - 1) / Rows + (beside + Rows - 1) / Rows;
-        var batch = sequences >= FewestInBatch ? BatchLayout.Of(inputs, groups, tiles, isNarrow: units is not null) : null;
+        var batch = IsBatch(sequences) ? BatchLayout.Of(inputs, groups, tiles, isNarrow: units is not null) : null;
         var warps = inputs >= 4096 && groups <= 2 ? 16 : 8;
         string[] macros =
         [
             $"INPUTS={inputs}", $"GROUPS={groups}", .. batch?.Macros ?? [$"WARPS={warps}"], $"RESULT={(int)result}",
-            $"NORMED={(normed is null ? 0 : 1)}", .. units is null ? Array.Empty<string>() : [$"WEIGHTS={(weights[0].dtype == ScalarType.Int8 ? 1 : 2)}"],
+            $"NORMED={(normed is null ? 0 : 1)}",
+            .. units is null ? Array.Empty<string>() : [$"WEIGHTS={(weights[0].dtype == ScalarType.Int8 ? 1 : 2)}"],
         ];
         if (batch is not null)
         {
@@ -137,7 +145,9 @@ internal static class TokenStepKernels
     /// [B, NH (2 DK + 2 DV + 4)] float32: q, k, v, o, and i, f by the upper and by the lower halves of their weights.
     /// </param>
     /// <param name="biases">[2 NH] float32: of i, of f.</param>
-    /// <param name="c">[B, NH, DK, DV] float32, contiguous, changed in place; so are n [B, NH, DK] and m [B, NH, 1].</param>
+    /// <param name="c">
+    /// [B, NH, DK, DV] float32 or bfloat16, contiguous, changed in place; so are n [B, NH, DK] and m [B, NH, 1], of float32.
+    /// </param>
     /// <param name="n">See c.</param>
     /// <param name="m">See c.</param>
     /// <param name="normWeight">[NH DV] float32.</param>
@@ -152,21 +162,30 @@ internal static class TokenStepKernels
         double normEpsilon)
     {
         var (batch, heads, dk, dv) = (c.shape[0], c.shape[1], (int)c.shape[2], (int)c.shape[3]);
-        var slices = Slices(dk, dv, heads * batch);
+        var cells = 16 / (int)c.ElementSize;
+        var slices = Slices(dk, dv, cells, IsBatch(batch) ? heads * batch : 1);
         var width = dv / slices;
-        var groups = MemoryThreads / (width / 4);
+        var groups = MemoryThreads / (width / cells);
         var turns = (dk + groups - 1) / groups;
-        var held = Math.Min((turns + MemoryStage - 1) / MemoryStage, MostMemoryStages);
+        var held = !IsBatch(batch) && turns <= MostTurnsInRegisters ? 0
+            : Math.Min((turns + MemoryStage - 1) / MemoryStage, MostMemoryStages);
         var floats = 2 * dk + groups * width + width + MemoryThreads / 32;
         var bytes = (held * MemoryStage * MemoryThreads * 16 + 8 + 8 * slices + 4 * floats + 15) / 16 * 16;
         Kernel.Launch(
             "TokenMemory.cu", "token_memory",
             [
                 $"DK={dk}", $"DV={dv}", $"SLICES={slices}", $"HEADS={heads}", $"EXPONENTIAL={(options.Stabilizes ? 1 : 0)}",
-                $"NORMALIZE={(options.Normalize ? 1 : 0)}", $"CENTER={(centers ? 1 : 0)}", $"STAGE={MemoryStage}", $"HELD={held}",
-                $"ROOM_BYTES={bytes}",
+                $"NORMALIZE={(options.Normalize ? 1 : 0)}", $"CENTER={(centers ? 1 : 0)}", $"HALVES={(cells == 8 ? 1 : 0)}",
+                $"STAGE={MemoryStage}", $"HELD={held}", $"ROOM_BYTES={bytes}",
             ],
-            new(slices, MemoryThreads, bytes) { BlocksY = (int)heads, BlocksZ = (int)batch, Cluster = slices }, c,
+            new(slices, MemoryThreads, bytes)
+            {
+                BlocksY = (int)heads,
+                BlocksZ = (int)batch,
+                Cluster = slices,
+                MostlyShared = IsBatch(batch),
+            },
+            c,
             projections, biases, c, n, m, normWeight, y, (float)gateCap, (float)options.Epsilon, (float)normEpsilon);
     }
 
@@ -185,7 +204,7 @@ internal static class TokenStepKernels
         public string[] Macros =>
             [$"SPLIT={Split}", $"TILES={Tiles}", $"BLOCK_COLUMNS={Columns}", $"STRIDE={Stride}", $"ROOM_BYTES={SharedBytes}"];
 
-        public LaunchShape Launch => new(Split * Clusters, Threads, SharedBytes) { Cluster = Split };
+        public LaunchShape Launch => new(Split * Clusters, Threads, SharedBytes) { Cluster = Split, MostlyShared = true };
 
         /// <summary>A Room of the kernel's.</summary>
         private int SharedBytes
