@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using static System.FormattableString;
 
 namespace XlstmLab.Benchmarks;
@@ -97,7 +98,10 @@ public sealed record Comparison
         TrainingWork w => Invariant(
             $"{(w.Runs > 1 ? $"{w.Runs} runs of " : "")}{w.Preset}, {w.Batch} x {w.Context}{(w.ByHost ? ", by the host" : "")}"),
         PrefillWork w => Invariant($"{w.Preset}, prompts of {w.Batch} x {w.Length}"),
-        DecodeWork w => Invariant($"{w.Preset}, B={w.Batch}{(w.Weights is { } format ? $", {format} weights" : "")}{(w.States is { } states ? $", {states} states" : "")}"),
+        DecodeWork w => string.Create(
+            CultureInfo.InvariantCulture,
+            $"{w.Preset}, B={w.Batch}"
+            + $"{(w.Weights is { } format ? $", {format} weights" : "")}{(w.States is { } states ? $", {states} states" : "")}"),
         _ => work.ToString(),
     };
 

@@ -90,9 +90,11 @@ public sealed record InferenceBench
     /// <summary>How it is measured.</summary>
     public string Method => string.Create(
         CultureInfo.InvariantCulture,
-        $"The protocol of the published figures: random weights and tokens, each token the likeliest. {Generation}: one sequence after a prompt of one token, once after a ")
+        $"The protocol of the published figures: random weights and tokens, each token the likeliest. {Generation}: "
+        + $"one sequence after a prompt of one token, once after a ")
         + "warm-up, told at each number of tokens. "
-        + $"{FirstTokens}: one sequence, from before the prompt is read to the first and the hundredth token, four times after as many warm-ups. {Prefill}: forward only, as many prompts as make "
+        + $"{FirstTokens}: one sequence, from before the prompt is read to the first and the hundredth token, "
+        + $"four times after as many warm-ups. {Prefill}: forward only, as many prompts as make "
         + string.Create(
             CultureInfo.InvariantCulture, $"{PrefillTokens:N0} tokens, the median. {Batch}: a token of each sequence from a state. ")
         + "Every row of a figure and model in a process of its own, the models in turn.";

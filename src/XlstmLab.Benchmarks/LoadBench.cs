@@ -60,9 +60,10 @@ public sealed record LoadBench
 
     /// <summary>How it is measured.</summary>
     public static string Method =>
-        $"A folder in the published layout (config.json and sharded safetensors in bfloat16) is written, and read in a process of its own each time: its bytes alone, by {Readers} "
-        + "readers and in blocks of 16 MiB, which is what the disk can do; then opened as every command opens a model, until its last weight is where the device reads it. From the disk means after the system "
-        + "was told to forget the files. Memory of the host is what the process grew by at its peak.";
+        "A folder in the published layout (config.json and sharded safetensors in bfloat16) is written, and read in a process of its own "
+        + $"each time: its bytes alone, by {Readers} readers and in blocks of 16 MiB, which is what the disk can do; "
+        + "then opened as every command opens a model, until its last weight is where the device reads it. "
+        + "From the disk means after the system was told to forget the files. Memory of the host is what the process grew by at its peak.";
 
     /// <summary>The columns.</summary>
     public static IReadOnlyList<BenchColumn<LoadRow>> Columns { get; } =
@@ -167,7 +168,8 @@ public sealed record LoadBench
                 var result = Measure(device, () =>
                 {
                     run = TrainedRun.Open(
-                        task.Folder, device, new() { RequiresTokenizer = false, WeightType = ScalarType.BFloat16, ComputeType = ScalarType.BFloat16 },
+                        task.Folder, device,
+                        new() { RequiresTokenizer = false, WeightType = ScalarType.BFloat16, ComputeType = ScalarType.BFloat16 },
                         cancellationToken: cancellationToken);
                     WorkBench.Wait(device);
                 });

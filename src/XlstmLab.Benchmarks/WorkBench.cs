@@ -190,8 +190,8 @@ internal static class WorkBench
             && !(RecordedTokenStep.MayRecord(model) && XlstmGpuStep.MayRead(model, work.Batch, work.States ?? StateFormat.Float32)))
         {
             throw new InvalidOperationException(
-                $"{work.Weights} weights and {work.States} states are for xLSTMs in float32 on the CPU, of up to {XlstmTokenStep.MostRows} sequences, and in the 7B's shape in bf16 "
-                + $"on a GPU, of up to {TokenStepKernels.MostSequences}.");
+                $"{work.Weights} weights and {work.States} states are for xLSTMs in float32 on the CPU, of up to {XlstmTokenStep.MostRows} "
+                + $"sequences, and in the 7B's shape in bf16 on a GPU, of up to {TokenStepKernels.MostSequences}.");
         }
 
         // What generation reads tokens by, where it can: loops of its own on the CPU, a graph on a GPU.
@@ -293,7 +293,9 @@ internal static class WorkBench
     {
         var draw = new Random(1);
         var documents = Enumerable.Range(0, 16)
-            .Select(_ => Enumerable.Range(0, (int)Math.Min(1 << 28, 2 + (long)batch * context / 8)).Select(t => t == 0 ? vocabulary - 1 : draw.Next(vocabulary - 1)).ToArray())
+            .Select(_ =>
+                Enumerable.Range(0, (int)Math.Min(1 << 28, 2 + (long)batch * context / 8))
+                    .Select(t => t == 0 ? vocabulary - 1 : draw.Next(vocabulary - 1)).ToArray())
             .ToArray();
         return new(documents, vocabulary - 1, context);
     }

@@ -12,12 +12,12 @@ internal sealed class ConfigFaults
     /// <summary>Whether there is a fault.</summary>
     public bool Any => _faults.Count > 0;
 
-    /// <summary>Notes a fault unless something holds.</summary>
-    public void Require(bool holds, FormattableString fault)
+    /// <summary>Notes a fault unless something holds; <paramref name="more"/> is the rest of a text that is too long for a line.</summary>
+    public void Require(bool holds, FormattableString fault, FormattableString? more = null)
     {
         if (!holds)
         {
-            _faults.Add(FormattableString.Invariant(fault));
+            _faults.Add(FormattableString.Invariant(fault) + (more is null ? "" : FormattableString.Invariant(more)));
         }
     }
 

@@ -8,6 +8,10 @@ public sealed class CheckpointException(string message, Exception? inner = null)
         string.Join(", ", names.Take(10).Select(Quote)) + (names.Count > 10 ? $" and {names.Count - 10} more" : "");
 
     /// <summary>The name in quotes, shortened: names come from files that may be damaged.</summary>
-    internal static string Quote(string name) =>
-        $"'{new string([.. name.Take(100).Select(c => char.IsControl(c) || char.IsSurrogate(c) ? '?' : c)])}{(name.Length > 100 ? "..." : "")}'";
+    internal static string Quote(string name)
+    {
+        const int most = 100;
+        var shown = new string([.. name.Take(most).Select(c => char.IsControl(c) || char.IsSurrogate(c) ? '?' : c)]);
+        return $"'{shown}{(name.Length > most ? "..." : "")}'";
+    }
 }

@@ -44,7 +44,8 @@ public static class FirstPaperWeights
         if (faults.Count > 0)
         {
             throw new CheckpointException(
-                $"The weights do not fit the model; nothing was loaded: {CheckpointException.List(faults)}. Build the model with the weights' own sizes and slstm_at.");
+                $"The weights do not fit the model; nothing was loaded: {CheckpointException.List(faults)}. "
+                + "Build the model with the weights' own sizes and slstm_at.");
         }
 
         using var scope = NewDisposeScope();

@@ -70,7 +70,8 @@ public sealed class HuggingFaceFolder : IDisposable
                 && !shape.AsSpan().SequenceEqual([config.VocabularySize, config.EmbeddingDim]))
             {
                 throw new CheckpointException(
-                    $"{folder}: {table} has shape [{string.Join(", ", shape)}], but {ConfigFileName} says [{config.VocabularySize}, {config.EmbeddingDim}] (vocabulary, width).");
+                    $"{folder}: {table} has shape [{string.Join(", ", shape)}], but {ConfigFileName} says [{config.VocabularySize}, "
+                    + $"{config.EmbeddingDim}] (vocabulary, width).");
             }
 
             return opened;
@@ -180,7 +181,8 @@ public sealed class HuggingFaceFolder : IDisposable
                 .FirstOrDefault(entry => !IsOwn(entry) && !beside.Contains(System.IO.Path.GetFileName(entry))) is { } other)
         {
             throw new CheckpointException(
-                $"{folder}: the folder holds '{System.IO.Path.GetFileName(other)}', which writing a model in its place would delete. Choose another folder.");
+                $"{folder}: the folder holds '{System.IO.Path.GetFileName(other)}', which writing a model in its place would delete. "
+                + "Choose another folder.");
         }
 
         AtomicFile.WriteFolder(folder, write, replace: true);
@@ -201,7 +203,9 @@ public sealed class HuggingFaceFolder : IDisposable
         ArgumentNullException.ThrowIfNull(stateDict);
 
         // transformers stores a tied matrix once.
-        var tensors = stateDict.Where(pair => !(config.TieWordEmbeddings && pair.Key == Head && stateDict.ContainsKey(config.EmbeddingName))).ToList();
+        var tensors =
+            stateDict.Where(pair => !(config.TieWordEmbeddings && pair.Key == Head && stateDict.ContainsKey(config.EmbeddingName)))
+                .ToList();
         var stored = dtype ?? (tensors.Count > 0 ? tensors.MaxBy(pair => pair.Value.NumberOfElements).Value.dtype : ScalarType.Float32);
         AtomicFile.WriteText(System.IO.Path.Combine(folder, ConfigFileName), ModelConfigJson.Text(config, stored));
 
@@ -217,7 +221,8 @@ public sealed class HuggingFaceFolder : IDisposable
     private static Dictionary<string, string> Stored(SafetensorsFolder weights, string embedding)
     {
         var names = weights.Names.Select(name => (Stored: name, Name: name)).ToArray();
-        while (names.Length > 0 && Wrappers.FirstOrDefault(w => names.All(n => n.Name.StartsWith(w, StringComparison.Ordinal))) is { } wrapper)
+        while (names.Length > 0
+            && Wrappers.FirstOrDefault(w => names.All(n => n.Name.StartsWith(w, StringComparison.Ordinal))) is { } wrapper)
         {
             names = [.. names.Select(n => (n.Stored, n.Name[wrapper.Length..]))];
         }
@@ -297,7 +302,8 @@ public sealed class HuggingFaceFolder : IDisposable
                 throw new CheckpointException(
                     string.Create(
                         CultureInfo.InvariantCulture,
-                        $"{Path}: {name} is not what {ConfigFileName} says, theta^(-2j/D) with theta = {config.RopeTheta} and D = {config.HeadDim}: ")
+                        $"{Path}: {name} is not what {ConfigFileName} says, theta^(-2j/D) with theta = {config.RopeTheta} and D = "
+                        + $"{config.HeadDim}: ")
                     + "the model was trained with other rotary frequencies, which this library would not use.");
             }
         }
@@ -330,7 +336,8 @@ public sealed class HuggingFaceFolder : IDisposable
         if (faults.Count > 0)
         {
             throw new CheckpointException(
-                $"{Path}: the weights do not fit the model; nothing was loaded. {string.Join(". ", faults)}. Build the model from this folder's {ConfigFileName}.");
+                $"{Path}: the weights do not fit the model; nothing was loaded. {string.Join(". ", faults)}. "
+                + $"Build the model from this folder's {ConfigFileName}.");
         }
     }
 

@@ -42,7 +42,9 @@ internal static class MambaConfigJson
 
         return limit is JsonArray { Count: 2 } pair && Number(pair[0]) is { } lowest && Number(pair[1]) is { } highest
             ? config with { TimeStepLowest = lowest, TimeStepHighest = highest }
-            : throw new ConfigException($"time_step_limit is {limit.ToJsonString()}; expected two numbers, the second of which may be {{\"__float__\": \"Infinity\"}}.");
+            : throw new ConfigException(
+                $"time_step_limit is {limit.ToJsonString()}; expected two numbers, the second of which may be "
+                + "{\"__float__\": \"Infinity\"}.");
     }
 
     /// <summary>The fields of a Mamba that transformers wants.</summary>
@@ -96,7 +98,11 @@ internal static class MambaConfigJson
             given.Remove("time_step_rank");
         }
 
-        var inner = new JsonObject { ["intermediate_size"] = given["intermediate_size"]?.DeepClone(), ["d_inner"] = given["d_inner"]?.DeepClone() };
+        var inner = new JsonObject
+        {
+            ["intermediate_size"] = given["intermediate_size"]?.DeepClone(),
+            ["d_inner"] = given["d_inner"]?.DeepClone(),
+        };
         ModelConfigJson.Leave(given, "intermediate_size", "d_inner");
         return inner;
     }

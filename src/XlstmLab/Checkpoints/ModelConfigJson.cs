@@ -39,7 +39,8 @@ public static partial class ModelConfigJson
         PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
         Converters =
         {
-            new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower, allowIntegerValues: false), new BlockListConverter(), new FloatConverter(),
+            new JsonStringEnumConverter(JsonNamingPolicy.SnakeCaseLower, allowIntegerValues: false),
+            new BlockListConverter(), new FloatConverter(),
             new MixerPatternConverter(),
         },
     };
@@ -177,7 +178,8 @@ public static partial class ModelConfigJson
             if (!isAllowed)
             {
                 throw new ConfigException(
-                    $"{name} is {value.ToJsonString()}, which is not supported; expected {(allowed.IsEmpty ? "null" : string.Join(" or ", allowed.ToArray()))}.");
+                    $"{name} is {value.ToJsonString()}, which is not supported; "
+                    + $"expected {(allowed.IsEmpty ? "null" : string.Join(" or ", allowed.ToArray()))}.");
             }
         }
 
@@ -245,8 +247,10 @@ public static partial class ModelConfigJson
             "simple_gla" => ReadGla(given),
             "lstm" => Read<LstmConfig>(given),
             _ => throw new ConfigException(
-                $"{source}: model_type is {type?.ToJsonString() ?? "absent"}; expected \"{string.Join("\", \"", Kinds[..^1])}\" or \"{Kinds[^1]}\"."
-                + (name is not null && NearestName.Of(name, Kinds) is not null ? NearestName.Hint(name, Kinds) : " The folder holds another kind of model.")),
+                $"{source}: model_type is {type?.ToJsonString() ?? "absent"}; expected \"{string.Join("\", \"", Kinds[..^1])}\" "
+                + $"or \"{Kinds[^1]}\"."
+                + (name is not null && NearestName.Of(name, Kinds) is not null
+                    ? NearestName.Hint(name, Kinds) : " The folder holds another kind of model.")),
         };
     }
 

@@ -93,7 +93,8 @@ public static class Safetensors
         var shards = Split(list, maxShardBytes, dtype);
         var names = shards.Count == 1
             ? [SingleFileName]
-            : shards.Select((_, i) => string.Create(CultureInfo.InvariantCulture, $"model-{i + 1:D5}-of-{shards.Count:D5}.safetensors")).ToArray();
+            : shards.Select((_, i) => string.Create(CultureInfo.InvariantCulture, $"model-{i + 1:D5}-of-{shards.Count:D5}.safetensors"))
+                .ToArray();
         var paths = names.Select(name => Path.Combine(folder, name)).ToArray();
         var writer = new PieceWriter(dtype, SafetensorsFile.DefaultPieceBytes, total, progress, cancellationToken);
         var shared = metadata?.ToList();
@@ -166,7 +167,8 @@ public static class Safetensors
             if (tensor.is_meta || tensor.is_sparse)
             {
                 throw new ArgumentException(
-                    $"Tensor {CheckpointException.Quote(name)} is {(tensor.is_meta ? "on the meta device and has no values" : "sparse")}; only dense tensors with values can be written.");
+                    $"Tensor {CheckpointException.Quote(name)} is {(tensor.is_meta ? "on the meta device and has no values" : "sparse")}; "
+                    + "only dense tensors with values can be written.");
             }
         }
 

@@ -119,7 +119,8 @@ public sealed class SafetensorsFile : IDisposable
         if (!entry.Shape.AsSpan().SequenceEqual(target.shape))
         {
             throw new CheckpointException(
-                $"{Path}: tensor {CheckpointException.Quote(name)} has shape [{string.Join(", ", entry.Shape)}]; [{string.Join(", ", target.shape)}] was expected.");
+                $"{Path}: tensor {CheckpointException.Quote(name)} has shape [{string.Join(", ", entry.Shape)}]; "
+                + $"[{string.Join(", ", target.shape)}] was expected.");
         }
 
         if (entry.SizeInBytes == 0)
@@ -245,7 +246,9 @@ public sealed class SafetensorsFile : IDisposable
             if (got == 0)
             {
                 throw new CheckpointException(string.Create(
-                    CultureInfo.InvariantCulture, $"{path}: the file ends at byte {offset:N0} and has become shorter since it was opened; it is being written, or damaged."));
+                    CultureInfo.InvariantCulture,
+                    $"{path}: the file ends at byte {offset:N0} and has become shorter since it was opened; "
+                    + $"it is being written, or damaged."));
             }
 
             destination = destination[got..];

@@ -120,7 +120,8 @@ public sealed class SafetensorsFolder : IDisposable
         return lost.Count == 0
             ? map.ToDictionary(pair => pair.Key, pair => byName[pair.Value], StringComparer.Ordinal)
             : throw new CheckpointException(
-                $"{index}: names tensors that their files do not have: {CheckpointException.List(lost)}. Index and shards are not of one checkpoint.");
+                $"{index}: names tensors that their files do not have: {CheckpointException.List(lost)}. Index and shards are not "
+                + "of one checkpoint.");
     }
 
     private static Dictionary<string, string> ReadWeightMap(string index)
@@ -145,7 +146,9 @@ public sealed class SafetensorsFolder : IDisposable
                 if (file.Length == 0 || file is "." or ".." || file.AsSpan().IndexOfAny('/', '\\', '\0') >= 0)
                 {
                     throw new CheckpointException(
-                        $"{index}: tensor {CheckpointException.Quote(item.Name)}: its file is {CheckpointException.Quote(item.Value.ToString())}; expected the name of a file in the same folder.");
+                        $"{index}: tensor {CheckpointException.Quote(item.Name)}: "
+                        + $"its file is {CheckpointException.Quote(item.Value.ToString())}; expected the name of a file "
+                        + "in the same folder.");
                 }
 
                 map.Add(item.Name, file);

@@ -1,4 +1,5 @@
 using System.Buffers;
+using System.Globalization;
 using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Unicode;
@@ -110,7 +111,10 @@ internal sealed record SafetensorsHeader(IReadOnlyList<SafetensorsEntry> Entries
         if (length > MaxBytes)
         {
             throw new ArgumentException(
-                FormattableString.Invariant($"The names and metadata take {length:N0} bytes; a safetensors header has at most {MaxBytes:N0}. Write fewer tensors to a file."));
+                string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"The names and metadata take {length:N0} bytes; a safetensors header has at most {MaxBytes:N0}. "
+                    + $"Write fewer tensors to a file."));
         }
 
         var bytes = new byte[PrefixBytes + length];
@@ -130,14 +134,18 @@ internal sealed record SafetensorsHeader(IReadOnlyList<SafetensorsEntry> Entries
         if (fileBytes < PrefixBytes || prefix.Length < PrefixBytes)
         {
             throw new CheckpointException(
-                $"{file}: the file has {fileBytes} bytes; a safetensors file has at least {PrefixBytes}, the length of its header. It was cut off or is another kind of file.");
+                $"{file}: the file has {fileBytes} bytes; a safetensors file has at least {PrefixBytes}, the length of its header. "
+                + "It was cut off or is another kind of file.");
         }
 
         var length = BitConverter.ToUInt64(prefix);
         if (length > MaxBytes)
         {
             throw new CheckpointException(
-                FormattableString.Invariant($"{file}: the header claims {length:N0} bytes; at most {MaxBytes:N0} are read. The file is damaged or no safetensors file."));
+                string.Create(
+                    CultureInfo.InvariantCulture,
+                    $"{file}: the header claims {length:N0} bytes; at most {MaxBytes:N0} are read. The file is damaged or "
+                    + $"no safetensors file."));
         }
 
         if ((long)length > fileBytes - PrefixBytes)
@@ -264,13 +272,17 @@ internal sealed record SafetensorsHeader(IReadOnlyList<SafetensorsEntry> Entries
 
         if (begin < 0 || end < begin || end > fileBytes - dataBegin)
         {
-            throw Refuse($"its data_offsets [{begin}, {end}] are not within the {fileBytes - dataBegin} bytes of data. The file was cut off or is damaged.");
+            throw Refuse(
+                $"its data_offsets [{begin}, {end}] are not within the {fileBytes - dataBegin} bytes of data. "
+                + "The file was cut off or is damaged.");
         }
 
         var bytes = shape.Contains(0) ? 0 : (long)span;
         if (end - begin != bytes)
         {
-            throw Refuse($"its data_offsets [{begin}, {end}] hold {end - begin} bytes, but its dtype {dtypeName} and shape [{string.Join(", ", shape)}] need {bytes}.");
+            throw Refuse(
+                $"its data_offsets [{begin}, {end}] hold {end - begin} bytes, but its dtype {dtypeName} and shape "
+                + $"[{string.Join(", ", shape)}] need {bytes}.");
         }
 
         return new SafetensorsEntry(name, Dtypes[rank].Dtype, shape, dataBegin + begin, dataBegin + end);
@@ -284,7 +296,8 @@ internal sealed record SafetensorsHeader(IReadOnlyList<SafetensorsEntry> Entries
             if (entry.Begin != expected)
             {
                 throw new CheckpointException(
-                    $"{file}: tensor {CheckpointException.Quote(entry.Name)}: its data begins at {entry.Begin - dataBegin}, but the tensors before it end at {expected - dataBegin}. "
+                    $"{file}: tensor {CheckpointException.Quote(entry.Name)}: its data begins at {entry.Begin - dataBegin}, "
+                    + $"but the tensors before it end at {expected - dataBegin}. "
                     + (entry.Begin < expected ? "Tensors must not overlap." : "There must be no gap between tensors."));
             }
 
@@ -294,7 +307,8 @@ internal sealed record SafetensorsHeader(IReadOnlyList<SafetensorsEntry> Entries
         if (expected != fileBytes)
         {
             throw new CheckpointException(
-                $"{file}: the tensors end at {expected - dataBegin}, but {fileBytes - dataBegin} bytes of data are there. The file is damaged.");
+                $"{file}: the tensors end at {expected - dataBegin}, but {fileBytes - dataBegin} bytes of data are there. "
+                + "The file is damaged.");
         }
     }
 

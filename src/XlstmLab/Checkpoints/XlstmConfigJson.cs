@@ -40,7 +40,8 @@ internal static class XlstmConfigJson
             "forward_backend_name", "step_backend_name", "add_forward_backend_padding", "mode", "return_last_states",
             "max_inference_chunksize",
             "force_bos_token_insert");
-        var (width, epsilon, multiple) = (given["head_dim"]?.DeepClone(), given["cell_norm_eps"]?.DeepClone(), given["mlstm_round_up_to_multiple_of"]?.DeepClone());
+        var (width, epsilon, multiple) = (given["head_dim"]?.DeepClone(), given["cell_norm_eps"]?.DeepClone(),
+            given["mlstm_round_up_to_multiple_of"]?.DeepClone());
         ModelConfigJson.Leave(given, "head_dim", "cell_norm_eps", "mlstm_round_up_to_multiple_of");
         var mixers = MixerJson.Take(given);
         var config = ModelConfigJson.Read<XlstmConfig>(given);
@@ -52,7 +53,9 @@ internal static class XlstmConfigJson
         return multiple is null || multiple is JsonValue value && value.TryGetValue<int>(out var to) && to > 0 && config.QkDim % to == 0
             && config.VDim % to == 0
             ? config
-            : throw new ConfigException($"mlstm_round_up_to_multiple_of is {multiple.ToJsonString()}; expected a divisor of the widths {config.QkDim} and {config.VDim}.");
+            : throw new ConfigException(
+                $"mlstm_round_up_to_multiple_of is {multiple.ToJsonString()}; expected a divisor of the widths {config.QkDim} "
+                + $"and {config.VDim}.");
     }
 
     /// <summary>The fields of an xLSTM, those that the xLSTM of Hugging Face's transformers wants among them.</summary>
@@ -64,7 +67,8 @@ internal static class XlstmConfigJson
     {
         var json = JsonSerializer.SerializeToNode(config, ModelConfigJson.Fields)!.AsObject();
         var defaults = JsonSerializer.SerializeToNode(new XlstmConfig(), ModelConfigJson.Fields)!.AsObject();
-        foreach (var name in defaults.Select(pair => pair.Key).Where(name => !OfTransformers.Contains(name) && JsonNode.DeepEquals(json[name], defaults[name])).ToList())
+        foreach (var name in defaults.Select(pair => pair.Key)
+            .Where(name => !OfTransformers.Contains(name) && JsonNode.DeepEquals(json[name], defaults[name])).ToList())
         {
             json.Remove(name);
         }

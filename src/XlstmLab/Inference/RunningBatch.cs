@@ -229,14 +229,16 @@ public sealed class RunningBatch : IDisposable
         if (options.Weights != WeightFormat.Float32 && options.Weights != _options.Weights)
         {
             throw new ArgumentException(
-                $"Expected weights of {_options.Weights}, those of all texts of this batch, got {options.Weights}: {nameof(BatchOptions)}.{nameof(BatchOptions.Weights)} says it for all.",
+                $"Expected weights of {_options.Weights}, those of all texts of this batch, got {options.Weights}: "
+                + $"{nameof(BatchOptions)}.{nameof(BatchOptions.Weights)} says it for all.",
                 nameof(options));
         }
 
         if (options.States != StateFormat.Float32 && options.States != _options.States)
         {
             throw new ArgumentException(
-                $"Expected states of {_options.States}, those of all texts of this batch, got {options.States}: {nameof(BatchOptions)}.{nameof(BatchOptions.States)} says it for all.",
+                $"Expected states of {_options.States}, those of all texts of this batch, got {options.States}: "
+                + $"{nameof(BatchOptions)}.{nameof(BatchOptions.States)} says it for all.",
                 nameof(options));
         }
 

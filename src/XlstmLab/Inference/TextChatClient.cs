@@ -14,7 +14,8 @@ namespace XlstmLab.Inference;
 /// <param name="template">How a conversation becomes a text.</param>
 /// <param name="modelName">What answers say they come from.</param>
 /// <param name="defaults">How tokens are chosen where a call does not say; null is the default.</param>
-public sealed class TextChatClient(BatchedGenerator generator, ChatTemplate template, string modelName, GenerationOptions? defaults = null) : IChatClient
+public sealed class TextChatClient(BatchedGenerator generator, ChatTemplate template, string modelName, GenerationOptions? defaults = null)
+    : IChatClient
 {
     private readonly ChatClientMetadata _metadata = new("xlstm", null, modelName);
 
@@ -54,7 +55,12 @@ public sealed class TextChatClient(BatchedGenerator generator, ChatTemplate temp
 
             if (token.FinishReason is { } reason)
             {
-                var usage = new UsageDetails { InputTokenCount = prompt.Length, OutputTokenCount = count, TotalTokenCount = prompt.Length + count };
+                var usage = new UsageDetails
+                {
+                    InputTokenCount = prompt.Length,
+                    OutputTokenCount = count,
+                    TotalTokenCount = prompt.Length + count,
+                };
                 var last = Update([new UsageContent(usage)]);
                 last.FinishReason = reason switch
                 {

@@ -234,8 +234,8 @@ public sealed class TextGenerator
         if (tokenizer.VocabularySize > model.VocabularySize)
         {
             throw new ArgumentException(
-                $"The tokenizer has {tokenizer.VocabularySize} ids and the model only {model.VocabularySize}: give the tokenizer that the model "
-                + "was trained with.",
+                $"The tokenizer has {tokenizer.VocabularySize} ids and the model only {model.VocabularySize}: "
+                + "give the tokenizer that the model was trained with.",
                 nameof(tokenizer));
         }
     }

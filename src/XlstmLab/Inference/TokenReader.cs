@@ -75,17 +75,19 @@ internal sealed class TokenReader : IDisposable
         if (weights != WeightFormat.Float32 && StepOfModel(rows) is null && !(WantsAllRows && XlstmGpuStep.MayRead(model, rows)))
         {
             throw new ArgumentException(
-                $"{nameof(GenerationOptions.Weights)} of {weights} serve up to {XlstmTokenStep.MostRows} texts side by side, of an xLSTM of mLSTM and sLSTM "
-                + $"blocks in float32 on the CPU that nobody observes (not {nameof(WeightFormat.Float8)}), or up to {TokenStepKernels.MostSequences} of one in "
-                + $"the 7B's shape in bfloat16 on a GPU with kernels and graphs; these are {rows} of {model.GetName()}. "
-                + $"{nameof(RoundedWeights)}.{nameof(RoundedWeights.Round)} gives any model the values of such weights.");
+                $"{nameof(GenerationOptions.Weights)} of {weights} serve up to {XlstmTokenStep.MostRows} texts side by side, "
+                + $"of an xLSTM of mLSTM and sLSTM blocks in float32 on the CPU that nobody observes (not {nameof(WeightFormat.Float8)}), "
+                + $"or up to {TokenStepKernels.MostSequences} of one in the 7B's shape in bfloat16 on a GPU with kernels and graphs; "
+                + $"these are {rows} of {model.GetName()}. {nameof(RoundedWeights)}.{nameof(RoundedWeights.Round)} gives any model the "
+                + "values of such weights.");
         }
 
         if (states != StateFormat.Float32 && !(WantsAllRows && XlstmGpuStep.MayRead(model, rows, states)))
         {
             throw new ArgumentException(
-                $"{nameof(GenerationOptions.States)} of {states} serve up to {TokenStepKernels.MostSequences} texts side by side of an xLSTM in the 7B's shape, with "
-                + $"heads of a multiple of 8 values, in bfloat16 on a GPU with kernels and graphs; these are {rows} of {model.GetName()}.");
+                $"{nameof(GenerationOptions.States)} of {states} serve up to {TokenStepKernels.MostSequences} texts side by side of an "
+                + "xLSTM in the 7B's shape, with heads of a multiple of 8 values, in bfloat16 on a GPU with kernels and graphs; "
+                + $"these are {rows} of {model.GetName()}.");
         }
     }
 

@@ -139,7 +139,8 @@ internal sealed class XlstmGpuStep : IDisposable
     private static bool HasShape(XlstmConfig config, StateFormat states)
     {
         var dim = config.EmbeddingDim;
-        return config is { BlockStyle: BlockStyle.PostUp, PreNorm: NormKind.Rms, PostNorm: NormKind.None, AddOutNorm: true, UseBias: false, BlockCount: > 0 }
+        return config is { BlockStyle: BlockStyle.PostUp, PreNorm: NormKind.Rms, PostNorm: NormKind.None }
+            && config is { AddOutNorm: true, UseBias: false, BlockCount: > 0 }
             && config.FeedForward == FeedForwardKind.SwiGlu && dim % TokenStepKernels.InputStep == 0
             && config.FeedForwardDim % TokenStepKernels.InputStep == 0
             && Enumerable.Range(0, config.BlockCount).All(b =>
@@ -152,12 +153,14 @@ internal sealed class XlstmGpuStep : IDisposable
         {
             Headwise: false, OutputGate: true, UseBias: false, QkNorm: false, ForgetGate: ForgetGate.Sigmoid,
             InputGate: InputGate.Exponential or InputGate.Sigmoid,
-            InputGatePreactivation: GatePreactivation.Learned, ForgetGatePreactivation: GatePreactivation.Learned, LooksAt: GateSource.Input,
+            InputGatePreactivation: GatePreactivation.Learned, ForgetGatePreactivation: GatePreactivation.Learned,
+            LooksAt: GateSource.Input,
         }
         && (mixer.HeadNorm is HeadNormKind.Rms or HeadNormKind.Layer
             || (mixer.HeadNorm == HeadNormKind.Group && (mixer.HeadNormGroups ?? mixer.HeadCount) == mixer.HeadCount))
         && mixer.VDim(dim) % TokenStepKernels.InputStep == 0
-        && TokenStepKernels.Slices(mixer.QkDim(dim) / mixer.HeadCount, mixer.VDim(dim) / mixer.HeadCount, states == StateFormat.Float32 ? 4 : 8) > 0;
+        && TokenStepKernels.Slices(
+            mixer.QkDim(dim) / mixer.HeadCount, mixer.VDim(dim) / mixer.HeadCount, states == StateFormat.Float32 ? 4 : 8) > 0;
 
     private Tensor Own(Tensor tensor)
     {

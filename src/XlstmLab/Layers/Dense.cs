@@ -55,7 +55,8 @@ public sealed class Dense : nn.Module
     /// <param name="x">[..., input].</param>
     /// <param name="ofX">Projections of that.</param>
     /// <returns>Each [..., output]; those of the convolution first.</returns>
-    internal static IReadOnlyList<Tensor> ForwardTogether(Tensor convolved, IReadOnlyList<Dense> ofConvolved, Tensor x, IReadOnlyList<Dense> ofX) =>
+    internal static IReadOnlyList<Tensor> ForwardTogether(
+        Tensor convolved, IReadOnlyList<Dense> ofConvolved, Tensor x, IReadOnlyList<Dense> ofX) =>
         ReferenceEquals(x, convolved)
             ? ForwardTogether(x, [.. ofConvolved, .. ofX])
             : [.. ForwardTogether(convolved, ofConvolved), .. ForwardTogether(x, ofX)];

@@ -178,7 +178,8 @@ public sealed record MLstmMixerConfig : MixerConfig
             $"head_norm_eps is {HeadNormEpsilon}; expected a finite number of at least 0, or null for norm_eps");
         faults.Require(
             HeadNormGroups is null || HeadNorm == HeadNormKind.Group,
-            $"head_norm_groups is {HeadNormGroups} and head_norm is not group; expected null, because a norm within each head has one group a head");
+            $"head_norm_groups is {HeadNormGroups} and head_norm is not group; ",
+            $"expected null, because a norm within each head has one group a head");
 
         var (hasInput, hasForget) = (InputGate != InputGate.None, ForgetGate != ForgetGate.None);
         faults.Require(
@@ -191,7 +192,8 @@ public sealed record MLstmMixerConfig : MixerConfig
             GateSource != Mixers.GateSource.Qkv
                 || (hasInput && InputGatePreactivation == GatePreactivation.Learned)
                 || (hasForget && ForgetGatePreactivation == GatePreactivation.Learned),
-            $"gate_source is qkv and no gate has weights that would look at q, k and v; expected a gate with a learned pre-activation, or no gate_source");
+            $"gate_source is qkv and no gate has weights that would look at q, k and v; ",
+            $"expected a gate with a learned pre-activation, or no gate_source");
     }
 
     /// <summary>Notes what is wrong with the widths that it has at a place; there is at least one head.</summary>
@@ -224,10 +226,12 @@ public sealed record MLstmMixerConfig : MixerConfig
         var widest = HeadNorm == HeadNormKind.Group ? v / Math.Max(groups, 1) : v / HeadCount;
         faults.Require(
             HeadNorm is not (HeadNormKind.Layer or HeadNormKind.Group) || widest > 1,
-            $"head_norm normalises a single channel at a time, which makes 0 of everything; expected wider heads or fewer groups, or head_norm rms or none");
+            $"head_norm normalises a single channel at a time, which makes 0 of everything; ",
+            $"expected wider heads or fewer groups, or head_norm rms or none");
         faults.Require(
             Normalize || !Cell.Stabilizes || (HeadNorm != HeadNormKind.None && groups % HeadCount == 0),
-            $"normalize is false with an exponential gate: h then counts in units of exp(m), which changes from token to token and only a norm within each head takes out; expected a head_norm with a multiple of num_heads {HeadCount} groups, or sigmoid gates");
+            $"normalize is false with an exponential gate: h then counts in units of exp(m), which changes from token to token and only a ",
+            $"norm within each head takes out; expected a head_norm with a multiple of num_heads {HeadCount} groups, or sigmoid gates");
         faults.Require(
             !QkNorm || qk / HeadCount > 1,
             $"qk_norm is true with one channel a head, of which it leaves the sign alone; expected a greater qk_dim_factor");
@@ -552,7 +556,8 @@ internal sealed class MLstmHeads
         q = QNorm?.Forward(PerHead(q)) ?? q;
         k = KNorm?.Forward(PerHead(k)) ?? k;
         var (igatePreact, fgatePreact) = gates ?? Gates.Forward(GatesSeeHeads ? cat([q, k, v], -1) : stream); // (B, NH, S)
-        (q, k, v) = (PerHead(q).transpose(1, 2), PerHead(k).transpose(1, 2), PerHead(v).transpose(1, 2)); // (B, NH, S, DK) and (B, NH, S, DV)
+        // (B, NH, S, DK) and (B, NH, S, DV)
+        (q, k, v) = (PerHead(q).transpose(1, 2), PerHead(k).transpose(1, 2), PerHead(v).transpose(1, 2));
 
         var before = pass.HasState ? new MLstmState(pass.Before("c")!, pass.Before("n")!, pass.Before("m")!) : null;
         Tensor h;

@@ -100,7 +100,8 @@ public sealed record Mamba2MixerConfig : MixerConfig
         faults.RequireTimeSteps(TimeStepMin, TimeStepMax, TimeStepFloor);
         faults.Require(
             TimeStepLowest >= 0 && double.IsFinite(TimeStepLowest) && (TimeStepHighest ?? double.PositiveInfinity) >= TimeStepLowest,
-            $"time_step_lowest is {TimeStepLowest} and time_step_highest {TimeStepHighest}; expected two numbers of at least 0, the smaller first");
+            $"time_step_lowest is {TimeStepLowest} and time_step_highest {TimeStepHighest}; ",
+            $"expected two numbers of at least 0, the smaller first");
         faults.Throw();
     }
 

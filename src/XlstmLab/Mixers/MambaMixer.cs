@@ -74,7 +74,9 @@ public sealed record MambaMixerConfig : MixerConfig
         faults.Require(
             (long)Expand * site.Width < int.MaxValue, $"expand is {Expand}; expected an inner width below 2^31 at a width of {site.Width}");
         faults.RequireTimeSteps(TimeStepMin, TimeStepMax, TimeStepFloor);
-        faults.Require(TimeStepScale >= 0 && double.IsFinite(TimeStepScale), $"time_step_scale is {TimeStepScale}; expected a finite number of at least 0");
+        faults.Require(
+            TimeStepScale >= 0 && double.IsFinite(TimeStepScale),
+            $"time_step_scale is {TimeStepScale}; expected a finite number of at least 0");
         faults.Throw();
     }
 

@@ -208,7 +208,7 @@ internal static class MixerKinds
     {
         var names = Names;
         return new(
-            $"There is no mixer '{kind}'.{NearestName.Hint(kind, names)} Known are {string.Join(", ", names)}. One of your own is known after "
-            + "MixerConfig.Know<ItsConfig>(), and to a command with --plugin its.dll.");
+            $"There is no mixer '{kind}'.{NearestName.Hint(kind, names)} Known are {string.Join(", ", names)}. "
+            + "One of your own is known after MixerConfig.Know<ItsConfig>(), and to a command with --plugin its.dll.");
     }
 }

@@ -176,7 +176,10 @@ internal sealed class LayoutWork(SequenceLayout? layout, DisposeScope? pass)
 
     /// <summary>A layout whose padding is behind all tokens already, as <see cref="PaddingLast"/> has it.</summary>
     public static LayoutWork Of(PaddingLast rows, DisposeScope pass) =>
-        new(rows.DocumentStarts is null && rows.Real is null ? null : new(rows.DocumentStarts, rows.Real?.logical_not()), pass) { _rows = rows.Moved() };
+        new(rows.DocumentStarts is null && rows.Real is null ? null : new(rows.DocumentStarts, rows.Real?.logical_not()), pass)
+        {
+            _rows = rows.Moved(),
+        };
 
     public SequenceLayout? Layout => layout;
 

@@ -103,10 +103,13 @@ public sealed record SLstmMixerConfig : MixerConfig
     internal void CheckWidths(ConfigFaults faults, MixerSite site, string prefix)
     {
         var size = site.Width / Math.Max(1, HeadCount);
-        faults.Require(HeadCount >= 1 && size * HeadCount == site.Width, $"{prefix}num_heads is {HeadCount}; expected a divisor of embedding_dim {site.Width}");
+        faults.Require(
+            HeadCount >= 1 && size * HeadCount == site.Width,
+            $"{prefix}num_heads is {HeadCount}; expected a divisor of embedding_dim {site.Width}");
         faults.Require(
             size > 1 || HeadNorm is HeadNormKind.Rms or HeadNormKind.None,
-            $"{prefix}num_heads is {HeadCount}, which leaves one unit a head, of which head_norm makes 0; expected fewer heads, or head_norm rms or none");
+            $"{prefix}num_heads is {HeadCount}, which leaves one unit a head, of which head_norm makes 0; ",
+            $"expected fewer heads, or head_norm rms or none");
         faults.Require(
             HeadNorm != HeadNormKind.Group || HeadNormGroups is not { } groups || (groups >= 1 && site.Width % groups == 0),
             $"head_norm_groups is {HeadNormGroups}; expected a divisor of embedding_dim {site.Width}, which the sLSTM's output has");

@@ -24,9 +24,10 @@ public static class GlaPresets
     public static GlaConfig Gla400M { get; } = new() { VocabularySize = 50304, EmbeddingDim = 1024 };
 
     /// <summary>All presets by the name the command line knows them by.</summary>
-    public static IReadOnlyDictionary<string, GlaConfig> All { get; } = new SortedDictionary<string, GlaConfig>(StringComparer.OrdinalIgnoreCase)
-    {
-        ["gla-bytes-1m"] = Bytes1M,
-        ["gla-400m"] = Gla400M,
-    };
+    public static IReadOnlyDictionary<string, GlaConfig> All { get; } =
+        new SortedDictionary<string, GlaConfig>(StringComparer.OrdinalIgnoreCase)
+        {
+            ["gla-bytes-1m"] = Bytes1M,
+            ["gla-400m"] = Gla400M,
+        };
 }

@@ -233,7 +233,8 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
         if (tokens.dim() != 2 || tokens.shape[1] < 1 || tokens.dtype != ScalarType.Int64)
         {
             throw new ArgumentException(
-                $"Expected tokens of shape [B, S] with S at least 1 and type int64, got [{string.Join(", ", tokens.shape)}] {tokens.dtype}.", nameof(tokens));
+                "Expected tokens of shape [B, S] with S at least 1 and type int64, got "
+                + $"[{string.Join(", ", tokens.shape)}] {tokens.dtype}.", nameof(tokens));
         }
 
         // On a device the look would wait for it.
@@ -244,7 +245,9 @@ public abstract class LanguageModel(string name, LanguageModelConfig config) : n
             if (least < 0 || greatest >= VocabularySize)
             {
                 throw new ArgumentOutOfRangeException(
-                    nameof(tokens), $"Expected token ids from 0 to {VocabularySize - 1}, got {(least < 0 ? least : greatest)}: the tokenizer is another model's.");
+                    nameof(tokens),
+                    $"Expected token ids from 0 to {VocabularySize - 1}, got {(least < 0 ? least : greatest)}: "
+                    + "the tokenizer is another model's.");
             }
         }
     }

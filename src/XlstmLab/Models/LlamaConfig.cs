@@ -83,7 +83,14 @@ public sealed record LlamaConfig : LanguageModelConfig
     /// <summary>The mixer of every block.</summary>
     [JsonIgnore]
     public AttentionMixerConfig Mixer =>
-        new() { HeadCount = HeadCount, KeyValueHeads = KeyValueHeads, HeadWidth = HeadWidth, RopeTheta = RopeTheta, UseBias = AttentionBias };
+        new()
+        {
+            HeadCount = HeadCount,
+            KeyValueHeads = KeyValueHeads,
+            HeadWidth = HeadWidth,
+            RopeTheta = RopeTheta,
+            UseBias = AttentionBias,
+        };
 
     /// <summary>Where it stands.</summary>
     internal MixerSite Site => new(EmbeddingDim, 0, BlockCount);
@@ -125,11 +132,14 @@ public sealed record LlamaConfig : LanguageModelConfig
         if (HeadCount >= 1 && KeyValueHeadCount >= 1)
         {
             faults.Require(
-                HeadCount % KeyValueHeadCount == 0, $"num_key_value_heads is {KeyValueHeadCount}; expected a divisor of num_attention_heads {HeadCount}");
+                HeadCount % KeyValueHeadCount == 0,
+                $"num_key_value_heads is {KeyValueHeadCount}; expected a divisor of num_attention_heads {HeadCount}");
             faults.Require(
                 HeadWidth is not null || EmbeddingDim % HeadCount == 0,
                 $"num_attention_heads is {HeadCount}; expected a divisor of hidden_size {EmbeddingDim}, or a head_dim");
-            faults.Require(HeadDim >= 2 && HeadDim % 2 == 0, $"head_dim is {HeadDim}; expected an even number of at least 2: channels are rotated in pairs");
+            faults.Require(
+                HeadDim >= 2 && HeadDim % 2 == 0,
+                $"head_dim is {HeadDim}; expected an even number of at least 2: channels are rotated in pairs");
         }
 
         faults.Throw();

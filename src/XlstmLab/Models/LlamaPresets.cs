@@ -31,16 +31,17 @@ public static class LlamaPresets
     public static LlamaConfig Llama7B { get; } = Published(4096, 32);
 
     /// <summary>All presets by the name the command line knows them by.</summary>
-    public static IReadOnlyDictionary<string, LlamaConfig> All { get; } = new SortedDictionary<string, LlamaConfig>(StringComparer.OrdinalIgnoreCase)
-    {
-        ["llama-bytes-1m"] = Bytes1M,
-        ["llama-160m"] = Llama160M,
-        ["llama-400m"] = Llama400M,
-        ["llama-830m"] = Llama830M,
-        ["llama-1.4b"] = Llama1400M,
-        ["llama-2.7b"] = Llama2700M,
-        ["llama-7b"] = Llama7B,
-    };
+    public static IReadOnlyDictionary<string, LlamaConfig> All { get; } =
+        new SortedDictionary<string, LlamaConfig>(StringComparer.OrdinalIgnoreCase)
+        {
+            ["llama-bytes-1m"] = Bytes1M,
+            ["llama-160m"] = Llama160M,
+            ["llama-400m"] = Llama400M,
+            ["llama-830m"] = Llama830M,
+            ["llama-1.4b"] = Llama1400M,
+            ["llama-2.7b"] = Llama2700M,
+            ["llama-7b"] = Llama7B,
+        };
 
     private static LlamaConfig Published(int dim, int blocks) => new()
     {

@@ -106,7 +106,8 @@ public sealed record LstmConfig : LanguageModelConfig
             FeedForward == FeedForwardKind.None || FeedForwardDim is >= 1 and < int.MaxValue,
             $"intermediate_size is {FeedForwardDim}; expected at least 1 and less than 2^31 - 1");
         faults.Require(
-            Residual || FeedForward == FeedForwardKind.None, $"residual is false and feed_forward is {FeedForward}; a plain stack has none");
+            Residual || FeedForward == FeedForwardKind.None,
+            $"residual is false and feed_forward is {FeedForward}; a plain stack has none");
         faults.Require(double.IsFinite(ForgetGateBias), $"forget_gate_bias is {ForgetGateBias}; expected a finite number");
         faults.Require(
             NormEpsilon >= 0 && double.IsFinite(NormEpsilon), $"norm_eps is {NormEpsilon}; expected a finite number of at least 0");

@@ -20,11 +20,12 @@ public static class LstmPresets
     public static LstmConfig UpProjection500M { get; } = new();
 
     /// <summary>All presets by the name the command line knows them by.</summary>
-    public static IReadOnlyDictionary<string, LstmConfig> All { get; } = new SortedDictionary<string, LstmConfig>(StringComparer.OrdinalIgnoreCase)
-    {
-        ["lstm-bytes-1m"] = Bytes1M,
-        ["lstm-vanilla-600m"] = Vanilla600M,
-        ["lstm-residual-500m"] = Residual500M,
-        ["lstm-500m"] = UpProjection500M,
-    };
+    public static IReadOnlyDictionary<string, LstmConfig> All { get; } =
+        new SortedDictionary<string, LstmConfig>(StringComparer.OrdinalIgnoreCase)
+        {
+            ["lstm-bytes-1m"] = Bytes1M,
+            ["lstm-vanilla-600m"] = Vanilla600M,
+            ["lstm-residual-500m"] = Residual500M,
+            ["lstm-500m"] = UpProjection500M,
+        };
 }

@@ -153,13 +153,16 @@ public sealed record Mamba2Config : LanguageModelConfig
             ("chunk_size", ChunkSize));
         faults.Require(
             (long)HeadCount * HeadDim == (long)Expand * EmbeddingDim,
-            $"num_heads {HeadCount} times head_dim {HeadDim} is {(long)HeadCount * HeadDim}; expected expand times hidden_size, {(long)Expand * EmbeddingDim}");
+            $"num_heads {HeadCount} times head_dim {HeadDim} is {(long)HeadCount * HeadDim}; ",
+            $"expected expand times hidden_size, {(long)Expand * EmbeddingDim}");
         faults.Require(
             WideConvDim + WideInnerDim + HeadCount < int.MaxValue,
             $"expand is {Expand}, n_groups {GroupCount}, state_size {StateSize}; expected an input projection of fewer than 2^31 - 1 rows");
         faults.Require(
             GroupCount < 1 || HeadCount % GroupCount == 0, $"n_groups is {GroupCount}; expected a divisor of num_heads {HeadCount}");
-        faults.Require(NormEpsilon >= 0 && double.IsFinite(NormEpsilon), $"layer_norm_epsilon is {NormEpsilon}; expected a finite number of at least 0");
+        faults.Require(
+            NormEpsilon >= 0 && double.IsFinite(NormEpsilon),
+            $"layer_norm_epsilon is {NormEpsilon}; expected a finite number of at least 0");
         faults.Require(InitStd >= 0 && double.IsFinite(InitStd), $"initializer_range is {InitStd}; expected a finite number of at least 0");
         faults.RequireTimeSteps(TimeStepMin, TimeStepMax, TimeStepFloor);
         faults.Require(

@@ -23,15 +23,16 @@ public static class Mamba2Presets
     public static Mamba2Config Mamba2Of2700M { get; } = Published(2560, 64);
 
     /// <summary>All presets by the name the command line knows them by.</summary>
-    public static IReadOnlyDictionary<string, Mamba2Config> All { get; } = new SortedDictionary<string, Mamba2Config>(StringComparer.OrdinalIgnoreCase)
-    {
-        ["mamba2-bytes-1m"] = Bytes1M,
-        ["mamba2-130m"] = Mamba2Of130M,
-        ["mamba2-370m"] = Mamba2Of370M,
-        ["mamba2-780m"] = Mamba2Of780M,
-        ["mamba2-1.3b"] = Mamba2Of1300M,
-        ["mamba2-2.7b"] = Mamba2Of2700M,
-    };
+    public static IReadOnlyDictionary<string, Mamba2Config> All { get; } =
+        new SortedDictionary<string, Mamba2Config>(StringComparer.OrdinalIgnoreCase)
+        {
+            ["mamba2-bytes-1m"] = Bytes1M,
+            ["mamba2-130m"] = Mamba2Of130M,
+            ["mamba2-370m"] = Mamba2Of370M,
+            ["mamba2-780m"] = Mamba2Of780M,
+            ["mamba2-1.3b"] = Mamba2Of1300M,
+            ["mamba2-2.7b"] = Mamba2Of2700M,
+        };
 
     private static Mamba2Config Published(int dim, int blocks) => new()
     {

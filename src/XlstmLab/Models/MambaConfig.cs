@@ -132,11 +132,17 @@ public sealed record MambaConfig : LanguageModelConfig
         faults.RequireAtLeastOne(
             ("vocab_size", VocabularySize), ("hidden_size", EmbeddingDim), ("num_hidden_layers", BlockCount), ("state_size", StateSize),
             ("expand", Expand), ("conv_kernel", ConvKernelSize), ("time_step_rank", StepRank));
-        faults.Require((long)Expand * EmbeddingDim < int.MaxValue, $"expand is {Expand}; expected an inner width below 2^31 with hidden_size {EmbeddingDim}");
-        faults.Require(NormEpsilon >= 0 && double.IsFinite(NormEpsilon), $"layer_norm_epsilon is {NormEpsilon}; expected a finite number of at least 0");
+        faults.Require(
+            (long)Expand * EmbeddingDim < int.MaxValue,
+            $"expand is {Expand}; expected an inner width below 2^31 with hidden_size {EmbeddingDim}");
+        faults.Require(
+            NormEpsilon >= 0 && double.IsFinite(NormEpsilon),
+            $"layer_norm_epsilon is {NormEpsilon}; expected a finite number of at least 0");
         faults.Require(InitStd >= 0 && double.IsFinite(InitStd), $"initializer_range is {InitStd}; expected a finite number of at least 0");
         faults.RequireTimeSteps(TimeStepMin, TimeStepMax, TimeStepFloor);
-        faults.Require(TimeStepScale >= 0 && double.IsFinite(TimeStepScale), $"time_step_scale is {TimeStepScale}; expected a finite number of at least 0");
+        faults.Require(
+            TimeStepScale >= 0 && double.IsFinite(TimeStepScale),
+            $"time_step_scale is {TimeStepScale}; expected a finite number of at least 0");
         faults.Throw();
     }
 }

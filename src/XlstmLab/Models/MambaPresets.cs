@@ -22,13 +22,14 @@ public static class MambaPresets
     public static MambaConfig Mamba2800M { get; } = new() { EmbeddingDim = 2560, BlockCount = 64 };
 
     /// <summary>All presets by the name the command line knows them by.</summary>
-    public static IReadOnlyDictionary<string, MambaConfig> All { get; } = new SortedDictionary<string, MambaConfig>(StringComparer.OrdinalIgnoreCase)
-    {
-        ["mamba-bytes-1m"] = Bytes1M,
-        ["mamba-130m"] = Mamba130M,
-        ["mamba-370m"] = Mamba370M,
-        ["mamba-790m"] = Mamba790M,
-        ["mamba-1.4b"] = Mamba1400M,
-        ["mamba-2.8b"] = Mamba2800M,
-    };
+    public static IReadOnlyDictionary<string, MambaConfig> All { get; } =
+        new SortedDictionary<string, MambaConfig>(StringComparer.OrdinalIgnoreCase)
+        {
+            ["mamba-bytes-1m"] = Bytes1M,
+            ["mamba-130m"] = Mamba130M,
+            ["mamba-370m"] = Mamba370M,
+            ["mamba-790m"] = Mamba790M,
+            ["mamba-1.4b"] = Mamba1400M,
+            ["mamba-2.8b"] = Mamba2800M,
+        };
 }

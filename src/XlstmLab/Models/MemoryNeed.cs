@@ -24,8 +24,9 @@ internal static class MemoryNeed
         if (bytes > has)
         {
             throw new ConfigException(
-                $"The model does not fit into memory: {least}{Count(parameters)} parameters need {least}{Readable.Size(bytes)} in {(isHalf ? "bfloat16" : "float32")}, "
-                + $"and {where} has {Readable.Size(has)}. Choose a smaller width, fewer blocks or a smaller vocabulary.");
+                $"The model does not fit into memory: {least}{Count(parameters)} parameters need {least}{Readable.Size(bytes)} in "
+                + $"{(isHalf ? "bfloat16" : "float32")}, and {where} has {Readable.Size(has)}. Choose a smaller width, "
+                + "fewer blocks or a smaller vocabulary.");
         }
     }
 
@@ -40,7 +41,9 @@ internal static class MemoryNeed
         var (has, where) = Memory(device);
         if (bytes > has)
         {
-            throw new ConfigException($"{what} does not fit into memory: it needs at least {Readable.Size(bytes)}, and {where} has {Readable.Size(has)}. {advice}");
+            throw new ConfigException(
+                $"{what} does not fit into memory: it needs at least {Readable.Size(bytes)}, and {where} has "
+                + $"{Readable.Size(has)}. {advice}");
         }
     }
 

@@ -449,7 +449,8 @@ public sealed record XlstmConfig : LanguageModelConfig
 
             faults.Require(
                 FeedForwardFactor > 0 && EmbeddingDim * FeedForwardFactor + FeedForwardRoundUpTo < int.MaxValue && FeedForwardDim >= 1,
-                $"ffn_proj_factor is {FeedForwardFactor}; expected a number above 0 with which embedding_dim {EmbeddingDim} gives an inner width of 1 to 2^31");
+                $"ffn_proj_factor is {FeedForwardFactor}; ",
+                $"expected a number above 0 with which embedding_dim {EmbeddingDim} gives an inner width of 1 to 2^31");
         }
 
         faults.Throw();
@@ -464,10 +465,12 @@ public sealed record XlstmConfig : LanguageModelConfig
             $"slstm_at is {given}; expected different blocks from 0 to {BlockCount - 1}");
         faults.Require(
             BlockCount % Mixers.Count == 0,
-            $"mixers has {Mixers.Count} mixers ({Mixers}), which are repeated over the blocks; expected a divisor of num_blocks {BlockCount}");
+            $"mixers has {Mixers.Count} mixers ({Mixers}), which are repeated over the blocks; ",
+            $"expected a divisor of num_blocks {BlockCount}");
         faults.Require(
             hasSLstm || (SLstmHeadCount is null && SLstmConvKernelSize is null && SLstmGradientClip is null),
-            $"slstm_num_heads, slstm_conv1d_kernel_size or slstm_gradient_clip is given and slstm_at is empty; expected a block with an sLSTM, or none of them");
+            $"slstm_num_heads, slstm_conv1d_kernel_size or slstm_gradient_clip is given and slstm_at is empty; ",
+            $"expected a block with an sLSTM, or none of them");
     }
 
     /// <summary>What stands around the mixers: convolutions and projections.</summary>
@@ -475,13 +478,15 @@ public sealed record XlstmConfig : LanguageModelConfig
     {
         faults.Require(
             WeightMode != WeightMode.Fused || BlockStyle != BlockStyle.PreUp,
-            $"weight_mode is fused and block_style is pre_up; expected single, because a pre-up block's q and k read the convolution and v does not, which leaves nothing to fuse");
+            $"weight_mode is fused and block_style is pre_up; ",
+            $"expected single, because a pre-up block's q and k read the convolution and v does not, which leaves nothing to fuse");
         faults.Require(ConvKernelSize is null or >= 0, $"conv1d_kernel_size is {ConvKernelSize}; expected at least 0, or null");
         faults.Require(
             SLstmConvKernelSize is null or >= 0, $"slstm_conv1d_kernel_size is {SLstmConvKernelSize}; expected at least 0, or null");
         faults.Require(
             ConvTaps == 0 || WeightMode == WeightMode.Single || !hasMLstm || BlockStyle == BlockStyle.PreUp,
-            $"conv1d_kernel_size is {ConvTaps} with weight_mode fused; expected 0, since q and k then look at something else than v, or single");
+            $"conv1d_kernel_size is {ConvTaps} with weight_mode fused; ",
+            $"expected 0, since q and k then look at something else than v, or single");
         foreach (var (name, factor) in new[] { ("proj_factor", UpFactor), ("slstm_ffn_proj_factor", SLstmFeedForwardFactor) })
         {
             faults.Require(
@@ -495,7 +500,9 @@ public sealed record XlstmConfig : LanguageModelConfig
         if (BlockStyle == BlockStyle.PreUp && (InnerDim < HeadCount || InnerDim % HeadCount != 0))
         {
             faults.Require(
-                false, $"proj_factor is {UpFactor}, which with embedding_dim {EmbeddingDim} gives an inner width of {InnerDim}; expected a multiple of num_heads {HeadCount}");
+                false,
+                $"proj_factor is {UpFactor}, which with embedding_dim {EmbeddingDim} gives an inner width of {InnerDim}; ",
+                $"expected a multiple of num_heads {HeadCount}");
         }
         else
         {

@@ -62,41 +62,42 @@ public static class XlstmPresets
     public static XlstmConfig First2700M { get; } = FirstPaper(2560, 64);
 
     /// <summary>All presets by the name the command line knows them by.</summary>
-    public static IReadOnlyDictionary<string, XlstmConfig> All { get; } = new SortedDictionary<string, XlstmConfig>(StringComparer.OrdinalIgnoreCase)
-    {
-        ["bytes-1m"] = Bytes1M,
-        ["bytes-3m"] = Bytes3M,
-        ["bytes-10m"] = Bytes10M,
-        ["shakespeare-10m"] = Shakespeare10M,
-        ["xlstm-160m"] = Xlstm160M,
-        ["xlstm-400m"] = Xlstm400M,
-        ["xlstm-830m"] = Xlstm830M,
-        ["xlstm-1.4b"] = Xlstm1400M,
-        ["xlstm-2.7b"] = Xlstm2700M,
-        ["xlstm-7b"] = Xlstm7B,
-        ["xlstm-7b-4-heads"] = Xlstm7B with { HeadCount = 4 },
-        ["xlstm-7b-16-heads"] = Xlstm7B with { HeadCount = 16 },
-        ["xlstm-7b-32-heads"] = Xlstm7B with { HeadCount = 32 },
-        ["xlstm-7b-igate-0"] = WithFixedInputGate(0),
-        ["xlstm-7b-igate-minus-10"] = WithFixedInputGate(-10),
-        ["xlstm-old-160m"] = OldBlock(768, 24),
-        ["xlstm-old-400m"] = OldBlock(1024, 48),
-        ["xlstm-old-1.4b"] = OldBlock(2048, 48),
-        ["xlstm-old-7b"] = OldBlock(4096, 64) with { HeadCount = 8 },
-        ["xlstm1-125m-1-0"] = First125M,
-        ["xlstm1-125m-7-1"] = Mixed(First125M, [3, 20]),
-        ["xlstm1-350m-1-0"] = First350M,
-        ["xlstm1-350m-7-1"] = Mixed(First350M, [3, 5, 7, 40, 42, 44]),
-        ["xlstm1-760m-1-0"] = First760M,
-        ["xlstm1-760m-7-1"] = Mixed(First760M, [3, 5, 7, 40, 42, 44]),
-        ["xlstm1-1.3b-1-0"] = First1300M,
-        ["xlstm1-1.3b-7-1"] = Mixed(First1300M, [3, 5, 7, 40, 42, 44]),
-        ["xlstm1-2.7b-1-0"] = First2700M,
-        ["xlstm1-2.7b-7-1"] = Mixed(First2700M, WithRatio(First2700M, 7, 1).SLstmAt),
-        ["parity-1-0"] = Parity(1, 0),
-        ["parity-0-1"] = Parity(0, 1),
-        ["parity-1-1"] = Parity(1, 1),
-    };
+    public static IReadOnlyDictionary<string, XlstmConfig> All { get; } =
+        new SortedDictionary<string, XlstmConfig>(StringComparer.OrdinalIgnoreCase)
+        {
+            ["bytes-1m"] = Bytes1M,
+            ["bytes-3m"] = Bytes3M,
+            ["bytes-10m"] = Bytes10M,
+            ["shakespeare-10m"] = Shakespeare10M,
+            ["xlstm-160m"] = Xlstm160M,
+            ["xlstm-400m"] = Xlstm400M,
+            ["xlstm-830m"] = Xlstm830M,
+            ["xlstm-1.4b"] = Xlstm1400M,
+            ["xlstm-2.7b"] = Xlstm2700M,
+            ["xlstm-7b"] = Xlstm7B,
+            ["xlstm-7b-4-heads"] = Xlstm7B with { HeadCount = 4 },
+            ["xlstm-7b-16-heads"] = Xlstm7B with { HeadCount = 16 },
+            ["xlstm-7b-32-heads"] = Xlstm7B with { HeadCount = 32 },
+            ["xlstm-7b-igate-0"] = WithFixedInputGate(0),
+            ["xlstm-7b-igate-minus-10"] = WithFixedInputGate(-10),
+            ["xlstm-old-160m"] = OldBlock(768, 24),
+            ["xlstm-old-400m"] = OldBlock(1024, 48),
+            ["xlstm-old-1.4b"] = OldBlock(2048, 48),
+            ["xlstm-old-7b"] = OldBlock(4096, 64) with { HeadCount = 8 },
+            ["xlstm1-125m-1-0"] = First125M,
+            ["xlstm1-125m-7-1"] = Mixed(First125M, [3, 20]),
+            ["xlstm1-350m-1-0"] = First350M,
+            ["xlstm1-350m-7-1"] = Mixed(First350M, [3, 5, 7, 40, 42, 44]),
+            ["xlstm1-760m-1-0"] = First760M,
+            ["xlstm1-760m-7-1"] = Mixed(First760M, [3, 5, 7, 40, 42, 44]),
+            ["xlstm1-1.3b-1-0"] = First1300M,
+            ["xlstm1-1.3b-7-1"] = Mixed(First1300M, [3, 5, 7, 40, 42, 44]),
+            ["xlstm1-2.7b-1-0"] = First2700M,
+            ["xlstm1-2.7b-7-1"] = Mixed(First2700M, WithRatio(First2700M, 7, 1).SLstmAt),
+            ["parity-1-0"] = Parity(1, 0),
+            ["parity-0-1"] = Parity(0, 1),
+            ["parity-1-1"] = Parity(1, 1),
+        };
 
     /// <summary>The preset of that name.</summary>
     /// <exception cref="ArgumentException">There is none; the message lists all.</exception>
@@ -123,7 +124,8 @@ public static class XlstmPresets
         if (period == 0 || (mlstm > 0 && slstm > 0 && config.BlockCount % period != 0))
         {
             throw new ConfigException(
-                $"xLSTM[{mlstm}:{slstm}] is not possible with {config.BlockCount} blocks: expected a multiple of {Math.Max(1, period)} blocks, or slstm_at by hand.");
+                $"xLSTM[{mlstm}:{slstm}] is not possible with {config.BlockCount} blocks: expected a multiple of {Math.Max(1, period)} "
+                + "blocks, or slstm_at by hand.");
         }
 
         return config with { SLstmAt = [.. Enumerable.Range(0, config.BlockCount).Where(block => block % period >= mlstm)] };
@@ -138,7 +140,10 @@ public static class XlstmPresets
     /// <exception cref="ConfigException">The width is no multiple of 128.</exception>
     public static XlstmConfig ScalingLaw(int dim, int blocks) =>
         dim >= 128 && dim % 128 == 0
-            ? Published(dim, blocks, dim / (dim >= 1024 && dim % 256 == 0 ? 256 : 128)) with { FeedForwardFactor = Math.Ceiling(2.667 * dim / 64) * 64 / dim }
+            ? Published(dim, blocks, dim / (dim >= 1024 && dim % 256 == 0 ? 256 : 128)) with
+            {
+                FeedForwardFactor = Math.Ceiling(2.667 * dim / 64) * 64 / dim,
+            }
             : throw new ConfigException($"The scaling-law grid has widths that are multiples of 128, not {dim}.");
 
     /// <summary>

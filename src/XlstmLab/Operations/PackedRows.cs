@@ -105,7 +105,8 @@ internal sealed unsafe class PackedRows : IDisposable
         using var scope = NewDisposeScope();
         using var grad = no_grad();
         var largest = empty(weight.shape[0], ScalarType.Float32, weight.device);
-        ForPieces(weight, pieceBytes, (first, count) => largest.narrow(0, first, count).copy_(weight.narrow(0, first, count).abs().amax([1])));
+        ForPieces(
+            weight, pieceBytes, (first, count) => largest.narrow(0, first, count).copy_(weight.narrow(0, first, count).abs().amax([1])));
         float[] each = [.. largest.cpu().data<float>().Select(x => Unit(x, format == WeightFormat.Int8 ? LargestWhole : Float8.Largest))];
         units.copy_(tensor(each));
         var boundaries = format == WeightFormat.Float8 ? tensor(Float8.Boundaries(), device: weight.device) : null;

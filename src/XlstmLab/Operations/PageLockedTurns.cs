@@ -2,7 +2,9 @@ using XlstmLab.Native.Cuda;
 
 namespace XlstmLab.Operations;
 
-/// <summary>Pieces of page-locked memory that copies from or to a GPU take in turns, each with an event that tells when its copy is done.</summary>
+/// <summary>
+/// Pieces of page-locked memory that copies from or to a GPU take in turns, each with an event that tells when its copy is done.
+/// </summary>
 internal sealed class PageLockedTurns : IDisposable
 {
     private readonly nint[] _memory;

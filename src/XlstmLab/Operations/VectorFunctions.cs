@@ -41,7 +41,8 @@ internal static class VectorFunctions
         var below = MultiplyAdd(
             MultiplyAdd(MultiplyAdd(Number<T>(28), square, Number<T>(3150)), square, Number<T>(62370)), square, Number<T>(135135));
         var isSmall = Vector.LessThan(magnitude, Number<T>(0.55));
-        var unsigned = Vector.ConditionalSelect(isSmall, above, Vector<T>.One - e) / Vector.ConditionalSelect(isSmall, below, Vector<T>.One + e);
+        var unsigned =
+            Vector.ConditionalSelect(isSmall, above, Vector<T>.One - e) / Vector.ConditionalSelect(isSmall, below, Vector<T>.One + e);
         return Vector.CopySign(unsigned, x);
     }
 

@@ -120,7 +120,9 @@ public sealed class HuggingFaceFolderTests : IDisposable
     [Fact]
     public void Open_ConfigLiesAboutSizes_IsRefused()
     {
-        HuggingFaceFolder.Save(_temp["m"], Tiny with { VocabularySize = 2_000_000_000 }, new Dictionary<string, Tensor> { ["backbone.embeddings.weight"] = ones(11, 8) });
+        HuggingFaceFolder.Save(
+            _temp["m"], Tiny with { VocabularySize = 2_000_000_000 },
+            new Dictionary<string, Tensor> { ["backbone.embeddings.weight"] = ones(11, 8) });
         var e = Assert.Throws<CheckpointException>(() => HuggingFaceFolder.Open(_temp["m"]));
         Assert.Contains("[11, 8]", e.Message, StringComparison.Ordinal);
         Assert.Contains("[2000000000, 8]", e.Message, StringComparison.Ordinal);
@@ -129,7 +131,9 @@ public sealed class HuggingFaceFolderTests : IDisposable
     [Fact]
     public void Open_NoFolderOrNoConfig_SaysSo()
     {
-        Assert.Contains("no such folder", Assert.Throws<CheckpointException>(() => HuggingFaceFolder.Open(_temp["none"])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "no such folder", Assert.Throws<CheckpointException>(() => HuggingFaceFolder.Open(_temp["none"])).Message,
+            StringComparison.Ordinal);
         Assert.Contains(
             "config.json", Assert.Throws<CheckpointException>(() => HuggingFaceFolder.Open(_temp["."])).Message, StringComparison.Ordinal);
     }
@@ -173,10 +177,13 @@ public sealed class HuggingFaceFolderTests : IDisposable
     /// <summary>Names and buffers as published files have them.</summary>
     public static TheoryData<string, string> Published => new()
     {
-        { "llama", "inv_freq" }, { "llama", "inv_freq bf16" }, { "llama", "caches" }, { "llama", "masks" }, { "llama", "bare" }, { "llama", "wrapped" },
+        { "llama", "inv_freq" }, { "llama", "inv_freq bf16" }, { "llama", "caches" }, { "llama", "masks" },
+        { "llama", "bare" }, { "llama", "wrapped" },
         { "llama tied", "both" }, { "llama tied", "head only" }, { "llama tied", "bare" }, { "llama tied", "bare head only" },
-        { "xlstm", "original" }, { "xlstm", "bare" }, { "xlstm tied", "head only" }, { "mamba", "head only" }, { "mamba", "both" }, { "mamba", "singular" }, { "mamba2", "singular" },
-        { "mamba2", "bare" }, { "mamba2 tied", "head only" }, { "gla tied", "head only" }, { "gla", "bare" }, { "lstm tied", "head only" }, { "lstm", "bare" },
+        { "xlstm", "original" }, { "xlstm", "bare" }, { "xlstm tied", "head only" }, { "mamba", "head only" },
+        { "mamba", "both" }, { "mamba", "singular" }, { "mamba2", "singular" },
+        { "mamba2", "bare" }, { "mamba2 tied", "head only" }, { "gla tied", "head only" }, { "gla", "bare" },
+        { "lstm tied", "head only" }, { "lstm", "bare" },
     };
 
     [Theory]
@@ -304,10 +311,27 @@ public sealed class HuggingFaceFolderTests : IDisposable
         var tied = name.EndsWith(" tied", StringComparison.Ordinal);
         return name.Split(' ')[0] switch
         {
-            "llama" => new LlamaConfig { VocabularySize = 11, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, FeedForwardDim = 16, TieWordEmbeddings = tied },
+            "llama" => new LlamaConfig
+            {
+                VocabularySize = 11,
+                EmbeddingDim = 16,
+                BlockCount = 1,
+                HeadCount = 2,
+                FeedForwardDim = 16,
+                TieWordEmbeddings = tied,
+            },
             "xlstm" => Tiny with { TieWordEmbeddings = tied },
             "mamba" => new MambaConfig { VocabularySize = 11, EmbeddingDim = 8, BlockCount = 1 },
-            "mamba2" => new Mamba2Config { VocabularySize = 11, EmbeddingDim = 16, BlockCount = 1, HeadCount = 4, HeadDim = 8, GroupCount = 1, TieWordEmbeddings = tied },
+            "mamba2" => new Mamba2Config
+            {
+                VocabularySize = 11,
+                EmbeddingDim = 16,
+                BlockCount = 1,
+                HeadCount = 4,
+                HeadDim = 8,
+                GroupCount = 1,
+                TieWordEmbeddings = tied,
+            },
             "gla" => new GlaConfig { VocabularySize = 11, EmbeddingDim = 16, BlockCount = 1, HeadCount = 2, TieWordEmbeddings = tied },
             _ => new LstmConfig { VocabularySize = 11, EmbeddingDim = 8, BlockCount = 1, TieWordEmbeddings = tied },
         };

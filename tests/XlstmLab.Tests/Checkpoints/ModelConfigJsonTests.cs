@@ -66,7 +66,14 @@ public sealed class ModelConfigJsonTests
         var seen = new HashSet<(string, string)>();
         for (var trial = 0; trial < LongTests.Cases(all: 3000, few: 600); trial++)
         {
-            var config = new XlstmConfig { VocabularySize = 300, EmbeddingDim = 48, BlockCount = 2, HeadCount = 2, SLstmAt = random.Next(2) == 0 ? BlockList.None : [1] };
+            var config = new XlstmConfig
+            {
+                VocabularySize = 300,
+                EmbeddingDim = 48,
+                BlockCount = 2,
+                HeadCount = 2,
+                SLstmAt = random.Next(2) == 0 ? BlockList.None : [1],
+            };
             var changed = axes[random.Next(axes.Length)..].Take(random.Next(1, 6)).ToArray();
             foreach (var (property, _) in changed)
             {
@@ -309,17 +316,27 @@ public sealed class ModelConfigJsonTests
         var small = new XlstmConfig { VocabularySize = 11, EmbeddingDim = 16, HeadCount = 2, BlockCount = 1 };
         return new()
         {
-            { small with { HeadNorm = HeadNormKind.Group, HeadNormGroups = 3 }, "head_norm_groups is 3; expected a divisor of the 16 channels" },
+            { small with { HeadNorm = HeadNormKind.Group, HeadNormGroups = 3 },
+                "head_norm_groups is 3; expected a divisor of the 16 channels" },
             { small with { HeadNorm = HeadNormKind.Group, HeadNormGroups = 0 }, "head_norm_groups is 0" },
             { small with { HeadNorm = HeadNormKind.Group, HeadNormGroups = 16 }, "a single channel at a time" },
             { small with { HeadCount = 16, QkDimFactor = 1 }, "a single channel at a time" },
             { small with { Normalize = false, HeadNorm = HeadNormKind.None }, "normalize is false with an exponential gate" },
-            { small with { Normalize = false, HeadNorm = HeadNormKind.Group, HeadNormGroups = 1 }, "normalize is false with an exponential gate" },
-            { small with { Normalize = false, HeadNorm = HeadNormKind.None, InputGate = InputGate.Sigmoid, ForgetGate = ForgetGate.Exponential }, "normalize is false" },
+            { small with { Normalize = false, HeadNorm = HeadNormKind.Group, HeadNormGroups = 1 },
+                "normalize is false with an exponential gate" },
+            { small with
+            {
+                Normalize = false,
+                HeadNorm = HeadNormKind.None,
+                InputGate = InputGate.Sigmoid,
+                ForgetGate = ForgetGate.Exponential,
+            }, "normalize is false" },
             { small with { HeadCount = 8, QkNorm = true }, "qk_norm is true with one channel a head" },
-            { small with { WeightMode = WeightMode.Fused, BlockStyle = BlockStyle.PreUp }, "weight_mode is fused and block_style is pre_up" },
+            { small with { WeightMode = WeightMode.Fused, BlockStyle = BlockStyle.PreUp },
+                "weight_mode is fused and block_style is pre_up" },
             { small with { InputGate = InputGate.None, InputGatePreactivation = GatePreactivation.Fixed }, "igate_preactivation is given" },
-            { small with { ForgetGate = ForgetGate.None, ForgetGatePreactivation = GatePreactivation.BiasOnly }, "fgate_preactivation is given" },
+            { small with { ForgetGate = ForgetGate.None, ForgetGatePreactivation = GatePreactivation.BiasOnly },
+                "fgate_preactivation is given" },
             {
                 small with
                 {
@@ -375,7 +392,8 @@ public sealed class ModelConfigJsonTests
     public void Parse_RandomDamage_GivesAValidConfigurationOrAClearError()
     {
         var random = new Random(11);
-        string[] tokens = ["{", "}", "[", "]", ",", ":", "\"", "-", "0", "9", "99999999999", "1e400", "null", "true", "\\ud800", "\"fused\"", ".5", "\\"];
+        string[] tokens = ["{", "}", "[", "]", ",", ":", "\"", "-", "0", "9", "99999999999", "1e400",
+            "null", "true", "\\ud800", "\"fused\"", ".5", "\\"];
         var refused = 0;
         for (var i = 0; i < 4000; i++)
         {

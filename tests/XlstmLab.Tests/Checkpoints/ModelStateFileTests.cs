@@ -114,6 +114,8 @@ public sealed class ModelStateFileTests : IDisposable
         Assert.Contains(
             "first dimension", Assert.Throws<CheckpointException>(() => ModelStateFile.Load(_temp["s"])).Message, StringComparison.Ordinal);
         Safetensors.Write(_temp["s"], new Dictionary<string, Tensor> { ["a"] = ones(2, 1) }, format);
-        Assert.Contains("number of tokens", Assert.Throws<CheckpointException>(() => ModelStateFile.ReadTokenCount(_temp["s"])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "number of tokens", Assert.Throws<CheckpointException>(() => ModelStateFile.ReadTokenCount(_temp["s"])).Message,
+            StringComparison.Ordinal);
     }
 }

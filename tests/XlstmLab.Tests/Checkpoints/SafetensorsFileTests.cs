@@ -191,12 +191,18 @@ public sealed class SafetensorsFileTests : IDisposable
     [InlineData("""{"a":{"dtype":"U8","shape":[1],"data_offsets":[9223372036854775806,9223372036854775807]}}""", "x", "not within")]
     [InlineData("""{"a":{"dtype":"F16","shape":[1],"data_offsets":[0,1]}}""", "x", "hold 1 bytes, but its dtype F16 and shape [1] need 2")]
     [InlineData("""{"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}""", "xx", "no gap")]
-    [InlineData("""{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}""", "xxx", "not overlap")]
-    [InlineData("""{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}""", "xx", "no valid JSON")]
+    [InlineData(
+        """{"a":{"dtype":"U8","shape":[2],"data_offsets":[0,2]},"b":{"dtype":"U8","shape":[2],"data_offsets":[1,3]}}""",
+        "xxx", "not overlap")]
+    [InlineData(
+        """{"a":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"a":{"dtype":"U8","shape":[1],"data_offsets":[1,2]}}""",
+        "xx", "no valid JSON")]
     [InlineData("""{"__metadata__":{"a":1}}""", "", "expected a text")]
     [InlineData("""{"__metadata__":3}""", "", "expected an object of texts")]
     [InlineData("""{"\ud800":{"dtype":"U8","shape":[1],"data_offsets":[0,1]}}""", "x", "no Unicode")]
-    [InlineData("""{"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2],"more":[]},"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}   """, "xx", null)]
+    [InlineData(
+        """{"b":{"dtype":"U8","shape":[1],"data_offsets":[1,2],"more":[]},"a":{"dtype":"U8","shape":[],"data_offsets":[0,1]}}   """,
+        "xx", null)]
     public void Open_Header_IsAcceptedOrRefusedWithTheReason(string header, string data, string? reason)
     {
         Write(header, Encoding.UTF8.GetBytes(data));
@@ -229,8 +235,12 @@ public sealed class SafetensorsFileTests : IDisposable
     [Fact]
     public void Open_NoFileOrFolder_SaysSo()
     {
-        Assert.Contains("cannot be opened", Assert.Throws<CheckpointException>(() => SafetensorsFile.Open(_temp["none"])).Message, StringComparison.Ordinal);
-        Assert.Contains("cannot be opened", Assert.Throws<CheckpointException>(() => SafetensorsFile.Open(_temp["."])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "cannot be opened", Assert.Throws<CheckpointException>(() => SafetensorsFile.Open(_temp["none"])).Message,
+            StringComparison.Ordinal);
+        Assert.Contains(
+            "cannot be opened", Assert.Throws<CheckpointException>(() => SafetensorsFile.Open(_temp["."])).Message,
+            StringComparison.Ordinal);
     }
 
     [Fact]
@@ -269,7 +279,8 @@ public sealed class SafetensorsFileTests : IDisposable
         var whole = SmallFile();
         var headerEnd = 8 + (int)BitConverter.ToInt64(whole);
         var random = new Random(7);
-        string[] tokens = ["{", "}", "[", "]", ",", ":", "\"", "-", "0", "99999999999999999999", "1e400", "null", "\\ud800", "\"BF16\"", "F64", "4611686018427387904"];
+        string[] tokens = ["{", "}", "[", "]", ",", ":", "\"", "-", "0", "99999999999999999999", "1e400",
+            "null", "\\ud800", "\"BF16\"", "F64", "4611686018427387904"];
         for (var i = 0; i < 6000; i++)
         {
             var bytes = whole.ToList();
@@ -318,7 +329,12 @@ public sealed class SafetensorsFileTests : IDisposable
 
     private byte[] SmallFile()
     {
-        var tensors = new Dictionary<string, Tensor> { ["w"] = arange(6).to(ScalarType.Float32).view(2, 3), ["n"] = tensor(5L), ["b"] = ones(3) > 0 };
+        var tensors = new Dictionary<string, Tensor>
+        {
+            ["w"] = arange(6).to(ScalarType.Float32).view(2, 3),
+            ["n"] = tensor(5L),
+            ["b"] = ones(3) > 0,
+        };
         Safetensors.Write(_temp["small"], tensors, [KeyValuePair.Create("format", "pt")]);
         return File.ReadAllBytes(_temp["small"]);
     }

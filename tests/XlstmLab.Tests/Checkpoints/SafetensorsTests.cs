@@ -31,7 +31,8 @@ public sealed class SafetensorsTests : IDisposable
         Safetensors.Write(_temp["a"], tensors, [KeyValuePair.Create("format", "pt")]);
 
         // Wider types first, names in order within a type, and spaces up to a multiple of eight.
-        var header = """{"__metadata__":{"format":"pt"},"c":{"dtype":"I64","shape":[],"data_offsets":[0,8]},"z":{"dtype":"F32","shape":[2,1],"data_offsets":[8,16]},"a.half":{"dtype":"BF16","shape":[1],"data_offsets":[16,18]},"b.flag":{"dtype":"BOOL","shape":[2],"data_offsets":[18,20]}}""";
+        var header =
+            """{"__metadata__":{"format":"pt"},"c":{"dtype":"I64","shape":[],"data_offsets":[0,8]},"z":{"dtype":"F32","shape":[2,1],"data_offsets":[8,16]},"a.half":{"dtype":"BF16","shape":[1],"data_offsets":[16,18]},"b.flag":{"dtype":"BOOL","shape":[2],"data_offsets":[18,20]}}""";
         var padded = header.PadRight((header.Length + 7) / 8 * 8);
         byte[] expected =
         [
@@ -64,7 +65,9 @@ public sealed class SafetensorsTests : IDisposable
     public void Write_Dtype_CastsFloatingPointOnly()
     {
         var weights = nn.Parameter(randn(40, 3));
-        Safetensors.Write(_temp["a"], new Dictionary<string, Tensor> { ["w"] = weights, ["n"] = arange(4) }, null, ScalarType.BFloat16, null, 16, default);
+        Safetensors.Write(
+            _temp["a"], new Dictionary<string, Tensor> { ["w"] = weights, ["n"] = arange(4) }, null,
+            ScalarType.BFloat16, null, 16, default);
         using var file = SafetensorsFile.Open(_temp["a"]);
         SafetensorsFileTests.AssertSame(weights.detach().to(ScalarType.BFloat16), file.Read("w"));
         SafetensorsFileTests.AssertSame(arange(4), file.Read("n"));
@@ -120,7 +123,9 @@ public sealed class SafetensorsTests : IDisposable
     {
         var one = ones(1);
         KeyValuePair<string, Tensor>[] Named(Tensor t) => [KeyValuePair.Create("x", t)];
-        Assert.Contains("'x'", Assert.Throws<ArgumentException>(() => Safetensors.Write(_temp["a"], [.. Named(one), .. Named(one)])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "'x'", Assert.Throws<ArgumentException>(() => Safetensors.Write(_temp["a"], [.. Named(one), .. Named(one)])).Message,
+            StringComparison.Ordinal);
         Assert.Throws<ArgumentException>(() => Safetensors.Write(_temp["a"], [KeyValuePair.Create("__metadata__", one)]));
         Assert.Throws<ArgumentException>(() => Safetensors.Write(_temp["a"], Named(zeros(2, ScalarType.ComplexFloat32))));
         Assert.Throws<ArgumentException>(() => Safetensors.Write(_temp["a"], Named(zeros(2, device: META))));
@@ -146,7 +151,9 @@ public sealed class SafetensorsTests : IDisposable
         Safetensors.WriteSharded(_temp["m"], tensors, maxShardBytes, progress: new ImmediateProgress<ByteProgress>(p => last = p));
 
         var files = Directory.GetFiles(_temp["m"], "*.safetensors").Order(StringComparer.Ordinal).ToArray();
-        Assert.Equal(Enumerable.Range(1, files.Length).Select(i => $"model-{i:D5}-of-{files.Length:D5}.safetensors"), files.Select(f => Path.GetFileName(f)!));
+        Assert.Equal(
+            Enumerable.Range(1, files.Length).Select(i => $"model-{i:D5}-of-{files.Length:D5}.safetensors"),
+            files.Select(f => Path.GetFileName(f)!));
         var index = JsonNode.Parse(File.ReadAllText(_temp["m", "model.safetensors.index.json"]))!;
         var total = tensors.Values.Sum(t => t.NumberOfElements * 4);
         Assert.Equal(total, index["metadata"]!["total_size"]!.GetValue<long>());
@@ -211,8 +218,12 @@ public sealed class SafetensorsTests : IDisposable
     [Fact]
     public void OpenFolder_NoWeightsOrNoFolder_SaysSo()
     {
-        Assert.Contains("neither model.safetensors nor", Assert.Throws<CheckpointException>(() => SafetensorsFolder.Open(_temp["."])).Message, StringComparison.Ordinal);
-        Assert.Contains("no such folder", Assert.Throws<CheckpointException>(() => SafetensorsFolder.Open(_temp["none"])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "neither model.safetensors nor",
+            Assert.Throws<CheckpointException>(() => SafetensorsFolder.Open(_temp["."])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "no such folder", Assert.Throws<CheckpointException>(() => SafetensorsFolder.Open(_temp["none"])).Message,
+            StringComparison.Ordinal);
     }
 
     private static Dictionary<string, Tensor> Two() => new() { ["x"] = randn(10, 20), ["y"] = randn(20, 10).t() };

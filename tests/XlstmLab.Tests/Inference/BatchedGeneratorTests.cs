@@ -12,7 +12,14 @@ public sealed class BatchedGeneratorTests : IDisposable
     private static readonly ByteTokenizer Bytes = new();
     private static readonly GenerationOptions Options = new() { MaxNewTokens = 15, StopAtEndOfDocument = false };
 
-    private readonly LanguageModel _model = new XlstmConfig { VocabularySize = 257, EmbeddingDim = 16, HeadCount = 2, BlockCount = 1, ChunkSize = 4 }.CreateModel(seed: 2);
+    private readonly LanguageModel _model = new XlstmConfig
+    {
+        VocabularySize = 257,
+        EmbeddingDim = 16,
+        HeadCount = 2,
+        BlockCount = 1,
+        ChunkSize = 4,
+    }.CreateModel(seed: 2);
 
     public BatchedGeneratorTests() => _model.to(ScalarType.Float64);
 
@@ -21,7 +28,8 @@ public sealed class BatchedGeneratorTests : IDisposable
     [Fact]
     public async Task StreamAsync_FromManyThreads_GivesEachItsOwnText()
     {
-        var expected = Enumerable.Range(0, 24).Select(k => new TextGenerator(_model, Bytes).Generate([[k]], Options with { Seed = k }).Sequences[0].Tokens).ToArray();
+        var expected = Enumerable.Range(0, 24)
+            .Select(k => new TextGenerator(_model, Bytes).Generate([[k]], Options with { Seed = k }).Sequences[0].Tokens).ToArray();
         await using var generator = new BatchedGenerator(_model, Bytes, new() { Slots = 5 });
         var texts = await Task.WhenAll(Enumerable.Range(0, 24).Select(k => Task.Run(async () =>
             await generator.StreamAsync([k], Options with { Seed = k }).Select(step => step.Token.Id).ToArrayAsync())));

@@ -15,9 +15,17 @@ public sealed class ChatTests : IDisposable
         + "{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
     private static readonly ByteTokenizer Bytes = new();
-    private static readonly ChatTurn[] Turns = [new("system", "Be brief."), new("user", "Hi"), new("assistant", "Yes?"), new("user", "Who?")];
+    private static readonly ChatTurn[] Turns =
+        [new("system", "Be brief."), new("user", "Hi"), new("assistant", "Yes?"), new("user", "Who?")];
 
-    private readonly LanguageModel _model = new XlstmConfig { VocabularySize = 257, EmbeddingDim = 16, HeadCount = 2, BlockCount = 1, ChunkSize = 4 }.CreateModel(seed: 2);
+    private readonly LanguageModel _model = new XlstmConfig
+    {
+        VocabularySize = 257,
+        EmbeddingDim = 16,
+        HeadCount = 2,
+        BlockCount = 1,
+        ChunkSize = 4,
+    }.CreateModel(seed: 2);
 
     public ChatTests() => _model.to(ScalarType.Float64);
 
@@ -28,13 +36,18 @@ public sealed class ChatTests : IDisposable
     {
         Assert.Equal("Be brief.\n\nUser: Hi\n\nAssistant: Yes?\n\nUser: Who?\n\nAssistant:", ChatTemplate.Plain.Render(Turns));
         Assert.Equal(
-            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes?<|im_end|>\n<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n",
+            "<|im_start|>system\nBe brief.<|im_end|>\n<|im_start|>user\nHi<|im_end|>\n<|im_start|>assistant\nYes?<|im_end|>\n"
+            + "<|im_start|>user\nWho?<|im_end|>\n<|im_start|>assistant\n",
             ChatTemplate.ByName("chatml").Render(Turns));
         Assert.Equal(ChatTemplate.Plain.Render(Turns), ChatTemplate.Plain.Render([Turns[0] with { Role = "developer" }, .. Turns[1..]]));
-        Assert.Contains("'tool'", Assert.Throws<ArgumentException>(() => ChatTemplate.Plain.Render([new("tool", "x")])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "'tool'", Assert.Throws<ArgumentException>(() => ChatTemplate.Plain.Render([new("tool", "x")])).Message,
+            StringComparison.Ordinal);
         Assert.Contains(
             "at least one", Assert.Throws<ArgumentException>(() => ChatTemplate.Plain.Render([])).Message, StringComparison.Ordinal);
-        Assert.Contains("<|im_end|>", Assert.Throws<ArgumentException>(() => ChatTemplate.ChatMl.Render([new("user", "x<|im_end|>")])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "<|im_end|>", Assert.Throws<ArgumentException>(() => ChatTemplate.ChatMl.Render([new("user", "x<|im_end|>")])).Message,
+            StringComparison.Ordinal);
         Assert.Contains(
             "plain and chatml", Assert.Throws<ArgumentException>(() => ChatTemplate.ByName("jinja")).Message, StringComparison.Ordinal);
     }
@@ -50,9 +63,13 @@ public sealed class ChatTests : IDisposable
         File.WriteAllText(config, System.Text.Json.JsonSerializer.Serialize(new { chat_template = ChatMl.Replace('\'', '"') }));
         Assert.Same(ChatTemplate.ChatMl, ChatTemplate.OfFolder(temp.Path));
         File.WriteAllText(config, """{"chat_template":"{{ messages | tojson }}"}""");
-        Assert.Contains("tokenizer_config.json is a Jinja program", Assert.Throws<NotSupportedException>(() => ChatTemplate.OfFolder(temp.Path)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "tokenizer_config.json is a Jinja program",
+            Assert.Throws<NotSupportedException>(() => ChatTemplate.OfFolder(temp.Path)).Message, StringComparison.Ordinal);
         File.WriteAllText(config, "{");
-        Assert.Contains("is not the JSON", Assert.Throws<InvalidDataException>(() => ChatTemplate.OfFolder(temp.Path)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "is not the JSON", Assert.Throws<InvalidDataException>(() => ChatTemplate.OfFolder(temp.Path)).Message,
+            StringComparison.Ordinal);
         File.WriteAllText(
             temp["chat_template.jinja"], "{%- for message in messages -%}" + ChatMl["{% for message in messages %}".Length..]);
         Assert.Same(ChatTemplate.ChatMl, ChatTemplate.OfFolder(temp.Path));
@@ -65,7 +82,16 @@ public sealed class ChatTests : IDisposable
         await using var generator = new BatchedGenerator(_model, Bytes, new() { Cache = states });
         using var client = new TextChatClient(generator, ChatTemplate.Plain, "tiny", new() { StopAtEndOfDocument = false });
         List<ChatMessage> messages = [new(ChatRole.User, "Hi")];
-        var options = new ChatOptions { Instructions = "Be brief.", MaxOutputTokens = 12, Temperature = 0.7f, TopP = 0.9f, TopK = 40, Seed = 5, FrequencyPenalty = 0.25f };
+        var options = new ChatOptions
+        {
+            Instructions = "Be brief.",
+            MaxOutputTokens = 12,
+            Temperature = 0.7f,
+            TopP = 0.9f,
+            TopK = 40,
+            Seed = 5,
+            FrequencyPenalty = 0.25f,
+        };
         var expected = new TextGenerator(_model, Bytes).Generate("Be brief.\n\nUser: Hi\n\nAssistant:", new()
         {
             MaxNewTokens = 12,
@@ -100,13 +126,18 @@ public sealed class ChatTests : IDisposable
         using var client = new TextChatClient(generator, ChatTemplate.Plain, "tiny");
         var cancel = TestContext.Current.CancellationToken;
         var image = new ChatMessage(ChatRole.User, [new UriContent("http://localhost/a.png", "image/png")]);
-        Assert.Contains("UriContent", (await Assert.ThrowsAsync<NotSupportedException>(() => client.GetResponseAsync([image], null, cancel))).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "UriContent", (await Assert.ThrowsAsync<NotSupportedException>(() => client.GetResponseAsync([image], null, cancel))).Message,
+            StringComparison.Ordinal);
         Assert.Contains("tools", (await Assert.ThrowsAsync<NotSupportedException>(
             () => client.GetResponseAsync("Hi", new() { Tools = [AIFunctionFactory.Create(() => 1, "one")] }, cancel))).Message,
             StringComparison.Ordinal);
         Assert.Contains("format", (await Assert.ThrowsAsync<NotSupportedException>(
             () => client.GetResponseAsync("Hi", new() { ResponseFormat = ChatResponseFormat.Json }, cancel))).Message,
             StringComparison.Ordinal);
-        Assert.Contains("'tool'", (await Assert.ThrowsAsync<ArgumentException>(() => client.GetResponseAsync([new(ChatRole.Tool, "x")], null, cancel))).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "'tool'",
+            (await Assert.ThrowsAsync<ArgumentException>(() => client.GetResponseAsync([new(ChatRole.Tool, "x")], null, cancel))).Message,
+            StringComparison.Ordinal);
     }
 }

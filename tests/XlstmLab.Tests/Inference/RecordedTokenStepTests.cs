@@ -31,7 +31,16 @@ public sealed class RecordedTokenStepTests
         { "gla", new GlaConfig { VocabularySize = 288, EmbeddingDim = 32, HeadCount = 2, BlockCount = 2 } },
         { "delta", Xlstm with { EmbeddingDim = 32, Mixers = new DeltaMixerConfig { HeadCount = 2 } } },
         { "mamba", new MambaConfig { VocabularySize = 288, EmbeddingDim = 32, BlockCount = 2 } },
-        { "mamba2", new Mamba2Config { VocabularySize = 288, EmbeddingDim = 32, BlockCount = 2, HeadCount = 4, HeadDim = 16, GroupCount = 1, StateSize = 16 } },
+        { "mamba2", new Mamba2Config
+        {
+            VocabularySize = 288,
+            EmbeddingDim = 32,
+            BlockCount = 2,
+            HeadCount = 4,
+            HeadDim = 16,
+            GroupCount = 1,
+            StateSize = 16,
+        } },
         { "lstm", new LstmConfig { VocabularySize = 288, EmbeddingDim = 32, BlockCount = 2 } },
     };
 
@@ -147,7 +156,13 @@ public sealed class RecordedTokenStepTests
         using var run = KernelRun.Begin();
         using var model = KernelRun.Model(Recurrent.Single(row => row.Data.Item1 == "gla").Data.Item2);
         var generator = new TextGenerator(model, Tokenizer);
-        var options = new GenerationOptions { MaxNewTokens = 60, StopAtEndOfDocument = false, StopStrings = ["e", "t", "1", "7", "k", "a"], Seed = 5 };
+        var options = new GenerationOptions
+        {
+            MaxNewTokens = 60,
+            StopAtEndOfDocument = false,
+            StopStrings = ["e", "t", "1", "7", "k", "a"],
+            Seed = 5,
+        };
         var (byHost, before) = ByHost(model, generator, options);
         var counts = run.Record();
         var (recorded, after) = generator.Generate(Prompts, options, returnState: true);

@@ -11,7 +11,14 @@ namespace XlstmLab.Tests.Inference;
 
 public sealed class RoundedWeightsTests
 {
-    private static readonly XlstmConfig PostUp = new() { VocabularySize = 257, EmbeddingDim = 24, BlockCount = 2, HeadCount = 2, FeedForwardRoundUpTo = 8 };
+    private static readonly XlstmConfig PostUp = new()
+    {
+        VocabularySize = 257,
+        EmbeddingDim = 24,
+        BlockCount = 2,
+        HeadCount = 2,
+        FeedForwardRoundUpTo = 8,
+    };
 
     private static readonly Dictionary<string, XlstmConfig> Variants = new()
     {
@@ -90,7 +97,10 @@ public sealed class RoundedWeightsTests
         var changed = model.state_dict().Where(p => !p.Value.equal(before[p.Key]).all().item<bool>()).Select(p => p.Key).ToArray();
         Assert.Equal(RoundedWeights.Names(model).Order(), changed.Order());
         Assert.Contains("lm_head.weight", changed);
-        Assert.DoesNotContain(changed, name => name.Contains("norm") || name.Contains("embeddings") || name.Contains("fgate_preact.bias") || name.Contains("kernel"));
+        Assert.DoesNotContain(
+            changed,
+            name => name.Contains("norm") || name.Contains("embeddings")
+                || name.Contains("fgate_preact.bias") || name.Contains("kernel"));
         var rounded = model.state_dict().ToDictionary(p => p.Key, p => p.Value.clone());
         RoundedWeights.Round(model, format);
         Assert.All(model.state_dict(), p => Assert.True(p.Value.equal(rounded[p.Key]).all().item<bool>(), p.Key));
@@ -113,7 +123,9 @@ public sealed class RoundedWeightsTests
         var inFloat8 = Assert.Throws<ArgumentException>(() => generator.Generate([[1]], options with { Weights = WeightFormat.Float8 }));
         Assert.Contains("Weights of Float8", inFloat8.Message, StringComparison.Ordinal);
         model.to(ScalarType.Float64);
-        Assert.Contains("float32", Assert.Throws<ArgumentException>(() => RoundedWeights.Round(model, WeightFormat.Int8)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "float32", Assert.Throws<ArgumentException>(() => RoundedWeights.Round(model, WeightFormat.Int8)).Message,
+            StringComparison.Ordinal);
         Assert.Throws<ArgumentOutOfRangeException>(() => RoundedWeights.Round(model, (WeightFormat)99));
         Assert.Throws<ArgumentException>(() => (options with { Weights = (WeightFormat)99 }).Validate());
     }

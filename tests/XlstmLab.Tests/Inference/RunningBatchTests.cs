@@ -15,7 +15,14 @@ namespace XlstmLab.Tests.Inference;
 public sealed class RunningBatchTests
 {
     private static readonly ByteTokenizer Bytes = new();
-    private static readonly XlstmConfig Xlstm = new() { VocabularySize = 257, EmbeddingDim = 32, HeadCount = 2, BlockCount = 2, ChunkSize = 4 };
+    private static readonly XlstmConfig Xlstm = new()
+    {
+        VocabularySize = 257,
+        EmbeddingDim = 32,
+        HeadCount = 2,
+        BlockCount = 2,
+        ChunkSize = 4,
+    };
 
     /// <summary>Prompts of many lengths, each with options of its own.</summary>
     private static readonly (int[] Prompt, GenerationOptions Options)[] Texts =
@@ -23,8 +30,10 @@ public sealed class RunningBatchTests
         ([.. Enumerable.Range(0, 40).Select(k => k * 7 % 250)], new() { Temperature = 0, MaxNewTokens = 6, StopAtEndOfDocument = false }),
         ([256], new() { Temperature = 1.3, Seed = 4, MaxNewTokens = 9, StopAtEndOfDocument = false }),
         ([], new() { Temperature = 0.9, TopK = 20, Seed = 5, MaxNewTokens = 12, StopAtEndOfDocument = false }),
-        ([5, 6, 7, 8, 9], new() { Temperature = 0, RepetitionPenalty = 1.4, MaxNewTokens = 7, StopAtEndOfDocument = false, TopLogProbabilities = 2 }),
-        ([.. Enumerable.Range(0, 19)], new() { Temperature = 1.1, TopP = 0.8, FrequencyPenalty = 0.3, Seed = 6, MaxNewTokens = 8, StopAtEndOfDocument = false }),
+        ([5, 6, 7, 8, 9],
+            new() { Temperature = 0, RepetitionPenalty = 1.4, MaxNewTokens = 7, StopAtEndOfDocument = false, TopLogProbabilities = 2 }),
+        ([.. Enumerable.Range(0, 19)],
+            new() { Temperature = 1.1, TopP = 0.8, FrequencyPenalty = 0.3, Seed = 6, MaxNewTokens = 8, StopAtEndOfDocument = false }),
         ([1, 2, 3], new() { MinP = 0.01, Seed = 7, MaxNewTokens = 1, StopAtEndOfDocument = false }),
         ([9, 9], new() { Temperature = 1.5, Seed = 8, MaxNewTokens = 30, StopStrings = ["e", "t", "1", "7", "k", "a"] }),
     ];
@@ -37,7 +46,16 @@ public sealed class RunningBatchTests
         { "delta", Xlstm with { Mixers = new DeltaMixerConfig { HeadCount = 2 } }, true },
         { "gla", new GlaConfig { VocabularySize = 257, EmbeddingDim = 32, HeadCount = 2, BlockCount = 2 }, true },
         { "mamba", new MambaConfig { VocabularySize = 257, EmbeddingDim = 32, BlockCount = 2 }, true },
-        { "mamba2", new Mamba2Config { VocabularySize = 257, EmbeddingDim = 32, BlockCount = 2, HeadCount = 4, HeadDim = 16, GroupCount = 1, StateSize = 16 }, true },
+        { "mamba2", new Mamba2Config
+        {
+            VocabularySize = 257,
+            EmbeddingDim = 32,
+            BlockCount = 2,
+            HeadCount = 4,
+            HeadDim = 16,
+            GroupCount = 1,
+            StateSize = 16,
+        }, true },
         { "lstm", new LstmConfig { VocabularySize = 257, EmbeddingDim = 32, BlockCount = 2 }, true },
         { "llama", new LlamaConfig { VocabularySize = 257, EmbeddingDim = 32, HeadCount = 2, BlockCount = 2 }, false },
     };
@@ -133,7 +151,9 @@ public sealed class RunningBatchTests
         Assert.True(counts.Started > 10);
     }
 
-    /// <summary>Keys and values in a room, each text's own: they go into the cache, from there into another text, and out to the caller.</summary>
+    /// <summary>
+    /// Keys and values in a room, each text's own: they go into the cache, from there into another text, and out to the caller.
+    /// </summary>
     [Fact]
     public void Step_RecordedStatesThatGrow_AreThoseOfTheHost()
     {
@@ -184,7 +204,8 @@ public sealed class RunningBatchTests
         [
             ([1, 2], new() { Seed = 1, MaxNewTokens = 23, StopAtEndOfDocument = false, FrequencyPenalty = 0.5 }),
             ([3, 3], new() { Seed = 2, MaxNewTokens = 40, StopAtEndOfDocument = false, TopK = 30, RepetitionPenalty = 1.2 }),
-            ([4, 5, 6], new() { Seed = 3, MaxNewTokens = 50, StopStrings = keepsStates ? [] : ["e", "t", "1"], StopAtEndOfDocument = !keepsStates }),
+            ([4, 5, 6], new() { Seed = 3, MaxNewTokens = 50, StopStrings = keepsStates ? [] : ["e", "t", "1"],
+                StopAtEndOfDocument = !keepsStates }),
             ([5], new() { Temperature = 0, MaxNewTokens = 31, StopAtEndOfDocument = false }),
             ([6, 7], new() { Seed = 4, MaxNewTokens = 20, StopAtEndOfDocument = false, MinP = 0.1, PresencePenalty = 0.3 }),
         ];
@@ -404,8 +425,12 @@ public sealed class RunningBatchTests
         using var model = Xlstm.CreateModel(seed: 2);
         using var batch = new RunningBatch(model, Bytes);
         Assert.Contains("got 257", Assert.Throws<ArgumentException>(() => batch.Add([257])).Message, StringComparison.Ordinal);
-        Assert.Contains("at least 1", Assert.Throws<ArgumentException>(() => batch.Add([1], new() { MaxNewTokens = 0 })).Message, StringComparison.Ordinal);
-        Assert.Contains("Slots", Assert.Throws<ArgumentException>(() => new RunningBatch(model, Bytes, new() { Slots = 0 })).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "at least 1", Assert.Throws<ArgumentException>(() => batch.Add([1], new() { MaxNewTokens = 0 })).Message,
+            StringComparison.Ordinal);
+        Assert.Contains(
+            "Slots", Assert.Throws<ArgumentException>(() => new RunningBatch(model, Bytes, new() { Slots = 0 })).Message,
+            StringComparison.Ordinal);
         using var two = new TextGenerator(model, Bytes).Read([1]).SelectRows(0, 0);
         Assert.Contains("1 sequence", Assert.Throws<ArgumentException>(() => batch.Add([1], null, two)).Message, StringComparison.Ordinal);
     }

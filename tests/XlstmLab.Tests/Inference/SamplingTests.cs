@@ -157,7 +157,9 @@ public sealed class SamplingTests
     public void Next_LogitsAreNotNumbers_SaysSo()
     {
         var sampler = new TokenSampler(new(), 0, []);
-        Assert.Contains("not all numbers", Assert.Throws<InvalidOperationException>(() => sampler.Next([1, double.NaN])).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "not all numbers", Assert.Throws<InvalidOperationException>(() => sampler.Next([1, double.NaN])).Message,
+            StringComparison.Ordinal);
     }
 
     [Fact]
@@ -166,10 +168,14 @@ public sealed class SamplingTests
         new GenerationOptions().Validate();
         foreach (var (options, name) in new (GenerationOptions, string)[]
         {
-            (new() { MaxNewTokens = -1 }, "MaxNewTokens to be 0 or more, got -1"), (new() { Temperature = -0.5 }, "Temperature to be 0 (greedy) or more, got -0.5"),
-            (new() { Temperature = double.NaN }, "Temperature"), (new() { TopK = 0 }, "TopK"), (new() { TopP = 0 }, "TopP"), (new() { TopP = 1.1 }, "TopP"),
-            (new() { FrequencyPenalty = double.NaN }, "FrequencyPenalty"), (new() { PresencePenalty = double.PositiveInfinity }, "PresencePenalty"),
-            (new() { TopLogProbabilities = -1 }, "TopLogProbabilities"), (new() { MinP = -0.1 }, "MinP"), (new() { RepetitionPenalty = 0 }, "RepetitionPenalty"), (new() { StopStrings = ["a", ""] }, "StopStrings"),
+            (new() { MaxNewTokens = -1 }, "MaxNewTokens to be 0 or more, got -1"),
+            (new() { Temperature = -0.5 }, "Temperature to be 0 (greedy) or more, got -0.5"),
+            (new() { Temperature = double.NaN }, "Temperature"), (new() { TopK = 0 }, "TopK"), (new() { TopP = 0 }, "TopP"),
+            (new() { TopP = 1.1 }, "TopP"),
+            (new() { FrequencyPenalty = double.NaN }, "FrequencyPenalty"),
+            (new() { PresencePenalty = double.PositiveInfinity }, "PresencePenalty"),
+            (new() { TopLogProbabilities = -1 }, "TopLogProbabilities"), (new() { MinP = -0.1 }, "MinP"),
+            (new() { RepetitionPenalty = 0 }, "RepetitionPenalty"), (new() { StopStrings = ["a", ""] }, "StopStrings"),
         })
         {
             Assert.Contains(name, Assert.Throws<ArgumentException>(options.Validate).Message, StringComparison.Ordinal);

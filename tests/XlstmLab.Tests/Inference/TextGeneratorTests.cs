@@ -184,7 +184,9 @@ public sealed class TextGeneratorTests : IDisposable
         {
             Assert.Equal(3, step.Likeliest!.Count);
             Assert.Equal(new TokenLogProbability(step.Id, step.LogProbability), step.Likeliest[0]);
-            Assert.True(step.Likeliest[0].LogProbability >= step.Likeliest[1].LogProbability && step.Likeliest[1].LogProbability >= step.Likeliest[2].LogProbability);
+            Assert.True(
+                step.Likeliest[0].LogProbability >= step.Likeliest[1].LogProbability
+                && step.Likeliest[1].LogProbability >= step.Likeliest[2].LogProbability);
         });
         var sequence = Generator.Generate([[256, 1, 2]], options).Sequences[0];
         Assert.Equal(steps.Select(s => s.Likeliest![2]), sequence.Steps.Select(s => s.Likeliest![2]));
@@ -195,7 +197,9 @@ public sealed class TextGeneratorTests : IDisposable
     public async Task StreamTextAsync_CharactersOfSeveralTokens_ComeWhole()
     {
         using var model = Says("_Zoë 🐘");
-        Assert.Equal(["Z", "o", "ë", " ", "🐘"], await new TextGenerator(model, Bytes).StreamTextAsync("", Greedy with { StopAtEndOfDocument = true }).ToListAsync());
+        Assert.Equal(
+            ["Z", "o", "ë", " ", "🐘"],
+            await new TextGenerator(model, Bytes).StreamTextAsync("", Greedy with { StopAtEndOfDocument = true }).ToListAsync());
     }
 
     [Fact]
@@ -303,9 +307,15 @@ public sealed class TextGeneratorTests : IDisposable
         Assert.Contains("got 257", Assert.Throws<ArgumentException>(() => Generator.Generate([[257]])).Message, StringComparison.Ordinal);
         Assert.Contains(
             "at least one prompt", Assert.Throws<ArgumentException>(() => Generator.Generate([])).Message, StringComparison.Ordinal);
-        Assert.Contains("2 sequences", Assert.Throws<ArgumentException>(() => Generator.Generate([[1], [2]], state: state)).Message, StringComparison.Ordinal);
-        Assert.Contains("Prompt 0 is empty", Assert.Throws<ArgumentException>(() => Generator.Generate([[]], state: state)).Message, StringComparison.Ordinal);
-        Assert.Contains("TopK", Assert.Throws<ArgumentException>(() => Generator.Generate([[1]], new() { TopK = 0 })).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "2 sequences", Assert.Throws<ArgumentException>(() => Generator.Generate([[1], [2]], state: state)).Message,
+            StringComparison.Ordinal);
+        Assert.Contains(
+            "Prompt 0 is empty",
+            Assert.Throws<ArgumentException>(() => Generator.Generate([[]], state: state)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "TopK", Assert.Throws<ArgumentException>(() => Generator.Generate([[1]], new() { TopK = 0 })).Message,
+            StringComparison.Ordinal);
         using var small = new ScriptedModel(100, 1);
         Assert.Contains(
             "257 ids", Assert.Throws<ArgumentException>(() => new TextGenerator(small, Bytes)).Message, StringComparison.Ordinal);

@@ -31,7 +31,8 @@ public sealed class XlstmGpuStepTests
             "sigmoid gate, RMS, fused weights, no caps",
             Small with
             {
-                InputGate = InputGate.Sigmoid, HeadNorm = HeadNormKind.Rms, Normalize = false, WeightMode = WeightMode.Fused, GateSoftCap = null,
+                InputGate = InputGate.Sigmoid, HeadNorm = HeadNormKind.Rms, Normalize = false,
+                WeightMode = WeightMode.Fused, GateSoftCap = null,
                 OutputLogitSoftCap = null,
             },
             9
@@ -63,7 +64,9 @@ public sealed class XlstmGpuStepTests
         Assert.Contains("token_memory", run.Launched);
     }
 
-    /// <summary>Holds a step's logits and states against a model in double precision, no further off than a model's own pass in bfloat16.</summary>
+    /// <summary>
+    /// Holds a step's logits and states against a model in double precision, no further off than a model's own pass in bfloat16.
+    /// </summary>
     /// <param name="name">The case, for messages.</param>
     /// <param name="step">The step.</param>
     /// <param name="state">Its state, which it changes.</param>

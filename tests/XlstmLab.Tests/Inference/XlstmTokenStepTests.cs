@@ -12,7 +12,14 @@ namespace XlstmLab.Tests.Inference;
 
 public sealed class XlstmTokenStepTests
 {
-    private static readonly XlstmConfig PostUp = new() { VocabularySize = 29, EmbeddingDim = 24, BlockCount = 2, HeadCount = 2, FeedForwardRoundUpTo = 8 };
+    private static readonly XlstmConfig PostUp = new()
+    {
+        VocabularySize = 29,
+        EmbeddingDim = 24,
+        BlockCount = 2,
+        HeadCount = 2,
+        FeedForwardRoundUpTo = 8,
+    };
 
     private static readonly XlstmConfig PreUp = XlstmPresets.FirstPaper(32, 2) with { VocabularySize = 29, HeadCount = 2 };
 
@@ -33,7 +40,11 @@ public sealed class XlstmTokenStepTests
         ["exponential forget gate"] = PostUp with { ForgetGate = ForgetGate.Exponential, ForgetGateBiasFirst = -1, ForgetGateBiasLast = 0 },
         ["no forget gate"] = PostUp with { ForgetGate = ForgetGate.None },
         ["no input gate"] = PostUp with { InputGate = InputGate.None },
-        ["gates of biases"] = PostUp with { InputGatePreactivation = GatePreactivation.BiasOnly, ForgetGatePreactivation = GatePreactivation.Fixed },
+        ["gates of biases"] = PostUp with
+        {
+            InputGatePreactivation = GatePreactivation.BiasOnly,
+            ForgetGatePreactivation = GatePreactivation.Fixed,
+        },
         ["gates see q k v"] = PostUp with { GateSource = GateSource.Qkv },
         ["no output gate"] = PostUp with { OutputGate = false },
         ["not normalised"] = PostUp with { Normalize = false },
@@ -55,8 +66,18 @@ public sealed class XlstmTokenStepTests
         ["pre-up with sLSTM"] = PreUp with { SLstmAt = [1], SLstmRecurrentInit = RecurrentInit.Uniform },
         ["pre-up, no skip"] = PreUp with { LearnableSkip = false, UseBias = true, OutputGate = false },
         ["pre-up, GELU"] = PreUp with { SLstmAt = [0], SLstmFeedForward = FeedForwardKind.Mlp },
-        ["pre-up, no convolution"] = PreUp with { SLstmAt = [0], SLstmFeedForward = FeedForwardKind.SwiGlu, ConvKernelSize = 0, QkNorm = true },
-        ["pre-up around dense projections"] = PreUp with { Mixers = new MLstmMixerConfig { HeadCount = 2, UseBias = true }, ConvKernelSize = 1 },
+        ["pre-up, no convolution"] = PreUp with
+        {
+            SLstmAt = [0],
+            SLstmFeedForward = FeedForwardKind.SwiGlu,
+            ConvKernelSize = 0,
+            QkNorm = true,
+        },
+        ["pre-up around dense projections"] = PreUp with
+        {
+            Mixers = new MLstmMixerConfig { HeadCount = 2, UseBias = true },
+            ConvKernelSize = 1,
+        },
         ["headwise in post-up"] = PostUp with { Mixers = new MLstmMixerConfig { HeadCount = 2, Headwise = true } },
         ["pre-up, gates see x"] = PreUp with { GateSource = GateSource.Input, HeadNorm = HeadNormKind.Rms },
     };
@@ -122,7 +143,8 @@ public sealed class XlstmTokenStepTests
         using var scope = NewDisposeScope();
         using var none = no_grad();
         using var step = XlstmTokenStep.Of(model)!;
-        using var state = model.Forward(randint(0, 29, [XlstmTokenStep.MostRows, 4], generator: new Generator(3)), returnState: true).State!;
+        using var state =
+            model.Forward(randint(0, 29, [XlstmTokenStep.MostRows, 4], generator: new Generator(3)), returnState: true).State!;
         var (all, places) = step.Own(state);
         using var owned = all;
         var logits = step.Read([1, 2, 3, 4, 5, 6, 7, 8], places).ToArray();

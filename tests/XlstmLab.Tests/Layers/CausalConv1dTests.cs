@@ -46,7 +46,8 @@ public sealed class CausalConv1dTests
         using var conv = Conv(taps);
         var x = Random(1, 14).requires_grad_();
         bool[] starts = [false, false, false, true, true, false, false, false, true, false, false, false, false, false];
-        bool[] padding = [true, false, false, false, false, false, true, true, true, false, false, true, false, true]; // a document starts on padding too
+        // a document starts on padding too
+        bool[] padding = [true, false, false, false, false, false, true, true, true, false, false, true, false, true];
         var weights = Random(1, 14);
 
         var documents = new List<int[]>();
@@ -130,7 +131,9 @@ public sealed class CausalConv1dTests
         var x = randn(2, 5, 12);
         var expected = nn.functional.linear(x, block_diag([.. dense.Weight.unbind(0)]), dense.Bias);
         MLstmTests.Near(expected, dense.Forward(x), 1e-6, "y");
-        Assert.Contains("divides the width 12, got 5", Assert.Throws<ArgumentException>(() => new HeadwiseDense(12, 5)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "divides the width 12, got 5",
+            Assert.Throws<ArgumentException>(() => new HeadwiseDense(12, 5)).Message, StringComparison.Ordinal);
     }
 
     private static CausalConv1d Conv(int taps)

@@ -79,7 +79,10 @@ public sealed class NormsTests
 
     [Fact]
     public void HeadNorm_GroupsThatDoNotDivide_AreRefused() =>
-        Assert.Contains("divides the 12 channels, got 5", Assert.Throws<ArgumentException>(() => new HeadNorm(HeadNormKind.Group, 4, 3, Epsilon, groups: 5)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "divides the 12 channels, got 5",
+            Assert.Throws<ArgumentException>(() => new HeadNorm(HeadNormKind.Group, 4, 3, Epsilon, groups: 5)).Message,
+            StringComparison.Ordinal);
 
     [Fact]
     public void Norms_BFloat16_TakeMomentsInFloat32()

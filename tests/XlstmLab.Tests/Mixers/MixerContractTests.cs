@@ -43,7 +43,8 @@ public sealed class MixerContractTests
         ["gru"] = "gru",
         ["own"] = new MovingAverageMixerConfig { Decay = 0.7 },
         ["mlstm, attention"] = "mlstm,attention",
-        ["two windows"] = [new SlidingWindowMixerConfig { Window = 4, SinkTokens = 1 }, new SlidingWindowMixerConfig { Window = 7, SinkTokens = 0 }],
+        ["two windows"] =
+            [new SlidingWindowMixerConfig { Window = 4, SinkTokens = 1 }, new SlidingWindowMixerConfig { Window = 7, SinkTokens = 0 }],
         ["window, slstm"] = [new SlidingWindowMixerConfig { Window = 4, SinkTokens = 1 }, "slstm"],
     };
 
@@ -79,7 +80,8 @@ public sealed class MixerContractTests
         var block = style switch
         {
             "post-up" => PostUp,
-            "post-up with convolution" => PostUp with { ConvKernelSize = 3, PostNorm = NormKind.Rms, PreNorm = NormKind.Layer, Dropout = 0.1 },
+            "post-up with convolution" =>
+                PostUp with { ConvKernelSize = 3, PostNorm = NormKind.Rms, PreNorm = NormKind.Layer, Dropout = 0.1 },
             "post-up without feed-forward" => PostUp with { FeedForward = FeedForwardKind.None, UseBias = true },
             "pre-up" => PreUp,
             _ => PreUp with { ConvKernelSize = 0, LearnableSkip = false, OutputGate = false },

@@ -52,7 +52,9 @@ public sealed class OwnMixerTests
         checkpoint.LoadInto(read);
         var tokens = new ByteTokenizer();
         var options = new GenerationOptions { Temperature = 0, MaxNewTokens = 5 };
-        Assert.Equal(new TextGenerator(model, tokens).Generate("ab", options).Tokens, new TextGenerator(read, tokens).Generate("ab", options).Tokens);
+        Assert.Equal(
+            new TextGenerator(model, tokens).Generate("ab", options).Tokens,
+            new TextGenerator(read, tokens).Generate("ab", options).Tokens);
         var evaluated = PerplexityEvaluator.Evaluate(
             read, [[tokens.EndOfDocument, 1, 3, 7, 0, 1, 3, 7]], tokens, cancellationToken: TestContext.Current.CancellationToken);
         Assert.InRange(evaluated.Loss, 0.1, 5.6);

@@ -42,7 +42,8 @@ public sealed class DisposedTests
             () => model.Forward(tokens), () => generator.Generate("a"), () => generator.Read([1]), () => PerplexityEvaluator.Evaluate(
                 model, [[256, 1]], new ByteTokenizer()),
             () => XlstmLab.Analysis.GateCapture.Run(model, [1, 2]), () => ModelIdentity.Of(model),
-            () => new Trainer(model, new() { Steps = 1, ContextLength = 8, BatchSize = 1 }, TinyText.Packed(1), [], temp["run"]).Run(TestContext.Current.CancellationToken),
+            () => new Trainer(model, new() { Steps = 1, ContextLength = 8, BatchSize = 1 }, TinyText.Packed(1), [], temp["run"])
+                .Run(TestContext.Current.CancellationToken),
         ];
         Assert.All(uses, use => Refuses(nameof(XlstmLanguageModel), use));
         Assert.Empty(temp.Entries);

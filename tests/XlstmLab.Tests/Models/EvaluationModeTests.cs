@@ -47,7 +47,10 @@ public sealed class EvaluationModeTests : IDisposable
             new() { Tasks = [RulerTask.NiahSingle1], Lengths = [800], Samples = 1 }).Answers[0].Output),
         ("LogLikelihoodScorer.Score", m => Text(
             LogLikelihoodScorer.Score(m, Bytes, [new("the", " cat"), new("the", " dog")]).Sum(s => s.LogLikelihood))),
-        ("TaskEvaluator.Evaluate", m => Text(TaskEvaluator.Evaluate(m, Bytes, new PiqaTask(), [new([new("q", "yes"), new("q", "no")], 0)]).Samples[0].Answers[1].LogLikelihood)),
+        ("TaskEvaluator.Evaluate",
+            m => Text(
+                TaskEvaluator.Evaluate(
+                    m, Bytes, new PiqaTask(), [new([new("q", "yes"), new("q", "no")], 0)]).Samples[0].Answers[1].LogLikelihood)),
         ("StateRanks.Measure", m => Text(StateRanks.Measure(m, Tokens)[0].Norm)),
         ("OutlierReport.Measure", m => Text(OutlierReport.Measure(m, Tokens).Blocks[1].Rms)),
         ("NeedleResponse.Measure", m => Text(NeedleResponse.Measure(m, [256, 1, 2], [3, 4], [5, 6, 7]).Heads[3].Written)),
@@ -131,7 +134,9 @@ public sealed class EvaluationModeTests : IDisposable
         string[] others = ["XlstmLab.Models", "XlstmLab.Training", "XlstmLab.Checkpoints", "XlstmLab.Experiments"];
         var there = typeof(LanguageModel).Assembly.GetExportedTypes()
             .Where(type => !others.Any(space => type.Namespace!.StartsWith(space, StringComparison.Ordinal)))
-            .SelectMany(type => type.GetMethods(BindingFlags.Public | BindingFlags.Static | BindingFlags.Instance | BindingFlags.DeclaredOnly).Cast<MethodBase>().Concat(type.GetConstructors()))
+            .SelectMany(type =>
+                type.GetMethods(BindingFlags.Public | BindingFlags.Static | BindingFlags.Instance | BindingFlags.DeclaredOnly)
+                    .Cast<MethodBase>().Concat(type.GetConstructors()))
             .Where(method => method.GetParameters().Any(p => typeof(LanguageModel).IsAssignableFrom(p.ParameterType)))
             .Where(method => method.Name is not (nameof(Lab.LoadWeights) or nameof(RoundedWeights.Round) or nameof(RunTables.ToTable)))
             .Select(method => $"{method.DeclaringType!.Name}.{method.Name}");

@@ -100,7 +100,8 @@ public sealed class GlaLanguageModelTests : LanguageModelContract
         using var scope = NewDisposeScope();
         foreach (var config in new[]
         {
-            Small with { ConvTaps = 0, TieWordEmbeddings = true }, Small with { ConvTaps = 1, ValueFactor = 2 }, Small with { HeadCount = 4, FeedForwardWidth = null },
+            Small with { ConvTaps = 0, TieWordEmbeddings = true }, Small with { ConvTaps = 1, ValueFactor = 2 },
+            Small with { HeadCount = 4, FeedForwardWidth = null },
         })
         {
             using var model = config.CreateModel();
@@ -159,11 +160,14 @@ public sealed class GlaLanguageModelTests : LanguageModelContract
 
                 var w = weights[$"{at}attn.{which}_conv1d.weight"].squeeze(1); // (C, K)
                 var padded = cat([zeros(batch, config.ConvTaps - 1, y.shape[2], dtype: y.dtype), y], 1);
-                return Silu(Enumerable.Range(0, config.ConvTaps).Select(j => padded.narrow(1, j, length) * w.select(1, j)).Aggregate((a, c) => a + c));
+                return Silu(
+                    Enumerable.Range(0, config.ConvTaps).Select(j => padded.narrow(1, j, length) * w.select(1, j))
+                        .Aggregate((a, c) => a + c));
             }
 
             var (q, k, v) = (Convolved("q"), Convolved("k"), Convolved("v"));
-            var decay = sigmoid(Project(read, at + "attn.gk_proj") + weights[at + "attn.gk_proj.bias"]).pow(1 / config.GateNormalizer); // (B, S, NH)
+            // (B, S, NH)
+            var decay = sigmoid(Project(read, at + "attn.gk_proj") + weights[at + "attn.gk_proj.bias"]).pow(1 / config.GateNormalizer);
             var heads = new List<Tensor>();
             for (var h = 0; h < config.HeadCount; h++)
             {

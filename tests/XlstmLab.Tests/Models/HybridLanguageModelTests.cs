@@ -15,6 +15,7 @@ public sealed class HybridLanguageModelTests : LanguageModelContract
         FeedForwardRoundUpTo = 8,
         InputGateBias = -2,
         Epsilon = 0,
-        Mixers = ["mlstm", "attention", new SlidingWindowMixerConfig { Window = 5, SinkTokens = 1 }, new Mamba2MixerConfig { StateSize = 8 }],
+        Mixers = ["mlstm", "attention", new SlidingWindowMixerConfig { Window = 5, SinkTokens = 1 },
+            new Mamba2MixerConfig { StateSize = 8 }],
     };
 }

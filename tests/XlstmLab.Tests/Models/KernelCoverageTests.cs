@@ -73,7 +73,8 @@ public sealed class KernelCoverageTests
         var config = new TrainingConfig { Steps = 1, BatchSize = 1, ContextLength = 8, ComputeType = type, TensorBoard = false };
         using var model = KernelRun.Model(Tiny with { BlockCount = 1, EmbeddingDim = 80, HeadCount = 2 });
         new Trainer(model, config, TinyText.Packed(1), [], folder.Path).Run(TestContext.Current.CancellationToken);
-        var lines = File.ReadAllLines(Path.Combine(folder.Path, "log.txt")).Where(line => line.Contains("no kernel", StringComparison.Ordinal)).ToArray();
+        var lines = File.ReadAllLines(Path.Combine(folder.Path, "log.txt"))
+            .Where(line => line.Contains("no kernel", StringComparison.Ordinal)).ToArray();
         Assert.Equal(expected ? 1 : 0, lines.Length);
         Assert.All(lines, line => Assert.EndsWith(
             "some operations have no kernel: block 0: queries of 20 a head: the mLSTM kernels serve multiples of 8.", line,

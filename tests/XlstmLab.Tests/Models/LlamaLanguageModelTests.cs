@@ -50,7 +50,8 @@ public sealed class LlamaLanguageModelTests : LanguageModelContract
     {
         foreach (var config in new[]
         {
-            Small with { AttentionBias = true, FeedForwardBias = true, TieWordEmbeddings = true }, Small with { HeadWidth = 6, KeyValueHeads = 1 },
+            Small with { AttentionBias = true, FeedForwardBias = true, TieWordEmbeddings = true },
+            Small with { HeadWidth = 6, KeyValueHeads = 1 },
         })
         {
             using var model = config.CreateModel();

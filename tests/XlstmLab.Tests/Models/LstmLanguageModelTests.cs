@@ -72,7 +72,8 @@ public sealed class LstmLanguageModelTests : LanguageModelContract
         using var scope = NewDisposeScope();
         foreach (var config in new[]
         {
-            Small with { Residual = false, FeedForward = FeedForwardKind.None }, Small with { FeedForward = FeedForwardKind.None, TieWordEmbeddings = true },
+            Small with { Residual = false, FeedForward = FeedForwardKind.None },
+            Small with { FeedForward = FeedForwardKind.None, TieWordEmbeddings = true },
             Small with { FeedForward = FeedForwardKind.GeGlu }, Small with { FeedForwardWidth = 40, ForgetGateBias = 2 },
         })
         {
@@ -134,7 +135,8 @@ public sealed class LstmLanguageModelTests : LanguageModelContract
     private static Tensor ByHand(LstmConfig config, Dictionary<string, Tensor> weights, Tensor tokens, Tensor starts)
     {
         Tensor Norm(Tensor x, string name) =>
-            (x - x.mean([-1L], keepdim: true)) / (x.var(-1, unbiased: false, keepdim: true) + config.NormEpsilon).sqrt() * weights[name + ".weight"];
+            (x - x.mean([-1L], keepdim: true)) / (x.var(-1, unbiased: false, keepdim: true) + config.NormEpsilon).sqrt()
+            * weights[name + ".weight"];
         Tensor Project(Tensor x, string name) => x.matmul(weights[name + ".weight"].t());
         var x = weights["model.embeddings.weight"][tokens]; // (B, S, d)
         for (var b = 0; b < config.BlockCount; b++)

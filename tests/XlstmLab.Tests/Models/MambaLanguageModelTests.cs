@@ -26,7 +26,15 @@ public sealed class MambaLanguageModelTests : LanguageModelContract
     [Fact]
     public void CreateModel_EveryChoice_HasItsParametersAndRoundTrips()
     {
-        var config = Small with { UseBias = true, UseConvBias = false, TieWordEmbeddings = false, TimeStepRank = 3, Expand = 3, ConvKernelSize = 1 };
+        var config = Small with
+        {
+            UseBias = true,
+            UseConvBias = false,
+            TieWordEmbeddings = false,
+            TimeStepRank = 3,
+            Expand = 3,
+            ConvKernelSize = 1,
+        };
         using var model = config.CreateModel();
         Assert.Equal(config.CountParameters(), model.parameters().Sum(p => p.NumberOfElements));
         Assert.Equal(config, ModelConfigJson.Parse(ModelConfigJson.Text(config)));
@@ -60,7 +68,8 @@ public sealed class MambaLanguageModelTests : LanguageModelContract
     public void Decays_RatesAndSkips_AreLeftAlone()
     {
         using var model = Small.CreateModel();
-        var decaying = model.named_parameters().Where(p => AdamW.Decays(p.name, p.parameter.shape)).Select(p => p.name.Split('.')[^2]).ToHashSet();
+        var decaying =
+            model.named_parameters().Where(p => AdamW.Decays(p.name, p.parameter.shape)).Select(p => p.name.Split('.')[^2]).ToHashSet();
         Assert.Equal(["conv1d", "dt_proj", "in_proj", "out_proj", "x_proj"], decaying.Order());
     }
 

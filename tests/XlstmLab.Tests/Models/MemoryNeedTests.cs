@@ -43,7 +43,8 @@ public sealed class MemoryNeedTests
         MemoryNeed.RequireModel(Small);
         Assert.Contains(
             "in bfloat16",
-            Assert.Throws<ConfigException>(() => (config with { VocabularySize = rows / 10 * 20 }).CreateUnloaded(projections: torch.ScalarType.BFloat16)).Message,
+            Assert.Throws<ConfigException>(() =>
+                (config with { VocabularySize = rows / 10 * 20 }).CreateUnloaded(projections: torch.ScalarType.BFloat16)).Message,
             StringComparison.Ordinal);
     }
 
@@ -54,7 +55,9 @@ public sealed class MemoryNeedTests
     public void Require_BatchTooLarge_SaysWhatItNeeds(int batch, int context, int? micro)
     {
         var training = new TrainingConfig { BatchSize = batch, ContextLength = context, MicroBatchSize = micro };
-        Assert.Contains("does not fit into memory", Assert.Throws<ConfigException>(() => TrainingMemory.Require(Small, training, torch.CPU)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "does not fit into memory",
+            Assert.Throws<ConfigException>(() => TrainingMemory.Require(Small, training, torch.CPU)).Message, StringComparison.Ordinal);
     }
 
     [Fact]

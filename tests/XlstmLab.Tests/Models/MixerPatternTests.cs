@@ -9,7 +9,14 @@ namespace XlstmLab.Tests.Models;
 
 public sealed class MixerPatternTests
 {
-    private static readonly XlstmConfig Small = new() { VocabularySize = 11, EmbeddingDim = 16, HeadCount = 2, BlockCount = 4, FeedForwardRoundUpTo = 8 };
+    private static readonly XlstmConfig Small = new()
+    {
+        VocabularySize = 11,
+        EmbeddingDim = 16,
+        HeadCount = 2,
+        BlockCount = 4,
+        FeedForwardRoundUpTo = 8,
+    };
 
     static MixerPatternTests() => MixerConfig.Know<MovingAverageMixerConfig>();
 
@@ -92,7 +99,8 @@ public sealed class MixerPatternTests
     [InlineData("{\"kind\": \"sliding_window\", \"window\": 0}", "window is 0; expected at least 1")]
     public void Json_WrongMixers_AreRefused(string mixers, string reason)
     {
-        var json = $$"""{"model_type": "xlstm", "vocab_size": 11, "embedding_dim": 16, "num_heads": 2, "num_blocks": 4, "mixers": {{mixers}}}""";
+        var json =
+            $$"""{"model_type": "xlstm", "vocab_size": 11, "embedding_dim": 16, "num_heads": 2, "num_blocks": 4, "mixers": {{mixers}}}""";
         Assert.Contains(reason, Assert.Throws<ConfigException>(() => ModelConfigJson.Parse(json)).Message, StringComparison.Ordinal);
     }
 
@@ -100,7 +108,8 @@ public sealed class MixerPatternTests
     public void Json_MixersAndSLstmAt_AreRefusedTogether() =>
         Assert.Contains(
             "mixers and slstm_at are given",
-            Assert.Throws<ConfigException>(() => ModelConfigJson.Parse("""{"model_type": "xlstm", "mixers": "gla", "slstm_at": [1]}""")).Message,
+            Assert.Throws<ConfigException>(() =>
+                ModelConfigJson.Parse("""{"model_type": "xlstm", "mixers": "gla", "slstm_at": [1]}""")).Message,
             StringComparison.Ordinal);
 
     [Fact]

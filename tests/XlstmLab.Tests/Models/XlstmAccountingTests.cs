@@ -57,7 +57,9 @@ public sealed class XlstmAccountingTests
         from style in Gen.Enum<BlockStyle>()
         from shape in Gen.Select(Gen.Int[1, 3], OneOf(8, 16, 24), OneOf(1, 2, 4))
         from slstm in Gen.Bool.Array[shape.Item1]
-        from gates in Gen.Select(Gen.Enum<InputGate>(), Gen.Enum<ForgetGate>(), Gen.Enum<GatePreactivation>(), Gen.Enum<GatePreactivation>(), Gen.Enum<GateSource>().Nullable())
+        from gates in Gen.Select(
+            Gen.Enum<InputGate>(), Gen.Enum<ForgetGate>(), Gen.Enum<GatePreactivation>(), Gen.Enum<GatePreactivation>(),
+            Gen.Enum<GateSource>().Nullable())
         from norms in Gen.Select(Gen.Enum<NormKind>(), Gen.Enum<NormKind>(), Gen.Enum<HeadNormKind>(), Gen.Bool, Gen.Bool)
         from feedForward in Gen.Select(Gen.Enum<FeedForwardKind>(), Gen.Enum<FeedForwardKind>(), OneOf(1.3, 5))
         from conv in Gen.Select(Gen.Int[0, 5].Nullable(), Gen.Int[0, 5].Nullable())

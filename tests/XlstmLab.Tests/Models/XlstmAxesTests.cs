@@ -27,7 +27,8 @@ public sealed class XlstmAxesTests
     private static readonly Dictionary<string, (XlstmConfig Config, string[] Gone, string[] New)> Axes = new()
     {
         ["sigmoid input gate"] = (Small with { InputGate = InputGate.Sigmoid }, [], []),
-        ["exponential forget gate"] = (Small with { ForgetGate = ForgetGate.Exponential, ForgetGateBiasFirst = -1, ForgetGateBiasLast = 0 }, [], []),
+        ["exponential forget gate"] =
+            (Small with { ForgetGate = ForgetGate.Exponential, ForgetGateBiasFirst = -1, ForgetGateBiasLast = 0 }, [], []),
         ["no input gate"] = (Small with { InputGate = InputGate.None }, ["igate_preact.bias [2]", "igate_preact.weight [2, 16]"], []),
         ["no forget gate"] = (Small with { ForgetGate = ForgetGate.None }, ["fgate_preact.bias [2]", "fgate_preact.weight [2, 16]"], []),
         ["input bias only"] = (Small with { InputGatePreactivation = GatePreactivation.BiasOnly }, ["igate_preact.weight [2, 16]"], []),
@@ -49,10 +50,12 @@ public sealed class XlstmAxesTests
             ["fgate_preact.weight [2, 16]", "igate_preact.weight [2, 16]"],
             ["fgate_preact.weight [2, 32]", "igate_preact.weight [2, 32]", "k_norm.weight [8]", "q_norm.weight [8]"]),
         ["pre-norm layer"] = (Small with { PreNorm = NormKind.Layer }, [], []),
-        ["pre-norm none"] = (Small with { PreNorm = NormKind.None }, ["norm_ffn.weight [16]", "norm_mlstm.weight [16]", "out_norm.weight [16]"], []),
+        ["pre-norm none"] = (Small with { PreNorm = NormKind.None },
+            ["norm_ffn.weight [16]", "norm_mlstm.weight [16]", "out_norm.weight [16]"], []),
         ["sandwich"] = (Small with { PostNorm = NormKind.Rms }, [], ["norm_ffn_post.weight [16]", "norm_mlstm_post.weight [16]"]),
         ["sandwich of layer norms"] = (
-            Small with { PreNorm = NormKind.Layer, PostNorm = NormKind.Layer }, [], ["norm_ffn_post.weight [16]", "norm_mlstm_post.weight [16]"]),
+            Small with { PreNorm = NormKind.Layer, PostNorm = NormKind.Layer }, [],
+            ["norm_ffn_post.weight [16]", "norm_mlstm_post.weight [16]"]),
         ["no out norm"] = (Small with { AddOutNorm = false }, ["out_norm.weight [16]"], []),
         ["head norm RMS"] = (Small with { HeadNorm = HeadNormKind.Rms }, [], []),
         ["head norm of four groups"] = (Small with { HeadNorm = HeadNormKind.Group, HeadNormGroups = 4 }, [], []),
@@ -168,7 +171,12 @@ public sealed class XlstmAxesTests
     {
         using var scope = NewDisposeScope();
         using var model = new XlstmLanguageModel(
-            Small with { WeightMode = mode, InputGatePreactivation = GatePreactivation.BiasOnly, ForgetGatePreactivation = GatePreactivation.BiasOnly });
+            Small with
+            {
+                WeightMode = mode,
+                InputGatePreactivation = GatePreactivation.BiasOnly,
+                ForgetGatePreactivation = GatePreactivation.BiasOnly,
+            });
         Randomize(model);
         model.Forward(arange(9).unsqueeze(0)).Logits.square().sum().backward();
 
@@ -279,7 +287,12 @@ public sealed class XlstmAxesTests
     public void Fused_GatesOfOneKind_AreOneBias()
     {
         using var model = new XlstmLanguageModel(
-            Small with { WeightMode = WeightMode.Fused, InputGatePreactivation = GatePreactivation.BiasOnly, ForgetGatePreactivation = GatePreactivation.BiasOnly });
+            Small with
+            {
+                WeightMode = WeightMode.Fused,
+                InputGatePreactivation = GatePreactivation.BiasOnly,
+                ForgetGatePreactivation = GatePreactivation.BiasOnly,
+            });
         Assert.Equal(["ifgate_preact.bias [4]"], Shapes(model).Where(s => s.Contains("gate_preact", StringComparison.Ordinal)));
         Assert.Equal([-10f, -10f, 3f, 6f], model.state_dict()["backbone.blocks.0.mlstm_layer.ifgate_preact.bias"].data<float>().ToArray());
     }
@@ -496,7 +509,8 @@ public sealed class XlstmAxesTests
         {
             HeadNormKind.Layer => Centred(Heads(h, config.HeadCount), epsilon).reshape(h.shape) * weights[Layer + "multihead_norm.weight"],
             HeadNormKind.Rms => Rms(Heads(h, config.HeadCount), epsilon).reshape(h.shape) * weights[Layer + "multihead_norm.weight"],
-            HeadNormKind.Group => Centred(Heads(h, config.HeadNormGroups!.Value), epsilon).reshape(h.shape) * weights[Layer + "multihead_norm.weight"],
+            HeadNormKind.Group =>
+                Centred(Heads(h, config.HeadNormGroups!.Value), epsilon).reshape(h.shape) * weights[Layer + "multihead_norm.weight"],
             _ => h,
         };
         h = config.OutputGate ? h / (1 + exp(-W(Layer + "ogate_preact", x))) : h;

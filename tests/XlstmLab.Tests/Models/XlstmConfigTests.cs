@@ -14,7 +14,8 @@ public sealed class XlstmConfigTests
     public static TheoryData<string> EnumProperties() => [.. Named(typeof(XlstmConfig)).Where(p => TypeOf(p).IsEnum).Select(p => p.Name)];
 
     public static TheoryData<string> MLstmProperties() =>
-        [.. Named(typeof(MLstmMixerConfig)).Where(p => p.Name != nameof(MLstmMixerConfig.Headwise)).Select(p => p.Name)]; // of the block style
+        // Headwise is of the block style.
+        [.. Named(typeof(MLstmMixerConfig)).Where(p => p.Name != nameof(MLstmMixerConfig.Headwise)).Select(p => p.Name)];
 
     [Theory]
     [MemberData(nameof(EnumProperties))]

@@ -141,7 +141,10 @@ public sealed class XlstmLanguageModelTests
     {
         using var scope = NewDisposeScope();
         using var model = new XlstmLanguageModel(new XlstmConfig { VocabularySize = 50, EmbeddingDim = 32, HeadCount = 2, BlockCount = 1 });
-        Assert.Contains("0 to 49, got 50", Assert.Throws<ArgumentOutOfRangeException>(() => model.Forward(full([1, 2], 50, dtype: ScalarType.Int64))).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "0 to 49, got 50",
+            Assert.Throws<ArgumentOutOfRangeException>(() => model.Forward(full([1, 2], 50, dtype: ScalarType.Int64))).Message,
+            StringComparison.Ordinal);
         Assert.Contains("int64", Assert.Throws<ArgumentException>(() => model.Forward(zeros(1, 2))).Message, StringComparison.Ordinal);
     }
 

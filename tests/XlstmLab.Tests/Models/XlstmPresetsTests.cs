@@ -83,7 +83,8 @@ public sealed class XlstmPresetsTests
     public void OldBlock_HasAboutTheParametersOfTheNewOne()
     {
         // Table 2 compares models of one size; the two styles differ by a few per cent at most.
-        foreach (var (old, @new) in new[] { ("xlstm-old-160m", "xlstm-160m"), ("xlstm-old-400m", "xlstm-400m"), ("xlstm-old-1.4b", "xlstm-1.4b"), ("xlstm-old-7b", "xlstm-7b") })
+        foreach (var (old, @new) in new[] { ("xlstm-old-160m", "xlstm-160m"), ("xlstm-old-400m", "xlstm-400m"),
+            ("xlstm-old-1.4b", "xlstm-1.4b"), ("xlstm-old-7b", "xlstm-7b") })
         {
             Assert.Equal(1.0, (double)XlstmPresets.ByName(old).CountParameters() / XlstmPresets.ByName(@new).CountParameters(), 0.02);
         }

@@ -19,7 +19,8 @@ namespace XlstmLab.Tests.Operations;
 internal static partial class EmulatorBuild
 {
     /// <summary>Names what of the command line runs only some of the tests.</summary>
-    private static readonly string[] Filters = ["class", "method", "namespace", "trait", "filter", "query", "list", "-id", "-run", "assemblyInfo", "client-port"];
+    private static readonly string[] Filters =
+        ["class", "method", "namespace", "trait", "filter", "query", "list", "-id", "-run", "assemblyInfo", "client-port"];
 
     private static readonly string[] Options = ["-std=c++17", "-O1", "-fPIC", "-fvisibility=hidden"];
     private static readonly string Folder = Path.Combine(TestSetup.RepositoryRoot, "tests", "XlstmLab.Tests", "Operations", "Emulator");
@@ -94,20 +95,21 @@ internal static partial class EmulatorBuild
                 m => $"REGISTER({m.Groups[2].Value}{(m.Groups[1].Success ? ", " + m.Groups[1].Value : "")})"));
         var emulator = Emulator.Value;
         string[] arguments = [.. Options, "-shared", "-I", Folder, .. defines.Select(d => "-D" + d)];
-        return Made($"{Path.GetFileNameWithoutExtension(file)}-", ".so", [source, Headers.Value, Path.GetFileName(emulator), .. arguments], aside =>
-        {
-            var code = aside + ".cpp";
-            File.WriteAllText(code, source);
-            try
+        return Made($"{Path.GetFileNameWithoutExtension(file)}-", ".so",
+            [source, Headers.Value, Path.GetFileName(emulator), .. arguments], aside =>
             {
-                return Run(background, [.. arguments, code, emulator, "-o", aside]).Fault is { } fault
-                    ? $"{file} with {string.Join(' ', defines)}: {fault}" : null;
-            }
-            finally
-            {
-                File.Delete(code);
-            }
-        });
+                var code = aside + ".cpp";
+                File.WriteAllText(code, source);
+                try
+                {
+                    return Run(background, [.. arguments, code, emulator, "-o", aside]).Fault is { } fault
+                        ? $"{file} with {string.Join(' ', defines)}: {fault}" : null;
+                }
+                finally
+                {
+                    File.Delete(code);
+                }
+            });
     }
 
     /// <summary>What runs the kernels, which all of them are linked with.</summary>
@@ -115,13 +117,17 @@ internal static partial class EmulatorBuild
     {
         var code = Path.Combine(Folder, "Emulator.cpp");
         string[] arguments = [.. Options.Select(o => o == "-O1" ? "-O2" : o), "-c", "-I", Folder];
-        return Made("Emulator-", ".o", [File.ReadAllText(code), Headers.Value, .. arguments], aside => Run(background: false, [.. arguments, code, "-o", aside]).Fault);
+        return Made(
+            "Emulator-", ".o", [File.ReadAllText(code), Headers.Value, .. arguments],
+            aside => Run(background: false, [.. arguments, code, "-o", aside]).Fault);
     }
 
     /// <summary>A file of the cache, made aside and renamed if it is not there: of two processes that make it, either is right.</summary>
     private static string Made(string name, string extension, IEnumerable<string> content, Func<string, string?> make)
     {
-        var key = Convert.ToHexStringLower(SHA256.HashData(Encoding.UTF8.GetBytes(string.Join('\n', content.Prepend(Compiler.Value.Version)))))[..24];
+        var key =
+            Convert.ToHexStringLower(
+                SHA256.HashData(Encoding.UTF8.GetBytes(string.Join('\n', content.Prepend(Compiler.Value.Version)))))[..24];
         var path = Path.Combine(UserCache.Folder("emulator"), name + key + extension);
         if (!File.Exists(path))
         {

@@ -34,7 +34,8 @@ public sealed class EmulatorVariants : IDisposable
         if (differences.Length > 0)
         {
             throw new InvalidOperationException(
-                "Emulator/variants.txt, or of long tests Emulator/variants-long.txt, is to have the variants of kernels that tests use. Change it by these:\n"
+                "Emulator/variants.txt, or of long tests Emulator/variants-long.txt, is to have the variants of kernels that tests use. "
+                + "Change it by these:\n"
                 + string.Join('\n', differences));
         }
     }

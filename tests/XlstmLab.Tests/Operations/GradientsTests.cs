@@ -71,7 +71,8 @@ public sealed class GradientsTests
         var fails = true;
         using var model = KernelRun.Model(() => new TinyModel
         {
-            Disturb = (pass, logits) => Refusing.apply(logits, null!, fails && pass > 2)[0], // a third update of a shape is the one that is recorded
+            // A third update of a shape is the one that is recorded.
+            Disturb = (pass, logits) => Refusing.apply(logits, null!, fails && pass > 2)[0],
         });
         TrainingResult Train() =>
             new Trainer(model, TinyText.Training, TinyText.Packed(1), [], null).Run(TestContext.Current.CancellationToken);

@@ -27,7 +27,8 @@ public sealed class JointProjectionTests
         Assert.Equal(gradientsAreNeighbours ? 72 : 24, gradients[0].stride(1));
         autograd.backward([.. results], gradients);
 
-        var (x64, weights64) = (x.detach().to(float64).requires_grad_(), weights.Select(w => w.detach().to(float64).requires_grad_()).ToArray());
+        var (x64, weights64) = (x.detach().to(float64).requires_grad_(),
+            weights.Select(w => w.detach().to(float64).requires_grad_()).ToArray());
         for (var k = 0; k < widths.Length; k++)
         {
             var expected = x64.matmul(weights64[k].t());

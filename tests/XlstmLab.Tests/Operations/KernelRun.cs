@@ -43,7 +43,9 @@ internal sealed class KernelRun : IDisposable
     /// <summary>Begins on a GPU; a test is skipped, with the reason, where there is none.</summary>
     public static KernelRun BeginOnGpu()
     {
-        Assert.SkipWhen(!NativeTorch.IsCudaAvailable || Kernel.Absence is not null, $"Only a GPU computes this in a reasonable time: {Kernel.Absence}.");
+        Assert.SkipWhen(
+            !NativeTorch.IsCudaAvailable || Kernel.Absence is not null,
+            $"Only a GPU computes this in a reasonable time: {Kernel.Absence}.");
         return new();
     }
 
@@ -52,7 +54,8 @@ internal sealed class KernelRun : IDisposable
     {
         var hasGpu = NativeTorch.IsCudaAvailable && Kernel.Absence is null;
         Assert.SkipWhen(
-            !hasGpu && EmulatedDevice.Absence is not null, $"Kernels run neither on a GPU ({Kernel.Absence}) nor emulated ({EmulatedDevice.Absence}).");
+            !hasGpu && EmulatedDevice.Absence is not null,
+            $"Kernels run neither on a GPU ({Kernel.Absence}) nor emulated ({EmulatedDevice.Absence}).");
         return new();
     }
 

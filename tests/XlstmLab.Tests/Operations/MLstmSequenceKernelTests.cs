@@ -27,7 +27,12 @@ public sealed class MLstmSequenceKernelTests
         new Case(2, 4, 259, 16, 32) { HasLayout = true, HasState = true },
         new Case(1, 2, 131, 24, 48) { HasLayout = true, HasState = true },
         new Case(2, 3, 5, 8, 8) { HasState = true },
-        new Case(2, 2, 257, 8, 16) { Options = new() { InputGate = InputGate.Sigmoid, Normalize = false }, HasLayout = true, HasState = true },
+        new Case(2, 2, 257, 8, 16)
+        {
+            Options = new() { InputGate = InputGate.Sigmoid, Normalize = false },
+            HasLayout = true,
+            HasState = true,
+        },
         new Case(1, 2, 261, 40, 40) { HasLayout = true, HasState = true },
         new Case(1, 2, 139, 40, 24) { Options = new() { InputGate = InputGate.Sigmoid }, HasState = true },
         new Case(1, 1, 130, 16, 40) { Options = new() { NormalizerGradient = NormalizerGradient.Constant }, HasState = true },

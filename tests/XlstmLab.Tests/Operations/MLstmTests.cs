@@ -372,11 +372,22 @@ public sealed class MLstmTests
     {
         using var scope = NewDisposeScope();
         var (q, v, g) = (zeros(2, 3, 5, 4), zeros(2, 3, 5, 6), zeros(2, 3, 5));
-        Assert.Contains("[2, 3, 5, 4]", Assert.Throws<ArgumentException>(() => MLstmCell.Forward(q, zeros(2, 3, 5, 3), v, g, g)).Message, StringComparison.Ordinal);
-        Assert.Contains("igatePreact", Assert.Throws<ArgumentException>(() => MLstmCell.Forward(q, q, v, zeros(2, 3, 4), g)).Message, StringComparison.Ordinal);
-        Assert.Contains("at least one token", Assert.Throws<ArgumentException>(() => MLstmCell.Forward(zeros(2, 3, 0, 4), q, v, g, g)).Message, StringComparison.Ordinal);
-        Assert.Contains("bool", Assert.Throws<ArgumentException>(() => MLstmCell.Forward(q, q, v, g, g, layout: new(zeros(2, 5)))).Message, StringComparison.Ordinal);
-        Assert.Contains("initial.C", Assert.Throws<ArgumentException>(() => MLstmCell.Forward(q, q, v, g, g, MLstmState.Empty(2, 3, 4, 5, ScalarType.Float32))).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "[2, 3, 5, 4]", Assert.Throws<ArgumentException>(() => MLstmCell.Forward(q, zeros(2, 3, 5, 3), v, g, g)).Message,
+            StringComparison.Ordinal);
+        Assert.Contains(
+            "igatePreact", Assert.Throws<ArgumentException>(() => MLstmCell.Forward(q, q, v, zeros(2, 3, 4), g)).Message,
+            StringComparison.Ordinal);
+        Assert.Contains(
+            "at least one token",
+            Assert.Throws<ArgumentException>(() => MLstmCell.Forward(zeros(2, 3, 0, 4), q, v, g, g)).Message, StringComparison.Ordinal);
+        Assert.Contains(
+            "bool", Assert.Throws<ArgumentException>(() => MLstmCell.Forward(q, q, v, g, g, layout: new(zeros(2, 5)))).Message,
+            StringComparison.Ordinal);
+        Assert.Contains(
+            "initial.C",
+            Assert.Throws<ArgumentException>(() =>
+                MLstmCell.Forward(q, q, v, g, g, MLstmState.Empty(2, 3, 4, 5, ScalarType.Float32))).Message, StringComparison.Ordinal);
     }
 
     private static Tensor Random(Generator generator, params long[] shape) =>

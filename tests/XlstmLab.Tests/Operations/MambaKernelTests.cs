@@ -153,7 +153,16 @@ public sealed class MambaKernelTests
         using var scope = NewDisposeScope();
         KernelRun.Seed(2);
         LanguageModelConfig config = second
-            ? new Mamba2Config { VocabularySize = 50, EmbeddingDim = 128, BlockCount = 2, HeadDim = 32, HeadCount = 8, StateSize = 32, GroupCount = 1 }
+            ? new Mamba2Config
+            {
+                VocabularySize = 50,
+                EmbeddingDim = 128,
+                BlockCount = 2,
+                HeadDim = 32,
+                HeadCount = 8,
+                StateSize = 32,
+                GroupCount = 1,
+            }
             : new MambaConfig { VocabularySize = 50, EmbeddingDim = 32, BlockCount = 2 };
         var (model, dim) = (KernelRun.Model(config), config.EmbeddingDim);
         var embedded = randn(2, length, dim).to(get_default_device());

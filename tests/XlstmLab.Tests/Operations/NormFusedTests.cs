@@ -23,7 +23,8 @@ public sealed class NormFusedTests
             CpuLoops.Check(inputs, x =>
             {
                 var (o, shift) = (gate ? x[1] : null, bias ? x[3] : null);
-                return [CpuMemory.Serves(x[0]) ? NormFused.Forward(x[0], x[2], shift, Epsilon, center, groups, o) : Reference(x[0], x[2], shift, center, groups, o)];
+                return [CpuMemory.Serves(x[0])
+                    ? NormFused.Forward(x[0], x[2], shift, Epsilon, center, groups, o) : Reference(x[0], x[2], shift, center, groups, o)];
             });
         }
 
@@ -36,7 +37,8 @@ public sealed class NormFusedTests
     public void AddForward_SumAndNormBothUsed_HasGradientsOfFloat64(NormKind kind, int channels)
     {
         using var scope = NewDisposeScope();
-        Tensor[] inputs = [CpuLoops.Draw(1, 3, 50, channels), CpuLoops.Draw(2, 3, 50, channels), CpuLoops.Draw(3, channels), CpuLoops.Draw(4, channels)];
+        Tensor[] inputs =
+            [CpuLoops.Draw(1, 3, 50, channels), CpuLoops.Draw(2, 3, 50, channels), CpuLoops.Draw(3, channels), CpuLoops.Draw(4, channels)];
         var center = kind == NormKind.Layer;
         CpuLoops.Check(inputs, x =>
         {

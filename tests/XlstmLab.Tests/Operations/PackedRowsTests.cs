@@ -17,7 +17,8 @@ public sealed class PackedRowsTests
     public void Pack_Tensor_IsTheLoopsBitForBit(WeightFormat format, ScalarType type)
     {
         using var scope = NewDisposeScope();
-        var weight = cat([tensor(Rows(), [Rows().Length / Columns, Columns]), Draw(40) * (Draw(40).narrow(1, 0, 1) * 20).exp()], 0).to(type);
+        var weight =
+            cat([tensor(Rows(), [Rows().Length / Columns, Columns]), Draw(40) * (Draw(40).narrow(1, 0, 1) * 20).exp()], 0).to(type);
         var expected = ByLoops(format, weight);
         foreach (var pieceBytes in new[] { 1L, 7 * sizeof(float) * Columns, 64 << 20 })
         {
@@ -82,9 +83,11 @@ public sealed class PackedRowsTests
         return
         [
             .. Row(ofInt8), .. Row([.. ofInt8.Select(x => -x)]), .. Row(ofFloat8), .. Row([.. ofFloat8.Select(x => -x)]),
-            .. Row([.. ofFloat8.Select(x => x * 1e-43f)]), .. Row([0]), .. Row([-0f, 0, -0f]), .. Row([1, -0f, -float.Epsilon, float.Epsilon]),
+            .. Row([.. ofFloat8.Select(x => x * 1e-43f)]), .. Row([0]), .. Row([-0f, 0, -0f]),
+            .. Row([1, -0f, -float.Epsilon, float.Epsilon]),
             .. Row([float.Epsilon]), .. Row([1e-40f, -1e-41f]), .. Row([float.MaxValue, -1, -float.MaxValue / 3]),
-            .. Row([1, float.PositiveInfinity, -2]), .. Row([float.NegativeInfinity]), .. Row([1, float.NaN]), .. Row([float.NaN, float.PositiveInfinity]),
+            .. Row([1, float.PositiveInfinity, -2]), .. Row([float.NegativeInfinity]), .. Row([1, float.NaN]),
+            .. Row([float.NaN, float.PositiveInfinity]),
         ];
 
         static float[] Beside(float x) => [MathF.BitDecrement(x), x, MathF.BitIncrement(x), x / 3];

@@ -27,7 +27,8 @@ public sealed class RotaryKernelTests
         var projected64 = projected.detach().to(float64).requires_grad_();
         var (cos64, sin64) = RotaryEmbedding.Angles(positions, dim, 10000, float64);
         var parts64 = projected64.split(widths, -1).Select(p => p.unflatten(2, [-1, dim]).transpose(1, 2)).ToArray();
-        var expected = new[] { RotaryEmbedding.Rotate(parts64[0], cos64, sin64), RotaryEmbedding.Rotate(parts64[1], cos64, sin64), parts64[2] };
+        var expected =
+            new[] { RotaryEmbedding.Rotate(parts64[0], cos64, sin64), RotaryEmbedding.Rotate(parts64[1], cos64, sin64), parts64[2] };
         Tensor[] results = [turned.Q, turned.K, turned.V];
         var gradients = expected.Select((e, k) => k == 1 ? randn(batch, length, keyHeads, dim).transpose(1, 2) : randn(e.shape)).ToArray();
         for (var k = 0; k < 3; k++)

@@ -203,7 +203,8 @@ public sealed class SLstmCellTests : IDisposable
     {
         using var scope = NewDisposeScope();
         var (x, kernel, bias, _) = Inputs(new Case(2, 7, 2, 4, 3));
-        var (expectedH, c, n) = (zeros(2, 2, 4, ScalarType.Float64), zeros(2, 2, 4, ScalarType.Float64), zeros(2, 2, 4, ScalarType.Float64));
+        var (expectedH, c, n) = (zeros(2, 2, 4, ScalarType.Float64), zeros(2, 2, 4, ScalarType.Float64),
+            zeros(2, 2, 4, ScalarType.Float64));
         var (h, _) = Select(fused)(x, kernel, bias, options: new() { ForgetGate = ForgetGate.Exponential });
         for (var t = 0; t < 7; t++)
         {
@@ -303,7 +304,9 @@ public sealed class SLstmCellTests : IDisposable
     {
         using var scope = NewDisposeScope();
         var (x, kernel, bias, initial) = Inputs(new Case(2, 5, 3, 6, 9));
-        Throws("[B, S, 4 (i, f, z, o), NH, D] with no size zero, but are [2, 5, 72]", () => SLstmCell.Forward(x.reshape(2, 5, 72), kernel, bias));
+        Throws(
+            "[B, S, 4 (i, f, z, o), NH, D] with no size zero, but are [2, 5, 72]",
+            () => SLstmCell.Forward(x.reshape(2, 5, 72), kernel, bias));
         Throws("no size zero", () => SLstmCell.Forward(x.narrow(1, 0, 0), kernel, bias));
         Throws("float32, float64 or bfloat16, but are Int64", () => SLstmCell.Forward(x.to(ScalarType.Int64), kernel, bias));
         Throws("recurrent kernel must be [NH, 4, D, D] = [3, 4, 6, 6]", () => SLstmCell.Forward(x, kernel.reshape(3, 24, 6), bias));
@@ -375,7 +378,8 @@ public sealed class SLstmCellTests : IDisposable
         };
         if (c.HasInitial)
         {
-            (results["dH"], results["dC"], results["dN"], results["dM"]) = (initial.H.grad!, initial.C.grad!, initial.N.grad!, initial.M.grad!);
+            (results["dH"], results["dC"], results["dN"], results["dM"]) = (initial.H.grad!, initial.C.grad!,
+                initial.N.grad!, initial.M.grad!);
         }
 
         return results;

@@ -117,7 +117,8 @@ public sealed class SelectiveScanTests
         [
             .. new[]
             {
-                Normal(batch, length, dim), nn.functional.softplus(Normal(batch, length, dim) - 2), -exp(Normal(dim, states)), Normal(batch, length, states),
+                Normal(batch, length, dim), nn.functional.softplus(Normal(batch, length, dim) - 2), -exp(Normal(dim, states)),
+                Normal(batch, length, states),
                 Normal(batch, length, states), Normal(batch, dim, states),
             }.Select(t => t.detach().to(type).requires_grad_()),
         ];

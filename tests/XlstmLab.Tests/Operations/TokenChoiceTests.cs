@@ -1,4 +1,5 @@
 using System.Diagnostics;
+using System.Globalization;
 using XlstmLab.Inference;
 using XlstmLab.Operations;
 using XlstmLab.Text;
@@ -89,7 +90,8 @@ public sealed class TokenChoiceTests
             [float.NegativeInfinity, float.NaN, float.NegativeInfinity, float.NegativeInfinity],
             [1, 2, float.NegativeInfinity, 3],
         ];
-        foreach (var options in new GenerationOptions[] { new() { Temperature = 0 }, new() { TopK = 2, TopP = 0.5, MinP = 0.1, RepetitionPenalty = 2 } })
+        foreach (var options in new GenerationOptions[] { new() { Temperature = 0 },
+            new() { TopK = 2, TopP = 0.5, MinP = 0.1, RepetitionPenalty = 2 } })
         {
             Row[] rows = [.. logits.Select(_ => new Row(4, options, [1]))];
             using var choice = new Device(4, rows);
@@ -109,7 +111,8 @@ public sealed class TokenChoiceTests
             Row[] rows = [.. Enumerable.Range(0, Rows).Select(
                 r => new Row(257, new() { Seed = r, TopP = 0.95, FrequencyPenalty = 0.2 }, []))];
             using var choice = new Device(257, rows);
-            return [.. Enumerable.Range(0, 6).SelectMany(_ => choice.Choose([.. rows.Select(_ => Logits(random, 0, 257))])).Select(c => c.Id)];
+            return [.. Enumerable.Range(0, 6).SelectMany(_ => choice.Choose([.. rows.Select(_ => Logits(random, 0, 257))]))
+                .Select(c => c.Id)];
         }
 
         Assert.Equal(Ids(), Ids());
@@ -161,7 +164,8 @@ public sealed class TokenChoiceTests
             {
                 foreach (var options in new GenerationOptions[]
                 {
-                    new() { Temperature = 0 }, new() { Temperature = 0, RepetitionPenalty = 1.1 }, new(), new() { TopK = 50 }, new() { TopP = 0.9 },
+                    new() { Temperature = 0 }, new() { Temperature = 0, RepetitionPenalty = 1.1 }, new(),
+                    new() { TopK = 50 }, new() { TopP = 0.9 },
                     new() { MinP = 0.05 }, new() { TopK = 50, TopP = 0.9, MinP = 0.05, RepetitionPenalty = 1.1, FrequencyPenalty = 0.1 },
                 })
                 {
@@ -183,8 +187,10 @@ public sealed class TokenChoiceTests
                     var watch = Stopwatch.StartNew();
                     work.Start();
                     cuda.synchronize();
-                    var what = FormattableString.Invariant(
-                        $"T {options.Temperature}, k {options.TopK}, p {options.TopP}, min-p {options.MinP}, repetition {options.RepetitionPenalty}");
+                    var what = string.Create(
+                        CultureInfo.InvariantCulture,
+                        $"T {options.Temperature}, k {options.TopK}, p {options.TopP}, min-p {options.MinP}, "
+                        + $"repetition {options.RepetitionPenalty}");
                     TestContext.Current.TestOutputHelper!.WriteLine(FormattableString.Invariant(
                         $"V {ids}, rows {rows}, {what}: {watch.Elapsed.TotalMicroseconds / times:F2} us"));
                     choice.Choices.Send();

@@ -9,7 +9,9 @@ public sealed class TokenMemoryTests
 {
     private const double NormEpsilon = 1e-6;
 
-    /// <summary>Sequences, heads, and a head's memory: by clusters of 8, 4 and 2 and by single blocks, which hold all of it or a part.</summary>
+    /// <summary>
+    /// Sequences, heads, and a head's memory: by clusters of 8, 4 and 2 and by single blocks, which hold all of it or a part.
+    /// </summary>
     [Theory]
     [InlineData(3, 2, 20, 32, false)]
     [InlineData(17, 4, 24, 48, false)]
@@ -37,7 +39,8 @@ public sealed class TokenMemoryTests
             var projections = Draw(sequences, heads * (2 * keyDim + 2 * valueDim + 4));
             TokenStepKernels.Remember(
                 There(projections), There(biases), c, n, m, There(norm), y, options, gateCap: 15, centers: true, NormEpsilon);
-            (exact, var expected) = Step(exact, projections.to(ScalarType.Float64), biases.to(ScalarType.Float64), norm.to(ScalarType.Float64));
+            (exact, var expected) = Step(
+                exact, projections.to(ScalarType.Float64), biases.to(ScalarType.Float64), norm.to(ScalarType.Float64));
             Assert.InRange(KernelRun.Error(c, exact.C.to(device)), inHalves ? 1e-3 : 0, inHalves ? 6e-3 : 1e-6);
             Assert.InRange(KernelRun.Error(n, exact.N.to(device)), 0, 1e-6);
             Assert.InRange(KernelRun.Error(m, exact.M.to(device)), 0, 1e-6);
@@ -48,7 +51,8 @@ public sealed class TokenMemoryTests
     }
 
     /// <summary>
-    /// A memory in bfloat16 that forgets a thousandth a token, over tokens of which each alone is lost in rounding to nearest, and its sums.
+    /// A memory in bfloat16 that forgets a thousandth a token, over tokens of which each alone is lost in rounding to nearest, and its
+    /// sums.
     /// </summary>
     [Fact]
     public void Remember_MemoryInHalves_ForgetsAndLearnsAsInFloat64()

@@ -14,20 +14,22 @@ public sealed class TokenProductTests
         from format in new[] { WeightFormat.Int8, WeightFormat.Float8 }
         from shape in new (TokenStepKernels.Result, int, int, int)[]
         {
-            (TokenStepKernels.Result.Plain, 96, 1, 24), (TokenStepKernels.Result.Stream, 1056, 3, 32), (TokenStepKernels.Result.Gated, 32, 9, 64),
+            (TokenStepKernels.Result.Plain, 96, 1, 24), (TokenStepKernels.Result.Stream, 1056, 3, 32),
+            (TokenStepKernels.Result.Gated, 32, 9, 64),
             (TokenStepKernels.Result.Capped, 160, 64, 40), (TokenStepKernels.Result.Stream, 10944, 2, 16),
         }
         select (format, shape.Item1.ToString(), shape.Item2, shape.Item3, shape.Item4));
 
     /// <summary>
-    /// Clusters of 8 blocks and of 4, by 4 tiles and by 8; blocks without columns, with a part of their pieces, and with more turns than are
-    /// asked for at once; sequences, and pairs of them, that not every block has; rows that fill neither a tile nor a block.
+    /// Clusters of 8 blocks and of 4, by 4 tiles and by 8; blocks without columns, with a part of their pieces, and with more turns than
+    /// are asked for at once; sequences, and pairs of them, that not every block has; rows that fill neither a tile nor a block.
     /// </summary>
     public static TheoryData<WeightFormat, string, int, int, int> BatchCases => new(
         from format in new[] { WeightFormat.BFloat16, WeightFormat.Int8, WeightFormat.Float8 }
         from shape in new (TokenStepKernels.Result, int, int, int)[]
         {
-            (TokenStepKernels.Result.Plain, 96, 17, 24), (TokenStepKernels.Result.Stream, 2752, 64, 48), (TokenStepKernels.Result.Gated, 1056, 33, 112),
+            (TokenStepKernels.Result.Plain, 96, 17, 24), (TokenStepKernels.Result.Stream, 2752, 64, 48),
+            (TokenStepKernels.Result.Gated, 1056, 33, 112),
             (TokenStepKernels.Result.Capped, 160, 63, 2052), (TokenStepKernels.Result.Gated, 1024, 64, 4096),
             (TokenStepKernels.Result.Plain, 64, 41, 2056), (TokenStepKernels.Result.Stream, 10944, 18, 16),
         }

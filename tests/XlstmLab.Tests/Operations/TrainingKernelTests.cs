@@ -34,7 +34,8 @@ public sealed class TrainingKernelTests
         var both = Enumerable.Range(0, 2)
             .Select(k => SoftCap.Apply(nn.functional.linear(x64, w64[k], b64[k]), cap).transpose(1, 2)).ToArray();
         var second = forgets ? both[1] : both[1] * 0;
-        ((both[0] * gradient[0]).sum() + (second * gradient[1]).sum() + (elsewhere is null ? 0 : (x64 * elsewhere.to(float64)).sum())).backward();
+        ((both[0] * gradient[0]).sum() + (second * gradient[1]).sum()
+            + (elsewhere is null ? 0 : (x64 * elsewhere.to(float64)).sum())).backward();
         Assert.InRange(KernelRun.Error(input, both[0]), 0, 1e-5);
         Assert.InRange(forgets ? KernelRun.Error(forget, both[1]) : forget.abs().max().item<float>(), 0, 1e-5);
         Assert.InRange(KernelRun.Error(x.grad!, x64.grad!), 0, 4e-3);
@@ -85,7 +86,8 @@ public sealed class TrainingKernelTests
 
         var (hidden64, weight64) = (Wide(hidden), Wide(weight));
         var capped = SoftCap.Apply(hidden64.matmul(weight64.t()), cap);
-        var expected = nn.functional.cross_entropy(capped, targets, reduction: nn.Reduction.Sum, ignore_index: CrossEntropyKernel.Ignored) / 10;
+        var expected =
+            nn.functional.cross_entropy(capped, targets, reduction: nn.Reduction.Sum, ignore_index: CrossEntropyKernel.Ignored) / 10;
         (expected * 3).backward();
         Assert.InRange(KernelRun.Error(loss, expected), 0, 2e-3);
         Assert.Equal(loss.item<double>(), alone.item<double>(), 1e-5);
@@ -100,11 +102,15 @@ public sealed class TrainingKernelTests
         using var scope = NewDisposeScope();
         KernelRun.Seed(9);
         var weights = new[] { ("a.weight", randn(70, 96)), ("b.bias", randn(5)), ("c.weight", randn(3, 3)) }
-            .Select(p => (Name: p.Item1, Kernel: new TorchSharp.Modules.Parameter(p.Item2.clone()), Plain: new TorchSharp.Modules.Parameter(p.Item2))).ToArray();
+            .Select(p => (
+                Name: p.Item1,
+                Kernel: new TorchSharp.Modules.Parameter(p.Item2.clone()),
+                Plain: new TorchSharp.Modules.Parameter(p.Item2))).ToArray();
         using var products = new TrainedProducts(weights.Select(w => w.Kernel));
         var product = products.Serve(() => TrainedProducts.Of([weights[0].Kernel]))!;
         using var kernel = new AdamWKernel(
-            weights.Select(w => new AdamWParameter(w.Kernel, zeros_like(w.Kernel), zeros_like(w.Kernel), AdamW.Decays(w.Name, w.Kernel.shape))), products);
+            weights.Select(w =>
+                new AdamWParameter(w.Kernel, zeros_like(w.Kernel), zeros_like(w.Kernel), AdamW.Decays(w.Name, w.Kernel.shape))), products);
         using var plain = new AdamW(weights.Select(w => (w.Name, w.Plain)));
         var settings = new AdamWSettings { Rate = 0.01, Beta1 = 0.9, Beta2 = 0.95, Epsilon = 1e-8, Decay = 0.1, Clip = 1 };
         for (var step = 0; step < 4; step++)

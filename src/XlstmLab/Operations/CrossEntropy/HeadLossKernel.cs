@@ -71,7 +71,8 @@ internal static class HeadLossKernel
         }
 
         var loss = CrossEntropyKernel.Sum(losses, call.Divisor, vocabulary, call.Cap);
-        return (loss.MoveToOuterDisposeScope(), dHidden?.MoveToOuterDisposeScope(), dWeight?.narrow(0, 0, vocabulary).MoveToOuterDisposeScope());
+        return (loss.MoveToOuterDisposeScope(), dHidden?.MoveToOuterDisposeScope(),
+            dWeight?.narrow(0, 0, vocabulary).MoveToOuterDisposeScope());
     }
 
     /// <summary>The kernel wants rows of whole 16 bytes; logits behind the vocabulary are zero, and stay it.</summary>

@@ -337,7 +337,8 @@ KERNEL void __launch_bounds__(32 * WEIGHT_WARPS, WEIGHT_BLOCKS) gate_backward_we
         const i64 place = gate_place(start + lane, sequence);
         float2 read[turns];
 #pragma unroll
-        for (int k = 0; k < turns; k++) read[k] = gates.read(start + lane, place, 16 * blockIdx.z + (k * WEIGHT_WARPS + warp) % (8 * parts));
+        for (int k = 0; k < turns; k++)
+            read[k] = gates.read(start + lane, place, 16 * blockIdx.z + (k * WEIGHT_WARPS + warp) % (8 * parts));
 
         unsigned char* staged = shared + turn * WEIGHT_TOKENS * pitch;
 #pragma unroll

@@ -24,8 +24,9 @@ KERNEL void __launch_bounds__(TILE_THREADS, 1) mlstm_backward(
     const bf16* RESTRICT q, i64 q_batch, int q_head, int q_token, const bf16* RESTRICT k, i64 k_batch, int k_head, int k_token,
     const bf16* RESTRICT v, i64 v_batch, int v_head, int v_token, const bf16* RESTRICT dh, i64 dh_batch, int dh_head, int dh_token,
     const float* RESTRICT rows, const float* RESTRICT sums, const bf16* RESTRICT y, const bf16* RESTRICT weights,
-    const bf16* RESTRICT gradients, const float* RESTRICT n, const float* RESTRICT dz, const bf16* RESTRICT d_states, const float* RESTRICT dn,
-    bf16* RESTRICT dq, i64 dq_batch, int dq_head, int dq_token, bf16* RESTRICT dk, i64 dk_batch, int dk_head, int dk_token,
+    const bf16* RESTRICT gradients, const float* RESTRICT n, const float* RESTRICT dz, const bf16* RESTRICT d_states,
+    const float* RESTRICT dn, bf16* RESTRICT dq, i64 dq_batch, int dq_head, int dq_token,
+    bf16* RESTRICT dk, i64 dk_batch, int dk_head, int dk_token,
     bf16* RESTRICT dv, i64 dv_batch, int dv_head, int dv_token, float* RESTRICT k_writes, int length, int heads, int batch)
 {
     wait_for_predecessors();

@@ -225,7 +225,8 @@ public static class MLstmChunkwise
                 document = Starts.to(ScalarType.Int64).cumsum(3);
                 causal = causal.logical_and(document.unsqueeze(4).eq(document.unsqueeze(3)));
                 opens = document.eq(0).to(b.dtype);
-                var start = where(Starts, arange(size, device: q.device), zeros(1, dtype: ScalarType.Int64, device: q.device)).cummax(3).values;
+                var start =
+                    where(Starts, arange(size, device: q.device), zeros(1, dtype: ScalarType.Int64, device: q.device)).cummax(3).values;
                 before = (b - logF).gather(3, start) * (1 - opens);
             }
 

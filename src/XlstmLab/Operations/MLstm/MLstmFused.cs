@@ -90,7 +90,8 @@ internal static class MLstmFused
             {
                 empty([batch, heads, dk, dv]), empty([batch, heads, dk]), empty([batch, heads, 1], ScalarType.Float64),
             };
-            var (dQ, dK, dV) = (HeadsSideBySide(batch, heads, length, dk), HeadsSideBySide(batch, heads, length, dk), HeadsSideBySide(batch, heads, length, dv));
+            var (dQ, dK, dV) = (HeadsSideBySide(batch, heads, length, dk), HeadsSideBySide(batch, heads, length, dk),
+                HeadsSideBySide(batch, heads, length, dv));
             var (dInput, dForget) = (empty([batch, heads, length]), empty([batch, heads, length]));
             using (var loops = Loops(inputs, call))
             {

@@ -336,7 +336,8 @@ internal sealed unsafe class MLstmLoops(
         }
     }
 
-    private void CopyRows(HeadRows rows, int head, int first, int count, int width, float* target, int distance, float* factors, float factor = 1) =>
+    private void CopyRows(
+        HeadRows rows, int head, int first, int count, int width, float* target, int distance, float* factors, float factor = 1) =>
         CopyRows(rows, rows.At(head / heads, head % heads) + first * rows.Token, count, width, target, distance, factors, factor);
 
     /// <summary>[v, 1] of a chunk.</summary>
@@ -619,8 +620,12 @@ internal sealed unsafe class MLstmLoops(
         {
             var rows = RowsAt(row, count);
             var corner = (nint)row * width + row;
-            Multiply(dScores + corner, 1, width, rows, count - row, queries + row * _keys, _keys, _keys, dKeys + row * _keys, _keys, add: writes);
-            Multiply(weights + corner, 1, width, rows, count - row, dO + (nint)row * _columns, _columns, _columns, dValues + row * _columns, _columns, add: writes);
+            Multiply(
+                dScores + corner, 1, width, rows, count - row, queries + row * _keys, _keys, _keys,
+                dKeys + row * _keys, _keys, add: writes);
+            Multiply(
+                weights + corner, 1, width, rows, count - row, dO + (nint)row * _columns, _columns, _columns,
+                dValues + row * _columns, _columns, add: writes);
             row += rows;
         }
 

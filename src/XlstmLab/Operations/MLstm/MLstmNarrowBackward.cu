@@ -35,7 +35,8 @@ KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 3 : 1) mlstm_backward_sco
     sums += place.chunk * CHUNK;
     load_numbers<7>(
         numbers,
-        {rows + ROW_U * plane, rows + ROW_P * plane, rows + ROW_START * plane, rows + ROW_FLOOR * plane, sums, sums + plane, sums + 2 * plane});
+        {rows + ROW_U * plane, rows + ROW_P * plane, rows + ROW_START * plane, rows + ROW_FLOOR * plane,
+            sums, sums + plane, sums + 2 * plane});
     copy_async_commit();
     dz += place.chunk * CHUNK;
     dots += place.chunk * CHUNK;
@@ -87,7 +88,8 @@ KERNEL void __launch_bounds__(TILE_THREADS, IS_SMALL ? 3 : 1) mlstm_backward_sco
     for (int half = 0; half < 2; half++)
     {
         const int row = m + 8 * half + lane / 4;
-        const float z = numbers[4 * CHUNK + row], d_denominator = -(change[half] + numbers[6 * CHUNK + row] * read[half]) * query[half].inverse;
+        const float z = numbers[4 * CHUNK + row];
+        const float d_denominator = -(change[half] + numbers[6 * CHUNK + row] * read[half]) * query[half].inverse;
         dz[row] = exact && fabsf(z) > numbers[3 * CHUNK + row] ? d_denominator * copysignf(1.f, z) : 0.f;
         dots[3 * plane + row] = d_denominator * epsilon;
     }

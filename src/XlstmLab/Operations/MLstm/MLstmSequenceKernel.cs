@@ -383,7 +383,8 @@ internal static class MLstmSequenceKernel
                     source, "mlstm_backward",
                     pass.Blocks(
                         pass.NarrowBytes(values: 2, memories: 2) + 16 * Chunk + pass.StagedBytes + pass.NumberBytes(5, normalizers: 2)),
-                    [.. activations, rows, sums, states, exact ? n : null, dz, dStates, dn, .. results, dots, writes, pass.Length, pass.Scale]);
+                    [.. activations, rows, sums, states, exact ? n : null, dz, dStates, dn, .. results,
+                        dots, writes, pass.Length, pass.Scale]);
             }
             else
             {
@@ -391,12 +392,14 @@ internal static class MLstmSequenceKernel
                 var (weights, scores) = (pass.Triangle(), pass.Triangle());
                 pass.Launch(
                     "MLstmBackwardScores.cu", "mlstm_backward_scores", pass.Lasting((BackwardStages * StageBytes) + KeptBytes + SumBytes),
-                    [.. activations, rows, sums, states, exact ? 1 : 0, reads, weights, scores, dz, dots, .. pass.Sizes, pass.Scale, epsilon]);
+                    [.. activations, rows, sums, states, exact ? 1 : 0, reads, weights, scores, dz, dots,
+                        .. pass.Sizes, pass.Scale, epsilon]);
                 var dStates = DStates();
                 pass.Launch(
                     "MLstmBackward.cu", "mlstm_backward", new(
                         2 * pass.Batch * pass.Heads * pass.Chunks, TileThreads, (BackwardStages * StageBytes) + TriangleBytes),
-                    [.. activations, rows, sums, reads, weights, scores, exact ? n : null, dz, dStates, dn, .. results, writes, .. pass.Sizes]);
+                    [.. activations, rows, sums, reads, weights, scores, exact ? n : null, dz, dStates,
+                        dn, .. results, writes, .. pass.Sizes]);
             }
 
             var hasLast = dLastC is not null || dLastN is not null;

@@ -11,7 +11,8 @@ static_assert(sizeof(Settings) == SETTINGS_BYTES && sizeof(Rule) == RULE_BYTES, 
 
 // share: 1 - m. kept: m, or 1 where U is M itself. Grid: at most one thread an element; THREADS threads; no shared memory.
 KERNEL void __launch_bounds__(THREADS) muon_momentum(
-    const float* RESTRICT g, float* RESTRICT momentum, bf16* RESTRICT update, const Rule* RESTRICT rules, float share, float kept, i64 count)
+    const float* RESTRICT g, float* RESTRICT momentum, bf16* RESTRICT update, const Rule* RESTRICT rules,
+    float share, float kept, i64 count)
 {
     wait_for_predecessors();
     bool applies = rules->applies;
@@ -34,8 +35,8 @@ KERNEL void __launch_bounds__(THREADS) muon_momentum(
 // copy and average, of p, may be null. o: [rows, columns], transposed in memory if tall. factor: the matrices' rate in units of the
 // others', times the shape's scale; rate_factor: without that. Grid and threads as above.
 KERNEL void __launch_bounds__(THREADS) muon_update(
-    float* RESTRICT p, const bf16* RESTRICT o, bf16* RESTRICT copy, float* RESTRICT average, const Rule* RESTRICT rules, const Settings* RESTRICT settings,
-    float factor, float decay, i64 rows, i64 columns, int tall)
+    float* RESTRICT p, const bf16* RESTRICT o, bf16* RESTRICT copy, float* RESTRICT average,
+    const Rule* RESTRICT rules, const Settings* RESTRICT settings, float factor, float decay, i64 rows, i64 columns, int tall)
 {
     wait_for_predecessors();
     if (!rules->applies) return;

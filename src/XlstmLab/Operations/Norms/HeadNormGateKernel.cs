@@ -29,7 +29,8 @@ internal static class HeadNormGateKernel
 
         // A model that was moved to bfloat16 as a whole has such norms, too.
         (weight, bias) = (weight.Widened(), bias?.Widened());
-        return Function.apply(h, o!, weight, bias!, new Call(Norm(kind), (float)epsilon, LeafGradients.Of(weight, bias)))[0].MoveToOuterDisposeScope();
+        return Function.apply(h, o!, weight, bias!, new Call(Norm(kind), (float)epsilon, LeafGradients.Of(weight, bias)))[0]
+            .MoveToOuterDisposeScope();
     }
 
     /// <summary>The source's name of a norm; with one group a head, GroupNorm is LayerNorm within it.</summary>

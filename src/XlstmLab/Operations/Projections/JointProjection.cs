@@ -205,7 +205,8 @@ internal static class JointProjection
 
                 var rows = width == first.size(-1) ? first : first.as_strided(
                     [.. first.shape[..^1], width], first.stride(), first.storage_offset());
-                groups.Add(new((rows.stride(-1) == 1 ? rows : rows.contiguous()).reshape(-1, width), begin, width)); // of a sum, all are one number
+                // of a sum, all are one number
+                groups.Add(new((rows.stride(-1) == 1 ? rows : rows.contiguous()).reshape(-1, width), begin, width));
             }
 
             return groups;

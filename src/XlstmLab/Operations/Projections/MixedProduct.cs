@@ -28,7 +28,8 @@ internal static unsafe class MixedProduct
         {
             // libtorch would say so by an exception, which no frame of this language may be in the way of.
             throw new ArgumentException(
-                $"[{string.Join(", ", a.shape)}] {a.dtype} times [{string.Join(", ", b.shape)}] {b.dtype} is no [{string.Join(", ", target.shape)}] {target.dtype}.");
+                $"[{string.Join(", ", a.shape)}] {a.dtype} times [{string.Join(", ", b.shape)}] {b.dtype} is no "
+                + $"[{string.Join(", ", target.shape)}] {target.dtype}.");
         }
 
         if (adds)

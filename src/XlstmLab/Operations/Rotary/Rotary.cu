@@ -27,7 +27,9 @@ KERNEL void __launch_bounds__(THREADS) rotate_heads(
     i64 batch = i / pieces / heads / length;
     if (batch >= batches) return;
 
-    Place place = head < queries ? Place{q_batch, q_token, q_head} : head < keys ? Place{k_batch, k_token, k_head} : Place{v_batch, v_token, v_head};
+    Place place = head < queries ? Place{q_batch, q_token, q_head}
+        : head < keys ? Place{k_batch, k_token, k_head}
+        : Place{v_batch, v_token, v_head};
     const bf16* x = head < queries ? q : head < keys ? k : v;
     int own = head < queries ? head : head < keys ? head - queries : head - keys;
     x += batch * place.batch + token * place.token + own * place.head + channel;

@@ -126,7 +126,8 @@ public static class SLstmCell
             if (!tensor.shape.SequenceEqual(shape))
             {
                 throw new ArgumentException(
-                    $"The {name} must be {form} = [{string.Join(", ", shape)}] to fit gate pre-activations {Show(gatePreacts)}, but is {Show(tensor)}.", parameter);
+                    $"The {name} must be {form} = [{string.Join(", ", shape)}] to fit gate pre-activations {Show(gatePreacts)}, "
+                    + $"but is {Show(tensor)}.", parameter);
             }
 
             if (tensor.device_type != gatePreacts.device_type || tensor.device_index != gatePreacts.device_index)

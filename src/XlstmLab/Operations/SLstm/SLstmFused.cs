@@ -62,7 +62,8 @@ public static class SLstmFused
 
         var stateCount = (long)call.Batch * call.Heads * call.Size;
         var cut = results.split([stateCount * call.Length, stateCount, stateCount, stateCount, stateCount])
-            .Select((t, index) => index == 0 ? t.view(call.Batch, call.Heads, call.Length, call.Size) : t.view(call.Batch, call.Heads, call.Size))
+            .Select((t, index) =>
+                index == 0 ? t.view(call.Batch, call.Heads, call.Length, call.Size) : t.view(call.Batch, call.Heads, call.Size))
             .Select(t => missing == 0 ? t : t.narrow(-1, 0, size))
             .ToArray();
         var h = cut[0].to(gatePreacts.dtype);
@@ -187,7 +188,8 @@ public static class SLstmFused
                 Data<T>(initialH), Data<T>(initialC), Data<T>(initialN),
                 Data<T>(gradResults), Data<T>(raw), Data<T>(blocks), Data<T>(gradInputs), Data<T>(gradRecurrentKernel), Data<T>(gradBias),
                 Data<T>(gradState[0]), Data<T>(gradState[1]), Data<T>(gradState[2]), Data<T>(gradState[3]));
-            return [gradInputs, SumInOrder(gradRecurrentKernel), SumInOrder(gradBias), .. initialH is null ? new Tensor?[4] : gradState, null];
+            return [gradInputs, SumInOrder(gradRecurrentKernel), SumInOrder(gradBias),
+                .. initialH is null ? new Tensor?[4] : gradState, null];
         }
 
         private static SLstmKernel<T> Kernel<T>(Call call)

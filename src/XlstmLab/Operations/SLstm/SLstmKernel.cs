@@ -99,7 +99,9 @@ internal sealed unsafe class SLstmKernel<T>(
 
                     for (var g = 0; g < 4; g++)
                     {
-                        Add(x + Token(row, t, head) + g * _gateStride, bias + g * _gateStride + (nint)head * _size, gates + (r * 4 + g) * (nint)_size);
+                        Add(
+                            x + Token(row, t, head) + g * _gateStride, bias + g * _gateStride + (nint)head * _size,
+                            gates + (r * 4 + g) * (nint)_size);
                     }
                 }
 
@@ -187,7 +189,9 @@ internal sealed unsafe class SLstmKernel<T>(
 
                         if (predecessor != Predecessor.Empty)
                         {
-                            TakeToken(rowGates, predecessor >= 0 ? output + Output(row, head, predecessor) : initialH + unit, block, blockPanels, tokens++);
+                            TakeToken(
+                                rowGates, predecessor >= 0 ? output + Output(row, head, predecessor) : initialH + unit,
+                                block, blockPanels, tokens++);
                         }
 
                         if (tokens == TokenBlock)

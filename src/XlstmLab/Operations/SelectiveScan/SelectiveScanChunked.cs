@@ -90,7 +90,8 @@ public static class SelectiveScanChunked
             var saved = ctx.Load();
             var (x, dt, a, b, c, before, starts) = (saved[0]!, saved[1]!, saved[2]!, saved[3]!, saved[4]!, saved[5]!, saved[6]);
             var dY = gradients[0].narrow(0, 0, x.NumberOfElements).view(x.shape);
-            var dH = gradients[0].narrow(0, x.NumberOfElements, gradients[0].NumberOfElements - x.NumberOfElements).view(x.shape[0], x.shape[2], a.shape[1]);
+            var dH = gradients[0].narrow(0, x.NumberOfElements, gradients[0].NumberOfElements - x.NumberOfElements)
+                .view(x.shape[0], x.shape[2], a.shape[1]);
             var (dX, dDt, dB, dC, dA) = (empty_like(x), empty_like(x), empty_like(b), empty_like(c), zeros_like(a));
             for (var chunk = before.shape[1] - 1; chunk >= 0; chunk--)
             {

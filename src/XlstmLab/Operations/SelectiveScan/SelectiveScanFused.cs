@@ -31,7 +31,8 @@ public static class SelectiveScanFused
         var missing = (dim + step - 1) / step * step - dim;
         var wide = dim + missing;
         Tensor Fit(Tensor t) => (missing == 0 ? t : nn.functional.pad(t, [0, missing])).contiguous();
-        Tensor?[] inputs = [Fit(x), Fit(dt), Fit(a.t()), b.contiguous(), c.contiguous(), initial is null ? null : Fit(initial.transpose(1, 2))];
+        Tensor?[] inputs =
+            [Fit(x), Fit(dt), Fit(a.t()), b.contiguous(), c.contiguous(), initial is null ? null : Fit(initial.transpose(1, 2))];
         var call = new Call(
             (int)batch,
             (int)length,
@@ -103,7 +104,8 @@ public static class SelectiveScanFused
             var kernel = Kernel<T>(call);
             var (kept, x, dt, a, b, c) = (saved[0], saved[1], saved[2], saved[3], saved[4], saved[5]);
             var outputCount = x.NumberOfElements;
-            var dState = gradResults.narrow(0, outputCount, gradResults.NumberOfElements - outputCount).clone().view(call.Batch, call.States, call.Dim);
+            var dState = gradResults.narrow(0, outputCount, gradResults.NumberOfElements - outputCount).clone()
+                .view(call.Batch, call.States, call.Dim);
             var (dX, dDt) = (empty_like(x), empty_like(dt));
             var dA = zeros([call.Batch, call.States, call.Dim], x.dtype);
             var dB = zeros([kernel.Groups, .. b.shape], x.dtype);

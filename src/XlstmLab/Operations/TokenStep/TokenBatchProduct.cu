@@ -8,8 +8,8 @@
 // for two blocks a multiprocessor, so that one of the next kernel can wait there with its weights.
 #include "TokenProduct.cuh"
 
-// TokenStepKernels.cs tells, beside what TokenProduct.cuh is told: SPLIT; TILES, 4 or 8; BLOCK_COLUMNS, of a block, whole pieces; STRIDE, from a
-// sequence to the next in shared memory, by which the rows that a load touches lie in all banks; ROOM_BYTES.
+// TokenStepKernels.cs tells, beside what TokenProduct.cuh is told: SPLIT; TILES, 4 or 8; BLOCK_COLUMNS, of a block, whole pieces; STRIDE,
+// from a sequence to the next in shared memory, by which the rows that a load touches lie in all banks; ROOM_BYTES.
 #define WARPS 8
 #define THREADS (32 * WARPS)
 #define SHARES (WARPS / TILES)  // warps that take turns at a tile's pieces
@@ -76,7 +76,8 @@ DEVICE void copy_chunk(bf16* room, const bf16* x, int sequences, int count, int 
     {
         int i = t * THREADS + threadIdx.x, b = i / pieces, column = chunk * CHUNK + i % pieces * 8;
         if (b < SEQUENCES && column < count)
-            copy_async_or_zero(shared_address(room + b * STRIDE + column), x + (b < sequences ? (i64)b * INPUTS + column : 0), b < sequences);
+            copy_async_or_zero(
+                shared_address(room + b * STRIDE + column), x + (b < sequences ? (i64)b * INPUTS + column : 0), b < sequences);
     }
 
     copy_async_commit();
@@ -111,7 +112,8 @@ static_assert(sizeof(Room) == ROOM_BYTES, "as the host counts it");
 
 // The arguments of token_product. Grid: for each TILES tiles a cluster of SPLIT blocks; THREADS threads; a Room of shared memory.
 KERNEL void __launch_bounds__(THREADS, 2) token_batch_product(
-    const void* w0, const void* w1, const void* w2, const void* w3, const void* w4, const void* w5, int e0, int e1, int e2, int e3, int e4, int e5,
+    const void* w0, const void* w1, const void* w2, const void* w3, const void* w4, const void* w5,
+    int e0, int e1, int e2, int e3, int e4, int e5,
     const bf16* x, const float* squares, float* y, bf16* gated, float* stream, const float* scale, bf16* scaled, float* sums,
     int sequences, float epsilon, float cap, const float* units)
 {

@@ -341,7 +341,8 @@ DEVICE int passed(const Scores& scores, Room& room, u32 key, int last, u64 rest)
 // logits [rows, stride], of which `ids` count; options [rows]; counts [rows, ids]; tokens [rows]; choices [rows, 2]: the id and log
 // softmax(logits)[id], no number where logits are none.
 // Grid: (SLICES, rows) in clusters of SLICES; THREADS threads; a Room of shared memory.
-KERNEL void __launch_bounds__(THREADS) token_choice(const float* logits, i64 stride, int ids, Row* options, int* counts, i64* tokens, double* choices)
+KERNEL void __launch_bounds__(THREADS) token_choice(
+    const float* logits, i64 stride, int ids, Row* options, int* counts, i64* tokens, double* choices)
 {
     wait_for_predecessors();
     SHARED_MEMORY(memory);
@@ -363,7 +364,8 @@ KERNEL void __launch_bounds__(THREADS) token_choice(const float* logits, i64 str
 
     bool drawn = row.mode == MODE_DRAWN, penalizes = row.repetition != 1 || row.frequency != 0 || row.presence != 0;
     counts += (i64)at * ids;
-    Scores scores = {logits + at * stride, penalizes ? counts : 0, row.repetition, row.frequency, row.presence, ids, 0, 0, row.steepness, 0};
+    Scores scores = {
+        logits + at * stride, penalizes ? counts : 0, row.repetition, row.frequency, row.presence, ids, 0, 0, row.steepness, 0};
 
     // The largest score, of equals the first, and the sum of the exponentials of the logits, whose scale follows the largest so far.
     float largest = MINUS_INFINITY, least = LARGEST;

@@ -3,9 +3,9 @@
 //     h = C'^T q / max(|n'.q|, exp(-m')),  y = sigmoid(o) (w norm(h)).
 // The memory C is read and written once, in place. A cluster of SLICES blocks has a head, each block DV / SLICES of its columns; what the
 // norm needs of the others' comes through the cluster's shared memory. The memory is asked for before the kernel in front has ended: nobody
-// in between writes it. Of few sequences it comes to registers, all at once. Of many, where there are blocks for all multiprocessors, a block
-// has a whole head, or half of one, which comes by way of shared memory, where a thread finds what it has asked for itself: so as much is on
-// its way all the time as a multiprocessor has room for, and there is little to wait for in the end.
+// in between writes it. Of few sequences it comes to registers, all at once. Of many, where there are blocks for all multiprocessors, a
+// block has a whole head, or half of one, which comes by way of shared memory, where a thread finds what it has asked for itself: so as
+// much is on its way all the time as a multiprocessor has room for, and there is little to wait for in the end.
 //
 // Bytes a head: 8 DK DV. 24 blocks of 4 heads of 128 x 256: 25 MB a token, 8 us at 3 TB/s; 32 of 8 of 256 x 512: 268 MB, 90 us. C may be
 // kept in bfloat16, half of that. It is rounded up as often as it is near to above: rounded to nearest, a memory that forgets less than
@@ -53,7 +53,8 @@ DEVICE u32 scatter(u32 x)
 // Cells of 16 bytes: four in float32, eight in bfloat16.
 DEVICE void unpack(float (&cell)[4], uint4 words)
 {
-    cell[0] = __uint_as_float(words.x), cell[1] = __uint_as_float(words.y), cell[2] = __uint_as_float(words.z), cell[3] = __uint_as_float(words.w);
+    cell[0] = __uint_as_float(words.x), cell[1] = __uint_as_float(words.y);
+    cell[2] = __uint_as_float(words.z), cell[3] = __uint_as_float(words.w);
 }
 
 DEVICE void unpack(float (&cell)[8], uint4 words) { unpack_bf16x8(cell, words); }
@@ -148,7 +149,8 @@ struct Cells
 };
 
 KERNEL void __launch_bounds__(THREADS) token_memory(
-    const float* qkvo, const float* biases, char* c, float* n, float* m, const float* weight, bf16* y, float gate_cap, float epsilon, float norm_epsilon)
+    const float* qkvo, const float* biases, char* c, float* n, float* m, const float* weight, bf16* y,
+    float gate_cap, float epsilon, float norm_epsilon)
 {
     start_dependents();
     SHARED_MEMORY(memory);
@@ -281,7 +283,8 @@ KERNEL void __launch_bounds__(THREADS) token_memory(
         cluster_wait(); // all its blocks run, and count arrivals
         if (thread < SLICES)
             cluster_store_async(
-                cluster_address(shared_address(&room.moments[slice]), thread), make_float2(mean, squares), cluster_address(shared_address(&room.arrivals), thread));
+                cluster_address(shared_address(&room.moments[slice]), thread), make_float2(mean, squares),
+                cluster_address(shared_address(&room.arrivals), thread));
         mbarrier_wait(shared_address(&room.arrivals), 0);
     }
     else room.moments[0] = make_float2(mean, squares); // of all threads the same

@@ -79,7 +79,8 @@ struct Room
 };
 
 KERNEL void __launch_bounds__(32 * WARPS) token_product(
-    const void* w0, const void* w1, const void* w2, const void* w3, const void* w4, const void* w5, int e0, int e1, int e2, int e3, int e4, int e5,
+    const void* w0, const void* w1, const void* w2, const void* w3, const void* w4, const void* w5,
+    int e0, int e1, int e2, int e3, int e4, int e5,
     const bf16* x, const float* squares, float* y, bf16* gated, float* stream, const float* scale, bf16* scaled, float* sums,
     int sequences, float epsilon, float cap, const float* units)
 {

@@ -218,8 +218,8 @@ internal static class TokenStepKernels
         }
 
         /// <summary>
-        /// The layout by which a product has about as many blocks as a large GPU has multiprocessors, or more, and as few as that of them to
-        /// a cluster; null where a block's columns are too many for its memory.
+        /// The layout by which a product has about as many blocks as a large GPU has multiprocessors, or more, and as few as that of them
+        /// to a cluster; null where a block's columns are too many for its memory.
         /// </summary>
         public static BatchLayout? Of(int inputs, int groups, long tiles, bool isNarrow)
         {

@@ -23,18 +23,30 @@ public sealed class BlockAxesTests
         + "blocks.1.xlstm.conv1d.conv.bias: 16 -> none; blocks.1.xlstm.conv1d.conv.weight: 16x1x4 -> none")]
     [InlineData("slstm conv", "blocks.1.xlstm.conv1d.conv.bias: 16 -> none; blocks.1.xlstm.conv1d.conv.weight: 16x1x4 -> none")]
     [InlineData("skip", "blocks.0.xlstm.learnable_skip: 64 -> none")]
-    [InlineData("qkv", "blocks.0.xlstm.k_proj.weight: 16x4x4 -> 4x16x16; blocks.0.xlstm.q_proj.weight: 16x4x4 -> 4x16x16; blocks.0.xlstm.v_proj.weight: 16x4x4 -> 4x16x16")]
+    [InlineData(
+        "qkv",
+        "blocks.0.xlstm.k_proj.weight: 16x4x4 -> 4x16x16; blocks.0.xlstm.q_proj.weight: 16x4x4 -> 4x16x16; "
+        + "blocks.0.xlstm.v_proj.weight: 16x4x4 -> 4x16x16")]
     [InlineData(
         "gate source", "blocks.0.xlstm.mlstm_cell.fgate.weight: 2x192 -> 2x16; blocks.0.xlstm.mlstm_cell.igate.weight: 2x192 -> 2x16")]
     [InlineData("output gate", "blocks.0.xlstm.proj_up.weight: 128x16 -> 64x16")]
-    [InlineData("slstm heads", "blocks.1.xlstm.fgate.weight: 2x8x8 -> 4x4x4; blocks.1.xlstm.igate.weight: 2x8x8 -> 4x4x4; blocks.1.xlstm.ogate.weight: 2x8x8 -> 4x4x4; "
-        + "blocks.1.xlstm.slstm_cell._recurrent_kernel_: 2x32x8 -> 4x16x4; blocks.1.xlstm.zgate.weight: 2x8x8 -> 4x4x4")]
+    [InlineData(
+        "slstm heads",
+        "blocks.1.xlstm.fgate.weight: 2x8x8 -> 4x4x4; blocks.1.xlstm.igate.weight: 2x8x8 -> 4x4x4; "
+        + "blocks.1.xlstm.ogate.weight: 2x8x8 -> 4x4x4; blocks.1.xlstm.slstm_cell._recurrent_kernel_: 2x32x8 -> 4x16x4; "
+        + "blocks.1.xlstm.zgate.weight: 2x8x8 -> 4x4x4")]
     [InlineData("ffn kind", "blocks.1.ffn.proj_up.weight: 128x16 -> 64x16")]
     [InlineData("ffn factor", "blocks.1.ffn.proj_down.weight: 16x64 -> 16x128; blocks.1.ffn.proj_up.weight: 128x16 -> 256x16")]
-    [InlineData("no ffn", "blocks.1.ffn.proj_down.weight: 16x64 -> none; blocks.1.ffn.proj_up.weight: 128x16 -> none; blocks.1.ffn_norm.weight: 16 -> none")]
+    [InlineData(
+        "no ffn",
+        "blocks.1.ffn.proj_down.weight: 16x64 -> none; blocks.1.ffn.proj_up.weight: 128x16 -> none; "
+        + "blocks.1.ffn_norm.weight: 16 -> none")]
     [InlineData("q-k norm", "blocks.0.xlstm.mlstm_cell.k_norm.weight: none -> 64; blocks.0.xlstm.mlstm_cell.q_norm.weight: none -> 64")]
     [InlineData("head norm", "blocks.0.xlstm.mlstm_cell.outnorm.weight: 64 -> none; blocks.1.xlstm.group_norm.weight: 16 -> none")]
-    [InlineData("post-norm", "blocks.0.xlstm_post_norm.weight: none -> 16; blocks.1.ffn_post_norm.weight: none -> 16; blocks.1.xlstm_post_norm.weight: none -> 16")]
+    [InlineData(
+        "post-norm",
+        "blocks.0.xlstm_post_norm.weight: none -> 16; blocks.1.ffn_post_norm.weight: none -> 16; "
+        + "blocks.1.xlstm_post_norm.weight: none -> 16")]
     [InlineData("recurrent init", "")]
     [InlineData("forget bias", "")]
     [InlineData("forget gate", "")]
@@ -85,7 +97,8 @@ public sealed class BlockAxesTests
     [Fact]
     public void PostUp_ConvKernelSize_AddsAConvolutionOnly() =>
         Assert.Equal(
-            "blocks.0.conv1d.conv.bias: none -> 16; blocks.0.conv1d.conv.weight: none -> 16x1x3; blocks.1.conv1d.conv.bias: none -> 16; blocks.1.conv1d.conv.weight: none -> 16x1x3",
+            "blocks.0.conv1d.conv.bias: none -> 16; blocks.0.conv1d.conv.weight: none -> 16x1x3; blocks.1.conv1d.conv.bias: none -> 16; "
+            + "blocks.1.conv1d.conv.weight: none -> 16x1x3",
             Difference(PostUp, PostUp with { ConvKernelSize = 3 }));
 
     [Fact]
@@ -282,7 +295,9 @@ public sealed class BlockAxesTests
         var (a, b) = (Shapes(left), Shapes(right));
         return string.Join("; ", a.Keys.Union(b.Keys).Order(StringComparer.Ordinal)
             .Where(name => a.GetValueOrDefault(name) != b.GetValueOrDefault(name))
-            .Select(name => $"{name.Replace("backbone.", "", StringComparison.Ordinal)}: {a.GetValueOrDefault(name, "none")} -> {b.GetValueOrDefault(name, "none")}"));
+            .Select(name =>
+                $"{name.Replace("backbone.", "", StringComparison.Ordinal)}: {a.GetValueOrDefault(name, "none")} -> "
+                + $"{b.GetValueOrDefault(name, "none")}"));
     }
 
     private static Dictionary<string, string> Shapes(XlstmConfig config)
