@@ -108,8 +108,9 @@ internal sealed partial class ChartSvg
         bool cuts = _vertical.Values.Any(axis => axis.Spec["range"] is JsonArray);
         _svg.Append(
             cuts
-                ? $"<svg y=\"{Px(_top)}\" width=\"{Px(_width)}\" height=\"{Px(_bottom - _top)}\" viewBox=\"0 {Px(_top)} {Px(_width)} "
-                    + $"{Px(_bottom - _top)}\">\n" : "");
+                ? $"<svg y=\"{Px(_top)}\" width=\"{Px(_width)}\" height=\"{Px(_bottom - _top)}\" "
+                    + $"viewBox=\"0 {Px(_top)} {Px(_width)} {Px(_bottom - _top)}\">\n"
+                : "");
         foreach (var (index, trace) in _traces.Index())
         {
             DrawTrace(trace, index);

@@ -148,9 +148,8 @@ public sealed class CommandTests
         Assert.True(resumed.Code == 0, resumed.Error);
         Assert.Equal(6, resumed.Json["step"]!.GetValue<int>());
 
-        var eval =
-            (await CommandLine.RunAsync("eval", folder["run"], "--split", "test", "--policy", "fresh",
-                "--context", "16", "--buckets", "--json", "--threads", "1")).Json;
+        var eval = (await CommandLine.RunAsync("eval", folder["run"], "--split", "test", "--policy", "fresh",
+            "--context", "16", "--buckets", "--json", "--threads", "1")).Json;
         Assert.EndsWith("step-000006", eval["checkpoint"]!.GetValue<string>(), StringComparison.Ordinal);
         Assert.Equal(eval["tokens"]!.GetValue<long>(), eval["buckets"]!.AsArray().Sum(b => b!["tokens"]!.GetValue<long>()));
 
@@ -160,9 +159,8 @@ public sealed class CommandTests
         var read = await CommandLine.RunAsync(
             [.. generate, "--prompt", "the c", "--max-tokens", "0", "--state-out", folder["state.safetensors"]]);
         Assert.Equal((0, ""), (read.Code, read.Out));
-        var rest =
-            (await CommandLine.RunAsync(
-                [.. generate, "--prompt", "at", "--max-tokens", "8", "--state-in", folder["state.safetensors"], "--json"])).Json;
+        var rest = (await CommandLine.RunAsync(
+            [.. generate, "--prompt", "at", "--max-tokens", "8", "--state-in", folder["state.safetensors"], "--json"])).Json;
         Assert.Equal(whole["tokens"]!.ToJsonString(), rest["tokens"]!.ToJsonString());
         var streamed = await CommandLine.RunAsync([.. generate, "--prompt", "the cat", "--max-tokens", "8"]);
         Assert.Equal(whole["text"]!.GetValue<string>(), streamed.Out.TrimEnd('\n', '\r'));

@@ -105,14 +105,13 @@ public sealed class MessageTests : IDisposable
     [InlineData("""{"num_blocks":2147483647}""", "parameters need")]
     public async Task Train_ModelThatCannotFit_SaysWhatItNeeds_AndLeavesNothing(string changes, string expected)
     {
-        var config =
-            JsonNode.Parse(ModelConfigJson.Text(new XlstmConfig
-            {
-                VocabularySize = 257,
-                EmbeddingDim = 16,
-                BlockCount = 1,
-                HeadCount = 2,
-            }))!.AsObject();
+        var config = JsonNode.Parse(ModelConfigJson.Text(new XlstmConfig
+        {
+            VocabularySize = 257,
+            EmbeddingDim = 16,
+            BlockCount = 1,
+            HeadCount = 2,
+        }))!.AsObject();
         foreach (var (name, value) in JsonNode.Parse(changes)!.AsObject())
         {
             config[name] = value?.DeepClone();

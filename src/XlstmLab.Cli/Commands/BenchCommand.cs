@@ -302,7 +302,8 @@ internal static class BenchCommand
             {
                 Gpu = onGpu
                     ? $"{world} x {Gpu.Name(0)}, {Gpu.Driver()}, kernels {(Kernel.Absence is null ? "on" : "off")}, "
-                        + $"graphs {(Kernel.GraphAbsence is null ? "on" : "off")}" : null,
+                        + $"graphs {(Kernel.GraphAbsence is null ? "on" : "off")}"
+                    : null,
             },
             terminal, parsed, null);
         return ExitCode.Success;

@@ -816,9 +816,8 @@ internal static class DataCommand
 
     private static double[]? Shares(string? text)
     {
-        var shares =
-            (text ?? "").Split(',').Select(s =>
-                double.TryParse(s, NumberStyles.Float, CultureInfo.InvariantCulture, out var share) ? share : double.NaN).ToArray();
+        var shares = (text ?? "").Split(',').Select(s =>
+            double.TryParse(s, NumberStyles.Float, CultureInfo.InvariantCulture, out var share) ? share : double.NaN).ToArray();
         return shares.Length == 3 && shares[0] > 0 && shares[1] >= 0 && shares[2] >= 0 && Math.Abs(shares.Sum() - 1) < 1e-9 ? shares : null;
     }
 

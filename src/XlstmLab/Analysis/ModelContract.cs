@@ -139,7 +139,7 @@ public static class ModelContract
             pair => !pair.First.parameter.equal(pair.Second).all().item<bool>());
         return differing.Second is not null
             ? $"{differing.First.name} differs: it is drawn from something else than the generator, or not at all"
-                : one.parameters().Zip(other.parameters()).All(pair => pair.First.equal(pair.Second).all().item<bool>())
+            : one.parameters().Zip(other.parameters()).All(pair => pair.First.equal(pair.Second).all().item<bool>())
                 ? "another seed gives the same model"
                 : null;
     }

@@ -166,11 +166,11 @@ public sealed partial record Study
         StudyRun[] runs = [.. Seeds.SelectMany(seed => combinations.Select(values => Resolve(values, seed, vocabularies).Run))];
 
         // A trial may take away what tells two budgets apart.
-        return Overrides.Count == 0
-            && runs.GroupBy(run => (run.Training.Seed, run.Id[^HashLength..])).FirstOrDefault(group => group.Count() > 1) is { } twice
+        var same = runs.GroupBy(run => (run.Training.Seed, run.Id[^HashLength..])).FirstOrDefault(group => group.Count() > 1);
+        return Overrides.Count == 0 && same is not null
             ? throw new ArgumentException(
-                $"The study {Name} has {twice.Count()} runs that are the same: "
-                + $"'{string.Join("' and '", twice.Select(run => run.Variant))}'.")
+                $"The study {Name} has {same.Count()} runs that are the same: "
+                + $"'{string.Join("' and '", same.Select(run => run.Variant))}'.")
             : runs;
     }
 

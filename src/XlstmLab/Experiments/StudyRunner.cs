@@ -184,12 +184,8 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
         catch (Exception e)
 #pragma warning restore CA1031
         {
-            Keep(
-                run, Row(run, folder) with
-                {
-                    Status = StudyStatus.Failed,
-                    Error = e.Message.Split("\nException raised from")[0],
-                }, folder: null);
+            var failed = Row(run, folder) with { Status = StudyStatus.Failed, Error = e.Message.Split("\nException raised from")[0] };
+            Keep(run, failed, folder: null);
             throw;
         }
     }
@@ -244,9 +240,8 @@ internal sealed class StudyRunner(Study study, Device device, IProgress<StudyPro
     private (StudyRow Row, TrainingResult Result) TrainText(StudyRun run, string folder, int? micro, CancellationToken cancellationToken)
     {
         var key = (run.Data, run.Training.ContextLength, run.Training.BatchSize);
-        var texts =
-            _texts.GetOrAdd(key, k =>
-                new(() => new Texts(k.Data, k.Context, k.Rows, run.Training, study.Measure, cancellationToken))).Value;
+        var texts = _texts.GetOrAdd(key, k =>
+            new(() => new Texts(k.Data, k.Context, k.Rows, run.Training, study.Measure, cancellationToken))).Value;
         var training = run.Training with { MicroBatchSize = micro };
         using var model = run.Model.CreateModel(training.Seed);
         model.to(device);

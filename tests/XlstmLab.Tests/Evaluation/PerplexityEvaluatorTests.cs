@@ -104,9 +104,8 @@ public sealed class PerplexityEvaluatorTests : IDisposable
     public void Evaluate_Carried_GivesSameLossAtAnyChunk()
     {
         var options = new EvaluationOptions { Policy = ContextPolicy.Carried, BatchSize = 3 };
-        var losses =
-            new[] { 1, 2, 7, 64, 1000 }.Select(s =>
-                PerplexityEvaluator.Evaluate(_model, Documents, Bytes, options with { ContextLength = s }).Loss).ToArray();
+        var losses = new[] { 1, 2, 7, 64, 1000 }.Select(s =>
+            PerplexityEvaluator.Evaluate(_model, Documents, Bytes, options with { ContextLength = s }).Loss).ToArray();
         Assert.All(losses, loss => Assert.Equal(losses[0], loss, 1e-9));
     }
 

@@ -48,9 +48,8 @@ public sealed class EvaluationModeTests : IDisposable
         ("LogLikelihoodScorer.Score", m => Text(
             LogLikelihoodScorer.Score(m, Bytes, [new("the", " cat"), new("the", " dog")]).Sum(s => s.LogLikelihood))),
         ("TaskEvaluator.Evaluate",
-            m => Text(
-                TaskEvaluator.Evaluate(
-                    m, Bytes, new PiqaTask(), [new([new("q", "yes"), new("q", "no")], 0)]).Samples[0].Answers[1].LogLikelihood)),
+            m => Text(TaskEvaluator.Evaluate(m, Bytes, new PiqaTask(), [new([new("q", "yes"), new("q", "no")], 0)])
+                .Samples[0].Answers[1].LogLikelihood)),
         ("StateRanks.Measure", m => Text(StateRanks.Measure(m, Tokens)[0].Norm)),
         ("OutlierReport.Measure", m => Text(OutlierReport.Measure(m, Tokens).Blocks[1].Rms)),
         ("NeedleResponse.Measure", m => Text(NeedleResponse.Measure(m, [256, 1, 2], [3, 4], [5, 6, 7]).Heads[3].Written)),

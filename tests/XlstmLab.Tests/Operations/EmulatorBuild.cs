@@ -125,9 +125,8 @@ internal static partial class EmulatorBuild
     /// <summary>A file of the cache, made aside and renamed if it is not there: of two processes that make it, either is right.</summary>
     private static string Made(string name, string extension, IEnumerable<string> content, Func<string, string?> make)
     {
-        var key =
-            Convert.ToHexStringLower(
-                SHA256.HashData(Encoding.UTF8.GetBytes(string.Join('\n', content.Prepend(Compiler.Value.Version)))))[..24];
+        var key = Convert.ToHexStringLower(
+            SHA256.HashData(Encoding.UTF8.GetBytes(string.Join('\n', content.Prepend(Compiler.Value.Version)))))[..24];
         var path = Path.Combine(UserCache.Folder("emulator"), name + key + extension);
         if (!File.Exists(path))
         {

@@ -23,8 +23,10 @@ public sealed class NormFusedTests
             CpuLoops.Check(inputs, x =>
             {
                 var (o, shift) = (gate ? x[1] : null, bias ? x[3] : null);
-                return [CpuMemory.Serves(x[0])
-                    ? NormFused.Forward(x[0], x[2], shift, Epsilon, center, groups, o) : Reference(x[0], x[2], shift, center, groups, o)];
+                var y = CpuMemory.Serves(x[0])
+                    ? NormFused.Forward(x[0], x[2], shift, Epsilon, center, groups, o)
+                    : Reference(x[0], x[2], shift, center, groups, o);
+                return [y];
             });
         }
 

@@ -41,9 +41,8 @@ public sealed class RunFilesTests : IDisposable
     public void Open_FolderThatCannotBeWritten_DoesNotBlameAnotherProcess()
     {
         Directory.CreateDirectory(_temp[".lock"]);
-        var message =
-            Assert.Throws<InvalidOperationException>(() =>
-                RunFolder.Open(_temp.Path, new TrainingConfig(), new XlstmConfig(), null, false)).Message;
+        var message = Assert.Throws<InvalidOperationException>(() =>
+            RunFolder.Open(_temp.Path, new TrainingConfig(), new XlstmConfig(), null, false)).Message;
         Assert.Contains("cannot be written", message, StringComparison.Ordinal);
         Assert.DoesNotContain("Another process", message, StringComparison.Ordinal);
     }

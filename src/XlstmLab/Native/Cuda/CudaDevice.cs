@@ -189,9 +189,8 @@ internal sealed unsafe class CudaDevice : IKernelDevice
         // The letter unlocks what only that one architecture has.
         var architecture = string.Create(CultureInfo.InvariantCulture, $"sm_{major}{minor}{(major >= 9 ? "a" : "")}");
         string[] options = ["--std=c++17", $"--gpu-architecture={architecture}", .. defines.Select(d => "-D" + d)];
-        var key =
-            Convert.ToHexStringLower(
-                SHA256.HashData(Encoding.UTF8.GetBytes($"{Nvrtc.Version}\n{string.Join('\n', options)}\n{source}")))[..32];
+        var key = Convert.ToHexStringLower(
+            SHA256.HashData(Encoding.UTF8.GetBytes($"{Nvrtc.Version}\n{string.Join('\n', options)}\n{source}")))[..32];
         var cached = Path.Combine(UserCache.Folder("kernels"), $"{Path.GetFileNameWithoutExtension(file)}-{architecture}-{key}.cubin");
         if (File.Exists(cached))
         {
