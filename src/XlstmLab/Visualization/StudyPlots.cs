@@ -317,14 +317,17 @@ public static partial class Plots
         var frontier = new List<(double Flops, double Loss)>();
         foreach (var run in runs.OrderBy(r => r.Flops).ThenBy(r => r.Loss))
         {
-            if (frontier.Count > 0 && run.Loss < frontier[^1].Loss && run.Flops < oneBudget * frontier[^1].Flops)
+            if (frontier.Count > 0 && run.Loss >= frontier[^1].Loss)
             {
-                frontier[^1] = run;
+                continue;
             }
-            else if (frontier.Count == 0 || run.Loss < frontier[^1].Loss)
+
+            if (frontier.Count > 0 && run.Flops < oneBudget * frontier[^1].Flops)
             {
-                frontier.Add(run);
+                frontier.RemoveAt(frontier.Count - 1);
             }
+
+            frontier.Add(run);
         }
 
         return frontier;

@@ -1,9 +1,7 @@
-using TorchSharp;
 using XlstmLab.Inference;
 using XlstmLab.Models;
 using XlstmLab.Text;
 using Xunit;
-using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Inference;
 
@@ -12,16 +10,7 @@ public sealed class BatchedGeneratorTests : IDisposable
     private static readonly ByteTokenizer Bytes = new();
     private static readonly GenerationOptions Options = new() { MaxNewTokens = 15, StopAtEndOfDocument = false };
 
-    private readonly LanguageModel _model = new XlstmConfig
-    {
-        VocabularySize = 257,
-        EmbeddingDim = 16,
-        HeadCount = 2,
-        BlockCount = 1,
-        ChunkSize = 4,
-    }.CreateModel(seed: 2);
-
-    public BatchedGeneratorTests() => _model.to(ScalarType.Float64);
+    private readonly LanguageModel _model = WritingModel.Create();
 
     public void Dispose() => _model.Dispose();
 

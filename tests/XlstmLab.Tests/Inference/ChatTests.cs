@@ -1,10 +1,8 @@
 using Microsoft.Extensions.AI;
-using TorchSharp;
 using XlstmLab.Inference;
 using XlstmLab.Models;
 using XlstmLab.Text;
 using Xunit;
-using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Inference;
 
@@ -18,16 +16,7 @@ public sealed class ChatTests : IDisposable
     private static readonly ChatTurn[] Turns =
         [new("system", "Be brief."), new("user", "Hi"), new("assistant", "Yes?"), new("user", "Who?")];
 
-    private readonly LanguageModel _model = new XlstmConfig
-    {
-        VocabularySize = 257,
-        EmbeddingDim = 16,
-        HeadCount = 2,
-        BlockCount = 1,
-        ChunkSize = 4,
-    }.CreateModel(seed: 2);
-
-    public ChatTests() => _model.to(ScalarType.Float64);
+    private readonly LanguageModel _model = WritingModel.Create();
 
     public void Dispose() => _model.Dispose();
 

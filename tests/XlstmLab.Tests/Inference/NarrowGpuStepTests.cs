@@ -1,7 +1,6 @@
 using TorchSharp;
 using XlstmLab.Inference;
 using XlstmLab.Layers;
-using XlstmLab.Models;
 using XlstmLab.Operations;
 using XlstmLab.Tests.Operations;
 using XlstmLab.Text;
@@ -13,15 +12,6 @@ namespace XlstmLab.Tests.Inference;
 /// <summary>The step of a GPU with projections of one byte a weight.</summary>
 public sealed class NarrowGpuStepTests
 {
-    private static readonly XlstmConfig Small = new()
-    {
-        VocabularySize = 47,
-        EmbeddingDim = 64,
-        HeadCount = 2,
-        BlockCount = 2,
-        FeedForwardRoundUpTo = 32,
-    };
-
     [Theory]
     [InlineData(WeightFormat.Int8, WeightMode.Single)]
     [InlineData(WeightFormat.Float8, WeightMode.Single)]
@@ -29,7 +19,7 @@ public sealed class NarrowGpuStepTests
     public void Read_WeightsOfOneByte_IsAsNearToTheRoundedModelAsItsOwnPass(WeightFormat format, WeightMode mode)
     {
         using var run = KernelRun.Begin();
-        var config = Small with { WeightMode = mode };
+        var config = XlstmGpuStepTests.Small with { WeightMode = mode };
         using var model = KernelRun.Model(config);
         using var rounded = KernelRun.Model(config);
         using var exact = KernelRun.Model(config);
@@ -62,17 +52,17 @@ public sealed class NarrowGpuStepTests
     public void Refresh_WeightsThatChanged_ArePackedAnew(WeightFormat format)
     {
         using var run = KernelRun.Begin();
-        using var model = KernelRun.Model(Small);
+        using var model = KernelRun.Model(XlstmGpuStepTests.Small);
         using var scope = NewDisposeScope();
         using var grad = no_grad();
         model.eval();
-        using var state = model.Forward(XlstmGpuStepTests.Tokens(Small, 1, 3), returnState: true).State!.Clone();
+        using var state = model.Forward(XlstmGpuStepTests.Tokens(XlstmGpuStepTests.Small, 1, 3), returnState: true).State!.Clone();
         using var before = state.Clone();
         model.ComputeType = ScalarType.BFloat16;
         using var step = XlstmGpuStep.Of(model, state, format)!;
         XlstmGpuStepTests.Perturb(model);
         step.Refresh();
-        var tokens = XlstmGpuStepTests.Tokens(Small, 1, 1);
+        var tokens = XlstmGpuStepTests.Tokens(XlstmGpuStepTests.Small, 1, 1);
         step.Read(tokens, state);
         RoundedWeights.Round(model, format);
         Assert.InRange(KernelRun.Error(step.Logits, model.Forward(tokens, before).Logits.squeeze(1)), 0, 0.03);
@@ -82,16 +72,16 @@ public sealed class NarrowGpuStepTests
     public void Of_HeadThatIsTheEmbedding_StaysAsItIs()
     {
         using var run = KernelRun.Begin();
-        using var model = KernelRun.Model(Small with { TieWordEmbeddings = true });
+        using var model = KernelRun.Model(XlstmGpuStepTests.Small with { TieWordEmbeddings = true });
         using var scope = NewDisposeScope();
         using var grad = no_grad();
         XlstmGpuStepTests.Perturb(model);
         model.eval();
-        using var state = model.Forward(XlstmGpuStepTests.Tokens(Small, 1, 3), returnState: true).State!.Clone();
+        using var state = model.Forward(XlstmGpuStepTests.Tokens(XlstmGpuStepTests.Small, 1, 3), returnState: true).State!.Clone();
         using var before = state.Clone();
         model.ComputeType = ScalarType.BFloat16;
         using var step = XlstmGpuStep.Of(model, state, WeightFormat.Int8)!;
-        var tokens = XlstmGpuStepTests.Tokens(Small, 1, 1);
+        var tokens = XlstmGpuStepTests.Tokens(XlstmGpuStepTests.Small, 1, 1);
         step.Read(tokens, state);
         RoundedWeights.Round(model, WeightFormat.Int8);
         Assert.InRange(KernelRun.Error(step.Logits, model.Forward(tokens, before).Logits.squeeze(1)), 0, 0.03);
@@ -103,7 +93,7 @@ public sealed class NarrowGpuStepTests
     public void Generate_Recorded_WritesWhatTheRoundedModelWrites(WeightFormat format)
     {
         using var run = KernelRun.Begin();
-        using var model = KernelRun.Model(Small with { VocabularySize = 288 });
+        using var model = KernelRun.Model(XlstmGpuStepTests.Small with { VocabularySize = 288 });
         using var scope = NewDisposeScope();
         using (no_grad())
         {
@@ -147,8 +137,8 @@ public sealed class NarrowGpuStepTests
     {
         using var run = KernelRun.Begin();
         _ = run.Record();
-        using var other = KernelRun.Model(Small with { VocabularySize = 288, UseBias = true });
-        using var many = KernelRun.Model(Small with { VocabularySize = 288 });
+        using var other = KernelRun.Model(XlstmGpuStepTests.Small with { VocabularySize = 288, UseBias = true });
+        using var many = KernelRun.Model(XlstmGpuStepTests.Small with { VocabularySize = 288 });
         other.ComputeType = many.ComputeType = ScalarType.BFloat16;
         var options = new GenerationOptions { MaxNewTokens = 4, Weights = WeightFormat.Float8 };
         foreach (var (model, texts) in new[] { (other, 1), (many, TokenStepKernels.MostSequences + 1) })

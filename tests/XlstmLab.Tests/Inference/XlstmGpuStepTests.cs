@@ -13,7 +13,8 @@ namespace XlstmLab.Tests.Inference;
 
 public sealed class XlstmGpuStepTests
 {
-    private static readonly XlstmConfig Small = new()
+    /// <summary>A model in the shape of the 7B's.</summary>
+    internal static XlstmConfig Small { get; } = new()
     {
         VocabularySize = 47,
         EmbeddingDim = 64,

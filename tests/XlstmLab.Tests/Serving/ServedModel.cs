@@ -3,12 +3,11 @@ using System.Net.Http.Headers;
 using System.Net.Sockets;
 using System.Text;
 using System.Text.Json.Nodes;
-using TorchSharp;
 using XlstmLab.Inference;
 using XlstmLab.Models;
 using XlstmLab.Serving;
+using XlstmLab.Tests.Inference;
 using XlstmLab.Text;
-using static TorchSharp.torch;
 
 namespace XlstmLab.Tests.Serving;
 
@@ -37,21 +36,7 @@ internal sealed class ServedModel : IAsyncDisposable
     public static async Task<ServedModel> StartAsync(
         ServerOptions? options = null, BatchOptions? batch = null, int queueLength = 64, LanguageModel? model = null)
     {
-        if (model is null)
-        {
-            model = new XlstmConfig
-            {
-                VocabularySize = 257,
-                EmbeddingDim = 16,
-                HeadCount = 2,
-                BlockCount = 1,
-                ChunkSize = 4,
-            }.CreateModel(seed: 2);
-
-            // So that a neighbour's rounding decides nothing.
-            model.to(ScalarType.Float64);
-        }
-
+        model ??= WritingModel.Create();
         var cache = new StateCache(1 << 20);
         var generator = new BatchedGenerator(model, Bytes, (batch ?? new()) with { Cache = cache }, queueLength);
         return new(model, generator, await ApiServer.StartAsync(generator, (options ?? new()) with { Port = 0 }), cache);
