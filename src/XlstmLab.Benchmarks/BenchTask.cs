@@ -81,7 +81,9 @@ public sealed record WorkTask : BenchTask
     /// <summary>The type of the activations: bf16 or float32.</summary>
     public required string ComputeType { get; init; }
 
-    /// <summary>Whether a few more steps tell where their time goes, after those that are measured: of a training on a GPU.</summary>
+    /// <summary>
+    /// Whether a few more steps, prompts or tokens tell where their time goes, after those that are measured: of a model on a GPU.
+    /// </summary>
     public bool Profiles { get; init; }
 }
 

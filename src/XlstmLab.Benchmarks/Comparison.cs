@@ -124,7 +124,7 @@ public sealed record Comparison
                 Threads = threads,
                 MinSeconds = MinSeconds,
                 Repetitions = Repetitions,
-                Profiles = Profiles && work is TrainingWork { Runs: 1 },
+                Profiles = Profiles && work is TrainingWork { Runs: 1 } or PrefillWork or DecodeWork,
             };
 
             // A row that is begun may take what its models take to make, and no more.

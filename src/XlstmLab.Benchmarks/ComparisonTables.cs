@@ -57,14 +57,14 @@ public static class ComparisonTables
         Remark,
     ];
 
-    /// <summary>Where steps' time goes.</summary>
+    /// <summary>Where the time of steps, prompts and tokens goes.</summary>
     public static IReadOnlyList<BenchColumn<ProfileRow>> Profile { get; } =
     [
         new("work", r => r.Work),
         new("kernel", r => r.Kernel),
-        new("launches a step", r => r.Launches, 1),
-        new("ms a step", r => r.Milliseconds, 3),
-        new("% of the step", r => r.Share, 1),
+        new("launches", r => r.Launches, 1),
+        new("ms", r => r.Milliseconds, 3),
+        new("%", r => r.Share, 1),
     ];
 
     /// <summary>Prompts.</summary>

@@ -9,7 +9,7 @@ namespace XlstmLab.Benchmarks;
 /// <summary>What one kernel takes of a step.</summary>
 /// <param name="Name">The kernel, or what moves or sets memory.</param>
 /// <param name="Launches">How often it runs in a step.</param>
-/// <param name="Seconds">How long it runs in a step.</param>
+/// <param name="Seconds">How long it takes in a step: the time in which, of all that runs, it is the first to end.</param>
 public sealed record KernelTime(string Name, double Launches, double Seconds);
 
 /// <summary>Where a step's time goes on a GPU.</summary>
@@ -82,29 +82,38 @@ internal sealed unsafe partial class Cupti
 
         lock (Gate)
         {
-            var kernels = Records.GroupBy(r => r.Name)
-                .Select(g => new KernelTime(g.Key, (double)g.Count() / steps, g.Sum(r => 1e-9 * (r.End - r.Start)) / steps))
+            var kernels = Shares(Records)
+                .Select(k => k with { Launches = k.Launches / steps, Seconds = k.Seconds / steps })
                 .OrderByDescending(k => k.Seconds).ToArray();
-            var busy = Busy(Records.Select(r => (r.Start, r.End)));
             Records.Clear();
-            return new(seconds / steps, busy / steps, kernels);
+            return new(seconds / steps, kernels.Sum(k => k.Seconds), kernels);
         }
     }
 
-    /// <summary>The seconds in which at least one of these, in nanoseconds, goes on.</summary>
-    internal static double Busy(IEnumerable<(ulong Start, ulong End)> spans)
+    /// <summary>
+    /// The time in which something goes on, each moment of it given to what ends first of all that goes on then: a kernel that is started
+    /// early, while the one in front of it runs, only counts from that one's end.
+    /// </summary>
+    /// <param name="spans">Names, and nanoseconds.</param>
+    internal static IEnumerable<KernelTime> Shares(IEnumerable<(string Name, ulong Start, ulong End)> spans)
     {
-        ulong sum = 0, until = 0;
-        foreach (var (start, end) in spans.Order())
+        var sums = new Dictionary<string, (int Count, ulong Nanoseconds)>();
+        var given = new Stack<(ulong Start, ulong End)>(); // disjoint, the last on top
+        foreach (var (name, start, end) in spans.OrderBy(s => s.End))
         {
-            if (end > until)
+            var (first, left) = (start, end - start);
+            while (given.TryPeek(out var last) && last.End > start)
             {
-                sum += end - Math.Max(start, until);
-                until = end;
+                left -= last.End - Math.Max(last.Start, start);
+                first = Math.Min(first, given.Pop().Start);
             }
+
+            given.Push((first, end));
+            var (count, sum) = sums.GetValueOrDefault(name);
+            sums[name] = (count + 1, sum + left);
         }
 
-        return 1e-9 * sum;
+        return sums.Select(s => new KernelTime(s.Key, s.Value.Count, 1e-9 * s.Value.Nanoseconds));
     }
 
     /// <summary>A kernel's name without what all of libtorch's have.</summary>

@@ -16,6 +16,9 @@ namespace XlstmLab.Benchmarks;
 /// <summary>Measures one work in this process, on the CPU or on a GPU.</summary>
 internal static class WorkBench
 {
+    /// <summary>The steps, prompts or tokens that tell where their time goes.</summary>
+    private const int ProfiledSteps = 5;
+
     /// <summary>Measures.</summary>
     public static BenchResult Run(WorkTask task, CancellationToken cancellationToken)
     {
@@ -166,14 +169,34 @@ internal static class WorkBench
         using var mode = inference_mode();
         var prompts = randint(0, model.VocabularySize, [work.Batch, work.Length], dtype: int64, device: device);
         var ends = (arange(1, work.Batch + 1, dtype: int64, device: device) * work.Length) - 1; // where the next token is asked for
-        var (seconds, count) = Median(
-            _ =>
-            {
-                using var pass = NewDisposeScope();
-                model.Forward(prompts, returnState: true, positions: ends).State!.Dispose();
-            },
-            task, device, cancellationToken);
-        return new() { ForwardSeconds = seconds, TrainingPeak = memory.Bytes, Repetitions = count };
+        void Read()
+        {
+            using var pass = NewDisposeScope();
+            model.Forward(prompts, returnState: true, positions: ends).State!.Dispose();
+        }
+
+        var (seconds, count) = Median(_ => Read(), task, device, cancellationToken);
+        return new() { ForwardSeconds = seconds, TrainingPeak = memory.Bytes, Repetitions = count, Profile = Profile(task, device, Read) };
+    }
+
+    /// <summary>Where the time goes of the same work once more, if that was asked for.</summary>
+    private static StepProfile? Profile(WorkTask task, Device device, Action work)
+    {
+        if (!task.Profiles)
+        {
+            return null;
+        }
+
+        Wait(device);
+        var cupti = Cupti.Begin();
+        var watch = Stopwatch.StartNew();
+        for (var step = 0; step < ProfiledSteps; step++)
+        {
+            work();
+        }
+
+        Wait(device);
+        return cupti.End(watch.Elapsed.TotalSeconds, ProfiledSteps);
     }
 
     private static BenchResult Decode(DecodeWork work, WorkTask task, Device device, ScalarType type, CancellationToken cancellationToken)
@@ -217,18 +240,7 @@ internal static class WorkBench
             }
 
             var start = Stopwatch.GetTimestamp();
-            if (steps is not null)
-            {
-                steps.Next();
-            }
-            else
-            {
-                var (readToken, readState) = (token, state);
-                (token, state) = Next(model, readToken, readState);
-                readToken.Dispose();
-                readState.Dispose();
-            }
-
+            Step();
             if (count++ >= 0)
             {
                 times.Add(Stopwatch.GetElapsedTime(start).TotalSeconds);
@@ -247,6 +259,7 @@ internal static class WorkBench
         times.Sort();
         var seconds = device.type == DeviceType.CUDA ? watch.Elapsed.TotalSeconds / count : times[times.Count / 2];
         var peak = memory.Bytes;
+        var profile = Profile(task, device, Step);
         process.Refresh();
         processor = process.TotalProcessorTime - processor;
         var bytes = steps is TokenSteps ? TokenBytesOf(step!, state, processor.TotalSeconds / count, cancellationToken)
@@ -254,7 +267,21 @@ internal static class WorkBench
             : null;
         state.Dispose();
         steps?.Dispose();
-        return new() { ForwardSeconds = seconds, TrainingPeak = peak, Repetitions = count, TokenBytes = bytes };
+        return new() { ForwardSeconds = seconds, TrainingPeak = peak, Repetitions = count, Profile = profile, TokenBytes = bytes };
+
+        void Step()
+        {
+            if (steps is not null)
+            {
+                steps.Next();
+                return;
+            }
+
+            var (readToken, readState) = (token, state);
+            (token, state) = Next(model, readToken, readState);
+            readToken.Dispose();
+            readState.Dispose();
+        }
     }
 
     private static TokenBytes TokenBytesOf(XlstmTokenStep step, ModelState state, double processor, CancellationToken cancellationToken)
@@ -317,7 +344,6 @@ internal static class WorkBench
     private sealed class Pace(int runs, WorkTask task, Device device)
     {
         private const int WarmUp = 5;
-        private const int ProfiledSteps = 5;
 
         private readonly Lock _gate = new();
         private readonly Stopwatch _watch = new();

@@ -191,11 +191,7 @@ internal static class BenchCommand
         {
             Description = "On a GPU, beside each row one where the host starts every kernel by itself, instead of a CUDA graph.",
         };
-        var profile = new Option<bool>("--profile")
-        {
-            Description = "On a GPU, after each row five more steps that tell where their time goes, kernel by kernel, as CUPTI sees it; "
-                + "with --output in a file of its own.",
-        };
+        var profile = ProfileOption("steps");
         var compute = ComputeOption();
         var ranks = new RankOptions();
         var reduce = new Option<string>("--reduce")
@@ -235,7 +231,7 @@ internal static class BenchCommand
 
             return new([.. works], "Training: AdamW, forward, backward and update", (_, _) => ComparisonTables.Training, TrainingMethod)
             {
-                Profiles = parsed.GetValue(profile) && (onGpu ? true : throw new UsageException("--profile needs a GPU: --device cuda.")),
+                Profiles = IsProfiled(parsed, profile, onGpu),
             };
         });
         var compares = command.Action;
@@ -346,6 +342,7 @@ internal static class BenchCommand
             + $"on a GPU {InferenceOnGpu}.");
         var lengths = BenchOptions.List("--lengths", "Tokens of a prompt. Default: 256,1024, on a GPU 2048,8192.");
         var batches = BenchOptions.List("--batch", "Prompts side by side. Default: 1.");
+        var profile = ProfileOption("prompts");
         var compute = ComputeOption();
         var common = new BenchOptions(1, 3);
         var command = new ExampleCommand(
@@ -353,9 +350,10 @@ internal static class BenchCommand
             "Measures how long a model takes to read a prompt, with random weights.",
             "xlstm bench prefill",
             "xlstm bench prefill --preset bytes-10m,llama-bytes-1m --lengths 1024 --batch 1,4",
-            "xlstm bench prefill --device cuda --output results/gpu")
+            "xlstm bench prefill --device cuda --output results/gpu",
+            "xlstm bench prefill --device cuda --preset xlstm-400m --lengths 8192 --profile")
         {
-            presets, lengths, batches, compute,
+            presets, lengths, batches, profile, compute,
         };
         return Comparing(command, common, compute, parsed =>
         {
@@ -366,7 +364,10 @@ internal static class BenchCommand
                 select new PrefillWork(preset.Name, batch, length);
             return new(
                 [.. works], "Prefill: a prompt read from an empty state, logits of its last token",
-                (_, _) => ComparisonTables.Prefill, InferenceMethod);
+                (_, _) => ComparisonTables.Prefill, InferenceMethod)
+            {
+                Profiles = IsProfiled(parsed, profile, common.IsOnGpu(parsed)),
+            };
         });
     }
 
@@ -390,6 +391,7 @@ internal static class BenchCommand
         {
             Description = "What memories of mLSTMs are kept as: float32, or bf16 on a GPU. Default: float32.",
         }.AcceptOnlyFromAmong("float32", "bf16");
+        var profile = ProfileOption("tokens");
         var common = new BenchOptions(2, 32);
         var command = new ExampleCommand(
             "decode",
@@ -399,9 +401,10 @@ internal static class BenchCommand
             "xlstm bench decode --preset xlstm-400m --weights int8 --batch 1,8",
             "xlstm bench decode --device cuda --output results/gpu",
             "xlstm bench decode --device cuda --preset xlstm-400m --weights bf16,int8,fp8",
-            "xlstm bench decode --device cuda --preset xlstm-400m --batch 64 --states bf16")
+            "xlstm bench decode --device cuda --preset xlstm-400m --batch 64 --states bf16",
+            "xlstm bench decode --device cuda --preset xlstm-400m --batch 1,64 --profile")
         {
-            presets, batches, weights, states, compute,
+            presets, batches, weights, states, profile, compute,
         };
         return Comparing(command, common, compute, parsed =>
         {
@@ -436,7 +439,10 @@ internal static class BenchCommand
                 [.. works],
                 "Decode: a token at a time, with the state carried",
                 (type, limit) => ComparisonTables.Decode(type == "bf16" ? 2 : 4, limit),
-                onGpu ? InferenceMethod : InferenceMethod + DecodingMethod);
+                onGpu ? InferenceMethod : InferenceMethod + DecodingMethod)
+            {
+                Profiles = IsProfiled(parsed, profile, onGpu),
+            };
         });
     }
 
@@ -721,9 +727,10 @@ internal static class BenchCommand
         + $"graphs {(Kernel.GraphAbsence is null ? "on" : "off")}";
 
     private static BenchReport<ProfileRow> Profile(BenchReport<Measurement> report, string type, ParseResult parsed) => new(
-        $"Where a training step's time goes, {type}",
+        $"Where the time goes, {type}",
         CommandLine(parsed),
-        "Times of the device by CUPTI over five steps after those that were measured, which it slows a little.",
+        "Times of the device by CUPTI over five steps, prompts or tokens after those that were measured, which it slows a little. Each moment "
+        + "is given to the kernel that ends first of those that run.",
         ComparisonTables.Profile,
         [.. report.Rows.SelectMany(ProfileRow.Of)],
         [])
@@ -765,6 +772,15 @@ internal static class BenchCommand
 
     private static Option<int> Size(string name, int usual, string description) =>
         NumberOption.Whole(new Option<int>(name) { Description = description, HelpName = "N", DefaultValueFactory = _ => usual }, 1);
+
+    private static Option<bool> ProfileOption(string work) => new("--profile")
+    {
+        Description = $"On a GPU, after each row five more {work} that tell where their time goes, kernel by kernel, as CUPTI sees it; "
+            + "with --output in a file of its own.",
+    };
+
+    private static bool IsProfiled(ParseResult parsed, Option<bool> profile, bool isOnGpu) =>
+        parsed.GetValue(profile) && (isOnGpu ? true : throw new UsageException("--profile needs a GPU: --device cuda."));
 
     private static Option<string?> ComputeOption() =>
         new Option<string?>("--compute")

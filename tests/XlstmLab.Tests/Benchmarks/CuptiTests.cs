@@ -6,10 +6,26 @@ namespace XlstmLab.Tests.Benchmarks;
 public sealed class CuptiTests
 {
     [Fact]
-    public void Busy_SpansThatOverlap_CountOnce()
+    public void Shares_SpansThatOverlap_AreOfWhatEndsFirst()
     {
-        Assert.Equal(0, Cupti.Busy([]));
-        Assert.Equal(50e-9, Cupti.Busy([(100, 120), (10, 30), (15, 25), (20, 40)]), 1e-15);
+        Assert.Empty(Cupti.Shares([]));
+
+        // 20..40 begins while 10..30 goes on, in which 15..25 begins and ends; 0..50 has what none of them has.
+        var shares = Cupti.Shares([("long", 0, 50), ("late", 100, 120), ("wide", 10, 30), ("inner", 15, 25), ("next", 20, 40)])
+            .ToDictionary(k => k.Name, k => Math.Round(1e9 * k.Seconds));
+        Assert.Equal(20, shares["late"]);
+        Assert.Equal(10, shares["inner"]);
+        Assert.Equal(10, shares["wide"]);
+        Assert.Equal(10, shares["next"]);
+        Assert.Equal(20, shares["long"]);
+    }
+
+    [Fact]
+    public void Shares_SpansOfOneName_AreCountedAndAdded()
+    {
+        var share = Assert.Single(Cupti.Shares([("a", 10, 30), ("a", 20, 40), ("a", 60, 61)]));
+        Assert.Equal(3, share.Launches);
+        Assert.Equal(31e-9, share.Seconds, 1e-15);
     }
 
     [Theory]
