@@ -82,6 +82,17 @@ public sealed class BenchTests
         Assert.Equal(4, lines[4..].Count(line => line.EndsWith(',')));
     }
 
+    [Theory]
+    [InlineData("train")]
+    [InlineData("prefill")]
+    [InlineData("decode")]
+    public async Task Profile_WithoutAGpu_IsRefused(string command)
+    {
+        var result = await CommandLine.RunAsync("bench", command, "--profile");
+        Assert.Equal(2, result.Code);
+        Assert.Contains("--profile needs a GPU", result.Error, StringComparison.Ordinal);
+    }
+
     [Fact]
     public async Task Memory_SequencesSideBySide_AreCountedTogether()
     {

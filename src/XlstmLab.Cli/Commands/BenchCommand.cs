@@ -729,8 +729,8 @@ internal static class BenchCommand
     private static BenchReport<ProfileRow> Profile(BenchReport<Measurement> report, string type, ParseResult parsed) => new(
         $"Where the time goes, {type}",
         CommandLine(parsed),
-        "Times of the device by CUPTI over five steps, prompts or tokens after those that were measured, which it slows a little. Each moment "
-        + "is given to the kernel that ends first of those that run.",
+        "Times of the device by CUPTI over five steps, prompts or tokens after those that were measured, which it slows a little. Each "
+        + "moment is given to the kernel that ends first of those that run.",
         ComparisonTables.Profile,
         [.. report.Rows.SelectMany(ProfileRow.Of)],
         [])
@@ -780,7 +780,11 @@ internal static class BenchCommand
     };
 
     private static bool IsProfiled(ParseResult parsed, Option<bool> profile, bool isOnGpu) =>
-        parsed.GetValue(profile) && (isOnGpu ? true : throw new UsageException("--profile needs a GPU: --device cuda."));
+        parsed.GetValue(profile) switch
+        {
+            true when !isOnGpu => throw new UsageException("--profile needs a GPU: --device cuda."),
+            var wanted => wanted,
+        };
 
     private static Option<string?> ComputeOption() =>
         new Option<string?>("--compute")
