@@ -222,7 +222,9 @@ public sealed class RecordedTokenStepTests
             var (sequences, after) = generator.Generate(prompts, options, returnState: true);
             Assert.Equal(live + after!.Tensors.Count, Live());
             Assert.Equal(byHost.Select(s => s.Tokens), sequences.Select(s => s.Tokens));
-            Assert.All(byHost.Zip(sequences), pair => Assert.Equal(pair.First.LogProbability, pair.Second.LogProbability, 1e-6));
+
+            // A sum over tokens, of which a GPU rounds each to float32.
+            Assert.All(byHost.Zip(sequences), pair => Assert.Equal(pair.First.LogProbability, pair.Second.LogProbability, 3e-8 * length));
             AssertNear(before!, after);
             Assert.Equal((name, recorded), (name, counts.Recorded));
             Assert.InRange(counts.Started, length - 10, length - 3);
