@@ -1,13 +1,15 @@
 // The same as TokenProduct.cu does, for matrices so wide that a block of it, which asks for its tile, waits, adds up and ends, keeps memory
 // waiting at its end. Here a multiprocessor has one block, which goes through its share of the tiles: one warp copies rows into a ring of
 // stages in shared memory, as far ahead as the ring is long, and the others multiply what has come. The ring is less than half of a
-// multiprocessor's memory: when the last of a block's rows are asked for, a block of the next kernel comes and fills its own, and all that
-// is left of the end of a kernel is one addition.
+// multiprocessor's memory: when the last of a block's rows are asked for, a block of the next kernel comes and fills its own while this
+// one adds up and ends.
 //
-// Bytes: 2 a weight, or 1. A ring of 5 stages of 16 KB has 80 KB on their way, all blocks of 132 multiprocessors 10.8 MB: 2.5 us at 4.3
-// TB/s, which is what lies between the last row of a kernel and the first result in front of the next. A stage comes in 0.5 us, 950
-// cycles; of those a warp works for 250: it waits for memory, not memory for it. 6.87 G parameters, 13.7 GB: 3.2 ms at 4.3 TB/s, 4.6 at 3.
-// Tiles are not divided: 256 of them on 132 multiprocessors keep 97 % of them busy, 770 of them 97 %, 1368 of them 94 %.
+// Bytes: 2 a weight, or 1. A ring of 5 stages of 16 KB has 80 KB on their way, all blocks of 132 multiprocessors 10.8 MB, or 2.5 us at 4.3
+// TB/s; as much again that a kernel brings as far as the second-level cache before it waits for its first stage to be free: together more
+// than what passes between the last row of a kernel and the first result of the next. A stage comes in 0.5 us, 950 cycles; by count a warp
+// works 250 of them, 400 on weights of one byte. Tiles are not divided: 256 of them on 132 multiprocessors keep 97 % of them busy, 770 97 %
+// and 1368 94 %. 6.87 G parameters: 13.7 GB a token, 3.2 ms at 4.3 TB/s and 4.6 at 3; with 1 us for each of 129 beginnings and 3 us for
+// each of 32 memories 3.4 and 4.8; of one byte 1.9 and 2.6.
 #include "TokenProduct.cuh"
 
 // TokenStepKernels.cs tells, beside what TokenProduct.cuh is told: WARPS, that multiply; STAGES; STAGE_BYTES, of a row, whole turns of the
@@ -16,7 +18,6 @@
 #define TURNS (STAGE_BYTES / 64 / WARPS)      // of a warp at a stage's pieces
 #define STRIDE (STAGE_BYTES + 64)             // from a row to the next, so that those that a load touches lie in all banks
 #define KEPT CEIL(ROWS * 8 * GROUPS, THREADS) // sums that a thread ends with
-#define BLOCKS (WARPS > 8 || GROUPS > 1 || NARROW ? 2 : 3) // that registers are to suffice for: two, and one of TokenMemory.cu
 static_assert(STAGE_BYTES % (64 * WARPS) == 0, "a stage is whole turns");
 
 template <int Format> struct Stage
@@ -105,6 +106,9 @@ template <int Format> DEVICE int column_of(int stage, int turn)
         + threadIdx.x % 4 * Piece<Format>::COLUMNS;
 }
 
+// Whether there is one: a row may end within a stage.
+template <int Format> DEVICE bool has_column(int column) { return INPUTS % Stage<Format>::COLUMNS == 0 || column < INPUTS; }
+
 // A thread's part of x for one stage.
 template <int Format> struct Inputs
 {
@@ -121,7 +125,7 @@ template <int Format> DEVICE void load_inputs(Inputs<Format>& inputs, const bf16
         for (int n = 0; n < GROUPS; n++)
         {
             int b = 8 * n + threadIdx.x % 32 / 4;
-            bool exists = column < INPUTS && b < sequences;
+            bool exists = has_column<Format>(column) && b < sequences;
 #pragma unroll
             for (int i = 0; i < Piece<Format>::COLUMNS / 8; i++)
                 inputs.words[t][n][i] = exists ? *(const uint4*)(x + (i64)b * INPUTS + column + 8 * i) : make_uint4(0, 0, 0, 0);
@@ -144,7 +148,7 @@ template <int Format> DEVICE void sum_rows(float (&c)[GROUPS][4], Room& room, Pl
 #pragma unroll
         for (int t = 0; t < TURNS; t++)
         {
-            bool exists = column_of<Format>(stage, t) < INPUTS;
+            bool exists = has_column<Format>(column_of<Format>(stage, t));
             const int byte = first + t * WARPS * 64;
             low_words[t] = exists ? *(const uint4*)&rows[lane / 4][byte] : make_uint4(0, 0, 0, 0);
             high_words[t] = exists ? *(const uint4*)&rows[lane / 4 + 8][byte] : make_uint4(0, 0, 0, 0);
@@ -173,7 +177,7 @@ template <int Format> DEVICE void sum_rows(float (&c)[GROUPS][4], Room& room, Pl
 
 // The arguments of token_product, and how many tiles there are. Grid: a block a multiprocessor, or a tile if those are fewer; WARPS warps
 // and the one that copies; a Room of shared memory. What comes out is the same for every grid.
-KERNEL void __launch_bounds__(THREADS + 32, BLOCKS) token_stream_product(
+KERNEL void __launch_bounds__(THREADS + 32, 2) token_stream_product(
     const void* w0, const void* w1, const void* w2, const void* w3, const void* w4, const void* w5,
     int e0, int e1, int e2, int e3, int e4, int e5,
     const bf16* x, const float* squares, float* y, bf16* gated, float* stream, const float* scale, bf16* scaled, float* sums,
