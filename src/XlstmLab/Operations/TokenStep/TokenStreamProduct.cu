@@ -18,6 +18,7 @@
 #define TURNS (STAGE_BYTES / 64 / WARPS)      // of a warp at a stage's pieces
 #define STRIDE (STAGE_BYTES + 64)             // from a row to the next, so that those that a load touches lie in all banks
 #define KEPT CEIL(ROWS * 8 * GROUPS, THREADS) // sums that a thread ends with
+static_assert(STAGES <= THREADS, "a thread begins a stage");
 static_assert(STAGE_BYTES % (64 * WARPS) == 0, "a stage is whole turns");
 
 template <int Format> struct Stage
@@ -188,13 +189,10 @@ KERNEL void __launch_bounds__(THREADS + 32, 2) token_stream_product(
     const Matrix matrix = {{w0, w1, w2, w3, w4, w5}, {e0, e1, e2, e3, e4, e5}, units};
     const Results to = {y, gated, stream, scale, scaled, sums, e5, cap};
     const int warp = threadIdx.x / 32, lane = threadIdx.x % 32, row = lane / 4, k = threadIdx.x % ROWS;
-    if (threadIdx.x == 0)
+    if (threadIdx.x < STAGES)
     {
-        for (int s = 0; s < STAGES; s++)
-        {
-            mbarrier_init(shared_address(&room.full[s]), 1);
-            mbarrier_init(shared_address(&room.empty[s]), WARPS);
-        }
+        mbarrier_init(shared_address(&room.full[threadIdx.x]), 1);
+        mbarrier_init(shared_address(&room.empty[threadIdx.x]), WARPS);
     }
 
     __syncthreads();
