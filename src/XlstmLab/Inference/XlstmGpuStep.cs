@@ -8,7 +8,7 @@ namespace XlstmLab.Inference;
 
 /// <summary>
 /// One token of each of a few sequences through an xLSTM in the shape of the 7B model's, on a GPU: five kernels a block, which read every
-/// weight once (<c>TokenProduct.cu</c>, <c>TokenMemory.cu</c>).
+/// weight once (<c>TokenProduct.cu</c>, <c>TokenStreamProduct.cu</c>, <c>TokenMemory.cu</c>).
 /// </summary>
 /// <remarks>
 /// The stream is float32, products take bfloat16 operands, as the model's own pass in bfloat16 does; gates' weights keep 16 bits of their

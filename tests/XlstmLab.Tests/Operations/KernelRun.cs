@@ -37,6 +37,13 @@ internal sealed class KernelRun : IDisposable
     /// <summary>Sources with their macros that were loaded though nothing had asked for their compilation before.</summary>
     public IReadOnlyCollection<string> Unprepared => _device.Unprepared;
 
+    /// <summary>What kernels are told to be the device's; null tells how many there are.</summary>
+    public int? Multiprocessors
+    {
+        get => _device.ToldMultiprocessors;
+        set => _device.ToldMultiprocessors = value;
+    }
+
     /// <summary>What becomes graphs from now on, or in an emulation is done again; without it nothing is recorded.</summary>
     public Recordings Record() => _device.Recordings = new();
 
@@ -208,7 +215,9 @@ internal sealed class KernelRun : IDisposable
 
         public IWorkRecorder Recorder(int index) => new CountingRecorder(device.Recorder(index), Recordings!);
 
-        public int Multiprocessors(int index) => device.Multiprocessors(index);
+        public int? ToldMultiprocessors { get; set; }
+
+        public int Multiprocessors(int index) => ToldMultiprocessors ?? device.Multiprocessors(index);
 
         public long Memory(int index) => device.Memory(index);
 

@@ -35,6 +35,61 @@ public sealed class TokenProductTests
         }
         select (format, shape.Item1.ToString(), shape.Item2, shape.Item3, shape.Item4));
 
+    /// <summary>
+    /// Blocks with several tiles, or one; parts of stages, and of pieces; one group of sequences and two; rows that fill no tile.
+    /// </summary>
+    public static TheoryData<WeightFormat, string, int, int, int> StreamCases => new(
+        from format in new[] { WeightFormat.BFloat16, WeightFormat.Int8, WeightFormat.Float8 }
+        from shape in new (TokenStepKernels.Result, int, int, int)[]
+        {
+            (TokenStepKernels.Result.Plain, 2080, 1, 40), (TokenStepKernels.Result.Stream, 2080, 2, 2048),
+            (TokenStepKernels.Result.Gated, 2048, 9, 72), (TokenStepKernels.Result.Capped, 10944, 1, 60),
+            (TokenStepKernels.Result.Plain, 4096, 16, 100), (TokenStepKernels.Result.Stream, 10944, 13, 2048),
+        }
+        select (format, shape.Item1.ToString(), shape.Item2, shape.Item3, shape.Item4));
+
+    [Theory]
+    [MemberData(nameof(StreamCases))]
+    public void Multiply_WideMatrix_IsTheProductWithTheWeightsRoundedValues(
+        WeightFormat format, string result, int inputs, int sequences, int rows)
+    {
+        LongTests.SkipUnless(inputs * rows < 5_000_000 && (format == WeightFormat.BFloat16 || inputs != 4096));
+        AssertMultiplies("token_stream_product", format, result, inputs, sequences, rows);
+    }
+
+    /// <summary>Which rows a block has depends on the number of blocks, no sum does.</summary>
+    [Theory]
+    [InlineData(WeightFormat.BFloat16, 3)]
+    [InlineData(WeightFormat.Int8, 16)]
+    [InlineData(WeightFormat.Float8, 3)]
+    public void Multiply_WideMatrix_IsTheSameOfAnyNumberOfBlocks(WeightFormat format, int sequences)
+    {
+        using var run = KernelRun.Begin();
+        using var scope = NewDisposeScope();
+        using var generator = new Generator(6, CPU);
+        var device = get_default_device();
+        Tensor Draw(params long[] shape) => randn(shape, generator: generator, device: CPU);
+        var (numbers, units, _) = Packed(format, Draw(88, 2080));
+        var (x, gates) = (Draw(sequences, 2080).to(ScalarType.BFloat16).to(device), Draw(8, 2080).to(ScalarType.BFloat16).to(device));
+        using TokenStream normed = new(empty(0), x, Draw(sequences, 2080 / TokenStepKernels.Rows).square().to(device));
+        Tensor Multiplied(int multiprocessors)
+        {
+            run.Multiprocessors = multiprocessors;
+            var y = full(sequences, 96, double.NaN, ScalarType.Float32);
+            TokenStepKernels.Multiply(
+                TokenStepKernels.Result.Plain, [numbers.to(device), gates], x, normed, y, epsilon: Epsilon, units: units?.to(device));
+            return y;
+        }
+
+        var one = Multiplied(1);
+        foreach (var multiprocessors in new[] { 3, 4, 1000 })
+        {
+            Assert.True(one.eq(Multiplied(multiprocessors)).all().item<bool>(), $"{multiprocessors} blocks at most");
+        }
+
+        Assert.Equal(["token_stream_product"], run.Launched);
+    }
+
     [Theory]
     [MemberData(nameof(Cases))]
     public void Multiply_WeightsOfOneByte_IsTheProductWithTheirRoundedValues(

@@ -141,6 +141,10 @@ DEVICE float warp_max(float x)
     return x;
 }
 
+// A barrier of some of the block's warps, which are so many threads: they have a number, from 1 on, as 0 is __syncthreads'.
+template <int Id, int Threads>
+DEVICE void sync_warps() { asm volatile("bar.sync %0, %1;" :: "n"(Id), "n"(Threads) : "memory"); }
+
 // Shared memory and tensor cores
 
 // An address of shared memory as the instructions below take it: bytes from its start.
@@ -327,12 +331,17 @@ DEVICE u32 cluster_address(u32 shared, u32 rank)
 }
 
 // Barriers in shared memory, 8 bytes each, that count bytes (sm_90): a phase ends when the expected bytes are there, and the arrivals.
-// An arrival that expects bytes may come after some of them have.
+// What a thread did before it arrives is done for who waited for the phase. An arrival that expects bytes may come after some of them have.
 
 DEVICE void mbarrier_init(u32 barrier, int arrivals)
 {
     asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" :: "r"(barrier), "r"(arrivals) : "memory");
     asm volatile("fence.mbarrier_init.release.cluster;" ::: "memory");
+}
+
+DEVICE void mbarrier_arrive(u32 barrier)
+{
+    asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" :: "r"(barrier) : "memory");
 }
 
 DEVICE void mbarrier_arrive_expect(u32 barrier, u32 bytes)
@@ -364,6 +373,20 @@ DEVICE void cluster_store_async(u32 address, float2 x, u32 barrier)
 {
     asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v2.b32 [%0], {%1,%2}, [%3];"
                  :: "r"(address), "r"(__float_as_uint(x.x)), "r"(__float_as_uint(x.y)), "r"(barrier) : "memory");
+}
+
+// Copies from global to the block's shared memory that a barrier of the block counts (sm_90): addresses and bytes are multiples of 16. They
+// pass neither registers nor the first-level cache, and one instruction of one thread asks for all of it.
+DEVICE void copy_bulk(u32 shared, const void* global, u32 bytes, u32 barrier)
+{
+    asm volatile("cp.async.bulk.shared::cluster.global.mbarrier::complete_tx::bytes [%0], [%1], %2, [%3];"
+                 :: "r"(shared), "l"(global), "r"(bytes), "r"(barrier) : "memory");
+}
+
+// The same only as far as the second-level cache.
+DEVICE void prefetch_bulk(const void* global, u32 bytes)
+{
+    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" :: "l"(global), "r"(bytes) : "memory");
 }
 
 // Global memory, 16 bytes at a time; what is read once should not displace the caches' content.

@@ -66,6 +66,17 @@ template <int Format> DEVICE void widen(u32 (&pairs)[Piece<Format>::COLUMNS / 2]
     }
 }
 
+// Eight columns of a piece, of two rows of the tile, by the same of eight sequences: the i-th words of the rows, and those behind.
+template <int Format>
+DEVICE void multiply_words(
+    float (&c)[4], const u32 (&low)[Piece<Format>::COLUMNS / 2], const u32 (&high)[Piece<Format>::COLUMNS / 2], int i, uint4 right)
+{
+    const u32 first[4] = {low[i], high[i], low[i + 1], high[i + 1]};
+    const u32 second[4] = {low[i + 2], high[i + 2], low[i + 3], high[i + 3]};
+    mma_bf16(c, first, right.x, right.y);
+    mma_bf16(c, second, right.z, right.w);
+}
+
 // A thread's part of a piece: of two rows of the tile, by all sequences. `x` is its first column of sequence 0, and `stride` from one
 // sequence to the next, of which `sequences` are there; what does not exist is not read.
 template <int Format>
@@ -82,10 +93,7 @@ DEVICE void multiply_piece(float (&c)[GROUPS][4], uint4 low_words, uint4 high_wo
         for (int i = 0; i < Piece<Format>::COLUMNS / 2; i += 4)
         {
             uint4 right = exists && b < sequences ? *(const uint4*)(x + (i64)b * stride + 2 * i) : make_uint4(0, 0, 0, 0);
-            const u32 first[4] = {low[i], high[i], low[i + 1], high[i + 1]};
-            const u32 second[4] = {low[i + 2], high[i + 2], low[i + 3], high[i + 3]};
-            mma_bf16(c[n], first, right.x, right.y);
-            mma_bf16(c[n], second, right.z, right.w);
+            multiply_words<Format>(c[n], low, high, i, right);
         }
     }
 }

@@ -20,6 +20,12 @@ internal static class TokenStepKernels
     /// <summary>Sequences from which on a product copies x before it multiplies (<c>TokenBatchProduct.cu</c>).</summary>
     private const int FewestInBatch = 17;
 
+    /// <summary>
+    /// The width of a model from which on a multiprocessor's one block goes through many tiles of few sequences' products
+    /// (<c>TokenStreamProduct.cu</c>).
+    /// </summary>
+    private const int FewestStreamed = 2048;
+
     private const int Parts = 6;
     private static readonly int[] Clusters = [8, 4, 2, 1];
     private const int MemoryThreads = 256;
@@ -65,6 +71,9 @@ internal static class TokenStepKernels
     /// </summary>
     public static bool IsBatch(long sequences) => sequences >= FewestInBatch;
 
+    /// <summary>The same of a model as wide as this, where the kernel knows how wide it is.</summary>
+    private static bool IsMostlyShared(long sequences, long width) => IsBatch(sequences) || width >= FewestStreamed;
+
     /// <summary>The rows of a table as the stream.</summary>
     /// <param name="tokens">[B, 1] int64.</param>
     /// <param name="table">[V, d] float32 or bfloat16, contiguous.</param>
@@ -76,8 +85,12 @@ internal static class TokenStepKernels
         var dim = table.shape[1];
         Kernel.Launch(
             "TokenEmbedding.cu", "token_embedding", [$"WIDTH={dim}", $"WIDE={(table.dtype == ScalarType.Float32 ? 1 : 0)}"],
-            new((dim + threads - 1) / threads, threads) { BlocksY = (int)tokens.shape[0], MostlyShared = IsBatch(tokens.shape[0]) }, table,
-            tokens, table, stream.Values, scale, stream.Scaled, stream.Squares);
+            new((dim + threads - 1) / threads, threads)
+            {
+                BlocksY = (int)tokens.shape[0],
+                MostlyShared = IsMostlyShared(tokens.shape[0], dim),
+            },
+            table, tokens, table, stream.Values, scale, stream.Scaled, stream.Squares);
     }
 
     /// <summary>A product of each sequence's x with matrices one below the other.</summary>
@@ -121,22 +134,30 @@ internal static class TokenStepKernels
         // Rows of one byte and of two never share a tile; of a gated result both parts are whole tiles.
         var beside = units is null || gated ? 0 : weights.Skip(1).Sum(part => part.shape[0]);
         var tiles = (rows - beside + Rows - 1) / Rows + (beside + Rows - 1) / Rows;
-        var batch = IsBatch(sequences) ? BatchLayout.Of(inputs, groups, tiles, isNarrow: units is not null) : null;
-        var warps = inputs >= 4096 && groups <= 2 ? 16 : 8;
-        string[] macros =
+        string[] Macros(params ReadOnlySpan<string> own) =>
         [
-            $"INPUTS={inputs}", $"GROUPS={groups}", .. batch?.Macros ?? [$"WARPS={warps}"], $"RESULT={(int)result}",
-            $"NORMED={(normed is null ? 0 : 1)}",
+            $"INPUTS={inputs}", $"GROUPS={groups}", .. own, $"RESULT={(int)result}", $"NORMED={(normed is null ? 0 : 1)}",
             .. units is null ? Array.Empty<string>() : [$"WEIGHTS={(weights[0].dtype == ScalarType.Int8 ? 1 : 2)}"],
         ];
-        if (batch is not null)
+        if (IsBatch(sequences) && BatchLayout.Of(inputs, groups, tiles, isNarrow: units is not null) is { } batch)
         {
-            Kernel.Launch("TokenBatchProduct.cu", "token_batch_product", macros, batch.Launch, x, arguments);
+            Kernel.Launch("TokenBatchProduct.cu", "token_batch_product", Macros(batch.Macros), batch.Launch, x, arguments);
             return;
         }
 
+        // The stream's rows are as many as the model is wide, and of other products what they read is.
+        if (!IsBatch(sequences) && (stream is null ? inputs : Math.Min(inputs, rows)) >= FewestStreamed)
+        {
+            var layout = StreamLayout.Of(groups);
+            var shape = layout.Launch(Math.Min(tiles, Kernel.Multiprocessors(x)));
+            Kernel.Launch(
+                "TokenStreamProduct.cu", "token_stream_product", Macros(layout.Macros), shape, x, [.. arguments, (int)tiles]);
+            return;
+        }
+
+        var warps = inputs >= 4096 && groups <= 2 ? 16 : 8;
         Kernel.Launch(
-            "TokenProduct.cu", "token_product", macros,
+            "TokenProduct.cu", "token_product", Macros($"WARPS={warps}"),
             new(tiles, 32 * warps, sizeof(float) * (8 * groups * warps * (Rows + 1) + Math.Max(8 * groups, warps))), x, arguments);
     }
 
@@ -183,10 +204,35 @@ internal static class TokenStepKernels
                 BlocksY = (int)heads,
                 BlocksZ = (int)batch,
                 Cluster = slices,
-                MostlyShared = IsBatch(batch),
+                MostlyShared = IsMostlyShared(batch, heads * dv),
             },
             c,
             projections, biases, c, n, m, normWeight, y, (float)gateCap, (float)options.Epsilon, (float)normEpsilon);
+    }
+
+    /// <summary>How a block goes through rows of a product for few sequences.</summary>
+    /// <param name="Stages">Of rows that are on their way.</param>
+    /// <param name="SharedBytes">A Room of the kernel's.</param>
+    private sealed record StreamLayout(int Stages, int SharedBytes)
+    {
+        private const int Warps = 8;
+        private const int StageBytes = 1024; // of a row
+        private const int Ahead = 5; // stages, in the second-level cache
+        private const int MostSharedBytes = 108 << 10; // so that two of them leave a multiprocessor's memory to one of TokenMemory's
+
+        public string[] Macros =>
+            [$"WARPS={Warps}", $"STAGES={Stages}", $"STAGE_BYTES={StageBytes}", $"AHEAD={Ahead}", $"ROOM_BYTES={SharedBytes}"];
+
+        public LaunchShape Launch(long blocks) => new(blocks, 32 * (Warps + 1), SharedBytes) { MostlyShared = true };
+
+        /// <summary>As many stages as there is room for.</summary>
+        public static StreamLayout Of(int groups)
+        {
+            const int stage = Rows * (StageBytes + 64) + 2 * sizeof(long);
+            var sums = sizeof(float) * (2 * Warps * 8 * groups * (Rows + 1) + 8 * groups);
+            var stages = (MostSharedBytes - sums) / stage;
+            return new(stages, (stages * stage + sums + 15) / 16 * 16);
+        }
     }
 
     /// <summary>How a cluster of blocks divides a product for many sequences.</summary>

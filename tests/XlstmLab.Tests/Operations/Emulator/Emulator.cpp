@@ -117,10 +117,26 @@ struct Copy
     long group;
 };
 
+// Of 8 bytes in shared memory: a phase ends when nothing of either is missing.
+struct Counter
+{
+    int bytes;
+    unsigned short arrivals, of; // missing, and of so many a phase; in the upper bit of `of` the phase's parity
+};
+
 struct Block;
 struct Warp;
 
-enum class State { ready, collective, barrier, cluster, returned };
+struct BulkCopy
+{
+    Block* home;
+    unsigned char* shared;
+    const void* global;
+    unsigned bytes;
+    Counter* counter;
+};
+
+enum class State { ready, collective, barrier, cluster, counter, returned };
 
 struct Fiber : Running
 {
@@ -130,6 +146,7 @@ struct Fiber : Running
     Warp* warp;
     State state;
     int index, barrier;
+    Counter* counter;
     long groups;
     std::vector<Copy> copies; // from the one at `first_copy` on
     size_t first_copy;
@@ -178,6 +195,7 @@ struct Launch
     std::vector<Fiber> fibers;
     std::vector<Warp> warp_list;
     std::vector<Warp*> ready;
+    std::vector<BulkCopy> bulk;
     int live, arriving; // threads of the cluster, and those of them not yet at its barrier
     unsigned long long phase;
     void* scheduler;
@@ -322,6 +340,8 @@ std::string waits_for(const Fiber* fiber)
         return format("at barrier %d (%d of %d threads)", fiber->barrier, barrier.arrived, barrier.expected);
     }
     case State::cluster: return "at the cluster's barrier";
+    case State::counter:
+        return format("at an mbarrier (%d arrivals and %d bytes are missing)", fiber->counter->arrivals, fiber->counter->bytes);
     case State::returned: return "returned";
     default: return "running";
     }
@@ -363,14 +383,44 @@ void deadlock()
     }
 }
 
+void wake(Fiber* fiber)
+{
+    fiber->state = State::ready;
+    make_ready(fiber->warp, 1u << fiber->lane);
+}
+
+void settle(Counter& counter)
+{
+    if (counter.arrivals || counter.bytes) return;
+    counter.of ^= 0x8000;
+    counter.arrivals = counter.of & 0x7fff;
+    for (Fiber& fiber : launch->fibers)
+        if (fiber.state == State::counter && fiber.counter == &counter) wake(&fiber);
+}
+
+void end_bulk_copy()
+{
+    auto& bulk = launch->bulk;
+    std::swap(bulk[random_word() % bulk.size()], bulk.back());
+    BulkCopy copy = bulk.back();
+    bulk.pop_back();
+    if (!filled(copy.shared, copy.bytes))
+        fail("shared memory at byte %td was written while a bulk copy to it was on its way", copy.shared - copy.home->shared);
+    memcpy(copy.shared, copy.global, copy.bytes);
+    copy.counter->bytes -= (int)copy.bytes;
+    settle(*copy.counter);
+}
+
 // The next fiber of the same warp, or of another one, in an order that no kernel may rely on.
 void go_on(bool stay_in_warp)
 {
     ticks++;
     Fiber* from = current();
     Warp* warp = from->warp;
+    if (!launch->bulk.empty() && random_word() >> 27 == 0) end_bulk_copy();
     if (!stay_in_warp || !warp->ready)
     {
+        while (launch->ready.empty() && !launch->bulk.empty()) end_bulk_copy();
         if (launch->ready.empty())
         {
             running = nullptr;
@@ -390,12 +440,6 @@ void block_fiber(State state)
     fiber->state = state;
     make_unready(fiber->warp, 1u << fiber->lane);
     go_on(true);
-}
-
-void wake(Fiber* fiber)
-{
-    fiber->state = State::ready;
-    make_ready(fiber->warp, 1u << fiber->lane);
 }
 
 void release(Barrier& barrier)
@@ -423,6 +467,9 @@ void complete_cluster_phase()
     bool arrived = fiber->arrived && fiber->phase == launch->phase;
     fiber->state = State::returned;
     fiber->copies.clear();
+    if (block.live == 1)
+        for (const BulkCopy& copy : launch->bulk)
+            if (copy.home == &block) fail("the block ends while a bulk copy to its shared memory is on its way");
     block.live--;
     launch->live--;
     make_unready(fiber->warp, 1u << fiber->lane);
@@ -526,6 +573,7 @@ void run_cluster(uint3 first)
 {
     Launch& l = *launch;
     l.ready.clear();
+    l.bulk.clear();
     l.live = l.arriving = (int)(l.threads * l.cluster);
     l.phase = 0;
     for (unsigned b = 0; b < l.cluster; b++)
@@ -765,6 +813,63 @@ void copy_async_wait(int pending)
     }
     fiber->copies.clear();
     fiber->first_copy = 0;
+}
+
+static Counter& counter_at(unsigned address, bool cluster = false)
+{
+    auto& counter = *(Counter*)shared_pointer("mbarrier", address, 8, cluster);
+    if ((counter.of & 0x7fff) == poison) fail("an mbarrier at %08x, before its initialisation", address);
+    return counter;
+}
+
+void counter_init(unsigned barrier, int arrivals)
+{
+    *(Counter*)shared_pointer("mbarrier", barrier, 8) = {0, (unsigned short)arrivals, (unsigned short)arrivals};
+}
+
+void counter_arrive(unsigned barrier, unsigned expected_bytes)
+{
+    Counter& counter = counter_at(barrier);
+    if (!counter.arrivals) fail("an mbarrier at %08x has had all its arrivals", barrier);
+    counter.arrivals--;
+    counter.bytes += (int)expected_bytes;
+    settle(counter);
+}
+
+void counter_receive(unsigned barrier, unsigned bytes)
+{
+    Counter& counter = counter_at(barrier, true);
+    counter.bytes -= (int)bytes;
+    settle(counter);
+}
+
+void counter_wait(unsigned barrier, unsigned parity)
+{
+    Fiber* fiber = current();
+    breathe();
+    while (counter_at(barrier).of >> 15 == parity)
+    {
+        fiber->counter = &counter_at(barrier);
+        block_fiber(State::counter);
+    }
+}
+
+void check_bulk(const char* name, const void* global, unsigned bytes)
+{
+    if (!bytes || bytes % 16) fail("%s of %u bytes, not a multiple of 16", name, bytes);
+    global_pointer(name, global, 16);
+    // Read once here, where a bad pointer is still this line's.
+    for (unsigned i = 0; i < bytes; i++) (void)*((const volatile unsigned char*)global + i);
+}
+
+void copy_bulk(unsigned shared, const void* global, unsigned bytes, unsigned barrier)
+{
+    check_bulk("cp.async.bulk", global, bytes);
+    auto* target = (unsigned char*)shared_pointer("cp.async.bulk", shared, 16);
+    shared_pointer("cp.async.bulk", shared + bytes - 16, 16);
+    Counter& counter = counter_at(barrier);
+    fill(target, bytes);
+    launch->bulk.push_back({current()->home, target, global, bytes, &counter});
 }
 
 int barrier(int id, int count, bool wait, int vote)

@@ -14,7 +14,8 @@
 //
 // What it notices: unequal or missing participants of warp, block and cluster barriers (a deadlock, told with who waits where); accesses
 // out of shared memory or of emulate_allocate's buffers; shared memory read before it was written or its copies were waited for (NaN, in
-// float32 as in bfloat16); another block's shared memory used before that block runs or after it ended. Warps, and lanes between warp-wide
+// float32 as in bfloat16), written while a bulk copy to it is on its way, or left with one; another block's shared memory used before that
+// block runs or after it ended. Bulk copies end in a random order, late rather than soon. Warps, and lanes between warp-wide
 // instructions, run in a random order, which depends on emulate_seed alone. It does not notice a race as such, only the wrong numbers
 // that come of it.
 //
@@ -93,6 +94,14 @@ const void* global_pointer(const char* name, const void* pointer, unsigned bytes
 void copy_async(unsigned shared, const void* global, unsigned bytes, unsigned taken);
 void copy_async_commit();
 void copy_async_wait(int pending);
+
+// Barriers in shared memory that count arrivals and bytes, and bulk copies, counted by one of the same block.
+void counter_init(unsigned barrier, int arrivals);
+void counter_arrive(unsigned barrier, unsigned expected_bytes);
+void counter_receive(unsigned barrier, unsigned bytes);
+void counter_wait(unsigned barrier, unsigned parity);
+void copy_bulk(unsigned shared, const void* global, unsigned bytes, unsigned barrier);
+void check_bulk(const char* name, const void* global, unsigned bytes);
 
 // count: threads that arrive, 0 for all of the block that have not returned. A barrier's result is the sum of the votes.
 int barrier(int id, int count, bool wait, int vote);

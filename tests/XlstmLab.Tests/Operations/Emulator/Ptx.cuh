@@ -92,6 +92,10 @@ DEVICE float warp_max(float x)
     return x;
 }
 
+// A barrier of some warps, by its number and how many threads they have.
+template <int Id, int Threads>
+DEVICE void sync_warps() { emulator::barrier(Id, Threads, true, 0); }
+
 // Shared memory and tensor cores
 
 DEVICE u32 shared_address(const void* pointer) { return (u32)__cvta_generic_to_shared(pointer); }
@@ -253,56 +257,25 @@ DEVICE u32 cluster_address(u32 shared, u32 rank) { return emulator::cluster_addr
 
 namespace emulator
 {
-struct CountingBarrier
-{
-    int bytes;
-    u16 pending;
-    u16 arrivals_and_parity;
-
-    void settle()
-    {
-        if (pending || bytes) return;
-        arrivals_and_parity ^= 0x8000;
-        pending = arrivals_and_parity & 0x7fff;
-    }
-};
-
-inline CountingBarrier& counting_barrier(u32 address, bool cluster)
-{
-    return *(CountingBarrier*)shared_pointer("mbarrier", address, 8, cluster);
-}
-
 template <class Value> void store_async(u32 address, Value x, u32 barrier)
 {
     if (address >> 24 != barrier >> 24) fail("st.async to one block, counted in another: %08x and %08x", address, barrier);
     *(Value*)shared_pointer("st.async", address, sizeof(Value), true) = x;
-    auto& counter = counting_barrier(barrier, true);
-    counter.bytes -= sizeof(Value);
-    counter.settle();
+    counter_receive(barrier, sizeof(Value));
 }
 } // namespace emulator
 
-DEVICE void mbarrier_init(u32 barrier, int arrivals)
-{
-    emulator::counting_barrier(barrier, false) = {0, (u16)arrivals, (u16)arrivals};
-}
-
-DEVICE void mbarrier_arrive_expect(u32 barrier, u32 bytes)
-{
-    auto& counter = emulator::counting_barrier(barrier, false);
-    if (!counter.pending) emulator::fail("an mbarrier at %08x has had all its arrivals", barrier);
-    counter.pending--;
-    counter.bytes += (int)bytes;
-    counter.settle();
-}
-
-DEVICE void mbarrier_wait(u32 barrier, u32 parity)
-{
-    while (emulator::counting_barrier(barrier, false).arrivals_and_parity >> 15 == parity) __nanosleep(0);
-}
-
+DEVICE void mbarrier_init(u32 barrier, int arrivals) { emulator::counter_init(barrier, arrivals); }
+DEVICE void mbarrier_arrive(u32 barrier) { emulator::counter_arrive(barrier, 0); }
+DEVICE void mbarrier_arrive_expect(u32 barrier, u32 bytes) { emulator::counter_arrive(barrier, bytes); }
+DEVICE void mbarrier_wait(u32 barrier, u32 parity) { emulator::counter_wait(barrier, parity); }
 DEVICE void cluster_store_async(u32 address, u32 x, u32 barrier) { emulator::store_async(address, x, barrier); }
 DEVICE void cluster_store_async(u32 address, float2 x, u32 barrier) { emulator::store_async(address, x, barrier); }
+
+// Bulk copies
+
+DEVICE void copy_bulk(u32 shared, const void* global, u32 bytes, u32 barrier) { emulator::copy_bulk(shared, global, bytes, barrier); }
+DEVICE void prefetch_bulk(const void* global, u32 bytes) { emulator::check_bulk("cp.async.bulk.prefetch", global, bytes); }
 
 // Global memory
 
