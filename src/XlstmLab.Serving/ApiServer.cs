@@ -35,6 +35,9 @@ public sealed class ApiServer : IAsyncDisposable
     private readonly byte[]? _key;
     private volatile bool _stops;
 
+    /// <summary>How many requests for texts are being answered, their last bytes included.</summary>
+    private int _answering;
+
     private ApiServer(BatchedGenerator generator, ServerOptions options)
     {
         (_generator, _options) = (generator, options);
@@ -86,13 +89,14 @@ public sealed class ApiServer : IAsyncDisposable
     }
 
     /// <summary>
-    /// Refuses further requests, waits until the running ones have ended, cuts those that have not in time, and stops to listen.
+    /// Refuses further requests, waits until the running ones are answered, to a client that reads slowly too, cuts those that are not in
+    /// time, and stops to listen.
     /// </summary>
     public async Task StopAsync()
     {
         _stops = true;
         var watch = Stopwatch.StartNew();
-        while (_generator.OpenCount > 0 && watch.Elapsed < _options.ShutdownTime)
+        while (Volatile.Read(ref _answering) > 0 && watch.Elapsed < _options.ShutdownTime)
         {
             await Task.Delay(TimeSpan.FromMilliseconds(20)).ConfigureAwait(false);
         }
@@ -181,7 +185,7 @@ public sealed class ApiServer : IAsyncDisposable
                 if (path.StartsWith("/v1/models/", StringComparison.Ordinal))
                 {
                     RequireMethod(context.Request, "GET");
-                    RequireModel(path["/v1/models/".Length..]);
+                    RequireModel(path["/v1/models/".Length..].Replace("%2F", "/", StringComparison.OrdinalIgnoreCase)); // left by ASP.NET
                     await WriteJsonAsync(context, 200, Model()).ConfigureAwait(false);
                     break;
                 }
@@ -204,10 +208,13 @@ public sealed class ApiServer : IAsyncDisposable
 
     private static void RequireMethod(HttpRequest request, string method)
     {
-        if (request.Method != method)
+        if (request.Method != method && !(request.Method == "HEAD" && method == "GET"))
         {
             var message = $"Not allowed: {request.Method} {request.Path}; expected {method}.";
-            throw new ApiError(405, "invalid_request_error", message, null, "method_not_allowed");
+            throw new ApiError(405, "invalid_request_error", message, null, "method_not_allowed")
+            {
+                Allow = method == "GET" ? "GET, HEAD" : method,
+            };
         }
     }
 
@@ -242,7 +249,7 @@ public sealed class ApiServer : IAsyncDisposable
     }
 
     private static bool IsLoopback(string host) =>
-        host == "localhost" || (IPAddress.TryParse(host.Trim('[', ']'), out var address) && IPAddress.IsLoopback(address));
+        host.Equals("localhost", StringComparison.OrdinalIgnoreCase) || (IPAddress.TryParse(host.Trim('[', ']'), out var address) && IPAddress.IsLoopback(address));
 
     private async Task CompleteAsync(HttpContext context, bool isChat)
     {
@@ -257,14 +264,20 @@ public sealed class ApiServer : IAsyncDisposable
             RequireModel(name);
         }
 
-        if (_stops)
-        {
-            throw Stopping();
-        }
-
-        var streams = _generator.TryStart(request.Texts) ?? throw Full();
+        IReadOnlyList<StreamedText> streams = [];
         try
         {
+            // Before it looks whether the server stops, so that the server waits for it where it does not.
+            _ = Interlocked.Increment(ref _answering);
+            if (_stops)
+            {
+                throw Stopping();
+            }
+
+            streams = _generator.TryStart(request.Texts) ?? throw Full();
+
+            // Their slots do not wait for a client that takes its time to read what there is.
+            using var leave = limit.Token.Register(() => Leave(streams));
             var answer = new ApiAnswer(request, streams, _options, _generator.Tokenizer, () => _metrics.FirstToken(watch.Elapsed));
             if (request.Streams)
             {
@@ -281,12 +294,21 @@ public sealed class ApiServer : IAsyncDisposable
         }
         finally
         {
-            foreach (var stream in streams)
+            Leave(streams);
+            if (streams.Count > 0)
             {
-                stream.Leave();
+                _metrics.Whole(watch.Elapsed);
             }
 
-            _metrics.Whole(watch.Elapsed);
+            _ = Interlocked.Decrement(ref _answering);
+        }
+    }
+
+    private static void Leave(IReadOnlyList<StreamedText> streams)
+    {
+        foreach (var stream in streams)
+        {
+            stream.Leave();
         }
     }
 
@@ -329,6 +351,11 @@ public sealed class ApiServer : IAsyncDisposable
             if (error.RetryAfter is { } seconds)
             {
                 context.Response.Headers.RetryAfter = seconds.ToString(CultureInfo.InvariantCulture);
+            }
+
+            if (error.Allow is { } methods)
+            {
+                context.Response.Headers.Allow = methods;
             }
 
             if (error.Status == 401)

@@ -151,6 +151,13 @@ internal static class ServeCommand
             }
 
             await using var server = await ApiServer.StartAsync(generator, options);
+            if (!IPAddress.IsLoopback(options.Address))
+            {
+                terminal.Note(
+                    $"warning: Other machines reach {options.Address}, and what they send, the key too, is not encrypted: "
+                    + "let a proxy with TLS stand before it.");
+            }
+
             terminal.Line($"Listening on {server.Url.ToString().TrimEnd('/')}");
             terminal.Note(string.Create(
                 CultureInfo.InvariantCulture,

@@ -220,6 +220,7 @@ public sealed class RunningBatch : IDisposable
     {
         options ??= new();
         options.Validate();
+        TextGenerator.RequireBiased(options, _tokenizer);
         if (options.MaxNewTokens == 0)
         {
             throw new ArgumentException(
