@@ -64,6 +64,8 @@ public sealed class ServeCommandTests : IDisposable
         Assert.Contains("takes an API key", open.Error, StringComparison.Ordinal);
         Assert.Contains(
             "expected an address", (await CommandLine.RunAsync("serve", _temp["tiny"], "--host", "here")).Error, StringComparison.Ordinal);
+        Assert.Contains(
+            "ModelName", (await CommandLine.RunAsync("serve", _temp["tiny"], "--name", "")).Error, StringComparison.Ordinal);
         File.WriteAllText(_temp["key.txt"], "\n");
         Assert.Contains(
             "ApiKey", (await CommandLine.RunAsync("serve", _temp["tiny"], "--api-key-file", _temp["key.txt"])).Error,
@@ -82,6 +84,9 @@ public sealed class ServeCommandTests : IDisposable
             Assert.Equal(2, token!["likeliest"]!.AsArray().Count);
             Assert.Equal((int)token["id"]!, (int)token["likeliest"]![0]!["id"]!);
         });
+        var empty = await CommandLine.RunAsync([.. generate, "--json", "--stop", ""]);
+        Assert.Equal(2, empty.Code);
+        Assert.Contains("--stop: expected at least one character", empty.Error, StringComparison.Ordinal);
         Assert.Contains("is for --json", (await CommandLine.RunAsync(generate)).Error, StringComparison.Ordinal);
     }
 

@@ -1,3 +1,4 @@
+using TorchSharp;
 using XlstmLab.Models;
 using XlstmLab.Operations;
 using XlstmLab.Text;
@@ -175,6 +176,15 @@ public sealed class RunningBatch : IDisposable
         {
             reader.Dispose();
             return;
+        }
+
+        if (_device.type == DeviceType.CPU && (double)bytes * _options.Slots > GC.GetGCMemoryInfo().TotalAvailableMemoryBytes)
+        {
+            reader.Dispose();
+            _empty.Dispose();
+            throw new ArgumentException(
+                FormattableString.Invariant($"Expected {nameof(BatchOptions.Slots)} whose states fit into memory: {_options.Slots} of ")
+                + $"{Readable.Size(bytes)} are more than the {Readable.Size(GC.GetGCMemoryInfo().TotalAvailableMemoryBytes)} there are.");
         }
 
         _reader = reader;

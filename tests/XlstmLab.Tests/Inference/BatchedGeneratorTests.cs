@@ -36,6 +36,12 @@ public sealed class BatchedGeneratorTests : IDisposable
     }
 
     [Fact]
+    public void Constructor_MoreSlotsThanMemory_IsToldSo() => Assert.Contains(
+        "whose states fit into memory: 2147483647 of ",
+        Assert.Throws<ArgumentException>(() => new BatchedGenerator(_model, Bytes, new() { Slots = int.MaxValue })).Message,
+        StringComparison.Ordinal);
+
+    [Fact]
     public async Task TryStart_FullQueue_IsRefusedUntilSlotsAreFree()
     {
         await using var generator = new BatchedGenerator(_model, Bytes, new() { Slots = 1 }, queueLength: 1);

@@ -361,6 +361,8 @@ public sealed class ApiServerTests
         var open = Assert.Throws<ArgumentException>(new ServerOptions { Address = IPAddress.Any }.Validate);
         Assert.Contains("takes an API key", open.Message, StringComparison.Ordinal);
         new ServerOptions { Address = IPAddress.Any, ApiKey = "k" }.Validate();
+        var nameless = Assert.Throws<ArgumentException>(new ServerOptions { ModelName = " " }.Validate);
+        Assert.Contains("ModelName to be a name that requests can give, got ' '", nameless.Message, StringComparison.Ordinal);
     }
 
     [Fact]
