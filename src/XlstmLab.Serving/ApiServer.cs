@@ -51,7 +51,9 @@ public sealed class ApiServer : IAsyncDisposable
             kestrel.Limits.MaxRequestHeadersTotalSize = 16 * 1024;
             kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(15);
 
-            // Whoever takes his answer slower than this is cut off; what he has not taken is kept here meanwhile, and nobody waits for him.
+            // Whoever sends his request, or takes his answer, slower than this is cut off; what he has not taken is kept here meanwhile,
+            // and nobody waits for him.
+            kestrel.Limits.MinRequestBodyDataRate = new MinDataRate(bytesPerSecond: 100, gracePeriod: TimeSpan.FromSeconds(5));
             kestrel.Limits.MinResponseDataRate = new MinDataRate(bytesPerSecond: 100, gracePeriod: TimeSpan.FromSeconds(30));
             kestrel.Listen(options.Address, options.Port);
         });
@@ -185,7 +187,9 @@ public sealed class ApiServer : IAsyncDisposable
                 if (path.StartsWith("/v1/models/", StringComparison.Ordinal))
                 {
                     RequireMethod(context.Request, "GET");
-                    RequireModel(path["/v1/models/".Length..].Replace("%2F", "/", StringComparison.OrdinalIgnoreCase)); // left by ASP.NET
+
+                    // Of all that is escaped in a path, ASP.NET leaves slashes alone.
+                    RequireModel(path["/v1/models/".Length..].Replace("%2F", "/", StringComparison.OrdinalIgnoreCase));
                     await WriteJsonAsync(context, 200, Model()).ConfigureAwait(false);
                     break;
                 }
@@ -249,7 +253,8 @@ public sealed class ApiServer : IAsyncDisposable
     }
 
     private static bool IsLoopback(string host) =>
-        host.Equals("localhost", StringComparison.OrdinalIgnoreCase) || (IPAddress.TryParse(host.Trim('[', ']'), out var address) && IPAddress.IsLoopback(address));
+        host.Equals("localhost", StringComparison.OrdinalIgnoreCase)
+        || (IPAddress.TryParse(host.Trim('[', ']'), out var address) && IPAddress.IsLoopback(address));
 
     private async Task CompleteAsync(HttpContext context, bool isChat)
     {

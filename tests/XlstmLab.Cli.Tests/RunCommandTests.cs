@@ -139,6 +139,10 @@ public sealed class RunCommandTests : IDisposable
 
         Assert.Equal(
             0, (await CommandLine.RunAsync("generate", _temp["whole"], "--threads", "1", "--weights", "int8", "--max-tokens", "3")).Code);
+        var halves = await CommandLine.RunAsync("generate", _temp["whole"], "--threads", "1", "--weights", "int8", "--compute", "bf16");
+        Assert.Equal(2, halves.Code);
+        Assert.Contains("--weights: tokens are read from narrower weights of an xLSTM", halves.Error, StringComparison.Ordinal);
+        Assert.Contains("this is XlstmLanguageModel in BFloat16", halves.Error, StringComparison.Ordinal);
     }
 
     [Fact]

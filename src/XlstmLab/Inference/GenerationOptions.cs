@@ -5,8 +5,8 @@ namespace XlstmLab.Inference;
 
 /// <summary>How the next token is chosen, and when to stop.</summary>
 /// <remarks>
-/// The order is that of Hugging Face transformers: biases of single tokens, repetition penalty, the penalties of frequency and presence, temperature, top-k, top-p,
-/// min-p; then a token is drawn from what is left.
+/// The order is that of Hugging Face transformers: biases of single tokens, repetition penalty, the penalties of frequency and presence,
+/// temperature, top-k, top-p, min-p; then a token is drawn from what is left.
 /// </remarks>
 public sealed record GenerationOptions
 {

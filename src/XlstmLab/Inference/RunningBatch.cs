@@ -33,7 +33,11 @@ public sealed record BatchOptions
     /// </summary>
     public WeightFormat Weights { get; init; }
 
-    /// <summary>What memories are kept as while tokens are generated, of all texts: see <see cref="GenerationOptions.States"/>.</summary>
+    /// <summary>
+    /// What memories are kept as while tokens are generated, of all texts: see <see cref="GenerationOptions.States"/>. States in
+    /// <see cref="Cache"/> are float32; of what was generated their memories have only numbers of the format, so that nothing is lost when
+    /// a text goes on from them.
+    /// </summary>
     public StateFormat States { get; init; }
 
     /// <summary>Looks at every option.</summary>
@@ -191,7 +195,7 @@ public sealed class RunningBatch : IDisposable
         _reader.SetState(_empty.SelectRows(new long[_options.Slots]));
     }
 
-    /// <summary>The bytes of a text's state; where it grows, those after two tokens.</summary>
+    /// <summary>The bytes of a text's state as it is handed out and kept in a cache; where it grows, those after two tokens.</summary>
     public long StateBytes { get; }
 
     /// <summary>Whether the running texts are rows of one state, each of a fixed size; otherwise each is read by itself.</summary>

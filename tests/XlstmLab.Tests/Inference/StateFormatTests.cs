@@ -76,7 +76,7 @@ public sealed class StateFormatTests
             Assert.Throws<UsageException>(() => StateOptions.ForGeneration(model, "bf16", texts)).Message;
     }
 
-    /// <summary>What is kept by prefix or saved is float32 of twice the bytes; a text goes on from there as if it had never stopped.</summary>
+    /// <summary>What is kept by prefix or saved is float32; a text goes on from there as if it had never stopped.</summary>
     [Fact]
     public void RunningBatch_StatesInHalves_AreKeptAndSavedSoThatTextsGoOnUnchanged()
     {

@@ -269,8 +269,8 @@ public sealed class ApiServerTests
             using var response = await served.Client.PostAsync(
                 new Uri(Completions, UriKind.Relative), content, TestContext.Current.CancellationToken);
             Assert.Equal(HttpStatusCode.BadRequest, response.StatusCode);
-            Assert.Contains(
-                "no valid UTF-8", await response.Content.ReadAsStringAsync(TestContext.Current.CancellationToken), StringComparison.Ordinal);
+            var refusal = await response.Content.ReadAsStringAsync(TestContext.Current.CancellationToken);
+            Assert.Contains("no valid UTF-8", refusal, StringComparison.Ordinal);
         }
 
         using var wrong = new StringContent("""{"prompt":"größe","n":"é"}""", Encoding.UTF8, "application/json");
@@ -484,7 +484,8 @@ public sealed class ApiServerTests
 
             var sample = Regex.Match(line, """^([a-z_]+)((?:\{[a-z]+="[^"\\]*"(?:,[a-z]+="[^"\\]*")*\})?) (\S+)$""");
             Assert.True(sample.Success, line);
-            samples.Add(sample.Groups[1].Value + sample.Groups[2].Value, double.Parse(sample.Groups[3].Value, CultureInfo.InvariantCulture));
+            var value = double.Parse(sample.Groups[3].Value, CultureInfo.InvariantCulture);
+            samples.Add(sample.Groups[1].Value + sample.Groups[2].Value, value);
             var suffix = sample.Groups[1].Value[family.Length..];
             Assert.Contains(suffix, types[family] == "histogram" ? new[] { "_bucket", "_sum", "_count" } : [""]);
             Assert.Equal(types[family] == "counter", family.EndsWith("_total", StringComparison.Ordinal));
