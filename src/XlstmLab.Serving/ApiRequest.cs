@@ -172,7 +172,7 @@ internal sealed record ApiRequest
         fields.Ignore("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention");
         if (!isChat)
         {
-            fields.Refuse("suffix", value => Is(value, ""), "a model that reads forward cannot fill a gap");
+            fields.Refuse("suffix", value => RequestFields.Is(value, ""), "a model that reads forward cannot fill a gap");
             fields.Refuse(
                 "best_of",
                 value => value.ValueKind == JsonValueKind.Number && value.TryGetInt64(out var best) && best == choices,
@@ -189,21 +189,20 @@ internal sealed record ApiRequest
 
         foreach (var name in new[] { "tool_choice", "function_call" })
         {
-            fields.Refuse(name, value => Is(value, "none") || Is(value, "auto"), "this model calls no tools");
+            fields.Refuse(name, value => RequestFields.Is(value, "none") || RequestFields.Is(value, "auto"), "this model calls no tools");
         }
 
         fields.Refuse(
             "response_format",
-            value => value.ValueKind == JsonValueKind.Object && value.TryGetProperty("type", out var type) && Is(type, "text"),
+            value => value.ValueKind == JsonValueKind.Object && value.TryGetProperty("type", out var type)
+                && RequestFields.Is(type, "text"),
             "only the format {\"type\": \"text\"} can be given");
         fields.Refuse(
             "modalities",
-            value => value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 1 && Is(value[0], "text"),
+            value => value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 1 && RequestFields.Is(value[0], "text"),
             "only [\"text\"] can be given");
         fields.Refuse("audio", _ => false, "this model gives text only");
         fields.Refuse("web_search_options", _ => false, "this model searches nothing");
-
-        static bool Is(JsonElement value, string text) => value.ValueKind == JsonValueKind.String && value.ValueEquals(text);
     }
 
     /// <summary>A text, several, token ids, or several lists of such; texts begin a document.</summary>

@@ -158,6 +158,20 @@ internal sealed class RequestFields
         }
     }
 
+    /// <summary>Whether a value is a text, and this one.</summary>
+    public static bool Is(JsonElement value, string text)
+    {
+        try
+        {
+            return value.ValueKind == JsonValueKind.String && value.ValueEquals(text);
+        }
+        catch (InvalidOperationException)
+        {
+            // Half of a surrogate pair stands alone.
+            return false;
+        }
+    }
+
     /// <summary>The error of a value of the wrong kind.</summary>
     public static ApiError Wrong(string place, string expected, JsonElement value) =>
         ApiError.Invalid(place, $"Invalid type or value for '{place}': expected {expected}, got {Shown(value)}.", "invalid_type");
