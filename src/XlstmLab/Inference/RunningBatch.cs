@@ -128,8 +128,9 @@ public sealed class BatchedText
 /// <remarks>
 /// <para>
 /// A prompt but for its last token is read by itself, in chunks between the tokens of the running texts; then the text takes the next free
-/// row, and its last token is read with the others'. A row that becomes free is filled by the last one, so that a step computes as many
-/// rows as there are texts; a GPU's graph computes all rows, whose number is fixed.
+/// row, and its last token is read with the others'. With a cache of states, texts of the same prompt wait for the first to read it. A
+/// row that becomes free is filled by the last one, so that a step computes as many rows as there are texts; a GPU's graph computes all
+/// rows, whose number is fixed.
 /// </para>
 /// <para>
 /// What a text becomes does not depend on its neighbours: options, draws and penalties are its own. Its logits are the same bits where an
@@ -403,19 +404,24 @@ public sealed class RunningBatch : IDisposable
 
         while (_waiting.Count > 0 && _running.Count + _reading.Count < _options.Slots)
         {
-            var text = _waiting.Dequeue();
-            if (!text.BeganFromState && _options.Cache is { } cache)
-            {
-                (text.Read, text.State) = cache.Find(((int[])text.Prompt).AsSpan(0, text.Prompt.Count - 1));
-                text.CachedTokens = text.Read;
-            }
-
-            _reading.Enqueue(text);
+            _reading.Enqueue(_waiting.Dequeue());
         }
 
         for (var budget = _options.PrefillLength; budget > 0 && _reading.Count > 0;)
         {
             var text = _reading.Dequeue();
+            if (UsesCache(text) && _reading.Any(other => IsAhead(other, text)))
+            {
+                // What the other reads will be in the cache.
+                _reading.Enqueue(text);
+                continue;
+            }
+
+            if (UsesCache(text) && text.Read == text.CachedTokens)
+            {
+                Find(text);
+            }
+
             var length = Math.Min(_options.PrefillLength, text.Prompt.Count - 1 - text.Read);
             if (length > 0)
             {
@@ -432,6 +438,20 @@ public sealed class RunningBatch : IDisposable
                 TakeRow(text);
             }
         }
+    }
+
+    private bool UsesCache(BatchedText text) => !text.BeganFromState && _options.Cache is not null;
+
+    /// <summary>Whether a text has read more of the same prompt, from the same beginning.</summary>
+    private bool IsAhead(BatchedText other, BatchedText text) =>
+        other.Read > text.Read && UsesCache(other) && ((int[])other.Prompt).AsSpan().SequenceEqual((int[])text.Prompt);
+
+    /// <summary>Begins a text, which has read nothing by itself, with what is known of its prompt.</summary>
+    private void Find(BatchedText text)
+    {
+        var (length, state) = _options.Cache!.Find(((int[])text.Prompt).AsSpan(0, text.Prompt.Count - 1));
+        text.State?.Dispose();
+        (text.Read, text.CachedTokens, text.State) = (length, length, state);
     }
 
     private void ReadChunk(BatchedText text, int length)
