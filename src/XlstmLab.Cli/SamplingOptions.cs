@@ -86,6 +86,13 @@ internal sealed class SamplingOptions
             command.Options.Add(option);
         }
 
+        _stop.Validators.Add(result =>
+        {
+            if (result.Tokens.Any(token => token.Value.Length == 0))
+            {
+                result.AddError($"{_stop.Name}: expected at least one character; an empty text would end before anything is generated.");
+            }
+        });
         command.RefuseTogether((_greedy, _temperature));
     }
 }

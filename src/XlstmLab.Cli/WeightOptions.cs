@@ -35,7 +35,16 @@ internal static class WeightOptions
     public static WeightFormat ForGeneration(TrainedRun run, string? name)
     {
         var weights = run.Model.parameters().ToArray();
-        RequireReadable(name is null ? WeightFormat.Float32 : Format(name), weights.Any(weight => weight.device_type == DeviceType.CUDA));
+        var format = name is null ? WeightFormat.Float32 : Format(name);
+        RequireReadable(format, weights.Any(weight => weight.device_type == DeviceType.CUDA));
+        if (format != WeightFormat.Float32 && !XlstmTokenStep.Reads(run.Model) && !XlstmGpuStep.MayRead(run.Model, 1))
+        {
+            throw new UsageException(
+                "--weights: tokens are read from narrower weights of an xLSTM of mLSTM and sLSTM blocks in float32 on the CPU, or of one in "
+                + $"the 7B's shape with --device cuda and --compute bf16; this is {run.Model.GetName()} in "
+                + $"{run.Model.ComputeType ?? weights[0].dtype}. 'xlstm eval --weights' shows what rounding costs.");
+        }
+
         return name is not null && weights.Any(weight => weight.dtype == torch.ScalarType.BFloat16) ? Format(name) : Round(run, name);
     }
 

@@ -1,4 +1,5 @@
 using System.Text;
+using System.Text.Encodings.Web;
 using System.Text.Json;
 using System.Text.Json.Serialization;
 using Microsoft.AspNetCore.Http;
@@ -16,6 +17,9 @@ internal sealed class ApiAnswer(
     {
         PropertyNamingPolicy = JsonNamingPolicy.SnakeCaseLower,
         DefaultIgnoreCondition = JsonIgnoreCondition.Never,
+
+        // Quotes and letters beyond ASCII stay readable: what is sent is JSON, and says so, and no part of a page.
+        Encoder = JavaScriptEncoder.UnsafeRelaxedJsonEscaping,
     };
 
     private readonly string _id = (request.IsChat ? "chatcmpl-" : "cmpl-") + Guid.NewGuid().ToString("N");
@@ -27,7 +31,7 @@ internal sealed class ApiAnswer(
     {
         var choices = await Task.WhenAll(streams.Select(async (stream, index) =>
         {
-            var (text, steps) = (new StringBuilder(), new List<GeneratedToken>());
+            var (text, steps) = (new StringBuilder(Repeated(index)), new List<GeneratedToken>());
             await foreach (var (token, piece) in StepsAsync(stream, cancellationToken).ConfigureAwait(false))
             {
                 text.Append(piece);
@@ -40,12 +44,15 @@ internal sealed class ApiAnswer(
     }
 
     /// <summary>Writes the choices as they come, one event a token.</summary>
+    /// <param name="response">Where to.</param>
+    /// <param name="cancellationToken">Ends it between two events: a write that is given up takes the connection with it.</param>
     public async Task StreamAsync(HttpResponse response, CancellationToken cancellationToken)
     {
+        var vanished = response.HttpContext.RequestAborted;
         response.ContentType = "text/event-stream; charset=utf-8";
         response.Headers.CacheControl = "no-cache";
         using var turn = new SemaphoreSlim(1);
-        await response.StartAsync(cancellationToken).ConfigureAwait(false);
+        await response.StartAsync(vanished).ConfigureAwait(false);
         await Task.WhenAll(streams.Select((stream, index) => StreamAsync(stream, index, WriteAsync, cancellationToken)))
             .ConfigureAwait(false);
         if (request.IncludesUsage)
@@ -57,11 +64,11 @@ internal sealed class ApiAnswer(
 
         async Task WriteAsync(string data)
         {
-            await turn.WaitAsync(cancellationToken).ConfigureAwait(false);
+            await turn.WaitAsync(vanished).ConfigureAwait(false);
             try
             {
-                await response.WriteAsync($"data: {data}\n\n", cancellationToken).ConfigureAwait(false);
-                await response.Body.FlushAsync(cancellationToken).ConfigureAwait(false);
+                await response.WriteAsync($"data: {data}\n\n", vanished).ConfigureAwait(false);
+                await response.Body.FlushAsync(vanished).ConfigureAwait(false);
             }
             finally
             {
@@ -75,19 +82,9 @@ internal sealed class ApiAnswer(
         var (isFirst, offset) = (true, 0);
         await foreach (var (token, piece) in StepsAsync(stream, cancellationToken).ConfigureAwait(false))
         {
-            if (isFirst && request.IsChat)
+            if (isFirst && (request.IsChat || request.Echoes))
             {
-                object[] opening =
-                [
-                    new
-                    {
-                        Index = index,
-                        Delta = new { Role = "assistant", Content = "" },
-                        Logprobs = (object?)null,
-                        FinishReason = (string?)null,
-                    },
-                ];
-                await write(JsonSerializer.Serialize(Piece(opening, null), Json)).ConfigureAwait(false);
+                await write(JsonSerializer.Serialize(Piece([Opening(index)], null), Json)).ConfigureAwait(false);
             }
 
             isFirst = false;
@@ -108,6 +105,8 @@ internal sealed class ApiAnswer(
         var (isFirst, start) = (true, new AnswerStart());
         await foreach (var (token, piece) in stream.ReadAllAsync(cancellationToken).ConfigureAwait(false))
         {
+            // What came before is given out though it was cancelled.
+            cancellationToken.ThrowIfCancellationRequested();
             if (isFirst)
             {
                 firstToken();
@@ -126,6 +125,19 @@ internal sealed class ApiAnswer(
         FinishReason.EndOfDocument or FinishReason.StopString => "stop",
         _ => throw UnknownValue.Of(reason.Value),
     };
+
+    /// <summary>What comes before the first token: whose turn it is, or the prompt.</summary>
+    private object Opening(int index)
+    {
+        var (logs, reason) = ((object?)null, (string?)null);
+        return request.IsChat
+            ? new { Index = index, Delta = new { Role = "assistant", Content = "" }, Logprobs = logs, FinishReason = reason }
+            : new { Index = index, Text = Repeated(index), Logprobs = logs, FinishReason = reason };
+    }
+
+    /// <summary>The prompt where it is to be repeated before a choice's text; else nothing.</summary>
+    private string Repeated(int index) => !request.Echoes ? ""
+        : Encoding.UTF8.GetString([.. request.Texts[index].Prompt.SelectMany(id => tokenizer.Bytes(id).ToArray())]);
 
     private object Choice(int index, string text, bool isPiece, IReadOnlyList<GeneratedToken> steps, string? reason, int offset)
     {

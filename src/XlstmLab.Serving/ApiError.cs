@@ -14,6 +14,9 @@ internal sealed class ApiError(int status, string type, string message, string? 
     /// <summary>After how many seconds asking again makes sense; null where it does not.</summary>
     public int? RetryAfter { get; init; }
 
+    /// <summary>The methods that the path takes, where the request's is none of them.</summary>
+    public string? Allow { get; init; }
+
     /// <summary>The document.</summary>
     public object Body => new { Error = new { Message, Type = type, Param = parameter, Code = code } };
 

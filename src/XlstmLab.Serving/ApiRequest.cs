@@ -1,3 +1,4 @@
+using System.Globalization;
 using System.Text.Json;
 using XlstmLab.Inference;
 using XlstmLab.Text;
@@ -23,6 +24,9 @@ internal sealed record ApiRequest
 
     /// <summary>Whether tokens come with their logarithms of probability.</summary>
     public bool LogProbabilities { get; private init; }
+
+    /// <summary>Whether prompts are repeated before what follows them.</summary>
+    public bool Echoes { get; private init; }
 
     /// <summary>Whether it is a conversation.</summary>
     public bool IsChat { get; private init; }
@@ -65,7 +69,13 @@ internal sealed record ApiRequest
         usage?.Ignore("include_obfuscation");
         usage?.RequireNoOthers();
         var model = fields.Text("model");
-        var options = Options(fields, isChat, server) with { TopLogProbabilities = top };
+        var options = Options(fields, isChat, server, tokenizer) with { TopLogProbabilities = top };
+        var echoes = !isChat && (fields.Flag("echo") ?? false);
+        if (echoes && logs)
+        {
+            throw ApiError.Invalid("echo", "'echo' does not go with 'logprobs': those of a prompt's tokens are not given.");
+        }
+
         RefuseWhatCannotBe(fields, isChat, choices);
         fields.RequireNoOthers();
         var seed = options.Seed;
@@ -80,11 +90,12 @@ internal sealed record ApiRequest
             Streams = streams,
             IncludesUsage = includesUsage,
             LogProbabilities = logs,
+            Echoes = echoes,
             IsChat = isChat,
         };
     }
 
-    private static GenerationOptions Options(RequestFields fields, bool isChat, ServerOptions server)
+    private static GenerationOptions Options(RequestFields fields, bool isChat, ServerOptions server, ITokenizer tokenizer)
     {
         var most = fields.Whole("max_tokens", 1, server.MaxTokens);
         most = (isChat ? fields.Whole("max_completion_tokens", 1, server.MaxTokens) : null) ?? most;
@@ -94,15 +105,35 @@ internal sealed record ApiRequest
             MaxNewTokens = (int)most,
             Temperature = fields.Number("temperature", 0, 2) ?? 1,
             TopP = fields.Number("top_p", 0, 1) switch { 0 => double.Epsilon, var p => p },
-            TopK = (int?)fields.Whole("top_k", 1, int.MaxValue),
+            TopK = fields.Whole("top_k", -1, int.MaxValue) is { } k and > 0 ? (int)k : null, // 0 and -1 keep all, as elsewhere
             MinP = fields.Number("min_p", 0, 1),
             RepetitionPenalty = fields.Number("repetition_penalty", 1e-3, 1e3) ?? 1,
             FrequencyPenalty = fields.Number("frequency_penalty", -2, 2) ?? 0,
             PresencePenalty = fields.Number("presence_penalty", -2, 2) ?? 0,
+            LogitBias = Biases(fields.Object("logit_bias"), tokenizer),
             Seed = fields.Whole("seed", long.MinValue, long.MaxValue - server.MaxChoices) ?? Random.Shared.NextInt64(1L << 53),
             StopStrings = [.. Stops(fields), .. isChat ? server.Chat!.StopStrings : []],
             StopAtEndOfDocument = !(fields.Flag("ignore_eos") ?? false),
         };
+    }
+
+    private static Dictionary<int, double> Biases(RequestFields? fields, ITokenizer tokenizer)
+    {
+        var biases = new Dictionary<int, double>();
+        foreach (var name in fields?.Names ?? [])
+        {
+            if (!int.TryParse(name, NumberStyles.None, CultureInfo.InvariantCulture, out var id) || id >= tokenizer.VocabularySize)
+            {
+                throw ApiError.Invalid(
+                    "logit_bias",
+                    FormattableString.Invariant(
+                        $"'logit_bias': expected token ids from 0 to {tokenizer.VocabularySize - 1}, got '{RequestFields.Shown(name)}'."));
+            }
+
+            biases[id] = fields!.Number(name, -100, 100) ?? 0;
+        }
+
+        return biases;
     }
 
     private static string[] Stops(RequestFields fields)
@@ -139,13 +170,9 @@ internal sealed record ApiRequest
     private static void RefuseWhatCannotBe(RequestFields fields, bool isChat, int choices)
     {
         fields.Ignore("user", "metadata", "store", "service_tier", "safety_identifier", "prompt_cache_key", "prompt_cache_retention");
-        fields.Refuse(
-            "logit_bias", value => value.ValueKind == JsonValueKind.Object && !value.EnumerateObject().Any(),
-            "single tokens cannot be biased");
         if (!isChat)
         {
-            fields.Refuse("echo", value => value.ValueKind == JsonValueKind.False, "prompts are not repeated");
-            fields.Refuse("suffix", _ => false, "a model that reads forward cannot fill a gap");
+            fields.Refuse("suffix", value => RequestFields.Is(value, ""), "a model that reads forward cannot fill a gap");
             fields.Refuse(
                 "best_of",
                 value => value.ValueKind == JsonValueKind.Number && value.TryGetInt64(out var best) && best == choices,
@@ -162,21 +189,20 @@ internal sealed record ApiRequest
 
         foreach (var name in new[] { "tool_choice", "function_call" })
         {
-            fields.Refuse(name, value => Is(value, "none"), "this model calls no tools");
+            fields.Refuse(name, value => RequestFields.Is(value, "none") || RequestFields.Is(value, "auto"), "this model calls no tools");
         }
 
         fields.Refuse(
             "response_format",
-            value => value.ValueKind == JsonValueKind.Object && value.TryGetProperty("type", out var type) && Is(type, "text"),
+            value => value.ValueKind == JsonValueKind.Object && value.TryGetProperty("type", out var type)
+                && RequestFields.Is(type, "text"),
             "only the format {\"type\": \"text\"} can be given");
         fields.Refuse(
             "modalities",
-            value => value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 1 && Is(value[0], "text"),
+            value => value.ValueKind == JsonValueKind.Array && value.GetArrayLength() == 1 && RequestFields.Is(value[0], "text"),
             "only [\"text\"] can be given");
         fields.Refuse("audio", _ => false, "this model gives text only");
         fields.Refuse("web_search_options", _ => false, "this model searches nothing");
-
-        static bool Is(JsonElement value, string text) => value.ValueKind == JsonValueKind.String && value.ValueEquals(text);
     }
 
     /// <summary>A text, several, token ids, or several lists of such; texts begin a document.</summary>

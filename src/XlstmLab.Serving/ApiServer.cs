@@ -12,6 +12,7 @@ using Microsoft.AspNetCore.Hosting.Server.Features;
 using Microsoft.AspNetCore.Http;
 using Microsoft.AspNetCore.Server.Kestrel.Core;
 using Microsoft.Extensions.DependencyInjection;
+using Microsoft.Extensions.Hosting;
 using XlstmLab.Inference;
 using BadHttpRequestException = Microsoft.AspNetCore.Http.BadHttpRequestException;
 
@@ -35,6 +36,9 @@ public sealed class ApiServer : IAsyncDisposable
     private readonly byte[]? _key;
     private volatile bool _stops;
 
+    /// <summary>How many requests for texts are being answered, their last bytes included.</summary>
+    private int _answering;
+
     private ApiServer(BatchedGenerator generator, ServerOptions options)
     {
         (_generator, _options) = (generator, options);
@@ -48,11 +52,16 @@ public sealed class ApiServer : IAsyncDisposable
             kestrel.Limits.MaxRequestHeadersTotalSize = 16 * 1024;
             kestrel.Limits.RequestHeadersTimeout = TimeSpan.FromSeconds(15);
 
-            // Whoever takes his answer slower than this is cut off; what he has not taken is kept here meanwhile, and nobody waits for him.
+            // Whoever sends his request, or takes his answer, slower than this is cut off; what he has not taken is kept here meanwhile,
+            // and nobody waits for him.
+            kestrel.Limits.MinRequestBodyDataRate = new MinDataRate(bytesPerSecond: 100, gracePeriod: TimeSpan.FromSeconds(5));
             kestrel.Limits.MinResponseDataRate = new MinDataRate(bytesPerSecond: 100, gracePeriod: TimeSpan.FromSeconds(30));
             kestrel.Listen(options.Address, options.Port);
         });
-        builder.Services.Configure<Microsoft.Extensions.Hosting.HostOptions>(host => host.ShutdownTimeout = TimeSpan.FromSeconds(5));
+        builder.Services.Configure<HostOptions>(host => host.ShutdownTimeout = TimeSpan.FromSeconds(5));
+
+        // ASP.NET's own would answer Ctrl-C in place of the process, whose second Ctrl-C then aborts nothing.
+        builder.Services.AddSingleton<IHostLifetime, CallersLifetime>();
         _app = builder.Build();
         _app.Run(AnswerAsync);
     }
@@ -86,13 +95,14 @@ public sealed class ApiServer : IAsyncDisposable
     }
 
     /// <summary>
-    /// Refuses further requests, waits until the running ones have ended, cuts those that have not in time, and stops to listen.
+    /// Refuses further requests, waits until the running ones are answered, to a client that reads slowly too, cuts those that are not in
+    /// time, and stops to listen.
     /// </summary>
     public async Task StopAsync()
     {
         _stops = true;
         var watch = Stopwatch.StartNew();
-        while (_generator.OpenCount > 0 && watch.Elapsed < _options.ShutdownTime)
+        while (Volatile.Read(ref _answering) > 0 && watch.Elapsed < _options.ShutdownTime)
         {
             await Task.Delay(TimeSpan.FromMilliseconds(20)).ConfigureAwait(false);
         }
@@ -181,7 +191,9 @@ public sealed class ApiServer : IAsyncDisposable
                 if (path.StartsWith("/v1/models/", StringComparison.Ordinal))
                 {
                     RequireMethod(context.Request, "GET");
-                    RequireModel(path["/v1/models/".Length..]);
+
+                    // Of all that is escaped in a path, ASP.NET leaves slashes alone.
+                    RequireModel(path["/v1/models/".Length..].Replace("%2F", "/", StringComparison.OrdinalIgnoreCase));
                     await WriteJsonAsync(context, 200, Model()).ConfigureAwait(false);
                     break;
                 }
@@ -204,10 +216,13 @@ public sealed class ApiServer : IAsyncDisposable
 
     private static void RequireMethod(HttpRequest request, string method)
     {
-        if (request.Method != method)
+        if (request.Method != method && !(request.Method == "HEAD" && method == "GET"))
         {
             var message = $"Not allowed: {request.Method} {request.Path}; expected {method}.";
-            throw new ApiError(405, "invalid_request_error", message, null, "method_not_allowed");
+            throw new ApiError(405, "invalid_request_error", message, null, "method_not_allowed")
+            {
+                Allow = method == "GET" ? "GET, HEAD" : method,
+            };
         }
     }
 
@@ -242,7 +257,8 @@ public sealed class ApiServer : IAsyncDisposable
     }
 
     private static bool IsLoopback(string host) =>
-        host == "localhost" || (IPAddress.TryParse(host.Trim('[', ']'), out var address) && IPAddress.IsLoopback(address));
+        host.Equals("localhost", StringComparison.OrdinalIgnoreCase)
+        || (IPAddress.TryParse(host.Trim('[', ']'), out var address) && IPAddress.IsLoopback(address));
 
     private async Task CompleteAsync(HttpContext context, bool isChat)
     {
@@ -257,14 +273,20 @@ public sealed class ApiServer : IAsyncDisposable
             RequireModel(name);
         }
 
-        if (_stops)
-        {
-            throw Stopping();
-        }
-
-        var streams = _generator.TryStart(request.Texts) ?? throw Full();
+        IReadOnlyList<StreamedText> streams = [];
         try
         {
+            // Before it looks whether the server stops, so that the server waits for it where it does not.
+            _ = Interlocked.Increment(ref _answering);
+            if (_stops)
+            {
+                throw Stopping();
+            }
+
+            streams = _generator.TryStart(request.Texts) ?? throw Full();
+
+            // Their slots do not wait for a client that takes its time to read what there is.
+            using var leave = limit.Token.Register(() => Leave(streams));
             var answer = new ApiAnswer(request, streams, _options, _generator.Tokenizer, () => _metrics.FirstToken(watch.Elapsed));
             if (request.Streams)
             {
@@ -281,12 +303,21 @@ public sealed class ApiServer : IAsyncDisposable
         }
         finally
         {
-            foreach (var stream in streams)
+            Leave(streams);
+            if (streams.Count > 0)
             {
-                stream.Leave();
+                _metrics.Whole(watch.Elapsed);
             }
 
-            _metrics.Whole(watch.Elapsed);
+            _ = Interlocked.Decrement(ref _answering);
+        }
+    }
+
+    private static void Leave(IReadOnlyList<StreamedText> streams)
+    {
+        foreach (var stream in streams)
+        {
+            stream.Leave();
         }
     }
 
@@ -331,6 +362,11 @@ public sealed class ApiServer : IAsyncDisposable
                 context.Response.Headers.RetryAfter = seconds.ToString(CultureInfo.InvariantCulture);
             }
 
+            if (error.Allow is { } methods)
+            {
+                context.Response.Headers.Allow = methods;
+            }
+
             if (error.Status == 401)
             {
                 context.Response.Headers.WWWAuthenticate = "Bearer";
@@ -350,5 +386,13 @@ public sealed class ApiServer : IAsyncDisposable
         var response = context.Response;
         (response.StatusCode, response.ContentType, response.ContentLength) = (status, "application/json; charset=utf-8", bytes.Length);
         await response.Body.WriteAsync(bytes, context.RequestAborted).ConfigureAwait(false);
+    }
+
+    /// <summary>The server begins and ends when its caller says so.</summary>
+    private sealed class CallersLifetime : IHostLifetime
+    {
+        public Task WaitForStartAsync(CancellationToken cancellationToken) => Task.CompletedTask;
+
+        public Task StopAsync(CancellationToken cancellationToken) => Task.CompletedTask;
     }
 }

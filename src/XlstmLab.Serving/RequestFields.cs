@@ -1,6 +1,7 @@
 using System.Globalization;
 using System.Text;
 using System.Text.Json;
+using System.Text.Unicode;
 
 namespace XlstmLab.Serving;
 
@@ -32,23 +33,36 @@ internal sealed class RequestFields
     /// <exception cref="ApiError">It is no JSON object.</exception>
     public static RequestFields Parse(ReadOnlyMemory<byte> utf8)
     {
+        if (!Utf8.IsValid(utf8.Span))
+        {
+            throw ApiError.Invalid("The body is no valid UTF-8, which JSON is written in.");
+        }
+
         try
         {
-            using var document = JsonDocument.Parse(utf8, new() { MaxDepth = 16, AllowDuplicateProperties = false });
+            using var document = JsonDocument.Parse(utf8, new() { MaxDepth = 64, AllowDuplicateProperties = false });
             return new(document.RootElement.Clone(), "");
         }
         catch (JsonException e)
         {
             throw ApiError.Invalid($"The body is no valid JSON: {e.Message}");
         }
+        catch (InvalidOperationException)
+        {
+            throw ApiError.Invalid("A field's name is no Unicode: half of a surrogate pair stands alone.");
+        }
     }
+
+    /// <summary>The names of all fields.</summary>
+    public IEnumerable<string> Names => _fields.Keys;
 
     /// <summary>Refuses what has not been asked for, as OpenAI does.</summary>
     public void RequireNoOthers()
     {
         if (_fields.Keys.FirstOrDefault(name => !_asked.Contains(name)) is { } unknown)
         {
-            throw ApiError.Invalid(_place + unknown, $"Unrecognized request argument supplied: {_place}{unknown}", "unknown_parameter");
+            var place = _place + Shown(unknown);
+            throw ApiError.Invalid(place, $"Unrecognized request argument supplied: {place}", "unknown_parameter");
         }
     }
 
@@ -144,13 +158,29 @@ internal sealed class RequestFields
         }
     }
 
+    /// <summary>Whether a value is a text, and this one.</summary>
+    public static bool Is(JsonElement value, string text)
+    {
+        try
+        {
+            return value.ValueKind == JsonValueKind.String && value.ValueEquals(text);
+        }
+        catch (InvalidOperationException)
+        {
+            // Half of a surrogate pair stands alone.
+            return false;
+        }
+    }
+
     /// <summary>The error of a value of the wrong kind.</summary>
     public static ApiError Wrong(string place, string expected, JsonElement value) =>
         ApiError.Invalid(place, $"Invalid type or value for '{place}': expected {expected}, got {Shown(value)}.", "invalid_type");
 
-    private static string Shown(JsonElement value)
+    private static string Shown(JsonElement value) => Shown(value.GetRawText());
+
+    /// <summary>The beginning of a text that a client sent.</summary>
+    public static string Shown(string text)
     {
-        var text = value.GetRawText();
         var shown = new StringBuilder();
         foreach (var rune in text.EnumerateRunes())
         {

@@ -48,6 +48,7 @@ internal sealed class ServerMetrics
         Value("steps_total", "counter", "Steps, each a token for every running text.", counts.Steps);
         Value("texts_running", "gauge", "Texts that are generated.", counts.Running);
         Value("texts_reading", "gauge", "Texts whose prompts are read.", counts.Reading);
+        Value("texts_waiting", "gauge", "Texts that wait for a slot.", counts.Waiting);
         Value("texts_open", "gauge", "Texts that are read, generated, or wait.", generator.OpenCount);
         Value("slots", "gauge", "Texts that can be generated at a time.", generator.Options.Slots);
         Value("state_bytes", "gauge", "Bytes of a text's state.", generator.StateBytes);

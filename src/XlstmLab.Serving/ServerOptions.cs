@@ -72,6 +72,7 @@ public sealed record ServerOptions
     public void Validate()
     {
         Require(Port is >= 0 and <= 65_535, nameof(Port), "from 0 (any) to 65535", Port);
+        Require(!string.IsNullOrWhiteSpace(ModelName), nameof(ModelName), "a name that requests can give", $"'{ModelName}'");
         Require(MaxPromptTokens >= 1, nameof(MaxPromptTokens), "at least 1", MaxPromptTokens);
         Require(MaxTokens >= 1, nameof(MaxTokens), "at least 1", MaxTokens);
         Require(MaxChoices >= 1, nameof(MaxChoices), "at least 1", MaxChoices);

@@ -139,6 +139,35 @@ public sealed class RunCommandTests : IDisposable
 
         Assert.Equal(
             0, (await CommandLine.RunAsync("generate", _temp["whole"], "--threads", "1", "--weights", "int8", "--max-tokens", "3")).Code);
+        var halves = await CommandLine.RunAsync("generate", _temp["whole"], "--threads", "1", "--weights", "int8", "--compute", "bf16");
+        Assert.Equal(2, halves.Code);
+        Assert.Contains("--weights: tokens are read from narrower weights of an xLSTM", halves.Error, StringComparison.Ordinal);
+        Assert.Contains("this is XlstmLanguageModel in BFloat16", halves.Error, StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task GenerateChatServe_States_AreFloat32OnACpuAndHalvesRefusedInWords()
+    {
+        Save("model", 1);
+        foreach (var command in new[] { "generate", "chat", "serve" })
+        {
+            var refused = await CommandLine.RunAsync(command, _temp["model"], "--threads", "1", "--states", "bf16");
+            Assert.Equal(2, refused.Code);
+            Assert.Contains("--states: memories are kept in bfloat16 by the kernels of a GPU", refused.Error, StringComparison.Ordinal);
+            Assert.Contains("--device cuda and --compute bf16", refused.Error, StringComparison.Ordinal);
+            var unknown = await CommandLine.RunAsync(command, _temp["model"], "--threads", "1", "--states", "int8");
+            Assert.Equal(2, unknown.Code);
+            Assert.Contains("--states: expected float32 or bf16, got 'int8'", unknown.Error, StringComparison.Ordinal);
+        }
+
+        string[] generate = ["generate", _temp["model"], "--threads", "1", "--max-tokens", "5", "--greedy", "--json"];
+        var texts = new List<string>();
+        foreach (var line in new[] { generate, [.. generate, "--states", "float32"] })
+        {
+            texts.Add((await CommandLine.RunAsync(line)).Json["text"]!.ToJsonString());
+        }
+
+        Assert.Equal(texts[0], texts[1]);
     }
 
     [Theory]

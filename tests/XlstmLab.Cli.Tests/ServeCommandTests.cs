@@ -57,6 +57,51 @@ public sealed class ServeCommandTests : IDisposable
     }
 
     [Fact]
+    public async Task Serve_ToldToEndTwice_EndsThoughATextIsBeingGenerated()
+    {
+        Assert.SkipUnless(OperatingSystem.IsLinux(), "Only Linux has these signals.");
+        var cancel = TestContext.Current.CancellationToken;
+        using var process = Start(
+            "serve", _temp["tiny"], "--tokenizer", "bytes", "--port", "0", "--threads", "1", "--shutdown-time", "1000", "--max-tokens",
+            "2000000000");
+        var line = await process.StandardOutput.ReadLineAsync(cancel);
+        using var client = new HttpClient { BaseAddress = new Uri(line!["Listening on ".Length..]) };
+        using var request = new HttpRequestMessage(HttpMethod.Post, "/v1/completions")
+        {
+            Content = JsonContent.Create(new { prompt = "a", max_tokens = 2_000_000_000, ignore_eos = true, stream = true }),
+        };
+        using var answer = await client.SendAsync(request, HttpCompletionOption.ResponseHeadersRead, cancel);
+        await TerminateAsync();
+        while (true)
+        {
+            using var health = await client.GetAsync(new Uri("/health", UriKind.Relative), cancel);
+            if (!health.IsSuccessStatusCode)
+            {
+                break;
+            }
+        }
+
+        Assert.False(process.HasExited);
+        await TerminateAsync();
+        try
+        {
+            await process.WaitForExitAsync(cancel).WaitAsync(TimeSpan.FromMinutes(1), cancel);
+        }
+        finally
+        {
+            process.Kill();
+        }
+
+        Assert.NotEqual(0, process.ExitCode);
+
+        async Task TerminateAsync()
+        {
+            using var kill = Process.Start("kill", ["-TERM", process.Id.ToString(CultureInfo.InvariantCulture)]);
+            await kill.WaitForExitAsync(cancel);
+        }
+    }
+
+    [Fact]
     public async Task Serve_BeyondLoopback_TakesAKey()
     {
         var open = await CommandLine.RunAsync("serve", _temp["tiny"], "--host", "0.0.0.0", "--port", "0");
@@ -64,6 +109,8 @@ public sealed class ServeCommandTests : IDisposable
         Assert.Contains("takes an API key", open.Error, StringComparison.Ordinal);
         Assert.Contains(
             "expected an address", (await CommandLine.RunAsync("serve", _temp["tiny"], "--host", "here")).Error, StringComparison.Ordinal);
+        Assert.Contains(
+            "ModelName", (await CommandLine.RunAsync("serve", _temp["tiny"], "--name", "")).Error, StringComparison.Ordinal);
         File.WriteAllText(_temp["key.txt"], "\n");
         Assert.Contains(
             "ApiKey", (await CommandLine.RunAsync("serve", _temp["tiny"], "--api-key-file", _temp["key.txt"])).Error,
@@ -82,6 +129,9 @@ public sealed class ServeCommandTests : IDisposable
             Assert.Equal(2, token!["likeliest"]!.AsArray().Count);
             Assert.Equal((int)token["id"]!, (int)token["likeliest"]![0]!["id"]!);
         });
+        var empty = await CommandLine.RunAsync([.. generate, "--json", "--stop", ""]);
+        Assert.Equal(2, empty.Code);
+        Assert.Contains("--stop: expected at least one character", empty.Error, StringComparison.Ordinal);
         Assert.Contains("is for --json", (await CommandLine.RunAsync(generate)).Error, StringComparison.Ordinal);
     }
 

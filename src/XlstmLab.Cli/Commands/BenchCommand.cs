@@ -387,10 +387,7 @@ internal static class BenchCommand
                 + $"Default: {DecodedOnCpu}, on a GPU as --compute says.",
             HelpName = "LIST",
         };
-        var states = new Option<string?>("--states")
-        {
-            Description = "What memories of mLSTMs are kept as: float32, or bf16 on a GPU. Default: float32.",
-        }.AcceptOnlyFromAmong("float32", "bf16");
+        var states = StateOptions.Create();
         var profile = ProfileOption("tokens");
         var common = new BenchOptions(2, 32);
         var command = new ExampleCommand(
@@ -422,7 +419,7 @@ internal static class BenchCommand
                 WeightOptions.RequireReadable(format, onGpu);
             }
 
-            StateFormat? kept = parsed.GetValue(states) == "bf16" ? StateFormat.BFloat16 : null;
+            StateFormat? kept = StateOptions.Format(parsed.GetValue(states)) is StateFormat.BFloat16 and var narrow ? narrow : null;
             if (kept is not null && !(onGpu && inHalves))
             {
                 throw new UsageException("--states bf16 is for bf16 on a GPU: elsewhere states are float32.");

@@ -25,6 +25,7 @@ internal static class ChatCommand
             DefaultValueFactory = _ => 512,
         }, 1);
         var weights = WeightOptions.Create();
+        var stateFormat = StateOptions.Create();
         var command = new ExampleCommand(
             "chat",
             "Holds a conversation, a line a turn; answers come as they are made, and Ctrl-C stops one. /help shows what else there is.",
@@ -32,7 +33,7 @@ internal static class ChatCommand
             "xlstm chat runs/first --system \"You answer briefly.\" --temperature 0.7",
             "echo \"Who are you?\" | xlstm chat runs/first --greedy")
         {
-            model.Folder, system, load, template, maxTokens, weights,
+            model.Folder, system, load, template, maxTokens, weights, stateFormat,
         };
         sampling.AddTo(command);
         command.Add(model);
@@ -47,6 +48,7 @@ internal static class ChatCommand
             {
                 Slots = 1,
                 Cache = states,
+                States = StateOptions.ForGeneration(run.Model, parsed.GetValue(stateFormat), 1),
                 Weights = WeightOptions.ForGeneration(run, parsed.GetValue(weights)),
             };
             await using var generator = new BatchedGenerator(run.Model, run.Tokenizer, batch);

@@ -56,6 +56,7 @@ internal static class GenerateCommand
     };
 
     private static readonly Option<string?> Weights = WeightOptions.Create();
+    private static readonly Option<string?> States = StateOptions.Create();
     private static readonly Option<bool> Json = new("--json") { Description = "Print one JSON document when the text is complete." };
 
     /// <summary>The command.</summary>
@@ -67,7 +68,7 @@ internal static class GenerateCommand
             "xlstm generate runs/first --prompt \"Fellow citizens\"",
             "xlstm generate runs/first --prompt \"The year\" --temperature 0.7 --top-p 0.9 --seed 3 --stop \".\"",
             "xlstm generate runs/first --prompt \"The year\" --weights int8",
-            "xlstm generate NX-AI_xLSTM-7b --device cuda --compute bf16 --weights fp8",
+            "xlstm generate NX-AI_xLSTM-7b --device cuda --compute bf16 --weights fp8 --states bf16",
             "xlstm generate runs/first --prompt-file long.txt --max-tokens 0 --state-out long.safetensors",
             "xlstm generate runs/first --state-in long.safetensors --prompt \" Therefore\" --greedy",
             "xlstm generate runs/first --state-in long.safetensors --state-out longer.safetensors")
@@ -75,7 +76,7 @@ internal static class GenerateCommand
             Model.Folder, Prompt, PromptFile, MaxTokens,
         };
         Sampling.AddTo(command);
-        foreach (var option in new Option[] { IgnoreEnd, StateIn, StateOut, AnyModel, Weights })
+        foreach (var option in new Option[] { IgnoreEnd, StateIn, StateOut, AnyModel, Weights, States })
         {
             command.Options.Add(option);
         }
@@ -117,7 +118,11 @@ internal static class GenerateCommand
             var file => await File.ReadAllTextAsync(file, cancellationToken),
         };
         using var loaded = await Model.OpenAsync(parsed, terminal, cancellationToken);
-        options = options with { Weights = WeightOptions.ForGeneration(loaded, parsed.GetValue(Weights)) };
+        options = options with
+        {
+            States = StateOptions.ForGeneration(loaded.Model, parsed.GetValue(States), 1),
+            Weights = WeightOptions.ForGeneration(loaded, parsed.GetValue(Weights)),
+        };
         var (stateIn, stateOut) = (parsed.GetValue(StateIn), parsed.GetValue(StateOut));
         var identity = stateIn is null && stateOut is null ? null : ModelIdentity.Of(loaded.Model);
         using var saved = stateIn is null ? null : SavedText.Load(

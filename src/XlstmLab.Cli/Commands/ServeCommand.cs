@@ -92,16 +92,18 @@ internal static class ServeCommand
             DefaultValueFactory = _ => ServerOptions.DefaultShutdownSeconds,
         }, NumberRange.Seconds);
         var weights = WeightOptions.Create();
+        var stateFormat = StateOptions.Create();
         var command = new ExampleCommand(
             "serve",
             "Serves a model over HTTP by OpenAI's API: completions, chat completions, models; /health and /metrics. "
             + "Ctrl-C stops it gracefully.",
             "xlstm serve runs/first",
             "xlstm serve runs/first --slots 64 --queue 256 --threads 8",
+            "xlstm serve NX-AI_xLSTM-7b --device cuda --compute bf16 --slots 64 --weights fp8 --states bf16",
             "xlstm serve NX-AI_xLSTM-7b --device cuda --host 0.0.0.0 --api-key-file key.txt --chat-template plain")
         {
             model.Folder, host, port, keyFile, name, template, slots, queue, cache, prefill, maxTokens,
-            maxPrompt, maxBody, time, shutdown, weights, model,
+            maxPrompt, maxBody, time, shutdown, weights, stateFormat, model,
         };
         command.SetAction(async (parsed, cancellationToken) =>
         {
@@ -137,6 +139,7 @@ internal static class ServeCommand
                 Slots = parsed.GetValue(slots),
                 PrefillLength = parsed.GetValue(prefill),
                 Cache = states,
+                States = StateOptions.ForGeneration(run.Model, parsed.GetValue(stateFormat), parsed.GetValue(slots)),
                 Weights = WeightOptions.ForGeneration(run, parsed.GetValue(weights)),
             };
             await using var generator = new BatchedGenerator(run.Model, run.Tokenizer, batch, parsed.GetValue(queue));
@@ -148,6 +151,13 @@ internal static class ServeCommand
             }
 
             await using var server = await ApiServer.StartAsync(generator, options);
+            if (!IPAddress.IsLoopback(options.Address))
+            {
+                terminal.Note(
+                    $"warning: Other machines reach {options.Address}, and what they send, the key too, is not encrypted: "
+                    + "let a proxy with TLS stand before it.");
+            }
+
             terminal.Line($"Listening on {server.Url.ToString().TrimEnd('/')}");
             terminal.Note(string.Create(
                 CultureInfo.InvariantCulture,

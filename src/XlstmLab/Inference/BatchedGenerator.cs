@@ -39,7 +39,7 @@ public sealed class BatchedGenerator : IAsyncDisposable
         ArgumentOutOfRangeException.ThrowIfNegative(queueLength);
         Options = options ?? new();
         _batch = new(model, tokenizer, Options);
-        _most = Options.Slots + queueLength;
+        _most = (int)Math.Min(int.MaxValue, (long)Options.Slots + queueLength);
         (Tokenizer, IsShared, StateBytes) = (tokenizer, _batch.IsShared, _batch.StateBytes);
         new Thread(Run) { IsBackground = true, Name = "generation" }.Start();
     }

@@ -1,11 +1,12 @@
+using System.Collections.ObjectModel;
 using XlstmLab.Operations;
 
 namespace XlstmLab.Inference;
 
 /// <summary>How the next token is chosen, and when to stop.</summary>
 /// <remarks>
-/// The order is that of Hugging Face transformers: repetition penalty, the penalties of frequency and presence, temperature, top-k, top-p,
-/// min-p; then a token is drawn from what is left.
+/// The order is that of Hugging Face transformers: biases of single tokens, repetition penalty, the penalties of frequency and presence,
+/// temperature, top-k, top-p, min-p; then a token is drawn from what is left.
 /// </remarks>
 public sealed record GenerationOptions
 {
@@ -39,6 +40,10 @@ public sealed record GenerationOptions
     /// <summary>Taken once off the logit of a token that was generated, however often; 0 changes nothing.</summary>
     /// <inheritdoc cref="FrequencyPenalty" path="/remarks"/>
     public double PresencePenalty { get; init; }
+
+    /// <summary>What is added to the logits of ids before all else: -100 bars a token in practice, 100 leaves no other.</summary>
+    /// <remarks>Tokens of a text with biases are chosen on the host, on a GPU too.</remarks>
+    public IReadOnlyDictionary<int, double> LogitBias { get; init; } = ReadOnlyDictionary<int, double>.Empty;
 
     /// <summary>
     /// With each token come this many of the likeliest ones and their logarithms of probability, <see cref="GeneratedToken.Likeliest"/>.
@@ -101,6 +106,11 @@ public sealed record GenerationOptions
         Require(penalty, nameof(RepetitionPenalty), "more than 0, 1 for none", RepetitionPenalty);
         Require(double.IsFinite(FrequencyPenalty), nameof(FrequencyPenalty), "a number, 0 for none", FrequencyPenalty);
         Require(double.IsFinite(PresencePenalty), nameof(PresencePenalty), "a number, 0 for none", PresencePenalty);
+        if (LogitBias is null || LogitBias.Any(bias => bias.Key < 0 || !double.IsFinite(bias.Value)))
+        {
+            throw new ArgumentException($"Expected {nameof(LogitBias)} of ids from 0 with a finite number each.");
+        }
+
         Require(TopLogProbabilities >= 0, nameof(TopLogProbabilities), "0 or more", TopLogProbabilities);
         if (StopStrings is null || StopStrings.Any(string.IsNullOrEmpty))
         {

@@ -42,8 +42,8 @@ internal sealed class RowInProgress(GenerationOptions options, int row, int[] pr
     /// <summary>The state after the row finished, where it is wanted.</summary>
     public ModelState? State { get; set; }
 
-    /// <summary>Whether its tokens can be chosen beside the model, on a device: no others' logits are wanted.</summary>
-    public bool IsChosenOnDevice => options.TopLogProbabilities == 0;
+    /// <summary>Whether its tokens can be chosen beside the model, on a device: no others' logits are wanted, none biased.</summary>
+    public bool IsChosenOnDevice => options is { TopLogProbabilities: 0, LogitBias.Count: 0 };
 
     /// <summary>How many tokens are still to come at most.</summary>
     public int Remaining => options.MaxNewTokens - Tokens.Count;

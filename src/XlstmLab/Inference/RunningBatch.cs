@@ -1,3 +1,4 @@
+using TorchSharp;
 using XlstmLab.Models;
 using XlstmLab.Operations;
 using XlstmLab.Text;
@@ -32,7 +33,11 @@ public sealed record BatchOptions
     /// </summary>
     public WeightFormat Weights { get; init; }
 
-    /// <summary>What memories are kept as while tokens are generated, of all texts: see <see cref="GenerationOptions.States"/>.</summary>
+    /// <summary>
+    /// What memories are kept as while tokens are generated, of all texts: see <see cref="GenerationOptions.States"/>. States in
+    /// <see cref="Cache"/> are float32; of what was generated their memories have only numbers of the format, so that nothing is lost when
+    /// a text goes on from them.
+    /// </summary>
     public StateFormat States { get; init; }
 
     /// <summary>Looks at every option.</summary>
@@ -123,8 +128,9 @@ public sealed class BatchedText
 /// <remarks>
 /// <para>
 /// A prompt but for its last token is read by itself, in chunks between the tokens of the running texts; then the text takes the next free
-/// row, and its last token is read with the others'. A row that becomes free is filled by the last one, so that a step computes as many
-/// rows as there are texts; a GPU's graph computes all rows, whose number is fixed.
+/// row, and its last token is read with the others'. With a cache of states, texts of the same prompt wait for the first to read it. A
+/// row that becomes free is filled by the last one, so that a step computes as many rows as there are texts; a GPU's graph computes all
+/// rows, whose number is fixed.
 /// </para>
 /// <para>
 /// What a text becomes does not depend on its neighbours: options, draws and penalties are its own. Its logits are the same bits where an
@@ -177,11 +183,20 @@ public sealed class RunningBatch : IDisposable
             return;
         }
 
+        if (_device.type == DeviceType.CPU && (double)bytes * _options.Slots > GC.GetGCMemoryInfo().TotalAvailableMemoryBytes)
+        {
+            reader.Dispose();
+            _empty.Dispose();
+            throw new ArgumentException(
+                FormattableString.Invariant($"Expected {nameof(BatchOptions.Slots)} whose states fit into memory: {_options.Slots} of ")
+                + $"{Readable.Size(bytes)} are more than the {Readable.Size(GC.GetGCMemoryInfo().TotalAvailableMemoryBytes)} there are.");
+        }
+
         _reader = reader;
         _reader.SetState(_empty.SelectRows(new long[_options.Slots]));
     }
 
-    /// <summary>The bytes of a text's state; where it grows, those after two tokens.</summary>
+    /// <summary>The bytes of a text's state as it is handed out and kept in a cache; where it grows, those after two tokens.</summary>
     public long StateBytes { get; }
 
     /// <summary>Whether the running texts are rows of one state, each of a fixed size; otherwise each is read by itself.</summary>
@@ -220,6 +235,7 @@ public sealed class RunningBatch : IDisposable
     {
         options ??= new();
         options.Validate();
+        TextGenerator.RequireBiased(options, _tokenizer);
         if (options.MaxNewTokens == 0)
         {
             throw new ArgumentException(
@@ -388,19 +404,24 @@ public sealed class RunningBatch : IDisposable
 
         while (_waiting.Count > 0 && _running.Count + _reading.Count < _options.Slots)
         {
-            var text = _waiting.Dequeue();
-            if (!text.BeganFromState && _options.Cache is { } cache)
-            {
-                (text.Read, text.State) = cache.Find(((int[])text.Prompt).AsSpan(0, text.Prompt.Count - 1));
-                text.CachedTokens = text.Read;
-            }
-
-            _reading.Enqueue(text);
+            _reading.Enqueue(_waiting.Dequeue());
         }
 
         for (var budget = _options.PrefillLength; budget > 0 && _reading.Count > 0;)
         {
             var text = _reading.Dequeue();
+            if (UsesCache(text) && _reading.Any(other => IsAhead(other, text)))
+            {
+                // What the other reads will be in the cache.
+                _reading.Enqueue(text);
+                continue;
+            }
+
+            if (UsesCache(text) && text.Read == text.CachedTokens)
+            {
+                Find(text);
+            }
+
             var length = Math.Min(_options.PrefillLength, text.Prompt.Count - 1 - text.Read);
             if (length > 0)
             {
@@ -417,6 +438,20 @@ public sealed class RunningBatch : IDisposable
                 TakeRow(text);
             }
         }
+    }
+
+    private bool UsesCache(BatchedText text) => !text.BeganFromState && _options.Cache is not null;
+
+    /// <summary>Whether a text has read more of the same prompt, from the same beginning.</summary>
+    private bool IsAhead(BatchedText other, BatchedText text) =>
+        other.Read > text.Read && UsesCache(other) && ((int[])other.Prompt).AsSpan().SequenceEqual((int[])text.Prompt);
+
+    /// <summary>Begins a text, which has read nothing by itself, with what is known of its prompt.</summary>
+    private void Find(BatchedText text)
+    {
+        var (length, state) = _options.Cache!.Find(((int[])text.Prompt).AsSpan(0, text.Prompt.Count - 1));
+        text.State?.Dispose();
+        (text.Read, text.CachedTokens, text.State) = (length, length, state);
     }
 
     private void ReadChunk(BatchedText text, int length)

@@ -1,4 +1,5 @@
 using XlstmLab.Models;
+using XlstmLab.Operations;
 using static TorchSharp.torch;
 
 namespace XlstmLab.Inference;
@@ -32,8 +33,35 @@ internal static class StateFormats
         _ => throw UnknownValue.Of(format),
     };
 
+    /// <summary>
+    /// Why memories of texts side by side cannot be kept in a format while a model generates, in words; null where they can.
+    /// </summary>
+    /// <param name="format">The format.</param>
+    /// <param name="model">The model.</param>
+    /// <param name="texts">How many texts.</param>
+    public static string? Fault(this StateFormat format, LanguageModel model, int texts) => format switch
+    {
+        StateFormat.Float32 => null,
+        StateFormat.BFloat16 => FaultOfHalves(model, texts) is { } fault ? $"memories are kept in bfloat16 {fault}" : null,
+        _ => throw UnknownValue.Of(format),
+    };
+
     /// <summary>Whether a tensor of such a state is an mLSTM's memory C.</summary>
     public static bool IsMemory(string name) => name.EndsWith(".c", StringComparison.Ordinal);
+
+    private static string? FaultOfHalves(LanguageModel model, int texts)
+    {
+        var weight = model.parameters().First();
+        var computed = model.ComputeType ?? weight.dtype;
+        return Kernel.RecorderAbsence(weight) is { } absence ? $"by the kernels of a GPU that records graphs; here {absence}"
+            : model.Observer is not null ? "while nobody looks at a model's activations; somebody does"
+            : computed != ScalarType.BFloat16 ? $"of a model that computes in bfloat16; this one computes in {computed}"
+            : texts > TokenStepKernels.MostSequences
+                ? FormattableString.Invariant($"of up to {TokenStepKernels.MostSequences} texts side by side; these are {texts}")
+            : !XlstmGpuStep.MayRead(model, texts, StateFormat.BFloat16)
+                ? $"of an xLSTM in the 7B's shape with heads of a multiple of 8 values; {model.GetName()} is none, or its weights are apart"
+            : null;
+    }
 
     private static ModelState WithMemories(ModelState state, ScalarType type) =>
         state.Map((name, tensor) => tensor.detach().to(IsMemory(name) ? type : tensor.dtype, copy: true));

@@ -209,6 +209,7 @@ public sealed class TextGenerator
         CancellationToken cancellationToken)
     {
         options.Validate();
+        RequireBiased(options, _tokenizer);
         if (prompts.Length == 0)
         {
             throw new ArgumentException("Expected at least one prompt, got none.", nameof(prompts));
@@ -237,6 +238,19 @@ public sealed class TextGenerator
                 $"The tokenizer has {tokenizer.VocabularySize} ids and the model only {model.VocabularySize}: "
                 + "give the tokenizer that the model was trained with.",
                 nameof(tokenizer));
+        }
+    }
+
+    /// <summary>Refuses biases of ids that cannot be drawn.</summary>
+    /// <exception cref="ArgumentException">The tokenizer does not know an id.</exception>
+    internal static void RequireBiased(GenerationOptions options, ITokenizer tokenizer)
+    {
+        if (options.LogitBias.Keys.FirstOrDefault(id => id >= tokenizer.VocabularySize, -1) is var id and >= 0)
+        {
+            throw new ArgumentException(
+                FormattableString.Invariant(
+                    $"Expected {nameof(GenerationOptions.LogitBias)} of ids from 0 to {tokenizer.VocabularySize - 1}, got {id}."),
+                nameof(options));
         }
     }
 

@@ -82,12 +82,9 @@ internal sealed class TokenReader : IDisposable
                 + "values of such weights.");
         }
 
-        if (states != StateFormat.Float32 && !(WantsAllRows && XlstmGpuStep.MayRead(model, rows, states)))
+        if (states.Fault(model, rows) is { } fault)
         {
-            throw new ArgumentException(
-                $"{nameof(GenerationOptions.States)} of {states} serve up to {TokenStepKernels.MostSequences} texts side by side of an "
-                + "xLSTM in the 7B's shape, with heads of a multiple of 8 values, in bfloat16 on a GPU with kernels and graphs; "
-                + $"these are {rows} of {model.GetName()}.");
+            throw new ArgumentException($"{nameof(GenerationOptions.States)} of {states}: {fault}.");
         }
     }
 

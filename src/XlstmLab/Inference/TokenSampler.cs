@@ -66,6 +66,11 @@ internal sealed class TokenSampler(GenerationOptions options, long seed, IEnumer
         }
 
         logits.CopyTo(_scores);
+        foreach (var (biased, bias) in options.LogitBias)
+        {
+            _scores[biased] += bias;
+        }
+
         if (_occurred is not null)
         {
             Sampling.Penalize(_scores, _occurred, options.RepetitionPenalty);

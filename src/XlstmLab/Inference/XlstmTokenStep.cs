@@ -63,18 +63,14 @@ internal sealed unsafe class XlstmTokenStep : IDisposable
     /// <summary>The step of a model; null for a model, or a format, that it cannot read.</summary>
     /// <param name="model">The model.</param>
     /// <param name="format">What its projections are kept as; in fewer bits than they have, they are copies.</param>
-    public static XlstmTokenStep? Of(LanguageModel model, WeightFormat format = WeightFormat.Float32)
-    {
-        if (model is not XlstmLanguageModel { Config: XlstmConfig config } || !MayRead(model)
-            || format.Known() == WeightFormat.Float8
-            || !Enumerable.Range(0, config.BlockCount).All(b => config.MixerAt(b) is MLstmMixerConfig or SLstmMixerConfig))
-        {
-            return null;
-        }
+    public static XlstmTokenStep? Of(LanguageModel model, WeightFormat format = WeightFormat.Float32) =>
+        format.Known() != WeightFormat.Float8 && Reads(model) ? new(model, (XlstmConfig)model.Config, model.state_dict(), format) : null;
 
-        var tensors = model.state_dict();
-        return tensors.Values.All(CpuMemory.IsFloats) ? new(model, config, tensors, format) : null;
-    }
+    /// <summary>Whether there is a step of a model.</summary>
+    public static bool Reads(LanguageModel model) =>
+        model is XlstmLanguageModel { Config: XlstmConfig config } && MayRead(model)
+        && Enumerable.Range(0, config.BlockCount).All(b => config.MixerAt(b) is MLstmMixerConfig or SLstmMixerConfig)
+        && model.state_dict().Values.All(CpuMemory.IsFloats);
 
     /// <summary>Whether the model's weights still lie where they did when the step was made, and nobody looks at activations.</summary>
     public bool Serves(int rows) => rows <= MostRows && MayRead(_model) && _places.AreKept();

@@ -29,11 +29,28 @@ public sealed class BatchedGeneratorTests : IDisposable
     }
 
     [Fact]
+    public async Task TryStart_QueueOfAnyLength_HasRoom()
+    {
+        await using var generator = new BatchedGenerator(_model, Bytes, new() { Slots = 2 }, queueLength: int.MaxValue);
+        Assert.Equal(15, await generator.StreamAsync([1], Options).CountAsync(TestContext.Current.CancellationToken));
+    }
+
+    [Fact]
+    public void Constructor_MoreSlotsThanMemory_IsToldSo() => Assert.Contains(
+        "whose states fit into memory: 2147483647 of ",
+        Assert.Throws<ArgumentException>(() => new BatchedGenerator(_model, Bytes, new() { Slots = int.MaxValue })).Message,
+        StringComparison.Ordinal);
+
+    [Fact]
     public async Task TryStart_FullQueue_IsRefusedUntilSlotsAreFree()
     {
         await using var generator = new BatchedGenerator(_model, Bytes, new() { Slots = 1 }, queueLength: 1);
         var endless = Options with { MaxNewTokens = int.MaxValue };
         Assert.Null(generator.TryStart(([1], endless), ([2], endless), ([3], endless)));
+        var unknown = Options with { LogitBias = new Dictionary<int, double> { [Bytes.VocabularySize] = 1 } };
+        Assert.Contains(
+            "from 0 to 256, got 257", Assert.Throws<ArgumentException>(() => generator.TryStart(([1], unknown))).Message,
+            StringComparison.Ordinal);
         var streams = generator.TryStart(([1], endless), ([2], Options))!;
         Assert.Null(generator.TryStart(([3], Options)));
         Assert.Contains(

@@ -1,3 +1,4 @@
+using System.Collections.ObjectModel;
 using TorchSharp;
 using XlstmLab.Inference;
 using XlstmLab.Mixers;
@@ -102,7 +103,8 @@ public sealed class RecordedTokenStepTests
     [Theory]
     [InlineData(0)]
     [InlineData(2)]
-    public void Generate_TextsThatEndAtAnyTime_AreThoseOfTheHost(int likeliest)
+    [InlineData(0, 1.5)]
+    public void Generate_TextsThatEndAtAnyTime_AreThoseOfTheHost(int likeliest, double bias = 0)
     {
         using var run = KernelRun.Begin();
         using var model = KernelRun.Model(Recurrent.Single(row => row.Data.Item1 == "gla").Data.Item2);
@@ -117,6 +119,7 @@ public sealed class RecordedTokenStepTests
             Seed = 5,
             PresencePenalty = 0.2,
             TopLogProbabilities = likeliest,
+            LogitBias = bias == 0 ? ReadOnlyDictionary<int, double>.Empty : new Dictionary<int, double> { ['a'] = bias, [3] = -bias },
         };
         model.Observer = (_, _, _) => { };
         var byHost = generator.Generate(prompts, options).Sequences;

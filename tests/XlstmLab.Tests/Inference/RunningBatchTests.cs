@@ -401,6 +401,42 @@ public sealed class RunningBatchTests
         Assert.Equal(before, Live());
     }
 
+    /// <summary>Choices of one prompt: the first reads it, though all are there at once, and if it leaves the next one goes on.</summary>
+    [Theory]
+    [InlineData(false)]
+    [InlineData(true)]
+    public void Add_TextsOfOnePrompt_ReadItOnce(bool firstLeaves)
+    {
+        using var model = Xlstm.CreateModel(seed: 2);
+        var before = Live();
+        using (var cache = new StateCache(1 << 20))
+        using (var batch = new RunningBatch(model, Bytes, new() { Slots = 6, Cache = cache, PrefillLength = 16 }))
+        using (var alone = new RunningBatch(model, Bytes, new() { Slots = 1, PrefillLength = 16 }))
+        {
+            int[] prompt = [.. Enumerable.Range(0, 40)];
+            GenerationOptions Options(int k) => new() { MaxNewTokens = 6, Seed = k, StopAtEndOfDocument = false };
+            BatchedText[] texts = [.. Enumerable.Range(0, 4).Select(k => batch.Add([.. prompt], Options(k)))];
+            var other = batch.Add([.. prompt.Reverse()], Options(4));
+            _ = batch.Step();
+            if (firstLeaves)
+            {
+                batch.Remove(texts[0]);
+                texts = texts[1..];
+            }
+
+            _ = Run(batch);
+            Assert.Equal([0, .. texts.Skip(1).Select(_ => 39)], texts.Select(text => text.CachedTokens));
+            Assert.Equal(0, other.CachedTokens);
+            foreach (var (text, seed) in texts.Append(other).Zip(Enumerable.Range(firstLeaves ? 1 : 0, 5)))
+            {
+                var expected = Run(alone, ([.. text.Prompt], Options(seed)))[0];
+                Assert.Equal((expected.ToSequence().Text, expected.Last), (text.ToSequence().Text, text.Last));
+            }
+        }
+
+        Assert.Equal(before, Live());
+    }
+
     [Fact]
     public void Step_LogitsThatAreNoNumbers_EndThatTextOnly()
     {

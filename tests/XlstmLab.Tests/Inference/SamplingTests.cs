@@ -129,6 +129,20 @@ public sealed class SamplingTests
     }
 
     [Fact]
+    public void Next_LogitBias_ComesBeforeAllElseAndLeavesTheModelsProbability()
+    {
+        double[] logits = [3, 2.9, 1];
+        var biased = new GenerationOptions { Temperature = 0, LogitBias = new Dictionary<int, double> { [0] = -100, [2] = 1.95 } };
+        Assert.Equal((2, Sampling.LogProbability(logits, 2)), new TokenSampler(biased, 0, []).Next(logits));
+
+        // 2.95 is penalised as any positive logit.
+        Assert.Equal(1, new TokenSampler(biased with { RepetitionPenalty = 1.1 }, 0, [2]).Next(logits).Id);
+        var alone = new TokenSampler(new() { LogitBias = new Dictionary<int, double> { [1] = 100 } }, 0, []);
+        Assert.All(Enumerable.Range(0, 50), _ => Assert.Equal(1, alone.Next(logits).Id));
+        Assert.Equal(new GenerationOptions(), new GenerationOptions());
+    }
+
+    [Fact]
     public void Next_ManyDraws_FollowTheDistribution()
     {
         var sampler = new TokenSampler(new() { Temperature = 0.5 }, 3, []);
@@ -175,6 +189,8 @@ public sealed class SamplingTests
             (new() { FrequencyPenalty = double.NaN }, "FrequencyPenalty"),
             (new() { PresencePenalty = double.PositiveInfinity }, "PresencePenalty"),
             (new() { TopLogProbabilities = -1 }, "TopLogProbabilities"), (new() { MinP = -0.1 }, "MinP"),
+            (new() { LogitBias = new Dictionary<int, double> { [3] = double.NaN } }, "LogitBias"),
+            (new() { LogitBias = new Dictionary<int, double> { [-1] = 1 } }, "LogitBias"),
             (new() { RepetitionPenalty = 0 }, "RepetitionPenalty"), (new() { StopStrings = ["a", ""] }, "StopStrings"),
         })
         {

@@ -4,6 +4,7 @@ using System.Net.Sockets;
 using System.Text;
 using System.Text.Json;
 using System.Text.Json.Nodes;
+using System.Text.RegularExpressions;
 using XlstmLab.Inference;
 using XlstmLab.Serving;
 using Xunit;
@@ -159,13 +160,22 @@ public sealed class ApiServerTests
     [InlineData("""{"prompt":["a",1]}""", "prompt[1]", "expected a text, got 1")]
     [InlineData("""{"prompt":"a","stop":[1]}""", "stop[0]", "expected a text")]
     [InlineData("""{"prompt":"a","stop":["a","b","c","d","e"]}""", "stop", "at most 4")]
-    [InlineData("""{"prompt":"a","echo":true}""", "echo", "prompts are not repeated")]
+    [InlineData("""{"prompt":"a","echo":true,"logprobs":0}""", "echo", "does not go with 'logprobs'")]
+    [InlineData("""{"prompt":"a","echo":1}""", "echo", "true or false")]
+    [InlineData("""{"prompt":"a","suffix":"b"}""", "suffix", "cannot fill a gap")]
+    [InlineData("""{"prompt":"a","response_format":{"type":"json_object"}}""", "response_format", "Unrecognized")]
     [InlineData("""{"prompt":"a","best_of":3}""", "best_of", "expected the value of 'n'")]
-    [InlineData("""{"prompt":"a","logit_bias":{"5":1}}""", "logit_bias", "cannot be biased")]
+    [InlineData("""{"prompt":"a","logit_bias":[5]}""", "logit_bias", "expected an object")]
+    [InlineData("""{"prompt":"a","logit_bias":{"257":1}}""", "logit_bias", "token ids from 0 to 256, got '257'")]
+    [InlineData("""{"prompt":"a","logit_bias":{"a":1}}""", "logit_bias", "got 'a'")]
+    [InlineData("""{"prompt":"a","logit_bias":{"5":101}}""", "logit_bias.5", "a number from -100 to 100")]
+    [InlineData("""{"prompt":"a","top_k":-2}""", "top_k", "from -1")]
     [InlineData("""{"prompt":"a","logprobs":6}""", "logprobs", "from 0 to 5")]
     [InlineData("""{"prompt":"a","stream_options":{}}""", "stream_options", "goes with 'stream'")]
     [InlineData("""{"prompt":"a","stream":true,"stream_options":{"x":1}}""", "stream_options.x", "Unrecognized")]
     [InlineData("""{"prompt":"\ud800"}""", "prompt", "no Unicode")]
+    [InlineData("""{"prompt":"a","\ud800":1}""", null, "name is no Unicode")]
+    [InlineData("""{"prompt":"a","logit_bias":{"\udc00":1}}""", null, "name is no Unicode")]
     [InlineData("""{"max_tokens":5}""", "prompt", "'prompt' is missing")]
     [InlineData("""{"prompt":"a","prompt":"b"}""", null, "no valid JSON")]
     [InlineData("[1]", null, "expected the body to be a JSON object")]
@@ -187,6 +197,12 @@ public sealed class ApiServerTests
         "messages[0].content[0].type", "reads text only")]
     [InlineData("""{"messages":[{"role":"user","content":"x"}],"tools":[{"type":"function"}]}""", "tools", "calls no tools")]
     [InlineData(
+        """{"messages":[{"role":"user","content":"x"}],"tools":[[[[[[[[[[[[[[[[[[[[{}]]]]]]]]]]]]]]]]]]]]}""", "tools", "calls no tools")]
+    [InlineData("""{"messages":[{"role":"user","content":"x"}],"tool_choice":"required"}""", "tool_choice", "calls no tools")]
+    [InlineData("""{"messages":[{"role":"user","content":"x"}],"function_call":"\ud800"}""", "function_call", "calls no tools; got")]
+    [InlineData("""{"messages":[{"role":"user","content":"x"}],"response_format":{"type":"\ud800"}}""", "response_format", "only the format")]
+    [InlineData("""{"messages":[{"role":"user","content":"x"}],"echo":true}""", "echo", "Unrecognized")]
+    [InlineData(
         """{"messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_object"}}""", "response_format", "only the format")]
     [InlineData("""{"messages":[{"role":"user","content":"x"}],"top_logprobs":3}""", "top_logprobs", "goes with 'logprobs'")]
     [InlineData("""{"messages":[{"role":"user","content":"x"}],"model":"gpt-9"}""", "model", "does not exist", HttpStatusCode.NotFound)]
@@ -195,6 +211,105 @@ public sealed class ApiServerTests
     {
         await using var served = await ServedModel.StartAsync();
         AssertError(await served.PostAsync(Chat, json), status, parameter, message);
+    }
+
+    [Theory]
+    [InlineData(Completions, """{"prompt":"a","max_tokens":1,"top_k":-1,"suffix":"","echo":false,"logit_bias":{},"best_of":1}""")]
+    [InlineData(Completions, """{"prompt":"a","max_tokens":1,"top_k":0,"stop":[],"top_p":0,"min_p":0,"logit_bias":{"5":null}}""")]
+    [InlineData(
+        Chat, """{"messages":[{"role":"developer","content":"x"}],"max_tokens":1,"tool_choice":"auto","tools":[],"modalities":["text"]}""")]
+    [InlineData(
+        Chat,
+        """
+        {"messages":[{"role":"user","content":"x"}],"max_tokens":1,"n":null,"stop":null,"seed":null,"stream":null,"stream_options":null,
+         "logprobs":null,"top_logprobs":null,"logit_bias":null,"tools":null,"response_format":null,"max_completion_tokens":null}
+        """)]
+    public async Task Server_FieldsThatAskForNothing_AreLetThrough(string path, string json)
+    {
+        await using var served = await ServedModel.StartAsync();
+        var (status, body, _) = await served.PostAsync(path, json);
+        Assert.True(status == HttpStatusCode.OK, body.ToJsonString());
+    }
+
+    [Fact]
+    public async Task Server_LogitBias_BarsTokensOrLeavesOneAlone()
+    {
+        await using var served = await ServedModel.StartAsync();
+        var first = served.Alone(
+            "ab", new() { MaxNewTokens = 1, Temperature = 0, TopLogProbabilities = 2, StopAtEndOfDocument = false }).Steps[0].Likeliest!;
+        var barred = await served.PostAsync(
+            Completions,
+            $$$"""{"prompt":"ab","max_tokens":1,"temperature":0,"logprobs":0,"logit_bias":{"{{{first[0].Id}}}":-100}}""");
+        Assert.Equal(first[1].LogProbability, (double)barred.Body["choices"]![0]!["logprobs"]!["token_logprobs"]![0]!, 1e-9);
+        var chat = await served.PostAsync(
+            Chat, """{"messages":[{"role":"user","content":"x"}],"max_tokens":4,"logit_bias":{"65":100},"temperature":2}""");
+        Assert.Equal("AAAA", (string?)chat.Body["choices"]![0]!["message"]!["content"]);
+    }
+
+    [Fact]
+    public async Task Completions_Echo_RepeatsEachPromptBeforeItsText()
+    {
+        await using var served = await ServedModel.StartAsync();
+        const string Request = """{"prompt":["ab","größe"],"n":2,"max_tokens":6,"seed":3,"ignore_eos":true""";
+        var plain = (await served.PostAsync(Completions, Request + "}")).Body["choices"]!.AsArray().Select(c => (string?)c!["text"]);
+        string[] expected = [.. plain.Zip(["ab", "ab", "größe", "größe"], (text, prompt) => prompt + text)];
+        var whole = (await served.PostAsync(Completions, Request + ",\"echo\":true}")).Body;
+        Assert.Equal(expected, whole["choices"]!.AsArray().Select(c => (string?)c!["text"]));
+        Assert.Equal(24, (int)whole["usage"]!["completion_tokens"]!);
+        var events = await served.EventsAsync(Completions, Request + ",\"echo\":true,\"stream\":true}");
+        var pieces = events[..^1].Select(e => JsonNode.Parse(e)!["choices"]![0]!).ToLookup(c => (int)c["index"]!, c => (string?)c["text"]);
+        Assert.Equal(expected, Enumerable.Range(0, 4).Select(index => string.Concat(pieces[index])));
+    }
+
+    [Fact]
+    public async Task Server_BodyThatIsNoUtf8_IsTheClientsFaultAndToldReadably()
+    {
+        await using var served = await ServedModel.StartAsync();
+        foreach (var body in new byte[][] { [.. "{\"prompt\":\""u8, 0xff, .. "\"}"u8], [.. "{\""u8, 0xff, .. "\":1}"u8] })
+        {
+            using var content = new ByteArrayContent(body) { Headers = { { "Content-Type", "application/json" } } };
+            using var response = await served.Client.PostAsync(
+                new Uri(Completions, UriKind.Relative), content, TestContext.Current.CancellationToken);
+            Assert.Equal(HttpStatusCode.BadRequest, response.StatusCode);
+            var refusal = await response.Content.ReadAsStringAsync(TestContext.Current.CancellationToken);
+            Assert.Contains("no valid UTF-8", refusal, StringComparison.Ordinal);
+        }
+
+        using var wrong = new StringContent("""{"prompt":"größe","n":"é"}""", Encoding.UTF8, "application/json");
+        using var told = await served.Client.PostAsync(
+            new Uri(Completions, UriKind.Relative), wrong, TestContext.Current.CancellationToken);
+        Assert.Contains(
+            "for 'n': expected a whole number from 1 to 8, got \\\"é\\\"",
+            await told.Content.ReadAsStringAsync(TestContext.Current.CancellationToken), StringComparison.Ordinal);
+    }
+
+    [Fact]
+    public async Task Server_MethodsHostsAndNames_AreTakenAsHttpHasThem()
+    {
+        await using var served = await ServedModel.StartAsync(new() { ModelName = "NX-AI/xLSTM-7b" });
+        var cancel = TestContext.Current.CancellationToken;
+        foreach (var name in new[] { "NX-AI/xLSTM-7b", "NX-AI%2FxLSTM-7b", "NX-AI%2fxLSTM-7b" })
+        {
+            using var model = await served.Client.GetAsync(new Uri("/v1/models/" + name, UriKind.Relative), cancel);
+            Assert.Equal(HttpStatusCode.OK, model.StatusCode);
+        }
+
+        using var head = await served.Client.SendAsync(new(HttpMethod.Head, "/health"), cancel);
+        Assert.Equal((HttpStatusCode.OK, 0), (head.StatusCode, (await head.Content.ReadAsByteArrayAsync(cancel)).Length));
+        using var put = await served.Client.SendAsync(new(HttpMethod.Put, "/health"), cancel);
+        Assert.Equal((HttpStatusCode.MethodNotAllowed, "GET, HEAD"), (put.StatusCode, string.Join(", ", put.Content.Headers.Allow)));
+        using var get = await served.Client.GetAsync(new Uri(Completions, UriKind.Relative), cancel);
+        Assert.Equal((HttpStatusCode.MethodNotAllowed, "POST"), (get.StatusCode, get.Content.Headers.Allow.Single()));
+        foreach (var (host, status) in new[]
+        {
+            ("LocalHost", HttpStatusCode.OK), ("[::1]:80", HttpStatusCode.OK), ("127.0.0.2", HttpStatusCode.OK),
+            ("localhost.evil.example", HttpStatusCode.Forbidden), ("10.0.0.1", HttpStatusCode.Forbidden),
+        })
+        {
+            using var request = new HttpRequestMessage(HttpMethod.Get, "/v1/models") { Headers = { Host = host } };
+            using var answer = await served.Client.SendAsync(request, cancel);
+            Assert.Equal((host, status), (host, answer.StatusCode));
+        }
     }
 
     [Fact]
@@ -248,6 +363,8 @@ public sealed class ApiServerTests
         var open = Assert.Throws<ArgumentException>(new ServerOptions { Address = IPAddress.Any }.Validate);
         Assert.Contains("takes an API key", open.Message, StringComparison.Ordinal);
         new ServerOptions { Address = IPAddress.Any, ApiKey = "k" }.Validate();
+        var nameless = Assert.Throws<ArgumentException>(new ServerOptions { ModelName = " " }.Validate);
+        Assert.Contains("ModelName to be a name that requests can give, got ' '", nameless.Message, StringComparison.Ordinal);
     }
 
     [Fact]
@@ -286,6 +403,23 @@ public sealed class ApiServerTests
         Assert.Equal("timeout", (string?)JsonNode.Parse(events[^1])!["error"]!["code"]);
     }
 
+    /// <summary>It frees its slot when the time is over, and is told once it reads on.</summary>
+    [Fact]
+    public async Task Server_TimeLimitOfAClientThatDoesNotRead_FreesItsSlotAndIsTold()
+    {
+        await using var served = await ServedModel.StartAsync(
+            new() { MaxTokens = int.MaxValue, RequestTime = TimeSpan.FromSeconds(1) });
+        var cancel = TestContext.Current.CancellationToken;
+        using var slow = await ConnectSlowlyAsync(served, cancel);
+        await AskForMuchAsync(slow, 2_000_000_000, cancel);
+        while (served.Generator.Counts.GeneratedTokens == 0 || served.Generator.OpenCount > 0)
+        {
+            await Task.Delay(5, cancel);
+        }
+
+        Assert.Contains("\"code\":\"timeout\"", await ReadUntilAsync(slow, "\r\n0\r\n\r\n", cancel), StringComparison.Ordinal);
+    }
+
     [Fact]
     public async Task StopAsync_RunningRequests_EndOrAreCutAtTheDeadline()
     {
@@ -304,6 +438,71 @@ public sealed class ApiServerTests
         await stop;
         await Assert.ThrowsAsync<HttpRequestException>(
             () => served.Client.GetStringAsync(new Uri("/health", UriKind.Relative), TestContext.Current.CancellationToken));
+    }
+
+    /// <summary>What was generated has to be sent, too.</summary>
+    [Fact]
+    public async Task StopAsync_ClientThatReadsSlowly_GetsAllOfItsAnswer()
+    {
+        await using var served = await ServedModel.StartAsync();
+        var cancel = TestContext.Current.CancellationToken;
+        using var slow = await ConnectSlowlyAsync(served, cancel);
+        await AskForMuchAsync(slow, 2000, cancel);
+        while (served.Generator.Counts.GeneratedTokens == 0 || served.Generator.OpenCount > 0)
+        {
+            await Task.Delay(5, cancel);
+        }
+
+        var stop = served.StopAsync();
+        Assert.Contains("data: [DONE]", await ReadUntilAsync(slow, "\r\n0\r\n\r\n", cancel), StringComparison.Ordinal);
+        await stop;
+    }
+
+    /// <summary>By the rules of Prometheus' text format: families of their own, each with its type before its samples.</summary>
+    [Fact]
+    public async Task Metrics_AnyState_AreFamiliesThatPrometheusReads()
+    {
+        await using var served = await ServedModel.StartAsync();
+        _ = await served.PostAsync(Completions, """{"prompt":["abc","d"],"max_tokens":3,"ignore_eos":true}""");
+        _ = await served.PostAsync(Completions, "{");
+        _ = await served.PostAsync("/wib\"ble", "{}");
+        var text = await served.Client.GetStringAsync(new Uri("/metrics", UriKind.Relative), TestContext.Current.CancellationToken);
+        Assert.EndsWith("\n", text, StringComparison.Ordinal);
+        var (types, samples, family) = (new Dictionary<string, string>(), new Dictionary<string, double>(), "");
+        foreach (var line in text.TrimEnd('\n').Split('\n'))
+        {
+            if (line.StartsWith("# HELP ", StringComparison.Ordinal))
+            {
+                family = line.Split(' ')[2];
+                continue;
+            }
+
+            if (line.StartsWith("# TYPE ", StringComparison.Ordinal))
+            {
+                Assert.Equal(family, line.Split(' ')[2]);
+                types.Add(family, line.Split(' ')[3]);
+                continue;
+            }
+
+            var sample = Regex.Match(line, """^([a-z_]+)((?:\{[a-z]+="[^"\\]*"(?:,[a-z]+="[^"\\]*")*\})?) (\S+)$""");
+            Assert.True(sample.Success, line);
+            var value = double.Parse(sample.Groups[3].Value, CultureInfo.InvariantCulture);
+            samples.Add(sample.Groups[1].Value + sample.Groups[2].Value, value);
+            var suffix = sample.Groups[1].Value[family.Length..];
+            Assert.Contains(suffix, types[family] == "histogram" ? new[] { "_bucket", "_sum", "_count" } : [""]);
+            Assert.Equal(types[family] == "counter", family.EndsWith("_total", StringComparison.Ordinal));
+        }
+
+        foreach (var (name, _) in types.Where(type => type.Value == "histogram"))
+        {
+            var buckets = samples.Where(s => s.Key.StartsWith(name + "_bucket", StringComparison.Ordinal)).ToArray();
+            Assert.Equal(buckets.Select(b => b.Value).Order(), buckets.Select(b => b.Value));
+            Assert.Equal(samples[name + "_count"], samples[name + "_bucket{le=\"+Inf\"}"]);
+        }
+
+        Assert.Equal(2, samples["xlstm_time_to_first_token_seconds_count"]);
+        Assert.Equal((1, 0), (samples["xlstm_request_seconds_count"], samples["xlstm_texts_waiting"]));
+        Assert.Equal(1, samples["xlstm_requests_total{endpoint=\"other\",status=\"404\"}"]);
     }
 
     /// <summary>
@@ -415,6 +614,39 @@ public sealed class ApiServerTests
         await using var served = await ServedModel.StartAsync();
         var failure = await Assert.ThrowsAsync<IOException>(() => ApiServer.StartAsync(served.Generator, new() { Port = served.Url.Port }));
         Assert.Contains("address already in use", failure.Message, StringComparison.OrdinalIgnoreCase);
+    }
+
+    /// <summary>A client whose system keeps little of what it has not read.</summary>
+    private static async Task<TcpClient> ConnectSlowlyAsync(ServedModel served, CancellationToken cancellationToken)
+    {
+        var client = new TcpClient { ReceiveBufferSize = 4096 };
+        await client.ConnectAsync(IPAddress.Loopback, served.Url.Port, cancellationToken);
+        return client;
+    }
+
+    /// <summary>Asks for a stream that does not fit into what lies between a server and such a client.</summary>
+    private static ValueTask AskForMuchAsync(TcpClient client, int tokens, CancellationToken cancellationToken)
+    {
+        var request = $$"""
+            {"messages":[{"role":"user","content":"a"}],"max_tokens":{{tokens}},"ignore_eos":true,"logit_bias":{"10":-100},
+             "logprobs":true,"top_logprobs":20,"stream":true}
+            """;
+        return client.GetStream().WriteAsync(Encoding.UTF8.GetBytes(ServedModel.Raw(Chat, request)), cancellationToken);
+    }
+
+    private static async Task<string> ReadUntilAsync(TcpClient client, string end, CancellationToken cancellationToken)
+    {
+        var (text, buffer) = (new StringBuilder(), new byte[1 << 16]);
+        while (await client.GetStream().ReadAsync(buffer, cancellationToken) is var count and > 0)
+        {
+            text.Append(Encoding.UTF8.GetString(buffer, 0, count));
+            if (text.ToString(Math.Max(0, text.Length - end.Length), Math.Min(end.Length, text.Length)) == end)
+            {
+                break;
+            }
+        }
+
+        return text.ToString();
     }
 
     private static void AssertError(

@@ -27,6 +27,9 @@ public sealed class OpenAiClientTests
         const helper = client.chat.completions.stream(request);
         const final = await helper.finalChatCompletion();
         const completion = await client.completions.create({ model: "xlstm", prompt: "abc", max_tokens: 5, seed: 1 });
+        const biased = await client.completions.create(
+          { model: "xlstm", prompt: "abc", max_tokens: 5, echo: true, logit_bias: { "65": 100 }, presence_penalty: 0.5 });
+        const model = await client.models.retrieve("xlstm");
         const models = (await client.models.list()).data.map(model => model.id);
         let error = null;
         try { await client.chat.completions.create({ ...request, model: "other" }); }
@@ -34,7 +37,7 @@ public sealed class OpenAiClientTests
         for await (const chunk of await client.chat.completions.create({ ...request, max_tokens: 2000, stream: true })) { break; }
         console.log(JSON.stringify({
           whole: whole.choices[0].message.content, text, reason, usage, logs, final: final.choices[0].message.content,
-          completion: completion.object, models, error,
+          completion: completion.object, biased: biased.choices[0].text, model: model.id, models, error,
         }));
         """;
 
@@ -64,6 +67,7 @@ public sealed class OpenAiClientTests
         Assert.Equal(expected.FinishReason == FinishReason.Length ? "length" : "stop", (string?)result["reason"]);
         Assert.Equal((expected.Tokens.Length, expected.Tokens.Length), ((int)result["usage"]!["completion_tokens"]!, (int)result["logs"]!));
         Assert.Equal("text_completion", (string?)result["completion"]);
+        Assert.Equal(("abcAAAAA", "xlstm"), ((string?)result["biased"], (string?)result["model"]));
         Assert.Equal("""["xlstm"]""", result["models"]!.ToJsonString());
         Assert.Equal("""{"name":"NotFoundError","status":404,"code":"model_not_found","param":"model"}""", result["error"]!.ToJsonString());
         while (served.Generator.OpenCount > 0)
