@@ -40,9 +40,9 @@ internal static class WeightOptions
         if (format != WeightFormat.Float32 && !XlstmTokenStep.Reads(run.Model) && !XlstmGpuStep.MayRead(run.Model, 1))
         {
             throw new UsageException(
-                "--weights: tokens are read from narrower weights of an xLSTM of mLSTM and sLSTM blocks in float32 on the CPU, or of one in "
-                + $"the 7B's shape with --device cuda and --compute bf16; this is {run.Model.GetName()} in "
-                + $"{run.Model.ComputeType ?? weights[0].dtype}. 'xlstm eval --weights' shows what rounding costs.");
+                "--weights: tokens are read from narrower weights of an xLSTM of mLSTM and sLSTM blocks in float32 on the CPU, or of one "
+                + $"in the 7B's shape with --device cuda and --compute bf16; this is {run.Model.GetName()} "
+                + $"in {run.Model.ComputeType ?? weights[0].dtype}. 'xlstm eval --weights' shows what rounding costs.");
         }
 
         return name is not null && weights.Any(weight => weight.dtype == torch.ScalarType.BFloat16) ? Format(name) : Round(run, name);

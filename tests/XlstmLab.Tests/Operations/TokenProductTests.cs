@@ -45,6 +45,7 @@ public sealed class TokenProductTests
             (TokenStepKernels.Result.Plain, 2080, 1, 40), (TokenStepKernels.Result.Stream, 2080, 2, 2048),
             (TokenStepKernels.Result.Gated, 2048, 9, 72), (TokenStepKernels.Result.Capped, 10944, 1, 60),
             (TokenStepKernels.Result.Plain, 4096, 16, 100), (TokenStepKernels.Result.Stream, 10944, 13, 2048),
+            (TokenStepKernels.Result.Plain, 1056, 3, 40), (TokenStepKernels.Result.Stream, 2752, 9, 1024),
         }
         select (format, shape.Item1.ToString(), shape.Item2, shape.Item3, shape.Item4));
 

@@ -200,7 +200,8 @@ public sealed class ApiServerTests
         """{"messages":[{"role":"user","content":"x"}],"tools":[[[[[[[[[[[[[[[[[[[[{}]]]]]]]]]]]]]]]]]]]]}""", "tools", "calls no tools")]
     [InlineData("""{"messages":[{"role":"user","content":"x"}],"tool_choice":"required"}""", "tool_choice", "calls no tools")]
     [InlineData("""{"messages":[{"role":"user","content":"x"}],"function_call":"\ud800"}""", "function_call", "calls no tools; got")]
-    [InlineData("""{"messages":[{"role":"user","content":"x"}],"response_format":{"type":"\ud800"}}""", "response_format", "only the format")]
+    [InlineData(
+        """{"messages":[{"role":"user","content":"x"}],"response_format":{"type":"\ud800"}}""", "response_format", "only the format")]
     [InlineData("""{"messages":[{"role":"user","content":"x"}],"echo":true}""", "echo", "Unrecognized")]
     [InlineData(
         """{"messages":[{"role":"user","content":"x"}],"response_format":{"type":"json_object"}}""", "response_format", "only the format")]

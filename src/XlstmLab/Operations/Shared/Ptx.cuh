@@ -383,12 +383,6 @@ DEVICE void copy_bulk(u32 shared, const void* global, u32 bytes, u32 barrier)
                  :: "r"(shared), "l"(global), "r"(bytes), "r"(barrier) : "memory");
 }
 
-// The same only as far as the second-level cache.
-DEVICE void prefetch_bulk(const void* global, u32 bytes)
-{
-    asm volatile("cp.async.bulk.prefetch.L2.global [%0], %1;" :: "l"(global), "r"(bytes) : "memory");
-}
-
 // Global memory, 16 bytes at a time; what is read once should not displace the caches' content.
 
 DEVICE uint4 load_once(const void* pointer)

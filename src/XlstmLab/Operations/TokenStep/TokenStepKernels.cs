@@ -24,7 +24,7 @@ internal static class TokenStepKernels
     /// The width of a model from which on a multiprocessor's one block goes through many tiles of few sequences' products
     /// (<c>TokenStreamProduct.cu</c>).
     /// </summary>
-    private const int FewestStreamed = 2048;
+    private const int FewestStreamed = 1024;
 
     private const int Parts = 6;
     private static readonly int[] Clusters = [8, 4, 2, 1];
@@ -146,16 +146,17 @@ internal static class TokenStepKernels
         }
 
         // The stream's rows are as many as the model is wide, and of other products what they read is.
-        if (!IsBatch(sequences) && (stream is null ? inputs : Math.Min(inputs, rows)) >= FewestStreamed)
+        var width = stream is null ? inputs : Math.Min(inputs, rows);
+        if (!IsBatch(sequences) && width >= FewestStreamed)
         {
-            var layout = StreamLayout.Of(groups);
+            var layout = StreamLayout.Of(groups, width, isNarrow: units is not null);
             var shape = layout.Launch(Math.Min(tiles, Kernel.Multiprocessors(x)));
             Kernel.Launch(
                 "TokenStreamProduct.cu", "token_stream_product", Macros(layout.Macros), shape, x, [.. arguments, (int)tiles]);
             return;
         }
 
-        var warps = inputs >= 4096 && groups <= 2 ? 16 : 8;
+        const int warps = 8;
         Kernel.Launch(
             "TokenProduct.cu", "token_product", Macros($"WARPS={warps}"),
             new(tiles, 32 * warps, sizeof(float) * (8 * groups * warps * (Rows + 1) + Math.Max(8 * groups, warps))), x, arguments);
@@ -211,27 +212,31 @@ internal static class TokenStepKernels
     }
 
     /// <summary>How a block goes through rows of a product for few sequences.</summary>
+    /// <param name="StageBytes">Of a row that are copied at a time.</param>
     /// <param name="Stages">Of rows that are on their way.</param>
+    /// <param name="Blocks">That registers of a multiprocessor are to suffice for.</param>
     /// <param name="SharedBytes">A Room of the kernel's.</param>
-    private sealed record StreamLayout(int Stages, int SharedBytes)
+    private sealed record StreamLayout(int StageBytes, int Stages, int Blocks, int SharedBytes)
     {
         private const int Warps = 8;
-        private const int StageBytes = 1024; // of a row
-        private const int Ahead = 5; // stages, in the second-level cache
-        private const int MostSharedBytes = 108 << 10; // so that two of them leave a multiprocessor's memory to one of TokenMemory's
 
         public string[] Macros =>
-            [$"WARPS={Warps}", $"STAGES={Stages}", $"STAGE_BYTES={StageBytes}", $"AHEAD={Ahead}", $"ROOM_BYTES={SharedBytes}"];
+            [$"WARPS={Warps}", $"STAGES={Stages}", $"STAGE_BYTES={StageBytes}", $"BLOCKS={Blocks}", $"ROOM_BYTES={SharedBytes}"];
 
         public LaunchShape Launch(long blocks) => new(blocks, 32 * (Warps + 1), SharedBytes) { MostlyShared = true };
 
-        /// <summary>As many stages as there is room for.</summary>
-        public static StreamLayout Of(int groups)
+        /// <summary>
+        /// As many stages as there is room for. A wide model's block has a multiprocessor to itself and copies long pieces of rows; a
+        /// narrow one's leaves room for a block of the next kernel, whose rows are on their way while it ends.
+        /// </summary>
+        public static StreamLayout Of(int groups, long width, bool isNarrow)
         {
-            const int stage = Rows * (StageBytes + 64) + 2 * sizeof(long);
+            const int wide = 2048;
+            var (bytes, room) = width >= wide ? (4096, 216 << 10) : (2048, 108 << 10);
+            var stage = Rows * (bytes + 64) + 2 * sizeof(long);
             var sums = sizeof(float) * (2 * Warps * 8 * groups * (Rows + 1) + 8 * groups);
-            var stages = (MostSharedBytes - sums) / stage;
-            return new(stages, (stages * stage + sums + 15) / 16 * 16);
+            var stages = (room - sums) / stage;
+            return new(bytes, stages, width >= wide || isNarrow ? 1 : 2, (stages * stage + sums + 15) / 16 * 16);
         }
     }
 

@@ -1,19 +1,19 @@
-// The same as TokenProduct.cu does, for matrices so wide that a block of it, which asks for its tile, waits, adds up and ends, keeps memory
+// The same as TokenProduct.cu does, for models so wide that a block of it, which asks for its tile, waits, adds up and ends, keeps memory
 // waiting at its end. Here a multiprocessor has one block, which goes through its share of the tiles: one warp copies rows into a ring of
-// stages in shared memory, as far ahead as the ring is long, and the others multiply what has come. The ring is less than half of a
-// multiprocessor's memory: when the last of a block's rows are asked for, a block of the next kernel comes and fills its own while this
-// one adds up and ends.
+// stages in shared memory, as far ahead as the ring is long, and the others multiply what has come. It begins before the kernel in front
+// has ended, as weights are nobody's result.
 //
-// Bytes: 2 a weight, or 1. A ring of 5 stages of 16 KB has 80 KB on their way, all blocks of 132 multiprocessors 10.8 MB, or 2.5 us at 4.3
-// TB/s; as much again that a kernel brings as far as the second-level cache before it waits for its first stage to be free: together more
-// than what passes between the last row of a kernel and the first result of the next. A stage comes in 0.5 us, 950 cycles; by count a warp
-// works 250 of them, 400 on weights of one byte. Tiles are not divided: 256 of them on 132 multiprocessors keep 97 % of them busy, 770 97 %
-// and 1368 94 %. 6.87 G parameters: 13.7 GB a token, 3.2 ms at 4.3 TB/s and 4.6 at 3; with 1 us for each of 129 beginnings and 3 us for
-// each of 32 memories 3.4 and 4.8; of one byte 1.9 and 2.6.
+// What a copy costs is not its bytes: measured on an H200, a multiprocessor needs some 50 ns for each, so that 512 bytes are 1.3 TB/s on
+// 132 of them, 1 KB 2.6, and from 2 KB on memory is the limit. Of a wide model's rows 4 KB are copied at a time, into a ring of 200 KB. A
+// narrow model's kernels are short: with a ring of half a multiprocessor's memory the next kernel's block is there before this one ends.
+//
+// Bytes: 2 a weight, or 1. 6.87 G parameters: 13.7 GB a token, 3.2 ms at 4.3 TB/s and 4.6 at 3; with 1 us for each of 129 beginnings and
+// 3 us for each of 32 memories 3.4 and 4.8; of one byte 1.9 and 2.6. Tiles are not divided: 256 of them on 132 multiprocessors keep 97 % of
+// them busy, 770 97 % and 1368 94 %.
 #include "TokenProduct.cuh"
 
 // TokenStepKernels.cs tells, beside what TokenProduct.cuh is told: WARPS, that multiply; STAGES; STAGE_BYTES, of a row, whole turns of the
-// warps; AHEAD, stages that are brought as far as the second-level cache when the ring is full for the first time; ROOM_BYTES.
+// warps; BLOCKS, that a multiprocessor has at a time; ROOM_BYTES.
 #define THREADS (32 * WARPS)                  // that multiply
 #define TURNS (STAGE_BYTES / 64 / WARPS)      // of a warp at a stage's pieces
 #define STRIDE (STAGE_BYTES + 64)             // from a row to the next, so that those that a load touches lie in all banks
@@ -82,15 +82,8 @@ DEVICE void copy_tiles(Room& room, const Matrix& matrix, int tiles)
     Place place = {0, 0};
     Walk walk = {(int)blockIdx.x};
     begin_tile(walk, matrix, tiles);
-    for (int count = 0; walk.tile < tiles; count++, go_on(walk, matrix, tiles))
+    for (; walk.tile < tiles; go_on(walk, matrix, tiles))
     {
-        if (count == STAGES)
-        {
-            Walk later = walk;
-            for (int i = 0; i < AHEAD && later.tile < tiles; i++, go_on(later, matrix, tiles))
-                if (later.row) prefetch_bulk(later.row + later.begin, bytes_of(later));
-        }
-
         int rows = __popc(__ballot_sync(FULL_WARP, walk.row != 0));
         u32 full = shared_address(&room.full[place.stage]), bytes = bytes_of(walk);
         mbarrier_wait(shared_address(&room.empty[place.stage]), place.round ^ 1);
@@ -178,12 +171,13 @@ template <int Format> DEVICE void sum_rows(float (&c)[GROUPS][4], Room& room, Pl
 
 // The arguments of token_product, and how many tiles there are. Grid: a block a multiprocessor, or a tile if those are fewer; WARPS warps
 // and the one that copies; a Room of shared memory. What comes out is the same for every grid.
-KERNEL void __launch_bounds__(THREADS + 32, 2) token_stream_product(
+KERNEL void __launch_bounds__(THREADS + 32, BLOCKS) token_stream_product(
     const void* w0, const void* w1, const void* w2, const void* w3, const void* w4, const void* w5,
     int e0, int e1, int e2, int e3, int e4, int e5,
     const bf16* x, const float* squares, float* y, bf16* gated, float* stream, const float* scale, bf16* scaled, float* sums,
     int sequences, float epsilon, float cap, const float* units, int tiles)
 {
+    start_dependents();
     SHARED_MEMORY(memory);
     Room& room = *(Room*)memory;
     const Matrix matrix = {{w0, w1, w2, w3, w4, w5}, {e0, e1, e2, e3, e4, e5}, units};
@@ -199,9 +193,6 @@ KERNEL void __launch_bounds__(THREADS + 32, 2) token_stream_product(
     if (warp == WARPS)
     {
         copy_tiles(room, matrix, tiles);
-
-        // Not before: what the next kernel asks for is to come when this one's rows have come, while this one ends.
-        start_dependents();
         return;
     }
 

@@ -854,17 +854,12 @@ void counter_wait(unsigned barrier, unsigned parity)
     }
 }
 
-void check_bulk(const char* name, const void* global, unsigned bytes)
-{
-    if (!bytes || bytes % 16) fail("%s of %u bytes, not a multiple of 16", name, bytes);
-    global_pointer(name, global, 16);
-    // Read once here, where a bad pointer is still this line's.
-    for (unsigned i = 0; i < bytes; i++) (void)*((const volatile unsigned char*)global + i);
-}
-
 void copy_bulk(unsigned shared, const void* global, unsigned bytes, unsigned barrier)
 {
-    check_bulk("cp.async.bulk", global, bytes);
+    if (!bytes || bytes % 16) fail("cp.async.bulk of %u bytes, not a multiple of 16", bytes);
+    global_pointer("cp.async.bulk", global, 16);
+    // Read once here, where a bad pointer is still this line's.
+    for (unsigned i = 0; i < bytes; i++) (void)*((const volatile unsigned char*)global + i);
     auto* target = (unsigned char*)shared_pointer("cp.async.bulk", shared, 16);
     shared_pointer("cp.async.bulk", shared + bytes - 16, 16);
     Counter& counter = counter_at(barrier);

@@ -101,7 +101,6 @@ void counter_arrive(unsigned barrier, unsigned expected_bytes);
 void counter_receive(unsigned barrier, unsigned bytes);
 void counter_wait(unsigned barrier, unsigned parity);
 void copy_bulk(unsigned shared, const void* global, unsigned bytes, unsigned barrier);
-void check_bulk(const char* name, const void* global, unsigned bytes);
 
 // count: threads that arrive, 0 for all of the block that have not returned. A barrier's result is the sum of the votes.
 int barrier(int id, int count, bool wait, int vote);

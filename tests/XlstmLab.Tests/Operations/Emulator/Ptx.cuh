@@ -275,7 +275,6 @@ DEVICE void cluster_store_async(u32 address, float2 x, u32 barrier) { emulator::
 // Bulk copies
 
 DEVICE void copy_bulk(u32 shared, const void* global, u32 bytes, u32 barrier) { emulator::copy_bulk(shared, global, bytes, barrier); }
-DEVICE void prefetch_bulk(const void* global, u32 bytes) { emulator::check_bulk("cp.async.bulk.prefetch", global, bytes); }
 
 // Global memory
 
