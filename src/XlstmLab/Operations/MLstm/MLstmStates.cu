@@ -7,6 +7,10 @@
 // head's first columns have its normaliser as well. With weights w, x and y: memory += (w x)^T y; w x is rounded to bfloat16, w is not: a
 // key's weight would be wrong for all that read it. The normaliser's products are float32.
 //
+// Few heads leave most of a GPU idle, each turn of a walk waiting for the one before. Then the walk is cut into segments side by side, which
+// start from nothing, and mlstm_states_join adds what came before: memory is linear in it, C(chunk) = C_own(chunk) + decay C(segment), where
+// decay is the product of the segment's keeps up to the chunk. Scales need no care: those of keep and write are the whole walk's.
+//
 // Operations: 2 DQK DHV a token and head. Bytes: x once a tile of columns, y once a tile of rows, 2 DQK DHV a chunk written:
 // at 8,4,2048,128,256 34 MB of memory and 50 MB of reads, 4 GFLOP: 0.03 ms. Always in the same order. A step of 64 tokens is some 350
 // instructions a warp, whatever the warp has: so heads of up to 64 queries have blocks of four warps.
@@ -15,11 +19,15 @@
 // MLstmSequenceKernel.cs tells STATE_N. A stage has, besides tiles of x and y, three numbers a token.
 #define STEPS (CHUNK / K_STEP)
 #define COLUMN_TILES (HV_WHOLE / STATE_N)
+#define TILES ((DQK + TILE_ROWS - 1) / TILE_ROWS * COLUMN_TILES)
 #define X_COLUMNS (QK_WHOLE < TILE_ROWS ? QK_WHOLE : TILE_ROWS) // what is beyond is never stored
 static_assert(HV_WHOLE % STATE_N == 0 && STATE_N <= CHUNK, "tiles are whole");
 static_assert(STAGE_BYTES == LEFT_BYTES + PANEL_BYTES(K_STEP) * ((STATE_N + PANEL - 1) / PANEL), "what the host asks for");
 
 DEVICE u32 scale_bf16x2(u32 pair, float2 w) { return pack_bf16(low_bf16(pair) * w.x, high_bf16(pair) * w.y); }
+
+// The chunk that a walk comes to at a turn.
+DEVICE int chunk_at(int turn, int chunks, int reverse) { return reverse ? chunks - 1 - turn : turn; }
 
 DEVICE float dot_bf16x2(u32 pair, float2 w) { return low_bf16(pair) * w.x + high_bf16(pair) * w.y; }
 
@@ -28,12 +36,14 @@ DEVICE float dot_bf16x2(u32 pair, float2 w) { return low_bf16(pair) * w.x + high
 // the memory before each chunk or, if reverse, behind it.
 // n_weight: [B NH, NC CHUNK], times n_factor of the same shape or null; n_first, n_last: [B NH, DQK] float32 or null; n_states: [B NH, NC,
 // DQK] float32, or null where there is no normaliser.
-// grid (DQK / TILE_ROWS rounded up x COLUMN_TILES, NH, B), block TILE_THREADS, shared STAGES (STAGE_BYTES + 12 K_STEP).
+// turns: a segment's chunks, in the walk's order; if those are not all, last and n_last are what each segment alone ends with,
+// [B NH, SEGMENTS, ...], and states and n_states await mlstm_states_join, but for the segments' first, which are not written.
+// grid (SEGMENTS x TILES, NH, B), block TILE_THREADS, shared STAGES (STAGE_BYTES + 12 K_STEP).
 KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 512 / TILE_THREADS) mlstm_states(
     const bf16* RESTRICT x, i64 x_batch, int x_head, int x_token, const bf16* RESTRICT y, i64 y_batch, int y_head, int y_token,
     const float* RESTRICT weight, const float* RESTRICT keep, const float* RESTRICT first, float* RESTRICT last, bf16* RESTRICT states,
     const float* RESTRICT n_weight, const float* RESTRICT n_factor, const float* RESTRICT n_first, float* RESTRICT n_last,
-    float* RESTRICT n_states, int length, int reverse)
+    float* RESTRICT n_states, int length, int turns, int reverse)
 {
     wait_for_predecessors();
     SHARED_MEMORY(memory);
@@ -41,7 +51,9 @@ KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 512 / TILE_THR
     const u32 stages = shared_address(memory);
     const int chunks = (length + CHUNK - 1) / CHUNK;
     const i64 head = (i64)blockIdx.z * gridDim.y + blockIdx.y;
-    const int m0 = blockIdx.x / COLUMN_TILES * TILE_ROWS, n0 = blockIdx.x % COLUMN_TILES * STATE_N;
+    const int tile = blockIdx.x % TILES, m0 = tile / COLUMN_TILES * TILE_ROWS, n0 = tile % COLUMN_TILES * STATE_N;
+    const int segment = blockIdx.x / TILES, begin = segment * turns, count = min(turns, chunks - begin);
+    const i64 end = head * ((chunks + turns - 1) / turns) + segment; // where last has the segment's
     const bool has_normalizer = n_states && n0 == 0;
     const Rows xs = {x + blockIdx.z * x_batch + (i64)blockIdx.y * x_head, x_token, length};
     const Rows ys = {y + blockIdx.z * y_batch + (i64)blockIdx.y * y_head, y_token, length};
@@ -50,7 +62,7 @@ KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 512 / TILE_THR
     Part<STATE_N> sums;
     sums.clear();
     float n[2] = {}; // the thread's share of its rows' sums
-    if (first)
+    if (first && segment == 0)
         sums.for_pairs([&](float* pair, int j, int half) {
             const int column = n0 + own_column(j);
             if (m0 + own_row(half) >= DQK || !has_column<DHV, STATE_N>(column)) return;
@@ -58,7 +70,7 @@ KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 512 / TILE_THR
             pair[0] = from.x;
             pair[1] = from.y;
         });
-    if (has_normalizer && n_first && threadIdx.x % 4 == 0)
+    if (has_normalizer && n_first && segment == 0 && threadIdx.x % 4 == 0)
     {
 #pragma unroll
         for (int half = 0; half < 2; half++)
@@ -66,9 +78,9 @@ KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 512 / TILE_THR
     }
 
     auto load = [&](int step, int slot) {
-        if (step < chunks * STEPS)
+        if (step < count * STEPS)
         {
-            const int row = (reverse ? chunks - 1 - step / STEPS : step / STEPS) * CHUNK + step % STEPS * K_STEP;
+            const int row = chunk_at(begin + step / STEPS, chunks, reverse) * CHUNK + step % STEPS * K_STEP;
             const u32 stage = stages + slot * STAGE_BYTES;
             load_panels<K_STEP, X_COLUMNS, DQK>(stage, xs, row, m0);
             load_panels<K_STEP, STATE_N, DHV>(stage + LEFT_BYTES, ys, row, n0);
@@ -119,13 +131,14 @@ KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 512 / TILE_THR
 
     int slot = 0;
     prepare(slot, left[0]);
-    for (int step = 0; step < chunks; step++)
+    for (int step = 0; step < count; step++)
     {
-        const int chunk = reverse ? chunks - 1 - step : step;
+        const int chunk = chunk_at(begin + step, chunks, reverse);
         const float factor = keep[chunk];
         const i64 border = (head * chunks + chunk) * DQK + m0;
-        sums.store<DHV>(states + border * DHV, DHV, DQK - m0, n0);
-        if (has_normalizer)
+        const bool is_known = step > 0 || segment == 0;
+        if (is_known) sums.store<DHV>(states + border * DHV, DHV, DQK - m0, n0);
+        if (is_known && has_normalizer)
         {
             float whole[2] = {n[0], n[1]};
             sum_rows(whole);
@@ -167,7 +180,7 @@ KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 512 / TILE_THR
         sums.for_pairs([&](float* pair, int j, int half) {
             const int column = n0 + own_column(j);
             if (m0 + own_row(half) < DQK && has_column<DHV, STATE_N>(column))
-                *(float2*)(last + (head * DQK + m0 + own_row(half)) * DHV + column) = make_float2(pair[0], pair[1]);
+                *(float2*)(last + (end * DQK + m0 + own_row(half)) * DHV + column) = make_float2(pair[0], pair[1]);
         });
     if (has_normalizer && n_last)
     {
@@ -176,7 +189,80 @@ KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 512 / TILE_THR
         {
 #pragma unroll
             for (int half = 0; half < 2; half++)
-                if (m0 + own_row(half) < DQK) n_last[head * DQK + m0 + own_row(half)] = n[half];
+                if (m0 + own_row(half) < DQK) n_last[end * DQK + m0 + own_row(half)] = n[half];
         }
+    }
+}
+
+// Two neighbouring elements of all that a head's segments ended with, and of its memory at the chunks' borders.
+#define JOINED 8 // chunks whose memory is on its way at a time
+
+// Adds to an element pair what was before each segment. totals: of the segments, `pitch` apart; read(chunk) gives the segment's own,
+// write(chunk, pair) takes the whole; last: the pair behind all segments, or null.
+template <class Read, class Write>
+DEVICE void join(
+    const float* totals, int pitch, const float* keep, float* last, int chunks, int turns, int reverse, Read read, Write write)
+{
+    float2 before = *(const float2*)totals;
+    for (int begin = turns; begin < chunks; begin += turns)
+    {
+        totals += pitch;
+        const float2 own = *(const float2*)totals;
+        const int end = min(begin + turns, chunks);
+        float decay = 1.f;
+        for (int from = begin; from < end; from += JOINED)
+        {
+            float2 pairs[JOINED];
+            float keeps[JOINED];
+#pragma unroll
+            for (int k = 0; k < JOINED; k++)
+            {
+                const int chunk = chunk_at(min(from + k, end - 1), chunks, reverse);
+                pairs[k] = from + k > begin ? read(chunk) : make_float2(0.f, 0.f);
+                keeps[k] = from + k < end ? keep[chunk] : 1.f;
+            }
+#pragma unroll
+            for (int k = 0; k < JOINED; k++)
+            {
+                const float2 whole = make_float2(pairs[k].x + decay * before.x, pairs[k].y + decay * before.y);
+                if (from + k < end) write(chunk_at(from + k, chunks, reverse), whole);
+                decay *= keeps[k];
+            }
+        }
+        before = make_float2(own.x + decay * before.x, own.y + decay * before.y);
+    }
+    if (last) *(float2*)last = before;
+}
+
+// totals: [B NH, SEGMENTS, DQK, DHV], n_totals: [B NH, SEGMENTS, DQK], as mlstm_states leaves them; the others as its.
+// A thread has a pair of C, or of n where there is one. Operations: none to speak of; bytes: 4 DQK DHV a chunk, the segments' ends once.
+// grid ((DQK DHV + DQK) / 2 threads, NH, B), block 256.
+KERNEL void __launch_bounds__(256) mlstm_states_join(
+    const float* RESTRICT keep, const float* RESTRICT totals, float* RESTRICT last, bf16* RESTRICT states,
+    const float* RESTRICT n_totals, float* RESTRICT n_last, float* RESTRICT n_states, int chunks, int turns, int reverse)
+{
+    wait_for_predecessors();
+    const i64 head = (i64)blockIdx.z * gridDim.y + blockIdx.y;
+    const i64 ends = head * ((chunks + turns - 1) / turns);
+    const int element = 2 * (blockIdx.x * blockDim.x + threadIdx.x), of_n = element - DQK * DHV;
+    keep += head * chunks;
+    if (of_n < 0)
+    {
+        bf16* own = states + head * chunks * DQK * DHV + element;
+        join(
+            totals + ends * DQK * DHV + element, DQK * DHV, keep, last ? last + head * DQK * DHV + element : nullptr, chunks, turns, reverse,
+            [=](int chunk) {
+                const u32 word = *(const u32*)(own + (i64)chunk * DQK * DHV);
+                return make_float2(low_bf16(word), high_bf16(word));
+            },
+            [=](int chunk, float2 pair) { *(u32*)(own + (i64)chunk * DQK * DHV) = pack_bf16(pair.x, pair.y); });
+    }
+    else if (n_states && of_n < DQK)
+    {
+        float* own = n_states + head * chunks * DQK + of_n;
+        join(
+            n_totals + ends * DQK + of_n, DQK, keep, n_last ? n_last + head * DQK + of_n : nullptr, chunks, turns, reverse,
+            [=](int chunk) { return *(const float2*)(own + chunk * DQK); },
+            [=](int chunk, float2 pair) { *(float2*)(own + chunk * DQK) = pair; });
     }
 }
