@@ -203,7 +203,7 @@ internal static class MLstmSequenceKernel
             StateRows == Chunk && WholeDv % 128 == 0 && StateTiles(128) * Segments(128) >= 0.9 * Kernel.Multiprocessors(Q) ? 128
             : WholeDv % 64 == 0 ? 64 : 32;
 
-        /// <summary>Loads on their way: as many as a multiprocessor has room for where it has one block, for which others do not wait.</summary>
+        /// <summary>Steps in shared memory: as many as there is room for where a block has a multiprocessor for itself.</summary>
         private int StateStages =>
             StateRows < Chunk || StateN == 128 ? 6
             : StateTiles(StateN) * Segments(StateN) <= Kernel.Multiprocessors(Q) ? 8

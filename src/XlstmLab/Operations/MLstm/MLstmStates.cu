@@ -7,9 +7,9 @@
 // head's first columns have its normaliser as well. With weights w, x and y: memory += (w x)^T y; w x is rounded to bfloat16, w is not: a
 // key's weight would be wrong for all that read it. The normaliser's products are float32.
 //
-// Few heads leave most of a GPU idle, each turn of a walk waiting for the one before. Then the walk is cut into segments side by side, which
-// start from nothing, and mlstm_states_join adds what came before: memory is linear in it, C(chunk) = C_own(chunk) + decay C(segment), where
-// decay is the product of the segment's keeps up to the chunk. Scales need no care: those of keep and write are the whole walk's.
+// Few heads leave most of a GPU idle, each turn of a walk waiting for the one before. Then the walk is cut into segments side by side,
+// which start from nothing, and mlstm_states_join adds what came before. Memory is linear in it: C(chunk) = C_own(chunk) + decay C(segment),
+// where decay is the product of the segment's keeps up to the chunk. Scales need no care: those of keep and write are the whole walk's.
 //
 // Operations: 2 DQK DHV a token and head. Bytes: x once a tile of columns, y once a tile of rows, 2 DQK DHV a chunk written:
 // at 8,4,2048,128,256 34 MB of memory and 50 MB of reads, 4 GFLOP: 0.03 ms. Always in the same order. A step of 64 tokens is some 350
@@ -194,44 +194,58 @@ KERNEL void __launch_bounds__(TILE_THREADS, STATE_N > PANEL ? 1 : 512 / TILE_THR
     }
 }
 
-// Two neighbouring elements of all that a head's segments ended with, and of its memory at the chunks' borders.
-#define JOINED 8 // chunks whose memory is on its way at a time
+#define JOINED 16 // turns whose memory is on its way at a time
 
-// Adds to an element pair what was before each segment. totals: of the segments, `pitch` apart; read(chunk) gives the segment's own,
-// write(chunk, pair) takes the whole; last: the pair behind all segments, or null.
-template <class Read, class Write>
-DEVICE void join(
-    const float* totals, int pitch, const float* keep, float* last, int chunks, int turns, int reverse, Read read, Write write)
+// Two neighbouring elements of C, or of n, as memory has them.
+DEVICE float2 unpack_pair(u32 word) { return make_float2(low_bf16(word), high_bf16(word)); }
+DEVICE float2 unpack_pair(float2 pair) { return pair; }
+DEVICE void pack_pair(u32& to, float2 pair) { to = pack_bf16(pair.x, pair.y); }
+DEVICE void pack_pair(float2& to, float2 pair) { to = pair; }
+
+// Adds to a pair of a head's memory at the chunks' borders what was before each segment. own: the pair at the first chunk, the others' each
+// `width` pairs further; totals: the first segment's end, the others' each `width` pairs further; last: the pair behind all, or null.
+template <class Pair>
+DEVICE void join(Pair* own, const float2* totals, float2* last, int width, const float* keep, int chunks, int turns, int reverse)
 {
-    float2 before = *(const float2*)totals;
-    for (int begin = turns; begin < chunks; begin += turns)
+    float2 before = make_float2(0.f, 0.f);
+    float decay = 1.f; // from the segment's start on
+    for (int first = turns, place = 0; first < chunks; first += JOINED)
     {
-        totals += pitch;
-        const float2 own = *(const float2*)totals;
-        const int end = min(begin + turns, chunks);
-        float decay = 1.f;
-        for (int from = begin; from < end; from += JOINED)
+        // All loads before the first of them is needed, and without a branch around more than one.
+        Pair pairs[JOINED];
+        float2 ends[JOINED];
+        float keeps[JOINED];
+        bool is_start[JOINED];
+#pragma unroll
+        for (int k = 0; k < JOINED; k++)
         {
-            float2 pairs[JOINED];
-            float keeps[JOINED];
+            const int chunk = chunk_at(min(first + k, chunks - 1), chunks, reverse);
+            is_start[k] = place == 0 && first + k < chunks;
+            keeps[k] = keep[chunk];
+            pairs[k] = own[(i64)chunk * width];
+            if (is_start[k]) ends[k] = *totals;
+            totals += is_start[k] ? width : 0;
+            place = place + 1 == turns ? 0 : place + 1;
+        }
 #pragma unroll
-            for (int k = 0; k < JOINED; k++)
+        for (int k = 0; k < JOINED; k++)
+        {
+            if (is_start[k])
             {
-                const int chunk = chunk_at(min(from + k, end - 1), chunks, reverse);
-                pairs[k] = from + k > begin ? read(chunk) : make_float2(0.f, 0.f);
-                keeps[k] = from + k < end ? keep[chunk] : 1.f;
+                before = make_float2(ends[k].x + decay * before.x, ends[k].y + decay * before.y);
+                decay = 1.f;
             }
-#pragma unroll
-            for (int k = 0; k < JOINED; k++)
+            const float2 alone = is_start[k] ? make_float2(0.f, 0.f) : unpack_pair(pairs[k]);
+            const float2 whole = make_float2(alone.x + decay * before.x, alone.y + decay * before.y);
+            if (first + k < chunks)
             {
-                const float2 whole = make_float2(pairs[k].x + decay * before.x, pairs[k].y + decay * before.y);
-                if (from + k < end) write(chunk_at(from + k, chunks, reverse), whole);
+                pack_pair(own[(i64)chunk_at(first + k, chunks, reverse) * width], whole);
                 decay *= keeps[k];
             }
         }
-        before = make_float2(own.x + decay * before.x, own.y + decay * before.y);
     }
-    if (last) *(float2*)last = before;
+    const float2 end = *totals;
+    if (last) *last = make_float2(end.x + decay * before.x, end.y + decay * before.y);
 }
 
 // totals: [B NH, SEGMENTS, DQK, DHV], n_totals: [B NH, SEGMENTS, DQK], as mlstm_states leaves them; the others as its.
@@ -242,27 +256,16 @@ KERNEL void __launch_bounds__(256) mlstm_states_join(
     const float* RESTRICT n_totals, float* RESTRICT n_last, float* RESTRICT n_states, int chunks, int turns, int reverse)
 {
     wait_for_predecessors();
-    const i64 head = (i64)blockIdx.z * gridDim.y + blockIdx.y;
-    const i64 ends = head * ((chunks + turns - 1) / turns);
-    const int element = 2 * (blockIdx.x * blockDim.x + threadIdx.x), of_n = element - DQK * DHV;
+    constexpr int PAIRS = DQK * DHV / 2, N_PAIRS = DQK / 2;
+    const i64 head = (i64)blockIdx.z * gridDim.y + blockIdx.y, segments = (chunks + turns - 1) / turns;
+    const int pair = blockIdx.x * blockDim.x + threadIdx.x, of_n = pair - PAIRS;
     keep += head * chunks;
     if (of_n < 0)
-    {
-        bf16* own = states + head * chunks * DQK * DHV + element;
         join(
-            totals + ends * DQK * DHV + element, DQK * DHV, keep, last ? last + head * DQK * DHV + element : nullptr, chunks, turns, reverse,
-            [=](int chunk) {
-                const u32 word = *(const u32*)(own + (i64)chunk * DQK * DHV);
-                return make_float2(low_bf16(word), high_bf16(word));
-            },
-            [=](int chunk, float2 pair) { *(u32*)(own + (i64)chunk * DQK * DHV) = pack_bf16(pair.x, pair.y); });
-    }
-    else if (n_states && of_n < DQK)
-    {
-        float* own = n_states + head * chunks * DQK + of_n;
+            (u32*)states + head * chunks * PAIRS + pair, (const float2*)totals + head * segments * PAIRS + pair,
+            last ? (float2*)last + head * PAIRS + pair : nullptr, PAIRS, keep, chunks, turns, reverse);
+    else if (n_states && of_n < N_PAIRS)
         join(
-            n_totals + ends * DQK + of_n, DQK, keep, n_last ? n_last + head * DQK + of_n : nullptr, chunks, turns, reverse,
-            [=](int chunk) { return *(const float2*)(own + chunk * DQK); },
-            [=](int chunk, float2 pair) { *(float2*)(own + chunk * DQK) = pair; });
-    }
+            (float2*)n_states + head * chunks * N_PAIRS + of_n, (const float2*)n_totals + head * segments * N_PAIRS + of_n,
+            n_last ? (float2*)n_last + head * N_PAIRS + of_n : nullptr, N_PAIRS, keep, chunks, turns, reverse);
 }
