@@ -8,8 +8,8 @@
 // key's weight would be wrong for all that read it. The normaliser's products are float32.
 //
 // Few heads leave most of a GPU idle, each turn of a walk waiting for the one before. Then the walk is cut into segments side by side,
-// which start from nothing, and mlstm_states_join adds what came before. Memory is linear in it: C(chunk) = C_own(chunk) + decay C(segment),
-// where decay is the product of the segment's keeps up to the chunk. Scales need no care: those of keep and write are the whole walk's.
+// which start from nothing, and mlstm_states_join adds what came before. Memory is linear: C(chunk) = C_own(chunk) + decay C(segment);
+// decay is the product of the segment's keeps up to the chunk. Scales need no care: those of keep and write are the whole walk's.
 //
 // Operations: 2 DQK DHV a token and head. Bytes: x once a tile of columns, y once a tile of rows, 2 DQK DHV a chunk written:
 // at 8,4,2048,128,256 34 MB of memory and 50 MB of reads, 4 GFLOP: 0.03 ms. Always in the same order. A step of 64 tokens is some 350
