@@ -74,7 +74,8 @@ internal static class MLstmSequenceKernel
             return (outputs[0].MoveToOuterDisposeScope(), null);
         }
 
-        var (n, m) = (outputs[2].narrow(2, 0, q.size(3)), outputs[2].narrow(2, q.size(3), 1));
+        var (n, m) = outputs is [_, _, var joined]
+            ? (joined.narrow(2, 0, q.size(3)), joined.narrow(2, q.size(3), 1)) : (outputs[2], outputs[3]);
         var last = new MLstmState(outputs[1], n, options.HasPathThroughScale ? m : m.detach());
         return (outputs[0].MoveToOuterDisposeScope(), last.MoveToOuterDisposeScope());
     }
@@ -112,7 +113,7 @@ internal static class MLstmSequenceKernel
                 [.. arguments, .. pass.Sizes, pass.Scale, (float)pass.Options.Epsilon]);
         }
 
-        List<Tensor> outputs = pass.Call.ReturnState ? [h, lastC!, cat([lastN!, lastScale!], 2)] : [h]; // n and m end to end
+        List<Tensor> outputs = pass.Call.ReturnState ? [h, lastC!, lastN!, lastScale!] : [h];
         foreach (var kept in new[] { rows, keep, sums, states, n }.Concat(outputs))
         {
             kept?.MoveToOuterDisposeScope();
@@ -384,6 +385,11 @@ internal static class MLstmSequenceKernel
             if (Kernel.Prepares)
             {
                 pass.PrepareBackward();
+            }
+
+            if (call.ReturnState)
+            {
+                outputs = [outputs[0], outputs[1], cat([outputs[2], outputs[3]], 2)]; // n and m end to end
             }
 
             ctx.Save(scope, [.. inputs, rows, keep, sums, states, n]);
