@@ -24,7 +24,8 @@ internal static class MLstmSequenceKernel
     private const int KeptBytes = 3 * Chunk * Chunk; // float32 of the three quarters of a triangle that are not all right of the diagonal
     private const int SumBytes = 4 * Chunk * ((TileThreads / 32) + 3);
     private const int MostSegments = 16; // of a walk over the chunks; what joins them goes through them one after the other
-    private const int JoinTurns = 8; // of a walk, which joining its segments takes at most
+    private const int FewestSpared = 8; // turns of a walk, or two launches take longer than one
+    private const int LargestJoined = 1 << 19; // elements at a border: joining reads and writes them again, longer than it spares turns
     private const int JoinThreads = 256;
     private const int WidestDk = 256;
     private const int WidestDv = 512;
@@ -212,14 +213,21 @@ internal static class MLstmSequenceKernel
 
         private long StateTiles(int columns) => Batch * Heads * RowTiles * (WholeDv / columns);
 
-        /// <summary>The chunks that a block walks over: all, or a segment's, as many segments as there is room for.</summary>
+        /// <summary>
+        /// The chunks that a block walks over: all, or a segment's, as many segments as there is room for, where joining them pays.
+        /// </summary>
         private int Turns(int columns)
         {
+            if (Batch * Heads * Dk * Dv > LargestJoined)
+            {
+                return (int)Chunks;
+            }
+
             var blocksAtATime = columns == 128 ? 1 : 2; // of a multiprocessor
             var segments = Math.Clamp(
                 Kernel.Multiprocessors(Q) * blocksAtATime / StateTiles(columns), 1, Math.Min(Chunks, MostSegments));
             var turns = (Chunks + segments - 1) / segments;
-            return (int)(Chunks - turns > JoinTurns ? turns : Chunks);
+            return (int)(Chunks - turns > FewestSpared ? turns : Chunks);
         }
 
         private long Segments(int columns) => (Chunks + Turns(columns) - 1) / Turns(columns);
