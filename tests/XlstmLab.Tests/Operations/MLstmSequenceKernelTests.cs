@@ -41,6 +41,19 @@ public sealed class MLstmSequenceKernelTests
         new Case(1, 1, 131, 200, 136), // tiles of 32
     ];
 
+    /// <summary>
+    /// Sequences whose walk over the chunks is cut into segments, most of them with a memory that outlasts several of them.
+    /// </summary>
+    public static TheoryData<Case> Segmented { get; } =
+    [
+        new Case(1, 1, 1290, 16, 32) { ForgetBias = 8, HasState = true }, // six segments, the last with one chunk
+        new Case(1, 1, 1290, 16, 32) { ForgetBias = 8, HasState = true, HasLayout = true, Starts = 0.001 },
+        new Case(1, 1, 1290, 16, 32) { HasLayout = true },
+        new Case(1, 2, 1700, 32, 64) { ForgetBias = 8, Options = new() { InputGate = InputGate.Sigmoid, Normalize = false } },
+        new Case(1, 1, 1700, 64, 128) { ForgetBias = 8 }, // two blocks a segment
+        new Case(1, 1, 1700, 72, 104) { ForgetBias = 8, HasState = true }, // blocks of 128 columns
+    ];
+
     /// <summary>The kernels of a training pass.</summary>
     private static readonly string[] Training =
     [
@@ -55,6 +68,16 @@ public sealed class MLstmSequenceKernelTests
         using var run = KernelRun.Begin();
         Compare(c);
         Assert.Superset(Training.ToHashSet(), run.Launched.ToHashSet());
+    }
+
+    [Theory]
+    [MemberData(nameof(Segmented))]
+    public void Segments_agree_with_float64_in_outputs_states_and_gradients(Case c)
+    {
+        LongTests.SkipUnless(c.Dv <= 64);
+        using var run = KernelRun.Begin();
+        Compare(c);
+        Assert.Contains("mlstm_states_join", run.Launched);
     }
 
     /// <summary>
@@ -113,6 +136,8 @@ public sealed class MLstmSequenceKernelTests
     [InlineData(64, 4, 256, 16, 32, InputGate.Exponential)]
     [InlineData(32, 4, 512, 24, 48, InputGate.Exponential)]
     [InlineData(32, 5, 512, 32, 64, InputGate.Exponential)]
+    [InlineData(1, 4, 8192, 128, 256, InputGate.Exponential)] // a prompt: the walk is cut into segments
+    [InlineData(1, 8, 8192, 256, 512, InputGate.Exponential)] // a prompt whose memory is too large for that
     public void Benchmarked_shapes_agree_with_float64(int batch, int heads, int length, int dk, int dv, InputGate gate)
     {
         using var run = KernelRun.BeginOnGpu();
@@ -133,7 +158,7 @@ public sealed class MLstmSequenceKernelTests
         var initial = c.HasState
             ? new MLstmState(randn(c.Batch, c.Heads, c.Dk, c.Dv).requires_grad_(), randn(c.Batch, c.Heads, c.Dk).requires_grad_(), scale)
             : null;
-        var layout = c.HasLayout ? new SequenceLayout(rand(c.Batch, c.Length).lt(0.03), rand(c.Batch, c.Length).lt(0.1)) : null;
+        var layout = c.HasLayout ? new SequenceLayout(rand(c.Batch, c.Length).lt(c.Starts), rand(c.Batch, c.Length).lt(0.1)) : null;
         var dh = randn(c.Batch, c.Heads, c.Length, c.Dv).to(bfloat16);
         dh = layout is null ? dh : dh.masked_fill(layout.Padding!.unsqueeze(1).unsqueeze(3), 0); // no loss counts what is no token
         var (dc, dn) = (randn(c.Batch, c.Heads, c.Dk, c.Dv), randn(c.Batch, c.Heads, c.Dk) * (c.Options.Normalize ? 1 : 0));
@@ -209,6 +234,9 @@ public sealed class MLstmSequenceKernelTests
         public double ForgetBias { get; init; } = 3;
 
         public bool HasLayout { get; init; }
+
+        /// <summary>The share of tokens that a document starts with.</summary>
+        public double Starts { get; init; } = 0.03;
 
         public bool HasState { get; init; }
 

@@ -23,6 +23,10 @@ internal static class MLstmSequenceKernel
     private const int TriangleBytes = 2 * Chunk * Chunk;
     private const int KeptBytes = 3 * Chunk * Chunk; // float32 of the three quarters of a triangle that are not all right of the diagonal
     private const int SumBytes = 4 * Chunk * ((TileThreads / 32) + 3);
+    private const int MostSegments = 16; // of a walk over the chunks; what joins them goes through them one after the other
+    private const int FewestSpared = 8; // turns of a walk, or two launches take longer than one
+    private const int LargestJoined = 1 << 19; // elements at a border: joining reads and writes them again, longer than it spares turns
+    private const int JoinThreads = 256;
     private const int WidestDk = 256;
     private const int WidestDv = 512;
 
@@ -71,7 +75,8 @@ internal static class MLstmSequenceKernel
             return (outputs[0].MoveToOuterDisposeScope(), null);
         }
 
-        var (n, m) = (outputs[2].narrow(2, 0, q.size(3)), outputs[2].narrow(2, q.size(3), 1));
+        var (n, m) = outputs is [_, _, var joined]
+            ? (joined.narrow(2, 0, q.size(3)), joined.narrow(2, q.size(3), 1)) : (outputs[2], outputs[3]);
         var last = new MLstmState(outputs[1], n, options.HasPathThroughScale ? m : m.detach());
         return (outputs[0].MoveToOuterDisposeScope(), last.MoveToOuterDisposeScope());
     }
@@ -109,7 +114,7 @@ internal static class MLstmSequenceKernel
                 [.. arguments, .. pass.Sizes, pass.Scale, (float)pass.Options.Epsilon]);
         }
 
-        List<Tensor> outputs = pass.Call.ReturnState ? [h, lastC!, cat([lastN!, lastScale!], 2)] : [h]; // n and m end to end
+        List<Tensor> outputs = pass.Call.ReturnState ? [h, lastC!, lastN!, lastScale!] : [h];
         foreach (var kept in new[] { rows, keep, sums, states, n }.Concat(outputs))
         {
             kept?.MoveToOuterDisposeScope();
@@ -197,10 +202,35 @@ internal static class MLstmSequenceKernel
 
         /// <summary>Columns of a block's memory: many, so that queries are read less often, where there are blocks enough.</summary>
         private int StateN =>
-            StateRows == Chunk && WholeDv % 128 == 0 && Batch * Heads * RowTiles * (WholeDv / 128) >= 0.9 * Kernel.Multiprocessors(Q) ? 128
+            StateRows == Chunk && WholeDv % 128 == 0 && StateTiles(128) * Segments(128) >= 0.9 * Kernel.Multiprocessors(Q) ? 128
             : WholeDv % 64 == 0 ? 64 : 32;
 
-        private int StateStages => StateRows == Chunk ? 4 : 6;
+        /// <summary>Steps in shared memory: as many as there is room for where a block has a multiprocessor for itself.</summary>
+        private int StateStages =>
+            StateRows < Chunk || StateN == 128 ? 6
+            : StateTiles(StateN) * Segments(StateN) <= Kernel.Multiprocessors(Q) ? 8
+            : 4;
+
+        private long StateTiles(int columns) => Batch * Heads * RowTiles * (WholeDv / columns);
+
+        /// <summary>
+        /// The chunks that a block walks over: all, or a segment's, as many segments as there is room for, where joining them pays.
+        /// </summary>
+        private int Turns(int columns)
+        {
+            if (Batch * Heads * Dk * Dv > LargestJoined)
+            {
+                return (int)Chunks;
+            }
+
+            var blocksAtATime = columns == 128 ? 1 : 2; // of a multiprocessor
+            var segments = Math.Clamp(
+                Kernel.Multiprocessors(Q) * blocksAtATime / StateTiles(columns), 1, Math.Min(Chunks, MostSegments));
+            var turns = (Chunks + segments - 1) / segments;
+            return (int)(Chunks - turns > FewestSpared ? turns : Chunks);
+        }
+
+        private long Segments(int columns) => (Chunks + Turns(columns) - 1) / Turns(columns);
 
         private int StateStageBytes => 2 * Step * (StateRows + Math.Max(64, StateN));
 
@@ -280,16 +310,38 @@ internal static class MLstmSequenceKernel
         /// </summary>
         public Tensor States(Tensor x, Tensor y, Tensor keep, Walk memory, Walk normalizer, Tensor? factor, Tensor? n, bool reverse)
         {
+            using var scope = NewDisposeScope();
             var states = empty([Batch * Heads, Chunks, Dk, Dv], ScalarType.BFloat16, Device);
             var shared = StateStages * (StateStageBytes + (3 * 4 * Step)); // three numbers a token
-            var shape = new LaunchShape(RowTiles * (WholeDv / StateN), StateThreads, shared) { BlocksY = (int)Heads, BlocksZ = (int)Batch };
+            var (segments, turns) = (Segments(StateN), Turns(StateN));
+            var shape = new LaunchShape(segments * RowTiles * (WholeDv / StateN), StateThreads, shared)
+            {
+                BlocksY = (int)Heads,
+                BlocksZ = (int)Batch,
+            };
+            var (last, lastN) = (memory.Last, normalizer.Last);
+            if (segments > 1)
+            {
+                last = empty([Batch * Heads, segments, Dk, Dv], ScalarType.Float32, Device);
+                lastN = n is null ? null : empty([Batch * Heads, segments, Dk], ScalarType.Float32, Device);
+            }
+
             Launch(
                 "MLstmStates.cu", "mlstm_states", shape,
                 [
-                    .. Strided(x), .. Strided(y), memory.Weight, keep, memory.First, memory.Last, states,
-                    normalizer.Weight, factor, normalizer.First, normalizer.Last, n, Length, reverse ? 1 : 0,
+                    .. Strided(x), .. Strided(y), memory.Weight, keep, memory.First, last, states,
+                    normalizer.Weight, factor, normalizer.First, lastN, n, Length, turns, reverse ? 1 : 0,
                 ]);
-            return states;
+            if (segments > 1)
+            {
+                var pairs = ((Dk * Dv) + (n is null ? 0 : Dk)) / 2;
+                Launch(
+                    "MLstmStates.cu", "mlstm_states_join",
+                    new((pairs + JoinThreads - 1) / JoinThreads, JoinThreads) { BlocksY = (int)Heads, BlocksZ = (int)Batch },
+                    [keep, last, memory.Last, states, lastN, normalizer.Last, n, (int)Chunks, turns, reverse ? 1 : 0]);
+            }
+
+            return states.MoveToOuterDisposeScope();
         }
 
         private static int Pitch(long columns) => (int)(2 * columns) + 16;
@@ -341,6 +393,11 @@ internal static class MLstmSequenceKernel
             if (Kernel.Prepares)
             {
                 pass.PrepareBackward();
+            }
+
+            if (call.ReturnState)
+            {
+                outputs = [outputs[0], outputs[1], cat([outputs[2], outputs[3]], 2)]; // n and m end to end
             }
 
             ctx.Save(scope, [.. inputs, rows, keep, sums, states, n]);
