@@ -113,8 +113,8 @@ public sealed record InferenceBench
             [.. Presets.SelectMany(Plan).Index().Select(step => (step.Index, step.Item.Rows, step.Item.Task))];
         var rows = plan.Select(step => step.Rows.Select(row => row with { Remark = "not measured yet" }).ToArray()).ToArray();
 
-        // Where the time ends before all is measured, every model has the same figures.
-        var inTurn = plan.OrderBy(step => step.Place % (plan.Length / Presets.Count));
+        // Where the time ends before all is measured, every model has the same figures, and the longest of them lacks.
+        var inTurn = plan.OrderBy(step => step.Rows[0].Figure == Generation).ThenBy(step => step.Place % (plan.Length / Presets.Count));
         foreach (var (number, (place, points, task)) in inTurn.Index())
         {
             progress.Report(new(number / (double)plan.Length, $"{points[0].Preset}, {points[0].Figure}"));

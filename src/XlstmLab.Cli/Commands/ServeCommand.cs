@@ -55,11 +55,10 @@ internal static class ServeCommand
             HelpName = "MIB",
             DefaultValueFactory = _ => 256,
         }, 0);
-        var prefill = NumberOption.Whole(new Option<int>("--prefill")
+        var prefill = NumberOption.Whole(new Option<int?>("--prefill")
         {
-            Description = "Tokens of prompts that are read between two tokens of running texts.",
+            Description = "Tokens of prompts that are read between two tokens of running texts. Default: 256, on a GPU 2048.",
             HelpName = "N",
-            DefaultValueFactory = _ => BatchOptions.DefaultPrefillLength,
         }, 1);
         var maxTokens = NumberOption.Whole(new Option<int>("--max-tokens")
         {

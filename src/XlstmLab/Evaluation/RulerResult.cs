@@ -18,9 +18,10 @@ public sealed record RulerEvaluationOptions
     public int BatchSize { get; init; } = 8;
 
     /// <summary>
-    /// The number of tokens of a prompt that are read at a time, see <see cref="Inference.TextGenerator.PrefillLength"/>.
+    /// The number of tokens of a prompt that are read at a time, see <see cref="Inference.TextGenerator.PrefillLength"/>, also for
+    /// null.
     /// </summary>
-    public int PrefillLength { get; init; } = 512;
+    public int? PrefillLength { get; init; }
 
     /// <summary>The number of ranges of needle depths that scores are also given for, of equal width.</summary>
     public int DepthRanges { get; init; } = 10;
@@ -33,7 +34,7 @@ public sealed record RulerEvaluationOptions
         RequireDistinct(Lengths, nameof(Lengths), length => length is >= 1 and <= RulerGenerator.LongestLength);
         Require(Samples, nameof(Samples));
         Require(BatchSize, nameof(BatchSize));
-        Require(PrefillLength, nameof(PrefillLength));
+        Require(PrefillLength ?? 1, nameof(PrefillLength));
         Require(DepthRanges, nameof(DepthRanges));
     }
 

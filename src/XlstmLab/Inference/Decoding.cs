@@ -1,4 +1,5 @@
 using System.Runtime.InteropServices;
+using TorchSharp;
 using XlstmLab.Models;
 using XlstmLab.Operations;
 using XlstmLab.Text;
@@ -46,21 +47,21 @@ internal sealed class Decoding : IDisposable
     /// <param name="prompts">The ids that are read first, of each row.</param>
     /// <param name="options">How tokens are chosen.</param>
     /// <param name="state">The state to start from, which stays the caller's; null where nothing was read.</param>
-    /// <param name="prefillLength">The tokens of prompts that are read at a time.</param>
+    /// <param name="prefillLength"><see cref="TextGenerator.PrefillLength"/>.</param>
     /// <param name="keepStates">Whether <see cref="TakeState"/> is wanted.</param>
     /// <param name="readsAhead">
     /// Whether the model may read tokens before the caller sees those in front of them, who then must not change it.
     /// </param>
     /// <param name="cancellationToken">Stops between chunks.</param>
     public static Decoding Start(
-        LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, int prefillLength,
+        LanguageModel model, ITokenizer tokenizer, int[][] prompts, GenerationOptions options, ModelState? state, int? prefillLength,
         bool keepStates,
         bool readsAhead, CancellationToken cancellationToken)
     {
         var decoding = new Decoding(model, tokenizer, prompts, options, state, keepStates, readsAhead);
         try
         {
-            decoding.ReadPrompts(prompts, prefillLength, cancellationToken);
+            decoding.ReadPrompts(prompts, prefillLength ?? UsualPrefill(decoding._device.type, prompts.Length), cancellationToken);
             if (options.MaxNewTokens == 0)
             {
                 decoding.DropFinished([.. decoding._rows]);
@@ -109,6 +110,13 @@ internal sealed class Decoding : IDisposable
         {
             row.State?.Dispose();
         }
+    }
+
+    /// <summary>What null stands for as <see cref="TextGenerator.PrefillLength"/>.</summary>
+    internal static int UsualPrefill(DeviceType device, int prompts)
+    {
+        const int least = 512, ofAllOnGpu = 16_384;
+        return device == DeviceType.CUDA ? Math.Max(least, ofAllOnGpu / prompts) : least;
     }
 
     private void ReadPrompts(int[][] prompts, int prefillLength, CancellationToken cancellationToken)

@@ -9,17 +9,14 @@ namespace XlstmLab.Inference;
 /// <summary>How many texts run side by side, and how their prompts are read.</summary>
 public sealed record BatchOptions
 {
-    /// <summary>The default of <see cref="PrefillLength"/>.</summary>
-    public const int DefaultPrefillLength = 256;
-
     /// <summary>The texts that are generated at a time; others wait.</summary>
     public int Slots { get; init; } = 8;
 
     /// <summary>
     /// The tokens of a prompt that are read at a time: between two tokens of the running texts about this many are read, so that a long
-    /// prompt does not make them wait.
+    /// prompt does not make them wait. Null, unless it is set, stands for 256 on the CPU and 2,048 on a GPU.
     /// </summary>
-    public int PrefillLength { get; init; } = DefaultPrefillLength;
+    public int? PrefillLength { get; init; }
 
     /// <summary>
     /// The states that are kept of prompts and texts, so that a prompt that begins like one of them need not be read again; null keeps
@@ -45,7 +42,7 @@ public sealed record BatchOptions
     public void Validate()
     {
         Require(Slots, nameof(Slots));
-        Require(PrefillLength, nameof(PrefillLength));
+        Require(PrefillLength ?? 1, nameof(PrefillLength));
 
         static void Require(int value, string name)
         {
@@ -148,6 +145,7 @@ public sealed class RunningBatch : IDisposable
     private readonly ITokenizer _tokenizer;
     private readonly BatchOptions _options;
     private readonly Device _device;
+    private readonly int _prefillLength;
 
     /// <summary>Reads the rows of all running texts at once; null where states cannot share one.</summary>
     private readonly TokenReader? _reader;
@@ -172,6 +170,7 @@ public sealed class RunningBatch : IDisposable
         (_model, _tokenizer, _options) = (model, tokenizer, options ?? new());
         _options.Validate();
         _device = model.WeightsDevice;
+        _prefillLength = _options.PrefillLength ?? (_device.type == DeviceType.CUDA ? 2048 : 256);
 
         // Weights that the model cannot be read with are refused, whether its states can share one or not.
         var reader = NewReader();
@@ -407,7 +406,7 @@ public sealed class RunningBatch : IDisposable
             _reading.Enqueue(_waiting.Dequeue());
         }
 
-        for (var budget = _options.PrefillLength; budget > 0 && _reading.Count > 0;)
+        for (var budget = _prefillLength; budget > 0 && _reading.Count > 0;)
         {
             var text = _reading.Dequeue();
             if (UsesCache(text) && _reading.Any(other => IsAhead(other, text)))
@@ -422,7 +421,7 @@ public sealed class RunningBatch : IDisposable
                 Find(text);
             }
 
-            var length = Math.Min(_options.PrefillLength, text.Prompt.Count - 1 - text.Read);
+            var length = Math.Min(_prefillLength, text.Prompt.Count - 1 - text.Read);
             if (length > 0)
             {
                 ReadChunk(text, length);

@@ -24,18 +24,19 @@ public sealed class TextGenerator
     }
 
     /// <summary>
-    /// The number of tokens of a prompt that are read at a time, 512 unless set: memory grows with this number and not with the prompt. Of
-    /// a prompt's logits only the last token's are computed.
+    /// The number of tokens of a prompt that are read at a time: memory grows with this number and not with the prompt. Null, unless it is
+    /// set, stands for 512 on the CPU; on a GPU, which the host's starting of kernels would hold up, for as many as make 16,384 of all
+    /// prompts, and for 512 at least. Of a prompt's logits only the last token's are computed.
     /// </summary>
-    public int PrefillLength
+    public int? PrefillLength
     {
         get;
         init
         {
-            ArgumentOutOfRangeException.ThrowIfLessThan(value, 1);
+            ArgumentOutOfRangeException.ThrowIfLessThan(value ?? 1, 1, nameof(PrefillLength));
             field = value;
         }
-    } = 512;
+    }
 
     /// <summary>
     /// Where <see cref="Read"/> looks for what it has read before, and keeps what it reads from the empty state; null keeps none.

@@ -24,6 +24,15 @@ public sealed class TextGeneratorTests : IDisposable
 
     public void Dispose() => _model.Dispose();
 
+    [Theory]
+    [InlineData(DeviceType.CPU, 1, 512)]
+    [InlineData(DeviceType.CPU, 64, 512)]
+    [InlineData(DeviceType.CUDA, 1, 16_384)]
+    [InlineData(DeviceType.CUDA, 8, 2048)]
+    [InlineData(DeviceType.CUDA, 64, 512)]
+    public void UsualPrefill_OfAGpu_IsLongForFewPrompts(DeviceType device, int prompts, int expected) =>
+        Assert.Equal(expected, Decoding.UsualPrefill(device, prompts));
+
     [Fact]
     public async Task StreamAsync_GoldenModel_GivesPublishedTokens()
     {
