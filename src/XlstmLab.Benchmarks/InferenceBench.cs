@@ -66,11 +66,12 @@ public sealed record InferenceBench
     public required int Threads { get; init; }
 
     /// <summary>
-    /// The seconds after which nothing more is begun; null for no end. A generation that is begun may take a quarter of them, or a minute.
+    /// The seconds after which nothing more is begun; null for no end. A generation that is begun may take a quarter of them, and two
+    /// minutes at least.
     /// </summary>
     public double? Seconds { get; init; }
 
-    private double? GenerationSeconds => Seconds is { } seconds ? Math.Max(60, seconds / 4) : null;
+    private double? GenerationSeconds => Seconds is { } seconds ? Math.Max(120, seconds / 4) : null;
 
     /// <summary>The columns.</summary>
     public static IReadOnlyList<BenchColumn<InferenceRow>> Columns { get; } =
