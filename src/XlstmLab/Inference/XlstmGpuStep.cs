@@ -61,7 +61,8 @@ internal sealed class XlstmGpuStep : IDisposable
     public long WeightBytes { get; private set; }
 
     /// <summary>
-    /// The step of a model; null for one of another shape, of other activations than bfloat16, or for a state that it cannot write.
+    /// The step of a model; null for one of another shape, of other activations than bfloat16, of weights that do not lie as the kernels
+    /// load them, or for a state that it cannot write.
     /// </summary>
     /// <param name="model">The model, on a device with kernels.</param>
     /// <param name="state">The sequences' state.</param>
@@ -94,8 +95,11 @@ internal sealed class XlstmGpuStep : IDisposable
         var tensors = model.state_dict();
         var matrix = tensors["backbone.blocks.0.ffn.proj_down.weight"];
         var computesInHalves = (model.ComputeType ?? matrix.dtype) == ScalarType.BFloat16;
+
+        // The kernels take 16 bytes of a row at a time.
         return computesInHalves && Kernel.Reaches(matrix) && tensors.Values.All(t =>
-            t.is_contiguous() && (t.dtype == ScalarType.BFloat16 || (t.dtype == ScalarType.Float32 && TrainedProducts.HasVersion(t))));
+            t.is_contiguous() && Kernel.Address(t) % 16 == 0
+            && (t.dtype == ScalarType.BFloat16 || (t.dtype == ScalarType.Float32 && TrainedProducts.HasVersion(t))));
     }
 
     /// <summary>Makes the copies of weights anew that have changed.</summary>

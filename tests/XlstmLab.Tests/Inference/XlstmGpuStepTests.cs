@@ -160,6 +160,28 @@ public sealed class XlstmGpuStepTests
         Assert.Null(XlstmGpuStep.Of(small, memory));
     }
 
+    /// <summary>Rows are copied 16 bytes at a time, and a weight may be a part of other memory.</summary>
+    [Theory]
+    [InlineData(0, true)]
+    [InlineData(1, false)]
+    [InlineData(4, false)]
+    [InlineData(8, true)]
+    public void Of_WeightBehindOtherNumbers_ReadsOnlyWhatLiesAtWhole16Bytes(int numbers, bool reads)
+    {
+        using var run = KernelRun.Begin();
+        using var model = KernelRun.Model(Small);
+        using var scope = NewDisposeScope();
+        using var grad = no_grad();
+        using var state = model.Forward(Tokens(Small, 1, 2), returnState: true).State!.Clone();
+        model.to(ScalarType.BFloat16);
+        var weight = model.get_parameter("backbone.blocks.1.mlstm_layer.out_proj.weight")!;
+        var behind = empty(numbers + weight.numel(), ScalarType.BFloat16).narrow(0, numbers, weight.numel()).view(weight.shape);
+        weight.set_(behind.copy_(weight));
+        Assert.Equal(reads, XlstmGpuStep.MayRead(model, 1));
+        using var step = XlstmGpuStep.Of(model, state);
+        Assert.Equal(reads, step is not null);
+    }
+
     [Fact]
     public void Generate_Greedy_DiffersFromTheModelsOwnPassOnlyWhereTwoTokensAreEquallyLikely()
     {
