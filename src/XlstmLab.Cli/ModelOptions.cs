@@ -33,6 +33,16 @@ internal sealed class ModelOptions
     /// <summary>Where to compute.</summary>
     public torch.Device Device(ParseResult parsed) => ComputeOptions.Find(parsed.GetValue(_device)!);
 
+    /// <summary>Refuses, before a model is read for minutes, what its device cannot generate with.</summary>
+    /// <exception cref="UsageException">Weights or states of such a format serve on another device.</exception>
+    public void RequireReadable(ParseResult parsed, Option<string?> weights, Option<string?> states)
+    {
+        var device = Device(parsed);
+        WeightOptions.RequireReadable(
+            WeightOptions.Format(parsed.GetValue(weights) ?? WeightOptions.Names[0]), device.type == DeviceType.CUDA);
+        StateOptions.RequireReadable(parsed.GetValue(states), device);
+    }
+
     /// <summary>Sets the threads, and opens the model with its tokenizer.</summary>
     /// <inheritdoc cref="OpenedRun.OpenAsync"/>
     public Task<TrainedRun> OpenAsync(ParseResult parsed, Terminal terminal, CancellationToken cancellationToken)

@@ -1,4 +1,5 @@
 using System.CommandLine;
+using TorchSharp;
 using XlstmLab.Inference;
 using XlstmLab.Models;
 
@@ -21,6 +22,17 @@ internal static class StateOptions
         _ => throw new UsageException($"There are no states '{name}'; expected float32 or bf16."),
     };
 
+    /// <summary>Refuses what no model can be read with on a device.</summary>
+    /// <exception cref="UsageException">It is bf16, and the device has no kernels that read it.</exception>
+    public static void RequireReadable(string? name, torch.Device device)
+    {
+        if (device.type == DeviceType.CPU)
+        {
+            using var weight = torch.zeros(1);
+            Refuse(Format(name).Fault(weight));
+        }
+    }
+
     /// <summary>The format that texts are to be generated with.</summary>
     /// <param name="model">What generates them.</param>
     /// <param name="name">What was asked for.</param>
@@ -29,8 +41,17 @@ internal static class StateOptions
     public static StateFormat ForGeneration(LanguageModel model, string? name, int texts)
     {
         var format = Format(name);
-        return format.Fault(model, texts) is not { } fault ? format : throw new UsageException(
-            $"--states: {fault}. bf16 is for an xLSTM in the 7B's shape with --device cuda and --compute bf16; without the option states "
-            + "are float32.");
+        Refuse(format.Fault(model, texts));
+        return format;
+    }
+
+    private static void Refuse(string? fault)
+    {
+        if (fault is not null)
+        {
+            throw new UsageException(
+                $"--states: {fault}. bf16 is for an xLSTM in the 7B's shape with --device cuda and --compute bf16; without the option "
+                + "states are float32.");
+        }
     }
 }

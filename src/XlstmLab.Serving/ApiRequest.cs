@@ -122,7 +122,8 @@ internal sealed record ApiRequest
         var biases = new Dictionary<int, double>();
         foreach (var name in fields?.Names ?? [])
         {
-            if (!int.TryParse(name, NumberStyles.None, CultureInfo.InvariantCulture, out var id) || id >= tokenizer.VocabularySize)
+            if (!int.TryParse(name, NumberStyles.None, CultureInfo.InvariantCulture, out var id) || id >= tokenizer.VocabularySize
+                || (name.Length > 1 && name[0] == '0'))
             {
                 throw ApiError.Invalid(
                     "logit_bias",

@@ -6,6 +6,7 @@ using System.Security.Cryptography;
 using System.Text;
 using System.Text.Json;
 using Microsoft.AspNetCore.Builder;
+using Microsoft.AspNetCore.Connections;
 using Microsoft.AspNetCore.Hosting;
 using Microsoft.AspNetCore.Hosting.Server;
 using Microsoft.AspNetCore.Hosting.Server.Features;
@@ -146,7 +147,8 @@ public sealed class ApiServer : IAsyncDisposable
                     "body_too_large")
                 : new(e.StatusCode, "invalid_request_error", e.Message)).ConfigureAwait(false);
         }
-        catch (Exception) when (context.RequestAborted.IsCancellationRequested)
+        catch (Exception e) when (context.RequestAborted.IsCancellationRequested
+            || e is ConnectionResetException or ConnectionAbortedException)
         {
             _metrics.Vanished();
             context.Abort();
@@ -266,7 +268,15 @@ public sealed class ApiServer : IAsyncDisposable
         using var limit = CancellationTokenSource.CreateLinkedTokenSource(context.RequestAborted, _cut.Token);
         limit.CancelAfter(_options.RequestTime);
         var body = new ArrayBufferWriter<byte>();
-        await ReadBodyAsync(context.Request, body, limit.Token).ConfigureAwait(false);
+        try
+        {
+            await ReadBodyAsync(context.Request, body, limit.Token).ConfigureAwait(false);
+        }
+        catch (OperationCanceledException) when (limit.IsCancellationRequested && !context.RequestAborted.IsCancellationRequested)
+        {
+            throw Cut();
+        }
+
         var request = ApiRequest.Read(RequestFields.Parse(body.WrittenMemory), isChat, _options, _generator.Tokenizer);
         if (request.Model is { } name)
         {
@@ -299,7 +309,7 @@ public sealed class ApiServer : IAsyncDisposable
         }
         catch (OperationCanceledException) when (!context.RequestAborted.IsCancellationRequested)
         {
-            throw _stops ? Stopping() : TooLong();
+            throw Cut();
         }
         finally
         {
@@ -328,6 +338,8 @@ public sealed class ApiServer : IAsyncDisposable
             body.Advance(count);
         }
     }
+
+    private ApiError Cut() => _stops ? Stopping() : TooLong();
 
     private static ApiError Stopping() => new(503, "server_error", "The server is stopping.", null, "stopping") { RetryAfter = 5 };
 

@@ -145,6 +145,20 @@ public sealed class RunCommandTests : IDisposable
         Assert.Contains("this is XlstmLanguageModel in BFloat16", halves.Error, StringComparison.Ordinal);
     }
 
+    /// <summary>A large model takes minutes to be read.</summary>
+    [Theory]
+    [InlineData("--states", "bf16")]
+    [InlineData("--weights", "fp8")]
+    public async Task GenerateChatServe_WhatNoModelIsReadWithOnACpu_IsRefusedBeforeTheModelIsOpened(string option, string format)
+    {
+        foreach (var command in new[] { "generate", "chat", "serve" })
+        {
+            var refused = await CommandLine.RunAsync(command, _temp["nowhere"], option, format);
+            Assert.Equal(2, refused.Code);
+            Assert.Contains($"{option}: ", refused.Error, StringComparison.Ordinal);
+        }
+    }
+
     [Fact]
     public async Task GenerateChatServe_States_AreFloat32OnACpuAndHalvesRefusedInWords()
     {

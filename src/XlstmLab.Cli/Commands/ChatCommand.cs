@@ -40,6 +40,7 @@ internal static class ChatCommand
         command.SetAction(async (parsed, cancellationToken) =>
         {
             var terminal = new Terminal(parsed);
+            model.RequireReadable(parsed, weights, stateFormat);
             using var run = await model.OpenAsync(parsed, terminal, cancellationToken);
             using var states = new StateCache(256 << 20);
             var options = sampling.Read(parsed) with { MaxNewTokens = parsed.GetValue(maxTokens) };

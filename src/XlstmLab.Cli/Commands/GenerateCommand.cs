@@ -117,6 +117,7 @@ internal static class GenerateCommand
             "-" => await Console.In.ReadToEndAsync(cancellationToken),
             var file => await File.ReadAllTextAsync(file, cancellationToken),
         };
+        Model.RequireReadable(parsed, Weights, States);
         using var loaded = await Model.OpenAsync(parsed, terminal, cancellationToken);
         options = options with
         {

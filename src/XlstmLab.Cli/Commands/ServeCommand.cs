@@ -129,6 +129,7 @@ internal static class ServeCommand
                 throw new UsageException(e.Message);
             }
 
+            model.RequireReadable(parsed, weights, stateFormat);
             using var run = await model.OpenAsync(parsed, terminal, cancellationToken);
             var (chat, fault) = ChatOf(run, parsed.GetValue(template), terminal);
             options = options with { Chat = chat, ChatFault = fault };

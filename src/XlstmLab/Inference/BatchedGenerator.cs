@@ -85,7 +85,13 @@ public sealed class BatchedGenerator : IAsyncDisposable
                 _batch.Add(stream.Text);
             }
         });
-        return isTaken ? streams : null;
+        if (isTaken)
+        {
+            return streams;
+        }
+
+        _ = Interlocked.Add(ref _open, -prepared.Length);
+        return null;
     }
 
     /// <summary>Generates a text token by token, with the text that each makes sure of.</summary>
@@ -214,7 +220,7 @@ public sealed class BatchedGenerator : IAsyncDisposable
 
     private void Count(IReadOnlyList<BatchedText> stepped)
     {
-        var began = stepped.Where(text => text.Tokens.Count == 1).ToArray();
+        var began = stepped.Where(text => text.Fault is null && text.Tokens.Count == 1).ToArray();
         Volatile.Write(ref _counts, new()
         {
             Running = _batch.RunningCount,

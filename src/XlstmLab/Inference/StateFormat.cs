@@ -17,6 +17,8 @@ public enum StateFormat
 /// <summary>States of a model that <see cref="XlstmGpuStep"/> reads, in a format.</summary>
 internal static class StateFormats
 {
+    private const string Kept = "memories are kept in bfloat16 ";
+
     /// <summary>A copy of a state as the model itself has it, with memories in a format.</summary>
     public static ModelState Keep(this StateFormat format, ModelState state) => format switch
     {
@@ -42,7 +44,17 @@ internal static class StateFormats
     public static string? Fault(this StateFormat format, LanguageModel model, int texts) => format switch
     {
         StateFormat.Float32 => null,
-        StateFormat.BFloat16 => FaultOfHalves(model, texts) is { } fault ? $"memories are kept in bfloat16 {fault}" : null,
+        StateFormat.BFloat16 => format.Fault(model.parameters().First())
+            ?? (FaultOfHalves(model, texts) is { } fault ? Kept + fault : null),
+        _ => throw UnknownValue.Of(format),
+    };
+
+    /// <summary>Why memories cannot be kept in a format on the device of a model's weight, whatever the model; null where they can.</summary>
+    public static string? Fault(this StateFormat format, Tensor weight) => format switch
+    {
+        StateFormat.Float32 => null,
+        StateFormat.BFloat16 => Kernel.RecorderAbsence(weight) is { } absence
+            ? $"{Kept}by the kernels of a GPU that records graphs; here {absence}" : null,
         _ => throw UnknownValue.Of(format),
     };
 
@@ -53,8 +65,7 @@ internal static class StateFormats
     {
         var weight = model.parameters().First();
         var computed = model.ComputeType ?? weight.dtype;
-        return Kernel.RecorderAbsence(weight) is { } absence ? $"by the kernels of a GPU that records graphs; here {absence}"
-            : model.Observer is not null ? "while nobody looks at a model's activations; somebody does"
+        return model.Observer is not null ? "while nobody looks at a model's activations; somebody does"
             : computed != ScalarType.BFloat16 ? $"of a model that computes in bfloat16; this one computes in {computed}"
             : texts > TokenStepKernels.MostSequences
                 ? FormattableString.Invariant($"of up to {TokenStepKernels.MostSequences} texts side by side; these are {texts}")

@@ -102,6 +102,15 @@ public sealed class BatchedGeneratorTests : IDisposable
     }
 
     [Fact]
+    public async Task Counts_LogitsThatAreNoNumbersAfterTheFirstToken_CountThePromptOnce()
+    {
+        using var model = new ScriptedModel(Bytes.VocabularySize, 5, -1);
+        await using var generator = new BatchedGenerator(model, Bytes);
+        await Assert.ThrowsAsync<InvalidOperationException>(() => generator.StreamAsync([1], Options).CountAsync().AsTask());
+        Assert.Equal((1L, 1L), (generator.Counts.PromptTokens, generator.Counts.GeneratedTokens));
+    }
+
+    [Fact]
     public async Task Step_ModelThatFails_TellsAllAndServesTheNext()
     {
         await using var generator = new BatchedGenerator(_model, Bytes, new() { Slots = 2 });

@@ -7,6 +7,7 @@ namespace XlstmLab.Tests.Inference;
 
 /// <summary>
 /// Says a script of ids, whatever it reads: after n tokens in all, the likeliest id is the n-th of the script, and the last from there on.
+/// For -1 its logits are no numbers.
 /// </summary>
 internal sealed class ScriptedModel : LanguageModel
 {
@@ -41,6 +42,8 @@ internal sealed class ScriptedModel : LanguageModel
     public override Tensor Logits(Tensor hidden)
     {
         MostLogits = Math.Max(MostLogits, hidden.NumberOfElements);
-        return nn.functional.one_hot(hidden.squeeze(-1), VocabularySize).to(ScalarType.Float32) * 50;
+        using var scope = NewDisposeScope();
+        var likeliest = nn.functional.one_hot(hidden.squeeze(-1).clamp_min(0), VocabularySize).to(ScalarType.Float32) * 50;
+        return likeliest.masked_fill(hidden < 0, double.NaN).MoveToOuterDisposeScope();
     }
 }

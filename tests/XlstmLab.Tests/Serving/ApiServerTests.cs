@@ -167,6 +167,7 @@ public sealed class ApiServerTests
     [InlineData("""{"prompt":"a","best_of":3}""", "best_of", "expected the value of 'n'")]
     [InlineData("""{"prompt":"a","logit_bias":[5]}""", "logit_bias", "expected an object")]
     [InlineData("""{"prompt":"a","logit_bias":{"257":1}}""", "logit_bias", "token ids from 0 to 256, got '257'")]
+    [InlineData("""{"prompt":"a","logit_bias":{"5":1,"05":2}}""", "logit_bias", "got '05'")]
     [InlineData("""{"prompt":"a","logit_bias":{"a":1}}""", "logit_bias", "got 'a'")]
     [InlineData("""{"prompt":"a","logit_bias":{"5":101}}""", "logit_bias.5", "a number from -100 to 100")]
     [InlineData("""{"prompt":"a","top_k":-2}""", "top_k", "from -1")]
@@ -422,6 +423,48 @@ public sealed class ApiServerTests
     }
 
     [Fact]
+    public async Task Server_ClientThatVanishesWithinItsBody_IsCountedAsThatAndAsNoFault()
+    {
+        await using var served = await ServedModel.StartAsync();
+        var cancel = TestContext.Current.CancellationToken;
+        for (var k = 0; k < 20; k++)
+        {
+            using var client = await BeginAsync(served, cancel);
+            client.LingerState = new(true, 0);
+            client.Client.Close(); // resets the connection, which the client's own end would not
+        }
+
+        var metrics = "";
+        for (var k = 0; k < 500 && !metrics.Contains("xlstm_clients_vanished_total 20\n", StringComparison.Ordinal); k++)
+        {
+            await Task.Delay(20, cancel);
+            metrics = await served.Client.GetStringAsync(new Uri("/metrics", UriKind.Relative), cancel);
+        }
+
+        Assert.Contains("xlstm_clients_vanished_total 20\n", metrics, StringComparison.Ordinal);
+        Assert.DoesNotContain("status=\"500\"", metrics, StringComparison.Ordinal);
+    }
+
+    /// <summary>No model has failed then, and nobody waits for the rest.</summary>
+    [Theory]
+    [InlineData(0.5, false, "504", "timeout")]
+    [InlineData(60, true, "503", "stopping")]
+    public async Task Server_BodyThatDoesNotCome_IsCutAndTold(double seconds, bool stops, string status, string code)
+    {
+        await using var served = await ServedModel.StartAsync(new() { RequestTime = TimeSpan.FromSeconds(seconds) });
+        var cancel = TestContext.Current.CancellationToken;
+        using var client = await BeginAsync(served, cancel);
+        if (stops)
+        {
+            await served.StopAsync();
+        }
+
+        var answer = await ReadUntilAsync(client, "}}", cancel);
+        Assert.StartsWith($"HTTP/1.1 {status} ", answer, StringComparison.Ordinal);
+        Assert.Contains($"\"code\":\"{code}\"", answer, StringComparison.Ordinal);
+    }
+
+    [Fact]
     public async Task StopAsync_RunningRequests_EndOrAreCutAtTheDeadline()
     {
         await using var served = await ServedModel.StartAsync(new() { MaxTokens = int.MaxValue, ShutdownTime = TimeSpan.FromSeconds(2) });
@@ -633,6 +676,16 @@ public sealed class ApiServerTests
              "logprobs":true,"top_logprobs":20,"stream":true}
             """;
         return client.GetStream().WriteAsync(Encoding.UTF8.GetBytes(ServedModel.Raw(Chat, request)), cancellationToken);
+    }
+
+    /// <summary>Sends a request whose body the server waits for.</summary>
+    private static async Task<TcpClient> BeginAsync(ServedModel served, CancellationToken cancellationToken)
+    {
+        var client = await served.SendRawAsync(
+            $"POST {Completions} HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nExpect: 100-continue\r\n"
+            + "Content-Length: 100\r\n\r\n");
+        Assert.StartsWith("HTTP/1.1 100 ", await ReadUntilAsync(client, "\r\n\r\n", cancellationToken), StringComparison.Ordinal);
+        return client;
     }
 
     private static async Task<string> ReadUntilAsync(TcpClient client, string end, CancellationToken cancellationToken)
