@@ -49,7 +49,9 @@ internal static class StateFormats
         _ => throw UnknownValue.Of(format),
     };
 
-    /// <summary>Why memories cannot be kept in a format on the device of a model's weight, whatever the model; null where they can.</summary>
+    /// <summary>
+    /// Why memories cannot be kept in a format on the device of a model's weight, whatever the model; null where they can.
+    /// </summary>
     public static string? Fault(this StateFormat format, Tensor weight) => format switch
     {
         StateFormat.Float32 => null,
