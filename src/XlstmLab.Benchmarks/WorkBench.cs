@@ -259,9 +259,9 @@ internal static class WorkBench
         times.Sort();
         var seconds = device.type == DeviceType.CUDA ? watch.Elapsed.TotalSeconds / count : times[times.Count / 2];
         var peak = memory.Bytes;
-        var profile = Profile(task, device, Step);
         process.Refresh();
         processor = process.TotalProcessorTime - processor;
+        var profile = Profile(task, device, Step);
         var bytes = steps is TokenSteps ? TokenBytesOf(step!, state, processor.TotalSeconds / count, cancellationToken)
             : work.Weights is not null && steps is RecordedSteps { WeightBytes: { } read } recorded ? new(read, recorded.StateBytes)
             : null;
